@@ -1,0 +1,128 @@
+"""The cooperbench process: upstream's own command, unchanged, in a fork with our seams around it.
+
+Forked from a process that has imported cooperbench already it starts at once; forked from one
+that has not, it pays for the import itself. Nothing else differs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cooperflow import processes
+
+SHIM = Path(__file__).with_name("docker-labelled")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One call of cooperbench and all that belongs to it."""
+
+    arguments: Sequence[str]
+    log: Path
+    stop_note: Path  # gets the ids of containers that upstream puts away itself
+    labels: Mapping[str, str]
+    run_arguments: Sequence[str] = ()  # for `docker run`, beside the labels
+    sdk_arguments: Mapping[str, Any] = field(default_factory=dict)  # for the SDK's run
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Sequence[str] = ()  # never to be written down
+    calls: Path | None = None  # where model calls are recorded
+    command_seconds: float | None = None  # limit for one command in an SDK container
+
+
+def shim() -> str:
+    """Return the path of the docker program for agents, free of spaces (upstream quotes none)."""
+    path = str(SHIM)
+    if not any(c.isspace() or c in "'\"$`\\&;|<>()" for c in path):
+        return path
+    link = Path(tempfile.mkdtemp(prefix="cooperflow-")) / SHIM.name
+    link.symlink_to(SHIM)
+    return str(link)
+
+
+def prepare_environment() -> None:
+    """Set what cooperbench and litellm read when they are imported."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else a download with three tries
+    os.environ["LITELLM_LOG"] = "ERROR"
+    os.environ["MSWEA_SILENT_STARTUP"] = "1"
+    os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim()
+
+
+def start(command: Command) -> int:
+    """Fork and run ``command``; return the process id, which is also that of its group.
+
+    The process dies with the caller. Its exit code is cooperbench's.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        os.setsid()
+        processes.die_with_parent()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        _redirect(command.log)
+        code = _main(command)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _finish(code)
+    raise AssertionError("unreachable")
+
+
+def _main(command: Command) -> int:
+    prepare_environment()
+    os.environ.update(command.environment)
+    labels = [f"--label={key}={value}" for key, value in command.labels.items()]
+    os.environ["COOPERFLOW_RUN_ARGS"] = "\n".join([*labels, *command.run_arguments])
+    os.environ["COOPERFLOW_STOP_NOTE"] = str(command.stop_note)
+
+    import cooperbench.cli
+
+    from cooperflow import seams
+
+    seams.label_all(command.labels, command.sdk_arguments, command.stop_note)
+    if command.command_seconds is not None:
+        seams.limit_commands(command.command_seconds)
+    if command.calls is not None:
+        from cooperflow import recorder
+
+        recorder.install(command.calls, tuple(command.secrets))
+    sys.argv = ["cooperbench", *command.arguments]
+    print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)
+    cooperbench.cli.main()
+    return 0
+
+
+def _redirect(log: Path) -> None:
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
+
+
+def _finish(code: int) -> None:
+    """End without the parent's exit handlers, but let worker threads write what they have."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

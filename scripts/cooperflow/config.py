@@ -1,0 +1,259 @@
+"""The experiment's config: its keys, their defaults, and errors in the user's words."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from cooperflow import layout
+from cooperflow.errors import UserError, listed, nearest
+
+# The config of the running workflow reaches its scripts in this variable, as JSON.
+ENVIRONMENT = "COOPERFLOW_CONFIG"
+
+# Agents of cooperbench that run on docker; external ones are named in `agent.external`.
+DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex")
+MODES = ("solo", "coop", "team")
+# An agent's container ends by itself after two hours (upstream's `sleep 2h`).
+LONGEST_RUN = 7000
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dataset(_Table):
+    """Where the benchmark's data set lies and which pairs of it are run."""
+
+    dir: str = Field("dataset", description="CooperBench's data set")
+    subset: str = Field("lite", description="a data set's subset, a shipped table, or a path")
+
+
+class Model(_Table):
+    """A model as litellm calls it."""
+
+    model: str = Field(description="litellm's name of the model")
+    api_base: str | None = Field(None, description="full URL; null: the provider's own")
+    api_key: str | None = Field(
+        None, description="name of the environment variable that holds the key; null: none needed"
+    )
+    replay: str | None = Field(
+        None, description="a folder of recordings: a local server plays them in the model's place"
+    )
+
+
+class Agent(_Table):
+    """The agent framework and what is laid over upstream's config of it."""
+
+    name: str = "mini_swe_agent_v2"
+    config: dict[str, Any] = Field(default_factory=dict)
+    external: list[str] = Field(
+        default_factory=list, description="modules with agents (COOPERBENCH_EXTERNAL_AGENTS)"
+    )
+
+
+class Limits(_Table):
+    """Time limits and tries."""
+
+    run_seconds: int = Field(600, gt=0, le=LONGEST_RUN, description="for one attempt, seconds")
+    eval_seconds: int = Field(1800, gt=0, description="for one grading, seconds")
+    call_seconds: int = Field(300, gt=0, description="for one model call, seconds")
+    call_tries: int = Field(10, gt=0, description="how often upstream tries one model call")
+    pause_seconds: float = Field(
+        30, ge=0, description="before attempt 2, twice that before 3, give or take half, seconds"
+    )
+
+
+class Redis(_Table):
+    """The message store of agents that talk."""
+
+    url: str | None = Field(None, description="null: a private one per run")
+
+
+class Images(_Table):
+    """How the tasks' images come to be on this machine."""
+
+    pull: bool = Field(True, description="pull an image that is not there")
+    build: bool = Field(False, description="build it where the data set brings a Dockerfile")
+    archive: str | None = Field(None, description="load it from {archive}/{image}.tar")
+    free_gb: float = Field(
+        20, ge=0, description="room Docker's storage must have before an image is fetched, GB"
+    )
+
+
+class Config(_Table):
+    """All keys of config/config.yaml."""
+
+    results: str = Field("results", description="root of everything written")
+    dataset: Dataset = Dataset()
+    models: dict[str, Model | None]
+    agent: Agent = Agent()
+    settings: dict[str, list[str] | None]
+    limits: Limits = Limits()
+    redis: Redis = Redis()
+    images: Images = Images()
+    backend: Literal["docker"] = "docker"
+    accept: Annotated[
+        list[str], Field(description="run names whose changed fingerprint is accepted")
+    ] = []
+
+
+def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
+    """Check ``raw`` and return the config.
+
+    Raises:
+        UserError: naming the key, the value, what is allowed and the nearest name.
+    """
+    try:
+        config = Config.model_validate(dict(raw))
+    except pydantic.ValidationError as error:
+        raise UserError("\n".join(f"{source}: {line}" for line in _explain(error))) from None
+    problems = list(_problems(config))
+    if problems:
+        raise UserError("\n".join(f"{source}: {line}" for line in problems))
+    return config
+
+
+def from_environment() -> Config:
+    """Return the config of the workflow that started this script.
+
+    Raises:
+        UserError: the script was not started by the workflow.
+    """
+    text = os.environ.get(ENVIRONMENT)
+    if not text:
+        raise UserError(f"{ENVIRONMENT} is not set: this script is started by Snakemake.")
+    return Config.model_validate_json(text)
+
+
+def load(files: list[Path]) -> Config:
+    """Return the config of ``files``, each laid over the one before, config.yaml first."""
+    import yaml
+
+    merged: dict[str, Any] = {}
+    for path in [layout.CONFIG_FILE, *files]:
+        try:
+            _lay_over(merged, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: cannot be read ({error}).") from error
+    return parse(merged, ", ".join(path.name for path in files) or layout.CONFIG_FILE.name)
+
+
+def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _lay_over(base[key], value)
+        else:
+            base[key] = value
+
+
+def _explain(error: pydantic.ValidationError) -> Iterator[str]:
+    """Tell pydantic's findings in the user's words, one line each."""
+    for finding in error.errors():
+        path = [str(part) for part in finding["loc"]]
+        key = ".".join(path)
+        value = finding["input"]
+        if finding["type"] == "extra_forbidden":
+            allowed = _keys(path[:-1])
+            where = ".".join(path[:-1]) or "the top level"
+            yield (
+                f"{key}: there is no such key. Allowed in {where}: {listed(allowed, 20)}."
+                f"{nearest(path[-1], allowed)}"
+            )
+        elif finding["type"] == "missing":
+            yield f"{key}: is missing."
+        elif value is None:
+            yield f"{key}: is empty; {finding['msg'][0].lower()}{finding['msg'][1:]}."
+        else:
+            yield f"{key}: {value!r}: {finding['msg'][0].lower()}{finding['msg'][1:]}."
+
+
+def _keys(path: list[str]) -> list[str]:
+    table: type[BaseModel] = Config
+    for part in path:
+        if table is Config and part in ("models",):
+            table = Model
+            continue
+        field = table.model_fields.get(part)
+        if field is not None and isinstance(field.annotation, type):
+            if issubclass(field.annotation, BaseModel):
+                table = field.annotation
+    return list(table.model_fields)
+
+
+def _problems(config: Config) -> Iterator[str]:
+    """Tell what is of the right type but cannot work."""
+    for table, names in (("models", config.models), ("settings", config.settings)):
+        for name, entry in names.items():
+            if not layout.NAME.fullmatch(name):
+                yield (
+                    f"{table}.{name}: {name!r} cannot be a folder name. Allowed: up to 64 letters,"
+                    " digits, dots, dashes and underscores, first a letter or digit."
+                )
+            elif entry is not None and not entry:
+                yield f"{table}.{name}: has no upstream flags. Write for example [--setting, solo]."
+        if not any(entry is not None for entry in names.values()):
+            yield f"{table}: has no entry; at least one is needed."
+    for name, flags in config.settings.items():
+        if flags:
+            yield from _setting_problems(name, flags)
+    for name, model in config.models.items():
+        if model is not None:
+            yield from _model_problems(name, model)
+    yield from _agent_problems(config.agent)
+    if config.redis.url is not None and not re.match(r"(redis|rediss|unix)://", config.redis.url):
+        yield f"redis.url: {config.redis.url!r} is no URL. Allowed: redis://, rediss://, unix://."
+    if not config.results.strip():
+        yield "results: is empty. Write the folder that everything is written to."
+
+
+def _setting_problems(name: str, flags: list[str]) -> Iterator[str]:
+    at = flags.index("--setting") + 1 if "--setting" in flags else len(flags)
+    mode = flags[at] if at < len(flags) else None
+    if mode not in MODES:
+        shown = "nothing" if mode is None else repr(mode)
+        yield (
+            f"settings.{name}: --setting is followed by {shown}. Allowed: {listed(MODES)}."
+            f"{nearest(mode, MODES) if mode else ''}"
+        )
+    ours = {"-n", "--name", "-m", "--model", "-r", "--repo", "-t", "--task", "-f", "--features"}
+    for flag in flags:
+        if flag in ours or flag in ("--redis", "--log-dir", "--dataset-dir", "-a", "--agent"):
+            yield f"settings.{name}: {flag} is set by the workflow itself; leave it out."
+
+
+def _model_problems(name: str, model: Model) -> Iterator[str]:
+    if model.api_base is not None and not re.match(r"https?://[^/\s]+", model.api_base):
+        yield f"models.{name}.api_base: {model.api_base!r} is no http(s) URL."
+    if model.api_key is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.api_key):
+        yield (
+            f"models.{name}.api_key: is no name of an environment variable. Write the variable's"
+            " name (such as COHERE_API_KEY), never the key itself."
+        )
+    if not model.model.strip():
+        yield f"models.{name}.model: is empty. Write litellm's name of the model."
+
+
+def _agent_problems(agent: Agent) -> Iterator[str]:
+    if agent.name == "openhands_sdk":
+        yield (
+            "agent.name: 'openhands_sdk' runs on Modal only and cannot run on docker. Allowed:"
+            f" {listed(DOCKER_AGENTS)}."
+        )
+    elif agent.name not in DOCKER_AGENTS and not agent.external:
+        yield (
+            f"agent.name: {agent.name!r} is not known. Allowed: {listed(DOCKER_AGENTS)}, or one"
+            f" that a module in agent.external brings.{nearest(agent.name, DOCKER_AGENTS)}"
+        )
+    unknown = [key for key in agent.config if key not in ("agent", "model", "environment")]
+    for key in unknown:
+        yield (
+            f"agent.config.{key}: there is no such part. Allowed: agent, model, environment."
+            f"{nearest(key, ('agent', 'model', 'environment'))}"
+        )

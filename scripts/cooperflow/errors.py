@@ -1,0 +1,23 @@
+"""The one exception that is told to the user in plain words, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right: the text says what, where and how."""
+
+
+def nearest(word: object, allowed: Iterable[object]) -> str:
+    """Return `` (did you mean X?)`` when one of ``allowed`` looks like a typo of ``word``."""
+    close = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def listed(words: Iterable[object], limit: int = 12) -> str:
+    """Join ``words`` for a message, shortened to ``limit`` entries."""
+    all_words = [str(w) for w in words]
+    shown = ", ".join(all_words[:limit])
+    return shown + (f", ... ({len(all_words)} in all)" if len(all_words) > limit else "")

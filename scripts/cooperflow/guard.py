@@ -1,0 +1,73 @@
+"""One start at a time on a results folder: the second one says who is at work and stops."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import IO
+
+from cooperflow import atomic
+from cooperflow.errors import UserError
+from cooperflow.layout import Results
+from cooperflow.processes import this_process
+
+_held: list[IO[str]] = []
+
+
+def hold(results: Results, clone: Path) -> None:
+    """Hold the results folder and the clone until this process ends.
+
+    Raises:
+        UserError: another start holds one of them.
+    """
+    for path in (results.lock, clone / ".snakemake" / "cooperflow.lock"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise UserError(_who(stream.read(), path)) from None
+        stream.truncate(0)
+        json.dump(
+            {
+                "process": str(this_process()),
+                "pid": os.getpid(),
+                "host": this_process().host,
+                "user": getpass.getuser(),
+                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+            },
+            stream,
+        )
+        stream.flush()
+        _held.append(stream)
+
+
+def _who(text: str, path: Path) -> str:
+    try:
+        holder = json.loads(text)
+        who = (
+            f"process {holder['pid']} on {holder['host']}, started by {holder['user']} "
+            f"at {holder['since']}"
+        )
+    except (ValueError, KeyError, TypeError):
+        who = f"a process that holds {path}"
+    where = path.parent.parent
+    return (
+        f"Another start is at work on {where}: {who}.\n"
+        "Wait for it, or end it (Ctrl-C there, or `kill` with that number), then start again."
+    )
+
+
+def identity(results: Results) -> str:
+    """Return the id of a results folder, made at its first use; it moves with the folder."""
+    try:
+        return results.identity.read_text().strip()
+    except FileNotFoundError:
+        atomic.write_text(results.identity, uuid.uuid4().hex + "\n")
+        return results.identity.read_text().strip()

@@ -1,0 +1,153 @@
+"""Where every file lies and what every name looks like; nothing here opens a file."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONFIG_FILE = REPOSITORY / "config" / "config.yaml"
+PAIR_TABLES = REPOSITORY / "config" / "pairs"
+
+RESULT = "result.json"
+EVAL = "eval.json"
+CALLS = "calls.jsonl"
+EVENTS = "events.jsonl"
+ATTEMPT = "attempt.json"
+RETIRED = "result.retired.json"
+
+# A name that is a folder, a part of a run name and a part of a container label at once.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# CooperBench discovers only folders that end so.
+REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*_task")
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """Two features of one task; the order of the features is the subset's."""
+
+    repo: str
+    task_id: int
+    features: tuple[int, int]
+
+    @property
+    def sorted_features(self) -> tuple[int, int]:
+        a, b = self.features
+        return (a, b) if a < b else (b, a)
+
+    @property
+    def folder(self) -> str:
+        """The pair's path below an experiment's setting folder, as upstream writes it."""
+        a, b = self.sorted_features
+        return f"{self.repo}/{self.task_id}/f{a}_f{b}"
+
+    @property
+    def image(self) -> str:
+        return image_name(self.repo, self.task_id)
+
+    def __str__(self) -> str:
+        a, b = self.sorted_features
+        return f"{self.repo}/{self.task_id} features {a},{b}"
+
+
+def image_name(repo: str, task_id: int) -> str:
+    """Return the Docker image of a task, by upstream's rule (cooperbench.utils.get_image_name)."""
+    return f"akhatua/cooperbench-{repo.replace('_task', '').replace('_', '-')}:task{task_id}"
+
+
+def image_key(image: str) -> str:
+    """Return the name of an image's sentinel: the image without its owner, safe as a file name."""
+    return image.rsplit("/", 1)[-1].replace(":", "_")
+
+
+def run_name(model: str, setting: str) -> str:
+    """Return the name of an experiment, which is its run name upstream."""
+    return f"{model}-{setting}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results folder and what lies where in it."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def runs_csv(self) -> Path:
+        return self.root / "runs.csv"
+
+    @property
+    def summary_csv(self) -> Path:
+        return self.root / "summary.csv"
+
+    @property
+    def state(self) -> Path:
+        """What the workflow itself keeps: its id, its lock, claims, notes of broken evals."""
+        return self.root / ".state"
+
+    @property
+    def identity(self) -> Path:
+        return self.state / "id"
+
+    @property
+    def lock(self) -> Path:
+        return self.state / "lock"
+
+    @property
+    def claims(self) -> Path:
+        return self.state / "claims"
+
+    @property
+    def broken_evals(self) -> Path:
+        return self.state / "broken-evals"
+
+    @property
+    def halt(self) -> Path:
+        return self.state / "halt.json"
+
+    def sentinel(self, image: str) -> Path:
+        return self.root / "images" / f"{image_key(image)}.json"
+
+    def experiment(self, name: str) -> Path:
+        return self.runs / name / "experiment.json"
+
+    def run(self, name: str, mode: str, pair: Pair) -> RunFolder:
+        return RunFolder(self.runs / name / mode / pair.folder)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, in exactly upstream's place."""
+
+    path: Path
+
+    @property
+    def result(self) -> Path:
+        return self.path / RESULT
+
+    @property
+    def eval(self) -> Path:
+        return self.path / EVAL
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts"
+
+    def attempt(self, number: int) -> Path:
+        return self.attempts / str(number)
+
+    def attempt_numbers(self) -> list[int]:
+        """Return the numbers of all attempts that left anything, in order."""
+        try:
+            return sorted(int(p.name) for p in self.attempts.iterdir() if p.name.isdigit())
+        except FileNotFoundError:
+            return []
+
+    @property
+    def evals(self) -> Path:
+        """What each try at grading left."""
+        return self.path / "evals"

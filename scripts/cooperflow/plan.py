@@ -1,0 +1,147 @@
+"""What is to be done: the experiments and runs that a config asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cooperflow import layout, pairs
+from cooperflow.config import Config, Model
+from cooperflow.errors import UserError, listed, nearest
+from cooperflow.layout import Pair, Results, RunFolder
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the settings table and what its upstream flags mean."""
+
+    name: str
+    flags: tuple[str, ...]
+
+    @property
+    def mode(self) -> str:
+        """Upstream's folder for it: solo, coop or team."""
+        return self.flags[self.flags.index("--setting") + 1]
+
+    @property
+    def messaging(self) -> bool:
+        """Whether its agents talk, which needs a Redis."""
+        return self.mode != "solo" and "--no-messaging" not in self.flags
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model in a setting."""
+
+    model_name: str
+    model: Model
+    setting: Setting
+
+    @property
+    def run_name(self) -> str:
+        return layout.run_name(self.model_name, self.setting.name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment on a pair."""
+
+    experiment: Experiment
+    pair: Pair
+
+    @property
+    def key(self) -> str:
+        """The run's own name: its folder below runs/."""
+        return f"{self.experiment.run_name}/{self.experiment.setting.mode}/{self.pair.folder}"
+
+    def folder(self, results: Results) -> RunFolder:
+        return results.run(self.experiment.run_name, self.experiment.setting.mode, self.pair)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a config asks for, in the order it is to be done."""
+
+    config: Config
+    pairs: tuple[Pair, ...]
+
+    @property
+    def results(self) -> Results:
+        return Results(Path(self.config.results))
+
+    @cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(
+            Setting(name, tuple(flags)) for name, flags in self.config.settings.items() if flags
+        )
+
+    @cached_property
+    def experiments(self) -> tuple[Experiment, ...]:
+        return tuple(
+            Experiment(name, model, setting)
+            for setting in self.settings
+            for name, model in self.config.models.items()
+            if model
+        )
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(Run(experiment, pair) for experiment in self.experiments for pair in self.pairs)
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(pair.image for pair in self.pairs))
+
+    def experiment(self, name: str) -> Experiment:
+        for experiment in self.experiments:
+            if experiment.run_name == name:
+                return experiment
+        raise UserError(f"The config has no experiment {name}.")
+
+
+def make(config: Config) -> Plan:
+    """Return the plan of ``config``.
+
+    Raises:
+        UserError: the subset is unknown or holds what cannot be, or two runs share a name.
+    """
+    dataset = Path(config.dataset.dir)
+    chosen = pairs.load(config.dataset.subset, dataset)
+    _known(chosen, dataset)
+    plan = Plan(config, tuple(chosen))
+    names = [experiment.run_name for experiment in plan.experiments]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"models, settings: two experiments would both be called {name}.")
+    return plan
+
+
+def _known(chosen: Sequence[Pair], dataset: Path) -> None:
+    """Raise for a task or feature that neither the published index nor the data set has."""
+    index = pairs.known_features()
+    repos = sorted({repo for repo, _ in index})
+    for pair in chosen:
+        task_folder = dataset / pair.repo / f"task{pair.task_id}"
+        features = index.get((pair.repo, pair.task_id))
+        if features is not None and features.issuperset(pair.features):
+            continue
+        if all((task_folder / f"feature{f}").is_dir() for f in pair.features):
+            continue
+        if features is not None or task_folder.is_dir():
+            known = sorted(features or ())
+            raise UserError(
+                f"dataset.subset: {pair}: the task has no such feature"
+                + (f" (it has {listed(known)})." if known else f" in {task_folder}.")
+            )
+        tasks = sorted(task for repo, task in index if repo == pair.repo)
+        if tasks:
+            raise UserError(
+                f"dataset.subset: {pair.repo} has no task {pair.task_id} (it has {listed(tasks)}),"
+                f" and {task_folder} is not there."
+            )
+        raise UserError(
+            f"dataset.subset: repo {pair.repo} is not known and {dataset / pair.repo} is not "
+            f"there. Known: {listed(repos)}.{nearest(pair.repo, repos)}"
+        )

@@ -1,0 +1,169 @@
+"""Processes and their identity: who is alive, who dies with whom, who holds a run."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from cooperflow.errors import UserError
+
+# The Snakemake process that a job belongs to; set by the Snakefile, inherited by its jobs.
+OWNER = "COOPERFLOW_OWNER"
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that cannot be mistaken for a later one of the same number."""
+
+    host: str
+    pid: int
+    started: str  # boot id and start time in clock ticks since boot
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}:{self.started}"
+
+    @classmethod
+    def parse(cls, text: str) -> Process | None:
+        host, _, rest = text.partition(":")
+        pid, _, started = rest.partition(":")
+        return cls(host, int(pid), started) if pid.isdigit() else None
+
+    @property
+    def here(self) -> bool:
+        return self.host == socket.gethostname()
+
+    def alive(self) -> bool:
+        """Whether it still runs. One on another host is taken to be alive."""
+        return not self.here or _start_mark(self.pid) == self.started
+
+
+def this_process() -> Process:
+    """Return the identity of the calling process."""
+    return Process(socket.gethostname(), os.getpid(), _start_mark(os.getpid()) or "")
+
+
+def owner() -> Process | None:
+    """Return the Snakemake process that this job belongs to, None when started by hand."""
+    return Process.parse(os.environ.get(OWNER, ""))
+
+
+def _start_mark(pid: int) -> str | None:
+    """Return a mark of when process ``pid`` began, None when it is gone or a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    fields = stat.rsplit(")", 1)[1].split()
+    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, however the parent ends."""
+    parent = os.getppid()
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we could ask
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a helper in a session of its own that dies with this process."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+        **options,
+    )
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
+    """End a helper and all of its group: asked first, killed after ``seconds``."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    kill_group(process.pid)
+    process.wait()
+
+
+def kill_group(group: int) -> None:
+    """Kill every process of a group, if there is still one."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+class Interrupted(Exception):
+    """Someone asked this process to end (Ctrl-C, SIGTERM, SIGHUP), or its owner has ended."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+def interrupt_on_signals() -> None:
+    """Raise Interrupted where the main thread is, once, when asked to end."""
+
+    def raise_once(number: int, frame: object) -> None:
+        for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(asked, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, raise_once)
+
+
+@contextlib.contextmanager
+def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
+    """Hold the claim on ``name``: one process at a time works at it, on this file system.
+
+    The lock goes with the process that holds it. Waits up to ``seconds`` for another that is
+    about to die.
+
+    Raises:
+        UserError: another process still holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / hashlib.sha256(name.encode()).hexdigest()[:24]
+    limit = time.monotonic() + seconds
+    while (stream := _try_lock(path)) is None:
+        if time.monotonic() > limit:
+            holder = path.read_text().strip() if path.exists() else "?"
+            raise UserError(f"{name}: another process is at work on it ({holder}).")
+        time.sleep(0.2)
+    try:
+        stream.write(str(this_process()))
+        stream.flush()
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        stream.close()
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    stream = path.open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The file may have been removed by its last holder between open and lock.
+        if os.fstat(stream.fileno()).st_ino == os.stat(path).st_ino:
+            stream.truncate(0)
+            return stream
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    stream.close()
+    return None

@@ -1,0 +1,108 @@
+"""What is laid around the Docker SDK inside a cooperbench process: labels, limits, an end.
+
+Upstream starts eval containers (and git servers) through the SDK and has no setting for labels.
+Only calls of the SDK are wrapped; cooperbench itself stays as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from docker.models.containers import Container, ContainerCollection
+from docker.models.networks import NetworkCollection
+from docker.models.volumes import VolumeCollection
+
+# What is kept of a command's output, bytes: its head and its tail (which holds the counts).
+KEPT_HEAD = 1_000_000
+KEPT_TAIL = 1_000_000
+# Given to a command beyond its limit, so that upstream notices first, seconds.
+GRACE = 5
+
+
+class _Exec(NamedTuple):
+    exit_code: int | None
+    output: bytes
+
+
+def label_all(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Path) -> None:
+    """Give everything made through the SDK ``labels``, and containers ``arguments`` on top.
+
+    Containers are stopped at once instead of asked for 5 s (their `sleep infinity` as PID 1
+    cannot hear), and each that upstream stops itself is noted in ``note``.
+    """
+    run, network, volume = ContainerCollection.run, NetworkCollection.create, VolumeCollection.create
+    remove = Container.remove
+
+    def labelled_run(self: Any, image: Any, command: Any = None, **options: Any) -> Any:
+        options["labels"] = {**(options.get("labels") or {}), **labels}
+        return run(self, image, command, **{**arguments, **options})
+
+    def labelled_network(self: Any, name: str, *args: Any, **options: Any) -> Any:
+        options["labels"] = {**(options.get("labels") or {}), **labels}
+        return network(self, name, *args, **options)
+
+    def labelled_volume(self: Any, name: Any = None, **options: Any) -> Any:
+        options["labels"] = {**(options.get("labels") or {}), **labels}
+        return volume(self, name, **options)
+
+    def noted_stop(self: Any, **_: Any) -> None:
+        _append(note, self.id)
+        self.kill()
+
+    def noted_remove(self: Any, **options: Any) -> None:
+        _append(note, self.id)
+        remove(self, **options)
+
+    ContainerCollection.run = labelled_run
+    NetworkCollection.create = labelled_network
+    VolumeCollection.create = labelled_volume
+    Container.stop = noted_stop
+    Container.remove = noted_remove
+
+
+def limit_commands(seconds: float) -> None:
+    """End a command in a container ``seconds`` after its start, and keep its output bounded.
+
+    Upstream reports a test as timed out after 600 s but then waits for it for ever, and holds
+    all of its output in memory.
+    """
+
+    def bounded(self: Any, cmd: Any, workdir: str | None = None, **options: Any) -> _Exec:
+        api = self.client.api
+        options.pop("demux", None)
+        made = api.exec_create(self.id, cmd, workdir=workdir, **options)
+        timer = threading.Timer(seconds + GRACE, _kill_all, (api, self.id))
+        timer.daemon = True
+        timer.start()
+        head, tail, dropped = bytearray(), bytearray(), 0
+        try:
+            for chunk in api.exec_start(made["Id"], stream=True):
+                room = KEPT_HEAD - len(head)
+                head += chunk[:room] if room > 0 else b""
+                tail += chunk[max(room, 0) :]
+                if len(tail) > 2 * KEPT_TAIL:
+                    dropped += len(tail) - KEPT_TAIL
+                    del tail[:-KEPT_TAIL]
+        finally:
+            timer.cancel()
+        if len(tail) > KEPT_TAIL:
+            dropped += len(tail) - KEPT_TAIL
+            del tail[:-KEPT_TAIL]
+        gap = f"\n[... {dropped} bytes left out ...]\n".encode() if dropped else b""
+        return _Exec(api.exec_inspect(made["Id"])["ExitCode"], bytes(head + gap + tail))
+
+    Container.exec_run = bounded
+
+
+def _kill_all(api: Any, container: str) -> None:
+    """Kill every process of a container but its first, which only sleeps."""
+    made = api.exec_create(container, ["sh", "-c", "kill -9 -1"])
+    api.exec_start(made["Id"])
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(f"{text}\n")

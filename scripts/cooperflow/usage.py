@@ -1,0 +1,246 @@
+"""What the record of model calls says: tokens, cost, errors, and time spent waiting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+SCHEMA = 1
+
+# How a call ended. The reasons of `infra_error` that come from a provider are among them.
+ANSWERED = "answered"
+OPEN = "open"  # begun, and no end was recorded: its process was killed
+RATE_LIMITED = "rate_limited"
+API_UNAVAILABLE = "api_unavailable"
+API_TIMEOUT = "api_timeout"
+AUTH = "auth"
+MODEL_NOT_FOUND = "model_not_found"
+QUOTA = "quota"
+CONTEXT = "context"
+BAD_REQUEST = "bad_request"
+
+# The provider cannot serve: time spent on these is waiting, not work.
+WAITING = frozenset({RATE_LIMITED, API_UNAVAILABLE, API_TIMEOUT, OPEN})
+
+_CLASSES = {
+    "AuthenticationError": AUTH,
+    "PermissionDeniedError": AUTH,
+    "NotFoundError": MODEL_NOT_FOUND,
+    "RateLimitError": RATE_LIMITED,
+    "Timeout": API_TIMEOUT,
+    "APITimeoutError": API_TIMEOUT,
+    "ContextWindowExceededError": CONTEXT,
+    "APIConnectionError": API_UNAVAILABLE,
+    "InternalServerError": API_UNAVAILABLE,
+    "ServiceUnavailableError": API_UNAVAILABLE,
+    "BadGatewayError": API_UNAVAILABLE,
+    "APIError": API_UNAVAILABLE,
+    "APIResponseValidationError": API_UNAVAILABLE,
+    "JSONDecodeError": API_UNAVAILABLE,
+    "BadRequestError": BAD_REQUEST,
+    "UnprocessableEntityError": BAD_REQUEST,
+    "UnsupportedParamsError": BAD_REQUEST,
+}
+_STATUS = {
+    400: BAD_REQUEST,
+    401: AUTH,
+    402: QUOTA,
+    403: AUTH,
+    404: MODEL_NOT_FOUND,
+    408: API_TIMEOUT,
+    422: BAD_REQUEST,
+    429: RATE_LIMITED,
+    498: AUTH,
+    504: API_TIMEOUT,
+}
+# A 429 that no pause can cure. The words are those of the providers' own error bodies.
+_QUOTA = re.compile(
+    r"insufficient_quota|exceeded your current quota|quota (?:exceeded|exhausted|used up)"
+    r"|limited to \d+ API calls / month|billing (?:limit|hard limit)|credit balance"
+    r"|payment required|out of credits",
+    re.IGNORECASE,
+)
+_TOO_LONG = re.compile(
+    r"context(?:[ _]length|[ _]window)|maximum context|too many (?:input )?tokens"
+    r"|number of tokens .{0,40}exceed|prompt is too long",
+    re.IGNORECASE,
+)
+
+
+def kind_of_error(name: str, status: int | None, message: str, causes: Sequence[str] = ()) -> str:
+    """Return how a failed call ended.
+
+    Args:
+        name: class of the exception that litellm raised.
+        status: HTTP status of the answer, None where there was none.
+        message: the provider's error body, as the exception tells it.
+        causes: classes of the exceptions behind it, outermost first.
+    """
+    timed_out = any("Timeout" in cause for cause in causes) and "ConnectTimeout" not in causes
+    if status is None or (name in _CLASSES and name != "APIConnectionError"):
+        kind = _CLASSES.get(name)
+    else:
+        kind = _STATUS.get(status) or (API_UNAVAILABLE if status >= 500 else None)
+    kind = kind or _CLASSES.get(name, API_UNAVAILABLE)
+    if kind in (RATE_LIMITED, AUTH) and _QUOTA.search(message):
+        return QUOTA
+    if kind == BAD_REQUEST and _TOO_LONG.search(message):
+        return CONTEXT
+    if kind == API_UNAVAILABLE and timed_out:
+        return API_TIMEOUT
+    return kind
+
+
+def surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> bool:
+    """Return whether a failed call cannot have been served: refused, or never sent."""
+    if "JSONDecodeError" in causes:
+        return False
+    if status is not None and status >= 400 and kind != API_TIMEOUT and _from_answer(causes):
+        return True
+    return any(cause in ("ConnectError", "ConnectTimeout", "gaierror") for cause in causes)
+
+
+def _from_answer(causes: Sequence[str]) -> bool:
+    """An HTTP status may be litellm's own invention for a broken connection."""
+    broken = ("ReadError", "ReadTimeout", "RemoteProtocolError", "WriteError", "ConnectError")
+    return not any(cause in broken for cause in causes)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One model call; times are seconds since the epoch, costs USD."""
+
+    id: str
+    thread: str
+    start: float
+    end: float | None
+    kind: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost: float = 0.0
+    cost_bound: float | None = None
+    billed: bool = True
+    status: int | None = None
+    error: str = ""
+    retry_after: float | None = None
+
+
+def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
+    """Return the calls of a record (its start and end lines joined), in order of their start."""
+    starts: dict[str, Mapping[str, Any]] = {}
+    ends: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        if record.get("event") == "start":
+            starts.setdefault(str(record["id"]), record)
+        elif record.get("event") == "end":
+            ends.setdefault(str(record["id"]), record)
+    joined = []
+    for key in dict.fromkeys([*starts, *ends]):
+        start, end = starts.get(key, {}), ends.get(key)
+        begun = float(start.get("time") or (end or {}).get("started") or 0.0)
+        thread = str(start.get("thread") or (end or {}).get("thread") or "")
+        bound = start.get("cost_bound")
+        if end is None:
+            joined.append(Call(key, thread, begun, None, OPEN, cost_bound=bound))
+            continue
+        joined.append(
+            Call(
+                id=key,
+                thread=thread,
+                start=begun,
+                end=float(end["time"]),
+                kind=str(end["kind"]),
+                input_tokens=int(end.get("input_tokens") or 0),
+                output_tokens=int(end.get("output_tokens") or 0),
+                cached_tokens=int(end.get("cached_tokens") or 0),
+                cost=float(end.get("cost") or 0.0),
+                cost_bound=bound,
+                billed=bool(end.get("billed", True)),
+                status=end.get("status"),
+                error=str(end.get("error") or ""),
+                retry_after=end.get("retry_after"),
+            )
+        )
+    return sorted(joined, key=lambda call: call.start)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Sums over calls. cost_usd is what is known; cost_bound_usd is an upper bound of the whole.
+
+    cost_complete is False where a call may have been served without its answer reaching us.
+    """
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float = 0.0
+    cost_complete: bool = True
+    cost_bound_usd: float | None = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        bound = (
+            None
+            if self.cost_bound_usd is None or other.cost_bound_usd is None
+            else self.cost_bound_usd + other.cost_bound_usd
+        )
+        return Usage(
+            self.calls + other.calls,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cost_usd + other.cost_usd,
+            self.cost_complete and other.cost_complete,
+            bound,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def total(all_calls: Iterable[Call]) -> Usage:
+    """Return the books of some calls."""
+    books = Usage()
+    for call in all_calls:
+        unsure = call.kind != ANSWERED and call.billed
+        bound = call.cost_bound if unsure else call.cost
+        books += Usage(
+            calls=1,
+            input_tokens=call.input_tokens,
+            output_tokens=call.output_tokens,
+            cached_tokens=call.cached_tokens,
+            cost_usd=call.cost,
+            cost_complete=not unsure,
+            cost_bound_usd=bound,
+        )
+    return books
+
+
+def threads(all_calls: Iterable[Call]) -> list[list[Call]]:
+    """Return the calls of each agent: an agent makes its calls from one thread."""
+    groups: dict[str, list[Call]] = {}
+    for call in all_calls:
+        groups.setdefault(call.thread, []).append(call)
+    return list(groups.values())
+
+
+def waited(thread: Sequence[Call], until: float) -> float:
+    """Return the seconds that one agent waited for a provider that did not serve it.
+
+    A call that failed for the provider's reasons counts from its start to the start of the
+    next call (so with the pause before it), the last one to ``until``.
+    """
+    seconds = 0.0
+    for call, following in zip(thread, [*thread[1:], None], strict=True):
+        if call.kind in WAITING:
+            seconds += (following.start if following else until) - call.start
+    return max(seconds, 0.0)
+
+
+def model_seconds(all_calls: Iterable[Call]) -> float:
+    """Return the seconds spent in calls that were answered."""
+    return sum(c.end - c.start for c in all_calls if c.end is not None and c.kind == ANSWERED)
