@@ -1,0 +1,47 @@
+# Sets up, checks and shows the workflow. `make help` lists what there is.
+
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup engine demo test lint format lock doctor clean-env
+
+BIN := .venv/bin
+SETUP := envs/setup.sh
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with the locked packages
+	@$(SETUP) python
+
+engine: ## See to a Docker engine that answers and to the demo's base image
+	@$(SETUP) engine
+	@$(SETUP) base-image
+
+demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
+	@$(BIN)/python scripts/demo.py
+
+lint: setup ## Check format, style, types and the workflow
+	@$(BIN)/snakefmt --check Snakefile rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/snakemake --lint
+
+test: setup engine lint ## Set up, lint, and run all tests
+	@$(BIN)/pytest
+
+format: setup ## Format the code and mend what can be mended
+	@$(BIN)/snakefmt Snakefile rules
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: ## Resolve the dependencies anew (envs/requirements.txt)
+	@$(SETUP) lock --upgrade
+
+doctor: ## Tell what this machine has and what it lacks
+	@$(SETUP) doctor
+
+clean-env: ## Remove .venv and the private tools
+	rm -rf .venv .venv.new .venv.old .tools
