@@ -34,7 +34,8 @@ class Command:
     run_arguments: Sequence[str] = ()  # for `docker run`, beside the labels
     sdk_arguments: Mapping[str, Any] = field(default_factory=dict)  # for the SDK's run
     environment: Mapping[str, str] = field(default_factory=dict)
-    secrets: Sequence[str] = ()  # never to be written down
+    model: str = ""
+    key: str | None = None  # of the model's provider; never written down
     calls: Path | None = None  # where model calls are recorded
     command_seconds: float | None = None  # limit for one command in an SDK container
 
@@ -101,11 +102,23 @@ def _main(command: Command) -> int:
     if command.calls is not None:
         from cooperflow import recorder
 
-        recorder.install(command.calls, tuple(command.secrets))
+        recorder.install(command.calls, command.key)
+        _hand_over_key(command.model, command.key)
     sys.argv = ["cooperbench", *command.arguments]
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)
     cooperbench.cli.main()
     return 0
+
+
+def _hand_over_key(model: str, key: str | None) -> None:
+    """Put the key where litellm looks for that of the model's provider, in this process alone."""
+    if not key:
+        return
+    import litellm
+
+    _, provider, _, _ = litellm.get_llm_provider(model)
+    os.environ[f"{provider.removesuffix('_chat').upper()}_API_KEY"] = key
+    litellm.api_key = key
 
 
 def _redirect(log: Path) -> None:

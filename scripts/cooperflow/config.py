@@ -63,6 +63,9 @@ class Limits(_Table):
 
     run_seconds: int = Field(600, gt=0, le=LONGEST_RUN, description="for one attempt, seconds")
     eval_seconds: int = Field(1800, gt=0, description="for one grading, seconds")
+    test_seconds: int = Field(
+        600, gt=0, le=600, description="for one run of a feature's tests, seconds; upstream's: 600"
+    )
     call_seconds: int = Field(300, gt=0, description="for one model call, seconds")
     call_tries: int = Field(10, gt=0, description="how often upstream tries one model call")
     pause_seconds: float = Field(

@@ -109,6 +109,11 @@ class Results:
     def halt(self) -> Path:
         return self.state / "halt.json"
 
+    @property
+    def gate(self) -> Path:
+        """Says that every image is verified; runs wait for it."""
+        return self.root / "images" / "verified.json"
+
     def sentinel(self, image: str) -> Path:
         return self.root / "images" / f"{image_key(image)}.json"
 

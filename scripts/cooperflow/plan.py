@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,11 @@ class Setting:
 
     name: str
     flags: tuple[str, ...]
+
+    @property
+    def identifier(self) -> str:
+        """The name as a part of a rule's name."""
+        return re.sub(r"\W", "_", self.name)
 
     @property
     def mode(self) -> str:
@@ -55,6 +61,11 @@ class Run:
     def key(self) -> str:
         """The run's own name: its folder below runs/."""
         return f"{self.experiment.run_name}/{self.experiment.setting.mode}/{self.pair.folder}"
+
+    @property
+    def dashed(self) -> str:
+        """The key as a single file name."""
+        return self.key.replace("/", "--")
 
     def folder(self, results: Results) -> RunFolder:
         return results.run(self.experiment.run_name, self.experiment.setting.mode, self.pair)
@@ -94,11 +105,31 @@ class Plan:
     def images(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(pair.image for pair in self.pairs))
 
+    @cached_property
+    def _by_name(self) -> dict[str, Experiment]:
+        return {experiment.run_name: experiment for experiment in self.experiments}
+
     def experiment(self, name: str) -> Experiment:
-        for experiment in self.experiments:
-            if experiment.run_name == name:
-                return experiment
-        raise UserError(f"The config has no experiment {name}.")
+        """Return the experiment of that run name.
+
+        Raises:
+            UserError: the config has none.
+        """
+        if name not in self._by_name:
+            raise UserError(f"The config has no experiment {name}.")
+        return self._by_name[name]
+
+    def run(self, run_name: str, repo: str, task_id: int, features: tuple[int, ...]) -> Run:
+        """Return the run of an experiment on a pair.
+
+        Raises:
+            UserError: the config has no such run.
+        """
+        wanted = tuple(sorted(features))
+        for pair in self.pairs:
+            if (pair.repo, pair.task_id, pair.sorted_features) == (repo, task_id, wanted):
+                return Run(self.experiment(run_name), pair)
+        raise UserError(f"The config has no run {run_name} {repo}/{task_id} {features}.")
 
 
 def make(config: Config) -> Plan:

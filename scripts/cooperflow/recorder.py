@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from pathlib import Path
@@ -25,10 +24,10 @@ class CallRecorder(CustomLogger):
     The file outlives the process, so that a killed run's calls stay in the books.
     """
 
-    def __init__(self, path: Path, secrets: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: Path, key: str | None) -> None:
         super().__init__()
         self._path = path
-        self._secrets = tuple(secret for secret in secrets if secret)
+        self._key = key
         # litellm reports an answer from a worker thread: remember who asked.
         self._asked: dict[str, str] = {}
 
@@ -60,6 +59,7 @@ class CallRecorder(CustomLogger):
             started=_seconds(start_time),
             kind=usage.ANSWERED,
             response_id=getattr(response_obj, "id", None),
+            message=_message(response_obj),
             input_tokens=getattr(tokens, "prompt_tokens", 0) or 0,
             output_tokens=getattr(tokens, "completion_tokens", 0) or 0,
             cached_tokens=getattr(details, "cached_tokens", 0) or 0,
@@ -92,15 +92,20 @@ class CallRecorder(CustomLogger):
 
     def _write(self, **record: Any) -> None:
         line = json.dumps({"schema": usage.SCHEMA, "time": time.time(), **record}, default=str)
-        for secret in self._secrets:
-            line = line.replace(secret, "[key]")
-        append_line(self._path, line)
+        append_line(self._path, line.replace(self._key, "[key]") if self._key else line)
 
 
-def install(path: Path, secrets: tuple[str, ...] = ()) -> None:
-    """Record all calls that this process makes through litellm into ``path``."""
-    litellm.callbacks = [CallRecorder(path, secrets)]
-    os.environ["LITELLM_LOG"] = "ERROR"
+def install(path: Path, key: str | None) -> None:
+    """Record all calls that this process makes through litellm into ``path``, ``key`` left out."""
+    litellm.callbacks = [CallRecorder(path, key)]
+
+
+def _message(response: Any) -> Any:
+    try:
+        message = response.choices[0].message
+        return message.model_dump(include={"content", "tool_calls"})
+    except (AttributeError, IndexError, TypeError):
+        return None
 
 
 def _bound(model: str, size: int) -> float | None:

@@ -1,0 +1,31 @@
+# CooperBench as a workflow: images -> runs (solo, coop-comm, coop-nocomm) -> evals -> tables.
+
+
+configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/images.smk"
+include: "rules/runs.smk"
+include: "rules/evals.smk"
+include: "rules/aggregate.smk"
+
+
+onstart:
+    begin_start(workflow.dag)
+
+
+localrules:
+    all,
+    images,
+    images_verified,
+    table,
+
+
+rule all:
+    default_target: True
+    input:
+        RESULTS.summary_csv,
+        RESULTS.runs_csv,
+        [run.folder(RESULTS).result for run in PLAN.runs],
+        [run.folder(RESULTS).eval for run in PLAN.runs],

@@ -1,0 +1,23 @@
+# The tables.
+rule aggregate:
+    input:
+        [run.folder(RESULTS).eval for run in PLAN.runs],
+    output:
+        RESULTS.runs_csv,
+        RESULTS.summary_csv,
+    log:
+        "logs/aggregate.log",
+    params:
+        python=sys.executable,
+        script=SCRIPTS / "aggregate.py",
+    shell:
+        "{params.python:q} {params.script:q} --log {log:q}"
+
+
+rule table:
+    # Only what is there: runs nothing, pays nothing.
+    params:
+        python=sys.executable,
+        script=SCRIPTS / "aggregate.py",
+    shell:
+        "{params.python:q} {params.script:q} --partial"

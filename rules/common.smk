@@ -1,0 +1,98 @@
+# The config, checked before the DAG is built, and what the rules share.
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+from cooperflow import config as configuration
+from cooperflow import layout
+from cooperflow import plan as planning
+from cooperflow import processes
+from cooperflow.errors import UserError
+
+SCRIPTS = Path(workflow.basedir) / "scripts"
+
+
+def stop(error):
+    """End with the error's own words: no traceback, no line of ours."""
+    print(f"\n{error}\n", file=sys.stderr)
+    sys.exit(1)
+
+
+try:
+    PLAN = planning.make(configuration.parse(config))
+except UserError as error:
+    stop(error)
+
+RESULTS = PLAN.results
+
+# Jobs inherit both: the config as it stands, and whom they belong to.
+os.environ[configuration.ENVIRONMENT] = PLAN.config.model_dump_json()
+os.environ[processes.OWNER] = str(processes.this_process())
+
+
+def begin_start(dag):
+    """Called once, before the first job of a start; not for a dry run."""
+    from cooperflow import start
+
+    to_do = list(dag.needrun_jobs())
+    names = {str(job.rule) for job in to_do}
+    wanted = {str(file) for job in to_do for file in job.output}
+    runs = [run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted]
+    evals = sum(str(job.rule).startswith("eval_") for job in to_do)
+    try:
+        print(
+            start.begin(
+                PLAN,
+                Path(workflow.basedir),
+                start.Work(images="image" in names, runs=runs, evals=evals),
+            ),
+            file=sys.stderr,
+        )
+    except UserError as error:
+        stop(error)
+
+
+def broken_evals():
+    """The newest note of each grading that broke: a folder that is empty as a rule."""
+    try:
+        notes = sorted(entry.path for entry in os.scandir(RESULTS.broken_evals))
+    except FileNotFoundError:
+        return {}
+    return {Path(note).name.rpartition(".")[0]: note for note in notes}
+
+
+BROKEN_EVALS = broken_evals()
+
+
+def retries(_):
+    """How often a failed job is tried again: which of its tries is the last one."""
+    settings = workflow.execution_settings
+    return 0 if settings is None else settings.retries
+
+
+def either(words):
+    """A wildcard constraint: one of these words."""
+    import re
+
+    return "|".join(re.escape(str(word)) for word in dict.fromkeys(words))
+
+
+def run_of(wildcards, setting):
+    """The run that a rule's wildcards name."""
+    return planning.Run(
+        PLAN.experiment(f"{wildcards.model}-{setting.name}"),
+        layout.Pair(wildcards.repo, int(wildcards.task), (int(wildcards.a), int(wildcards.b))),
+    )
+
+
+# A pair's path below its experiment, as a pattern.
+PAIR = "{repo}/{task}/f{a}_f{b}"
+
+wildcard_constraints:
+    model=either(name for name, model in PLAN.config.models.items() if model),
+    repo=either(pair.repo for pair in PLAN.pairs),
+    task=either(pair.task_id for pair in PLAN.pairs),
+    a=r"\d+",
+    b=r"\d+",

@@ -1,0 +1,32 @@
+# The grading of each run by the benchmark's own tests, beside the runs that still go on.
+for setting in PLAN.settings:
+
+    rule:
+        name:
+            f"eval_{setting.identifier}"
+        input:
+            # ancient: a copy of finished results may have its times in any order.
+            result=ancient(
+                RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.RESULT
+            ),
+            # A grading that broke left a note, which is newer than its eval.json.
+            broken=lambda wc, s=setting: BROKEN_EVALS.get(run_of(wc, s).dashed, []),
+        output:
+            RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.EVAL,
+        log:
+            f"logs/evals/{{model}}-{setting.name}/{PAIR}.log",
+        params:
+            python=sys.executable,
+            script=SCRIPTS / "eval.py",
+            setting=setting.name,
+            retries=retries,
+        threads: 0
+        priority: 100
+        resources:
+            eval_slots=1,
+            attempt=lambda wc, attempt: attempt,
+        shell:
+            "{params.python:q} {params.script:q}"
+            " --run-name {wildcards.model:q}-{params.setting:q} --repo {wildcards.repo:q}"
+            " --task {wildcards.task} --features {wildcards.a},{wildcards.b}"
+            " --try {resources.attempt} --retries {params.retries} --log {log:q}"

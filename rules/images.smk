@@ -1,0 +1,36 @@
+# One sentinel per verified image, and one file that says that all are.
+IMAGE_PAIRS = {layout.image_key(pair.image): pair for pair in PLAN.pairs}
+
+
+rule image:
+    output:
+        RESULTS.root / "images" / "{image}.json",
+    log:
+        "logs/images/{image}.log",
+    wildcard_constraints:
+        image=either(IMAGE_PAIRS),
+    params:
+        python=sys.executable,
+        script=SCRIPTS / "image.py",
+        repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
+        task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
+    resources:
+        run_slots=1,
+    shell:
+        "{params.python:q} {params.script:q} --repo {params.repo:q} --task {params.task} --log {log:q}"
+
+
+rule images_verified:
+    input:
+        [RESULTS.sentinel(image) for image in PLAN.images],
+    output:
+        RESULTS.gate,
+    run:
+        from cooperflow import images
+
+        images.gate(PLAN)
+
+
+rule images:
+    input:
+        RESULTS.gate,

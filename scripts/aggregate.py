@@ -1,0 +1,24 @@
+"""Make runs.csv and summary.csv from what the runs left."""
+
+import sys
+
+from cooperflow import aggregate, command, config, plan
+
+
+def main() -> int:
+    parser = command.parser(__doc__)
+    parser.add_argument("--partial", action="store_true", help="tabulate what is there")
+    arguments = parser.parse_args()
+
+    def work() -> int:
+        made = plan.make(config.from_environment())
+        runs, summary = aggregate.collect(made, partial=arguments.partial)
+        aggregate.write(made, runs, summary)
+        print(f"{made.results.summary_csv}: {len(summary)} experiments, {len(runs)} runs")
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""One attempt at a run: start cooperbench, watch it, end it, and keep what it left."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic, child, containers, layout, processes, usage
+from cooperflow.containers import EngineError, EventRecord, Labels
+from cooperflow.outcome import AgentEnd, CallsEnd, Evidence
+from cooperflow.plan import Run
+from cooperflow.processes import Interrupted
+from cooperflow.redis_server import RedisServer
+
+# How often a running attempt is looked at, seconds.
+TICK = 0.1
+# How long the engine may leave us without an answer before the attempt counts it as lost, seconds.
+ENGINE_PATIENCE = 30
+
+
+@dataclass(frozen=True)
+class Job:
+    """An attempt that is about to start."""
+
+    run: Run
+    folder: Path  # attempts/{n}
+    arguments: tuple[str, ...]  # of cooperbench, without --redis
+    labels: Labels
+    seconds: float
+    environment: Mapping[str, str]
+    key: str | None
+    image: str
+    step_limit: int | None
+    redis_url: str | None = None
+    run_arguments: tuple[str, ...] = ()
+    sdk_arguments: Mapping[str, Any] | None = None
+    replay: str | None = None
+
+    @property
+    def calls(self) -> Path:
+        return self.folder / layout.CALLS
+
+    @property
+    def upstream(self) -> Path:
+        """Where upstream writes this attempt's results."""
+        experiment = self.run.experiment
+        mode = experiment.setting.mode
+        return self.logs / experiment.run_name / mode / self.run.pair.folder
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How the cooperbench process ended."""
+
+    exit_code: int | None
+    timed_out: bool
+    seconds: float
+    ended: float
+
+
+def new_token() -> str:
+    """Return a name for one attempt that no other one has."""
+    return uuid.uuid4().hex
+
+
+def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
+    """Run the attempt to its end and return the evidence. Leaves no process and no container.
+
+    Raises:
+        Interrupted: this process was asked to end, or the workflow it belongs to has.
+    """
+    with scratch() as folder, contextlib.ExitStack() as stack:
+        stop_note = folder / "put-away"
+        stop_note.touch()
+        redis, arguments = _redis(job, folder, stack)
+        model = dict(agent_file)
+        if job.replay:
+            base = _replay(job, stack)
+            model["config"]["model"]["model_kwargs"]["api_base"] = base
+        config = job.folder / "agent.yaml"
+        atomic.write_text(config, json.dumps(model, indent=2))
+        events = EventRecord(job.folder / layout.EVENTS, job.labels.token)
+        stack.callback(processes.end, events.process)
+        command = child.Command(
+            arguments=[*job.arguments, *arguments, "--agent-config", str(config)],
+            log=job.folder / "cooperbench.log",
+            stop_note=stop_note,
+            labels=job.labels.as_dict(),
+            run_arguments=job.run_arguments,
+            sdk_arguments=job.sdk_arguments or {},
+            environment=job.environment,
+            model=job.run.experiment.model.model,
+            key=job.key,
+            calls=job.calls,
+        )
+        try:
+            watched = watch(command, job.seconds)
+            broke = events.broke
+        finally:
+            lost = clear(job.labels)
+        put_away = stop_note.read_text().split()
+        fates = events.fates(put_away, watched.ended)
+        return _evidence(job, watched, fates, broke or lost, redis)
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a private folder outside of results, short enough for a socket's path."""
+    folder = Path(tempfile.mkdtemp(prefix="cooperflow-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def watch(command: child.Command, seconds: float) -> Watched:
+    """Run cooperbench for at most ``seconds``; its whole process group is gone afterwards.
+
+    Raises:
+        Interrupted: asked to end, or the owner has ended.
+    """
+    begun = time.monotonic()
+    owner = processes.owner()
+    process = child.start(command)
+    status: int | None = None
+    timed_out = False
+    try:
+        while status is None:
+            pid, code = os.waitpid(process, os.WNOHANG)
+            if pid:
+                status = code
+                break
+            if time.monotonic() - begun > seconds:
+                timed_out = True
+                break
+            if owner is not None and not owner.alive():
+                raise Interrupted("the workflow it belongs to has ended")
+            time.sleep(TICK)
+    finally:
+        ended = time.time()
+        processes.kill_group(process)
+        if status is None:
+            with contextlib.suppress(ChildProcessError):
+                os.kill(process, signal.SIGKILL)
+                _, status = os.waitpid(process, 0)
+    code = None if status is None else os.waitstatus_to_exitcode(status)
+    return Watched(code, timed_out, time.monotonic() - begun, ended)
+
+
+def clear(labels: Labels) -> bool:
+    """Remove the attempt's containers; return whether the engine is lost to us."""
+    try:
+        client = containers.engine(ENGINE_PATIENCE)
+        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+        client.close()
+    except EngineError:
+        return True
+    return False
+
+
+def _redis(
+    job: Job, folder: Path, stack: contextlib.ExitStack
+) -> tuple[RedisServer | None, list[str]]:
+    if not job.run.experiment.setting.messaging:
+        return None, []
+    if job.redis_url:
+        return None, ["--redis", job.redis_url]
+    server = RedisServer(folder, job.folder / "redis.log")
+    stack.callback(server.end)
+    server.wait()
+    return server, ["--redis", server.url]
+
+
+def _replay(job: Job, stack: contextlib.ExitStack) -> str:
+    """Start a server that plays recordings in the model's place; return its URL."""
+    port = job.folder / ".port"
+    command = [sys.executable, str(layout.REPOSITORY / "demo" / "replay_server.py")]
+    command += ["--recordings", str(job.replay), "--port-file", str(port)]
+    command += ["--ledger", str(job.folder / "ledger.jsonl")]
+    with (job.folder / "replay.log").open("ab") as log:
+        server = processes.spawn(command, stdout=log, stderr=subprocess.STDOUT)
+    stack.callback(port.unlink, missing_ok=True)
+    stack.callback(processes.end, server)
+    limit = time.monotonic() + 30
+    while not port.exists() and server.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    return f"http://127.0.0.1:{port.read_text().strip() if port.exists() else 9}/v2/chat"
+
+
+def _evidence(
+    job: Job,
+    watched: Watched,
+    fates: containers.Fates,
+    lost: bool,
+    redis: RedisServer | None,
+) -> Evidence:
+    document = upstream_document(job)
+    calls = usage.calls(atomic.read_lines(job.calls))
+    image_missing = False
+    if not lost and not fates.started:
+        with contextlib.suppress(EngineError):
+            client = containers.engine(ENGINE_PATIENCE)
+            image_missing = containers.image_id(client, job.image) is None
+            client.close()
+    return Evidence(
+        document=document is not None,
+        timed_out=watched.timed_out,
+        exit_code=watched.exit_code,
+        seconds=watched.seconds,
+        agents=agent_ends(document),
+        calls=tuple(
+            CallsEnd(thread[-1].kind, usage.waited(thread, watched.ended))
+            for thread in usage.threads(calls)
+        ),
+        containers_died=fates.died,
+        containers_oom=fates.oom,
+        engine_lost=lost,
+        image_missing=image_missing,
+        redis_died=redis is not None and redis.died,
+        step_limit=job.step_limit,
+    )
+
+
+def upstream_document(job: Job) -> dict[str, Any] | None:
+    """Return the result.json that upstream wrote, if it is whole and about exactly this pair."""
+    document = atomic.read_json(job.upstream / layout.RESULT)
+    pair = job.run.pair
+    if (
+        isinstance(document, dict)
+        and document.get("repo") == pair.repo
+        and document.get("task_id") == pair.task_id
+        and sorted(document.get("features") or []) == list(pair.sorted_features)
+    ):
+        return document
+    return None
+
+
+def agent_ends(document: Mapping[str, Any] | None) -> tuple[AgentEnd, ...]:
+    """Return how each agent ended, by upstream's document."""
+    if document is None:
+        return ()
+    agents = document.get("agents") or {"solo": document.get("agent") or {}}
+    return tuple(
+        AgentEnd(
+            agent=name,
+            status=str(end.get("status") or "Error"),
+            error=str(end.get("error") or ""),
+            steps=int(end.get("steps") or 0),
+            cost=float(end.get("cost") or 0.0),
+        )
+        for name, end in agents.items()
+    )

@@ -1,0 +1,79 @@
+"""What the rules' scripts share: their arguments, their log, their way to fail."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cooperflow import config as configuration
+from cooperflow import plan as planning
+from cooperflow import processes
+from cooperflow.containers import EngineError
+from cooperflow.errors import UserError
+from cooperflow.plan import Plan, Run
+from cooperflow.run_job import Try
+
+
+class _Both:
+    """Prints to the terminal and to a log."""
+
+    def __init__(self, log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._streams = (sys.__stdout__, log.open("a", encoding="utf-8", errors="replace"))
+
+    def write(self, text: str) -> int:
+        for stream in self._streams:
+            if stream is not None:
+                stream.write(text)
+                stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the argument that all scripts of rules have."""
+    made = argparse.ArgumentParser(description=text)
+    made.add_argument("--log", type=Path, help="also write what is printed to this file")
+    return made
+
+
+def job_parser(text: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the arguments of a script that works at one run."""
+    made = parser(text)
+    made.add_argument("--run-name", required=True)
+    made.add_argument("--repo", required=True)
+    made.add_argument("--task", type=int, required=True)
+    made.add_argument("--features", required=True, help="two feature numbers, as 1,2")
+    made.add_argument("--try", dest="number", type=int, default=1, help="1, 2, ...")
+    made.add_argument("--retries", type=int, default=0, help="how many tries may follow the first")
+    return made
+
+
+def perform(work: Callable[[], int], log: Path | None = None) -> int:
+    """Do a script's work; tell a user's error in its own words. Return the exit code."""
+    if log is not None:
+        sys.stdout = _Both(log)  # type: ignore[assignment]
+    try:
+        return work()
+    except (UserError, EngineError) as error:
+        print(error)
+        return 1
+
+
+def job(work: Callable[[Plan, Run, Try], int], text: str | None) -> int:
+    """Do a job of one run that Snakemake started; return the exit code."""
+    arguments = job_parser(text).parse_args()
+    processes.interrupt_on_signals()
+
+    def found() -> int:
+        plan = planning.make(configuration.from_environment())
+        features = tuple(int(f) for f in arguments.features.split(","))
+        run = plan.run(arguments.run_name, arguments.repo, arguments.task, features)
+        last = arguments.number > arguments.retries
+        return work(plan, run, Try(arguments.number, last))
+
+    return perform(found, arguments.log)

@@ -1,0 +1,223 @@
+"""A run's job from claim to result.json: what Snakemake starts, once per attempt."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cooperflow import (
+    atomic,
+    attempt,
+    containers,
+    experiment,
+    guard,
+    halt,
+    layout,
+    outcome,
+    processes,
+    publish,
+    usage,
+)
+from cooperflow.config import Model
+from cooperflow.containers import EngineError, Labels
+from cooperflow.outcome import Evidence, Verdict
+from cooperflow.plan import Plan, Run
+from cooperflow.processes import Interrupted
+from cooperflow.records import AttemptRecord
+
+# Exit codes of a job, as sysexits.h has them.
+DONE = 0
+TRY_AGAIN = 75
+HALTED = 77
+INTERRUPTED = 130
+
+# A process of an earlier start may still be dying: how long to wait for it, seconds.
+CLAIM_SECONDS = 90
+# The longest pause that a provider's Retry-After can ask for, seconds.
+LONGEST_PAUSE = 600
+
+
+@dataclass(frozen=True)
+class Try:
+    """Which of Snakemake's tries this is."""
+
+    number: int  # 1, 2, 3
+    last: bool
+
+
+def perform(plan: Plan, run: Run, this: Try) -> int:
+    """Do one attempt at ``run`` and return the exit code of the job."""
+    folder = run.folder(plan.results)
+    try:
+        with processes.claim(plan.results.claims, run.key, CLAIM_SECONDS):
+            if atomic.read_json(folder.result) is not None:
+                return DONE
+            if publish.restore(folder) is not None:
+                print(f"{run.key}: result.json was gone; put back from its attempt, nothing paid.")
+                return DONE
+            halted = halt.current(plan.results)
+            if halted:
+                print(halted)
+                return HALTED
+            _pause(plan, folder, this)
+            return _attempt(plan, run, folder, this)
+    except Interrupted as why:
+        print(f"{run.key}: ended: {why}")
+        return INTERRUPTED
+
+
+def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
+    number = max(folder.attempt_numbers(), default=0) + 1
+    place = folder.attempt(number)
+    place.mkdir(parents=True)
+    started = time.time()
+    record = AttemptRecord(number, "running", started, str(processes.this_process()))
+    atomic.write_json(place / layout.ATTEMPT, record.as_dict())
+    image, engine_lost = _image(plan, run)
+    document: dict[str, Any] | None = None
+    upstream = place / "logs"
+    try:
+        if engine_lost or image is None:
+            evidence = Evidence(False, engine_lost=engine_lost, image_missing=image is None)
+        else:
+            job = _job(plan, run, place)
+            base = run.experiment.model.api_base
+            evidence = attempt.perform(job, experiment.agent_file(run.experiment, plan, base))
+            document, upstream = attempt.upstream_document(job), job.upstream
+    except Interrupted:
+        _note(place, dataclasses.replace(record, state="interrupted", ended=time.time()))
+        raise
+    verdict = outcome.judge_run(evidence)
+    _note(
+        place,
+        dataclasses.replace(
+            record,
+            state="ended",
+            ended=time.time(),
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+            evidence=dataclasses.asdict(evidence),
+        ),
+    )
+    if verdict.halts:
+        message = _halt_message(run, verdict, place)
+        print(message)
+        halt.declare(plan.results, run.key, verdict.reason, message)
+        return HALTED
+    if verdict.again and not this.last:
+        print(f"{run.key}: attempt {number}: {verdict.outcome} {verdict.reason}; tried again.")
+        return TRY_AGAIN
+    known = atomic.read_json(plan.results.experiment(run.experiment.run_name)) or {}
+    publish.result(
+        run,
+        folder,
+        number,
+        upstream,
+        document,
+        verdict,
+        evidence,
+        image,
+        known.get("fingerprint"),
+        started,
+    )
+    print(f"{run.key}: {verdict.outcome or 'ready for its tests'} {verdict.reason}".rstrip())
+    return DONE
+
+
+def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
+    """Return the id of the run's image if it is the verified one, and whether Docker is lost."""
+    sentinel = atomic.read_json(plan.results.sentinel(run.pair.image)) or {}
+    try:
+        client = containers.engine()
+        containers.sweep(client, guard.identity(plan.results), run.key)
+        found = containers.image_id(client, run.pair.image)
+        client.close()
+    except EngineError as error:
+        print(f"Docker does not answer: {error}")
+        return None, True
+    if found is None:
+        print(f"{run.pair.image}: the image is not there any more.")
+    elif found != sentinel.get("id"):
+        print(
+            f"{run.pair.image}: is now {found}, but {sentinel.get('id')} was verified. "
+            f"Remove {plan.results.sentinel(run.pair.image)} to have it verified again."
+        )
+        found = None
+    return found, False
+
+
+def _job(plan: Plan, run: Run, place: Path) -> attempt.Job:
+    config, setting = plan.config, run.experiment.setting
+    a, b = run.pair.features
+    model = run.experiment.model
+    token = attempt.new_token()
+    logs = place.resolve() / "logs"
+    arguments = ["run", "-n", run.experiment.run_name, "-m", model.model, "-a", config.agent.name]
+    arguments += ["-r", run.pair.repo, "-t", str(run.pair.task_id), "-f", f"{a},{b}"]
+    arguments += [*setting.flags, "--backend", config.backend]
+    arguments += ["--dataset-dir", str(Path(config.dataset.dir).resolve()), "--log-dir", str(logs)]
+    arguments += ["--no-auto-eval", "-c", "1"]
+    environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": str(config.limits.call_tries)}
+    if config.agent.external:
+        environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(config.agent.external)
+    return attempt.Job(
+        run=run,
+        folder=place.resolve(),
+        arguments=tuple(arguments),
+        labels=Labels.new(guard.identity(plan.results), run.key, token),
+        seconds=config.limits.run_seconds,
+        environment=environment,
+        key=key_of(model),
+        image=run.pair.image,
+        step_limit=experiment.step_limit(run.experiment, plan),
+        redis_url=config.redis.url,
+        replay=str(Path(model.replay).resolve()) if model.replay else None,
+    )
+
+
+def key_of(model: Model) -> str | None:
+    """Return the key of a model's provider; a replay takes any."""
+    if model.replay is not None:
+        return "replay"
+    return os.environ.get(model.api_key or "") or None
+
+
+def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
+    """Wait before a second or third try, longer if the provider asked for it."""
+    if this.number == 1:
+        return
+    base = plan.config.limits.pause_seconds * 2 ** (this.number - 2)
+    asked = 0.0
+    for number in folder.attempt_numbers()[-1:]:
+        last = publish.attempt_calls(folder.attempt(number))[-1:]
+        asked = max((call.retry_after or 0.0 for call in last), default=0.0)
+    seconds = max(base * random.uniform(0.5, 1.5), min(asked, LONGEST_PAUSE))
+    owner = processes.owner()
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if owner is not None and not owner.alive():
+            raise Interrupted("the workflow it belongs to has ended")
+        time.sleep(min(0.5, max(limit - time.monotonic(), 0)))
+
+
+def _halt_message(run: Run, verdict: Verdict, place: Path) -> str:
+    calls = [c for c in publish.attempt_calls(place) if c.kind != usage.ANSWERED]
+    said = calls[-1].error if calls else ""
+    advice = halt.ADVICE[verdict.reason].format(
+        key=run.experiment.model.api_key or "(none is configured)",
+        model=run.experiment.model_name,
+    )
+    return (
+        f"No further run is started: {verdict.reason} ({run.key}).\n"
+        f"The provider said: {said[:300]}\n{advice} Then start again: finished runs stay."
+    )
+
+
+def _note(place: Path, record: AttemptRecord) -> None:
+    atomic.write_json(place / layout.ATTEMPT, record.as_dict())
+

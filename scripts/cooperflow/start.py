@@ -1,0 +1,80 @@
+"""The beginning of a start: one at a time, nothing missing, nothing mixed, the plan told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from cooperflow import containers, dataset, experiment, guard, halt, preflight
+from cooperflow.containers import EngineError
+from cooperflow.plan import Plan, Run
+from cooperflow.preflight import Work
+
+
+def begin(plan: Plan, clone: Path, work: Work) -> str:
+    """Make ready for ``work`` and return the plan as text.
+
+    Raises:
+        UserError: another start is at work, something is missing, or the experiment under a
+            run name is another one than before.
+    """
+    guard.hold(plan.results, clone)
+    docker_version = preflight.check(plan, work)
+    halt.lift(plan.results)
+    swept = _sweep(plan) if work.needs_engine else 0
+    root = Path(plan.config.dataset.dir)
+    if work.runs:
+        tasks = dataset.task_hashes(root, plan.pairs)
+        for name in dict.fromkeys(run.experiment.run_name for run in work.runs):
+            experiment.settle(plan.experiment(name), plan, tasks, docker_version)
+    return _told(plan, work, swept)
+
+
+def _sweep(plan: Plan) -> int:
+    """Remove the containers of earlier starts that are dead."""
+    try:
+        client = containers.engine()
+        count = containers.sweep(client, guard.identity(plan.results))
+        client.close()
+    except EngineError:
+        return 0
+    return count
+
+
+def _told(plan: Plan, work: Work, swept: int) -> str:
+    lines = [f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
+    for one in plan.experiments:
+        to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
+        label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
+        done = len(plan.pairs) - to_do
+        lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
+    lines.append(f"{'gradings':<28}{work.evals:>7}")
+    if swept:
+        lines.append(f"Removed {swept} containers that a dead start had left.")
+    failed = infra_errors(plan, work.runs)
+    if failed:
+        lines.append(
+            f"{failed} finished runs are infra_error; `make retry-infra` puts them back to be done."
+        )
+    return "\n".join(lines)
+
+
+def infra_errors(plan: Plan, to_do: Iterable[Run]) -> int:
+    """Return how many finished runs ended as infra_error, by the last table."""
+    text = plan.results.summary_csv
+    if not text.is_file():
+        return 0
+    import pandas as pd
+
+    try:
+        return int(pd.read_csv(text)["infra_error"].sum())
+    except (ValueError, KeyError):
+        return 0
+
+
+def forget_tables(plan: Plan) -> None:
+    """Remove the tables, so that a start makes them anew."""
+    for path in (plan.results.runs_csv, plan.results.summary_csv):
+        path.unlink(missing_ok=True)
+
+

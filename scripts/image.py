@@ -1,0 +1,28 @@
+"""See to the image of one task and verify it."""
+
+import sys
+
+from cooperflow import command, config, images, plan
+from cooperflow.errors import UserError
+
+
+def main() -> int:
+    parser = command.parser(__doc__)
+    parser.add_argument("--repo", required=True)
+    parser.add_argument("--task", type=int, required=True)
+    arguments = parser.parse_args()
+
+    def work() -> int:
+        made = plan.make(config.from_environment())
+        for pair in made.pairs:
+            if (pair.repo, pair.task_id) == (arguments.repo, arguments.task):
+                sentinel = images.ensure(made, pair)
+                print(f"{pair.image}: {sentinel['source']} and verified")
+                return 0
+        raise UserError(f"The config has no task {arguments.repo}/{arguments.task}.")
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
