@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Makes the recordings (*.json) from their sources (sources/*.yaml), which are easier to read.
+
+python demo/recordings/build.py            writes them
+python demo/recordings/build.py --check    only says whether they agree (exit code 1: they do not)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+DATASET = HERE.parent / "dataset"
+SCHEMA = 1
+
+
+def title(repo: str, task_id: int, feature: int) -> str:
+    """The line with the feature's title, which tells a conversation's task."""
+    text = (DATASET / repo / f"task{task_id}" / f"feature{feature}" / "feature.md").read_text("utf-8")
+    return next(line for line in text.splitlines() if line.startswith("**Title**"))
+
+
+def recordings(source: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The recordings of one source by their path below the recordings' directory."""
+    repo, task_id, pair = source["repo"], source["task_id"], source["features"]
+    made = {}
+    for run in source["runs"]:
+        kind, agent = run["kind"], run["agent"]
+        asked = pair if agent == "solo" else [pair[int(agent.removeprefix("agent")) - 1]]
+        turns = []
+        for turn in run["turns"]:
+            commands = turn["run"] if isinstance(turn["run"], list) else [turn["run"]]
+            turns.append({"text": turn["text"], "commands": [c.rstrip("\n") for c in commands]})
+        name = f"{repo}/task{task_id}/f{pair[0]}_f{pair[1]}/{kind}.{agent}.json"
+        made[name.replace("solo.solo", "solo")] = {
+            "schema": SCHEMA,
+            "repo": repo,
+            "task_id": task_id,
+            "features": pair,
+            "asked": asked,
+            "kind": kind,
+            "agent": agent,
+            "outcome": run["outcome"],
+            "shows": run["shows"],
+            "titles": [title(repo, task_id, feature) for feature in asked],
+            "turns": turns,
+        }
+    return made
+
+
+def main(argv: list[str]) -> int:
+    """Write or check all recordings."""
+    wanted: dict[Path, str] = {}
+    for path in sorted((HERE / "sources").glob("*.yaml")):
+        for name, recording in recordings(yaml.safe_load(path.read_text("utf-8"))).items():
+            wanted[HERE / name] = json.dumps(recording, ensure_ascii=False, indent=1) + "\n"
+    stale = {path for path in HERE.glob("*/**/*.json") if path not in wanted}
+    differing = {p for p, text in wanted.items() if not p.exists() or p.read_text("utf-8") != text}
+    if "--check" in argv:
+        for path in sorted(stale | differing):
+            print(f"{path.relative_to(HERE)} does not agree with its source")
+        return 1 if stale | differing else 0
+    for path in stale:
+        path.unlink()
+    for path in differing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted[path], "utf-8")
+    print(f"{len(wanted)} recordings, {len(differing)} written, {len(stale)} removed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""What a conversation says about itself: who talks, which task, how many turns are done."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from .recordings import Role
+
+# Upstream cuts a long history down to a summary that it asks the model for. The summaries given
+# here carry the number of turns they stand for, so the step stays known after the cut.
+SUMMARY_MARK = "Turns summarized by the replay:"
+_SUMMARY_COUNT = re.compile(re.escape(SUMMARY_MARK) + r" (\d+)")
+_TRANSCRIPT = re.compile(r"--- BEGIN TRANSCRIPT ---\n(.*)\n--- END TRANSCRIPT ---", re.DOTALL)
+_AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a request, whatever its wire format: role and text."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A request, understood: the task text, the agent, the kind, and the step.
+
+    step counts the assistant's turns so far. summary says that upstream asks for a summary of
+    the conversation instead of its next turn.
+    """
+
+    task_text: str
+    kind: str
+    agent: str
+    step: int
+    summary: bool
+
+
+class NotUnderstood(ValueError):
+    """A request that is no conversation of an agent; the message says what is missing."""
+
+
+def understand(messages: list[Message]) -> Conversation:
+    """Read agent, kind and step from the messages; NotUnderstood when there is no task in them."""
+    first = next((message.text for message in messages if message.role == "user"), None)
+    if first is None:
+        raise NotUnderstood("there is no user message")
+    transcript = _TRANSCRIPT.search(first)
+    if transcript:
+        task_text = transcript.group(1)
+        step = _turns_in_transcript(task_text)
+    else:
+        task_text = first
+        step = _turns([message for message in messages if message.role == "assistant"])
+    # The situation is told below the task's text, which may hold anything; so the last one counts.
+    agents = list(_AGENT.finditer(task_text))
+    if not agents:
+        return Conversation(task_text, "solo", "solo", step, bool(transcript))
+    told = agents[0] if transcript else agents[-1]
+    messaging = re.search(r"^## Messaging\s*$", task_text[told.start() :], re.MULTILINE)
+    kind = "coop-comm" if messaging else "coop-nocomm"
+    return Conversation(task_text, kind, told.group(1), step, bool(transcript))
+
+
+def _turns(answers: list[Message]) -> int:
+    """The assistant's turns; a summary stands for as many as it says."""
+    turns = 0
+    for answer in answers:
+        count = _SUMMARY_COUNT.search(answer.text)
+        turns = int(count.group(1)) if count else turns + 1
+    return turns
+
+
+def _turns_in_transcript(transcript: str) -> int:
+    """The assistant's turns in upstream's flat transcript of a conversation."""
+    parts = re.split(r"^\[assistant\]$", transcript, flags=re.MULTILINE)
+    return _turns([Message("assistant", part) for part in parts[1:]])
+
+
+def conversation_id(role: Role) -> str:
+    """A short stable name of the role: the same in every experiment and on every machine."""
+    text = "|".join(
+        [role.repo, str(role.task), ",".join(map(str, role.features)), role.kind, role.agent]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,85 @@
+"""The ledger: one line of JSON for each call, on disk before the answer is complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One call. time is in seconds since 1970; tokens are what the answer's usage said.
+
+    purpose is "turn" or "summary"; fault is the action of the rule that struck, or None.
+    answered: the whole answer went out, its last byte right after this line was on the disk.
+    A call whose answer carried no usage has answered false and 0 tokens.
+    """
+
+    time: float
+    conversation: str | None
+    repo: str | None
+    task: int | None
+    features: tuple[int, ...]
+    kind: str | None
+    agent: str | None
+    step: int | None
+    purpose: str
+    input_tokens: int
+    output_tokens: int
+    billed_input_tokens: int
+    billed_output_tokens: int
+    status: int
+    model: str
+    wire: str
+    fault: str | None
+    answered: bool
+    error: str | None = None
+
+
+class Ledger:
+    """Keeps all entries in memory and, with a path, appends each to that file at once."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.entries: list[Entry] = []
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8")
+
+    def write(self, entry: Entry) -> None:
+        """Append the entry; it is on the disk when this returns."""
+        self.entries.append(entry)
+        if self._file is not None:
+            self._file.write(json.dumps(self.line(entry), ensure_ascii=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    @staticmethod
+    def line(entry: Entry) -> dict[str, Any]:
+        """The entry as it stands in the file."""
+        return {"schema": SCHEMA, **asdict(entry)}
+
+    def stats(self) -> dict[str, Any]:
+        """Sums over all entries."""
+        entries = self.entries
+        return {
+            "calls": len(entries),
+            "answered": sum(entry.answered for entry in entries),
+            "input_tokens": sum(entry.input_tokens for entry in entries),
+            "output_tokens": sum(entry.output_tokens for entry in entries),
+            "status": dict(Counter(str(entry.status) for entry in entries)),
+            "faults": dict(Counter(entry.fault for entry in entries if entry.fault)),
+            "conversations": len({entry.conversation for entry in entries if entry.conversation}),
+        }
+
+    def close(self) -> None:
+        """Close the file; nothing is written after it."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,143 @@
+"""Who plays: from a conversation to the role it has and the turns that are due."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from .conversation import SUMMARY_MARK, Conversation
+from .recordings import Recording, Role, Turn
+from .scripts import Task
+
+
+class Unknown(LookupError):
+    """A conversation nobody can play; the message says what was not recognised."""
+
+
+class Player(Protocol):
+    """Knows the turns of conversations."""
+
+    def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
+        """The role and all its turns; Unknown when the conversation is not recognised."""
+
+
+class RecordingPlayer:
+    """Plays recordings; a conversation is known by the titles of its features."""
+
+    def __init__(self, recordings: list[Recording]) -> None:
+        self._recordings = recordings
+
+    def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
+        text = conversation.task_text
+        titled = [one for one in self._recordings if all(title in text for title in one.titles)]
+        found = [
+            one
+            for one in titled
+            if (one.role.kind, one.role.agent) == (conversation.kind, conversation.agent)
+        ]
+        # A solo task holds both titles of a pair; nothing that holds fewer may stand for it.
+        found = [one for one in found if len(one.titles) == max(len(o.titles) for o in found)]
+        if len(found) == 1:
+            return found[0].role, found[0].turns
+        asked = "; ".join(titles_in(text)) or "no feature title ('**Title**: ...')"
+        who = f"{conversation.agent} in {conversation.kind}"
+        if found:
+            roles = ", ".join(str(one.role) for one in found)
+            raise Unknown(f"several recordings fit {who}, asked for: {asked}: {roles}")
+        if titled:
+            roles = ", ".join(sorted({f"{one.role.agent} in {one.role.kind}" for one in titled}))
+            raise Unknown(f"no recording for {who}, asked for: {asked}; there are: {roles}")
+        raise Unknown(f"no recording for the features asked for: {asked}")
+
+
+class ScriptPlayer:
+    """Plays a script for any task of a data set; it is known by the whole texts of its features."""
+
+    def __init__(
+        self, dataset: Path, script: Callable[[Task, tuple[int, ...]], tuple[Turn, ...]]
+    ) -> None:
+        self._tasks = [Task(path) for path in sorted(dataset.glob("*/task*")) if path.is_dir()]
+        self._script = script
+        if not self._tasks:
+            raise ValueError(f"{dataset}: no tasks (REPO/taskID) there")
+        self._texts = {
+            (task, feature): text.strip()
+            for task in self._tasks
+            for feature, text in task.feature_texts().items()
+        }
+
+    def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
+        text = conversation.task_text
+        if conversation.kind == "solo":
+            parts = _solo_parts(text)
+        else:
+            parts = [(None, text)]
+        for task in self._tasks:
+            asked = [self._feature(task, number, part) for number, part in parts]
+            features = tuple(feature for feature in asked if feature is not None)
+            if features and len(features) == len(parts):
+                role = Role(
+                    task.repo,
+                    task.task_id,
+                    tuple(sorted(features)),
+                    conversation.kind,
+                    conversation.agent,
+                )
+                return role, self._script(task, features)
+        asked_for = "; ".join(titles_in(text)) or text[:120].replace("\n", " ")
+        raise Unknown(f"no task of the data set has the features asked for: {asked_for}")
+
+    def _feature(self, task: Task, number: int | None, part: str) -> int | None:
+        """The task's feature whose text stands in the part (the longest, if several do)."""
+        known = [
+            (len(text), feature)
+            for (owner, feature), text in self._texts.items()
+            if owner == task and text and text in part and number in (None, feature)
+        ]
+        return max(known)[1] if known else None
+
+
+@dataclass(frozen=True)
+class Played:
+    """The turn that is due. past_end: the recording is over, its last turn comes again."""
+
+    turn: Turn
+    past_end: bool = False
+
+
+def turn_at(turns: tuple[Turn, ...], step: int) -> Played:
+    """The turn of this step; after the last one, the last one again."""
+    return Played(turns[min(step, len(turns) - 1)], step >= len(turns))
+
+
+def summary_of(conversation: Conversation, turns: tuple[Turn, ...]) -> Turn:
+    """The answer to upstream's request for a summary, in the sections that it asks for."""
+    done = turns[: conversation.step]
+    commands = [command for turn in done for command in turn.commands]
+    lines = [f"    `{command.splitlines()[0][:120]}`" for command in commands if command.strip()]
+    plan = done[-1].text if done else "(none)"
+    text = "\n\n".join(
+        [
+            "## FILE MAP\n(none)",
+            "## EDITS ALREADY APPLIED\n" + ("\n".join(lines) or "(none)"),
+            "## COLLEAGUE MESSAGES\n(none)",
+            f"## CURRENT PLAN\n{plan}",
+            f"{SUMMARY_MARK} {conversation.step}",
+        ]
+    )
+    return Turn(text, ())
+
+
+def titles_in(text: str) -> list[str]:
+    """The titles of the features in a task's text, to name them in errors."""
+    return re.findall(r"^\*\*Title\*\*:\s*(.+?)\s*$", text, re.MULTILINE)[:4]
+
+
+def _solo_parts(text: str) -> list[tuple[int | None, str]]:
+    """The features of a solo task in the order asked: number and text."""
+    marks = list(re.finditer(r"^## Feature (\d+)\n", text, re.MULTILINE))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return [(int(mark.group(1)), text[mark.end() : end]) for mark, end in zip(marks, ends)]

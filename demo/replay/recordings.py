@@ -1,0 +1,117 @@
+"""What a recording is: the file format, its checks, and how a directory of them is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+KINDS = ("solo", "coop-comm", "coop-nocomm")
+SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+
+
+class RecordingError(ValueError):
+    """A recording that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer of the assistant: what it says, and the bash commands it asks for."""
+
+    text: str
+    commands: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, data: Any) -> Turn:
+        """The turn from {"text": str, "commands": [str, ...]}; ValueError when it is not one."""
+        if not isinstance(data, dict) or set(data) - {"text", "commands"}:
+            raise ValueError("a turn is an object with 'text' and 'commands'")
+        text, commands = data.get("text", ""), data.get("commands", [])
+        if not isinstance(text, str) or not isinstance(commands, list):
+            raise ValueError("'text' is a string and 'commands' a list")
+        if not all(isinstance(command, str) for command in commands):
+            raise ValueError("'commands' holds strings")
+        return cls(text, tuple(commands))
+
+
+@dataclass(frozen=True)
+class Role:
+    """Who talks: one agent of one kind of setting on one task.
+
+    features holds what the agent was asked for: both of a pair (solo, in ascending order) or
+    its own (coop). agent is "solo", "agent1" or "agent2".
+    """
+
+    repo: str
+    task: int
+    features: tuple[int, ...]
+    kind: str
+    agent: str
+
+    def __str__(self) -> str:
+        wanted = "+".join(f"f{feature}" for feature in self.features)
+        return f"{self.repo}/task{self.task} {wanted} {self.kind} {self.agent}"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All turns of one agent, and the lines of the feature texts that tell its task."""
+
+    role: Role
+    titles: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    path: str = ""
+
+
+def parse(data: Any, path: str = "") -> Recording:
+    """The recording from its JSON document; RecordingError when something is wrong with it."""
+    try:
+        return _parse(data, path)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise RecordingError(f"{path or 'recording'}: {reason}") from error
+
+
+def _parse(data: Any, path: str) -> Recording:
+    if not isinstance(data, dict):
+        raise ValueError("a recording is an object")
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"schema {data['schema']!r} is unknown, this reads {SCHEMA}")
+    kind, agent = data["kind"], data["agent"]
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
+    if not (agent == "solo" if kind == "solo" else re.fullmatch(r"agent\d+", agent)):
+        raise ValueError(f"agent {agent!r} does not go with kind {kind!r}")
+    features = tuple(sorted(int(feature) for feature in data["asked"]))
+    titles = tuple(data["titles"])
+    if len(features) != len(titles) or not all(isinstance(title, str) and title for title in titles):
+        raise ValueError("'titles' needs one line for each feature in 'asked'")
+    turns = tuple(Turn.from_json(turn) for turn in data["turns"])
+    if not turns:
+        raise ValueError("there are no turns")
+    role = Role(str(data["repo"]), int(data["task_id"]), features, kind, agent)
+    return Recording(role, titles, turns, path)
+
+
+def load(directory: Path) -> list[Recording]:
+    """All recordings below the directory (*.json), in the order of their paths.
+
+    RecordingError when there is none, when one is broken, or when two are for the same role.
+    """
+    found: dict[Role, Recording] = {}
+    for path in sorted(directory.rglob("*.json")):
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordingError(f"{path}: cannot be read: {error}") from error
+        recording = parse(data, str(path))
+        if recording.role in found:
+            other = found[recording.role].path
+            raise RecordingError(f"{path}: the same role as {other}: {recording.role}")
+        found[recording.role] = recording
+    if not found:
+        raise RecordingError(f"{directory}: no recordings (*.json) there")
+    return list(found.values())

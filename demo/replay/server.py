@@ -1,0 +1,278 @@
+"""The HTTP side: from a request to an answer, with its delay, its fault and its ledger line."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from .conversation import Conversation, NotUnderstood, conversation_id, understand
+from .delays import Delay
+from .faults import STATUS_ACTIONS, Faults, Rule
+from .ledger import Entry, Ledger
+from .players import Player, Unknown, summary_of, turn_at
+from .recordings import Role, Turn
+from .wire import Answer, Cohere, OpenAI, Request, Usage, Wire, count, read_request
+
+NO_USAGE = Usage(0, 0, 0, 0)
+MAX_REQUEST_BYTES = 64 * 1024 * 1024
+HUGE_BYTES = 5 * 1024 * 1024
+
+
+@dataclass
+class Call:
+    """One call on its way: what is known of it so far, for the ledger."""
+
+    http: web.Request
+    wire: Wire
+    request: Request | None = None
+    conversation: Conversation | None = None
+    role: Role | None = None
+    name: str | None = None
+    fault: str | None = None
+    error: str | None = None
+
+    def entry(self, status: int, usage: Usage, answered: bool) -> Entry:
+        """The ledger line of this call."""
+        role, told = self.role, self.conversation
+        return Entry(
+            time=round(time.time(), 6),
+            conversation=self.name,
+            repo=role.repo if role else None,
+            task=role.task if role else None,
+            features=role.features if role else (),
+            kind=role.kind if role else None,
+            agent=role.agent if role else None,
+            step=told.step if told else None,
+            purpose="summary" if told and told.summary else "turn",
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            billed_input_tokens=usage.billed_input_tokens,
+            billed_output_tokens=usage.billed_output_tokens,
+            status=status,
+            model=self.request.model if self.request else "",
+            wire=self.wire.name,
+            fault=self.fault,
+            answered=answered,
+            error=self.error,
+        )
+
+
+@dataclass
+class Replay:
+    """The server: a player, a delay, the faults in force and the ledger."""
+
+    player: Player
+    ledger: Ledger
+    delay: Delay = field(default_factory=Delay)
+    faults: Faults = field(default_factory=lambda: Faults([]))
+    waiting: int = 0
+
+    def app(self) -> web.Application:
+        """The aiohttp application with all its addresses."""
+        app = web.Application(client_max_size=MAX_REQUEST_BYTES)
+        app.router.add_post("/v2/chat", self._chat(Cohere()))
+        app.router.add_post("/v1/chat/completions", self._chat(OpenAI()))
+        app.router.add_put("/_control/faults", self._put_faults)
+        app.router.add_get("/_control/faults", self._get_faults)
+        app.router.add_get("/_control/ledger", self._get_ledger)
+        app.router.add_get("/_control/stats", self._get_stats)
+        return app
+
+    # The model's side
+
+    def _chat(self, wire: Wire) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def chat(http: web.Request) -> web.StreamResponse:
+            self.waiting += 1
+            try:
+                return await self._answer(Call(http, wire))
+            finally:
+                self.waiting -= 1
+
+        return chat
+
+    async def _answer(self, call: Call) -> web.StreamResponse:
+        if not call.http.headers.get("Authorization", "").removeprefix("Bearer").strip():
+            return await self._error(call, 401, "no api key supplied")
+        try:
+            call.request = request = read_request(json.loads(await call.http.text()))
+            call.conversation = told = understand(request.messages)
+            role, turns = self.player.find(told)
+        except (NotUnderstood, ValueError) as error:
+            return await self._error(call, 400, f"replay: {error}")
+        except Unknown as error:
+            return await self._error(call, 404, f"replay: {error}")
+        call.role, call.name = role, conversation_id(role)
+
+        rule = self.faults.strike(role, call.name, told.step)
+        call.fault = rule.action if rule else None
+        if rule and rule.action == "refuse":
+            return self._cut(call)
+        if rule and rule.action == "hang":
+            return await self._hang(call)
+        await asyncio.sleep(self.delay.seconds(call.name, told.step))
+        if rule and rule.action in STATUS_ACTIONS:
+            return await self._status(call, rule)
+        if told.summary:
+            turn = summary_of(told, turns)
+        else:
+            turn = rule.override(told.step) if rule and rule.turns else turn_at(turns, told.step).turn
+        return await self._turn(call, turn, rule)
+
+    async def _turn(self, call: Call, turn: Turn, rule: Rule | None) -> web.StreamResponse:
+        """Send the turn, broken in the way the rule says."""
+        assert call.request is not None and call.conversation is not None
+        answer = Answer(
+            id=_answer_id(call),
+            turn=turn,
+            usage=count(call.request, turn),
+            model=call.request.model,
+            tool=call.request.tool or "bash",
+        )
+        action = rule.action if rule else ""
+        parameters = rule.parameters if rule else {}
+        if action == "bad_arguments":
+            answer = dataclasses.replace(answer, arguments='{"command": "ls')
+        elif action == "huge":
+            answer = dataclasses.replace(answer, turn=_padded(turn, parameters))
+        body = _json(call.wire.answer(answer))
+        if action == "truncated":
+            return await self._send(call, body[: len(body) // 2], NO_USAGE)
+        if action == "empty":
+            return await self._send(call, b"", NO_USAGE, status=parameters.get("status", 200))
+        if action == "html":
+            page = b"<html><head><title>502 Bad Gateway</title></head><body>Bad Gateway</body></html>"
+            status = parameters.get("status", 502)
+            return await self._send(call, page, NO_USAGE, status=status, content_type="text/html")
+        if action == "hang_mid":
+            return await self._hang(call, body)
+        drip = float(parameters.get("seconds", 0.05)) if action == "drip" else None
+        return await self._send(call, body, answer.usage, drip=drip)
+
+    async def _status(self, call: Call, rule: Rule) -> web.StreamResponse:
+        """An error status, with the provider's words unless the rule has its own."""
+        assert call.request is not None
+        status, words = STATUS_ACTIONS[rule.action]
+        words = str(rule.parameters.get("message", words)).replace("{model}", call.request.model)
+        headers = {}
+        if "retry_after" in rule.parameters:
+            headers["Retry-After"] = str(rule.parameters["retry_after"])
+        return await self._error(call, int(rule.parameters.get("status", status)), words, headers)
+
+    async def _error(
+        self, call: Call, status: int, message: str, headers: dict[str, str] | None = None
+    ) -> web.StreamResponse:
+        call.error = message
+        body = _json(call.wire.error(status, message))
+        return await self._send(call, body, NO_USAGE, status=status, headers=headers)
+
+    async def _send(
+        self,
+        call: Call,
+        body: bytes,
+        usage: Usage,
+        status: int = 200,
+        content_type: str = "application/json",
+        headers: dict[str, str] | None = None,
+        drip: float | None = None,
+    ) -> web.StreamResponse:
+        """Send the body; its last byte only after the ledger line is on the disk.
+
+        drip: seconds of pause before each of the body's bytes.
+        """
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_type = content_type
+        response.content_length = len(body)
+        complete = usage is not NO_USAGE
+        written = False
+        try:
+            await response.prepare(call.http)
+            if drip is None:
+                await response.write(body[:-1])
+            else:
+                for at in range(len(body) - 1):
+                    await response.write(body[at : at + 1])
+                    await asyncio.sleep(drip)
+            if _gone(call.http):
+                raise ConnectionResetError("the client has gone")
+            self.ledger.write(call.entry(status, usage, complete))
+            written = True
+            await response.write(body[-1:])
+            await response.write_eof()
+        except (ConnectionError, asyncio.CancelledError) as error:
+            if not written:
+                call.error = call.error or f"not delivered: {error or 'the server ends'}"
+                self.ledger.write(call.entry(status, NO_USAGE, False))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        return response
+
+    def _cut(self, call: Call) -> web.StreamResponse:
+        """Close the connection without a word."""
+        self.ledger.write(call.entry(0, NO_USAGE, False))
+        if call.http.transport is not None:
+            call.http.transport.abort()
+        return web.Response()
+
+    async def _hang(self, call: Call, body: bytes = b"") -> web.StreamResponse:
+        """Send half of the body (or nothing), then nothing more until the client goes."""
+        response = web.StreamResponse()
+        if body:
+            response.content_type = "application/json"
+            response.content_length = len(body)
+            await response.prepare(call.http)
+            await response.write(body[: len(body) // 2])
+        self.ledger.write(call.entry(200 if body else 0, NO_USAGE, False))
+        while not _gone(call.http):
+            await asyncio.sleep(0.5)
+        return response
+
+    # The side of whoever runs the test
+
+    async def _put_faults(self, http: web.Request) -> web.Response:
+        try:
+            self.faults = Faults.from_json(json.loads(await http.text()))
+        except ValueError as error:
+            return web.json_response({"message": str(error)}, status=400)
+        return web.json_response(self.faults.to_json())
+
+    async def _get_faults(self, http: web.Request) -> web.Response:
+        return web.json_response(self.faults.to_json())
+
+    async def _get_ledger(self, http: web.Request) -> web.Response:
+        return web.json_response([Ledger.line(entry) for entry in self.ledger.entries])
+
+    async def _get_stats(self, http: web.Request) -> web.Response:
+        return web.json_response({**self.ledger.stats(), "waiting": self.waiting})
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()
+
+
+def _answer_id(call: Call) -> str:
+    """An id for the answer that depends on the conversation and the step alone."""
+    assert call.conversation is not None
+    purpose = "summary" if call.conversation.summary else "turn"
+    text = f"{call.name}|{call.conversation.step}|{purpose}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _padded(turn: Turn, parameters: dict[str, Any]) -> Turn:
+    """The turn made huge, in its text or in its last command; tokens are counted without it."""
+    filling = "x" * int(parameters.get("bytes", HUGE_BYTES))
+    if parameters.get("where") == "command" and turn.commands:
+        return Turn(turn.text, (*turn.commands[:-1], f"{turn.commands[-1]} # {filling}"))
+    return Turn(turn.text + filling, turn.commands)
+
+
+def _gone(http: web.Request) -> bool:
+    """Whether the client has closed the connection."""
+    return http.transport is None or http.transport.is_closing()
