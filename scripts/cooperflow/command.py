@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cooperflow import config as configuration
@@ -41,7 +42,7 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def job_parser(text: str | None) -> argparse.ArgumentParser:
+def job_parser(text: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments of a script that works at one run."""
     made = parser(text)
     made.add_argument("--run-name", required=True)
@@ -64,16 +65,17 @@ def perform(work: Callable[[], int], log: Path | None = None) -> int:
         return 1
 
 
-def job(work: Callable[[Plan, Run, Try], int], text: str | None) -> int:
-    """Do a job of one run that Snakemake started; return the exit code."""
-    arguments = job_parser(text).parse_args()
+def perform_named(name: str, arguments: Sequence[str]) -> int:
+    """Do the job of one run that a rule's script names (`run`, `eval`); return the exit code."""
+    module = importlib.import_module(f"cooperflow.{name}_job")
+    work: Callable[[Plan, Run, Try], int] = module.perform
+    given = job_parser(name).parse_args(arguments)
     processes.interrupt_on_signals()
 
     def found() -> int:
         plan = planning.make(configuration.from_environment())
-        features = tuple(int(f) for f in arguments.features.split(","))
-        run = plan.run(arguments.run_name, arguments.repo, arguments.task, features)
-        last = arguments.number > arguments.retries
-        return work(plan, run, Try(arguments.number, last))
+        features = tuple(int(f) for f in given.features.split(","))
+        run = plan.run(given.run_name, given.repo, given.task, features)
+        return work(plan, run, Try(given.number, given.number > given.retries))
 
-    return perform(found, arguments.log)
+    return perform(found, given.log)

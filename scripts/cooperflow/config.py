@@ -102,6 +102,14 @@ class Config(_Table):
     redis: Redis = Redis()
     images: Images = Images()
     backend: Literal["docker"] = "docker"
+    launcher: Literal["warm", "off"] = Field(
+        "warm", description="warm: cooperbench is imported once per start; off: by each job"
+    )
+    @pydantic.field_validator("launcher", mode="before")
+    @classmethod
+    def _words_that_yaml_takes_for_truth(cls, value: object) -> object:
+        return {False: "off", True: "warm"}.get(value, value) if isinstance(value, bool) else value
+
     accept: Annotated[
         list[str], Field(description="run names whose changed fingerprint is accepted")
     ] = []
