@@ -76,8 +76,10 @@ apt_install() {
         "then call this again."
     is_root || fail "$why" "Run:  sudo apt-get install -y $*" "then call this again."
     local hint="Are the package sources right and in reach? Then call this again."
-    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=120)
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
     if [ "$apt_updated" = no ]; then
+        # An installation that was killed half-way stops every later one.
+        [ -z "$(ls -A /var/lib/dpkg/updates 2>/dev/null)" ] || run "dpkg --configure -a" dpkg --configure -a
         run "apt-get update" "${apt[@]}" update
         apt_updated=yes
     fi
@@ -229,10 +231,10 @@ start_engine() {
             [ -z "$pid" ] || kill "$pid"
         fi
         if [ -n "$ended" ]; then
-            log_tail "$DOCKERD_LOG" 8
-            fail "$ended (above: the last lines of $DOCKERD_LOG)" "$hint" \
-                "A container needs --privileged and a volume at /var/lib/docker to run an engine of" \
-                "its own; or hand in the host's: -v /var/run/docker.sock:/var/run/docker.sock"
+            log_tail <(grep -v level=info "$DOCKERD_LOG") 5
+            [ ! -e /.dockerenv ] || hint="A container needs --privileged and a volume at /var/lib/docker to run an engine of \
+its own; or hand in the host's: -v /var/run/docker.sock:/var/run/docker.sock"
+            fail "$ended (above: the last lines of $DOCKERD_LOG)" "$hint" "Then call this again."
         fi
         sleep 0.5
     done
@@ -262,7 +264,7 @@ step_base_image() {
         say "$IMAGE is there"
         return
     fi
-    have mmdebstrap || apt_install "making $IMAGE needs mmdebstrap" mmdebstrap
+    have mmdebstrap || apt_install "making $IMAGE needs mmdebstrap" mmdebstrap debian-archive-keyring
     is_root || fail "making $IMAGE needs root" "Run:  sudo $PWD/envs/setup.sh base-image" "then call this again."
     local hint="Are the Debian package sources in reach? Then call this again."
     run "making $IMAGE" demo/base-image.sh
