@@ -67,6 +67,20 @@ prepare() {
 
 is_debian() { have apt-get && grep -qsE '^(ID|ID_LIKE)=.*(debian|ubuntu)' /etc/os-release; }
 
+# An installation that was killed half-way stops every later one until it is finished; its
+# dpkg may even live on for a while.
+finish_dpkg() {
+    local tries
+    for tries in {1..60}; do
+        [ -n "$(ls -A /var/lib/dpkg/updates)" ] || return 0
+        ! DEBIAN_FRONTEND=noninteractive dpkg --configure -a || return 0
+        tail -n 5 "$LOG" | grep -q 'locked by another process' || return 1
+        echo "waiting for another dpkg ($tries)"
+        sleep 2
+    done
+    return 1
+}
+
 # apt_install WHY PACKAGE...: installs them, or says who has to.
 apt_updated=no
 apt_install() {
@@ -75,11 +89,10 @@ apt_install() {
     is_debian || fail "$why" "Install it with your system's package manager (Debian calls it: $*)," \
         "then call this again."
     is_root || fail "$why" "Run:  sudo apt-get install -y $*" "then call this again."
-    local hint="Are the package sources right and in reach? Then call this again."
+    local hint="Are the package sources right and in reach, and is no other installation at work? Then call this again."
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
     if [ "$apt_updated" = no ]; then
-        # An installation that was killed half-way stops every later one.
-        [ -z "$(ls -A /var/lib/dpkg/updates 2>/dev/null)" ] || run "dpkg --configure -a" dpkg --configure -a
+        run "finishing an earlier installation" finish_dpkg
         run "apt-get update" "${apt[@]}" update
         apt_updated=yes
     fi
