@@ -92,6 +92,7 @@ def run_of(wildcards, setting):
 # A pair's path below its experiment, as a pattern.
 PAIR = "{repo}/{task}/f{a}_f{b}"
 
+
 wildcard_constraints:
     model=either(name for name, model in PLAN.config.models.items() if model),
     repo=either(pair.repo for pair in PLAN.pairs),

@@ -175,7 +175,10 @@ class Faults:
         """The rules, each with how often it has struck."""
         return {
             "rules": [
-                {**rule.to_json(), "struck": sum(n for (i, _), n in self._struck.items() if i == at)}
+                {
+                    **rule.to_json(),
+                    "struck": sum(n for (i, _), n in self._struck.items() if i == at),
+                }
                 for at, rule in enumerate(self.rules)
             ]
         }

@@ -156,8 +156,8 @@ def watch(command: child.Command, seconds: float) -> Watched:
             with contextlib.suppress(ChildProcessError):
                 os.kill(process, signal.SIGKILL)
                 _, status = os.waitpid(process, 0)
-    code = None if status is None else os.waitstatus_to_exitcode(status)
-    return Watched(code, timed_out, time.monotonic() - begun, ended)
+    exit_code = None if status is None else os.waitstatus_to_exitcode(status)
+    return Watched(exit_code, timed_out, time.monotonic() - begun, ended)
 
 
 def clear(labels: Labels) -> bool:

@@ -22,13 +22,12 @@ class _Both:
 
     def __init__(self, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._streams = (sys.__stdout__, log.open("a", encoding="utf-8", errors="replace"))
+        self._streams = (sys.stdout, log.open("a", encoding="utf-8", errors="replace"))
 
     def write(self, text: str) -> int:
         for stream in self._streams:
-            if stream is not None:
-                stream.write(text)
-                stream.flush()
+            stream.write(text)
+            stream.flush()
         return len(text)
 
     def flush(self) -> None:
@@ -57,7 +56,7 @@ def job_parser(text: str) -> argparse.ArgumentParser:
 def perform(work: Callable[[], int], log: Path | None = None) -> int:
     """Do a script's work; tell a user's error in its own words. Return the exit code."""
     if log is not None:
-        sys.stdout = _Both(log)  # type: ignore[assignment]
+        sys.stdout = _Both(log)
     try:
         return work()
     except (UserError, EngineError) as error:

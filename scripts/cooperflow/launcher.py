@@ -149,8 +149,7 @@ def _request(connection: socket.socket) -> dict[str, Any]:
     for number, stream in zip((1, 2), streams, strict=True):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
-    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
+    child.open_streams()
     return dict(request)
 
 

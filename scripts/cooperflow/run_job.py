@@ -218,4 +218,3 @@ def _halt_message(run: Run, verdict: Verdict, place: Path) -> str:
 
 def _note(place: Path, record: AttemptRecord) -> None:
     atomic.write_json(place / layout.ATTEMPT, record.as_dict())
-
