@@ -19,7 +19,6 @@ localrules:
     all,
     images,
     images_verified,
-    table,
 
 
 rule all:
