@@ -165,7 +165,9 @@ def read_request(data: Any) -> Request:
         raise NotUnderstood("streaming ('stream': true) is not spoken here")
     if not all(isinstance(message, dict) for message in messages):
         raise NotUnderstood("a message is no object")
-    read = [Message(str(message.get("role")), _text(message.get("content"))) for message in messages]
+    read = [
+        Message(str(message.get("role")), _text(message.get("content"))) for message in messages
+    ]
     told = json.dumps([messages, data.get("tools")], ensure_ascii=False, sort_keys=True)
     return Request(model, read, _tool(data.get("tools")), len(told))
 
