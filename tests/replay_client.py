@@ -131,7 +131,7 @@ def first_messages(
 
 
 def play(server: Server, messages: list[dict[str, Any]], limit: int = 40) -> list[list[str]]:
-    """Plays a whole conversation in Cohere's format; the commands of each turn, until the submit."""
+    """Plays a whole conversation in Cohere's format; the commands of each turn."""
     turns: list[list[str]] = []
     messages = list(messages)
     for _ in range(limit):

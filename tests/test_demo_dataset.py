@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from replay_client import DATASET, DEMO, RECORDINGS
 
 sys.path.insert(0, str(DEMO))
 
-from replay.recordings import KINDS, SUBMIT, Recording, load  # noqa: E402
+from replay.recordings import KINDS, SUBMIT, Recording, load
 
 SUBSET = json.loads((DATASET / "subsets/demo.json").read_text())
 TASKS = sorted(path for path in DATASET.glob("*/task*"))
@@ -112,7 +113,7 @@ def test_recordings_agree_with_their_sources() -> None:
 
 def test_every_run_of_the_demo_is_recorded() -> None:
     """Twelve runs, twenty agents, and none besides."""
-    wanted = set()
+    wanted: set[tuple[str, int, tuple[int, ...], str, str]] = set()
     for repo, task_id, pair in PAIRS:
         first, second = sorted(pair)
         wanted.add((repo, task_id, (first, second), "solo", "solo"))
@@ -180,8 +181,10 @@ def run(image: str, script: str, mount: Path | None = None) -> subprocess.Comple
     """A shell script in a new container without network, which is removed afterwards."""
     volume = ["-v", f"{mount}:/task:ro"] if mount else []
     return subprocess.run(
-        ["docker", "run", "--rm", "--init", "--network", "none", "--label", LABEL]
-        + [*volume, image, "bash", "-c", script],
+        [
+            *["docker", "run", "--rm", "--init", "--network", "none", "--label", LABEL],
+            *[*volume, image, "bash", "-c", script],
+        ],
         capture_output=True,
         text=True,
         timeout=120,
@@ -190,7 +193,7 @@ def run(image: str, script: str, mount: Path | None = None) -> subprocess.Comple
 
 @pytest.fixture(scope="module")
 def images() -> Iterator[dict[Path, str]]:
-    """The tasks' images under names of this test's own; the layers are shared with the real ones."""
+    """The tasks' images, under names of this test's own."""
     tags = {task: f"cooperflow-test/{task.parent.name}:{task.name}" for task in TASKS}
     for task, tag in tags.items():
         build = ["docker", "build", "--quiet", "--network", "none", "--tag", tag, str(task)]

@@ -70,10 +70,7 @@ class ScriptPlayer:
 
     def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
         text = conversation.task_text
-        if conversation.kind == "solo":
-            parts = _solo_parts(text)
-        else:
-            parts = [(None, text)]
+        parts = _solo_parts(text) if conversation.kind == "solo" else [(None, text)]
         for task in self._tasks:
             asked = [self._feature(task, number, part) for number, part in parts]
             features = tuple(feature for feature in asked if feature is not None)
