@@ -263,6 +263,7 @@ step_engine() {
     fi
     if ! engine_answers; then
         engine_out_of_reach
+        ! is_debian || run "finishing an earlier installation" finish_dpkg
         have dockerd || apt_install "there is a Docker client here, but no engine" docker.io
         # The package may have started it.
         engine_answers || start_engine
