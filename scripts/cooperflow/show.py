@@ -100,7 +100,7 @@ SUMMARY = (
 )
 RUNS = (
     Column("run name", _name),
-    Column("task", lambda row: f"{row['repo']}/{row['task_id']}"),
+    Column("task", lambda row: f"{str(row['repo']).removesuffix('_task')}/{row['task_id']}"),
     Column("pair", _of("features")),
     Column("outcome", _outcome),
     Column("merge", _of("merge_status"), wide=True),
