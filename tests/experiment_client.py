@@ -20,6 +20,7 @@ from replay_client import Server
 from cooperflow import usage
 from cooperflow.containers import RESULTS_LABEL
 
+PYTHON = ".venv/bin/python"
 REPOSITORY = Path(__file__).resolve().parents[1]
 # A key that no file, log or container may hold.
 KEY = "not-a-real-key-5f1d0c"
@@ -152,7 +153,7 @@ class Experiment:
         """Run one of the workflow's own commands."""
         return subprocess.run(
             [
-                ".venv/bin/python",
+                PYTHON,
                 f"scripts/{name}.py",
                 "--configfile",
                 str(self.config),
