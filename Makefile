@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-.PHONY: help setup engine demo retry-infra table test lint format lock doctor clean-env
+.PHONY: help setup engine demo retry-infra table schema test lint format lock doctor clean-env
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
@@ -46,6 +46,9 @@ format: setup ## Format the code and mend what can be mended
 
 lock: ## Resolve the dependencies anew (envs/requirements.txt)
 	@$(SETUP) lock --upgrade
+
+schema: setup ## Write config/schema.json anew
+	@$(BIN)/python scripts/schema.py
 
 doctor: ## Tell what this machine has and what it lacks
 	@$(SETUP) doctor

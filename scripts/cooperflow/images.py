@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -155,10 +154,3 @@ def gate(plan: Plan) -> None:
         plan.results.gate,
         {"schema": SCHEMA, "images": {s["name"]: s["id"] for s in sentinels if s}},
     )
-
-
-def free_disk(path: Path) -> int:
-    """Return the free bytes of the file system that ``path`` is or will be on."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
