@@ -12,9 +12,9 @@ for rank, setting in enumerate(PLAN.settings, start=1):
                 else ancient(RESULTS.gate)
             ),
         output:
-            RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.RESULT,
+            RESULTS.runs / f"{{model}}-{setting.name}{{repeat}}" / setting.mode / PAIR / layout.RESULT,
         log:
-            f"logs/runs/{{model}}-{setting.name}/{PAIR}.log",
+            f"logs/runs/{{model}}-{setting.name}{{repeat}}/{PAIR}.log",
         params:
             python=sys.executable,
             script=SCRIPTS / "run.py",
@@ -26,6 +26,6 @@ for rank, setting in enumerate(PLAN.settings, start=1):
             attempt=lambda wc, attempt: attempt,
         shell:
             "{params.python:q} {params.script:q}"
-            " --run-name {wildcards.model:q}-{params.setting:q} --repo {wildcards.repo:q}"
+            " --run-name {wildcards.model:q}-{params.setting:q}{wildcards.repeat} --repo {wildcards.repo:q}"
             " --task {wildcards.task} --features {wildcards.a},{wildcards.b}"
             " --try {resources.attempt} --retries {params.retries} --log {log:q}"

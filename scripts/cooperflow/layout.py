@@ -61,9 +61,14 @@ def image_key(image: str) -> str:
     return image.rsplit("/", 1)[-1].replace(":", "_")
 
 
-def run_name(model: str, setting: str) -> str:
+def run_name(model: str, setting: str, repeat: int = 1) -> str:
     """Return the name of an experiment, which is its run name upstream."""
-    return f"{model}-{setting}"
+    return f"{model}-{setting}{repeat_suffix(repeat)}"
+
+
+def repeat_suffix(repeat: int) -> str:
+    """Return what a repeat adds to the run name: nothing the first time, then -r2, -r3, ..."""
+    return "" if repeat == 1 else f"-r{repeat}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,17 @@ class Results:
     @property
     def summary_csv(self) -> Path:
         return self.root / "summary.csv"
+
+    @property
+    def comparison_csv(self) -> Path:
+        return self.root / "comparison.csv"
+
+    def table(self, name: str) -> Path:
+        """A small table, with its ending: by_repo.csv, summary.tex."""
+        return self.root / "tables" / name
+
+    def plot(self, name: str, kind: str) -> Path:
+        return self.root / "plots" / f"{name}.{kind}"
 
     @property
     def state(self) -> Path:
