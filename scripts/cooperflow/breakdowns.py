@@ -71,21 +71,6 @@ def tables(runs: pd.DataFrame, told: Mapping[str, str] | None = None) -> dict[st
     }
 
 
-NAMES = (
-    "by_repo",
-    "by_language",
-    "by_task",
-    "by_solo_outcome",
-    "by_difficulty",
-    "coordination_gap",
-    "by_messages",
-    "by_patch_size",
-    "by_reason",
-    "cost",
-    "repeats",
-)
-
-
 def binned(values: pd.Series, edges: Sequence[int]) -> pd.Categorical:
     """Return the bin of each whole number as a text: 0, 1-5, 6-10, ..., 51+."""
     lows = [0, *edges]

@@ -17,6 +17,30 @@ EVENTS = "events.jsonl"
 ATTEMPT = "attempt.json"
 RETIRED = "result.retired.json"
 
+# The small tables and the plots, by name.
+BREAKDOWNS = (
+    "by_repo",
+    "by_language",
+    "by_task",
+    "by_solo_outcome",
+    "by_difficulty",
+    "coordination_gap",
+    "by_messages",
+    "by_patch_size",
+    "by_reason",
+    "cost",
+    "repeats",
+)
+PLOTS = (
+    "pass_rates",
+    "paired_outcomes",
+    "coordination_gap",
+    "cost_success",
+    "repo_outcomes",
+    "timeline",
+)
+PLOT_KINDS = ("png", "svg", "pdf")
+
 # A name that is a folder, a part of a run name and a part of a container label at once.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # CooperBench discovers only folders that end so.

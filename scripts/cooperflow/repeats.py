@@ -54,13 +54,14 @@ def _row(model: str, setting: str, group: pd.DataFrame) -> dict[str, object]:
     tasks = [f"{key[0]}/{key[1]}" for key in pairs.index]
     mean = float(share.mean()) if len(share) else math.nan
     error = stats.clustered_error(share, tasks)
-    half = stats.Z * error
+    # With an error of 0 the normal interval has no width, which would claim too much.
+    half = stats.Z * error if error else math.nan
     more = count > 1
     changed = more & (share > 0) & (share < 1)
     # The chance that two different runs of a pair end differently, by its runs.
     differs = 2 * passed[more] * (count - passed)[more] / (count * (count - 1))[more]
     # Half of that chance is the unbiased variance of one run of the pair.
-    within = np.sqrt((differs / 2 / count[more]).sum()) / len(share) if more.any() else math.nan
+    within = np.sqrt((differs / 2 / count[more]).sum()) / more.sum() if more.any() else math.nan
     return {
         "model": model,
         "setting": setting,
