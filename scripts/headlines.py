@@ -3,7 +3,6 @@
 import sys
 
 import pandas as pd
-
 from cooperflow import atomic, command, config, headlines, plan
 
 

@@ -77,7 +77,7 @@ def binned(values: pd.Series, edges: Sequence[int]) -> pd.Categorical:
     labels = [_label(low, high) for low, high in zip(lows, edges, strict=False)]
     labels.append(f"{edges[-1]}+")
     index = np.searchsorted(np.asarray(edges), values.to_numpy(), side="right")
-    return pd.Categorical.from_codes(index.tolist(), categories=labels, ordered=True)
+    return pd.Categorical([labels[i] for i in index], categories=labels, ordered=True)
 
 
 def _label(low: int, high: int) -> str:

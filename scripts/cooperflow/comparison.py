@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -145,14 +144,14 @@ def _row(one: Contrast, outcomes: pd.DataFrame, replayed: set[str]) -> dict[str,
 _GRADED = (outcome.PASS, outcome.FAIL)
 
 
-def _by_task(index: pd.MultiIndex, differences: np.ndarray) -> tuple[stats.Floats, stats.Floats]:
+def _by_task(index: pd.Index, differences: np.ndarray) -> tuple[stats.Floats, stats.Floats]:
     """Return the sum of the differences and the number of pairs of each task."""
     if not len(index):
         return np.empty(0), np.empty(0)
     grouped = pd.Series(differences).groupby(
         [index.get_level_values(level) for level in TASK], sort=True
     )
-    return grouped.sum().to_numpy(dtype=float), grouped.count().to_numpy(dtype=float)
+    return np.asarray(grouped.sum(), dtype=float), np.asarray(grouped.count(), dtype=float)
 
 
 def _bounds(a: pd.Series, b: pd.Series, known: int, pairs: int) -> tuple[float, float]:

@@ -89,7 +89,8 @@ def _buckets(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
         return pd.DataFrame(columns=list(BUCKET_COLUMNS))
     rows = graded(runs).merge(scores(runs, scale).reset_index(), on=_KEYS[scale])
     # Rounded, so that 0.3 as 1 - 0.7 falls into the bucket that begins there; 1 into the last.
-    rows["bucket"] = np.floor(np.round(rows["difficulty"] * BUCKETS, 9)).clip(upper=BUCKETS - 1)
+    tenths = np.floor(np.round(rows["difficulty"].to_numpy(float) * BUCKETS, 9))
+    rows["bucket"] = np.minimum(tenths, BUCKETS - 1)
     grouped = rows.groupby(["model", "setting", "mode", "bucket"], sort=False)
     found = grouped.agg(
         graded=("passed", "size"), passes=("passed", "sum"), replay=("replay", "first")
@@ -101,15 +102,19 @@ def _buckets(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
         kind="stable",
     )
     low, high = stats.wilson_many(found["passes"].to_numpy(float), found["graded"].to_numpy(float))
-    return found.assign(
-        scale=scale,
-        bucket=found["bucket"].astype(int),
-        difficulty_low=(found["bucket"] / BUCKETS).round(6),
-        difficulty_high=((found["bucket"] + 1) / BUCKETS).round(6),
-        pass_rate=(found["passes"] / found["graded"]).round(6),
-        ci_low=low,
-        ci_high=high,
-    ).rename(columns={"passes": "pass"}).astype({"pass": int})
+    return (
+        found.assign(
+            scale=scale,
+            bucket=found["bucket"].astype(int),
+            difficulty_low=(found["bucket"] / BUCKETS).round(6),
+            difficulty_high=((found["bucket"] + 1) / BUCKETS).round(6),
+            pass_rate=(found["passes"] / found["graded"]).round(6),
+            ci_low=low,
+            ci_high=high,
+        )
+        .rename(columns={"passes": "pass"})
+        .astype({"pass": int})
+    )
 
 
 def gaps(curves: pd.DataFrame) -> pd.DataFrame:

@@ -123,7 +123,8 @@ def figure_timeline(tables: Tables) -> go.Figure:
                 name=f"{ending} ({len(bars)})",
                 marker_color=OUTCOME_COLOURS.get(ending, "#000000"),
                 customdata=[bar.label for bar in bars],
-                hovertemplate="%{customdata}, %{x:.1f} min<extra>%{fullData.name}</extra>",
+                hovertemplate="%{customdata}, %{x:.2f} "
+                f"{plot.unit}<extra>%{{fullData.name}}</extra>",
             )
         )
     figure.update_layout(barmode="overlay")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-MINUS = "−"
+MINUS = "\N{MINUS SIGN}"
+NONE = "\N{EN DASH}"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -23,7 +24,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     MINUS: "$-$",
     "≥": r"$\geq$",
-    "–": "--",
+    NONE: "--",
 }
 
 
@@ -99,12 +100,13 @@ def summary(table: pd.DataFrame) -> Headline:
     columns = ("Run", "n", "Pass", "Fail", "Infra", "Pass rate (95 % CI)", "Strict", "Cost (USD)")
     rows = []
     for row in table.to_dict("records"):
+        rate, low, high = (_number(row[key]) for key in ("pass_rate", "ci_low", "ci_high"))
         complete = str(row["cost_complete"]) == "True"
         rows.append(
             (
                 str(row["run_name"]),
                 *(str(row[key]) for key in ("runs", "pass", "fail", "infra_error")),
-                _interval(_number(row["pass_rate"]), _number(row["ci_low"]), _number(row["ci_high"])),
+                _interval(rate, low, high),
                 str(row["pass_strict"]),
                 f"{'' if complete else '≥ '}{float(row['cost_usd']):.2f}",
             )
@@ -171,18 +173,18 @@ def _percent(value: float, signed: bool = False) -> str:
 
 def _interval(value: float, low: float, high: float, signed: bool = False) -> str:
     if value != value:
-        return "–"
+        return NONE
     unit = "" if signed else " %"
     return f"{_percent(value, signed)}{unit} {_range(low, high, signed)}"
 
 
 def _range(low: float, high: float, signed: bool = False) -> str:
     if low != low or high != high:
-        return "–"
+        return NONE
     return f"({_percent(low, signed)} to {_percent(high, signed)})"
 
 
 def _p(value: float) -> str:
     if value != value:
-        return "–"
+        return NONE
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

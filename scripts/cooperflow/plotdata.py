@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from cooperflow.tables import read_runs
 # Okabe and Ito's colours, told apart with every common kind of colour blindness. Source:
 # M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # for print without colour
 OUTCOME_COLOURS: Mapping[str, str] = {
     outcome.PASS: "#0072B2",
     outcome.FAIL: "#E69F00",
@@ -34,6 +36,9 @@ PAIRED_WORDS: Mapping[str, str] = {
 }
 
 
+MOST_ROWS = 45  # of a plot on one page
+
+
 @dataclass(frozen=True)
 class Tables:
     """The tables that the plots are made of."""
@@ -48,7 +53,10 @@ def load(results: layout.Results) -> Tables:
     """Read the tables of an experiment."""
     small = {name: _read(results.table(f"{name}.csv")) for name in layout.BREAKDOWNS}
     return Tables(
-        read_runs(results.runs_csv), _read(results.summary_csv), _read(results.comparison_csv), small
+        read_runs(results.runs_csv),
+        _read(results.summary_csv),
+        _read(results.comparison_csv),
+        small,
     )
 
 
@@ -77,7 +85,9 @@ class Point:
     value: float
     low: float
     high: float
+    group: str  # the setting
     colour: str
+    marker: str  # matplotlib's letter for it
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,7 @@ class Grid(Plot):
 @dataclass(frozen=True)
 class Bar:
     lane: int
-    start: float  # minutes after the first start
+    start: float  # after the first start, in the plot's unit
     length: float
     outcome: str
     label: str
@@ -139,6 +149,7 @@ class Bar:
 class Timeline(Plot):
     """Bars in lanes; each experiment has the lanes from its first one on."""
 
+    unit: str
     bars: tuple[Bar, ...]
     lanes: int
     experiments: tuple[tuple[str, int], ...]
@@ -150,23 +161,33 @@ def titled(title: str, table: pd.DataFrame) -> str:
     return f"{title} (replay, no model)" if replayed else title
 
 
-def colours(settings: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each setting, in their order."""
-    return {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(dict.fromkeys(settings))}
+@dataclass(frozen=True)
+class Look:
+    """How a setting is drawn, everywhere the same."""
+
+    group: str
+    colour: str
+    marker: str
+
+
+def looks(settings: Iterable[str]) -> dict[str, Look]:
+    """Return how each setting is drawn, by their order."""
+    return {
+        name: Look(name, COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)])
+        for n, name in enumerate(dict.fromkeys(settings))
+    }
+
+
+def _point(label: str, n: int, row: Mapping[Hashable, Any], look: Look) -> Point:
+    value, low, high = (float(row[key]) for key in ("pass_rate", "ci_low", "ci_high"))
+    return Point(label, n, value, low, high, look.group, look.colour, look.marker)
 
 
 def pass_rates(tables: Tables) -> Points:
     table = tables.summary
-    colour = colours(table["setting"].tolist())
+    look = looks(table["setting"])
     points = tuple(
-        Point(
-            str(row["run_name"]),
-            int(row["pass"] + row["fail"]),
-            float(row["pass_rate"]),
-            float(row["ci_low"]),
-            float(row["ci_high"]),
-            colour[row["setting"]],
-        )
+        _point(str(row["run_name"]), int(row["pass"] + row["fail"]), row, look[row["setting"]])
         for row in table.to_dict("records")
     )
     return Points(
@@ -176,8 +197,13 @@ def pass_rates(tables: Tables) -> Points:
 
 def paired_outcomes(tables: Tables) -> Shares:
     table = tables.comparison
+    title = "The same pairs in two experiments"
+    if len(table) > MOST_ROWS:
+        # Settings of a model stand first: they are what is asked.
+        title += f" (the first {MOST_ROWS} of {len(table)})"
+        table = table.head(MOST_ROWS)
     return Shares(
-        titled("The same pairs in two experiments", table),
+        titled(title, table),
         "share of the pairs that both graded",
         "",
         tuple(f"{row['a']} | {row['b']}" for row in table.to_dict("records")),
@@ -191,22 +217,21 @@ def coordination_gap(tables: Tables) -> Curves:
     # One model run once makes a pair either easy or hard: no curve. Its tasks have grades.
     scale = difficulty.PAIR_SCALE if pairwise["bucket"].nunique() > 2 else difficulty.TASK_SCALE
     table = whole[whole["scale"] == scale]
-    colour = colours(table["setting"].tolist())
+    look = looks(whole["setting"])
     curves = []
     for (model, setting), rows in table.groupby(["model", "setting"], sort=False):
+        drawn = look[str(setting)]
         points = tuple(
-            Point(
-                f"{row['difficulty_low']:.1f} to {row['difficulty_high']:.1f}",
+            _point(
+                f"{setting}, {row['difficulty_low']:.1f} to {row['difficulty_high']:.1f}",
                 int(row["graded"]),
-                float(row["pass_rate"]),
-                float(row["ci_low"]),
-                float(row["ci_high"]),
-                colour[setting],
+                row,
+                drawn,
             )
             for row in rows.to_dict("records")
         )
         middles = tuple((bucket + 0.5) / difficulty.BUCKETS for bucket in rows["bucket"])
-        curves.append(Curve(str(model), str(setting), colour[setting], middles, points))
+        curves.append(Curve(str(model), str(setting), drawn.colour, middles, points))
     return Curves(
         titled("Pass rate by difficulty", table),
         f"difficulty of the {scale}: share of solo runs that fail",
@@ -237,7 +262,9 @@ def repo_outcomes(tables: Tables) -> Grid:
     for repo in repos:
         found = [cells.get((repo, column)) for column in columns]
         values.append(tuple(float(row["pass_rate"]) if row else float("nan") for row in found))
-        texts.append(tuple(f"{row['pass']}/{row['pass'] + row['fail']}" if row else "" for row in found))
+        texts.append(
+            tuple(f"{row['pass']}/{row['pass'] + row['fail']}" if row else "" for row in found)
+        )
     return Grid(
         titled("Passes among the graded pairs, by repo", table),
         "",
@@ -254,8 +281,11 @@ def timeline(tables: Tables) -> Timeline:
     begun = pd.to_datetime(runs["started"], format="ISO8601", utc=True)
     ended = pd.to_datetime(runs["ended"], format="ISO8601", utc=True)
     first = begun.min()
+    long = not runs.empty and (ended.max() - first).total_seconds() > 5 * 3600
+    unit, seconds = ("hours", 3600) if long else ("minutes", 60)
     marked = runs.assign(
-        start=(begun - first).dt.total_seconds() / 60, end=(ended - first).dt.total_seconds() / 60
+        start=(begun - first).dt.total_seconds() / seconds,
+        end=(ended - first).dt.total_seconds() / seconds,
     )
     bars: list[Bar] = []
     experiments = []
@@ -266,8 +296,9 @@ def timeline(tables: Tables) -> Timeline:
     day = "" if runs.empty else f" since {first:%Y-%m-%d %H:%M} UTC"
     return Timeline(
         titled("When the runs ran (last attempts)", runs),
-        f"minutes{day}",
+        f"{unit}{day}",
         "",
+        unit,
         tuple(bars),
         lanes,
         tuple(experiments),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 
@@ -20,6 +20,7 @@ from cooperflow.plotdata import OUTCOME_COLOURS, PAIRED_COLOURS, PAIRED_WORDS, P
 WIDTH = 7.0  # inches: two columns of a paper
 ROW = 0.3
 _MANY = 2000  # marks above which a vector file holds them as a picture
+_LABELLED = 12  # points or columns up to which each has its own text
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -41,6 +42,8 @@ def render(name: str, tables: Tables, kinds: tuple[str, ...]) -> dict[str, bytes
             undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
             figure.savefig(buffer, format=kind, dpi=200, metadata=undated)
             files[kind] = buffer.getvalue()
+            # The first one settled the layout, which is the dear part.
+            figure.set_layout_engine("none")
     return files
 
 
@@ -48,7 +51,7 @@ def _pass_rates(tables: Tables) -> Figure:
     plot = plotdata.pass_rates(tables)
     figure, axes = _figure(plot, 1.2 + ROW * len(plot.points))
     for row, point in enumerate(plot.points):
-        _mark(axes, point.value, row, point, along="x")
+        _mark(axes, [row], [point], along="x")
     _rows(axes, [f"{point.label} (n={point.n})" for point in plot.points])
     _share(axes.xaxis, axes.set_xlim)
     return figure
@@ -62,11 +65,15 @@ def _paired_outcomes(tables: Tables) -> Figure:
     for key, counts in plot.counts.items():
         shares = [c / n if n else 0.0 for c, n in zip(counts, totals, strict=True)]
         bars = axes.barh(
-            range(len(totals)), shares, left=left, color=PAIRED_COLOURS[key], label=PAIRED_WORDS[key]
+            range(len(totals)),
+            shares,
+            left=left,
+            color=PAIRED_COLOURS[key],
+            label=PAIRED_WORDS[key],
         )
-        axes.bar_label(
-            bars, [str(c) if c else "" for c in counts], label_type="center", fontsize=8
-        )
+        for bar, count in zip(bars, counts, strict=True):
+            if count:
+                _text(axes, bar.get_center(), str(count), "black")
         left = [a + b for a, b in zip(left, shares, strict=True)]
     _rows(axes, [f"{label} (n={n})" for label, n in zip(plot.labels, totals, strict=True)])
     _share(axes.xaxis, axes.set_xlim, 0.0)
@@ -89,12 +96,15 @@ def _coordination_gap(tables: Tables) -> Figure:
         for place, curve in enumerate(curves):
             # Side by side, so that intervals do not hide each other.
             shift = 0.008 * (place - (len(curves) - 1) / 2)
-            at = [x + shift for x in curve.at]
-            values = [point.value for point in curve.points]
             graded = sum(point.n for point in curve.points)
-            axes.plot(at, values, color=curve.colour, label=f"{curve.label} (n={graded})")
-            for x, point in zip(at, curve.points, strict=True):
-                _mark(axes, x, point.value, point, along="y")
+            _mark(
+                axes,
+                [x + shift for x in curve.at],
+                curve.points,
+                along="y",
+                linestyle="-",
+                label=f"{curve.label} (n={graded})",
+            )
         if curves:
             axes.legend(frameon=False, fontsize=7)
         axes.set_title(panel)
@@ -109,15 +119,23 @@ def _coordination_gap(tables: Tables) -> Figure:
 def _cost_success(tables: Tables) -> Figure:
     plot = plotdata.cost_success(tables)
     figure, axes = _figure(plot, 4.0)
+    few = len(plot.points) <= _LABELLED
+    told: set[str] = set()
     for at, point in zip(plot.at, plot.points, strict=True):
-        _mark(axes, at, point.value, point, along="y")
-        axes.annotate(
-            f"{point.label} (n={point.n})",
-            (at, point.value),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        group = "" if few or point.group in told else point.group
+        told.add(point.group)
+        _mark(axes, [at], [point], along="y", label=group)
+        if few:
+            axes.annotate(
+                f"{point.label} (n={point.n})",
+                (at, point.value),
+                xytext=(7, -10),
+                textcoords="offset points",
+                fontsize=8,
+                in_layout=False,
+            )
+    if not few:
+        axes.legend(frameon=False)
     _share(axes.yaxis, axes.set_ylim)
     highest = max((at for at in plot.at if at == at), default=0.0)
     axes.set_xlim(0, 1.35 * highest or 1.0)
@@ -130,14 +148,14 @@ def _repo_outcomes(tables: Tables) -> Figure:
     if not plot.rows:
         return figure
     image = axes.imshow(plot.values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    few = len(plot.columns) <= _LABELLED
     for row, texts in enumerate(plot.texts):
         for column, text in enumerate(texts):
-            light = plot.values[row][column] < 0.6
-            axes.text(
-                column, row, text, ha="center", va="center", color="white" if light else "black",
-                fontsize=8,
-            )  # fmt: skip
-    axes.set_xticks(range(len(plot.columns)), plot.columns, rotation=30, ha="right")
+            if few:
+                light = plot.values[row][column] < 0.6
+                _text(axes, (column, row), text, "white" if light else "black")
+    angle = {"rotation": 30, "ha": "right"} if few else {"rotation": 90}
+    axes.set_xticks(range(len(plot.columns)), plot.columns, **angle)
     axes.set_yticks(range(len(plot.rows)), plot.rows)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, label="pass rate")
@@ -161,7 +179,8 @@ def _timeline(tables: Tables) -> Figure:
     colours = [OUTCOME_COLOURS.get(ending, "#000000") for ending in endings]
     axes.add_collection(
         PolyCollection(
-            corners, facecolors=colours, edgecolors="white", linewidths=0.4,
+            corners, facecolors=colours, edgecolors="white",
+            linewidths=0.4 if len(corners) <= 600 else 0.0,  # else the edges hide the bars
             rasterized=len(corners) > _MANY,
         )
     )  # fmt: skip
@@ -171,9 +190,7 @@ def _timeline(tables: Tables) -> Figure:
     for _, lane in plot.experiments[1:]:
         axes.axhline(lane - 0.5, color="#DDDDDD", linewidth=0.8)
     known = [ending for ending in OUTCOME_COLOURS if ending in endings]
-    handles = [
-        Patch(color=OUTCOME_COLOURS[e], label=f"{e} (n={endings.count(e)})") for e in known
-    ]
+    handles = [Patch(color=OUTCOME_COLOURS[e], label=f"{e} (n={endings.count(e)})") for e in known]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -204,19 +221,48 @@ def _rows(axes: matplotlib.axes.Axes, labels: list[str]) -> None:
     axes.set_ylim(len(labels) - 0.4, -0.6)
 
 
-def _share(axis: matplotlib.axis.Axis, limit: Callable[[float, float], object], margin: float = 0.02) -> None:
+def _share(
+    axis: matplotlib.axis.Axis, limit: Callable[[float, float], object], margin: float = 0.02
+) -> None:
     limit(-margin, 1 + margin)
     axis.set_major_formatter(PercentFormatter(1.0))
     axis.grid(True, color="#DDDDDD", linewidth=0.6)
     axis.axes.set_axisbelow(True)
 
 
-def _mark(axes: matplotlib.axes.Axes, x: float, y: float, point: Point, along: str) -> None:
-    """Draw a point with its interval; nothing where it is not a number."""
-    if point.value != point.value:
+def _mark(
+    axes: matplotlib.axes.Axes,
+    at: Sequence[float],
+    points: Sequence[Point],
+    along: str,
+    linestyle: str = "none",
+    label: str = "",
+) -> None:
+    """Draw points of one colour with their intervals, which lie ``along`` an axis."""
+    known = [(place, p) for place, p in zip(at, points, strict=True) if p.value == p.value]
+    if not known:
         return
+    places, values = [place for place, _ in known], [p.value for _, p in known]
     # An interval that rounding left beside its value has no length on that side.
-    interval = [[max(point.value - point.low, 0.0)], [max(point.high - point.value, 0.0)]]
+    interval = [
+        [max(p.value - p.low, 0.0) for _, p in known],
+        [max(p.high - p.value, 0.0) for _, p in known],
+    ]
+    sideways = along == "x"
     axes.errorbar(
-        [x], [y], **{f"{along}err": interval}, fmt="o", color=point.colour, markersize=5, capsize=3
+        values if sideways else places,
+        places if sideways else values,
+        xerr=interval if sideways else None,
+        yerr=None if sideways else interval,
+        marker=points[0].marker,
+        linestyle=linestyle,
+        linewidth=1.2,
+        color=points[0].colour,
+        markersize=5,
+        capsize=2.5,
+        label=label or None,
     )
+
+
+def _text(axes: matplotlib.axes.Axes, at: tuple[float, float], text: str, colour: str) -> None:
+    axes.text(*at, text, ha="center", va="center", color=colour, fontsize=8, in_layout=False)

@@ -1,4 +1,4 @@
-"""What repeats of the same pairs tell: pass@1 with its error, and how steady an outcome is. Pure."""
+"""What repeats of the same pairs tell: pass@1 with its error, how steady an outcome is. Pure."""
 
 from __future__ import annotations
 
