@@ -47,7 +47,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "with ,tail:P:FACTOR for slow conversations",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the delays")
-    parser.add_argument("--faults", type=Path, help="JSON file of fault rules in force from the start")
+    parser.add_argument(
+        "--faults", type=Path, help="JSON file of fault rules in force from the start"
+    )
     return parser.parse_args(argv)
 
 

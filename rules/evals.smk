@@ -15,18 +15,18 @@ for setting in PLAN.settings:
             RESULTS.runs / f"{{model}}-{setting.name}{{repeat}}" / setting.mode / PAIR / layout.EVAL,
         log:
             f"logs/evals/{{model}}-{setting.name}{{repeat}}/{PAIR}.log",
+        priority: 100
+        threads: 0
+        resources:
+            eval_slots=1,
+            attempt=lambda wc, attempt: attempt,
         params:
             python=sys.executable,
             script=SCRIPTS / "eval.py",
             setting=setting.name,
             retries=retries,
-        threads: 0
-        priority: 100
-        resources:
-            eval_slots=1,
-            attempt=lambda wc, attempt: attempt,
         shell:
             "{params.python:q} {params.script:q}"
-            " --run-name {wildcards.model:q}-{params.setting:q}{wildcards.repeat} --repo {wildcards.repo:q}"
-            " --task {wildcards.task} --features {wildcards.a},{wildcards.b}"
+            " --run-name {wildcards.model:q}-{params.setting:q}{wildcards.repeat}"
+            " --repo {wildcards.repo:q} --task {wildcards.task} --features {wildcards.a},{wildcards.b}"
             " --try {resources.attempt} --retries {params.retries} --log {log:q}"

@@ -65,10 +65,18 @@ class AgentEnd:
 
 @dataclass(frozen=True)
 class CallsEnd:
-    """How the calls of one agent went: its last one, and the seconds it waited in vain."""
+    """How the calls of one agent went: its last one, and the seconds it waited in vain.
+
+    seconds: from its first call to the end of the attempt.
+    """
 
     last: str
     waited: float
+    seconds: float
+
+    @property
+    def mostly_waited(self) -> bool:
+        return self.waited > self.seconds / 2
 
 
 @dataclass(frozen=True)
@@ -109,8 +117,7 @@ def judge_run(evidence: Evidence) -> Verdict:
     if infra is not None:
         return infra
     if evidence.timed_out:
-        longest = max((calls.waited for calls in evidence.calls), default=0.0)
-        if longest > evidence.seconds / 2:
+        if any(calls.mostly_waited for calls in evidence.calls):
             return _infra(usage.API_TIMEOUT)
         return Verdict(FAIL, TIMEOUT)
     failed = any(agent.status == "Error" for agent in evidence.agents)
@@ -173,7 +180,7 @@ def judge_eval(
         caveats = []
         if str(merge.get("strategy") or "").startswith("solo-"):
             caveats.append(LEAD_ALONE)
-        if not all(tests_run(output) for output in outputs):
+        if not all(count_tests(output) for output in outputs):
             caveats.append(NO_TESTS_RUN)
         return Verdict(PASS, caveat=";".join(caveats))
     return Verdict(FAIL, reason or _why(document, merge, empty_patches, outputs))
@@ -193,7 +200,7 @@ def _why(
     if merge.get("status") == "conflicts":
         return MERGE_CONFLICT
     for output in outputs:
-        if not tests_run(output, failed=True):
+        if not count_tests(output, failed=True):
             if _NOTHING_LEFT.search(output):
                 return EMPTY_PATCH
             if _NOT_APPLIED.search(output):
@@ -215,7 +222,7 @@ _NOT_APPLIED = re.compile(
 )
 
 
-def tests_run(output: str, failed: bool = False) -> int:
+def count_tests(output: str, failed: bool = False) -> int:
     """Return how many tests passed (with ``failed``: passed or failed) by a runner's output.
 
     Knows the runners of the data set: pytest, jest and vitest, go test, cargo test. A Go
