@@ -7,7 +7,11 @@ for setting in PLAN.settings:
         input:
             # ancient: a copy of finished results may have its times in any order.
             result=ancient(
-                RESULTS.runs / f"{{model}}-{setting.name}{{repeat}}" / setting.mode / PAIR / layout.RESULT
+                RESULTS.runs
+                / f"{{model}}-{setting.name}{{repeat}}"
+                / setting.mode
+                / PAIR
+                / layout.RESULT
             ),
             # A grading that broke left a note, which is newer than its eval.json.
             broken=lambda wc, s=setting: BROKEN_EVALS.get(run_of(wc, s).dashed, []),

@@ -10,7 +10,11 @@ for rank, setting in enumerate(PLAN.settings, start=1):
                 [] if run_of(wc, s).folder(RESULTS).result.exists() else ancient(RESULTS.gate)
             ),
         output:
-            RESULTS.runs / f"{{model}}-{setting.name}{{repeat}}" / setting.mode / PAIR / layout.RESULT,
+            RESULTS.runs
+            / f"{{model}}-{setting.name}{{repeat}}"
+            / setting.mode
+            / PAIR
+            / layout.RESULT,
         log:
             f"logs/runs/{{model}}-{setting.name}{{repeat}}/{PAIR}.log",
         priority: 100 - 10 * rank

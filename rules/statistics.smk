@@ -1,9 +1,7 @@
 # What the tables say: comparisons, breakdowns, tables and plots for a paper. All from runs.csv.
 BREAKDOWNS = [RESULTS.table(f"{name}.csv") for name in layout.BREAKDOWNS]
 HEADLINES = [
-    RESULTS.table(f"{name}.{kind}")
-    for name in ("summary", "comparison")
-    for kind in ("tex", "md")
+    RESULTS.table(f"{name}.{kind}") for name in ("summary", "comparison") for kind in ("tex", "md")
 ]
 PLOTS = [RESULTS.plot(name, kind) for name in layout.PLOTS for kind in layout.PLOT_KINDS]
 STATISTICS = [RESULTS.comparison_csv, *BREAKDOWNS, *HEADLINES, *PLOTS]

@@ -3,6 +3,7 @@
 import sys
 
 import pandas as pd
+
 from cooperflow import atomic, command, config, headlines, plan
 
 

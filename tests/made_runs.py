@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
 from cooperflow import tables
 
 PAIRS = Path(__file__).parents[1] / "config" / "pairs"

@@ -26,6 +26,7 @@ _STYLE = {
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # names are names, whatever they hold
     "svg.fonttype": "none",
     "pdf.fonttype": 42,  # fonts that journals accept
     "svg.hashsalt": "cooperflow",  # the same tables give the same file
@@ -73,7 +74,7 @@ def _paired_outcomes(tables: Tables) -> Figure:
         )
         for bar, count in zip(bars, counts, strict=True):
             if count:
-                _text(axes, bar.get_center(), str(count), "black")
+                _text(axes, bar.get_center(), str(count), "white" if key == "both" else "black")
         left = [a + b for a, b in zip(left, shares, strict=True)]
     _rows(axes, [f"{label} (n={n})" for label, n in zip(plot.labels, totals, strict=True)])
     _share(axes.xaxis, axes.set_xlim, 0.0)
@@ -120,6 +121,7 @@ def _cost_success(tables: Tables) -> Figure:
     plot = plotdata.cost_success(tables)
     figure, axes = _figure(plot, 4.0)
     few = len(plot.points) <= _LABELLED
+    highest = max((at for at in plot.at if at == at), default=0.0)
     told: set[str] = set()
     for at, point in zip(plot.at, plot.points, strict=True):
         group = "" if few or point.group in told else point.group
@@ -129,7 +131,9 @@ def _cost_success(tables: Tables) -> Figure:
             axes.annotate(
                 f"{point.label} (n={point.n})",
                 (at, point.value),
-                xytext=(7, -10),
+                # To the side where there is room for it.
+                xytext=(-7 if at > 0.6 * highest else 7, -10),
+                ha="right" if at > 0.6 * highest else "left",
                 textcoords="offset points",
                 fontsize=8,
                 in_layout=False,
@@ -137,8 +141,7 @@ def _cost_success(tables: Tables) -> Figure:
     if not few:
         axes.legend(frameon=False)
     _share(axes.yaxis, axes.set_ylim)
-    highest = max((at for at in plot.at if at == at), default=0.0)
-    axes.set_xlim(0, 1.35 * highest or 1.0)
+    axes.set_xlim(0, 1.1 * highest or 1.0)
     return figure
 
 
@@ -185,7 +188,7 @@ def _timeline(tables: Tables) -> Figure:
         )
     )  # fmt: skip
     axes.set_xlim(0, max((bar.start + bar.length for bar in plot.bars), default=1.0))
-    axes.set_ylim(plot.lanes - 0.5, -0.5)
+    axes.set_ylim(max(plot.lanes, 1) - 0.5, -0.5)
     axes.set_yticks([lane for _, lane in plot.experiments], [name for name, _ in plot.experiments])
     for _, lane in plot.experiments[1:]:
         axes.axhline(lane - 0.5, color="#DDDDDD", linewidth=0.8)
@@ -209,7 +212,7 @@ DRAWINGS: Mapping[str, Callable[[Tables], Figure]] = {
 def _figure(plot: Plot, height: float) -> tuple[Figure, matplotlib.axes.Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(plot.title)
+    figure.suptitle(plot.title, fontsize=10)
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
     return figure, axes

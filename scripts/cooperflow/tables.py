@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import outcome, stats
+from cooperflow.errors import UserError, listed
 from cooperflow.plan import Run
 
 RUN_COLUMNS = (
@@ -152,9 +153,19 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def read_runs(path: Path) -> pd.DataFrame:
-    """Return runs.csv as it was written: texts stay texts, an empty one is not a missing one."""
+    """Return runs.csv as it was written: texts stay texts, an empty one is not a missing one.
+
+    Raises:
+        UserError: it was written by another version and lacks a column.
+    """
     text = dict.fromkeys(_TEXTS, str)
     runs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"cost_bound_usd": [""]})
+    missing = [column for column in RUN_COLUMNS if column not in runs]
+    if missing:
+        raise UserError(
+            f"{path}: was written by another version, {listed(missing)} is missing. Remove it and"
+            " start again: it is made anew from the runs, and nothing is run for it."
+        )
     for column in ("feature1_passed", "feature2_passed"):
         runs[column] = runs[column].map({"True": True, "False": False})
     return runs
