@@ -9,6 +9,7 @@ include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
+include: "rules/statistics.smk"
 
 
 onstart:
@@ -26,5 +27,6 @@ rule all:
     input:
         RESULTS.summary_csv,
         RESULTS.runs_csv,
+        STATISTICS,
         [run.folder(RESULTS).result for run in PLAN.runs],
         [run.folder(RESULTS).eval for run in PLAN.runs],
