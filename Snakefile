@@ -9,6 +9,7 @@ include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
+include: "rules/oracle.smk"
 
 
 onstart:
@@ -19,6 +20,7 @@ localrules:
     all,
     images,
     images_verified,
+    oracle,
     table,
 
 

@@ -40,7 +40,7 @@ def begin_start(dag):
     names = {str(job.rule) for job in to_do}
     wanted = {str(file) for job in to_do for file in job.output}
     runs = [run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted]
-    evals = sum(str(job.rule).startswith("eval_") for job in to_do)
+    evals = sum(str(job.rule).startswith(("eval_", "oracle_pair")) for job in to_do)
     try:
         print(
             start.begin(

@@ -90,6 +90,14 @@ class Images(_Table):
     )
 
 
+class Oracle(_Table):
+    """The grading of the gold patches."""
+
+    repeats: int = Field(
+        1, ge=1, le=50, description="how often each is graded; 2 or more show flaky tests"
+    )
+
+
 class Config(_Table):
     """All keys of config/config.yaml."""
 
@@ -101,6 +109,7 @@ class Config(_Table):
     limits: Limits = Limits()
     redis: Redis = Redis()
     images: Images = Images()
+    oracle: Oracle = Oracle()
     backend: Literal["docker"] = "docker"
     accept: Annotated[
         list[str], Field(description="run names whose changed fingerprint is accepted")

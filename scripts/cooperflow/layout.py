@@ -85,6 +85,22 @@ class Results:
         return self.root / "summary.csv"
 
     @property
+    def oracle_csv(self) -> Path:
+        return self.root / "oracle.csv"
+
+    @property
+    def oracle_note(self) -> Path:
+        """Newer than the tables when the oracle has said something new."""
+        return self.state / "oracle"
+
+    def oracle(self, pair: Pair) -> Path:
+        """What the gold patches of a pair came to: one document per repetition."""
+        return self.root / "oracle" / pair.folder
+
+    def oracle_repeat(self, pair: Pair, number: int) -> Path:
+        return self.oracle(pair) / f"repeat-{number}.json"
+
+    @property
     def state(self) -> Path:
         """What the workflow itself keeps: its id, its lock, claims, notes of broken evals."""
         return self.root / ".state"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cooperflow import containers, dataset, experiment, guard, halt, preflight
+from cooperflow import containers, dataset, experiment, guard, halt, oracle_job, preflight
 from cooperflow.containers import EngineError
 from cooperflow.plan import Plan, Run
 from cooperflow.preflight import Work
@@ -49,6 +49,8 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
         done = len(plan.pairs) - to_do
         lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
     lines.append(f"{'gradings':<28}{work.evals:>7}")
+    if work.runs:
+        lines.append(f"oracle: {oracle_job.summary(plan)}")
     if swept:
         lines.append(f"Removed {swept} containers that a dead start had left.")
     failed = infra_errors(plan, work.runs)
