@@ -21,7 +21,6 @@ localrules:
     images,
     images_verified,
     oracle,
-    table,
 
 
 rule all:

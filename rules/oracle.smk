@@ -1,4 +1,11 @@
 # The gold patches of each pair, graded as a run's patches are: no model, no cost.
+ORACLE = [
+    RESULTS.oracle_repeat(pair, number)
+    for pair in PLAN.pairs
+    for number in range(1, PLAN.config.oracle.repeats + 1)
+]
+
+
 rule oracle_pair:
     input:
         image=lambda wc: ancient(RESULTS.sentinel(layout.image_name(wc.repo, int(wc.task)))),
@@ -22,29 +29,28 @@ rule oracle_pair:
         script=SCRIPTS / "oracle.py",
         retries=retries,
     shell:
-        "{params.python:q} {params.script:q} --repo {wildcards.repo:q} --task {wildcards.task}"
-        " --features {wildcards.a},{wildcards.b} --repeat {wildcards.repeat}"
+        "{params.python:q} {params.script:q} --run-name repeat-{wildcards.repeat}"
+        " --repo {wildcards.repo:q} --task {wildcards.task}"
+        " --features {wildcards.a},{wildcards.b}"
         " --try {resources.attempt} --retries {params.retries} --log {log:q}"
 
 
 rule oracle_table:
     input:
-        [
-            RESULTS.oracle_repeat(pair, number)
-            for pair in PLAN.pairs
-            for number in range(1, PLAN.config.oracle.repeats + 1)
-        ],
+        ORACLE,
     output:
         RESULTS.oracle_csv,
     log:
         "logs/oracle.log",
     params:
         python=sys.executable,
-        script=SCRIPTS / "oracle.py",
+        script=SCRIPTS / "oracle_table.py",
     shell:
-        "{params.python:q} {params.script:q} --table --log {log:q}"
+        "{params.python:q} {params.script:q} --log {log:q}"
 
 
 rule oracle:
+    # The documents too: one that is missing below a table that is there would not be missed.
     input:
+        ORACLE,
         RESULTS.oracle_csv,

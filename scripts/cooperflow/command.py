@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cooperflow import config as configuration
 from cooperflow import plan as planning
 from cooperflow import processes
 from cooperflow.containers import EngineError
 from cooperflow.errors import UserError
-from cooperflow.plan import Plan, Run
+from cooperflow.plan import Plan
 from cooperflow.run_job import Try
 
 
@@ -21,13 +23,12 @@ class _Both:
 
     def __init__(self, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._streams = (sys.__stdout__, log.open("a", encoding="utf-8", errors="replace"))
+        self._streams = (sys.stdout, log.open("a", encoding="utf-8", errors="replace"))
 
     def write(self, text: str) -> int:
         for stream in self._streams:
-            if stream is not None:
-                stream.write(text)
-                stream.flush()
+            stream.write(text)
+            stream.flush()
         return len(text)
 
     def flush(self) -> None:
@@ -41,7 +42,7 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def job_parser(text: str | None) -> argparse.ArgumentParser:
+def job_parser(text: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments of a script that works at one run."""
     made = parser(text)
     made.add_argument("--run-name", required=True)
@@ -56,7 +57,7 @@ def job_parser(text: str | None) -> argparse.ArgumentParser:
 def perform(work: Callable[[], int], log: Path | None = None) -> int:
     """Do a script's work; tell a user's error in its own words. Return the exit code."""
     if log is not None:
-        sys.stdout = _Both(log)  # type: ignore[assignment]
+        sys.stdout = _Both(log)
     try:
         return work()
     except (UserError, EngineError) as error:
@@ -64,16 +65,18 @@ def perform(work: Callable[[], int], log: Path | None = None) -> int:
         return 1
 
 
-def job(work: Callable[[Plan, Run, Try], int], text: str | None) -> int:
-    """Do a job of one run that Snakemake started; return the exit code."""
-    arguments = job_parser(text).parse_args()
+def perform_named(name: str, arguments: Sequence[str]) -> int:
+    """Do the job that a rule's script names (`run`, `eval`, `oracle`); return the exit code."""
+    module = importlib.import_module(f"cooperflow.{name}_job")
+    work: Callable[[Plan, Any, Try], int] = module.perform
+    find: Callable[..., Any] = getattr(module, "find", Plan.run)
+    given = job_parser(name).parse_args(arguments)
     processes.interrupt_on_signals()
 
     def found() -> int:
         plan = planning.make(configuration.from_environment())
-        features = tuple(int(f) for f in arguments.features.split(","))
-        run = plan.run(arguments.run_name, arguments.repo, arguments.task, features)
-        last = arguments.number > arguments.retries
-        return work(plan, run, Try(arguments.number, last))
+        features = tuple(int(f) for f in given.features.split(","))
+        run = find(plan, given.run_name, given.repo, given.task, features)
+        return work(plan, run, Try(given.number, given.number > given.retries))
 
-    return perform(found, arguments.log)
+    return perform(found, given.log)

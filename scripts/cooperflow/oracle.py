@@ -99,7 +99,7 @@ def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
     first, second = (bool(f.get("passed")) for f in features)
     return Probe(
         passed=(first, second),
-        tests_passed=(outcome.tests_run(outputs[0]), outcome.tests_run(outputs[1])),
+        tests_passed=(outcome.count_tests(outputs[0]), outcome.count_tests(outputs[1])),
         merge_status=str(merge.get("status") or ""),
         merge_strategy=str(merge.get("strategy") or ""),
         applied=verdict.reason != outcome.PATCH_NOT_APPLIED,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, dataset, grading, oracle, processes
+from cooperflow.errors import UserError
 from cooperflow.layout import Pair
 from cooperflow.oracle import Probe
 from cooperflow.plan import Plan
@@ -18,8 +20,30 @@ from cooperflow.run_job import CLAIM_SECONDS, DONE, INTERRUPTED, TRY_AGAIN, Try
 SCHEMA = 1
 
 
-def perform(plan: Plan, pair: Pair, number: int, this: Try) -> int:
-    """Grade the gold patches of ``pair`` for the ``number``th time; return the job's exit code."""
+@dataclass(frozen=True)
+class Repetition:
+    """One of several times that the gold patches of a pair are graded."""
+
+    pair: Pair
+    number: int
+
+
+def find(plan: Plan, name: str, repo: str, task_id: int, features: tuple[int, ...]) -> Repetition:
+    """Return the repetition that a job's arguments name; ``name`` is repeat-1, repeat-2, ...
+
+    Raises:
+        UserError: the config has no such pair.
+    """
+    wanted = (repo, task_id, tuple(sorted(features)))
+    for pair in plan.pairs:
+        if (pair.repo, pair.task_id, pair.sorted_features) == wanted:
+            return Repetition(pair, int(name.rpartition("-")[2]))
+    raise UserError(f"The config has no pair {repo}/{task_id} {features}.")
+
+
+def perform(plan: Plan, this_one: Repetition, this: Try) -> int:
+    """Grade the gold patches of a pair once more; return the job's exit code."""
+    pair, number = this_one.pair, this_one.number
     key = f"oracle/{pair.folder}/{number}"
     try:
         with processes.claim(plan.results.claims, key, CLAIM_SECONDS):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cooperflow import config, layout, plan
 from cooperflow.plan import Plan
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
 from cooperflow import child, oracle, oracle_job
 from cooperflow.layout import REPOSITORY, Pair
 from cooperflow.oracle import Probe
+from cooperflow.oracle_job import Repetition
 from cooperflow.run_job import Try
 
 PAIR = Pair("demo_textkit_task", 2, (1, 2))
@@ -155,7 +157,7 @@ def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) ->
     plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
     _break(dataset / PAIR.repo / "task2" / "feature1" / "feature.patch")
     child.preload()
-    assert oracle_job.perform(plan, PAIR, 1, Try(1, last=True)) == 0
+    assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
     (row,) = oracle_job.rows(plan)
     assert (row["status"], row["reason"]) == ("failed", "coop_gold_failed")
     assert row["solo_passed"] is True  # combined.patch is whole
@@ -186,7 +188,7 @@ def test_a_flaky_test_is_found_by_repeating(make_plan: Any, dataset: Path) -> No
     tests.write_text(tests.read_text() + FLAKY)
     child.preload()
     for number in range(1, 13):  # a coin: not found with chance 2^-22
-        assert oracle_job.perform(plan, PAIR, number, Try(1, last=True)) == 0
+        assert oracle_job.perform(plan, Repetition(PAIR, number), Try(1, last=True)) == 0
         (row,) = oracle_job.rows(plan)
         if row["status"] == "flaky":
             break
