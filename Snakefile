@@ -5,6 +5,7 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/dataset.smk"
 include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
@@ -18,6 +19,7 @@ onstart:
 
 localrules:
     all,
+    dataset,
     images,
     images_verified,
     oracle,

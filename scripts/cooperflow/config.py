@@ -28,11 +28,27 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Sample(_Table):
+    """A choice of pairs by a seed: the same everywhere; a larger n keeps those of a smaller."""
+
+    n: int = Field(gt=0, description="how many pairs")
+    seed: int = Field(0, description="another seed, other pairs")
+
+
 class Dataset(_Table):
     """Where the benchmark's data set lies and which pairs of it are run."""
 
     dir: str = Field("dataset", description="CooperBench's data set")
     subset: str = Field("lite", description="a data set's subset, a shipped table, or a path")
+    repos: list[str] = Field(default_factory=list, description="only these repos; empty: all")
+    tasks: list[int | str] = Field(
+        default_factory=list, description="only these tasks: a number, or repo/number; empty: all"
+    )
+    pairs: list[str] = Field(
+        default_factory=list, description="only these pairs: repo/number/a,b; empty: all"
+    )
+    first: int | None = Field(None, gt=0, description="only the first so many pairs")
+    sample: Sample | None = Field(None, description="only so many pairs, chosen by a seed")
 
 
 class Model(_Table):
@@ -228,6 +244,8 @@ def _problems(config: Config) -> Iterator[str]:
         if model is not None:
             yield from _model_problems(name, model)
     yield from _agent_problems(config.agent)
+    if config.dataset.first is not None and config.dataset.sample is not None:
+        yield "dataset.first, dataset.sample: only one of them can choose. Take the other out."
     if config.redis.url is not None and not re.match(r"(redis|rediss|unix)://", config.redis.url):
         yield f"redis.url: {config.redis.url!r} is no URL. Allowed: redis://, rediss://, unix://."
     if not config.results.strip():

@@ -85,6 +85,11 @@ class Results:
         return self.root / "summary.csv"
 
     @property
+    def dataset_json(self) -> Path:
+        """Says that the data set is whole for the pairs asked for, and what it contains."""
+        return self.root / "dataset.json"
+
+    @property
     def oracle_csv(self) -> Path:
         return self.root / "oracle.csv"
 

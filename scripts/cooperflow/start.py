@@ -42,7 +42,7 @@ def _sweep(plan: Plan) -> int:
 
 
 def _told(plan: Plan, work: Work, swept: int) -> str:
-    lines = [f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
+    lines = [f"pairs: {plan.choice}", f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
     for one in plan.experiments:
         to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
         label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
