@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from replay_client import BASH, DATASET, DEMO, RECORDINGS, Server, first_messages, play, server
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
