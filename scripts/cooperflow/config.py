@@ -100,9 +100,28 @@ class Images(_Table):
 
     pull: bool = Field(True, description="pull an image that is not there")
     build: bool = Field(False, description="build it where the data set brings a Dockerfile")
-    archive: str | None = Field(None, description="load it from {archive}/{image}.tar")
+    archive: str | None = Field(
+        None, description="a folder with one {image}.tar each, to load from and to write to"
+    )
     free_gb: float = Field(
-        20, ge=0, description="room Docker's storage must have before an image is fetched, GB"
+        20, ge=0, description="room Docker's storage must keep beside the images, GB"
+    )
+    registry: str | None = Field(
+        None, description="pull from this registry (host, host:port); null: Docker Hub"
+    )
+    lock: str = Field("config/images.lock.csv", description="which content each image name has")
+    moved: Literal["error", "pinned", "accept"] = Field(
+        "error", description="when a tag is not what the lock pins: stop, keep the pinned, pin anew"
+    )
+    tries: int = Field(5, gt=0, description="how often a pull that breaks off is tried")
+    pause_seconds: float = Field(5, ge=0, description="before the second try; it doubles, seconds")
+    unpacked: float = Field(
+        3.0,
+        ge=1,
+        description="bytes on disk for each byte of a packed layer, as far as one can say",
+    )
+    rolling: bool = Field(
+        False, description="fetch a task's image when there is room, remove it after its last use"
     )
 
 
@@ -248,6 +267,13 @@ def _problems(config: Config) -> Iterator[str]:
         yield "dataset.first, dataset.sample: only one of them can choose. Take the other out."
     if config.redis.url is not None and not re.match(r"(redis|rediss|unix)://", config.redis.url):
         yield f"redis.url: {config.redis.url!r} is no URL. Allowed: redis://, rediss://, unix://."
+    if config.images.registry is not None and not re.fullmatch(
+        r"[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9._/-]+)?", config.images.registry
+    ):
+        yield (
+            f"images.registry: {config.images.registry!r} is no registry. Write its host, with a "
+            "port or a path if need be, such as mirror.example.org:5000; no https://."
+        )
     if not config.results.strip():
         yield "results: is empty. Write the folder that everything is written to."
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cooperflow import atomic, grading, outcome, processes
+from cooperflow import atomic, grading, outcome, processes, rolling
 from cooperflow.layout import RunFolder
 from cooperflow.outcome import Verdict
 from cooperflow.plan import Plan, Run
@@ -20,7 +20,9 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     folder = run.folder(plan.results)
     try:
         with processes.claim(plan.results.claims, f"eval {run.key}", CLAIM_SECONDS):
-            return _grade(plan, run, folder, this)
+            code = _grade(plan, run, folder, this)
+        rolling.release(plan, run.pair.image)
+        return code
     except Interrupted as why:
         print(f"{run.key}: grading ended: {why}")
         return INTERRUPTED

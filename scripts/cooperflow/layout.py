@@ -143,6 +143,19 @@ class Results:
     def sentinel(self, image: str) -> Path:
         return self.root / "images" / f"{image_key(image)}.json"
 
+    def manifest(self, image: str) -> Path:
+        """What a registry told of an image: its digest, layers and their sizes."""
+        return self.state / "manifests" / f"{image_key(image)}.json"
+
+    def fetched(self, image: str) -> Path:
+        """Says that this workflow brought the image here, and may remove it."""
+        return self.state / "fetched" / f"{image_key(image)}.json"
+
+    @property
+    def wanted(self) -> Path:
+        """In rolling mode: which files of this start each image is still needed for."""
+        return self.state / "rolling.json"
+
     def experiment(self, name: str) -> Path:
         return self.runs / name / "experiment.json"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, dataset, grading, oracle, processes
+from cooperflow import atomic, dataset, grading, oracle, processes, rolling
 from cooperflow.errors import UserError
 from cooperflow.layout import Pair
 from cooperflow.oracle import Probe
@@ -47,7 +47,9 @@ def perform(plan: Plan, this_one: Repetition, this: Try) -> int:
     key = f"oracle/{pair.folder}/{number}"
     try:
         with processes.claim(plan.results.claims, key, CLAIM_SECONDS):
-            return _repetition(plan, pair, number, key, this)
+            code = _repetition(plan, pair, number, key, this)
+        rolling.release(plan, pair.image)
+        return code
     except Interrupted as why:
         print(f"{key}: ended: {why}")
         return INTERRUPTED

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cooperflow import containers, dataset, experiment, guard, halt, oracle_job, preflight
+from cooperflow import containers, dataset, experiment, guard, halt, oracle_job, preflight, rolling
 from cooperflow.containers import EngineError
 from cooperflow.plan import Plan, Run
 from cooperflow.preflight import Work
@@ -21,6 +21,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     guard.hold(plan.results, clone)
     docker_version = preflight.check(plan, work)
     halt.lift(plan.results)
+    rolling.plan_use(plan, work.uses)
     swept = _sweep(plan) if work.needs_engine else 0
     root = Path(plan.config.dataset.dir)
     if work.runs:
