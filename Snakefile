@@ -5,11 +5,13 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/dataset.smk"
 include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
 include: "rules/statistics.smk"
+include: "rules/oracle.smk"
 
 
 onstart:
@@ -18,8 +20,10 @@ onstart:
 
 localrules:
     all,
+    dataset,
     images,
     images_verified,
+    oracle,
 
 
 rule all:
