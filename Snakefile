@@ -9,6 +9,7 @@ include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
+include: "rules/report.smk"
 
 
 onstart:
@@ -27,5 +28,6 @@ rule all:
     input:
         RESULTS.summary_csv,
         RESULTS.runs_csv,
+        rules.report.output,
         [run.folder(RESULTS).result for run in PLAN.runs],
         [run.folder(RESULTS).eval for run in PLAN.runs],
