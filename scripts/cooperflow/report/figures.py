@@ -151,7 +151,7 @@ def paired(runs: pd.DataFrame) -> Figure | None:
         traces,
         {
             "barmode": "stack",
-            "xaxis": {"title": {"text": "pairs"}, "rangemode": "tozero"},
+            "xaxis": _whole("pairs", max(map(sum, zip(*parts.values(), strict=True)))),
             "yaxis": {"autorange": "reversed", "automargin": True},
             "height": 150 + 52 * len(labels),
         },
@@ -320,7 +320,7 @@ def reasons(runs: pd.DataFrame) -> Figure | None:
         traces,
         {
             "barmode": "stack",
-            "xaxis": {"title": {"text": "runs"}, "rangemode": "tozero"},
+            "xaxis": _whole("runs", int(table.sum(axis=1).max())),
             "yaxis": {"autorange": "reversed", "automargin": True},
             "height": 150 + 34 * len(table),
         },
@@ -383,6 +383,12 @@ def _lanes(times: Mapping[str, tuple[float, float]]) -> dict[str, int]:
 
 def _stamp(moment: float) -> str:
     return str(pd.Timestamp(moment, unit="s").strftime("%Y-%m-%d %H:%M:%S"))
+
+
+def _whole(title: str, most: int) -> dict[str, Any]:
+    """Return an axis that counts: no ticks between whole numbers."""
+    axis: dict[str, Any] = {"title": {"text": title}, "rangemode": "tozero"}
+    return {**axis, "dtick": 1} if most <= 8 else axis
 
 
 def _colours(number: int) -> list[str]:
