@@ -4,7 +4,9 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup engine demo test lint format lock doctor clean-env
+CONFIG ?=
+CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
+.PHONY: help setup engine demo retry-infra table test lint format lock doctor clean-env
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
@@ -22,12 +24,17 @@ engine: ## See to a Docker engine that answers and to the demo's base image
 demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
 	@$(BIN)/python scripts/demo.py
 
+retry-infra: setup ## List the runs that ended as infra_error and put them back (CONFIG=file)
+	@$(BIN)/python scripts/retry_infra.py $(CONFIGFILE)
+
+table: setup ## Tabulate what is there of a half-finished experiment (CONFIG=file)
+	@$(BIN)/python scripts/table.py $(CONFIGFILE)
+
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/snakemake --lint
 
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(BIN)/pytest

@@ -20,7 +20,6 @@ localrules:
     all,
     images,
     images_verified,
-    table,
 
 
 rule all:

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
-
 from replay.delays import Delay
 from replay.faults import Faults
 from replay.ledger import Ledger
@@ -47,7 +46,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "with ,tail:P:FACTOR for slow conversations",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the delays")
-    parser.add_argument("--faults", type=Path, help="JSON file of fault rules in force from the start")
+    parser.add_argument(
+        "--faults", type=Path, help="JSON file of fault rules in force from the start"
+    )
     return parser.parse_args(argv)
 
 

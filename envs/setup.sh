@@ -17,8 +17,9 @@ readonly LOG=logs/setup.log
 readonly LOCK=envs/requirements.txt
 readonly STAMP=.venv/cooperflow-lock.sha256
 readonly IMAGE=cooperflow/demo-base:bookworm
-readonly DOCKERD_LOG=/var/log/cooperflow-dockerd.log
+DOCKERD_LOG=/var/log/cooperflow-dockerd.log
 step=setup
+hint=
 
 # --- saying and running ---------------------------------------------------------------------
 
@@ -44,7 +45,7 @@ run() {
     # 9 is the lock of this script: a daemon started below must not keep it.
     if ! "$@" >>"$LOG" 2>&1 </dev/null 9>&-; then
         log_tail <(tail -n "+$((start + 1))" "$LOG")
-        fail "$what failed (above: its last lines; all of it: $LOG)" "${hint:-}"
+        fail "$what failed (above: its last lines; all of it: $LOG)" "$hint"
     fi
 }
 
@@ -54,7 +55,7 @@ took() { printf '%s s' "$((SECONDS - ${1:-0}))"; }
 
 # One start at a time; the log and the tools belong to the owner of the checkout.
 prepare() {
-    mkdir -p logs .tools 2>/dev/null && { : >>"$LOG"; } 2>/dev/null && { : >>.tools/lock; } 2>/dev/null ||
+    { mkdir -p logs .tools && touch "$LOG" .tools/lock && [ -w "$LOG" ] && [ -w .tools/lock ]; } 2>/dev/null ||
         fail "this checkout is not writable for $(id -un)" "Give it to that user, or call this as its owner."
     ! is_root || chown --reference=. logs .tools "$LOG" .tools/lock
     exec 9>>.tools/lock
@@ -66,6 +67,20 @@ prepare() {
 
 is_debian() { have apt-get && grep -qsE '^(ID|ID_LIKE)=.*(debian|ubuntu)' /etc/os-release; }
 
+# An installation that was killed half-way stops every later one until it is finished; its
+# dpkg may even live on for a while.
+finish_dpkg() {
+    local tries
+    for tries in {1..60}; do
+        [ -n "$(ls -A /var/lib/dpkg/updates)" ] || return 0
+        ! DEBIAN_FRONTEND=noninteractive dpkg --configure -a || return 0
+        tail -n 5 "$LOG" | grep -q 'locked by another process' || return 1
+        echo "waiting for another dpkg ($tries)"
+        sleep 2
+    done
+    return 1
+}
+
 # apt_install WHY PACKAGE...: installs them, or says who has to.
 apt_updated=no
 apt_install() {
@@ -74,9 +89,10 @@ apt_install() {
     is_debian || fail "$why" "Install it with your system's package manager (Debian calls it: $*)," \
         "then call this again."
     is_root || fail "$why" "Run:  sudo apt-get install -y $*" "then call this again."
-    local hint="Are the package sources right and in reach? Then call this again."
-    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=120)
+    local hint="Are the package sources right and in reach, and is no other installation at work? Then call this again."
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
     if [ "$apt_updated" = no ]; then
+        run "finishing an earlier installation" finish_dpkg
         run "apt-get update" "${apt[@]}" update
         apt_updated=yes
     fi
@@ -170,8 +186,162 @@ step_lock() {
 
 # --- engine, base image, doctor -------------------------------------------------------------
 
-step_engine() { docker version >/dev/null 2>&1 || fail "no Docker engine answers"; say "there"; }
-step_base_image() { demo/base-image.sh >>"$LOG" 2>&1 || fail "demo/base-image.sh failed, see $LOG"; say "there"; }
+# Sets $docker_says: the engine's version, or why there is none. (`docker info` may end well
+# without an engine, `docker version` does not.)
+docker_says="no Docker client"
+engine_answers() {
+    local status=0
+    docker_says=$(timeout 20 docker version --format '{{.Server.Version}}' 2>&1 | grep . | tail -n 1) || status=$?
+    [ $status != 124 ] || docker_says="no answer within 20 s"
+    return $status
+}
+
+# Where the client looks for the engine, when it is told to look elsewhere than usual.
+engine_elsewhere() {
+    local context
+    if [ -n "${DOCKER_HOST:-}" ]; then
+        printf 'DOCKER_HOST=%s' "$DOCKER_HOST"
+    elif context=$(docker context inspect --format '{{.Name}}' 2>/dev/null) && [ "$context" != default ]; then
+        printf 'the Docker context "%s"' "$context"
+    else
+        return 1
+    fi
+}
+
+# Says why the engine cannot be used, if that is for the user to change.
+engine_out_of_reach() {
+    local elsewhere
+    if elsewhere=$(engine_elsewhere); then
+        fail "no Docker engine answers at $elsewhere" "$docker_says" \
+            "Start that one, or use this machine's own:  unset DOCKER_HOST; docker context use default"
+    elif [[ $docker_says == *"permission denied"* ]]; then
+        fail "a Docker engine runs here, but $(id -un) may not use it" \
+            "Run:  sudo usermod -aG docker $(id -un)" "then log in again (or call: newgrp docker)."
+    elif [[ $docker_says == "no answer"* ]]; then
+        fail "the Docker engine hangs: $docker_says" "Restart it (systemctl restart docker), then call this again."
+    elif ! is_root; then
+        fail "the Docker engine is not running" "Run:  sudo $PWD/envs/setup.sh engine" "then call this again."
+    fi
+}
+
+# Starts the engine and waits until it answers.
+start_engine() {
+    local pid='' ended='' deadline=$((SECONDS + 60))
+    if [ -d /run/systemd/system ]; then
+        DOCKERD_LOG=$LOG
+        local hint="See:  journalctl -u docker -n 50"
+        run "starting Docker with systemd" systemctl start docker
+    elif ! kill -0 "$(cat /var/run/docker.pid 2>/dev/null)" 2>/dev/null; then  # else: just starting
+        printf '\n[%s] started by envs/setup.sh\n' "$(date '+%F %T')" >>"$DOCKERD_LOG"
+        setsid dockerd >>"$DOCKERD_LOG" 2>&1 </dev/null 9>&- &
+        pid=$!
+    fi
+    until engine_answers; do
+        if [ -n "$pid" ] && ! kill -0 "$pid" 2>/dev/null; then
+            ended="dockerd ended while it started"
+        elif [ "$SECONDS" -ge "$deadline" ]; then
+            ended="the Docker engine does not answer after 60 s ($docker_says)"
+            [ -z "$pid" ] || kill "$pid"
+        fi
+        if [ -n "$ended" ]; then
+            log_tail <(grep -v level=info "$DOCKERD_LOG") 5
+            [ ! -e /.dockerenv ] || hint="A container needs --privileged and a volume at /var/lib/docker to run an engine of \
+its own; or hand in the host's: -v /var/run/docker.sock:/var/run/docker.sock"
+            fail "$ended (above: the last lines of $DOCKERD_LOG)" "$hint" "Then call this again."
+        fi
+        sleep 0.5
+    done
+}
+
+step_engine() {
+    local start=$SECONDS what="answers"
+    if ! have docker; then
+        apt_install "no Docker is installed here" docker.io
+        # From Debian 13 on, the client is a package of its own.
+        have docker || apt_install "the Docker client is missing" docker-cli
+        what="was installed"
+    fi
+    if ! engine_answers; then
+        engine_out_of_reach
+        ! is_debian || run "finishing an earlier installation" finish_dpkg
+        have dockerd || apt_install "there is a Docker client here, but no engine" docker.io
+        # The package may have started it.
+        engine_answers || start_engine
+        what="was started"
+    fi
+    say "Docker $docker_says $what ($(took "$start"))"
+}
+
+step_base_image() {
+    local start=$SECONDS
+    if docker image inspect "$IMAGE" >/dev/null 2>&1; then
+        say "$IMAGE is there"
+        return
+    fi
+    have mmdebstrap || apt_install "making $IMAGE needs mmdebstrap" mmdebstrap debian-archive-keyring
+    is_root || fail "making $IMAGE needs root" "Run:  sudo $PWD/envs/setup.sh base-image" "then call this again."
+    local hint="Are the Debian package sources in reach? Then call this again."
+    run "making $IMAGE" demo/base-image.sh
+    say "$IMAGE was made ($(took "$start"))"
+}
+
+# --- doctor ---------------------------------------------------------------------------------
+
+row() { printf '  %-16s %s\n' "$1" "$2"; }
+
+# version COMMAND...: the first line of what it prints, or a dash.
+version() { { timeout 20 "$@" 2>/dev/null || echo "- (missing)"; } | head -n 1; }
+
+step_doctor() {
+    local uv=uv root python package elsewhere
+    uv pip --help >/dev/null 2>&1 || uv=.tools/uv/bin/uv
+    echo "Machine"
+    row system "$(sed -n 's/^PRETTY_NAME="\?\([^"]*\).*/\1/p' /etc/os-release), Linux $(uname -r) $(uname -m)"
+    row cores "$(nproc)"
+    row memory "$(awk '/^MemTotal|^MemAvailable/ {printf "%s%.1f GB", s, $2 / 1e6; s = ", available "}' /proc/meminfo)"
+    row cgroup "$(case $(stat -fc %T /sys/fs/cgroup 2>/dev/null) in cgroup2fs) echo v2 ;; tmpfs) echo v1 ;; *) echo "- (not mounted)" ;; esac)"
+    row "free disk here" "$(free_disk .)"
+    row git "$(version git --version)"
+    row make "$(version make --version)"
+    row mmdebstrap "$(version mmdebstrap --version)"
+    echo "Python"
+    row python "$(python=$(find_python) && echo "$("$python" --version) ($python)" || echo "- (3.11 or newer is needed)")"
+    row uv "$(version "$uv" --version)"
+    if [ "$(cat "$STAMP" 2>/dev/null)" = "$(sha256sum <"$LOCK")" ]; then
+        row .venv "$(version .venv/bin/python --version), as locked"
+    elif [ -e .venv ]; then
+        row .venv "not as locked: call make setup"
+    else
+        row .venv "- (missing: call make setup)"
+    fi
+    for package in snakemake cooperbench litellm docker; do
+        row "$package" "$(package_version "$package")"
+    done
+    row redis-server "$(version .venv/bin/redis-server --version | sed 's/ sha=.*//')"
+    echo "Docker"
+    row client "$(version docker --version)"
+    if have docker && engine_answers; then
+        row engine "$docker_says"
+        row storage "$(docker info --format '{{.Driver}}, cgroup {{.CgroupVersion}} ({{.CgroupDriver}})')"
+        root=$(docker info --format '{{.DockerRootDir}}')
+        row "free disk there" "$(free_disk "$root") ($root)"
+        row containers "$(docker info --format '{{.Containers}}, running {{.ContainersRunning}}')"
+        row "base image" "$(docker image inspect --format '{{slice .Id 7 19}}' "$IMAGE" 2>/dev/null || echo "- (call make engine)")"
+    else
+        row engine "- ($docker_says)"
+        elsewhere=$(engine_elsewhere) && row "looked at" "$elsewhere"
+        row "what to do" "call make engine"
+    fi
+}
+
+free_disk() { df -h --output=avail "$1" 2>/dev/null | tail -n 1 | tr -d ' ' | grep . || echo "- (not on this machine)"; }
+
+package_version() {
+    local info
+    info=$(echo .venv/lib/python*/site-packages/"$1"-[0-9]*.dist-info)
+    info=${info##*/"$1"-}
+    case "$info" in *\**) echo "- (missing)" ;; *) echo "${info%.dist-info}" ;; esac
+}
 
 # --- which step -----------------------------------------------------------------------------
 
@@ -184,6 +354,7 @@ case "$command" in
     engine) prepare; step=engine; step_engine ;;
     base-image) prepare; step=base-image; step_base_image ;;
     all) prepare; for step in python engine base-image; do "step_${step//-/_}"; done ;;
+    doctor) step=doctor; step_doctor ;;
     lock) prepare; step=lock; step_lock "$@" ;;
     -h | --help | help) usage ;;
     *) usage >&2; exit 2 ;;

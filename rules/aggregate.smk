@@ -1,4 +1,4 @@
-# The tables.
+# The tables: one row per run, one per experiment.
 rule aggregate:
     input:
         [run.folder(RESULTS).eval for run in PLAN.runs],
@@ -13,11 +13,3 @@ rule aggregate:
     shell:
         "{params.python:q} {params.script:q} --log {log:q}"
 
-
-rule table:
-    # Only what is there: runs nothing, pays nothing.
-    params:
-        python=sys.executable,
-        script=SCRIPTS / "aggregate.py",
-    shell:
-        "{params.python:q} {params.script:q} --partial"

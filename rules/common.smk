@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from cooperflow import client
 from cooperflow import config as configuration
 from cooperflow import layout
 from cooperflow import plan as planning
@@ -27,9 +28,10 @@ except UserError as error:
 
 RESULTS = PLAN.results
 
-# Jobs inherit both: the config as it stands, and whom they belong to.
+# Jobs inherit these: the config as it stands, whom they belong to, and how they start.
 os.environ[configuration.ENVIRONMENT] = PLAN.config.model_dump_json()
 os.environ[processes.OWNER] = str(processes.this_process())
+os.environ[client.SWITCH] = PLAN.config.launcher
 
 
 def begin_start(dag):
@@ -89,6 +91,7 @@ def run_of(wildcards, setting):
 
 # A pair's path below its experiment, as a pattern.
 PAIR = "{repo}/{task}/f{a}_f{b}"
+
 
 wildcard_constraints:
     model=either(name for name, model in PLAN.config.models.items() if model),

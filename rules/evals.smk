@@ -15,16 +15,16 @@ for setting in PLAN.settings:
             RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.EVAL,
         log:
             f"logs/evals/{{model}}-{setting.name}/{PAIR}.log",
+        priority: 100
+        threads: 0
+        resources:
+            eval_slots=1,
+            attempt=lambda wc, attempt: attempt,
         params:
             python=sys.executable,
             script=SCRIPTS / "eval.py",
             setting=setting.name,
             retries=retries,
-        threads: 0
-        priority: 100
-        resources:
-            eval_slots=1,
-            attempt=lambda wc, attempt: attempt,
         shell:
             "{params.python:q} {params.script:q}"
             " --run-name {wildcards.model:q}-{params.setting:q} --repo {wildcards.repo:q}"

@@ -9,13 +9,13 @@ rule image:
         "logs/images/{image}.log",
     wildcard_constraints:
         image=either(IMAGE_PAIRS),
+    resources:
+        run_slots=1,
     params:
         python=sys.executable,
         script=SCRIPTS / "image.py",
         repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
         task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
-    resources:
-        run_slots=1,
     shell:
         "{params.python:q} {params.script:q} --repo {params.repo:q} --task {params.task} --log {log:q}"
 

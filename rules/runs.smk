@@ -7,23 +7,21 @@ for rank, setting in enumerate(PLAN.settings, start=1):
         input:
             # A finished run has no inputs: nothing can make it be paid for again.
             lambda wc, s=setting: (
-                []
-                if run_of(wc, s).folder(RESULTS).result.exists()
-                else ancient(RESULTS.gate)
+                [] if run_of(wc, s).folder(RESULTS).result.exists() else ancient(RESULTS.gate)
             ),
         output:
             RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.RESULT,
         log:
             f"logs/runs/{{model}}-{setting.name}/{PAIR}.log",
+        priority: 100 - 10 * rank
+        resources:
+            run_slots=1,
+            attempt=lambda wc, attempt: attempt,
         params:
             python=sys.executable,
             script=SCRIPTS / "run.py",
             setting=setting.name,
             retries=retries,
-        priority: 100 - 10 * rank
-        resources:
-            run_slots=1,
-            attempt=lambda wc, attempt: attempt,
         shell:
             "{params.python:q} {params.script:q}"
             " --run-name {wildcards.model:q}-{params.setting:q} --repo {wildcards.repo:q}"

@@ -6,14 +6,12 @@ from cooperflow import aggregate, command, config, plan
 
 
 def main() -> int:
-    parser = command.parser(__doc__)
-    parser.add_argument("--partial", action="store_true", help="tabulate what is there")
-    arguments = parser.parse_args()
+    arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
         made = plan.make(config.from_environment())
-        runs, summary = aggregate.collect(made, partial=arguments.partial)
-        aggregate.write(made, runs, summary)
+        runs, summary = aggregate.collect(made)
+        aggregate.write(made.results, runs, summary)
         print(f"{made.results.summary_csv}: {len(summary)} experiments, {len(runs)} runs")
         return 0
 

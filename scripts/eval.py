@@ -2,7 +2,7 @@
 
 import sys
 
-from cooperflow import command, eval_job
+from cooperflow import client
 
 if __name__ == "__main__":
-    sys.exit(command.job(eval_job.perform, __doc__))
+    sys.exit(client.call("eval"))

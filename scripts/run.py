@@ -2,7 +2,7 @@
 
 import sys
 
-from cooperflow import command, run_job
+from cooperflow import client
 
 if __name__ == "__main__":
-    sys.exit(command.job(run_job.perform, __doc__))
+    sys.exit(client.call("run"))

@@ -21,7 +21,9 @@ SCHEMA = 1
 
 def title(repo: str, task_id: int, feature: int) -> str:
     """The line with the feature's title, which tells a conversation's task."""
-    text = (DATASET / repo / f"task{task_id}" / f"feature{feature}" / "feature.md").read_text("utf-8")
+    text = (DATASET / repo / f"task{task_id}" / f"feature{feature}" / "feature.md").read_text(
+        "utf-8"
+    )
     return next(line for line in text.splitlines() if line.startswith("**Title**"))
 
 

@@ -173,9 +173,8 @@ class Faults:
 
     def to_json(self) -> dict[str, Any]:
         """The rules, each with how often it has struck."""
-        return {
-            "rules": [
-                {**rule.to_json(), "struck": sum(n for (i, _), n in self._struck.items() if i == at)}
-                for at, rule in enumerate(self.rules)
-            ]
-        }
+        struck: Counter[int] = Counter()
+        for (number, _), times in self._struck.items():
+            struck[number] += times
+        rules = [{**rule.to_json(), "struck": struck[at]} for at, rule in enumerate(self.rules)]
+        return {"rules": rules}

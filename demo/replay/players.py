@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -71,10 +70,7 @@ class ScriptPlayer:
 
     def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
         text = conversation.task_text
-        if conversation.kind == "solo":
-            parts = _solo_parts(text)
-        else:
-            parts = [(None, text)]
+        parts = _solo_parts(text) if conversation.kind == "solo" else [(None, text)]
         for task in self._tasks:
             asked = [self._feature(task, number, part) for number, part in parts]
             features = tuple(feature for feature in asked if feature is not None)
@@ -100,17 +96,9 @@ class ScriptPlayer:
         return max(known)[1] if known else None
 
 
-@dataclass(frozen=True)
-class Played:
-    """The turn that is due. past_end: the recording is over, its last turn comes again."""
-
-    turn: Turn
-    past_end: bool = False
-
-
-def turn_at(turns: tuple[Turn, ...], step: int) -> Played:
-    """The turn of this step; after the last one, the last one again."""
-    return Played(turns[min(step, len(turns) - 1)], step >= len(turns))
+def turn_at(turns: tuple[Turn, ...], step: int) -> Turn:
+    """The turn of this step; when the recording is over, its last turn again."""
+    return turns[min(step, len(turns) - 1)]
 
 
 def summary_of(conversation: Conversation, turns: tuple[Turn, ...]) -> Turn:
@@ -140,4 +128,6 @@ def _solo_parts(text: str) -> list[tuple[int | None, str]]:
     """The features of a solo task in the order asked: number and text."""
     marks = list(re.finditer(r"^## Feature (\d+)\n", text, re.MULTILINE))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return [(int(mark.group(1)), text[mark.end() : end]) for mark, end in zip(marks, ends)]
+    return [
+        (int(mark.group(1)), text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)
+    ]

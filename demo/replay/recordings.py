@@ -87,7 +87,9 @@ def _parse(data: Any, path: str) -> Recording:
         raise ValueError(f"agent {agent!r} does not go with kind {kind!r}")
     features = tuple(sorted(int(feature) for feature in data["asked"]))
     titles = tuple(data["titles"])
-    if len(features) != len(titles) or not all(isinstance(title, str) and title for title in titles):
+    if len(features) != len(titles) or not all(
+        isinstance(title, str) and title for title in titles
+    ):
         raise ValueError("'titles' needs one line for each feature in 'asked'")
     turns = tuple(Turn.from_json(turn) for turn in data["turns"])
     if not turns:

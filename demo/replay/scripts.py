@@ -63,6 +63,8 @@ def gold_script(task: Task, features: tuple[int, ...]) -> tuple[Turn, ...]:
     for feature in features:
         names.append(f"f{feature}")
         turns += _transport(f"f{feature}", task.gold(feature))
+    # In a fresh container the index does not know the files' inodes and times yet.
+    refresh = "git update-index -q --refresh"
     apply = " && ".join(_apply(name) for name in names)
     combined = task.combined()
     if len(features) > 1 and combined is not None:
@@ -71,7 +73,7 @@ def gold_script(task: Task, features: tuple[int, ...]) -> tuple[Turn, ...]:
         apply = f"{{ {apply}; }} || {{ {undo}; {_apply('combined')}; }}"
     what = ", ".join(f"feature {feature}" for feature in features)
     turns += [
-        Turn("I apply it.", (apply + " && git --no-pager diff --cached --stat",)),
+        Turn("I apply it.", (f"{refresh}; {apply} && git --no-pager diff --cached --stat",)),
         Turn("I commit it.", (f"git commit -q -m 'Gold patch of {what}' && git push -q",)),
         Turn("I open the pull request.", (f"gh pr create --title 'Gold patch' --body '{what}'",)),
         Turn("Done.", (SUBMIT,)),
@@ -80,7 +82,9 @@ def gold_script(task: Task, features: tuple[int, ...]) -> tuple[Turn, ...]:
 
 
 def _apply(name: str) -> str:
-    return f"git apply --index --whitespace=nowarn /tmp/gold-{name}.patch"
+    """The command that applies and stages a patch, also where the image left files changed."""
+    apply, file = "git apply --whitespace=nowarn", f"/tmp/gold-{name}.patch"
+    return f"{{ {apply} --index {file} || {{ {apply} {file} && git add -A; }}; }}"
 
 
 def _transport(name: str, content: bytes) -> list[Turn]:

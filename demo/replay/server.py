@@ -122,8 +122,10 @@ class Replay:
             return await self._status(call, rule)
         if told.summary:
             turn = summary_of(told, turns)
+        elif rule and rule.action == "override":
+            turn = rule.override(told.step)
         else:
-            turn = rule.override(told.step) if rule and rule.turns else turn_at(turns, told.step).turn
+            turn = turn_at(turns, told.step)
         return await self._turn(call, turn, rule)
 
     async def _turn(self, call: Call, turn: Turn, rule: Rule | None) -> web.StreamResponse:
@@ -148,7 +150,7 @@ class Replay:
         if action == "empty":
             return await self._send(call, b"", NO_USAGE, status=parameters.get("status", 200))
         if action == "html":
-            page = b"<html><head><title>502 Bad Gateway</title></head><body>Bad Gateway</body></html>"
+            page = b"<html><head><title>502 Bad Gateway</title></head></html>"
             status = parameters.get("status", 502)
             return await self._send(call, page, NO_USAGE, status=status, content_type="text/html")
         if action == "hang_mid":

@@ -13,6 +13,7 @@ from .recordings import Turn
 CHARS_PER_TOKEN = 4
 # What a provider adds around every message, so that tokens and billed units differ.
 TOKENS_AROUND_MESSAGE = 3
+OPENAI_CONTEXT_ERROR = "This model's maximum context length is 4081 tokens."
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,9 @@ class OpenAI:
         kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
         codes = {401: "invalid_api_key", 404: "model_not_found"}
         kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        code = "context_length_exceeded" if "too many tokens" in message else codes.get(status)
+        code = codes.get(status)
+        if "too many tokens" in message:
+            message, code = f"{OPENAI_CONTEXT_ERROR} ({message})", "context_length_exceeded"
         return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
@@ -165,7 +168,9 @@ def read_request(data: Any) -> Request:
         raise NotUnderstood("streaming ('stream': true) is not spoken here")
     if not all(isinstance(message, dict) for message in messages):
         raise NotUnderstood("a message is no object")
-    read = [Message(str(message.get("role")), _text(message.get("content"))) for message in messages]
+    read = [
+        Message(str(message.get("role")), _text(message.get("content"))) for message in messages
+    ]
     told = json.dumps([messages, data.get("tools")], ensure_ascii=False, sort_keys=True)
     return Request(model, read, _tool(data.get("tools")), len(told))
 

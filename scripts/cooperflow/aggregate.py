@@ -8,6 +8,7 @@ import pandas as pd
 
 from cooperflow import atomic, publish, tables
 from cooperflow.errors import UserError
+from cooperflow.layout import Results
 from cooperflow.plan import Plan, Run
 
 
@@ -24,10 +25,10 @@ def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFra
     return runs, tables.summary_table(runs)
 
 
-def write(plan: Plan, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
+def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
     """Write both tables, each whole at once."""
-    atomic.write_text(plan.results.runs_csv, runs.to_csv(index=False))
-    atomic.write_text(plan.results.summary_csv, summary.to_csv(index=False))
+    atomic.write_text(results.runs_csv, runs.to_csv(index=False))
+    atomic.write_text(results.summary_csv, summary.to_csv(index=False))
 
 
 def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:

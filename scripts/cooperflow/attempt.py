@@ -21,7 +21,6 @@ from cooperflow import atomic, child, containers, layout, processes, usage
 from cooperflow.containers import EngineError, EventRecord, Labels
 from cooperflow.outcome import AgentEnd, CallsEnd, Evidence
 from cooperflow.plan import Run
-from cooperflow.processes import Interrupted
 from cooperflow.redis_server import RedisServer
 
 # How often a running attempt is looked at, seconds.
@@ -136,7 +135,6 @@ def watch(command: child.Command, seconds: float) -> Watched:
         Interrupted: asked to end, or the owner has ended.
     """
     begun = time.monotonic()
-    owner = processes.owner()
     process = child.start(command)
     status: int | None = None
     timed_out = False
@@ -149,8 +147,7 @@ def watch(command: child.Command, seconds: float) -> Watched:
             if time.monotonic() - begun > seconds:
                 timed_out = True
                 break
-            if owner is not None and not owner.alive():
-                raise Interrupted("the workflow it belongs to has ended")
+            processes.heed_owner()
             time.sleep(TICK)
     finally:
         ended = time.time()
@@ -159,8 +156,8 @@ def watch(command: child.Command, seconds: float) -> Watched:
             with contextlib.suppress(ChildProcessError):
                 os.kill(process, signal.SIGKILL)
                 _, status = os.waitpid(process, 0)
-    code = None if status is None else os.waitstatus_to_exitcode(status)
-    return Watched(code, timed_out, time.monotonic() - begun, ended)
+    exit_code = None if status is None else os.waitstatus_to_exitcode(status)
+    return Watched(exit_code, timed_out, time.monotonic() - begun, ended)
 
 
 def clear(labels: Labels) -> bool:

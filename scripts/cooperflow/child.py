@@ -127,8 +127,13 @@ def _redirect(log: Path) -> None:
     with log.open("ab") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)
-    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)
+    open_streams()
+
+
+def open_streams() -> None:
+    """Make sys.stdout and sys.stderr anew for what the descriptors 1 and 2 are now."""
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
 
 
 def _finish(code: int) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cooperflow import config as configuration
@@ -21,13 +22,12 @@ class _Both:
 
     def __init__(self, log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._streams = (sys.__stdout__, log.open("a", encoding="utf-8", errors="replace"))
+        self._streams = (sys.stdout, log.open("a", encoding="utf-8", errors="replace"))
 
     def write(self, text: str) -> int:
         for stream in self._streams:
-            if stream is not None:
-                stream.write(text)
-                stream.flush()
+            stream.write(text)
+            stream.flush()
         return len(text)
 
     def flush(self) -> None:
@@ -41,7 +41,7 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def job_parser(text: str | None) -> argparse.ArgumentParser:
+def job_parser(text: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments of a script that works at one run."""
     made = parser(text)
     made.add_argument("--run-name", required=True)
@@ -56,7 +56,7 @@ def job_parser(text: str | None) -> argparse.ArgumentParser:
 def perform(work: Callable[[], int], log: Path | None = None) -> int:
     """Do a script's work; tell a user's error in its own words. Return the exit code."""
     if log is not None:
-        sys.stdout = _Both(log)  # type: ignore[assignment]
+        sys.stdout = _Both(log)
     try:
         return work()
     except (UserError, EngineError) as error:
@@ -64,16 +64,17 @@ def perform(work: Callable[[], int], log: Path | None = None) -> int:
         return 1
 
 
-def job(work: Callable[[Plan, Run, Try], int], text: str | None) -> int:
-    """Do a job of one run that Snakemake started; return the exit code."""
-    arguments = job_parser(text).parse_args()
+def perform_named(name: str, arguments: Sequence[str]) -> int:
+    """Do the job of one run that a rule's script names (`run`, `eval`); return the exit code."""
+    module = importlib.import_module(f"cooperflow.{name}_job")
+    work: Callable[[Plan, Run, Try], int] = module.perform
+    given = job_parser(name).parse_args(arguments)
     processes.interrupt_on_signals()
 
     def found() -> int:
         plan = planning.make(configuration.from_environment())
-        features = tuple(int(f) for f in arguments.features.split(","))
-        run = plan.run(arguments.run_name, arguments.repo, arguments.task, features)
-        last = arguments.number > arguments.retries
-        return work(plan, run, Try(arguments.number, last))
+        features = tuple(int(f) for f in given.features.split(","))
+        run = plan.run(given.run_name, given.repo, given.task, features)
+        return work(plan, run, Try(given.number, given.number > given.retries))
 
-    return perform(found, arguments.log)
+    return perform(found, given.log)

@@ -102,6 +102,15 @@ class Config(_Table):
     redis: Redis = Redis()
     images: Images = Images()
     backend: Literal["docker"] = "docker"
+    launcher: Literal["warm", "off"] = Field(
+        "warm", description="warm: cooperbench is imported once per start; off: by each job"
+    )
+
+    @pydantic.field_validator("launcher", mode="before")
+    @classmethod
+    def _words_that_yaml_takes_for_truth(cls, value: object) -> object:
+        return {False: "off", True: "warm"}.get(value, value) if isinstance(value, bool) else value
+
     accept: Annotated[
         list[str], Field(description="run names whose changed fingerprint is accepted")
     ] = []
@@ -184,9 +193,9 @@ def _keys(path: list[str]) -> list[str]:
             table = Model
             continue
         field = table.model_fields.get(part)
-        if field is not None and isinstance(field.annotation, type):
-            if issubclass(field.annotation, BaseModel):
-                table = field.annotation
+        kind = None if field is None else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            table = kind
     return list(table.model_fields)
 
 

@@ -52,7 +52,9 @@ def task_hash(root: Path, repo: str, task_id: int) -> str:
     """Return the SHA-256 of a task: of the names and contents of all of its files."""
     folder = task_folder(root, repo, task_id)
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    ):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode())
         digest.update(content)

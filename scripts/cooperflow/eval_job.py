@@ -144,7 +144,7 @@ def _publish(
         reason=verdict.reason,
         caveat=verdict.caveat,
         seconds=round(seconds, 3),
-        tests_passed=(outcome.tests_run(outputs[0]), outcome.tests_run(outputs[1])),
+        tests_passed=(outcome.count_tests(outputs[0]), outcome.count_tests(outputs[1])),
     )
     atomic.write_json(folder.eval, {**document, "workflow": record.as_dict()})
     for note in plan.results.broken_evals.glob(f"{run.dashed}.*"):
@@ -152,7 +152,9 @@ def _publish(
             note.unlink(missing_ok=True)
     if verdict.reason == outcome.EVAL_ERROR:
         # A later start takes this note for a newer input, and so grades the run again.
-        atomic.write_text(plan.results.broken_evals / f"{run.dashed}.{time.time_ns()}", run.key + "\n")
+        atomic.write_text(
+            plan.results.broken_evals / f"{run.dashed}.{time.time_ns()}", run.key + "\n"
+        )
 
 
 def _not_graded(run: Run, verdict: Verdict) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import docker
 import docker.errors
 
 from cooperflow import atomic, containers, dataset, guard, layout
-from cooperflow.containers import EngineError, Labels
+from cooperflow.containers import Labels
 from cooperflow.errors import UserError
 from cooperflow.layout import Pair
 from cooperflow.plan import Plan
@@ -162,5 +162,3 @@ def free_disk(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-

@@ -85,6 +85,11 @@ class Results:
         return self.root / "summary.csv"
 
     @property
+    def partial(self) -> Results:
+        """Where the tables of a half-finished experiment lie; they are no target of Snakemake."""
+        return Results(self.root / "partial")
+
+    @property
     def state(self) -> Path:
         """What the workflow itself keeps: its id, its lock, claims, notes of broken evals."""
         return self.root / ".state"

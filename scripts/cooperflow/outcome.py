@@ -173,7 +173,7 @@ def judge_eval(
         caveats = []
         if str(merge.get("strategy") or "").startswith("solo-"):
             caveats.append(LEAD_ALONE)
-        if not all(tests_run(output) for output in outputs):
+        if not all(count_tests(output) for output in outputs):
             caveats.append(NO_TESTS_RUN)
         return Verdict(PASS, caveat=";".join(caveats))
     return Verdict(FAIL, reason or _why(document, merge, empty_patches, outputs))
@@ -193,7 +193,7 @@ def _why(
     if merge.get("status") == "conflicts":
         return MERGE_CONFLICT
     for output in outputs:
-        if not tests_run(output, failed=True):
+        if not count_tests(output, failed=True):
             if _NOTHING_LEFT.search(output):
                 return EMPTY_PATCH
             if _NOT_APPLIED.search(output):
@@ -215,7 +215,7 @@ _NOT_APPLIED = re.compile(
 )
 
 
-def tests_run(output: str, failed: bool = False) -> int:
+def count_tests(output: str, failed: bool = False) -> int:
     """Return how many tests passed (with ``failed``: passed or failed) by a runner's output.
 
     Knows the runners of the data set: pytest, jest and vitest, go test, cargo test. A Go

@@ -99,7 +99,9 @@ class Plan:
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        return tuple(Run(experiment, pair) for experiment in self.experiments for pair in self.pairs)
+        return tuple(
+            Run(experiment, pair) for experiment in self.experiments for pair in self.pairs
+        )
 
     @cached_property
     def images(self) -> tuple[str, ...]:

@@ -108,6 +108,29 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
+_client: list[socket.socket] = []
+
+
+def watch_client(connection: socket.socket) -> None:
+    """Take the end of a job's client (at the other end of ``connection``) for our own."""
+    _client[:] = [connection]
+
+
+def heed_owner() -> None:
+    """Raise Interrupted when whoever wanted this work is gone: Snakemake, or the job's client."""
+    snakemake = owner()
+    if snakemake is not None and not snakemake.alive():
+        raise Interrupted("the workflow it belongs to has ended")
+    for connection in _client:
+        try:
+            if connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b"":
+                raise Interrupted("its job has ended")
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise Interrupted("its job has ended") from error
+
+
 class Interrupted(Exception):
     """Someone asked this process to end (Ctrl-C, SIGTERM, SIGHUP), or its owner has ended."""
 

@@ -197,11 +197,9 @@ def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
         last = publish.attempt_calls(folder.attempt(number))[-1:]
         asked = max((call.retry_after or 0.0 for call in last), default=0.0)
     seconds = max(base * random.uniform(0.5, 1.5), min(asked, LONGEST_PAUSE))
-    owner = processes.owner()
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
-        if owner is not None and not owner.alive():
-            raise Interrupted("the workflow it belongs to has ended")
+        processes.heed_owner()
         time.sleep(min(0.5, max(limit - time.monotonic(), 0)))
 
 
@@ -220,4 +218,3 @@ def _halt_message(run: Run, verdict: Verdict, place: Path) -> str:
 
 def _note(place: Path, record: AttemptRecord) -> None:
     atomic.write_json(place / layout.ATTEMPT, record.as_dict())
-

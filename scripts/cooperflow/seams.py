@@ -7,7 +7,7 @@ Only calls of the SDK are wrapped; cooperbench itself stays as it is.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,11 @@ def label_all(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Pat
     Containers are stopped at once instead of asked for 5 s (their `sleep infinity` as PID 1
     cannot hear), and each that upstream stops itself is noted in ``note``.
     """
-    run, network, volume = ContainerCollection.run, NetworkCollection.create, VolumeCollection.create
+    run, network, volume = (
+        ContainerCollection.run,
+        NetworkCollection.create,
+        VolumeCollection.create,
+    )
     remove = Container.remove
 
     def labelled_run(self: Any, image: Any, command: Any = None, **options: Any) -> Any:
@@ -56,11 +60,11 @@ def label_all(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Pat
         _append(note, self.id)
         remove(self, **options)
 
-    ContainerCollection.run = labelled_run
-    NetworkCollection.create = labelled_network
-    VolumeCollection.create = labelled_volume
-    Container.stop = noted_stop
-    Container.remove = noted_remove
+    _replace(ContainerCollection, "run", labelled_run)
+    _replace(NetworkCollection, "create", labelled_network)
+    _replace(VolumeCollection, "create", labelled_volume)
+    _replace(Container, "stop", noted_stop)
+    _replace(Container, "remove", noted_remove)
 
 
 def limit_commands(seconds: float) -> None:
@@ -94,7 +98,11 @@ def limit_commands(seconds: float) -> None:
         gap = f"\n[... {dropped} bytes left out ...]\n".encode() if dropped else b""
         return _Exec(api.exec_inspect(made["Id"])["ExitCode"], bytes(head + gap + tail))
 
-    Container.exec_run = bounded
+    _replace(Container, "exec_run", bounded)
+
+
+def _replace(kind: type, method: str, function: Callable[..., Any]) -> None:
+    setattr(kind, method, function)
 
 
 def _kill_all(api: Any, container: str) -> None:

@@ -76,5 +76,3 @@ def forget_tables(plan: Plan) -> None:
     """Remove the tables, so that a start makes them anew."""
     for path in (plan.results.runs_csv, plan.results.summary_csv):
         path.unlink(missing_ok=True)
-
-

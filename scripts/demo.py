@@ -1,0 +1,37 @@
+"""The demo: the whole workflow on our own small data set, and its tables on the terminal."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from cooperflow import aggregate, config, layout, plan, show
+from cooperflow.errors import UserError
+
+FILE = layout.REPOSITORY / "config" / "demo.yaml"
+
+
+def main() -> int:
+    os.chdir(layout.REPOSITORY)
+    begun = time.monotonic()
+    snakemake = Path(sys.executable).with_name("snakemake")
+    code = subprocess.call([str(snakemake), "all", "--configfile", str(FILE)])
+    if code:
+        print(f"The demo did not finish (exit code {code}); the messages above say why.")
+        return code
+    made = plan.make(config.load([FILE]))
+    runs, summary = aggregate.collect(made)
+    show.tables(made.results, runs, summary, Console())
+    print(f"each run {made.results.runs}/RUN_NAME/...: patches, trajectories, tests, attempts")
+    print(f"took     {time.monotonic() - begun:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(str(error))

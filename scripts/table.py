@@ -1,0 +1,32 @@
+"""Tabulate a half-finished experiment: what is there, whether Snakemake runs or not."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from cooperflow import aggregate, config, plan, show
+from cooperflow.errors import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    arguments = parser.parse_args()
+    made = plan.make(config.load(arguments.configfile))
+    runs, summary = aggregate.collect(made, partial=True)
+    if runs.empty:
+        print(f"No run of this experiment has begun in {made.results.root}.")
+        return 0
+    aggregate.write(made.results.partial, runs, summary)
+    show.tables(made.results.partial, runs, summary, Console())
+    print(f"{len(runs)} of {len(made.runs)} runs have begun; the others have no row.")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"\n{error}\n")

@@ -1,0 +1,257 @@
+"""Tests of the demo's data set: its format, its patches, its graders, and that recordings fit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replay_client import DATASET, DEMO, RECORDINGS
+
+sys.path.insert(0, str(DEMO))
+
+from replay.recordings import KINDS, SUBMIT, Recording, load
+
+SUBSET = json.loads((DATASET / "subsets/demo.json").read_text())
+TASKS = sorted(path for path in DATASET.glob("*/task*"))
+FEATURES = [(task, feature) for task in TASKS for feature in sorted(task.glob("feature*"))]
+PAIRS = [
+    (entry["repo"], entry["task_id"], pair) for entry in SUBSET["tasks"] for pair in entry["pairs"]
+]
+RECORDED = load(RECORDINGS)
+DOCUMENTS = [json.loads(path.read_text("utf-8")) for path in sorted(RECORDINGS.glob("*/**/*.json"))]
+
+
+def name_of(value: Any) -> str:
+    """A test's id for a path."""
+    return str(value.relative_to(DATASET)) if isinstance(value, Path) else str(value)
+
+
+def git(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """git in the directory, without this machine's own settings."""
+    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/"}
+    return subprocess.run(
+        ["git", *arguments], cwd=directory, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of the task's source tree, as a git repository."""
+    copy = tmp_path / "repo"
+    shutil.copytree(request.node.callspec.params["task"] / "repo", copy)
+    git(copy, "init", "--quiet")
+    git(copy, "add", "--all")
+    return copy
+
+
+def test_the_size_of_the_demo() -> None:
+    """Two tasks, four pairs, one of them out of order; each feature is there."""
+    assert len(TASKS) == 2 and len(PAIRS) == 4
+    assert any(first > second for _, _, (first, second) in PAIRS)
+    for repo, task_id, pair in PAIRS:
+        assert repo.endswith("_task")
+        for feature in pair:
+            assert (DATASET / repo / f"task{task_id}/feature{feature}/feature.md").is_file()
+
+
+@pytest.mark.parametrize("task", TASKS, ids=name_of)
+def test_a_task_has_its_files(task: Path) -> None:
+    """The files upstream reads, the grader executable, nothing of the solutions in the image."""
+    for name in ("Dockerfile", "runner.sh", "combined.patch", ".dockerignore"):
+        assert (task / name).is_file()
+    assert (task / "runner.sh").stat().st_mode & 0o111
+    assert "FROM cooperflow/demo-base:bookworm" in (task / "Dockerfile").read_text()
+    kept = [line for line in (task / ".dockerignore").read_text().splitlines() if line[:1] == "!"]
+    assert kept == ["!repo", "!runner.sh"]
+
+
+@pytest.mark.parametrize(("task", "feature"), FEATURES, ids=name_of)
+def test_patches_apply(task: Path, feature: Path, tree: Path) -> None:
+    """The gold patch, the tests, and both together; the tests bring test files only."""
+    patches = [str(feature / name) for name in ("feature.patch", "tests.patch")]
+    for patch in patches:
+        applied = git(tree, "apply", "--check", "--whitespace=error-all", patch)
+        assert applied.returncode == 0, applied.stderr
+    applied = git(tree, "apply", "--check", *patches)
+    assert applied.returncode == 0, applied.stderr
+    changed = re.findall(r"^\+\+\+ b/(.*)$", Path(patches[1]).read_text(), re.MULTILINE)
+    assert changed and all(re.fullmatch(r"tests/test_\w+\.py", path) for path in changed)
+    gold = re.findall(r"^\+\+\+ b/(.*)$", Path(patches[0]).read_text(), re.MULTILINE)
+    assert not any(path.startswith("tests/") for path in gold)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=name_of)
+def test_the_combined_patch_applies(task: Path, tree: Path) -> None:
+    """With all features in it."""
+    applied = git(tree, "apply", "--check", "--whitespace=error-all", str(task / "combined.patch"))
+    assert applied.returncode == 0, applied.stderr
+
+
+@pytest.mark.parametrize(("task", "feature"), FEATURES, ids=name_of)
+def test_files_named_in_the_text_are_those_of_the_patch(task: Path, feature: Path) -> None:
+    """The text's list of modified files is true."""
+    text = (feature / "feature.md").read_text("utf-8")
+    told = re.findall(r"^- `(.+)`$", text.split("**Files Modified**")[1], re.MULTILINE)
+    patch = (feature / "feature.patch").read_text("utf-8")
+    assert told == sorted(re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE))
+
+
+def test_recordings_agree_with_their_sources() -> None:
+    """Nobody changed one without the other."""
+    build = [sys.executable, str(RECORDINGS / "build.py"), "--check"]
+    ended = subprocess.run(build, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_every_run_of_the_demo_is_recorded() -> None:
+    """Twelve runs, twenty agents, and none besides."""
+    wanted: set[tuple[str, int, tuple[int, ...], str, str]] = set()
+    for repo, task_id, pair in PAIRS:
+        first, second = sorted(pair)
+        wanted.add((repo, task_id, (first, second), "solo", "solo"))
+        for kind in KINDS[1:]:
+            wanted.add((repo, task_id, (first,), kind, "agent1"))
+            wanted.add((repo, task_id, (second,), kind, "agent2"))
+    roles = [one.role for one in RECORDED]
+    assert {(r.repo, r.task, r.features, r.kind, r.agent) for r in roles} == wanted
+    assert len(roles) == len(wanted) == 20
+
+
+def test_the_runs_end_in_different_ways() -> None:
+    """What the demo is there to show."""
+    outcomes: dict[str, dict[str, str]] = {}
+    for one in DOCUMENTS:
+        pair = f"{one['repo']} {one['features']}"
+        assert (
+            outcomes.setdefault(pair, {}).setdefault(one["kind"], one["outcome"]) == one["outcome"]
+        )
+    assert sorted(tuple(outcomes[pair][kind] for kind in KINDS) for pair in outcomes) == [
+        ("pass", "fail: tests_failed", "fail: empty_patch"),
+        ("pass", "pass", "fail: merge_conflict"),
+        ("pass", "pass", "pass"),
+        ("pass", "pass", "pass: lead_alone"),
+    ]
+
+
+@pytest.mark.parametrize("recording", RECORDED, ids=lambda one: str(one.role))
+def test_a_recording_is_plausible(recording: Recording) -> None:
+    """Five to ten turns, a plain submit at the end, messages only where there is messaging."""
+    commands = [command for turn in recording.turns for command in turn.commands]
+    assert 5 <= len(recording.turns) <= 10
+    assert all(turn.text and turn.commands for turn in recording.turns)
+    assert commands[-1] == SUBMIT and commands.count(SUBMIT) == 1
+    sends = sum("send_message" in command for command in commands)
+    assert sends == (2 if recording.role.kind == "coop-comm" else 0)
+    other = {"agent1": "agent2", "agent2": "agent1"}.get(recording.role.agent)
+    for command in commands:
+        assert not re.search(r"reset --hard|rm -rf|git init", command)
+        sent = re.findall(
+            r"send_message (?:--wait )?(\w+) <<'MSG'\n(.+?)\nMSG$", command, re.DOTALL
+        )
+        assert ("send_message" in command) == bool(sent)
+        assert all(to == other for to, _ in sent)
+    submits = any("gh pr create" in command for command in commands)
+    pushes = any("git push" in command for command in commands)
+    assert submits == pushes
+
+
+def docker_works() -> bool:
+    """Whether a Docker daemon and the demo's base image are there."""
+    if not shutil.which("docker"):
+        return False
+    command = ["docker", "image", "inspect", "cooperflow/demo-base:bookworm"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+needs_docker = pytest.mark.skipif(
+    not docker_works(), reason="no Docker daemon, or no base image (demo/base-image.sh makes it)"
+)
+LABEL = "cooperflow.test=demo-dataset"
+
+
+def run(image: str, script: str, mount: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A shell script in a new container without network, which is removed afterwards."""
+    volume = ["-v", f"{mount}:/task:ro"] if mount else []
+    return subprocess.run(
+        [
+            *["docker", "run", "--rm", "--init", "--network", "none", "--label", LABEL],
+            *[*volume, image, "bash", "-c", script],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[dict[Path, str]]:
+    """The tasks' images, under names of this test's own."""
+    tags = {task: f"cooperflow-test/{task.parent.name}:{task.name}" for task in TASKS}
+    for task, tag in tags.items():
+        build = ["docker", "build", "--quiet", "--network", "none", "--tag", tag, str(task)]
+        subprocess.run(build, check=True, capture_output=True, timeout=300)
+    yield tags
+    subprocess.run(["docker", "image", "rm", *tags.values()], capture_output=True)
+
+
+@needs_docker
+@pytest.mark.docker
+@pytest.mark.parametrize("task", TASKS, ids=name_of)
+def test_the_image(task: Path, images: dict[Path, str]) -> None:
+    """One commit, always the same; a clean tree; the package's own tests pass; no solutions."""
+    script = """
+        cd /workspace/repo && git rev-list --count HEAD && git rev-parse HEAD
+        git status --porcelain && python3 -m pytest -q -p no:cacheprovider | tail -n 1
+        find / -xdev -name 'feature.patch' -o -xdev -name 'combined.patch'
+    """
+    lines = run(images[task], script).stdout.splitlines()
+    assert lines[0] == "1"
+    commits = {
+        "demo_inventory_task": "ab09b90799da86602eea2934b591d00fee4a3c4b",
+        "demo_textkit_task": "ea0c93f4e2f01e2f945306bae49d611bbb3ca4df",
+    }
+    assert lines[1] == commits[task.parent.name]
+    assert re.fullmatch(r"\d+ passed in .*", lines[2]) and len(lines) == 3
+
+
+@needs_docker
+@pytest.mark.docker
+@pytest.mark.parametrize("task", TASKS, ids=name_of)
+def test_gold_patches_pass_and_nothing_else_does(task: Path, images: dict[Path, str]) -> None:
+    """Each feature's tests: fail without it, pass with its gold patch and the combined one."""
+    script = "mkdir -p /patches; cp /task/combined.patch /patches\n"
+    wanted = []
+    for feature in sorted(task.glob("feature*")):
+        script += f"cp /task/{feature.name}/*.patch /patches\n"
+        for patch in ("", "feature.patch", "combined.patch"):
+            script += (
+                f"runner.sh tests.patch {patch} >/tmp/out 2>&1; echo {feature.name}:{patch}:$?\n"
+            )
+            script += "grep -Eq ' (passed|failed) in|, [0-9]+ passed in' /tmp/out || cat /tmp/out\n"
+            wanted.append(f"{feature.name}:{patch}:{0 if patch else 1}")
+    assert run(images[task], script, task).stdout.split() == wanted
+
+
+@needs_docker
+@pytest.mark.docker
+def test_a_wrong_patch_fails_before_the_tests(images: dict[Path, str]) -> None:
+    """A patch that does not apply, and an empty one: exit code not 0, no test ran, tree clean."""
+    task = TASKS[0]
+    script = """
+        mkdir -p /patches; cp /task/feature1/tests.patch /patches; : > /patches/empty.patch
+        sed 's/summary/nonsense/' /task/feature1/feature.patch > /patches/wrong.patch
+        for name in empty wrong; do
+            runner.sh tests.patch $name.patch >/tmp/out 2>&1 && echo $name accepted
+            grep passed /tmp/out
+        done
+        cd /workspace/repo && git status --porcelain && echo end
+    """
+    assert run(images[task], script, task).stdout == "end\n"
