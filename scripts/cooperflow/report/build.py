@@ -52,7 +52,8 @@ def build(plan: Plan) -> Built:
     runs["key"] = [run.key for run in known]
     book = _Book.open(plan, report)
     shown = [run for run in known if mark(run.folder(plan.results)) is not None]
-    made = _run_pages(plan, shown, book) + _pair_pages(plan, shown, book)
+    made = _run_pages(plan, shown, book)
+    _pair_pages(plan, shown, book)
     times = {key: (t[0], t[1]) for key, t in book.times.items()}
     _assets(report)
     has_page = {run.key for run in shown}
@@ -140,8 +141,7 @@ def _run_pages(plan: Plan, runs: list[Run], book: _Book) -> int:
     return made
 
 
-def _pair_pages(plan: Plan, runs: list[Run], book: _Book) -> int:
-    made = 0
+def _pair_pages(plan: Plan, runs: list[Run], book: _Book) -> None:
     together: dict[Pair, list[Run]] = {}
     for run in runs:
         together.setdefault(run.pair, []).append(run)
@@ -151,8 +151,6 @@ def _pair_pages(plan: Plan, runs: list[Run], book: _Book) -> int:
             continue
         sources = [Source(run, run.folder(plan.results)) for run in group]
         book.write(page, pages.pair_page(pair, sources, book.report), marks)
-        made += 1
-    return made
 
 
 def _tables(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:

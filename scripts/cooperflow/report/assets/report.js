@@ -172,7 +172,10 @@
       apply(false);
       document.getElementById("runs").scrollIntoView();
     };
-    form.addEventListener("input", () => apply(true));
+    // Not `change` of the field: it comes when the field is left, by a click on a row that the
+    // new drawing would take away.
+    field.addEventListener("input", () => apply(true));
+    for (const select of selects.keys()) select.addEventListener("change", () => apply(true));
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("reset", () => setTimeout(() => apply(true)));
     recall();
