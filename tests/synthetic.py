@@ -59,9 +59,7 @@ def finish(made: Plan, words: Words | None = None, steps: int = 3) -> None:
     aggregate.write(made.results, *aggregate.collect(made))
 
 
-def write_run(
-    made: Plan, run: Run, kind: str, began: float, words: Words, steps: int = 3
-) -> None:
+def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps: int = 3) -> None:
     """Write one run: an infra_error has no trajectory, as after a timeout."""
     folder = run.folder(made.results)
     mode = run.experiment.setting.mode

@@ -26,10 +26,11 @@ ACTS = (
     "</script><script>window.__pwned=2</script>"
     "</pre></details><img src=x onerror=window.__pwned=3>"
     "<svg onload=window.__pwned=4></svg>"
-    "<a href=\"javascript:window.__pwned=5\">here</a>"
+    '<a href="javascript:window.__pwned=5">here</a>'
     "'\" autofocus onfocus=window.__pwned=6 x='"
     "<style>body{display:none}</style><meta http-equiv=refresh content='0;url=data:text/html,x'>"
-    "<base href=https://example.invalid/><iframe srcdoc='<script>parent.__pwned=7</script>'></iframe>"
+    "<base href=https://example.invalid/>"
+    "<iframe srcdoc='<script>parent.__pwned=7</script>'></iframe>"
     "{{ 7 * 7 }} ]]> --> \u2028 \u2029 \x00 \x1b[31mred\x1b[0m\x1b]0;title\x07"
     " \u202egnp.exe\u2066 \u200b \ud800 \U000e0041"
 )
@@ -97,7 +98,7 @@ def ready(driver: Any) -> None:
 
 
 def index(made: Plan) -> Path:
-    return build.folder(made) / "index.html"
+    return build.folder(made.results) / "index.html"
 
 
 def shown_rows(driver: Any) -> list[list[str]]:
@@ -217,7 +218,7 @@ def test_links_lead_somewhere(lite: Plan) -> None:
     import re
     from urllib.parse import unquote
 
-    report = build.folder(lite)
+    report = build.folder(lite.results)
     pages = [next(report.glob("runs/*coop-comm/*.html")), next(report.glob("pairs/*.html"))]
     for page in [report / "index.html", *pages]:
         for target in re.findall(r'(?:href|src)="([^"#]+)', page.read_text()):
@@ -227,7 +228,7 @@ def test_links_lead_somewhere(lite: Plan) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None:
-    report = build.folder(hostile)
+    report = build.folder(hostile.results)
     pages = sorted(report.rglob("*.html"))
     assert len(pages) == 5
     browser.resize(driver, width, 900)
@@ -237,7 +238,9 @@ def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None
             show(driver, page)
             if page.name == "index.html":
                 ready(driver)
-            driver.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+            driver.execute_script(
+                "document.querySelectorAll('details').forEach(d => d.open = true)"
+            )
             time.sleep(0.3)
             assert driver.execute_script("return window.__pwned === undefined"), page
             assert driver.current_url == browser.url(page)
@@ -255,7 +258,7 @@ def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None
 
 
 def test_unseen_characters_are_seen(driver: Any, hostile: Plan) -> None:
-    show(driver, build.folder(hostile) / names.run_page(hostile.runs[1]))
+    show(driver, build.folder(hostile.results) / names.run_page(hostile.runs[1]))
     body = driver.execute_script("return document.body.textContent")
     assert "\x1b" not in body
     assert "\u202e" not in body
@@ -270,12 +273,12 @@ def test_a_page_reads_well_narrow_and_without_scripts(driver: Any, lite: Plan) -
     browser.resize(driver, 390, 844)
     try:
         for page in (names.run_page(lite.runs[150]), names.pair_page(lite.pairs[0]), "index.html"):
-            show(driver, build.folder(lite) / page)
+            show(driver, build.folder(lite.results) / page)
             assert browser.overflow(driver) <= 0, page
             assert browser.complaints(driver) == []
     finally:
         browser.resize(driver, 1280, 900)
-    page = (build.folder(lite) / names.run_page(lite.runs[150])).read_text()
+    page = (build.folder(lite.results) / names.run_page(lite.runs[150])).read_text()
     assert "<script" not in page
     assert "default-src &#39;none&#39;" in page
 
@@ -288,9 +291,10 @@ def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
     made.runs[2].folder(made.results).attempt(1).mkdir(parents=True)
     from cooperflow import aggregate
 
-    aggregate.write(made.results, *aggregate.collect(made, partial=True))
-    build.build(made)
-    report = build.folder(made)
+    at = made.results.partial
+    aggregate.write(at, *aggregate.collect(made, partial=True))
+    report = build.build(made, at).index.parent
+    assert report == build.folder(at)
     broken = (report / names.run_page(made.runs[0])).read_text()
     assert "left no trajectory" in broken
     assert "Too many requests" in broken
@@ -303,7 +307,7 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
     made = synthetic.make_plan(tmp_path / "results", "flash")
     synthetic.finish(made)
     assert build.build(made).pages == 150
-    report = build.folder(made)
+    report = build.folder(made.results)
     before = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
     assert build.build(made).pages == 0
     changed = made.runs[7].folder(made.results).eval

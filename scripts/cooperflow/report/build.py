@@ -14,7 +14,7 @@ import pandas as pd
 
 from cooperflow import atomic
 from cooperflow.errors import UserError
-from cooperflow.layout import Pair
+from cooperflow.layout import Pair, Results
 from cooperflow.plan import Plan, Run
 from cooperflow.report import content, figures, names, pages, provenance, text
 from cooperflow.report.source import Source, mark
@@ -34,23 +34,27 @@ class Built:
     kept: int
 
 
-def folder(plan: Plan) -> Path:
+def folder(at: Results) -> Path:
     """Return where the report lies."""
-    return plan.results.root / "report"
+    return at.root / "report"
 
 
-def build(plan: Plan) -> Built:
+def build(plan: Plan, at: Results | None = None) -> Built:
     """Make the report of the tables and runs that are there.
+
+    Args:
+        at: where the tables lie and the report is put; the plan's own results by default.
 
     Raises:
         UserError: there are no tables yet.
     """
-    report = folder(plan)
-    runs, summary = _tables(plan)
+    at = at or plan.results
+    report = folder(at)
+    runs, summary = _tables(at)
     by_row = content.pairs_by_row(plan)
     known = [content.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
     runs["key"] = [run.key for run in known]
-    book = _Book.open(plan, report)
+    book = _Book.open(plan, at, report)
     shown = [run for run in known if mark(run.folder(plan.results)) is not None]
     made = _run_pages(plan, shown, book)
     _pair_pages(plan, shown, book)
@@ -74,9 +78,9 @@ def build(plan: Plan) -> Built:
             "replay": bool(runs["replay"].any()),
             "dates": content.dates(times),
             "summary": content.headline(summary),
-            "comparison": content.comparison(_optional(plan.results.root / "comparison.csv")),
+            "comparison": content.comparison(_optional(at.root / "comparison.csv")),
             "figures": drawn,
-            "provenance": provenance.shown(plan.results.root),
+            "provenance": provenance.shown(at.root),
             "assets": "assets",
         },
     )
@@ -96,8 +100,8 @@ class _Book:
         self.times: dict[str, list[float]] = known.get("times", {}) if same else {}
 
     @classmethod
-    def open(cls, plan: Plan, report: Path) -> _Book:
-        path = plan.results.state / "report-pages.json"
+    def open(cls, plan: Plan, at: Results, report: Path) -> _Book:
+        path = at.state / "report-pages.json"
         known = atomic.read_json(path)
         maker = _maker([experiment.run_name for experiment in plan.experiments])
         return cls(path, report, maker, known if isinstance(known, dict) else {})
@@ -153,15 +157,15 @@ def _pair_pages(plan: Plan, runs: list[Run], book: _Book) -> None:
         book.write(page, pages.pair_page(pair, sources, book.report), marks)
 
 
-def _tables(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
-    for path in (plan.results.runs_csv, plan.results.summary_csv):
+def _tables(at: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    for path in (at.runs_csv, at.summary_csv):
         if not path.is_file():
-            raise UserError(f"{path} is not there yet: `snakemake table` makes it of what is.")
+            raise UserError(f"{path} is not there yet: `snakemake -j 4 all` makes it.")
     words = {"reason": str, "caveat": str, "features": str, "repo": str}
-    runs = pd.read_csv(plan.results.runs_csv, dtype=words, keep_default_na=False, na_values=[""])
+    runs = pd.read_csv(at.runs_csv, dtype=words, keep_default_na=False, na_values=[""])
     for column in ("reason", "caveat", "outcome"):
         runs[column] = runs[column].fillna("")
-    return runs, pd.read_csv(plan.results.summary_csv)
+    return runs, pd.read_csv(at.summary_csv)
 
 
 def _optional(path: Path) -> pd.DataFrame | None:
@@ -184,7 +188,8 @@ def _plotly() -> Path:
     import importlib.util
 
     spec = importlib.util.find_spec("plotly")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     return Path(spec.origin).parent / "package_data" / "plotly.min.js"
 
 
@@ -204,4 +209,3 @@ def _maker(experiments: list[str]) -> str:
     for path in sorted([*HERE.glob("*.py"), *HERE.glob("templates/*")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-

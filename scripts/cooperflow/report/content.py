@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -34,7 +34,9 @@ COLUMNS = (
 FILTERS = ("outcome", "reason", "setting", "model", "repo")
 
 
-def run_of_row(row: Mapping[str, Any], plan: Plan, pairs: Mapping[tuple[Any, ...], Pair]) -> Run:
+def run_of_row(
+    row: Mapping[Hashable, Any], plan: Plan, pairs: Mapping[tuple[Any, ...], Pair]
+) -> Run:
     """Return the run that a row of runs.csv is about."""
     pair = pairs[(row["repo"], int(row["task_id"]), str(row["features"]))]
     return Run(plan.experiment(str(row["run_name"])), pair)
@@ -53,11 +55,11 @@ def runs_data(runs: pd.DataFrame, pages: list[str | None], pairs: list[str]) -> 
     columns = list(COLUMNS)
     if bool(runs["replay"].any()):
         columns.insert(1, ("replay", "Replay", False))
-    values = []
+    values: list[list[Any]] = []
     for key, _, number in columns:
         column = runs[key]
         if key == "replay":
-            values.append(["replay" if value else "" for value in column])
+            values.append(["replay" if v else "" for v in column])
         elif number:
             values.append([None if pd.isna(v) else v for v in column.tolist()])
         else:
