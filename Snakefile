@@ -12,6 +12,7 @@ include: "rules/evals.smk"
 include: "rules/aggregate.smk"
 include: "rules/statistics.smk"
 include: "rules/oracle.smk"
+include: "rules/report.smk"
 
 
 onstart:
@@ -32,5 +33,6 @@ rule all:
         RESULTS.summary_csv,
         RESULTS.runs_csv,
         STATISTICS,
+        rules.report.output,
         [run.folder(RESULTS).result for run in PLAN.runs],
         [run.folder(RESULTS).eval for run in PLAN.runs],
