@@ -17,6 +17,7 @@ onstart:
 
 localrules:
     all,
+    broken,
     images,
     images_verified,
 

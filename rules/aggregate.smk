@@ -12,4 +12,3 @@ rule aggregate:
         script=SCRIPTS / "aggregate.py",
     shell:
         "{params.python:q} {params.script:q} --log {log:q}"
-

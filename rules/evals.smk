@@ -10,7 +10,9 @@ for setting in PLAN.settings:
                 RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.RESULT
             ),
             # A grading that broke left a note, which is newer than its eval.json.
-            broken=lambda wc, s=setting: BROKEN_EVALS.get(run_of(wc, s).dashed, []),
+            broken=lambda wc, s=setting: (
+                BROKEN_EVALS.get(run_of(wc, s).dashed) or mend(run_of(wc, s).folder(RESULTS).eval)
+            ),
         output:
             RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.EVAL,
         log:

@@ -13,14 +13,17 @@ from typing import Any
 from cooperflow import (
     atomic,
     attempt,
+    breaker,
     child,
     containers,
     guard,
     layout,
     outcome,
     processes,
+    publish,
+    runtime,
 )
-from cooperflow.containers import EngineError, EventRecord, Labels
+from cooperflow.containers import EngineError, Labels
 from cooperflow.layout import RunFolder
 from cooperflow.outcome import Verdict
 from cooperflow.plan import Plan, Run
@@ -34,7 +37,10 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     folder = run.folder(plan.results)
     try:
         with processes.claim(plan.results.claims, f"eval {run.key}", CLAIM_SECONDS):
-            return _grade(plan, run, folder, this)
+            for place in (folder.path, folder.evals):
+                atomic.sweep(place)
+            with breaker.passage(plan, run, graded=True):
+                return _grade(plan, run, folder, this)
     except Interrupted as why:
         print(f"{run.key}: grading ended: {why}")
         return INTERRUPTED
@@ -78,7 +84,7 @@ def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
     arguments += ["-f", f"{a},{b}", "--backend", plan.config.backend]
     arguments += ["--dataset-dir", str(Path(plan.config.dataset.dir).resolve())]
     arguments += ["--log-dir", str(logs.resolve()), "-c", "1"]
-    with attempt.scratch() as scratch:
+    with runtime.scratch() as scratch:
         stop_note = scratch / "put-away"
         stop_note.touch()
         try:
@@ -88,32 +94,28 @@ def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
         except EngineError as error:
             print(f"Docker does not answer: {error}")
             return None
-        events = EventRecord(place / layout.EVENTS, labels.token)
-        try:
-            watched = attempt.watch(
-                child.Command(
-                    arguments=arguments,
-                    log=place / "cooperbench.log",
-                    stop_note=stop_note,
-                    labels=labels.as_dict(),
-                    command_seconds=plan.config.limits.test_seconds,
-                ),
-                plan.config.limits.eval_seconds,
-            )
-            broke = events.broke
-        finally:
-            lost = attempt.clear(labels)
-            processes.end(events.process)
-        fates = events.fates(stop_note.read_text().split(), watched.ended)
+        watched = attempt.watch(
+            child.Command(
+                arguments=arguments,
+                log=place / "cooperbench.log",
+                stop_note=stop_note,
+                labels=labels.as_dict(),
+                sdk_arguments=containers.limits(plan.config.containers)[1],
+                command_seconds=plan.config.limits.test_seconds,
+            ),
+            labels,
+            plan.config.limits.eval_seconds,
+        )
     document = atomic.read_json(staged / layout.EVAL)
     with contextlib.suppress(OSError):
         os.replace(staged / layout.EVAL, place / layout.EVAL)
     shutil.rmtree(logs, ignore_errors=True)
     trouble = {
         "time limit": watched.timed_out,
-        "docker": broke or lost,
-        "container died": fates.died > 0,
-        "out of memory": fates.oom > 0,
+        "disk full": watched.disk_full,
+        "docker": watched.engine_lost or watched.engine_stalled > watched.seconds / 2,
+        "container died": watched.fates.died > 0,
+        "out of memory": watched.fates.oom > 0,
         f"exit code {watched.exit_code}": bool(watched.exit_code),
         "no whole document": not isinstance(document, dict),
     }
@@ -150,6 +152,7 @@ def _publish(
     for note in plan.results.broken_evals.glob(f"{run.dashed}.*"):
         if verdict.reason != outcome.EVAL_ERROR:
             note.unlink(missing_ok=True)
+    publish.make_stale(plan.results, folder.eval)
     if verdict.reason == outcome.EVAL_ERROR:
         # A later start takes this note for a newer input, and so grades the run again.
         atomic.write_text(

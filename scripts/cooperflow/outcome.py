@@ -29,6 +29,7 @@ CONTAINER_DIED = "container_died"
 OOM_KILLED = "oom_killed"
 DOCKER_UNAVAILABLE = "docker_unavailable"
 IMAGE_MISSING = "image_missing"
+DISK_FULL = "disk_full"
 REDIS_UNAVAILABLE = "redis_unavailable"
 PROCESS_DIED = "process_died"
 AGENT_ERROR = "agent_error"
@@ -83,6 +84,8 @@ class Evidence:
     calls: tuple[CallsEnd, ...] = ()
     containers_died: int = 0  # ended while their agent was at work, and not by its own cleanup
     containers_oom: int = 0
+    disk_full: bool = False  # nothing more could be written where the run's files lie
+    engine_stalled: float = 0.0  # seconds for which Docker gave no answer
     engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
     image_missing: bool = False
     redis_died: bool = False
@@ -109,9 +112,10 @@ def judge_run(evidence: Evidence) -> Verdict:
     if infra is not None:
         return infra
     if evidence.timed_out:
-        longest = max((calls.waited for calls in evidence.calls), default=0.0)
-        if longest > evidence.seconds / 2:
-            return _infra(usage.API_TIMEOUT)
+        waited = max((calls.waited for calls in evidence.calls), default=0.0)
+        if waited + evidence.engine_stalled > evidence.seconds / 2:
+            engine = evidence.engine_stalled > waited
+            return _infra(DOCKER_UNAVAILABLE if engine else usage.API_TIMEOUT)
         return Verdict(FAIL, TIMEOUT)
     failed = any(agent.status == "Error" for agent in evidence.agents)
     if failed or not evidence.document:
@@ -137,6 +141,8 @@ def judge_run(evidence: Evidence) -> Verdict:
 
 
 def _infrastructure(evidence: Evidence) -> Verdict | None:
+    if evidence.disk_full:
+        return _infra(DISK_FULL)
     if evidence.engine_lost:
         return _infra(DOCKER_UNAVAILABLE)
     if evidence.containers_oom:

@@ -23,11 +23,11 @@ class Work:
 
     images: bool
     runs: Sequence[Run]
-    evals: int
+    gradings: Sequence[Run]
 
     @property
     def needs_engine(self) -> bool:
-        return self.images or bool(self.runs) or self.evals > 0
+        return self.images or bool(self.runs) or bool(self.gradings)
 
 
 def check(plan: Plan, work: Work) -> str | None:

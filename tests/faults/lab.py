@@ -172,6 +172,13 @@ class Lab:
             timeout=PATIENCE,
         )
 
+    def script_edit(self, bases: Mapping[str, str | None], url: str) -> None:
+        """Put right the addresses of models that nobody serves; it is still the same experiment."""
+        for name in bases:
+            self.config["models"][name]["api_base"] = url
+        names = [f"{name}-{setting}" for name in bases for setting in SETTINGS]
+        self.config["accept"] = names
+
     def retry_infra(self) -> None:
         done = self.script("retry_infra", "--configfile", "lab.yaml")
         assert done.returncode == 0, done.stdout + done.stderr
