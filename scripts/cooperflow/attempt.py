@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, child, containers, layout, processes, publish, runtime, usage
+from cooperflow import (
+    atomic,
+    child,
+    containers,
+    layout,
+    processes,
+    publish,
+    runtime,
+    secrecy,
+    usage,
+)
 from cooperflow.containers import EngineError, EventRecord, Labels
 from cooperflow.outcome import AgentEnd, CallsEnd, Evidence
 from cooperflow.plan import Run
@@ -105,7 +115,10 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             key=job.key,
             calls=job.calls,
         )
-        watched = watch(command, job.labels, job.seconds)
+        try:
+            watched = watch(command, job.labels, job.seconds)
+        finally:
+            secrecy.scrub(job.folder, job.key)
         return _evidence(job, watched, redis)
 
 
@@ -237,6 +250,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
             CallsEnd(thread[-1].kind, usage.waited(thread, watched.ended))
             for thread in usage.threads(calls)
         ),
+        containers_started=None if watched.engine_lost else fates.started,
         containers_died=fates.died,
         containers_oom=fates.oom,
         engine_lost=watched.engine_lost,

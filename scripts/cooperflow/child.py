@@ -93,6 +93,7 @@ def _main(command: Command) -> int:
     labels = [f"--label={key}={value}" for key, value in command.labels.items()]
     os.environ["COOPERFLOW_RUN_ARGS"] = "\n".join([*labels, *command.run_arguments])
     os.environ["COOPERFLOW_STOP_NOTE"] = str(command.stop_note)
+    os.environ["COOPERFLOW_DOCKER_LOG"] = str(command.log)
 
     import cooperbench.cli
 

@@ -82,6 +82,7 @@ class Evidence:
     seconds: float = 0.0
     agents: tuple[AgentEnd, ...] = ()
     calls: tuple[CallsEnd, ...] = ()
+    containers_started: int | None = None  # None: not known
     containers_died: int = 0  # ended while their agent was at work, and not by its own cleanup
     containers_oom: int = 0
     disk_full: bool = False  # nothing more could be written where the run's files lie
@@ -129,7 +130,9 @@ def judge_run(evidence: Evidence) -> Verdict:
             killed = evidence.exit_code is None or evidence.exit_code < 0
             return _infra(PROCESS_DIED if killed else AGENT_ERROR)
         if usage.CONTEXT not in last:
-            return _infra(AGENT_ERROR)
+            started = evidence.containers_started
+            refused = started is not None and started < len(evidence.agents)
+            return _infra(DOCKER_UNAVAILABLE if refused else AGENT_ERROR)
         return Verdict(None, CONTEXT_LIMIT)
     if evidence.redis_died:
         return _infra(REDIS_UNAVAILABLE)

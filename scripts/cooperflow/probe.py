@@ -1,4 +1,4 @@
-"""Cheap looks at what a run needs from outside: does the engine answer, can the provider be reached."""
+"""Cheap looks at what a run needs from outside: the engine, the provider's host, room on disk."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _share(path: Path, name: Path) -> None:
 
 
 def make_stale(results: Results, newer: Path) -> None:
-    """See to it that Snakemake takes the tables for older than ``newer``, whatever the clock did."""
+    """Have Snakemake take the tables for older than ``newer``, whatever the clock did."""
     for table in (results.runs_csv, results.summary_csv):
         with contextlib.suppress(FileNotFoundError):
             if table.stat().st_mtime_ns >= newer.stat().st_mtime_ns:

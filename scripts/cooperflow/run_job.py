@@ -26,8 +26,8 @@ from cooperflow import (
     usage,
 )
 from cooperflow.config import Model
-from cooperflow.errors import UserError
 from cooperflow.containers import EngineError, Labels
+from cooperflow.errors import UserError
 from cooperflow.outcome import Evidence, Verdict
 from cooperflow.plan import Plan, Run
 from cooperflow.processes import Interrupted

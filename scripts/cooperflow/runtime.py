@@ -45,37 +45,34 @@ def scratch() -> Iterator[Path]:
         os.close(lock)
 
 
-def sweep() -> int:
-    """Remove the scratch folders and sockets of dead processes; return how many."""
-    count = 0
+def sweep() -> None:
+    """Remove the scratch folders and sockets of dead processes."""
     for path in list(folder().iterdir()):
         with contextlib.suppress(OSError):
             if path.name.startswith("run-") and path.is_dir():
-                count += _if_unlocked(path, os.O_RDONLY, lambda p=path: shutil.rmtree(p))
+                with _locked(path, os.O_RDONLY):
+                    shutil.rmtree(path)
             elif path.suffix == ".lock":
                 # Whoever starts a launcher holds this lock until it listens.
-                count += _if_unlocked(path, os.O_RDWR, lambda p=path: _unless_served(p))
-    return count
+                with _locked(path, os.O_RDWR):
+                    _unless_served(path.with_suffix(".sock"), path)
 
 
-def _if_unlocked(path: Path, flags: int, remove: object) -> int:
+@contextlib.contextmanager
+def _locked(path: Path, flags: int) -> Iterator[None]:
+    """Hold the lock of a file or folder; BlockingIOError (an OSError) if a process has it."""
     handle = os.open(path, flags)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return int(bool(remove() is not False)) if callable(remove) else 0
-    except BlockingIOError:
-        return 0
+        yield
     finally:
         os.close(handle)
 
 
-def _unless_served(lock: Path) -> bool:
+def _unless_served(address: Path, lock: Path) -> None:
     """Remove a launcher's socket and lock unless it listens."""
-    address = lock.with_suffix(".sock")
-    with socket.socket(socket.AF_UNIX) as probe:
-        with contextlib.suppress(OSError):
-            probe.connect(str(address))
-            return False
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(address))
+        return
     address.unlink(missing_ok=True)
     lock.unlink(missing_ok=True)
-    return True

@@ -10,10 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from . import processes, provider
+from . import engine, files, processes, provider, security
 from .report import Campaign, Case, markdown
 
-CASES: tuple[Case, ...] = (*processes.CASES, *provider.CASES)
+CASES: tuple[Case, ...] = (
+    *processes.CASES,
+    *engine.CASES,
+    *provider.CASES,
+    *files.CASES,
+    *security.CASES,
+)
 
 
 def run(cases: Sequence[Case], seed: int) -> Campaign:

@@ -24,7 +24,7 @@ FREE = ("attempts", "tokens", "cost", "_s", "run_name", "model", "replay")
 
 def books(lab: Lab, skip: Sequence[str] = ()) -> list[str]:
     """runs.csv against the ledgers: to the token, or marked and bounded."""
-    wrong = []
+    wrong: list[str] = []
     for model, server in lab.servers.items():
         if model in skip:
             continue

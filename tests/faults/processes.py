@@ -105,9 +105,14 @@ def storm(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) -> None:
                 campaign.settle(end, here, control, others)
                 for line in mine[1:]:
                     for column in (BOOKS, ONCE, LEFT, GOES_ON, TRUE):
-                        line.add(column, [
-                            p for p in end.wrong.get(column, []) if p not in before.get(column, [])
-                        ])
+                        line.add(
+                            column,
+                            [
+                                p
+                                for p in end.wrong.get(column, [])
+                                if p not in before.get(column, [])
+                            ],
+                        )
                 for line in mine:
                     line.add(TRUE, [])
             others.end()
@@ -139,8 +144,7 @@ def _until_done(
             if start is not None and start.process.returncode == 0:
                 break
             start = here.start()
-            calls = len(here.servers["lab"].ledger())
-            _until(lambda s=start, c=calls: len(here.servers["lab"].ledger()) > c, start)
+            _until_calls(here, start, 1)
         time.sleep(uniform(0.2, 6.0))
         who, number = waiting[0]
         victim = _victim(here, start, who, uniform)
@@ -165,14 +169,16 @@ def _until_done(
             line.add(GOES_ON, invariants.whole(here))
     if start is not None and start.process.poll() is None:
         start.finished()
-    return list(dict.fromkeys(map(id, struck))) and [
-        line for number, line in enumerate(struck) if line not in struck[:number]
-    ]
+    return [line for number, line in enumerate(struck) if line not in struck[:number]]
 
 
-def _until(what: Callable[[], bool], start: Start) -> None:
-    limit = time.monotonic() + 90
-    while not what() and start.process.poll() is None and time.monotonic() < limit:
+def _until_calls(here: Lab, start: Start, more: int) -> None:
+    """Wait until a start has made some model calls, or has ended."""
+    server, limit = here.servers["lab"], time.monotonic() + 90
+    wanted = len(server.ledger()) + more
+    while len(server.ledger()) < wanted and start.process.poll() is None:
+        if time.monotonic() > limit:
+            return
         time.sleep(0.1)
 
 
@@ -202,11 +208,9 @@ def few_kills(campaign: Campaign) -> None:
         lab.laboratory(delay="0.7") as here,
     ):
         others = invariants.Bystanders.begin(here, campaign.image)
-        server = here.servers["lab"]
         for who in ("Snakemake", "supervisor"):
-            calls = len(server.ledger())
             start = here.start()
-            _until(lambda c=calls: len(server.ledger()) > c + 1, start)
+            _until_calls(here, start, 2)
             victim = _victim(here, start, who, campaign.random.uniform)
             assert victim is not None, start.text[-1500:]
             os.kill(victim, KILL)
