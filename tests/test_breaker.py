@@ -36,9 +36,12 @@ def test_the_pause_doubles_with_each_failure_and_ends() -> None:
     three = breaker.judge(ends("a:x", "b:x", "c:x"), 3, 30)
     four = breaker.judge(ends("a:x", "b:x", "c:x", "d:x"), 3, 30)
     many = breaker.judge(ends(*(f"r{n}:x" for n in range(40))), 3, 30)
-    assert three is not None and three.until == 20 + 30
-    assert four is not None and four.until == 30 + 60
-    assert many is not None and many.until == 390 + breaker.LONGEST
+    assert three is not None
+    assert three.until == 20 + 30
+    assert four is not None
+    assert four.until == 30 + 60
+    assert many is not None
+    assert many.until == 390 + breaker.LONGEST
 
 
 def test_zero_failures_switch_it_off() -> None:

@@ -80,7 +80,8 @@ NAMES = (
 LIBRARY = "cd /workspace/repo && printf '%s\\n' '{}' > inventory/__init__.py"
 
 AGENT = (
-    Told("talks about rate limits and OOM", agent(f"echo '{TALK}'; exit 1", text=TALK, submit=False),
+    Told("talks about rate limits and OOM",
+         agent(f"echo '{TALK}'; exit 1", text=TALK, submit=False),
          ("fail", "empty_patch"), False),
     Told("submits nothing", agent(submit=False), ("fail", "empty_patch"), False),
     Told("rm -rf /workspace", agent("rm -rf /workspace"), ("fail", "empty_patch"), False),
@@ -89,9 +90,11 @@ AGENT = (
          ("fail", "tests_failed"), False),
     Told("binary files", agent("head -c 3000000 /dev/urandom > /workspace/repo/blob.bin"),
          ("fail", "tests_failed"), False),
-    Told("a patch of 200 MB", agent("yes 0123456789abcde | head -c 200000000 > /workspace/repo/big"),
+    Told("a patch of 200 MB",
+         agent("yes 0123456789abcde | head -c 200000000 > /workspace/repo/big"),
          ("fail", "tests_failed"), False),
-    Told("changes the tests", agent("cd /workspace/repo && for f in tests/*.py; do echo > $f; done"),
+    Told("changes the tests",
+         agent("cd /workspace/repo && for f in tests/*.py; do echo > $f; done"),
          ("fail", "empty_patch"), False),
     Told("fork bomb", agent("bomb() { bomb | bomb & }; bomb; sleep 3"),
          ("fail", "tests_failed"), False),
@@ -115,7 +118,7 @@ PATIENT = (
 
 
 def batch(group: str, table: Sequence[Told], **config: Any) -> Callable[[Campaign], None]:
-    """Return a case that causes all faults of a table in one start, each with a model of its own."""
+    """Return a case that causes all faults of a table in one start, each on a model of its own."""
 
     def do(campaign: Campaign) -> None:
         control = campaign.control([lab.PAIR], ["solo"])

@@ -92,8 +92,7 @@ def _of_container(container: dict[str, Any]) -> set[str]:
     if host["Privileged"] or host["NetworkMode"] == "host" or host["PidMode"] or host["CapAdd"]:
         wrong.add("a container is privileged")
     if not (host["Memory"] and host["PidsLimit"] and host["OomScoreAdj"] == 500):
-        if not container["Config"]["Labels"]["cooperflow.run"].startswith("image "):
-            wrong.add(f"a container has no limits: {host['Memory']} {host['PidsLimit']}")
+        wrong.add(f"a container has no limits: {host['Memory']} {host['PidsLimit']}")
     return wrong
 
 
