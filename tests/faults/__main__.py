@@ -22,10 +22,10 @@ CASES: tuple[Case, ...] = (
 )
 
 
-def run(cases: Sequence[Case], seed: int) -> Campaign:
+def run(cases: Sequence[Case], seed: int, control: Path | None = None) -> Campaign:
     """Run the cases one after another and return the campaign with its lines."""
     print(f"seed {seed}", flush=True)
-    campaign = Campaign(seed, Random(seed))
+    campaign = Campaign(seed, Random(seed), control)
     for case in cases:
         print(f"{case.name}:", flush=True)
         case.do(campaign)
@@ -38,12 +38,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--quick", action="store_true", help="the subset that `make test` runs")
     parser.add_argument("--out", type=Path, help="write the table to this file")
+    parser.add_argument("--control", type=Path, help="rows of an undisturbed run, as it was kept")
     arguments = parser.parse_args()
     cases = [case for case in CASES if re.search(arguments.only, case.name)]
     cases = [case for case in cases if case.quick or not arguments.quick]
     seed = int(time.time()) % 100_000 if arguments.seed is None else arguments.seed
     begun = time.monotonic()
-    campaign = run(cases, seed)
+    campaign = run(cases, seed, arguments.control)
     table = markdown(campaign, time.monotonic() - begun, "make faults")
     print(f"\n{table}")
     if arguments.out:

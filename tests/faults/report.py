@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -55,6 +57,7 @@ class Campaign:
 
     seed: int
     random: Random
+    kept: Path | None = None  # where the undisturbed rows are kept for the next campaign
     lines: list[Line] = field(default_factory=list)
     _control: dict[tuple[str, str, str], dict[str, str]] = field(default_factory=dict)
     image: str = "akhatua/cooperbench-demo-inventory:task1"
@@ -66,10 +69,14 @@ class Campaign:
             for repo, task, features in pairs
             for setting in settings
         ]
+        if not self._control and self.kept and self.kept.exists():
+            self._control.update(invariants.control_rows(json.loads(self.kept.read_text())))
         if not all(key in self._control for key in wanted):
             with lab.laboratory(pairs=pairs, settings=settings) as quiet:
                 assert quiet.run().process.returncode == 0, quiet.starts[-1].text[-3000:]
                 self._control.update(invariants.control_rows(quiet.rows()))
+            if self.kept:
+                self.kept.write_text(json.dumps(list(self._control.values())))
         return self._control
 
     @contextlib.contextmanager
