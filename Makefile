@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-.PHONY: help setup engine dataset demo retry-infra status report table schema test lint format lock doctor clean-env
+.PHONY: help setup engine dataset demo retry-infra status report table schema test faults lint format lock doctor clean-env
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
@@ -47,6 +47,10 @@ lint: setup ## Check format, style, types and the workflow
 
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(BIN)/pytest
+
+faults: setup engine ## Cause every known fault and check what must hold (ONLY=pattern SEED=n; root)
+	@cd tests && PYTHONPATH=../scripts ../$(BIN)/python -m faults --only '$(ONLY)' \
+		$(if $(SEED),--seed $(SEED)) --out ../.faults.md
 
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/snakefmt Snakefile rules

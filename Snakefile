@@ -21,6 +21,7 @@ onstart:
 
 localrules:
     all,
+    broken,
     dataset,
     images,
     images_verified,

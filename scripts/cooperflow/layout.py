@@ -172,6 +172,16 @@ class Results:
         return self.state / "broken-evals"
 
     @property
+    def broken(self) -> Path:
+        """Notes that a document is not whole, for as long as it takes to make it anew."""
+        return self.state / "broken"
+
+    @property
+    def breaker(self) -> Path:
+        """How the attempts of the starts went, the newest last."""
+        return self.state / "breaker.jsonl"
+
+    @property
     def halt(self) -> Path:
         return self.state / "halt.json"
 

@@ -23,12 +23,13 @@ class Work:
 
     images: bool
     runs: Sequence[Run]
-    evals: int
+    gradings: Sequence[Run]
+    oracles: int = 0
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
 
     @property
     def needs_engine(self) -> bool:
-        return self.images or bool(self.runs) or self.evals > 0
+        return self.images or bool(self.runs) or bool(self.gradings) or self.oracles > 0
 
 
 def check(plan: Plan, work: Work) -> str | None:

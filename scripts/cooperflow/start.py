@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cooperflow import containers, dataset, experiment, guard, halt, oracle_job, preflight, rolling
+from cooperflow import (
+    breaker,
+    containers,
+    dataset,
+    experiment,
+    guard,
+    halt,
+    oracle_job,
+    preflight,
+    rolling,
+    runtime,
+)
 from cooperflow.containers import EngineError
 from cooperflow.plan import Plan, Run
 from cooperflow.preflight import Work
@@ -22,11 +33,15 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     docker_version = preflight.check(plan, work)
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)
+    breaker.forget(plan.results)
+    runtime.sweep()
     swept = _sweep(plan) if work.needs_engine else 0
     root = Path(plan.config.dataset.dir)
-    if work.runs:
+    # A grading reads the data set too: it must be the one that the run was made with.
+    if work.runs or work.gradings:
         tasks = dataset.task_hashes(root, plan.pairs)
-        for name in dict.fromkeys(run.experiment.run_name for run in work.runs):
+        touched = [*work.runs, *work.gradings]
+        for name in dict.fromkeys(run.experiment.run_name for run in touched):
             experiment.settle(plan.experiment(name), plan, tasks, docker_version)
     return _told(plan, work, swept)
 
@@ -49,7 +64,7 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
         label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
         done = len(plan.pairs) - to_do
         lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
-    lines.append(f"{'gradings':<28}{work.evals:>7}")
+    lines.append(f"{'gradings':<28}{len(work.gradings):>7}")
     if work.runs:
         lines.append(f"oracle: {oracle_job.summary(plan)}")
     if swept:
