@@ -10,7 +10,9 @@ include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
+include: "rules/statistics.smk"
 include: "rules/oracle.smk"
+include: "rules/report.smk"
 
 
 onstart:
@@ -30,5 +32,7 @@ rule all:
     input:
         RESULTS.summary_csv,
         RESULTS.runs_csv,
+        STATISTICS,
+        rules.report.output,
         [run.folder(RESULTS).result for run in PLAN.runs],
         [run.folder(RESULTS).eval for run in PLAN.runs],

@@ -101,7 +101,7 @@ def image_uses(jobs):
 def run_of(wildcards, setting):
     """The run that a rule's wildcards name."""
     return planning.Run(
-        PLAN.experiment(f"{wildcards.model}-{setting.name}"),
+        PLAN.experiment(f"{wildcards.model}-{setting.name}{wildcards.repeat}"),
         layout.Pair(wildcards.repo, int(wildcards.task), (int(wildcards.a), int(wildcards.b))),
     )
 
@@ -116,3 +116,5 @@ wildcard_constraints:
     task=either(pair.task_id for pair in PLAN.pairs),
     a=r"\d+",
     b=r"\d+",
+    # In brackets, because one that is empty would stand for anything.
+    repeat=f"(?:{either(layout.repeat_suffix(n) for n in PLAN.repeats)})",

@@ -27,10 +27,13 @@ rule images_verified:
         [RESULTS.sentinel(image) for image in PLAN.images],
     output:
         RESULTS.gate,
-    run:
-        from cooperflow import images
-
-        images.gate(PLAN)
+    log:
+        "logs/images/verified.log",
+    params:
+        python=sys.executable,
+        script=SCRIPTS / "images_verified.py",
+    shell:
+        "{params.python:q} {params.script:q} --log {log:q}"
 
 
 rule images:

@@ -40,6 +40,9 @@ class Dataset(_Table):
 
     dir: str = Field("dataset", description="CooperBench's data set")
     subset: str = Field("lite", description="a data set's subset, a shipped table, or a path")
+    languages: dict[str, str] = Field(
+        default_factory=dict, description="repo -> its language, for repos of your own"
+    )
     repos: list[str] = Field(default_factory=list, description="only these repos; empty: all")
     tasks: list[int | str] = Field(
         default_factory=list, description="only these tasks: a number, or repo/number; empty: all"
@@ -141,6 +144,7 @@ class Config(_Table):
     models: dict[str, Model | None]
     agent: Agent = Agent()
     settings: dict[str, list[str] | None]
+    repeats: int = Field(1, ge=1, le=99, description="how often each pair is run per setting")
     limits: Limits = Limits()
     redis: Redis = Redis()
     images: Images = Images()

@@ -17,6 +17,30 @@ EVENTS = "events.jsonl"
 ATTEMPT = "attempt.json"
 RETIRED = "result.retired.json"
 
+# The small tables and the plots, by name.
+BREAKDOWNS = (
+    "by_repo",
+    "by_language",
+    "by_task",
+    "by_solo_outcome",
+    "by_difficulty",
+    "coordination_gap",
+    "by_messages",
+    "by_patch_size",
+    "by_reason",
+    "cost",
+    "repeats",
+)
+PLOTS = (
+    "pass_rates",
+    "paired_outcomes",
+    "coordination_gap",
+    "cost_success",
+    "repo_outcomes",
+    "timeline",
+)
+PLOT_KINDS = ("png", "svg", "pdf")
+
 # A name that is a folder, a part of a run name and a part of a container label at once.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # CooperBench discovers only folders that end so.
@@ -61,9 +85,14 @@ def image_key(image: str) -> str:
     return image.rsplit("/", 1)[-1].replace(":", "_")
 
 
-def run_name(model: str, setting: str) -> str:
+def run_name(model: str, setting: str, repeat: int = 1) -> str:
     """Return the name of an experiment, which is its run name upstream."""
-    return f"{model}-{setting}"
+    return f"{model}-{setting}{repeat_suffix(repeat)}"
+
+
+def repeat_suffix(repeat: int) -> str:
+    """Return what a repeat adds to the run name: nothing the first time, then -r2, -r3, ..."""
+    return "" if repeat == 1 else f"-r{repeat}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,17 @@ class Results:
     @property
     def summary_csv(self) -> Path:
         return self.root / "summary.csv"
+
+    @property
+    def comparison_csv(self) -> Path:
+        return self.root / "comparison.csv"
+
+    def table(self, name: str) -> Path:
+        """A small table, with its ending: by_repo.csv, summary.tex."""
+        return self.root / "tables" / name
+
+    def plot(self, name: str, kind: str) -> Path:
+        return self.root / "plots" / f"{name}.{kind}"
 
     @property
     def dataset_json(self) -> Path:

@@ -39,15 +39,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A model in a setting."""
+    """A model in a setting, for the first or a later time."""
 
     model_name: str
     model: Model
     setting: Setting
+    repeat: int = 1
 
     @property
     def run_name(self) -> str:
-        return layout.run_name(self.model_name, self.setting.name)
+        return layout.run_name(self.model_name, self.setting.name, self.repeat)
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,16 @@ class Plan:
             Setting(name, tuple(flags)) for name, flags in self.config.settings.items() if flags
         )
 
+    @property
+    def repeats(self) -> range:
+        return range(1, self.config.repeats + 1)
+
     @cached_property
     def experiments(self) -> tuple[Experiment, ...]:
         return tuple(
-            Experiment(name, model, setting)
+            Experiment(name, model, setting, repeat)
             for setting in self.settings
+            for repeat in self.repeats
             for name, model in self.config.models.items()
             if model
         )
@@ -149,7 +155,9 @@ def make(config: Config) -> Plan:
     names = [experiment.run_name for experiment in plan.experiments]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"models, settings: two experiments would both be called {name}.")
+            raise UserError(
+                f"models, settings, repeats: two experiments would both be called {name}."
+            )
     return plan
 
 
