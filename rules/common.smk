@@ -48,7 +48,13 @@ def begin_start(dag):
             start.begin(
                 PLAN,
                 Path(workflow.basedir),
-                start.Work(images="image" in names, runs=runs, evals=evals, uses=image_uses(to_do)),
+                start.Work(
+                    images="image" in names,
+                    runs=runs,
+                    evals=evals,
+                    uses=image_uses(to_do),
+                    slots=int(workflow.global_resources.get("run_slots", 4)),
+                ),
             ),
             file=sys.stderr,
         )

@@ -25,6 +25,7 @@ class Work:
     runs: Sequence[Run]
     evals: int
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
+    slots: int = 4  # runs at a time
 
     @property
     def needs_engine(self) -> bool:

@@ -10,6 +10,7 @@ from cooperflow import (
     checks,
     containers,
     dataset,
+    estimate,
     experiment,
     guard,
     halt,
@@ -75,6 +76,9 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
         )
         lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
     lines.append(f"{'gradings':<28}{work.evals:>7}")
+    paid = [run for run in work.runs if run.experiment.model.replay is None]
+    if paid:
+        lines += estimate.text(estimate.make(plan, paid), work.slots)
     if work.runs:
         lines.append(f"oracle: {oracle_job.summary(plan)}")
     if swept:
