@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-.PHONY: help setup engine dataset demo retry-infra status report table schema test faults lint format lock doctor clean-env
+.PHONY: help setup engine dataset pilot demo retry-infra status report table schema test faults lint format lock doctor clean-env
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
@@ -23,6 +23,9 @@ engine: ## See to a Docker engine that answers and to the demo's base image
 
 dataset: setup ## Fetch the benchmark's data set, or check the one that is there (CONFIG=file)
 	@$(BIN)/snakemake dataset --forcerun dataset_checked --retries 0 --quiet rules $(CONFIGFILE)
+
+pilot: setup ## Run 3 pairs in all settings, then estimate cost and time of the rest (CONFIG=file)
+	@$(BIN)/python scripts/pilot.py $(CONFIGFILE)
 
 demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
 	@$(BIN)/python scripts/demo.py

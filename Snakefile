@@ -5,6 +5,7 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/preflight.smk"
 include: "rules/dataset.smk"
 include: "rules/images.smk"
 include: "rules/runs.smk"
@@ -26,6 +27,7 @@ localrules:
     images,
     images_verified,
     oracle,
+    preflight,
 
 
 rule all:

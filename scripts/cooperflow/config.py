@@ -164,6 +164,15 @@ class Oracle(_Table):
     )
 
 
+class Assumptions(_Table):
+    """What an agent is taken to use while no run is done; only for the estimate."""
+
+    calls: int = Field(40, gt=0, description="model calls of one agent")
+    input_tokens: int = Field(15_000, gt=0, description="tokens in of one call")
+    output_tokens: int = Field(250, gt=0, description="tokens out of one call")
+    run_seconds: int = Field(300, gt=0, description="duration of a run, seconds")
+
+
 class Config(_Table):
     """All keys of config/config.yaml."""
 
@@ -179,6 +188,7 @@ class Config(_Table):
     oracle: Oracle = Oracle()
     containers: Containers = Containers()
     breaker: Breaker = Breaker()
+    assume: Assumptions = Assumptions()
     backend: Literal["docker"] = "docker"
     launcher: Literal["warm", "off"] = Field(
         "warm", description="warm: cooperbench is imported once per start; off: by each job"

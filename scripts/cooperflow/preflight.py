@@ -26,6 +26,7 @@ class Work:
     gradings: Sequence[Run]
     oracles: int = 0
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
+    slots: int = 4  # runs at a time
 
     @property
     def needs_engine(self) -> bool:

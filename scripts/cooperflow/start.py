@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from cooperflow import (
     breaker,
+    checks,
     containers,
     dataset,
+    estimate,
     experiment,
     guard,
     halt,
@@ -18,6 +21,7 @@ from cooperflow import (
     runtime,
 )
 from cooperflow.containers import EngineError
+from cooperflow.errors import UserError
 from cooperflow.plan import Plan, Run
 from cooperflow.preflight import Work
 
@@ -31,6 +35,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     """
     guard.hold(plan.results, clone)
     docker_version = preflight.check(plan, work)
+    _try_for_real(plan, work)
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)
     breaker.forget(plan.results)
@@ -44,6 +49,16 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
         for name in dict.fromkeys(run.experiment.run_name for run in touched):
             experiment.settle(plan.experiment(name), plan, tasks, docker_version)
     return _told(plan, work, swept)
+
+
+def _try_for_real(plan: Plan, work: Work) -> None:
+    """Before paid runs: a call of one token, a limit in a container, a Redis, ..."""
+    paid = [run for run in work.runs if run.experiment.model.replay is None]
+    if not paid:
+        return
+    bad = checks.show(checks.lines(plan, paid), lambda text: print(text, file=sys.stderr))
+    if bad:
+        raise UserError("Not started:\n" + "\n".join(f"  {line.name}: {line.text}" for line in bad))
 
 
 def _sweep(plan: Plan) -> int:
@@ -62,9 +77,14 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
     for one in plan.experiments:
         to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
         label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
-        done = len(plan.pairs) - to_do
+        done = sum(
+            run.experiment == one and run.folder(plan.results).result.exists() for run in plan.runs
+        )
         lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
     lines.append(f"{'gradings':<28}{len(work.gradings):>7}")
+    paid = [run for run in work.runs if run.experiment.model.replay is None]
+    if paid:
+        lines += estimate.text(estimate.make(plan, paid), work.slots)
     if work.runs:
         lines.append(f"oracle: {oracle_job.summary(plan)}")
     if swept:
