@@ -3,8 +3,18 @@ rule aggregate:
     input:
         [run.folder(RESULTS).eval for run in PLAN.runs],
     output:
-        RESULTS.runs_csv,
-        RESULTS.summary_csv,
+        report(
+            RESULTS.runs_csv,
+            caption="../report/runs.rst",
+            category="Tables",
+            labels={"table": "runs"},
+        ),
+        report(
+            RESULTS.summary_csv,
+            caption="../report/summary.rst",
+            category="Tables",
+            labels={"table": "summary"},
+        ),
     log:
         "logs/aggregate.log",
     params:
@@ -12,4 +22,3 @@ rule aggregate:
         script=SCRIPTS / "aggregate.py",
     shell:
         "{params.python:q} {params.script:q} --log {log:q}"
-
