@@ -49,6 +49,7 @@ lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/mypy
 
 test: setup engine lint ## Set up, lint, and run all tests
+	@$(SETUP) chromium
 	@$(BIN)/pytest
 
 format: setup ## Format the code and mend what can be mended
