@@ -151,6 +151,15 @@ class Results:
         return Results(self.root / "partial")
 
     @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def report(self) -> Path:
+        """The report's folder."""
+        return self.root / "report"
+
+    @property
     def state(self) -> Path:
         """What the workflow itself keeps: its id, its lock, claims, notes of broken evals."""
         return self.root / ".state"
