@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-.PHONY: help setup engine demo retry-infra table test lint format lock doctor clean-env
+.PHONY: help setup engine dataset demo retry-infra status report table schema test lint format lock doctor clean-env
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
@@ -21,14 +21,23 @@ engine: ## See to a Docker engine that answers and to the demo's base image
 	@$(SETUP) engine
 	@$(SETUP) base-image
 
+dataset: setup ## Fetch the benchmark's data set, or check the one that is there (CONFIG=file)
+	@$(BIN)/snakemake dataset --forcerun dataset_checked --retries 0 --quiet rules $(CONFIGFILE)
+
 demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
 	@$(BIN)/python scripts/demo.py
 
 retry-infra: setup ## List the runs that ended as infra_error and put them back (CONFIG=file)
 	@$(BIN)/python scripts/retry_infra.py $(CONFIGFILE)
 
+status: setup ## Tell how far it is: runs, outcomes, cost, what is wrong (CONFIG=file, WATCH=1)
+	@$(BIN)/python scripts/status.py $(CONFIGFILE) $(if $(WATCH),--watch)
+
 table: setup ## Tabulate what is there of a half-finished experiment (CONFIG=file)
 	@$(BIN)/python scripts/table.py $(CONFIGFILE)
+
+report: setup ## Make the report of a half-finished experiment (CONFIG=file)
+	@$(BIN)/python scripts/report.py --partial $(CONFIGFILE)
 
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules
@@ -46,6 +55,9 @@ format: setup ## Format the code and mend what can be mended
 
 lock: ## Resolve the dependencies anew (envs/requirements.txt)
 	@$(SETUP) lock --upgrade
+
+schema: setup ## Write config/schema.json anew
+	@$(BIN)/python scripts/schema.py
 
 doctor: ## Tell what this machine has and what it lacks
 	@$(SETUP) doctor

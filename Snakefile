@@ -5,11 +5,14 @@ configfile: "config/config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/dataset.smk"
 include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
 include: "rules/statistics.smk"
+include: "rules/oracle.smk"
+include: "rules/report.smk"
 
 
 onstart:
@@ -18,8 +21,10 @@ onstart:
 
 localrules:
     all,
+    dataset,
     images,
     images_verified,
+    oracle,
 
 
 rule all:
@@ -28,5 +33,6 @@ rule all:
         RESULTS.summary_csv,
         RESULTS.runs_csv,
         STATISTICS,
+        rules.report.output,
         [run.folder(RESULTS).result for run in PLAN.runs],
         [run.folder(RESULTS).eval for run in PLAN.runs],

@@ -13,6 +13,10 @@ for setting in PLAN.settings:
                 / PAIR
                 / layout.RESULT
             ),
+            # Images are needed only by what is still to be graded.
+            images=lambda wc, s=setting: (
+                [] if run_of(wc, s).folder(RESULTS).eval.exists() else ancient(RESULTS.gate)
+            ),
             # A grading that broke left a note, which is newer than its eval.json.
             broken=lambda wc, s=setting: BROKEN_EVALS.get(run_of(wc, s).dashed, []),
         output:

@@ -7,7 +7,7 @@ for rank, setting in enumerate(PLAN.settings, start=1):
         input:
             # A finished run has no inputs: nothing can make it be paid for again.
             lambda wc, s=setting: (
-                [] if run_of(wc, s).folder(RESULTS).result.exists() else ancient(RESULTS.gate)
+                [] if run_of(wc, s).folder(RESULTS).result.exists() else ancient(images_before(wc))
             ),
         output:
             RESULTS.runs

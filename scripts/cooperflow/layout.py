@@ -125,6 +125,27 @@ class Results:
         return self.root / "plots" / f"{name}.{kind}"
 
     @property
+    def dataset_json(self) -> Path:
+        """Says that the data set is whole for the pairs asked for, and what it contains."""
+        return self.root / "dataset.json"
+
+    @property
+    def oracle_csv(self) -> Path:
+        return self.root / "oracle.csv"
+
+    @property
+    def oracle_note(self) -> Path:
+        """Newer than the tables when the oracle has said something new."""
+        return self.state / "oracle"
+
+    def oracle(self, pair: Pair) -> Path:
+        """What the gold patches of a pair came to: one document per repetition."""
+        return self.root / "oracle" / pair.folder
+
+    def oracle_repeat(self, pair: Pair, number: int) -> Path:
+        return self.oracle(pair) / f"repeat-{number}.json"
+
+    @property
     def partial(self) -> Results:
         """Where the tables of a half-finished experiment lie; they are no target of Snakemake."""
         return Results(self.root / "partial")
@@ -161,6 +182,19 @@ class Results:
 
     def sentinel(self, image: str) -> Path:
         return self.root / "images" / f"{image_key(image)}.json"
+
+    def manifest(self, image: str) -> Path:
+        """What a registry told of an image: its digest, layers and their sizes."""
+        return self.state / "manifests" / f"{image_key(image)}.json"
+
+    def fetched(self, image: str) -> Path:
+        """Says that this workflow brought the image here, and may remove it."""
+        return self.state / "fetched" / f"{image_key(image)}.json"
+
+    @property
+    def wanted(self) -> Path:
+        """In rolling mode: which files of this start each image is still needed for."""
+        return self.state / "rolling.json"
 
     def experiment(self, name: str) -> Path:
         return self.runs / name / "experiment.json"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cooperflow import layout, pairs
+from cooperflow import filters, layout, pairs
 from cooperflow.config import Config, Model
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.layout import Pair, Results, RunFolder
@@ -78,6 +78,7 @@ class Plan:
 
     config: Config
     pairs: tuple[Pair, ...]
+    choice: str = ""  # which pairs of the subset these are, in words
 
     @property
     def results(self) -> Results:
@@ -147,9 +148,10 @@ def make(config: Config) -> Plan:
         UserError: the subset is unknown or holds what cannot be, or two runs share a name.
     """
     dataset = Path(config.dataset.dir)
-    chosen = pairs.load(config.dataset.subset, dataset)
-    _known(chosen, dataset)
-    plan = Plan(config, tuple(chosen))
+    subset = pairs.load(config.dataset.subset, dataset)
+    _known(subset, dataset)
+    chosen = filters.choose(subset, config.dataset)
+    plan = Plan(config, tuple(chosen), filters.told(config.dataset, len(chosen), len(subset)))
     names = [experiment.run_name for experiment in plan.experiments]
     for name in names:
         if names.count(name) > 1:
