@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     docker_version = preflight.check(plan, work)
     halt.lift(plan.results)
     breaker.forget(plan.results)
+    shutil.rmtree(plan.results.broken, ignore_errors=True)
     runtime.sweep()
     swept = _sweep(plan) if work.needs_engine else 0
     root = Path(plan.config.dataset.dir)
