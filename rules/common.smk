@@ -141,6 +141,7 @@ wildcard_constraints:
 
 rule broken:
     output:
-        temp(touch(RESULTS.broken / "{document}")),
+        # Not temp(): for a missing temporary file Snakemake would not do the work anew.
+        touch(RESULTS.broken / "{document}"),
     wildcard_constraints:
         document="[^/]+",

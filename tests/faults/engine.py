@@ -303,8 +303,8 @@ def private(campaign: Campaign) -> None:
                "docker_unavailable")  # fmt: skip
         daemon(campaign, engine, "daemon killed and started in mid-run", kill_and_start,
                "docker_unavailable")  # fmt: skip
-        daemon(campaign, engine, "daemon hung past the run's time (SIGSTOP)", hang(45),
-               "docker_unavailable", run_seconds=30)  # fmt: skip
+        daemon(campaign, engine, "daemon hung past the run's time (SIGSTOP)", hang(110),
+               "docker_unavailable", run_seconds=90)  # fmt: skip
         daemon(campaign, engine, "daemon hung for a while (SIGSTOP)", hang(12), "")
         image_removed(campaign, engine)
         image_retagged(campaign, engine)

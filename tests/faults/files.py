@@ -12,40 +12,57 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cooperflow import config, plan
+from cooperflow.errors import UserError
+
 from . import invariants, lab
 from .lab import Lab
-from .report import GOES_ON, LEFT, ONCE, TRUE, Campaign, Case
+from .report import GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Control, Line
 
 PAIRS = [lab.PAIR, (lab.TEXTKIT, 2, (1, 2))]
 
 
 def truncated(campaign: Campaign) -> None:
-    """Cut every document of a finished experiment, one after another, and start again."""
+    """Cut the documents of a finished experiment, all at once, and start again."""
     control = campaign.control(PAIRS, ["solo"])
     with lab.laboratory(pairs=PAIRS) as here:
         assert here.run().process.returncode == 0, here.starts[-1].text[-2000:]
-        run = here.run_folder("solo")
-        experiment = here.results / "runs" / "lab-solo" / "experiment.json"
-        sentinel = sorted((here.results / "images").glob("cooper*.json"))[0]
-        gate = here.results / "images" / "verified.json"
-        for path in (run / "result.json", run / "eval.json", sentinel, gate, experiment):
-            for how in ("truncated", "empty"):
+        one, other = (here.run_folder("solo", pair) for pair in PAIRS)
+        images = here.results / "images"
+        documents = (
+            one / "result.json",
+            other / "eval.json",
+            sorted(images.glob("cooper*.json"))[0],
+            images / "verified.json",
+            here.results / "runs" / "lab-solo" / "experiment.json",
+        )
+        for how in ("truncated", "empty"):
+            for path in documents:
+                text = path.read_bytes()
+                path.write_bytes(text[: len(text) // 2] if how == "truncated" else b"")
+            calls = invariants.calls(here.servers.values())
+            dry = here.run("-n", "all")
+            done = here.run()
+            lines = []
+            for path in documents:
                 with campaign.line("Files", f"{path.name} {how}") as line:
-                    text = path.read_bytes()
-                    path.write_bytes(text[: len(text) // 2] if how == "truncated" else b"")
-                    calls = invariants.calls(here.servers.values())
-                    if path == experiment:
-                        # Looked at when there is work: a grading.
-                        (run / "eval.json").unlink()
-                    dry = here.run("-n", "all")
-                    if "Nothing to be done" in dry.text:
-                        line.add(TRUE, ["the dry run says that nothing is to be done"])
-                    done = here.run()
-                    if done.process.returncode:
-                        line.add(GOES_ON, [done.text[-1500:]])
-                    if invariants.calls(here.servers.values()) != calls:
-                        line.add(ONCE, ["the model was called again"])
-                    campaign.settle(line, here, control, run=False)
+                    told = path == documents[-1] or path.name in dry.text
+                    line.add(TRUE, [] if told else ["the dry run does not name it"])
+                    failed = done.process.returncode
+                    line.add(GOES_ON, [done.text[-1500:]] if failed else [])
+                    again = invariants.calls(here.servers.values()) != calls
+                    line.add(ONCE, ["the model was called again"] if again else [])
+                    lines.append(line)
+            _settle_all(campaign, here, control, lines)
+
+
+def _settle_all(campaign: Campaign, here: Lab, control: Control, lines: list[Line]) -> None:
+    """Check the invariants once for several faults that were caused together."""
+    end = Line("", "")
+    campaign.settle(end, here, control, run=False)
+    for line in lines:
+        for column in end.checked:
+            line.add(column, end.wrong.get(column, []))
 
 
 def both_copies_gone(campaign: Campaign) -> None:
@@ -289,17 +306,28 @@ INPUTS: tuple[tuple[str, Spoil, str], ...] = (
 def inputs(campaign: Campaign) -> None:
     """What cannot be is refused before anything starts, in words that name it."""
     with lab.laboratory() as here:
-        for name, spoil, word in INPUTS:
+        for number, (name, spoil, word) in enumerate(INPUTS):
             with campaign.line("Input", name) as line:
                 lab.write_pairs(here.clone / "pairs.json", [lab.PAIR])
                 spoil(here)
-                done = here.run()
-                told = done.process.returncode and word in done.text
-                line.add(TRUE, [] if told else [done.text[-900:]])
-                line.add(TRUE, ["a traceback is shown"] if "Traceback" in done.text else [])
+                # A start for the first and the last; the others by what a start asks first.
+                text = here.run().text if number in (0, len(INPUTS) - 1) else _refusal(here)
+                line.add(TRUE, [] if word in text else [text[-900:]])
+                line.add(TRUE, ["a traceback is shown"] if "Traceback" in text else [])
                 paid = invariants.calls(here.servers.values())
                 line.add(ONCE, ["a call was paid for"] if paid else [])
                 line.add(LEFT, invariants.nothing_left(here))
+
+
+def _refusal(here: Lab) -> str:
+    """Return what is said of a config when the DAG is to be built, empty if nothing is."""
+    here.write_config()
+    with contextlib.chdir(here.clone):
+        try:
+            plan.make(config.load([Path("lab.yaml")]))
+        except UserError as error:
+            return str(error)
+    return ""
 
 
 CASES = (

@@ -34,7 +34,7 @@ SETTINGS = {
     "coop-nocomm": ["--setting", "coop", "--no-messaging"],
 }
 # What a start may take here, seconds, before the campaign calls it hung.
-PATIENCE = 400
+PATIENCE = 1200
 
 Rules = Sequence[Mapping[str, Any]]
 
@@ -303,10 +303,10 @@ def config_of(
         },
         "settings": {name: (SETTINGS[name] if name in settings else None) for name in SETTINGS},
         "limits": {
-            "run_seconds": 90,
-            "eval_seconds": 120,
+            "run_seconds": 400,  # a busy machine is no fault
+            "eval_seconds": 400,
             "test_seconds": 30,
-            "call_seconds": 8,
+            "call_seconds": 20,
             "call_tries": 2,
             "pause_seconds": 0,
         },

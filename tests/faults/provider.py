@@ -128,7 +128,7 @@ def batch(group: str, table: Sequence[Told], **config: Any) -> Callable[[Campaig
         more = {"breaker": {"failures": 0}, **config}
         with lab.laboratory(models=rules, bases=bases, **more) as here:
             others = invariants.Bystanders.begin(here, campaign.image)
-            first = here.run(seconds=900)
+            first = here.run(seconds=1800)
             broken = [] if first.process.returncode == 0 else [first.text[-2500:]]
             rows = {row["model"]: row for row in here.rows()} if not broken else {}
             books = invariants.books(here) if not broken else []
@@ -140,7 +140,7 @@ def batch(group: str, table: Sequence[Told], **config: Any) -> Callable[[Campaig
                 cure = here.servers[next(iter(rules))].url
                 here.script_edit(bases, cure)
                 here.retry_infra()
-                second = here.run(seconds=900)
+                second = here.run(seconds=1800)
                 broken += [second.text[-1500:]] if second.process.returncode else []
             left = invariants.nothing_left(here, others)
             others.end()
@@ -207,11 +207,11 @@ def halts(campaign: Campaign) -> None:
 
 
 CASES = (
-    Case("provider", batch("Provider", PROVIDER, limits={"call_seconds": 4}), quick=False),
+    Case("provider", batch("Provider", PROVIDER, limits={"call_seconds": 12}), quick=False),
     Case(
         "agent",
         batch("Agent", AGENT, limits={"test_seconds": 20}, containers={"pids": 200}),
     ),
-    Case("patient", batch("Agent", PATIENT, limits={"run_seconds": 25, "call_seconds": 60})),
+    Case("patient", batch("Agent", PATIENT, limits={"run_seconds": 60, "call_seconds": 120})),
     Case("halts", halts, quick=True),
 )
