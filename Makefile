@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-.PHONY: help setup engine demo retry-infra status report bundle check-bundle table test lint format lock doctor clean-env
+.PHONY: help setup engine dataset demo retry-infra status report bundle check-bundle table schema test lint format lock doctor clean-env
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
@@ -20,6 +20,9 @@ setup: ## Make .venv with the locked packages
 engine: ## See to a Docker engine that answers and to the demo's base image
 	@$(SETUP) engine
 	@$(SETUP) base-image
+
+dataset: setup ## Fetch the benchmark's data set, or check the one that is there (CONFIG=file)
+	@$(BIN)/snakemake dataset --forcerun dataset_checked --retries 0 --quiet rules $(CONFIGFILE)
 
 demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
 	@$(BIN)/python scripts/demo.py
@@ -59,6 +62,9 @@ format: setup ## Format the code and mend what can be mended
 
 lock: ## Resolve the dependencies anew (envs/requirements.txt)
 	@$(SETUP) lock --upgrade
+
+schema: setup ## Write config/schema.json anew
+	@$(BIN)/python scripts/schema.py
 
 doctor: ## Tell what this machine has and what it lacks
 	@$(SETUP) doctor

@@ -8,10 +8,13 @@ report: "report/workflow.rst"
 
 
 include: "rules/common.smk"
+include: "rules/dataset.smk"
 include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
+include: "rules/statistics.smk"
+include: "rules/oracle.smk"
 include: "rules/report.smk"
 
 
@@ -21,8 +24,10 @@ onstart:
 
 localrules:
     all,
+    dataset,
     images,
     images_verified,
+    oracle,
 
 
 rule all:
@@ -30,6 +35,7 @@ rule all:
     input:
         RESULTS.summary_csv,
         RESULTS.runs_csv,
+        STATISTICS,
         rules.report.output,
         [run.folder(RESULTS).result for run in PLAN.runs],
         [run.folder(RESULTS).eval for run in PLAN.runs],

@@ -222,7 +222,11 @@ def _evidence(
         seconds=watched.seconds,
         agents=agent_ends(document),
         calls=tuple(
-            CallsEnd(thread[-1].kind, usage.waited(thread, watched.ended))
+            CallsEnd(
+                last=thread[-1].kind,
+                waited=usage.waited(thread, watched.ended),
+                seconds=watched.ended - thread[0].start,
+            )
             for thread in usage.threads(calls)
         ),
         containers_died=fates.died,

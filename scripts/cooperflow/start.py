@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cooperflow import containers, dataset, experiment, guard, halt, preflight
+from cooperflow import containers, dataset, experiment, guard, halt, oracle_job, preflight, rolling
 from cooperflow.containers import EngineError
 from cooperflow.plan import Plan, Run
 from cooperflow.preflight import Work
@@ -21,6 +21,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     guard.hold(plan.results, clone)
     docker_version = preflight.check(plan, work)
     halt.lift(plan.results)
+    rolling.plan_use(plan, work.uses)
     swept = _sweep(plan) if work.needs_engine else 0
     root = Path(plan.config.dataset.dir)
     if work.runs:
@@ -42,13 +43,15 @@ def _sweep(plan: Plan) -> int:
 
 
 def _told(plan: Plan, work: Work, swept: int) -> str:
-    lines = [f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
+    lines = [f"pairs: {plan.choice}", f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
     for one in plan.experiments:
         to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
         label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
         done = len(plan.pairs) - to_do
         lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
     lines.append(f"{'gradings':<28}{work.evals:>7}")
+    if work.runs:
+        lines.append(f"oracle: {oracle_job.summary(plan)}")
     if swept:
         lines.append(f"Removed {swept} containers that a dead start had left.")
     failed = infra_errors(plan, work.runs)
