@@ -6,13 +6,14 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-.PHONY: help setup engine dataset pilot demo retry-infra status report table schema test lint format lock doctor clean-env
+# Every target that `make help` lists makes no file of its name.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with the locked packages
 	@$(SETUP) python
@@ -42,6 +43,12 @@ table: setup ## Tabulate what is there of a half-finished experiment (CONFIG=fil
 report: setup ## Make the report of a half-finished experiment (CONFIG=file)
 	@$(BIN)/python scripts/report.py --partial $(CONFIGFILE)
 
+bundle: setup ## Pack what a reviewer needs to check the tables into one archive (CONFIG=file)
+	@$(BIN)/python scripts/bundle.py $(CONFIGFILE)
+
+check-bundle: setup ## Compute every table of such an archive anew and compare (BUNDLE=file)
+	@$(BIN)/python scripts/bundle.py --check $(BUNDLE)
+
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/ruff check .
@@ -49,7 +56,12 @@ lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/mypy
 
 test: setup engine lint ## Set up, lint, and run all tests
+	@$(SETUP) chromium
 	@$(BIN)/pytest
+
+faults: setup engine ## Cause every known fault and check what must hold (ONLY=pattern SEED=n; root)
+	@cd tests && PYTHONPATH=../scripts ../$(BIN)/python -m faults --only '$(ONLY)' \
+		$(if $(SEED),--seed $(SEED)) --out ../.faults.md
 
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/snakefmt Snakefile rules

@@ -4,6 +4,9 @@
 configfile: "config/config.yaml"
 
 
+report: "report/workflow.rst"
+
+
 include: "rules/common.smk"
 include: "rules/preflight.smk"
 include: "rules/dataset.smk"
@@ -22,6 +25,7 @@ onstart:
 
 localrules:
     all,
+    broken,
     dataset,
     images,
     images_verified,

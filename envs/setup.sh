@@ -4,7 +4,8 @@
 #   envs/setup.sh python       .venv with the locked packages of envs/requirements.txt
 #   envs/setup.sh engine       a Docker engine that answers; installs and starts one if need be
 #   envs/setup.sh base-image   the base image of the demo's tasks (demo/base-image.sh)
-#   envs/setup.sh all          the three above, in this order
+#   envs/setup.sh chromium     a headless browser for the tests of the report
+#   envs/setup.sh all          python, engine, base-image, in this order
 #   envs/setup.sh doctor       tells what is here; changes nothing
 #   envs/setup.sh lock         writes envs/requirements.txt anew from pyproject.toml
 #
@@ -288,6 +289,19 @@ step_base_image() {
     say "$IMAGE was made ($(took "$start"))"
 }
 
+# --- browser --------------------------------------------------------------------------------
+
+step_chromium() {
+    local start=$SECONDS browser=chromium what="is there"
+    have chromium || ! have google-chrome || browser=google-chrome
+    if ! have "$browser" || ! have chromedriver; then
+        apt_install "the tests of the report need a browser and its driver" \
+            chromium chromium-driver fonts-dejavu-core
+        browser=chromium what="was installed"
+    fi
+    say "$("$browser" --version 2>/dev/null | cut -d ' ' -f 1-2) $what ($(took "$start"))"
+}
+
 # --- doctor ---------------------------------------------------------------------------------
 
 row() { printf '  %-16s %s\n' "$1" "$2"; }
@@ -307,6 +321,7 @@ step_doctor() {
     row git "$(version git --version)"
     row make "$(version make --version)"
     row mmdebstrap "$(version mmdebstrap --version)"
+    row chromium "$(version chromium --version)"
     echo "Python"
     row python "$(python=$(find_python) && echo "$("$python" --version) ($python)" || echo "- (3.11 or newer is needed)")"
     row uv "$(version "$uv" --version)"
@@ -356,6 +371,7 @@ case "$command" in
     python) prepare; step=python; step_python ;;
     engine) prepare; step=engine; step_engine ;;
     base-image) prepare; step=base-image; step_base_image ;;
+    chromium) prepare; step=chromium; step_chromium ;;
     all) prepare; for step in python engine base-image; do "step_${step//-/_}"; done ;;
     doctor) step=doctor; step_doctor ;;
     lock) prepare; step=lock; step_lock "$@" ;;

@@ -48,7 +48,8 @@ def begin_start(dag):
     names = {str(job.rule) for job in to_do}
     wanted = {str(file) for job in to_do for file in job.output}
     runs = [run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted]
-    evals = sum(str(job.rule).startswith(("eval_", "oracle_pair")) for job in to_do)
+    gradings = [run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted]
+    oracles = sum(str(job.rule).startswith("oracle_pair") for job in to_do)
     try:
         print(
             start.begin(
@@ -57,7 +58,8 @@ def begin_start(dag):
                 start.Work(
                     images="image" in names,
                     runs=runs,
-                    evals=evals,
+                    gradings=gradings,
+                    oracles=oracles,
                     uses=image_uses(to_do),
                     slots=run_slots(),
                 ),
@@ -78,6 +80,17 @@ def broken_evals():
 
 
 BROKEN_EVALS = broken_evals()
+
+
+def mend(document):
+    """What a document that is there but not whole waits for: a note that has it made anew."""
+    from cooperflow import atomic
+
+    if not document.exists() or atomic.is_whole(document):
+        return []
+    seen = document.stat().st_mtime_ns
+    name = f"{document.relative_to(RESULTS.root)}.{seen}".replace("/", "--")
+    return str(RESULTS.broken / name)
 
 
 def retries(_):
@@ -130,3 +143,11 @@ wildcard_constraints:
     b=r"\d+",
     # In brackets, because one that is empty would stand for anything.
     repeat=f"(?:{either(layout.repeat_suffix(n) for n in PLAN.repeats)})",
+
+
+rule broken:
+    output:
+        # Not temp(): for a missing temporary file Snakemake would not do the work anew.
+        touch(RESULTS.broken / "{document}"),
+    wildcard_constraints:
+        document="[^/]+",

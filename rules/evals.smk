@@ -15,10 +15,12 @@ for setting in PLAN.settings:
             ),
             # Images are needed only by what is still to be graded.
             images=lambda wc, s=setting: (
-                [] if run_of(wc, s).folder(RESULTS).eval.exists() else ancient(RESULTS.gate)
+                [] if run_of(wc, s).folder(RESULTS).eval.exists() else ancient(images_before(wc))
             ),
             # A grading that broke left a note, which is newer than its eval.json.
-            broken=lambda wc, s=setting: BROKEN_EVALS.get(run_of(wc, s).dashed, []),
+            broken=lambda wc, s=setting: (
+                BROKEN_EVALS.get(run_of(wc, s).dashed) or mend(run_of(wc, s).folder(RESULTS).eval)
+            ),
         output:
             RESULTS.runs / f"{{model}}-{setting.name}{{repeat}}" / setting.mode / PAIR / layout.EVAL,
         log:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,14 @@ def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def test_names_are_those_of_the_files() -> None:
     assert tuple(small(EMPTY)) == layout.BREAKDOWNS
     assert tuple(plots.DRAWINGS) == tuple(figures.FIGURES) == layout.PLOTS
+
+
+def test_every_column_is_documented() -> None:
+    told = (layout.REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    made = [tables.runs_table([]), tables.summary_table(EMPTY), comparison.table(EMPTY)]
+    for table in [*made, *small(CASES["plain"]).values()]:
+        for column in table.columns:
+            assert re.search(rf"\b{column}\b", told), column
 
 
 def test_every_published_repo_has_a_language() -> None:

@@ -98,7 +98,7 @@ def ready(driver: Any) -> None:
 
 
 def index(made: Plan) -> Path:
-    return build.folder(made.results) / "index.html"
+    return made.results.report / "index.html"
 
 
 def shown_rows(driver: Any) -> list[list[str]]:
@@ -218,7 +218,7 @@ def test_links_lead_somewhere(lite: Plan) -> None:
     import re
     from urllib.parse import unquote
 
-    report = build.folder(lite.results)
+    report = lite.results.report
     pages = [next(report.glob("runs/*coop-comm/*.html")), next(report.glob("pairs/*.html"))]
     for page in [report / "index.html", *pages]:
         for target in re.findall(r'(?:href|src)="([^"#]+)', page.read_text()):
@@ -228,7 +228,7 @@ def test_links_lead_somewhere(lite: Plan) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None:
-    report = build.folder(hostile.results)
+    report = hostile.results.report
     pages = sorted(report.rglob("*.html"))
     assert len(pages) == 5
     browser.resize(driver, width, 900)
@@ -258,7 +258,7 @@ def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None
 
 
 def test_unseen_characters_are_seen(driver: Any, hostile: Plan) -> None:
-    show(driver, build.folder(hostile.results) / names.run_page(hostile.runs[1]))
+    show(driver, hostile.results.report / names.run_page(hostile.runs[1]))
     body = driver.execute_script("return document.body.textContent")
     assert "\x1b" not in body
     assert "\u202e" not in body
@@ -273,12 +273,12 @@ def test_a_page_reads_well_narrow_and_without_scripts(driver: Any, lite: Plan) -
     browser.resize(driver, 390, 844)
     try:
         for page in (names.run_page(lite.runs[150]), names.pair_page(lite.pairs[0]), "index.html"):
-            show(driver, build.folder(lite.results) / page)
+            show(driver, lite.results.report / page)
             assert browser.overflow(driver) <= 0, page
             assert browser.complaints(driver) == []
     finally:
         browser.resize(driver, 1280, 900)
-    page = (build.folder(lite.results) / names.run_page(lite.runs[150])).read_text()
+    page = (lite.results.report / names.run_page(lite.runs[150])).read_text()
     assert "<script" not in page
     assert "default-src &#39;none&#39;" in page
 
@@ -294,7 +294,7 @@ def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
     at = made.results.partial
     aggregate.write(at, *aggregate.collect(made, partial=True))
     report = build.build(made, at).index.parent
-    assert report == build.folder(at)
+    assert report == at.report
     broken = (report / names.run_page(made.runs[0])).read_text()
     assert "left no trajectory" in broken
     assert "Too many requests" in broken
@@ -307,7 +307,7 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
     made = synthetic.make_plan(tmp_path / "results", "flash")
     synthetic.finish(made)
     assert build.build(made).pages == 150
-    report = build.folder(made.results)
+    report = made.results.report
     before = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
     assert build.build(made).pages == 0
     changed = made.runs[7].folder(made.results).eval

@@ -29,6 +29,7 @@ def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFra
 
 def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
     """Write both tables, each whole at once."""
+    atomic.sweep(results.root)
     atomic.write_text(results.runs_csv, runs.to_csv(index=False))
     atomic.write_text(results.summary_csv, summary.to_csv(index=False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -37,10 +38,19 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write and sync it: what a killed process had done stays known."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Append one line in a single write and sync it: what a killed process had done stays known.
+
+    Raises:
+        OSError: it could not be written whole; nothing of it stays to spoil the next line.
+    """
+    data = (line + "\n").encode("utf-8", errors="backslashreplace")
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(handle, (line + "\n").encode("utf-8", errors="backslashreplace"))
+        size = os.fstat(handle).st_size
+        written = os.write(handle, data)
+        if written != len(data):
+            os.ftruncate(handle, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -69,6 +79,26 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict):
             records.append(record)
     return records
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether the document at ``path`` can be read; one of ours by its last bytes alone."""
+    with path.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(-min(stream.tell(), len(_END)), os.SEEK_END)
+        if stream.read() == _END:
+            return True
+    return read_json(path) is not None
+
+
+# Only the end of the outermost object stands alone at the beginning of a line.
+_END = b"\n}\n"
+
+
+def sweep(directory: Path) -> None:
+    """Remove what writers that were killed left in ``directory``; nobody may write there now."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

@@ -5,26 +5,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, child, containers, layout, processes, usage
+from cooperflow import (
+    atomic,
+    child,
+    containers,
+    layout,
+    processes,
+    publish,
+    runtime,
+    secrecy,
+    usage,
+)
 from cooperflow.containers import EngineError, EventRecord, Labels
 from cooperflow.outcome import AgentEnd, CallsEnd, Evidence
 from cooperflow.plan import Run
+from cooperflow.probe import EngineProbe, full
 from cooperflow.redis_server import RedisServer
 
 # How often a running attempt is looked at, seconds.
 TICK = 0.1
+# How often its containers and the engine are looked at meanwhile, seconds.
+LOOK = 1.0
 # How long the engine may leave us without an answer before the attempt counts it as lost, seconds.
 ENGINE_PATIENCE = 30
 
@@ -54,23 +65,21 @@ class Job:
     @property
     def upstream(self) -> Path:
         """Where upstream writes this attempt's results."""
-        experiment = self.run.experiment
-        mode = experiment.setting.mode
-        return self.logs / experiment.run_name / mode / self.run.pair.folder
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
+        return publish.upstream_folder(self.run, self.folder)
 
 
 @dataclass(frozen=True)
 class Watched:
-    """How the cooperbench process ended."""
+    """How a cooperbench process ended, and what became of its containers and of the machine."""
 
     exit_code: int | None
     timed_out: bool
     seconds: float
     ended: float
+    fates: containers.Fates
+    engine_lost: bool
+    engine_stalled: float
+    disk_full: bool
 
 
 def new_token() -> str:
@@ -84,7 +93,7 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
     Raises:
         Interrupted: this process was asked to end, or the workflow it belongs to has.
     """
-    with scratch() as folder, contextlib.ExitStack() as stack:
+    with runtime.scratch() as folder, contextlib.ExitStack() as stack:
         stop_note = folder / "put-away"
         stop_note.touch()
         redis, arguments = _redis(job, folder, stack)
@@ -94,8 +103,6 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             model["config"]["model"]["model_kwargs"]["api_base"] = base
         config = job.folder / "agent.yaml"
         atomic.write_text(config, json.dumps(model, indent=2))
-        events = EventRecord(job.folder / layout.EVENTS, job.labels.token)
-        stack.callback(processes.end, events.process)
         command = child.Command(
             arguments=[*job.arguments, *arguments, "--agent-config", str(config)],
             log=job.folder / "cooperbench.log",
@@ -109,44 +116,43 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             calls=job.calls,
         )
         try:
-            watched = watch(command, job.seconds)
-            broke = events.broke
+            watched = watch(command, job.labels, job.seconds)
         finally:
-            lost = clear(job.labels)
-        put_away = stop_note.read_text().split()
-        fates = events.fates(put_away, watched.ended)
-        return _evidence(job, watched, fates, broke or lost, redis)
+            secrecy.scrub(job.folder, job.key)
+        return _evidence(job, watched, redis)
 
 
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """Give a private folder outside of results, short enough for a socket's path."""
-    folder = Path(tempfile.mkdtemp(prefix="cooperflow-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
+    """Run cooperbench for at most ``seconds``; its processes and containers are gone afterwards.
 
-
-def watch(command: child.Command, seconds: float) -> Watched:
-    """Run cooperbench for at most ``seconds``; its whole process group is gone afterwards.
+    It is ended before its time when nothing good can come of it: when a container of it died,
+    or the engine did. Each further model call would be paid for in vain.
 
     Raises:
         Interrupted: asked to end, or the owner has ended.
     """
+    events = EventRecord(command.log.parent / layout.EVENTS, labels.token)
+    probe = EngineProbe()
     begun = time.monotonic()
-    process = child.start(command)
     status: int | None = None
     timed_out = False
+    process = child.start(command)
     try:
+        probe.begin()  # after the fork, which must not inherit a thread
+        looked = begun
         while status is None:
             pid, code = os.waitpid(process, os.WNOHANG)
             if pid:
                 status = code
                 break
-            if time.monotonic() - begun > seconds:
+            now = time.monotonic()
+            if now - begun > seconds:
                 timed_out = True
                 break
+            if now - looked > LOOK:
+                looked = now
+                if _doomed(events, command.stop_note, probe):
+                    break
             processes.heed_owner()
             time.sleep(TICK)
     finally:
@@ -156,8 +162,32 @@ def watch(command: child.Command, seconds: float) -> Watched:
             with contextlib.suppress(ChildProcessError):
                 os.kill(process, signal.SIGKILL)
                 _, status = os.waitpid(process, 0)
-    exit_code = None if status is None else os.waitstatus_to_exitcode(status)
-    return Watched(exit_code, timed_out, time.monotonic() - begun, ended)
+        broke, stalled = events.broke, probe.stalled
+        probe.end()
+        lost = clear(labels)
+        processes.end(events.process)
+    return Watched(
+        exit_code=None if status is None else os.waitstatus_to_exitcode(status),
+        timed_out=timed_out,
+        seconds=time.monotonic() - begun,
+        ended=ended,
+        fates=events.fates(_put_away(command.stop_note), ended),
+        engine_lost=broke or lost,
+        engine_stalled=stalled,
+        disk_full=full(command.log.parent),
+    )
+
+
+def _doomed(events: EventRecord, stop_note: Path, probe: EngineProbe) -> bool:
+    if events.broke:
+        return probe.gone
+    fates = events.fates(_put_away(stop_note), time.time())
+    return fates.died > 0 or fates.oom > 0
+
+
+def _put_away(stop_note: Path) -> list[str]:
+    """Return the containers that upstream ended itself."""
+    return stop_note.read_text().split()
 
 
 def clear(labels: Labels) -> bool:
@@ -202,17 +232,12 @@ def _replay(job: Job, stack: contextlib.ExitStack) -> str:
     return f"{base}/v1" if openai else f"{base}/v2/chat"
 
 
-def _evidence(
-    job: Job,
-    watched: Watched,
-    fates: containers.Fates,
-    lost: bool,
-    redis: RedisServer | None,
-) -> Evidence:
+def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence:
     document = upstream_document(job)
     calls = usage.calls(atomic.read_lines(job.calls))
     image_missing = False
-    if not lost and not fates.started:
+    fates = watched.fates
+    if not watched.engine_lost and not fates.started:
         with contextlib.suppress(EngineError):
             client = containers.engine(ENGINE_PATIENCE)
             image_missing = containers.image_id(client, job.image) is None
@@ -231,9 +256,12 @@ def _evidence(
             )
             for thread in usage.threads(calls)
         ),
+        containers_started=None if watched.engine_lost else fates.started,
         containers_died=fates.died,
         containers_oom=fates.oom,
-        engine_lost=lost,
+        engine_lost=watched.engine_lost,
+        engine_stalled=watched.engine_stalled,
+        disk_full=watched.disk_full,
         image_missing=image_missing,
         redis_died=redis is not None and redis.died,
         step_limit=job.step_limit,

@@ -29,6 +29,7 @@ from cooperflow import (
     halt,
     redis_server,
     room,
+    runtime,
     usage,
 )
 from cooperflow.config import Model
@@ -207,7 +208,7 @@ def _agent(plan: Plan, runs: Sequence[Run]) -> Iterator[Line]:
 
 
 def _redis() -> Line:
-    with attempt.scratch() as folder:
+    with runtime.scratch() as folder:
         try:
             server = redis_server.RedisServer(folder, folder / "log")
         except (UserError, OSError) as error:
@@ -287,7 +288,7 @@ def probe(model: Model, key: str | None, call: bool) -> dict[str, Any]:
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "cooperflow.probe"],
+            [sys.executable, "-m", "cooperflow.model_probe"],
             input=json.dumps(asked).encode(),
             capture_output=True,
             env=environment,

@@ -6,11 +6,12 @@ that has not, it pays for the import itself. Nothing else differs.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow import processes
+from cooperflow import processes, runtime
 
 SHIM = Path(__file__).with_name("docker-labelled")
 
@@ -45,8 +46,9 @@ def shim() -> str:
     path = str(SHIM)
     if not any(c.isspace() or c in "'\"$`\\&;|<>()" for c in path):
         return path
-    link = Path(tempfile.mkdtemp(prefix="cooperflow-")) / SHIM.name
-    link.symlink_to(SHIM)
+    link = runtime.folder() / f"docker-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(SHIM)
     return str(link)
 
 
@@ -97,6 +99,7 @@ def _main(command: Command) -> int:
     labels = [f"--label={key}={value}" for key, value in command.labels.items()]
     os.environ["COOPERFLOW_RUN_ARGS"] = "\n".join([*labels, *command.run_arguments])
     os.environ["COOPERFLOW_STOP_NOTE"] = str(command.stop_note)
+    os.environ["COOPERFLOW_DOCKER_LOG"] = str(command.log)
 
     import cooperbench.cli
 

@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from cooperflow import runtime
+
 # `off` makes every job a plain process; set from the config's `launcher`.
 SWITCH = "COOPERFLOW_LAUNCHER"
 OWNER = "COOPERFLOW_OWNER"
@@ -87,13 +89,10 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def socket_path(owner: str) -> Path:
-    """Return where the launcher of a start listens: a folder that only this user can enter."""
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"cooperflow-{os.getuid()}"
-    base.mkdir(mode=0o700, exist_ok=True)
-    status = base.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(f"{base} is not this user's own")
-    return base / f"{hashlib.sha256(f'{owner} {SCRIPTS}'.encode()).hexdigest()[:20]}.sock"
+    """Return where the launcher of a start listens."""
+    return (
+        runtime.folder() / f"{hashlib.sha256(f'{owner} {SCRIPTS}'.encode()).hexdigest()[:20]}.sock"
+    )
 
 
 def _connect(path: Path) -> socket.socket | None:

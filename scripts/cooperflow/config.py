@@ -98,6 +98,34 @@ class Redis(_Table):
     url: str | None = Field(None, description="null: a private one per run")
 
 
+class Breaker(_Table):
+    """When a start waits instead of throwing further runs after failed ones."""
+
+    failures: int = Field(
+        3, ge=0, description="so many runs in a row broken by infrastructure; 0: never wait"
+    )
+    pause_seconds: float = Field(
+        30, ge=0, description="before one run looks whether it is over, doubled each time, seconds"
+    )
+
+
+class Containers(_Table):
+    """What the containers of agents and tests may take of the machine."""
+
+    memory: str | None = Field(
+        "16g", pattern=r"^\d+[bkmg]$", description="without swap; null: no limit"
+    )
+    cpus: float | None = Field(
+        None, gt=0, description="processors; null: no limit (they are shared by weight)"
+    )
+    pids: int | None = Field(4096, gt=0, description="processes and threads; null: no limit")
+    network: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="none, or a Docker network's name; null: Docker's own bridge, as upstream",
+    )
+
+
 class Images(_Table):
     """How the tasks' images come to be on this machine."""
 
@@ -158,6 +186,8 @@ class Config(_Table):
     redis: Redis = Redis()
     images: Images = Images()
     oracle: Oracle = Oracle()
+    containers: Containers = Containers()
+    breaker: Breaker = Breaker()
     assume: Assumptions = Assumptions()
     backend: Literal["docker"] = "docker"
     launcher: Literal["warm", "off"] = Field(
@@ -288,6 +318,11 @@ def _problems(config: Config) -> Iterator[str]:
             f"images.registry: {config.images.registry!r} is no registry. Write its host, with a "
             "port or a path if need be, such as mirror.example.org:5000; no https://."
         )
+    if config.containers.network == "host":
+        yield (
+            "containers.network: 'host' would let what a model says reach this machine's own"
+            " services. Allowed: null, none, or the name of a Docker network."
+        )
     if not config.results.strip():
         yield "results: is empty. Write the folder that everything is written to."
 
@@ -329,6 +364,12 @@ def _agent_problems(agent: Agent) -> Iterator[str]:
         yield (
             f"agent.name: {agent.name!r} is not known. Allowed: {listed(DOCKER_AGENTS)}, or one"
             f" that a module in agent.external brings.{nearest(agent.name, DOCKER_AGENTS)}"
+        )
+    kwargs = (agent.config.get("model") or {}).get("model_kwargs") or {}
+    if "api_key" in kwargs:
+        yield (
+            "agent.config.model.model_kwargs.api_key: a key does not belong in a file. Put it in an"
+            " environment variable and name that as models.NAME.api_key."
         )
     unknown = [key for key in agent.config if key not in ("agent", "model", "environment")]
     for key in unknown:

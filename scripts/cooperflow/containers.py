@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import shutil
 import subprocess
 import time
@@ -17,6 +17,7 @@ import docker.errors
 import requests.exceptions
 
 from cooperflow.atomic import read_lines
+from cooperflow.config import Containers
 from cooperflow.processes import Process, spawn, this_process
 
 LABEL = "cooperflow"
@@ -24,6 +25,9 @@ RESULTS_LABEL = f"{LABEL}.results"  # id of the results folder
 RUN_LABEL = f"{LABEL}.run"
 TOKEN_LABEL = f"{LABEL}.token"  # one attempt at a run or eval
 OWNER_LABEL = f"{LABEL}.owner"  # the process that will remove it
+
+# When the machine itself runs out of memory, what is in containers is ended first.
+OOM_SCORE = 500
 
 # Seconds that the engine has for one answer.
 PATIENCE = 60
@@ -198,6 +202,31 @@ def fates(events: Sequence[Mapping[str, Any]], put_away: Iterable[str], until: f
     return Fates(len(started), len(died), len(oom))
 
 
+def limits(config: Containers, own_network: bool = False) -> tuple[list[str], dict[str, Any]]:
+    """Return what containers may take, as arguments of `docker run` and of the SDK's run.
+
+    Args:
+        own_network: upstream puts them into a network of its own.
+    """
+    arguments: list[str] = [f"--oom-score-adj={OOM_SCORE}"]
+    sdk: dict[str, Any] = {"oom_score_adj": OOM_SCORE}
+    if config.memory:
+        # The same again for memory and swap together: no swap, which would only make it slow.
+        arguments += [f"--memory={config.memory}", f"--memory-swap={config.memory}"]
+        sdk |= {"mem_limit": config.memory, "memswap_limit": config.memory}
+    if config.cpus:
+        cpus = min(config.cpus, float(os.cpu_count() or 1))  # Docker refuses more than there are
+        arguments.append(f"--cpus={cpus:g}")
+        sdk["nano_cpus"] = int(cpus * 1e9)
+    if config.pids:
+        arguments.append(f"--pids-limit={config.pids}")
+        sdk["pids_limit"] = config.pids
+    if config.network and not own_network:
+        arguments.append(f"--network={config.network}")
+        sdk["network"] = config.network
+    return arguments, sdk
+
+
 def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
     """Return Docker's own storage folder and its free bytes (None: not on this machine)."""
     with _told():
@@ -212,8 +241,3 @@ def version(client: docker.DockerClient) -> str:
     """Return the engine's version."""
     with _told():
         return str(client.version()["Version"])
-
-
-def dump(arguments: Mapping[str, Any]) -> str:
-    """Return arguments of the SDK's containers.run as the text that a child process reads."""
-    return json.dumps(arguments)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cooperflow import atomic, grading, outcome, processes, rolling
+from cooperflow import atomic, breaker, grading, outcome, processes, publish, rolling
 from cooperflow.layout import RunFolder
 from cooperflow.outcome import Verdict
 from cooperflow.plan import Plan, Run
@@ -20,7 +20,10 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     folder = run.folder(plan.results)
     try:
         with processes.claim(plan.results.claims, f"eval {run.key}", CLAIM_SECONDS):
-            code = _grade(plan, run, folder, this)
+            for place in (folder.path, folder.evals):
+                atomic.sweep(place)
+            with breaker.passage(plan, run, graded=True):
+                code = _grade(plan, run, folder, this)
         rolling.release(plan, run.pair.image)
         return code
     except Interrupted as why:
@@ -88,6 +91,7 @@ def _publish(
     for note in plan.results.broken_evals.glob(f"{run.dashed}.*"):
         if verdict.reason != outcome.EVAL_ERROR:
             note.unlink(missing_ok=True)
+    publish.make_stale(plan.results, folder.eval)
     if verdict.reason == outcome.EVAL_ERROR:
         # A later start takes this note for a newer input, and so grades the run again.
         atomic.write_text(

@@ -32,6 +32,7 @@ def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "agent_config": config.agent.config,
         "external_agents": config.agent.external,
         "backend": config.backend,
+        "containers": config.containers.model_dump(),
         "run_seconds": config.limits.run_seconds,
         "call_seconds": config.limits.call_seconds,
         "call_tries": config.limits.call_tries,
@@ -99,9 +100,13 @@ def settle(
         "resolved": resolved(experiment, plan, tasks),
     }
     before = atomic.read_json(path)
-    if before is None and path.exists() and path.stat().st_size:
-        raise UserError(f"{path} cannot be read as JSON. Restore it, or move it out of the way.")
     history: list[Any] = []
+    if before is None:
+        others = sorted(_fingerprints(experiment, plan) - {fingerprint(now)})
+        if others and not _accepted(experiment.run_name, plan.config.accept):
+            raise UserError(_refusal(experiment, path, [f"{path.name} is missing or not whole"]))
+        if others or path.exists():
+            history.append({"until": _now(), "changes": ["written anew"], "fingerprints": others})
     if before:
         changes = differences(before, now)
         history = list(before.get("history") or [])
@@ -152,6 +157,17 @@ def _refusal(experiment: Experiment, path: Path, changes: Sequence[str]) -> str:
         f"the model (now {experiment.model_name}) or the setting another name in the config; or, "
         f"if the change does not matter, accept it: --config 'accept=[\"{name}\"]'"
     )
+
+
+def _fingerprints(experiment: Experiment, plan: Plan) -> set[str]:
+    """Return the fingerprints that the finished runs of an experiment carry themselves."""
+    found = set()
+    for pair in plan.pairs:
+        folder = plan.results.run(experiment.run_name, experiment.setting.mode, pair)
+        told = (atomic.read_json(folder.result) or {}).get("workflow") or {}
+        if told.get("fingerprint"):
+            found.add(str(told["fingerprint"]))
+    return found
 
 
 def _accepted(name: str, accept: Sequence[str]) -> bool:

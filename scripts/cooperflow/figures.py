@@ -39,13 +39,14 @@ def figure_paired_outcomes(tables: Tables) -> go.Figure:
                 name=PAIRED_WORDS[key],
                 marker_color=PAIRED_COLOURS[key],
                 text=[str(c) if c else "" for c in counts],
+                insidetextanchor="middle",
                 hovertemplate="%{y}: %{text}<extra>%{fullData.name}</extra>",
             )
         )
     figure.update_layout(barmode="stack")
     figure.update_xaxes(range=[0, 1], tickformat=".0%")
     figure.update_yaxes(autorange="reversed")
-    return _finished(figure, plot, 180 + _ROW * len(labels))
+    return _finished(figure, plot, 220 + _ROW * len(labels))
 
 
 def figure_coordination_gap(tables: Tables) -> go.Figure:
@@ -68,7 +69,7 @@ def figure_coordination_gap(tables: Tables) -> go.Figure:
     figure.update_yaxes(range=[-0.02, 1.02], tickformat=".0%", title_text=plot.y)
     figure.update_xaxes(range=[0, 1])
     figure.update_xaxes(title_text=plot.x, row=len(panels), col=1)
-    return _finished(figure, plot, 160 + 260 * len(panels), axes=False)
+    return _finished(figure, plot, 200 + 260 * len(panels), axes=False)
 
 
 def figure_cost_success(tables: Tables) -> go.Figure:
@@ -133,7 +134,7 @@ def figure_timeline(tables: Tables) -> go.Figure:
         tickvals=[lane for _, lane in plot.experiments],
         ticktext=[name for name, _ in plot.experiments],
     )
-    return _finished(figure, plot, 180 + 14 * plot.lanes)
+    return _finished(figure, plot, 220 + 14 * plot.lanes)
 
 
 FIGURES: Mapping[str, Callable[[Tables], go.Figure]] = {
@@ -175,8 +176,14 @@ def _finished(
         height=height,
         showlegend=legend,
         template="plotly_white",
-        margin={"l": 20, "r": 20, "t": 60, "b": 50},
-        legend={"orientation": "h", "y": -0.25 if height < 500 else -0.1},
+        margin={"l": 20, "r": 20, "t": 60, "b": 100 if legend else 50},
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0.02,
+            "yanchor": "bottom",
+            "traceorder": "normal",
+        },
     )
     figure.update_yaxes(automargin=True)
     figure.update_xaxes(automargin=True)

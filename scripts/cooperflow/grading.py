@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, attempt, child, containers, guard, layout, processes
-from cooperflow.containers import EngineError, EventRecord, Labels
+from cooperflow import atomic, attempt, child, containers, guard, layout, runtime
+from cooperflow.containers import EngineError, Labels
 from cooperflow.layout import Pair
 from cooperflow.plan import Plan
 
@@ -39,7 +39,7 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
     for name, path in subject.files.items():
         (staged / name).symlink_to(os.path.relpath(path.resolve(), staged.resolve()))
     labels = Labels.new(guard.identity(plan.results), f"eval {subject.key}", attempt.new_token())
-    with attempt.scratch() as scratch:
+    with runtime.scratch() as scratch:
         stop_note = scratch / "put-away"
         stop_note.touch()
         try:
@@ -49,32 +49,28 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
         except EngineError as error:
             print(f"Docker does not answer: {error}")
             return None
-        events = EventRecord(place / layout.EVENTS, labels.token)
-        try:
-            watched = attempt.watch(
-                child.Command(
-                    arguments=_arguments(plan, subject, logs),
-                    log=place / "cooperbench.log",
-                    stop_note=stop_note,
-                    labels=labels.as_dict(),
-                    command_seconds=plan.config.limits.test_seconds,
-                ),
-                plan.config.limits.eval_seconds,
-            )
-            broke = events.broke
-        finally:
-            lost = attempt.clear(labels)
-            processes.end(events.process)
-        fates = events.fates(stop_note.read_text().split(), watched.ended)
+        watched = attempt.watch(
+            child.Command(
+                arguments=_arguments(plan, subject, logs),
+                log=place / "cooperbench.log",
+                stop_note=stop_note,
+                labels=labels.as_dict(),
+                sdk_arguments=containers.limits(plan.config.containers)[1],
+                command_seconds=plan.config.limits.test_seconds,
+            ),
+            labels,
+            plan.config.limits.eval_seconds,
+        )
     document = atomic.read_json(staged / layout.EVAL)
     with contextlib.suppress(OSError):
         (staged / layout.EVAL).replace(place / layout.EVAL)
     shutil.rmtree(logs, ignore_errors=True)
     trouble = {
         "time limit": watched.timed_out,
-        "docker": broke or lost,
-        "container died": fates.died > 0,
-        "out of memory": fates.oom > 0,
+        "disk full": watched.disk_full,
+        "docker": watched.engine_lost or watched.engine_stalled > watched.seconds / 2,
+        "container died": watched.fates.died > 0,
+        "out of memory": watched.fates.oom > 0,
         f"exit code {watched.exit_code}": bool(watched.exit_code),
         "no whole document": not isinstance(document, dict),
     }

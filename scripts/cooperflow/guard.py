@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import json
@@ -26,26 +27,33 @@ def hold(results: Results, clone: Path) -> None:
         UserError: another start holds one of them.
     """
     for path in (results.lock, clone / ".snakemake" / "cooperflow.lock"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a+", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{path.parent} cannot be written ({error.strerror}). Make it writable, or set "
+                "`results` to a folder that is."
+            ) from None
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
             raise UserError(_who(stream.read(), path)) from None
-        stream.truncate(0)
-        json.dump(
-            {
-                "process": str(this_process()),
-                "pid": os.getpid(),
-                "host": this_process().host,
-                "user": getpass.getuser(),
-                "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-            },
-            stream,
-        )
-        stream.flush()
         _held.append(stream)
+        with contextlib.suppress(OSError):  # a full disk: the lock is what counts
+            stream.truncate(0)
+            json.dump(
+                {
+                    "process": str(this_process()),
+                    "pid": os.getpid(),
+                    "host": this_process().host,
+                    "user": getpass.getuser(),
+                    "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                },
+                stream,
+            )
+            stream.flush()
 
 
 def _who(text: str, path: Path) -> str:

@@ -192,6 +192,7 @@ def _verify(plan: Plan, client: docker.DockerClient, image: str, found: str) -> 
         f'if out=$({check} 2>&1); then echo "{name}=ok $out"; else echo "{name}=no $out"; fi'
         for name, check in CHECKS.items()
     )
+    _, limits = containers.limits(plan.config.containers)
     labels = Labels.new(guard.identity(plan.results), f"image {image}", f"image-{time.time_ns()}")
     try:
         output = client.containers.run(
@@ -199,7 +200,7 @@ def _verify(plan: Plan, client: docker.DockerClient, image: str, found: str) -> 
             ["-c", script],
             entrypoint="/bin/sh",
             labels=labels.as_dict(),
-            network_mode="none",
+            **{**limits, "network": "none"},
             remove=True,
         ).decode(errors="replace")
     except (docker.errors.ContainerError, docker.errors.APIError) as error:

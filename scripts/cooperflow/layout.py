@@ -151,6 +151,15 @@ class Results:
         return Results(self.root / "partial")
 
     @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def report(self) -> Path:
+        """The report's folder."""
+        return self.root / "report"
+
+    @property
     def state(self) -> Path:
         """What the workflow itself keeps: its id, its lock, claims, notes of broken evals."""
         return self.root / ".state"
@@ -170,6 +179,16 @@ class Results:
     @property
     def broken_evals(self) -> Path:
         return self.state / "broken-evals"
+
+    @property
+    def broken(self) -> Path:
+        """Notes that a document is not whole, for as long as it takes to make it anew."""
+        return self.state / "broken"
+
+    @property
+    def breaker(self) -> Path:
+        """How the attempts of the starts went, the newest last."""
+        return self.state / "breaker.jsonl"
 
     @property
     def halt(self) -> Path:

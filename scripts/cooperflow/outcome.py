@@ -29,6 +29,7 @@ CONTAINER_DIED = "container_died"
 OOM_KILLED = "oom_killed"
 DOCKER_UNAVAILABLE = "docker_unavailable"
 IMAGE_MISSING = "image_missing"
+DISK_FULL = "disk_full"
 REDIS_UNAVAILABLE = "redis_unavailable"
 PROCESS_DIED = "process_died"
 AGENT_ERROR = "agent_error"
@@ -89,8 +90,11 @@ class Evidence:
     seconds: float = 0.0
     agents: tuple[AgentEnd, ...] = ()
     calls: tuple[CallsEnd, ...] = ()
+    containers_started: int | None = None  # None: not known
     containers_died: int = 0  # ended while their agent was at work, and not by its own cleanup
     containers_oom: int = 0
+    disk_full: bool = False  # nothing more could be written where the run's files lie
+    engine_stalled: float = 0.0  # seconds for which Docker gave no answer
     engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
     image_missing: bool = False
     redis_died: bool = False
@@ -119,6 +123,8 @@ def judge_run(evidence: Evidence) -> Verdict:
     if evidence.timed_out:
         if any(calls.mostly_waited for calls in evidence.calls):
             return _infra(usage.API_TIMEOUT)
+        if evidence.engine_stalled > evidence.seconds / 2:
+            return _infra(DOCKER_UNAVAILABLE)
         return Verdict(FAIL, TIMEOUT)
     failed = any(agent.status == "Error" for agent in evidence.agents)
     if failed or not evidence.document:
@@ -132,7 +138,9 @@ def judge_run(evidence: Evidence) -> Verdict:
             killed = evidence.exit_code is None or evidence.exit_code < 0
             return _infra(PROCESS_DIED if killed else AGENT_ERROR)
         if usage.CONTEXT not in last:
-            return _infra(AGENT_ERROR)
+            started = evidence.containers_started
+            refused = started is not None and started < len(evidence.agents)
+            return _infra(DOCKER_UNAVAILABLE if refused else AGENT_ERROR)
         return Verdict(None, CONTEXT_LIMIT)
     if evidence.redis_died:
         return _infra(REDIS_UNAVAILABLE)
@@ -144,6 +152,8 @@ def judge_run(evidence: Evidence) -> Verdict:
 
 
 def _infrastructure(evidence: Evidence) -> Verdict | None:
+    if evidence.disk_full:
+        return _infra(DISK_FULL)
     if evidence.engine_lost:
         return _infra(DOCKER_UNAVAILABLE)
     if evidence.containers_oom:

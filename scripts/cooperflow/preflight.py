@@ -23,13 +23,14 @@ class Work:
 
     images: bool
     runs: Sequence[Run]
-    evals: int
+    gradings: Sequence[Run]
+    oracles: int = 0
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
     slots: int = 4  # runs at a time
 
     @property
     def needs_engine(self) -> bool:
-        return self.images or bool(self.runs) or self.evals > 0
+        return self.images or bool(self.runs) or bool(self.gradings) or self.oracles > 0
 
 
 def check(plan: Plan, work: Work) -> str | None:

@@ -1,87 +1,89 @@
-"""One call of one token: is the key accepted, are the model and its price known. A process.
-
-Reads {"model", "api_base", "key", "call"} as JSON from its input and prints one JSON line: the
-client library takes seconds to import and prints as it likes.
-"""
+"""Cheap looks at what a run needs from outside: the engine, the provider's host, room on disk."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
+import socket
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
-# Seconds for the one call.
-PATIENCE = 60
+from cooperflow import containers
+from cooperflow.containers import EngineError
+
+# How often a running attempt's engine is asked, and how long it may think, seconds.
+EVERY = 2.0
+PATIENCE = 5.0
+
+# A file system with less than this is full: a record or a document may not fit, bytes.
+FULL = 1_000_000
 
 
-def ask(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what is known of the model, and what a call of one token came to."""
-    import litellm
+class EngineProbe:
+    """Asks the engine now and then, in a thread; knows how long it gave no answer."""
 
-    from cooperflow import recorder, usage
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._silent_since: float | None = None
+        self._stalled = 0.0
+        self.gone = False  # it refuses at once: it is not there, and its containers neither
+        self._thread = threading.Thread(target=self._ask, daemon=True, name="engine probe")
 
-    litellm.suppress_debug_info = True
-    told: dict[str, Any] = {"known": True, "price": None, "called": False}
+    def begin(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the engine gave no answer, up to now."""
+        since = self._silent_since
+        return self._stalled + (time.monotonic() - since if since is not None else 0.0)
+
+    def _ask(self) -> None:
+        while not self._ended.wait(EVERY):
+            asked = time.monotonic()
+            well = containers.answers(PATIENCE)
+            now = time.monotonic()
+            if well and self._silent_since is not None:
+                self._stalled += now - self._silent_since
+                self._silent_since = None
+            elif not well and self._silent_since is None:
+                self._silent_since = asked
+            self.gone = not well and now - asked < PATIENCE / 2
+
+
+def engine() -> str:
+    """Return why no run can start for the engine's sake, empty if one can."""
     try:
-        _, told["provider"], _, _ = litellm.get_llm_provider(asked["model"])
-    except Exception as error:
-        return {**told, "known": False, "message": _line(error)}
-    prices = os.environ.get("LITELLM_MODEL_REGISTRY_PATH")
-    if prices and Path(prices).is_file():
-        litellm.register_model(json.loads(Path(prices).read_text()))
+        containers.engine(PATIENCE).close()
+    except EngineError as error:
+        return f"Docker does not answer ({str(error)[:120]})"
+    return ""
+
+
+def provider(url: str | None) -> str:
+    """Return why the provider's host cannot be reached, empty if it can (or is not known).
+
+    Only a connection is made: nothing is asked of it, so nothing is paid.
+    """
+    if not url or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        return ""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
     try:
-        info = litellm.get_model_info(asked["model"])
-        told["price"] = [info.get("input_cost_per_token"), info.get("output_cost_per_token")]
-        told["window"] = info.get("max_input_tokens")
-    except Exception:  # litellm raises plain Exception for a model without a price
-        told["price"] = None
-    if not asked["call"]:
-        return told
-    options: dict[str, Any] = {"max_tokens": 1, "timeout": PATIENCE, "max_retries": 0}
-    if asked.get("api_base"):
-        options["api_base"] = asked["api_base"]
-    if asked.get("key"):
-        options["api_key"] = asked["key"]
-    messages = [{"role": "user", "content": "Hi"}]
+        socket.create_connection((host, port), PATIENCE).close()
+    except OSError as error:
+        return f"{host}:{port} cannot be reached ({error})"
+    return ""
+
+
+def full(folder: Path) -> bool:
+    """Return whether nothing more fits on the file system of ``folder``."""
     try:
-        answer = litellm.completion(model=asked["model"], messages=messages, **options)
-    except Exception as error:
-        causes = recorder.causes_of(error)
-        status = recorder.status_of(error)
-        kind = usage.kind_of_error(type(error).__name__, status, str(error), causes)
-        return {**told, "called": True, "kind": kind, "message": _line(error)}
-    tokens = getattr(answer, "usage", None)
-    try:
-        cost = litellm.completion_cost(completion_response=answer, model=asked["model"])
-    except Exception:  # no price
-        cost = None
-    return {
-        **told,
-        "called": True,
-        "kind": usage.ANSWERED,
-        "cost": cost,
-        "input_tokens": getattr(tokens, "prompt_tokens", 0) or 0,
-        "output_tokens": getattr(tokens, "completion_tokens", 0) or 0,
-    }
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def main() -> int:
-    asked = json.load(sys.stdin)
-    with open(os.devnull, "w") as nothing:
-        real, sys.stdout = sys.stdout, nothing
-        told = ask(asked)
-        sys.stdout = real
-    key = asked.get("key")
-    text = json.dumps(told)
-    print(text.replace(key, "[key]") if key else text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        status = os.statvfs(folder)
+    except OSError:
+        return True
+    return status.f_bavail * status.f_frsize < FULL or status.f_favail == 0 < status.f_files

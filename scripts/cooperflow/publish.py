@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, layout, usage
-from cooperflow.layout import RunFolder
+from cooperflow.layout import Results, RunFolder
 from cooperflow.outcome import Evidence, Verdict
 from cooperflow.plan import Run
 from cooperflow.records import RunRecord
@@ -55,27 +57,55 @@ def result(
         ended=time.time(),
     )
     whole["workflow"] = record.as_dict()
-    atomic.write_json(folder.attempt(attempt) / layout.RESULT, whole)
     folder.eval.unlink(missing_ok=True)
+    # From here on the attempt counts: a kill on the way is made good by restore().
+    atomic.write_json(folder.attempt(attempt) / layout.RESULT, whole)
+    _place(folder, upstream, whole)
+    return whole
+
+
+def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
+    """Publish again what an attempt that was never retired came to: its result.json is gone."""
+    for number in reversed(folder.attempt_numbers()):
+        document = atomic.read_json(folder.attempt(number) / layout.RESULT)
+        if isinstance(document, dict) and "workflow" in document:
+            _place(folder, upstream_folder(run, folder.attempt(number)), document)
+            return document
+    return None
+
+
+def upstream_folder(run: Run, attempt: Path) -> Path:
+    """Return where upstream writes the results of an attempt."""
+    experiment = run.experiment
+    return attempt / "logs" / experiment.run_name / experiment.setting.mode / run.pair.folder
+
+
+def _place(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
+    """Put upstream's files where readers look for them, result.json last. Can be done twice."""
     for stale in folder.path.iterdir():
-        if stale.is_file() and stale.name != layout.RESULT:
+        if stale.is_file() and stale.name not in (layout.RESULT, layout.EVAL):
             stale.unlink()
     if upstream.is_dir():
         for path in upstream.iterdir():
             if path.is_file() and path.name != layout.RESULT:
-                os.replace(path, folder.path / path.name)
-    atomic.write_json(folder.result, whole)
-    return whole
+                _share(path, folder.path / path.name)
+    atomic.write_json(folder.result, document)
 
 
-def restore(folder: RunFolder) -> dict[str, Any] | None:
-    """Put back a result.json that was removed although its attempt was never retired."""
-    for number in reversed(folder.attempt_numbers()):
-        document = atomic.read_json(folder.attempt(number) / layout.RESULT)
-        if isinstance(document, dict) and "workflow" in document:
-            atomic.write_json(folder.result, document)
-            return document
-    return None
+def _share(path: Path, name: Path) -> None:
+    """Give a file of an attempt a second name; a copy where the file system has only one each."""
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copy2(path, name)
+
+
+def make_stale(results: Results, newer: Path) -> None:
+    """Have Snakemake take the tables for older than ``newer``, whatever the clock did."""
+    for table in (results.runs_csv, results.summary_csv):
+        with contextlib.suppress(FileNotFoundError):
+            if table.stat().st_mtime_ns >= newer.stat().st_mtime_ns:
+                os.utime(table, (0, 0))
 
 
 def attempt_calls(attempt: Path) -> list[usage.Call]:

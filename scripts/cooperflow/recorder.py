@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from cooperflow.atomic import append_line
 
 # Where a model's own limit is not known, an answer is taken to be no longer than this, tokens.
 LONGEST_ANSWER = 16_384
+# Exit code of a process that could not keep its books (EX_IOERR).
+UNRECORDED = 74
 
 
 class CallRecorder(CustomLogger):
@@ -30,6 +33,7 @@ class CallRecorder(CustomLogger):
         self._key = key
         # litellm reports an answer from a worker thread: remember who asked.
         self._asked: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         call = str(kwargs.get("litellm_call_id"))
@@ -92,7 +96,14 @@ class CallRecorder(CustomLogger):
 
     def _write(self, **record: Any) -> None:
         line = json.dumps({"schema": usage.SCHEMA, "time": time.time(), **record}, default=str)
-        append_line(self._path, line.replace(self._key, "[key]") if self._key else line)
+        try:
+            with self._lock:
+                append_line(self._path, line.replace(self._key, "[key]") if self._key else line)
+        except OSError as error:
+            # No call may go unrecorded. litellm would swallow an exception of ours; and the start
+            # of a call is told before it is sent, so it is not made.
+            print(f"{self._path} cannot be written: {error}", flush=True)
+            os._exit(UNRECORDED)
 
 
 def install(path: Path, key: str | None) -> None:

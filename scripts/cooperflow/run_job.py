@@ -13,10 +13,12 @@ from typing import Any
 from cooperflow import (
     atomic,
     attempt,
+    breaker,
     containers,
     experiment,
     guard,
     halt,
+    images,
     layout,
     outcome,
     processes,
@@ -25,6 +27,7 @@ from cooperflow import (
 )
 from cooperflow.config import Model
 from cooperflow.containers import EngineError, Labels
+from cooperflow.errors import UserError
 from cooperflow.outcome import Evidence, Verdict
 from cooperflow.plan import Plan, Run
 from cooperflow.processes import Interrupted
@@ -38,6 +41,8 @@ INTERRUPTED = 130
 
 # A process of an earlier start may still be dying: how long to wait for it, seconds.
 CLAIM_SECONDS = 90
+# Another run may be fetching the same image, seconds.
+IMAGE_SECONDS = 3600
 # The longest pause that a provider's Retry-After can ask for, seconds.
 LONGEST_PAUSE = 600
 
@@ -57,15 +62,18 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
         with processes.claim(plan.results.claims, run.key, CLAIM_SECONDS):
             if atomic.read_json(folder.result) is not None:
                 return DONE
-            if publish.restore(folder) is not None:
+            for place in (folder.path, *map(folder.attempt, folder.attempt_numbers())):
+                atomic.sweep(place)
+            if publish.restore(run, folder) is not None:
                 print(f"{run.key}: result.json was gone; put back from its attempt, nothing paid.")
                 return DONE
-            halted = halt.current(plan.results)
-            if halted:
-                print(halted)
-                return HALTED
             _pause(plan, folder, this)
-            return _attempt(plan, run, folder, this)
+            with breaker.passage(plan, run):
+                halted = halt.current(plan.results)
+                if halted:
+                    print(halted)
+                    return HALTED
+                return _attempt(plan, run, folder, this)
     except Interrupted as why:
         print(f"{run.key}: ended: {why}")
         return INTERRUPTED
@@ -104,6 +112,7 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
             evidence=dataclasses.asdict(evidence),
         ),
     )
+    breaker.note(plan.results, run, verdict.reason if verdict.again else "")
     if verdict.halts:
         message = _halt_message(run, verdict, place)
         print(message)
@@ -140,8 +149,8 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
     except EngineError as error:
         print(f"Docker does not answer: {error}")
         return None, True
-    if found is None:
-        print(f"{run.pair.image}: the image is not there any more.")
+    if found is None or not sentinel.get("id"):
+        found = _anew(plan, run)
     elif found != sentinel.get("id"):
         print(
             f"{run.pair.image}: is now {found}, but {sentinel.get('id')} was verified. "
@@ -149,6 +158,19 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
         )
         found = None
     return found, False
+
+
+def _anew(plan: Plan, run: Run) -> str | None:
+    """Fetch and verify an image that has gone since it was verified; return its id."""
+    print(
+        f"{run.pair.image}: the image is not there any more, or nothing says that it is verified."
+    )
+    try:
+        with processes.claim(plan.results.claims, run.pair.image, IMAGE_SECONDS):
+            return str(images.ensure(plan, run.pair)["id"])
+    except (UserError, EngineError) as error:
+        print(error)
+        return None
 
 
 def _job(plan: Plan, run: Run, place: Path) -> attempt.Job:
@@ -165,6 +187,7 @@ def _job(plan: Plan, run: Run, place: Path) -> attempt.Job:
     environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": str(config.limits.call_tries)}
     if config.agent.external:
         environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(config.agent.external)
+    limits, sdk_limits = containers.limits(config.containers, "--git" in setting.flags)
     return attempt.Job(
         run=run,
         folder=place.resolve(),
@@ -176,6 +199,8 @@ def _job(plan: Plan, run: Run, place: Path) -> attempt.Job:
         image=run.pair.image,
         step_limit=experiment.step_limit(run.experiment, plan),
         redis_url=config.redis.url,
+        run_arguments=tuple(limits),
+        sdk_arguments=sdk_limits,
         replay=str(Path(model.replay).resolve()) if model.replay else None,
     )
 
@@ -191,12 +216,10 @@ def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
     """Wait before a second or third try, longer if the provider asked for it."""
     if this.number == 1:
         return
-    base = plan.config.limits.pause_seconds * 2 ** (this.number - 2)
-    asked = 0.0
-    for number in folder.attempt_numbers()[-1:]:
-        last = publish.attempt_calls(folder.attempt(number))[-1:]
-        asked = max((call.retry_after or 0.0 for call in last), default=0.0)
-    seconds = max(base * random.uniform(0.5, 1.5), min(asked, LONGEST_PAUSE))
+    base = plan.config.limits.pause_seconds * 2 ** (this.number - 2) * random.uniform(0.5, 1.5)
+    last = [publish.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]
+    asked = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
+    seconds = max(base, min(asked, LONGEST_PAUSE))
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
         processes.heed_owner()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from cooperflow import (
+    breaker,
     checks,
     containers,
     dataset,
@@ -17,6 +19,7 @@ from cooperflow import (
     oracle_job,
     preflight,
     rolling,
+    runtime,
 )
 from cooperflow.containers import EngineError
 from cooperflow.errors import UserError
@@ -36,11 +39,16 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     _try_for_real(plan, work)
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)
+    breaker.forget(plan.results)
+    shutil.rmtree(plan.results.broken, ignore_errors=True)
+    runtime.sweep()
     swept = _sweep(plan) if work.needs_engine else 0
     root = Path(plan.config.dataset.dir)
-    if work.runs:
+    # A grading reads the data set too: it must be the one that the run was made with.
+    if work.runs or work.gradings:
         tasks = dataset.task_hashes(root, plan.pairs)
-        for name in dict.fromkeys(run.experiment.run_name for run in work.runs):
+        touched = [*work.runs, *work.gradings]
+        for name in dict.fromkeys(run.experiment.run_name for run in touched):
             experiment.settle(plan.experiment(name), plan, tasks, docker_version)
     return _told(plan, work, swept)
 
@@ -75,7 +83,7 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
             run.experiment == one and run.folder(plan.results).result.exists() for run in plan.runs
         )
         lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
-    lines.append(f"{'gradings':<28}{work.evals:>7}")
+    lines.append(f"{'gradings':<28}{len(work.gradings):>7}")
     paid = [run for run in work.runs if run.experiment.model.replay is None]
     if paid:
         lines += estimate.text(estimate.make(plan, paid), work.slots)

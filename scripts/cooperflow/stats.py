@@ -173,7 +173,7 @@ def clustered_error(values: Floats, clusters: Sequence[object]) -> float:
 
     The square root of the sum over clusters of (sum of the deviations from the mean)^2,
     divided by the number of values. Source: E. Miller, "Adding error bars to evals"
-    (arXiv:2411.00640, 2024), section 2.2; the cluster-robust estimator without a correction
+    (arXiv:2411.00640, 2024); the cluster-robust estimator without a correction
     for small samples. Not a number with fewer than two clusters.
     """
     _, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)

@@ -243,6 +243,13 @@ def waited(thread: Sequence[Call], until: float) -> float:
     return max(seconds, 0.0)
 
 
+def asked_pause(all_calls: Iterable[Call], now: float) -> float:
+    """Return how long the provider still wants to be left alone, by each agent's last call."""
+    ends = [thread[-1] for thread in threads(all_calls)]
+    waits = [(c.end or c.start) + c.retry_after - now for c in ends if c.retry_after]
+    return max([0.0, *waits])
+
+
 def model_seconds(all_calls: Iterable[Call]) -> float:
     """Return the seconds spent in calls that were answered."""
     return sum(c.end - c.start for c in all_calls if c.end is not None and c.kind == ANSWERED)

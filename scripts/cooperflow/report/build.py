@@ -34,11 +34,6 @@ class Built:
     kept: int
 
 
-def folder(at: Results) -> Path:
-    """Return where the report lies."""
-    return at.root / "report"
-
-
 def build(plan: Plan, at: Results | None = None) -> Built:
     """Make the report of the tables and runs that are there.
 
@@ -49,15 +44,14 @@ def build(plan: Plan, at: Results | None = None) -> Built:
         UserError: there are no tables yet.
     """
     at = at or plan.results
-    report = folder(at)
+    report = at.report
     runs, summary = _tables(at)
     by_row = content.pairs_by_row(plan)
     known = [content.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
     runs["key"] = [run.key for run in known]
     book = _Book.open(plan, at, report)
     shown = [run for run in known if mark(run.folder(plan.results)) is not None]
-    made = _run_pages(plan, shown, book)
-    _pair_pages(plan, shown, book)
+    made = _pages(plan, shown, book)
     times = {key: (t[0], t[1]) for key, t in book.times.items()}
     _assets(report)
     has_page = {run.key for run in shown}
@@ -127,34 +121,36 @@ class _Book:
         atomic.write_text(self.path, json.dumps(document, separators=(",", ":")))
 
 
-def _run_pages(plan: Plan, runs: list[Run], book: _Book) -> int:
+def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
+    """Make the pages that are out of date, pair by pair: a pair's page shows its runs' files."""
     made = 0
-    for run in runs:
-        page, marks = names.run_page(run), mark(run.folder(plan.results))
-        if marks is None or not book.stale(page, marks):
-            continue
-        source = Source(run, run.folder(plan.results))
-        siblings = [Run(e, run.pair) for e in plan.experiments]
-        book.write(page, pages.run_page(source, siblings, book.report), marks)
-        told = source.result.get("workflow") or {}
-        began, ended = told.get("started"), told.get("ended")
-        if isinstance(began, int | float) and isinstance(ended, int | float):
-            book.times[run.key] = [began, ended]
-        made += 1
-    book.times = {run.key: book.times[run.key] for run in runs if run.key in book.times}
-    return made
-
-
-def _pair_pages(plan: Plan, runs: list[Run], book: _Book) -> None:
     together: dict[Pair, list[Run]] = {}
     for run in runs:
         together.setdefault(run.pair, []).append(run)
     for pair, group in together.items():
-        page, marks = names.pair_page(pair), [mark(r.folder(plan.results)) for r in group]
-        if not book.stale(page, marks):
-            continue
         sources = [Source(run, run.folder(plan.results)) for run in group]
-        book.write(page, pages.pair_page(pair, sources, book.report), marks)
+        marks = [mark(source.folder) for source in sources]
+        for source, state in zip(sources, marks, strict=True):
+            made += _run_page(source, state, group, book)
+        page = names.pair_page(pair)
+        if book.stale(page, marks):
+            book.write(page, pages.pair_page(pair, sources, book.report), marks)
+    book.times = {run.key: book.times[run.key] for run in runs if run.key in book.times}
+    return made
+
+
+def _run_page(source: Source, state: list[int] | None, group: list[Run], book: _Book) -> bool:
+    page = names.run_page(source.run)
+    # The tabs lead to those of the pair's runs that have a page.
+    wanted = [state, [run.experiment.run_name for run in group]]
+    if not book.stale(page, wanted):
+        return False
+    book.write(page, pages.run_page(source, group, book.report), wanted)
+    told = source.result.get("workflow") or {}
+    began, ended = told.get("started"), told.get("ended")
+    if isinstance(began, int | float) and isinstance(ended, int | float):
+        book.times[source.run.key] = [began, ended]
+    return True
 
 
 def _tables(at: Results) -> tuple[pd.DataFrame, pd.DataFrame]:

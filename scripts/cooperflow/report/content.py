@@ -23,12 +23,12 @@ COLUMNS = (
     ("features", "Features", False),
     ("steps", "Steps", True),
     ("messages_sent", "Messages", True),
-    ("attempts", "Attempts", True),
-    ("input_tokens", "Tokens in", True),
-    ("output_tokens", "Tokens out", True),
     ("cost_usd", "Cost, USD", True),
     ("duration_s", "Time, s", True),
+    ("attempts", "Attempts", True),
     ("patch_lines", "Patch lines", True),
+    ("input_tokens", "Tokens in", True),
+    ("output_tokens", "Tokens out", True),
 )
 # Columns that a reader chooses from.
 FILTERS = ("outcome", "reason", "setting", "model", "repo")

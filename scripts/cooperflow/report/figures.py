@@ -18,6 +18,7 @@ COLOURS = {
     outcome.INFRA_ERROR: "#8c8c8c",
 }
 EXPERIMENTS = ("#3b82c4", "#cc79a7", "#e69f00", "#009e73", "#8a6fc9", "#8c8c8c")
+LINE = "#8a8f98"  # of intervals: seen on light and on dark
 # Above this many runs the time line counts them instead of drawing each.
 MOST_BARS = 2_000
 TALLY = 400  # points of such a count
@@ -72,6 +73,7 @@ def forest(summary: pd.DataFrame) -> Figure | None:
             "symmetric": False,
             "array": _list(shown["ci_high"] - shown["pass_rate"]),
             "arrayminus": _list(shown["pass_rate"] - shown["ci_low"]),
+            "color": LINE,
             "thickness": 1.5,
             "width": 5,
         },
@@ -197,6 +199,7 @@ def by_difficulty(runs: pd.DataFrame) -> Figure | None:
                     "symmetric": False,
                     "array": up,
                     "arrayminus": down,
+                    "color": LINE,
                     "thickness": 1.2,
                     "width": 4,
                 },

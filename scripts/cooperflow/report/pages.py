@@ -12,7 +12,7 @@ import jinja2
 from cooperflow.layout import Pair
 from cooperflow.plan import Plan, Run
 from cooperflow.report import names, patches, text, timeline
-from cooperflow.report.source import Source, link
+from cooperflow.report.source import Source, link, linker
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -55,6 +55,7 @@ def environment() -> jinja2.Environment:
 def run_page(source: Source, siblings: Sequence[Run], report: Path) -> str:
     """Return the page of a run; ``siblings`` are the runs of its pair, itself included."""
     page = report / names.run_page(source.run)
+    raw = linker(source.folder.path, page)
     result = source.result.get("workflow") or {}
     story = source.story
     last = source.attempts[-1].record if source.attempts else {}
@@ -71,10 +72,10 @@ def run_page(source: Source, siblings: Sequence[Run], report: Path) -> str:
             story=story,
             rows=timeline.rows(story.events, story.agents, start),
             agents=_agents(source.result),
-            patches=[(p, link(source.folder.path / p.name, page)) for p in source.patches],
+            patches=[(p, raw(p.name)) for p in source.patches],
             attempts=source.attempts,
-            files=[(f, link(source.folder.path / f, page)) for f in source.files],
-            raw=lambda name: link(source.folder.path / name, page),
+            files=[(name, raw(name)) for name in source.files],
+            raw=raw,
             siblings=[(r, link(report / names.run_page(r), page)) for r in siblings],
             pair_url=link(report / names.pair_page(source.run.pair), page),
             home=link(report / "index.html", page),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,11 +66,11 @@ class Source:
     @cached_property
     def files(self) -> list[str]:
         """The run's raw files by their path below its folder, attempts included, in order."""
+        root = str(self.folder.path)
         found = []
-        for here, folders, names in os.walk(self.folder.path):
-            folders.sort()
-            below = Path(here).relative_to(self.folder.path)
-            found += [str(below / name) for name in names if not name.startswith(".")]
+        for here, _, names in os.walk(root):
+            below = here[len(root) + 1 :]
+            found += [os.path.join(below, n) for n in names if not n.startswith(".")]
         return sorted(found, key=lambda name: (name.count("/"), name))
 
     @cached_property
@@ -81,20 +81,24 @@ class Source:
     @cached_property
     def attempts(self) -> list[Attempt]:
         found = []
-        for number in self.folder.attempt_numbers():
-            calls = usage.calls(self._records(number))
+        for number, records in self._records.items():
+            calls = usage.calls(records)
             record = _document(self.folder.attempt(number) / layout.ATTEMPT)
             found.append(Attempt(number, record, usage.total(calls), tuple(calls)))
         return found
 
-    def _records(self, number: int) -> list[dict[str, Any]]:
-        return atomic.read_lines(self.folder.attempt(number) / layout.CALLS)
+    @cached_property
+    def _records(self) -> dict[int, list[dict[str, Any]]]:
+        """The record of model calls, by attempt."""
+        return {
+            number: atomic.read_lines(self.folder.attempt(number) / layout.CALLS)
+            for number in self.folder.attempt_numbers()
+        }
 
     @cached_property
     def story(self) -> Story:
         """What the agents did in the attempt whose result stands."""
-        numbers = self.folder.attempt_numbers()
-        records = self._records(numbers[-1]) if numbers else []
+        records = self._records[max(self._records)] if self._records else []
         names = [f for f in self.files if f.endswith(TRAJECTORY) and "/" not in f]
         documents: dict[str, Mapping[str, Any]] = {}
         for name in names:
@@ -130,6 +134,12 @@ def mark(folder: RunFolder) -> list[int] | None:
 def link(path: Path | str, page: Path) -> str:
     """Return the relative URL of a file on the page that lies at ``page``."""
     return quote(os.path.relpath(path, page.parent), errors="surrogateescape")
+
+
+def linker(folder: Path, page: Path) -> Callable[[str], str]:
+    """Return what gives the relative URL of each file in a folder."""
+    base = link(folder, page)
+    return lambda name: f"{base}/{quote(name, errors='surrogateescape')}"
 
 
 def _document(path: Path) -> Mapping[str, Any]:

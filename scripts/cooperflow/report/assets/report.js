@@ -29,7 +29,7 @@
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style.fontFamily, size: 12, color: style.color },
-      margin: { l: 50, r: 16, t: 34, b: 44, ...(layout.margin || {}) },
+      margin: { l: 50, r: 16, t: 34, b: 52, ...(layout.margin || {}) },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal", ...(layout.legend || {}) },
       xaxis: { ...axis, ...(layout.xaxis || {}) },
       yaxis: { ...axis, ...(layout.yaxis || {}) },

@@ -1,0 +1,78 @@
+"""The private folder for sockets and scratch files: who may enter, and what the dead left in it.
+
+Stdlib only: the jobs' client uses it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def folder() -> Path:
+    """Return a folder that only this user can enter, short enough for a socket's path.
+
+    Raises:
+        PermissionError: something of that name is there and is not this user's own.
+    """
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"cooperflow-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    status = base.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(f"{base} is not this user's own")
+    return base
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a private folder that is gone afterwards.
+
+    It is locked as long as this process lives; what a killed one left can so be told.
+    """
+    path = Path(tempfile.mkdtemp(prefix="run-", dir=folder()))
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep() -> None:
+    """Remove the scratch folders and sockets of dead processes."""
+    for path in list(folder().iterdir()):
+        with contextlib.suppress(OSError):
+            if path.name.startswith("run-") and path.is_dir():
+                with _locked(path, os.O_RDONLY):
+                    shutil.rmtree(path)
+            elif path.suffix == ".lock":
+                # Whoever starts a launcher holds this lock until it listens.
+                with _locked(path, os.O_RDWR):
+                    _unless_served(path.with_suffix(".sock"), path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, flags: int) -> Iterator[None]:
+    """Hold the lock of a file or folder; BlockingIOError (an OSError) if a process has it."""
+    handle = os.open(path, flags)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _unless_served(address: Path, lock: Path) -> None:
+    """Remove a launcher's socket and lock unless it listens."""
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(address))
+        return
+    address.unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)

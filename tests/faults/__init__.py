@@ -1,0 +1,1 @@
+"""The fault campaign: real faults, caused on real processes, containers and files."""

@@ -1,0 +1,57 @@
+"""Run the campaign: `python -m faults [--only PATTERN] [--seed N] [--quick] [--out FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+from . import engine, files, processes, provider, security
+from .report import Campaign, Case, markdown
+
+CASES: tuple[Case, ...] = (
+    *processes.CASES,
+    *engine.CASES,
+    *provider.CASES,
+    *files.CASES,
+    *security.CASES,
+)
+
+
+def run(cases: Sequence[Case], seed: int, control: Path | None = None) -> Campaign:
+    """Run the cases one after another and return the campaign with its lines."""
+    print(f"seed {seed}", flush=True)
+    campaign = Campaign(seed, Random(seed), control)
+    for case in cases:
+        print(f"{case.name}:", flush=True)
+        case.do(campaign)
+    return campaign
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="a regular expression for the cases' names")
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--quick", action="store_true", help="the subset that `make test` runs")
+    parser.add_argument("--out", type=Path, help="write the table to this file")
+    parser.add_argument("--control", type=Path, help="rows of an undisturbed run, as it was kept")
+    arguments = parser.parse_args()
+    cases = [case for case in CASES if re.search(arguments.only, case.name)]
+    cases = [case for case in cases if case.quick or not arguments.quick]
+    seed = int(time.time()) % 100_000 if arguments.seed is None else arguments.seed
+    begun = time.monotonic()
+    campaign = run(cases, seed, arguments.control)
+    table = markdown(campaign, time.monotonic() - begun, "make faults")
+    print(f"\n{table}")
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(table)
+    return 0 if all(line.held for line in campaign.lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

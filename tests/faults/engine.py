@@ -1,0 +1,321 @@
+"""Faults of Docker: killed containers, no memory, and a daemon that stops, hangs or is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import invariants, lab
+from .lab import Lab, wait_for
+from .provider import agent
+from .report import TRUE, Campaign, Case
+
+IMAGE = "akhatua/cooperbench-demo-inventory:task1"
+
+
+class Engine:
+    """A dockerd of the campaign's own, with storage of its own on a small file system."""
+
+    def __init__(self, megabytes: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="cfengine-", dir="/tmp"))
+        self.host = f"unix://{self.folder}/docker.sock"
+        self.root = self.folder / "root"
+        self.root.mkdir()
+        disk = self.folder / "disk"
+        with disk.open("wb") as stream:
+            stream.truncate(megabytes << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(disk), str(self.root)], check=True)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the daemon and wait until it answers."""
+        (self.folder / "docker.pid").unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    # A network of its own: without a bridge it would take away the machine's.
+                    "unshare",
+                    "--net",
+                    "dockerd",
+                    f"--data-root={self.root}",
+                    f"--host={self.host}",
+                    f"--exec-root={self.folder}/exec",
+                    f"--pidfile={self.folder}/docker.pid",
+                    "--bridge=none",
+                    "--iptables=false",
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_for(lambda: self.docker("version", check=False), 60, "dockerd")
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        done = subprocess.run(
+            ["docker", "-H", self.host, *arguments], capture_output=True, text=True, timeout=120
+        )
+        if done.returncode and check:
+            raise RuntimeError(done.stderr)
+        return done.stdout if not done.returncode else ""
+
+    def load(self, *images: str) -> None:
+        """Copy images from the machine's engine."""
+        for image in images:
+            save = subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE)
+            subprocess.run(
+                ["docker", "-H", self.host, "load", "-q"],
+                stdin=save.stdout,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            save.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the daemon and wait for its end."""
+        assert self.process is not None
+        self.send(signal.SIGCONT)
+        self.send(number)
+        self.process.wait(60)
+        # containerd is its child: without its parent it would outlive a kill.
+        for pid in self._others():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not self._others(), 20, "the end of containerd")
+
+    def _others(self) -> list[int]:
+        """Return the helpers of this daemon that live: their command lines name its folder."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    line = (entry / "cmdline").read_bytes().split(b"\0")
+                    if not line[0].endswith((b"containerd", b"containerd-shim-runc-v2")):
+                        continue
+                    if any(str(self.folder).encode() in word for word in line):
+                        found.append(int(entry.name))
+        return found
+
+    def end(self) -> None:
+        with contextlib.suppress(Exception):
+            self.stop()
+        mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for mount in sorted((m for m in mounts if str(self.folder) in m), reverse=True):
+            subprocess.run(["umount", "-l", mount], check=False, capture_output=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _mid_run(here: Lab, calls: int = 3) -> Iterator[lab.Start]:
+    """Start, and go on once a run has made some calls; wait for the end afterwards."""
+    server = here.servers["lab"]
+    start = here.start()
+    wait_for(
+        lambda: len(server.ledger()) >= calls or start.process.poll() is not None, 120, "the run"
+    )
+    yield start
+    start.finished()
+
+
+def container_killed(campaign: Campaign) -> None:
+    control = campaign.control([lab.PAIR], ["coop-nocomm"])
+    with (
+        campaign.line("Docker", "an agent's container killed in mid-step") as line,
+        lab.laboratory(settings=["coop-nocomm"], delay="1") as here,
+    ):
+        others = invariants.Bystanders.begin(here, campaign.image)
+        with _mid_run(here):
+            here.docker("kill", here.containers()[0])
+            calls = len(here.servers["lab"].ledger())
+            attempt = here.run_folder("coop-nocomm") / "attempts" / "1" / "attempt.json"
+            told = wait_for(lambda: "container_died" in attempt.read_text(), 60, "the verdict")
+            spent = len(here.servers["lab"].ledger()) - calls
+            line.add(TRUE, [] if told and spent <= 8 else [f"{spent} calls on a dead container"])
+        campaign.expect(line, here.rows(), ("pass", ""))
+        campaign.settle(line, here, control, others)
+        others.end()
+
+
+def out_of_memory(campaign: Campaign) -> None:
+    control = campaign.control([lab.PAIR], ["solo"])
+    eats = agent("python3 -c 'x = bytearray(400 << 20); print(len(x))'")
+    with (
+        campaign.line("Docker", "OOM kill at the memory limit", 3) as line,
+        lab.laboratory(models={"lab": eats}, containers={"memory": "96m"}) as here,
+    ):
+        others = invariants.Bystanders.begin(here, campaign.image)
+        here.run()
+        campaign.expect(line, here.rows(), ("infra_error", "oom_killed"))
+        campaign.settle(line, here, control, others)
+        others.end()
+
+
+def eval_container_killed(campaign: Campaign) -> None:
+    control = campaign.control([lab.PAIR], ["solo"])
+    with (
+        campaign.line("Docker", "the container of a grading killed") as line,
+        lab.laboratory() as here,
+    ):
+        start = here.start()
+        result = here.run_folder("solo") / "result.json"
+        wait_for(result.exists, 120, "the run")
+        wait_for(lambda: here.containers(), 60, "the grading")
+        here.docker("kill", here.containers()[0], check=False)
+        start.finished()
+        campaign.expect(line, here.rows(), ("pass", ""))
+        campaign.settle(line, here, control)
+
+
+def daemon(
+    campaign: Campaign,
+    engine: Engine,
+    fault: str,
+    cause: Callable[[Engine], None],
+    first: str,
+    **limits: int,
+) -> None:
+    """Do something to the daemon in mid-run; attempt 1 must say ``first``, and the run go well."""
+    control = campaign.control([lab.PAIR], ["solo"])
+    with (
+        campaign.line("Docker", fault) as line,
+        lab.laboratory(docker_host=engine.host, delay="1.5", limits=limits) as here,
+    ):
+        others = invariants.Bystanders.begin(here, campaign.image)
+        with _mid_run(here):
+            cause(engine)
+        path = here.run_folder("solo") / "attempts" / "1" / "attempt.json"
+        text = path.read_text()
+        line.add(TRUE, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"])
+        campaign.expect(line, here.rows(), ("pass", ""))
+        campaign.settle(line, here, control, others)
+        others.end()
+
+
+def stop_and_start(engine: Engine) -> None:
+    engine.stop()
+    time.sleep(6)
+    engine.begin()
+
+
+def kill_and_start(engine: Engine) -> None:
+    engine.stop(signal.SIGKILL)
+    engine.begin()
+
+
+def hang(seconds: float) -> Callable[[Engine], None]:
+    def cause(engine: Engine) -> None:
+        engine.send(signal.SIGSTOP)
+        time.sleep(seconds)
+        engine.send(signal.SIGCONT)
+
+    return cause
+
+
+def image_removed(campaign: Campaign, engine: Engine) -> None:
+    control = campaign.control([lab.PAIR, (lab.INVENTORY, 1, (2, 3))], ["solo"])
+    pairs = [lab.PAIR, (lab.INVENTORY, 1, (2, 3))]
+    with (
+        campaign.line("Docker", "image removed between sentinel and run") as line,
+        lab.laboratory(docker_host=engine.host, pairs=pairs) as here,
+    ):
+        done = here.run("-j", "4", "images")
+        assert done.process.returncode == 0, done.text[-2000:]
+        engine.docker("rmi", "-f", IMAGE)
+        campaign.settle(line, here, control)
+        campaign.expect(line, here.rows(), ("pass", ""))
+
+
+def image_retagged(campaign: Campaign, engine: Engine) -> None:
+    control = campaign.control([lab.PAIR], ["solo"])
+    with (
+        campaign.line("Docker", "image re-tagged between sentinel and run") as line,
+        lab.laboratory(docker_host=engine.host) as here,
+    ):
+        done = here.run("-j", "4", "images")
+        assert done.process.returncode == 0, done.text[-2000:]
+        right = engine.docker("images", "-q", "--no-trunc", IMAGE).strip()
+        engine.docker("tag", "cooperflow/demo-base:bookworm", IMAGE)
+        done = here.run()
+        campaign.expect(line, here.rows(), ("infra_error", "image_missing"))
+        line.add(TRUE, [] if not here.servers["lab"].ledger() else ["a call was paid for"])
+        engine.docker("tag", right, IMAGE)
+        campaign.settle(line, here, control)
+
+
+def storage_full(campaign: Campaign, engine: Engine) -> None:
+    control = campaign.control([lab.PAIR], ["solo"])
+    filler = engine.root / "filler"
+    with (
+        campaign.line(
+            "Docker", "no room in Docker's storage: said before an image is fetched"
+        ) as line,
+        lab.laboratory(docker_host=engine.host, images={"free_gb": 0.5}) as here,
+    ):
+        engine.docker("rmi", "-f", IMAGE)
+        _fill(engine.root, filler, 100 << 20)
+        done = here.run()
+        problems = [] if "images.free_gb" in done.text else [done.text[-1500:]]
+        line.add(TRUE, problems)
+        filler.unlink()
+        campaign.settle(line, here, control)
+    with (
+        campaign.line("Docker", "no room in Docker's storage in mid-run") as line,
+        lab.laboratory(docker_host=engine.host, delay="0.5") as here,
+    ):
+        with _mid_run(here, 2):
+            _fill(engine.root, filler, 0)
+        rows = here.rows() if (here.results / "runs.csv").exists() else []
+        untrue = [r for r in rows if r["outcome"] == "fail" or r["reason"] == "agent_error"]
+        line.add(TRUE, [f"is {r['outcome']} {r['reason']}" for r in untrue])
+        filler.unlink()
+        campaign.settle(line, here, control)
+
+
+def _fill(root: Path, filler: Path, leave: int) -> None:
+    """Take all room of a file system but ``leave`` bytes."""
+    with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            status = os.statvfs(root)
+            free = status.f_bavail * status.f_frsize - leave
+            if free <= 0:
+                break
+            stream.write(b"\0" * min(free, 4 << 20))
+
+
+def private(campaign: Campaign) -> None:
+    """All faults of the daemon itself, on one of our own."""
+    engine = Engine(2500)
+    try:
+        engine.load("cooperflow/demo-base:bookworm", IMAGE)
+        daemon(campaign, engine, "daemon stopped and started in mid-run", stop_and_start,
+               "docker_unavailable")  # fmt: skip
+        daemon(campaign, engine, "daemon killed and started in mid-run", kill_and_start,
+               "docker_unavailable")  # fmt: skip
+        daemon(campaign, engine, "daemon hung past the run's time (SIGSTOP)", hang(110),
+               "docker_unavailable", run_seconds=90)  # fmt: skip
+        daemon(campaign, engine, "daemon hung for a while (SIGSTOP)", hang(12), "")
+        image_removed(campaign, engine)
+        image_retagged(campaign, engine)
+        storage_full(campaign, engine)
+    finally:
+        engine.end()
+
+
+CASES = (
+    Case("docker: container killed", container_killed, quick=True),
+    Case("docker: out of memory", out_of_memory),
+    Case("docker: grading killed", eval_container_killed),
+    Case("docker: daemon", private),
+)

@@ -1,0 +1,212 @@
+"""What must hold after every fault; each check returns what is wrong, in words."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .lab import Lab, Server
+
+# A run's things may live on so long after its end, seconds.
+GRACE = 15
+# Tokens of the model, USD.
+PRICE_IN, PRICE_OUT = 2.5e-6, 10e-6
+# Columns that a fault may change: attempts, cost, times.
+FREE = ("attempts", "tokens", "cost", "_s", "run_name", "model", "replay")
+
+
+def books(lab: Lab, skip: Sequence[str] = ()) -> list[str]:
+    """runs.csv against the ledgers: to the token, or marked and bounded."""
+    wrong: list[str] = []
+    for model, server in lab.servers.items():
+        if model in skip:
+            continue
+        ledger = server.ledger()
+        for setting in sorted({str(entry["kind"]) for entry in ledger}):
+            rows = [row for row in lab.rows() if (row["model"], row["setting"]) == (model, setting)]
+            told = [entry for entry in ledger if entry["kind"] == setting]
+            wrong += _against(f"{model}-{setting}", rows, told)
+    return wrong
+
+
+def _against(
+    name: str, rows: Sequence[Mapping[str, str]], ledger: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    answered = [entry for entry in ledger if entry["answered"]]
+    asked = [sum(int(e[key]) for e in answered) for key in ("input_tokens", "output_tokens")]
+    told = [sum(int(row[key]) for row in rows) for key in ("input_tokens", "output_tokens")]
+    cost = asked[0] * PRICE_IN + asked[1] * PRICE_OUT
+    known = sum(float(row["cost_usd"]) for row in rows)
+    if all(row["cost_complete"] == "True" for row in rows):
+        if told != asked:
+            yield f"{name}: books say {told} tokens, the ledger {asked}, and cost_complete is true"
+        if abs(cost - known) > 1e-5:
+            yield f"{name}: books say ${known:.6f}, the ledger ${cost:.6f}"
+        return
+    bound = sum(float(row["cost_bound_usd"] or "nan") for row in rows)
+    if told[0] > asked[0] or told[1] > asked[1]:
+        yield f"{name}: books say {told} tokens, more than the ledger's {asked}"
+    if not cost <= bound + 1e-5:
+        yield f"{name}: the ledger's ${cost:.6f} is above the bound ${bound:.6f}"
+
+
+def nothing_left(lab: Lab, others: Bystanders | None = None) -> list[str]:
+    """No process, container, network, volume, temporary file or lock 15 s after the end."""
+    limit = time.monotonic() + GRACE
+    while left := list(_left(lab)):
+        if time.monotonic() > limit:
+            break
+        time.sleep(0.3)
+    return left + (others.missing() if others else [])
+
+
+def _left(lab: Lab) -> Iterator[str]:
+    for pid, line in lab.processes():
+        yield f"process {pid} is alive: {line[:100]}"
+    chosen = f"label=cooperflow.results={lab.identity}"
+    for kind in ("container", "network", "volume"):
+        extra = ["-a"] if kind == "container" else []
+        for found in lab.docker(kind, "ls", "-q", *extra, "--filter", chosen).split():
+            yield f"{kind} {found[:12]} is there"
+    for place in (lab.runtime, lab.temporary):
+        for path in place.rglob("*"):
+            if not path.is_dir() and not path.name.startswith("snakemake"):
+                yield f"{path.relative_to(lab.folder)} is left"
+            if path.is_dir() and path.name.startswith("run-"):
+                yield f"{path.relative_to(lab.folder)}/ is left"
+    if lab.results.is_dir():
+        for path in lab.results.rglob("*.tmp"):
+            yield f"{path.relative_to(lab.clone)} is left"
+        yield from _locks(lab)
+
+
+def _locks(lab: Lab) -> Iterator[str]:
+    state = lab.results / ".state"
+    for path in [state / "lock", *(state / "claims").glob("*")]:
+        if path.exists():
+            with path.open("a") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    yield f"{path.relative_to(lab.clone)} is locked"
+
+
+def whole(lab: Lab) -> list[str]:
+    """Every JSON and CSV that a reader can see can be read to its end."""
+    wrong = []
+    for path in lab.results.rglob("*"):
+        parts = path.relative_to(lab.results).parts
+        # What upstream was writing when it was killed stays where it was, with its attempt.
+        if "logs" in parts or path.is_dir():
+            continue
+        try:
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".csv":
+                with path.open(newline="") as stream:
+                    widths = {len(row) for row in csv.reader(stream)}
+                if len(widths) != 1:
+                    wrong.append(f"{path.relative_to(lab.clone)}: rows of widths {widths}")
+        except ValueError as error:
+            wrong.append(f"{path.relative_to(lab.clone)}: {error}")
+    return wrong
+
+
+def no_further_call(lab: Lab) -> list[str]:
+    """A start on finished runs calls no model, and Snakemake says that nothing is to be done."""
+    before = calls(lab.servers.values())
+    again = lab.run("-j", "4", "all")
+    wrong = []
+    if calls(lab.servers.values()) != before:
+        wrong.append("a start on finished runs called the model")
+    if again.process.returncode != 0 or "Nothing to be done" not in again.text:
+        wrong.append(f"a start on finished runs had something to do: {again.text[-300:]}")
+    return wrong
+
+
+def calls(servers: Iterable[Server]) -> int:
+    return sum(len(server.ledger()) for server in servers)
+
+
+def same_tables(lab: Lab, control: Mapping[tuple[str, str, str], Mapping[str, str]]) -> list[str]:
+    """Every row equals that of an undisturbed run, in all but attempts, cost and times."""
+    rows = lab.rows()
+    wrong = [problem for row in rows for problem in same_row(row, control)]
+    for line in lab.summary():
+        mine = [row for row in rows if row["run_name"] == line["run_name"]]
+        for word in ("pass", "fail", "infra_error"):
+            if int(line[word]) != sum(control[_key(row)]["outcome"] == word for row in mine):
+                wrong.append(f"summary.csv: {line['run_name']}: {word} is {line[word]}")
+    return wrong
+
+
+def same_row(
+    row: Mapping[str, str], control: Mapping[tuple[str, str, str], Mapping[str, str]]
+) -> list[str]:
+    """One row against that of the undisturbed run."""
+    want = control[_key(row)]
+    return [
+        f"{_key(row)}: {column} is {value!r}, undisturbed {want[column]!r}"
+        for column, value in row.items()
+        if not any(word in column for word in FREE) and want[column] != value
+    ]
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, str, str]:
+    return row["setting"], f"{row['repo']}/{row['task_id']}", row["features"]
+
+
+def control_rows(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str, str], dict[str, str]]:
+    """Index the rows of an undisturbed run."""
+    return {_key(row): dict(row) for row in rows}
+
+
+def key_is_secret(lab: Lab, key: str) -> list[str]:
+    """The provider's key stands in no file that a start wrote."""
+    wrong = []
+    for path in [p for p in lab.folder.rglob("*") if p.is_file()]:
+        try:
+            if key.encode() in path.read_bytes():
+                wrong.append(f"the key stands in {path.relative_to(lab.folder)}")
+        except OSError:
+            continue
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if key.encode() in (entry / "cmdline").read_bytes():
+                    wrong.append(f"the key stands in the command line of {entry.name}")
+            except OSError:
+                continue
+    return wrong
+
+
+@dataclass
+class Bystanders:
+    """Containers of others: one of another workflow whose owner is dead, one without a label."""
+
+    lab: Lab
+    names: tuple[str, ...]
+
+    @classmethod
+    def begin(cls, lab: Lab, image: str) -> Bystanders:
+        suffix = lab.marker[:8]
+        foreign, plain = f"cflab-foreign-{suffix}", f"cflab-plain-{suffix}"
+        labels = ["--label", "cooperflow.results=another", "--label", "cooperflow.run=x"]
+        labels += ["--label", "cooperflow.owner=nowhere:1:0", "--label", "cooperflow.token=t"]
+        for name, extra in ((foreign, labels), (plain, [])):
+            lab.docker("run", "-d", "--name", name, *extra, "--entrypoint", "sleep", image, "3600")
+        return cls(lab, (foreign, plain))
+
+    def missing(self) -> list[str]:
+        there = self.lab.docker("ps", "-a", "--format", "{{.Names}}").split()
+        return [f"{name}, of others, is gone" for name in self.names if name not in there]
+
+    def end(self) -> None:
+        self.lab.docker("rm", "-f", *self.names, check=False)

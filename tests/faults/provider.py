@@ -1,0 +1,217 @@
+"""Faults of the provider and of the agent: what the model's side can do to a run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import invariants, lab
+from .report import GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Expected
+
+SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+PASS = ("pass", "")
+
+
+@dataclass(frozen=True)
+class Told:
+    """A fault that is told to a replay server; ``recovers``: undone, the run is as undisturbed."""
+
+    name: str
+    rules: Sequence[Mapping[str, Any]]
+    expected: Expected
+    recovers: bool = True
+    base: str | None = None  # an address where nobody serves
+    times: int = 1
+
+
+def strike(action: str, times: int | None = None, step: int = 1, **more: Any) -> Mapping[str, Any]:
+    """Return a rule: from ``step`` on, ``times`` times (None: always)."""
+    return {"match": {"from_step": step}, "action": action, "times": times, **more}
+
+
+def agent(*commands: str, text: str = "I do this.", submit: bool = True) -> list[dict[str, Any]]:
+    """Return a rule that plays an agent of our own making."""
+    turns = [{"text": text, "commands": [command]} for command in commands]
+    if submit:
+        turns += [
+            {"text": "commit", "commands": ["git add -A && git commit -qm work && git push -q"]},
+            {"text": "request", "commands": ["gh pr create --title work --body work"]},
+        ]
+    turns += [{"text": "done", "commands": [SUBMIT]}] * 8
+    return [{"match": {}, "action": "override", "turns": turns, "times": None}]
+
+
+NOBODY = "http://127.0.0.1:9/v2/chat"
+NOWHERE = "http://provider.invalid/v2/chat"
+DOWN = ("infra_error", "api_unavailable")
+SLOW = ("infra_error", "api_timeout")
+LIMITED = ("infra_error", "rate_limited")
+
+PROVIDER = (
+    Told("connection refused", (), DOWN, base=NOBODY, times=3),
+    Told("DNS error", (), DOWN, base=NOWHERE, times=3),
+    Told("connection cut", [strike("refuse")], DOWN, times=3),
+    Told("429 to the end", [strike("rate_limited_minute")], LIMITED, times=3),
+    Told("429 with Retry-After, then well", [strike("rate_limited", 2, retry_after=3)], PASS),
+    Told("500 to the end", [strike("server_error")], DOWN, times=3),
+    Told("503 for a while, then well", [strike("unavailable", 3)], PASS),
+    Told("no answer", [strike("hang")], SLOW, times=3),
+    Told("hang in mid-response, then well", [strike("hang_mid", 2)], PASS),
+    Told("truncated JSON", [strike("truncated")], DOWN, times=3),
+    Told("empty answer", [strike("empty")], DOWN, times=3),
+    Told("HTML for JSON", [strike("html", status=200)], DOWN, times=3),
+    Told("HTML with 502, then well", [strike("html", 1)], PASS),
+    Told("context length", [strike("context_length")], ("fail", "context_limit"), recovers=False),
+    Told("broken tool arguments, then well", [strike("bad_arguments", 1)], PASS),
+    Told("an answer of 5 MB", [strike("huge", 1)], PASS),
+    Told("a slow drip of bytes", [strike("drip", 1, seconds=0.002)], PASS),
+)
+
+TALK = (
+    "litellm.RateLimitError: 429 Too Many Requests: rate limit; quota exceeded; invalid api key; "
+    "Killed: OOM, out of memory; Cannot connect to the Docker daemon; container died"
+)
+NAMES = (
+    'cd /workspace/repo && printf x > "it\'s" && printf x > \'a"b\' && printf x > "$(printf'
+    " 'new\\nline')\" && printf x > \"$(printf 'latin\\351')\" && printf x > '--force'"
+)
+LIBRARY = "cd /workspace/repo && printf '%s\\n' '{}' > inventory/__init__.py"
+
+AGENT = (
+    Told("talks about rate limits and OOM",
+         agent(f"echo '{TALK}'; exit 1", text=TALK, submit=False),
+         ("fail", "empty_patch"), False),
+    Told("submits nothing", agent(submit=False), ("fail", "empty_patch"), False),
+    Told("rm -rf /workspace", agent("rm -rf /workspace"), ("fail", "empty_patch"), False),
+    Told("deletes .git", agent("rm -rf /workspace/repo/.git"), ("fail", "empty_patch"), False),
+    Told("file names with quotes, newlines, other bytes", agent(NAMES),
+         ("fail", "tests_failed"), False),
+    Told("binary files", agent("head -c 3000000 /dev/urandom > /workspace/repo/blob.bin"),
+         ("fail", "tests_failed"), False),
+    Told("a patch of 200 MB",
+         agent("yes 0123456789abcde | head -c 200000000 > /workspace/repo/big"),
+         ("fail", "tests_failed"), False),
+    Told("changes the tests",
+         agent("cd /workspace/repo && for f in tests/*.py; do echo > $f; done"),
+         ("fail", "empty_patch"), False),
+    Told("fork bomb", agent("bomb() { bomb | bomb & }; bomb; sleep 3"),
+         ("fail", "tests_failed"), False),
+    Told("a test that never ends", agent(LIBRARY.format("while True: pass")),
+         ("fail", "tests_failed"), False),
+    Told(
+        "a test that prints 500 MB",
+        agent(
+            LIBRARY.format('print("x" * 500_000_000)')
+            + " && printf '[pytest]\\naddopts = -s\\n' > pytest.ini"
+        ),
+        ("fail", "tests_failed"),
+        False,
+    ),
+)  # fmt: skip
+
+PATIENT = (
+    Told("sleeps for ever", agent("sleep 100000"), ("fail", "timeout"), False),
+    Told("a drip of bytes without end", [strike("drip", seconds=1)], SLOW),
+)
+
+
+def batch(group: str, table: Sequence[Told], **config: Any) -> Callable[[Campaign], None]:
+    """Return a case that causes all faults of a table in one start, each on a model of its own."""
+
+    def do(campaign: Campaign) -> None:
+        control = campaign.control([lab.PAIR], ["solo"])
+        names = {f"m{number}": told for number, told in enumerate(table, start=1)}
+        rules = {name: told.rules for name, told in names.items() if told.base is None}
+        bases = {name: told.base for name, told in names.items() if told.base}
+        more = {"breaker": {"failures": 0}, **config}
+        with lab.laboratory(models=rules, bases=bases, **more) as here:
+            others = invariants.Bystanders.begin(here, campaign.image)
+            first = here.run(seconds=1800)
+            broken = [] if first.process.returncode == 0 else [first.text[-2500:]]
+            rows = {row["model"]: row for row in here.rows()} if not broken else {}
+            books = invariants.books(here) if not broken else []
+            # Undone, all that was infrastructure ends as if nothing had been.
+            for server in here.servers.values():
+                server.fail(())
+            again = [name for name, row in rows.items() if row["outcome"] == "infra_error"]
+            if again:
+                cure = here.servers[next(iter(rules))].url
+                here.script_edit(bases, cure)
+                here.retry_infra()
+                second = here.run(seconds=1800)
+                broken += [second.text[-1500:]] if second.process.returncode else []
+            left = invariants.nothing_left(here, others)
+            others.end()
+            after = {row["model"]: row for row in here.rows()} if rows else {}
+            books += invariants.books(here, skip=tuple(bases)) if rows else []
+            whole, once = invariants.whole(here), invariants.no_further_call(here)
+            secret = invariants.key_is_secret(here, lab.KEY)
+            for name, told in names.items():
+                with campaign.line(group, told.name, told.times) as line:
+                    line.add(GOES_ON, broken + whole)
+                    if broken:
+                        continue
+                    campaign.expect(line, [rows[name]], told.expected)
+                    if told.recovers:
+                        line.add(GOES_ON, invariants.same_row(after[name], control))
+                    line.add("books", [p for p in books if p.startswith(f"{name}-")])
+                    line.add(ONCE, once)
+                    line.add(LEFT, left)
+                    line.add(TRUE, secret)
+
+    return do
+
+
+HALTS = (
+    ("401", strike("unauthorized"), "auth"),
+    ("403", strike("forbidden"), "auth"),
+    ("404 model", strike("model_not_found"), "model_not_found"),
+    ("402 payment", strike("quota_payment"), "quota"),
+    ("429 month's quota", strike("quota_month"), "quota"),
+)
+
+
+def halts(campaign: Campaign) -> None:
+    """A provider that refuses: no further paid run starts, one message, the next start goes on."""
+    pairs = [
+        lab.PAIR,
+        (lab.INVENTORY, 1, (2, 3)),
+        (lab.TEXTKIT, 2, (1, 2)),
+        (lab.TEXTKIT, 2, (3, 2)),
+    ]
+    control = campaign.control(pairs, ["solo"])
+    with lab.laboratory(pairs=pairs, delay="0.2") as here:
+        server = here.servers["lab"]
+        for (name, rule, reason), last in zip(HALTS, itertools.count(1), strict=False):
+            with campaign.line("Provider", f"{name}: halts") as line:
+                server.fail([rule])
+                before = len(server.ledger())
+                halted = here.run("-j", "2", "all")
+                refused = len(server.ledger()) - before
+                problems = []
+                if not halted.process.returncode:
+                    problems.append("the start ended as if all were well")
+                if refused > 6:
+                    problems.append(f"{refused} calls were made after the first refusal")
+                if halted.text.count(f"No further run is started: {reason}") != 1:
+                    problems.append(f"not one clear message of {reason}: {halted.text[-1500:]}")
+                line.add(TRUE, problems)
+                line.add(ONCE, [])
+                line.add(LEFT, invariants.nothing_left(here))
+                line.add(GOES_ON, invariants.whole(here))
+                if last == len(HALTS):
+                    server.fail(())
+                    campaign.settle(line, here, control)
+
+
+CASES = (
+    Case("provider", batch("Provider", PROVIDER, limits={"call_seconds": 12}), quick=False),
+    Case(
+        "agent",
+        batch("Agent", AGENT, limits={"test_seconds": 20}, containers={"pids": 200}),
+    ),
+    Case("patient", batch("Agent", PATIENT, limits={"run_seconds": 60, "call_seconds": 120})),
+    Case("halts", halts, quick=True),
+)

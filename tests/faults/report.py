@@ -1,0 +1,163 @@
+"""What the campaign tells: one line per fault, how often it was caused, which invariants held."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from . import invariants, lab
+from .lab import Lab
+
+BOOKS, ONCE, LEFT, GOES_ON, TRUE = "books", "paid once", "nothing left", "goes on", "true"
+COLUMNS = (BOOKS, ONCE, LEFT, GOES_ON, TRUE)
+Control = Mapping[tuple[str, str, str], Mapping[str, str]]
+Expected = tuple[str, str]  # outcome, reason
+
+
+@dataclass
+class Line:
+    """One fault in the table."""
+
+    group: str
+    fault: str
+    times: int = 1
+    seconds: float = 0.0
+    wrong: dict[str, list[str]] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
+
+    def add(self, column: str, problems: Sequence[str]) -> None:
+        self.checked.add(column)
+        if problems:
+            self.wrong.setdefault(column, []).extend(problems)
+
+    @property
+    def held(self) -> bool:
+        return not self.wrong and bool(self.checked)
+
+    def cells(self) -> list[str]:
+        marks = [
+            "**no**" if column in self.wrong else "yes" if column in self.checked else "-"
+            for column in COLUMNS
+        ]
+        return [self.group, self.fault, str(self.times), *marks]
+
+
+@dataclass
+class Campaign:
+    """What the cases share: the dice, the undisturbed run, the lines."""
+
+    seed: int
+    random: Random
+    kept: Path | None = None  # where the undisturbed rows are kept for the next campaign
+    lines: list[Line] = field(default_factory=list)
+    _control: dict[tuple[str, str, str], dict[str, str]] = field(default_factory=dict)
+    image: str = "akhatua/cooperbench-demo-inventory:task1"
+
+    def control(self, pairs: Sequence[Any], settings: Sequence[str]) -> Control:
+        """Return the rows of an undisturbed run of these, which is made at the first need."""
+        wanted = [
+            (setting, f"{repo}/{task}", ",".join(map(str, sorted(features))))
+            for repo, task, features in pairs
+            for setting in settings
+        ]
+        if not self._control and self.kept and self.kept.exists():
+            self._control.update(invariants.control_rows(json.loads(self.kept.read_text())))
+        if not all(key in self._control for key in wanted):
+            with lab.laboratory(pairs=pairs, settings=settings) as quiet:
+                assert quiet.run().process.returncode == 0, quiet.starts[-1].text[-3000:]
+                self._control.update(invariants.control_rows(quiet.rows()))
+            if self.kept:
+                self.kept.write_text(json.dumps(list(self._control.values())))
+        return self._control
+
+    @contextlib.contextmanager
+    def line(self, group: str, fault: str, times: int = 1) -> Iterator[Line]:
+        """Give the line of a fault; an exception is a finding as well."""
+        line = Line(group, fault, times)
+        self.lines.append(line)
+        begun = time.monotonic()
+        try:
+            yield line
+        except Exception:
+            line.add(GOES_ON, [traceback.format_exc(limit=-4)])
+        line.seconds = time.monotonic() - begun
+        state = "held" if line.held else "BROKEN"
+        print(f"  {fault}: {state} ({line.seconds:.0f} s)", flush=True)
+        for column, problems in line.wrong.items():
+            for problem in problems[:6]:
+                print(f"    {column}: {problem}", flush=True)
+
+    def expect(self, line: Line, rows: Sequence[Mapping[str, str]], wanted: Expected) -> None:
+        """Check the outcome and reason of rows."""
+        found = {(row["outcome"], row["reason"]) for row in rows}
+        line.add(TRUE, [] if found == {wanted} else [f"is {sorted(found)}, expected {wanted}"])
+
+    def settle(
+        self,
+        line: Line,
+        here: Lab,
+        control: Control | None,
+        others: invariants.Bystanders | None = None,
+        run: bool = True,
+    ) -> None:
+        """After a fault: the same command finishes; then check every invariant."""
+        if run:
+            done = here.run()
+            if done.process.returncode:
+                line.add(GOES_ON, [f"exit code {done.process.returncode}: {done.text[-1500:]}"])
+                return
+        line.add(BOOKS, invariants.books(here))
+        if any(row["outcome"] == "infra_error" for row in here.rows()) and control is not None:
+            for server in here.servers.values():
+                server.fail(())
+            here.retry_infra()
+            done = here.run()
+            if done.process.returncode:
+                line.add(GOES_ON, [f"exit code {done.process.returncode}: {done.text[-1500:]}"])
+                return
+            line.add(BOOKS, invariants.books(here))
+        line.add(LEFT, invariants.nothing_left(here, others))
+        line.add(GOES_ON, invariants.whole(here))
+        if control is not None:
+            line.add(GOES_ON, invariants.same_tables(here, control))
+        line.add(ONCE, invariants.no_further_call(here))
+        line.add(LEFT, invariants.nothing_left(here, others))
+        secret = invariants.key_is_secret(here, lab.KEY)
+        if secret:
+            line.add(TRUE, secret)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One entry of the campaign's table; it may print several lines."""
+
+    name: str
+    do: Callable[[Campaign], None]
+    quick: bool = False
+
+
+def markdown(campaign: Campaign, seconds: float, command: str) -> str:
+    """Return the table for docs/reliability.md."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    held = sum(line.held for line in campaign.lines)
+    times = sum(line.times for line in campaign.lines)
+    text = [
+        f"`{command}`, {time.strftime('%Y-%m-%d')}, seed {campaign.seed}, "
+        f"{os.cpu_count()} processors, {memory:.0f} GB, {platform.system()} "
+        f"{platform.machine()}: {len(campaign.lines)} faults, caused {times} times in "
+        f"{seconds / 60:.0f} minutes; all invariants held in {held} of {len(campaign.lines)}.",
+        "",
+        "| | fault | times | " + " | ".join(COLUMNS) + " |",
+        "| --- | --- | ---: |" + " --- |" * len(COLUMNS),
+    ]
+    text += [f"| {' | '.join(line.cells())} |" for line in campaign.lines]
+    return "\n".join(text) + "\n"

@@ -1,0 +1,115 @@
+"""What must not be reached or seen while runs go on, errors included."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from . import invariants, lab
+from .lab import Lab
+from .provider import agent, strike
+from .report import LEFT, TRUE, Campaign, Case
+
+QUOTES_THE_KEY = f"invalid api token {lab.KEY}, as was sent"
+# As another user: read and connect to whatever lies in the folder of sockets.
+INTRUDER = """
+import os, pathlib, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for path in sys.argv[1:]:
+    try:
+        socket.socket(socket.AF_UNIX).connect(path)
+    except PermissionError:
+        continue
+    print("reached", path)
+"""
+
+
+def secrecy(campaign: Campaign) -> None:
+    looks = agent("env; cat /proc/self/environ; ls -la /var/run /run; mount", submit=False)
+    models = {
+        "lab": (),
+        "looks": looks,
+        "denied": [strike("unavailable", 4, message=QUOTES_THE_KEY)],
+        "limited": [strike("rate_limited", message=QUOTES_THE_KEY)],
+    }
+    settings = ["solo", "coop-comm"]
+    with (
+        campaign.line("Security", "key, mounts, limits and sockets during runs and errors") as line,
+        lab.laboratory(
+            models=models, settings=settings, delay="0.5", breaker={"failures": 0}
+        ) as here,
+    ):
+        wrong: set[str] = set()
+        seen = {"containers": 0, "sockets": 0}
+        start = here.start()
+        while start.process.poll() is None:
+            wrong.update(_command_lines())
+            for container in _inspect(here):
+                seen["containers"] += 1
+                wrong.update(_of_container(container))
+            sockets = [p for p in here.runtime.rglob("*.sock") if p.is_socket()]
+            seen["sockets"] += len([p for p in sockets if p.name == "redis.sock"])
+            wrong.update(_of_sockets(here, sockets))
+            time.sleep(0.3)
+        wrong.update(invariants.key_is_secret(here, lab.KEY))
+        if not all(seen.values()):
+            wrong.add(f"nothing was looked at: {seen} {start.text[-1500:]}")
+        line.add(TRUE, sorted(wrong))
+        line.add(LEFT, invariants.nothing_left(here))
+
+
+def _command_lines() -> set[str]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if lab.KEY.encode() in line:
+                found.add(f"the key stands in a command line: {line[:80]!r}")
+    return found
+
+
+def _inspect(here: Lab) -> list[dict[str, Any]]:
+    ids = here.containers()
+    return json.loads(here.docker("inspect", *ids, check=False) or "[]") if ids else []
+
+
+def _of_container(container: dict[str, Any]) -> set[str]:
+    wrong = set()
+    host = container["HostConfig"]
+    if lab.KEY in json.dumps(container):
+        wrong.add("the key stands in a container's description")
+    if host["Binds"] or [m for m in container["Mounts"] if m["Type"] == "bind"]:
+        wrong.add(f"a path of the machine is mounted: {host['Binds']} {container['Mounts']}")
+    if host["Privileged"] or host["NetworkMode"] == "host" or host["PidMode"] or host["CapAdd"]:
+        wrong.add("a container is privileged")
+    if not (host["Memory"] and host["PidsLimit"] and host["OomScoreAdj"] == 500):
+        wrong.add(f"a container has no limits: {host['Memory']} {host['PidsLimit']}")
+    return wrong
+
+
+def _of_sockets(here: Lab, sockets: list[Path]) -> set[str]:
+    wrong = set()
+    for path in here.runtime.iterdir():
+        if stat.S_IMODE(path.stat().st_mode) != 0o700:
+            wrong.add(f"{path.name} can be entered by others")
+    if sockets and os.getuid() == 0:
+        # The laboratory's own folder is closed too: look past it.
+        os.chmod(here.folder, 0o755)
+        os.chmod(here.runtime, 0o755)
+        done = subprocess.run(
+            [sys.executable, "-c", INTRUDER, *map(str, sockets)], capture_output=True, text=True
+        )
+        wrong.update(done.stdout.splitlines())
+    return wrong
+
+
+CASES = (Case("security", secrecy, quick=True),)

@@ -1,0 +1,121 @@
+"""When a start waits after failures in a row, and how long a provider is left alone."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from cooperflow import breaker, config, containers, experiment, layout, outcome, probe, usage
+from cooperflow.outcome import CallsEnd, Evidence
+
+
+def ends(*words: str) -> list[dict[str, object]]:
+    """Attempts as `run:reason`, ten seconds apart."""
+    pairs = [word.split(":") for word in words]
+    return [{"run": r, "reason": why, "time": 10.0 * n} for n, (r, why) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "runs"),
+    [
+        ((), 0),
+        (("a:x", "b:x"), 0),
+        (("a:x", "a:x", "a:x"), 0),  # one run alone says nothing about the others
+        (("a:x", "b:x", "c:x"), 3),
+        (("a:x", "b:x", "c:", "d:x", "e:x"), 0),
+        (("z:", "a:x", "b:x", "a:x", "c:x"), 3),
+    ],
+)
+def test_trouble_is_several_runs_in_a_row(attempts: tuple[str, ...], runs: int) -> None:
+    trouble = breaker.judge(ends(*attempts), failures=3, pause=30)
+    assert (trouble.runs if trouble else 0) == runs
+
+
+def test_the_pause_doubles_with_each_failure_and_ends() -> None:
+    three = breaker.judge(ends("a:x", "b:x", "c:x"), 3, 30)
+    four = breaker.judge(ends("a:x", "b:x", "c:x", "d:x"), 3, 30)
+    many = breaker.judge(ends(*(f"r{n}:x" for n in range(40))), 3, 30)
+    assert three is not None
+    assert three.until == 20 + 30
+    assert four is not None
+    assert four.until == 30 + 60
+    assert many is not None
+    assert many.until == 390 + breaker.LONGEST
+
+
+def test_zero_failures_switch_it_off() -> None:
+    assert breaker.judge(ends("a:x", "b:x", "c:x"), 0, 30) is None
+
+
+def call(thread: str, end: float, retry_after: float | None, start: float = 0.0) -> usage.Call:
+    return usage.Call("1", thread, start, end, usage.RATE_LIMITED, retry_after=retry_after)
+
+
+def test_the_longest_wish_of_any_agents_last_call_counts_from_its_end() -> None:
+    calls = [call("a", 100, 60), call("b", 110, 20), call("a", 105, None, 101)]
+    assert usage.asked_pause(calls, now=115) == 15
+    assert usage.asked_pause(calls, now=500) == 0
+    assert usage.asked_pause([], now=0) == 0
+
+
+def test_a_time_out_that_the_engine_caused_is_not_the_agents() -> None:
+    busy = (CallsEnd(usage.ANSWERED, 0.0),)
+    slow = Evidence(False, timed_out=True, seconds=600, calls=busy)
+    assert outcome.judge_run(slow).reason == outcome.TIMEOUT
+    hung = Evidence(False, timed_out=True, seconds=600, calls=busy, engine_stalled=400)
+    assert outcome.judge_run(hung).reason == outcome.DOCKER_UNAVAILABLE
+    waited = (CallsEnd(usage.OPEN, 250.0),)
+    both = Evidence(False, timed_out=True, seconds=600, calls=waited, engine_stalled=100)
+    assert outcome.judge_run(both).reason == usage.API_TIMEOUT
+
+
+def test_a_full_disk_is_told_before_what_it_brings_about() -> None:
+    evidence = Evidence(False, disk_full=True, engine_lost=True, exit_code=74)
+    assert outcome.judge_run(evidence).reason == outcome.DISK_FULL
+
+
+def test_the_probe_of_the_provider_connects_and_asks_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert probe.provider(f"http://127.0.0.1:{port}/v2/chat") == ""
+        connection, _ = server.accept()
+        assert connection.recv(100) == b""
+    assert "cannot be reached" in probe.provider(f"http://127.0.0.1:{port}/v2/chat")
+    assert "cannot be reached" in probe.provider("https://provider.invalid/v2/chat")
+    assert probe.provider(None) == ""
+
+
+def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
+    wanted = config.Containers(memory="2g", cpus=0.5, pids=100, network="none")
+    arguments, sdk = containers.limits(wanted)
+    assert arguments == [
+        "--oom-score-adj=500",
+        "--memory=2g",
+        "--memory-swap=2g",
+        "--cpus=0.5",
+        "--pids-limit=100",
+        "--network=none",
+    ]
+    assert sdk == {
+        "oom_score_adj": 500,
+        "mem_limit": "2g",
+        "memswap_limit": "2g",
+        "nano_cpus": 500_000_000,
+        "pids_limit": 100,
+        "network": "none",
+    }
+    assert "--network=none" not in containers.limits(wanted, own_network=True)[0]
+
+
+def test_more_processors_than_there_are_is_no_error_of_docker() -> None:
+    _, sdk = containers.limits(config.Containers(cpus=100_000))
+    assert sdk["nano_cpus"] < 100_000 * 10**9
+
+
+def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
+    from cooperflow import plan
+
+    made = plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
+    asked = experiment.asked(made.experiments[0], made)
+    assert asked["containers"] == config.Containers().model_dump()

@@ -1,0 +1,25 @@
+"""The campaign's subset: real faults, a few minutes; `make faults` runs them all."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from faults.__main__ import CASES
+from faults.report import Campaign, Case
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Campaign:
+    return Campaign(seed=7, random=Random(7))
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES if case.quick])
+def test_all_invariants_hold(case: Case, campaign: Campaign) -> None:
+    known = len(campaign.lines)
+    case.do(campaign)
+    broken = {line.fault: line.wrong for line in campaign.lines[known:] if not line.held}
+    assert not broken
