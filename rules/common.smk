@@ -34,6 +34,12 @@ os.environ[processes.OWNER] = str(processes.this_process())
 os.environ[client.SWITCH] = PLAN.config.launcher
 
 
+def run_slots():
+    """How many runs go on at a time."""
+    value = workflow.global_resources.get("run_slots").value
+    return value if isinstance(value, int) else 4
+
+
 def begin_start(dag):
     """Called once, before the first job of a start; not for a dry run."""
     from cooperflow import start
@@ -55,7 +61,7 @@ def begin_start(dag):
                     gradings=gradings,
                     oracles=oracles,
                     uses=image_uses(to_do),
-                    slots=int(workflow.global_resources.get("run_slots", 4)),
+                    slots=run_slots(),
                 ),
             ),
             file=sys.stderr,

@@ -15,7 +15,7 @@ for setting in PLAN.settings:
             ),
             # Images are needed only by what is still to be graded.
             images=lambda wc, s=setting: (
-                [] if run_of(wc, s).folder(RESULTS).eval.exists() else ancient(RESULTS.gate)
+                [] if run_of(wc, s).folder(RESULTS).eval.exists() else ancient(images_before(wc))
             ),
             # A grading that broke left a note, which is newer than its eval.json.
             broken=lambda wc, s=setting: (
