@@ -6,13 +6,14 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 CONFIG ?=
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-.PHONY: help setup engine demo retry-infra table test faults lint format lock doctor clean-env
+# Every target that `make help` lists makes no file of its name.
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with the locked packages
 	@$(SETUP) python
@@ -21,14 +22,32 @@ engine: ## See to a Docker engine that answers and to the demo's base image
 	@$(SETUP) engine
 	@$(SETUP) base-image
 
+dataset: setup ## Fetch the benchmark's data set, or check the one that is there (CONFIG=file)
+	@$(BIN)/snakemake dataset --forcerun dataset_checked --retries 0 --quiet rules $(CONFIGFILE)
+
+pilot: setup ## Run 3 pairs in all settings, then estimate cost and time of the rest (CONFIG=file)
+	@$(BIN)/python scripts/pilot.py $(CONFIGFILE)
+
 demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
 	@$(BIN)/python scripts/demo.py
 
 retry-infra: setup ## List the runs that ended as infra_error and put them back (CONFIG=file)
 	@$(BIN)/python scripts/retry_infra.py $(CONFIGFILE)
 
+status: setup ## Tell how far it is: runs, outcomes, cost, what is wrong (CONFIG=file, WATCH=1)
+	@$(BIN)/python scripts/status.py $(CONFIGFILE) $(if $(WATCH),--watch)
+
 table: setup ## Tabulate what is there of a half-finished experiment (CONFIG=file)
 	@$(BIN)/python scripts/table.py $(CONFIGFILE)
+
+report: setup ## Make the report of a half-finished experiment (CONFIG=file)
+	@$(BIN)/python scripts/report.py --partial $(CONFIGFILE)
+
+bundle: setup ## Pack what a reviewer needs to check the tables into one archive (CONFIG=file)
+	@$(BIN)/python scripts/bundle.py $(CONFIGFILE)
+
+check-bundle: setup ## Compute every table of such an archive anew and compare (BUNDLE=file)
+	@$(BIN)/python scripts/bundle.py --check $(BUNDLE)
 
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules
@@ -37,6 +56,7 @@ lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/mypy
 
 test: setup engine lint ## Set up, lint, and run all tests
+	@$(SETUP) chromium
 	@$(BIN)/pytest
 
 faults: setup engine ## Cause every known fault and check what must hold (ONLY=pattern SEED=n; root)
@@ -50,6 +70,9 @@ format: setup ## Format the code and mend what can be mended
 
 lock: ## Resolve the dependencies anew (envs/requirements.txt)
 	@$(SETUP) lock --upgrade
+
+schema: setup ## Write config/schema.json anew
+	@$(BIN)/python scripts/schema.py
 
 doctor: ## Tell what this machine has and what it lacks
 	@$(SETUP) doctor

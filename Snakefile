@@ -4,11 +4,19 @@
 configfile: "config/config.yaml"
 
 
+report: "report/workflow.rst"
+
+
 include: "rules/common.smk"
+include: "rules/preflight.smk"
+include: "rules/dataset.smk"
 include: "rules/images.smk"
 include: "rules/runs.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
+include: "rules/statistics.smk"
+include: "rules/oracle.smk"
+include: "rules/report.smk"
 
 
 onstart:
@@ -18,8 +26,11 @@ onstart:
 localrules:
     all,
     broken,
+    dataset,
     images,
     images_verified,
+    oracle,
+    preflight,
 
 
 rule all:
@@ -27,5 +38,7 @@ rule all:
     input:
         RESULTS.summary_csv,
         RESULTS.runs_csv,
+        STATISTICS,
+        rules.report.output,
         [run.folder(RESULTS).result for run in PLAN.runs],
         [run.folder(RESULTS).eval for run in PLAN.runs],

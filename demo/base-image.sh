@@ -46,7 +46,13 @@ command -v mmdebstrap >/dev/null ||
 [ "$(id -u)" = 0 ] || die 5 "making a root file system needs root; run it with sudo"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/cooperflow-base.XXXXXXXX")
-trap 'rm -rf "$work"' EXIT
+child=
+clean() {
+    # When told to end, mmdebstrap finishes its step and removes what it has unpacked (half a minute).
+    if [ -n "$child" ] && kill "$child" 2>/dev/null; then wait "$child" || true; fi
+    rm -rf --one-file-system "$work"
+}
+trap clean EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
@@ -80,12 +86,16 @@ if command -v apt-config >/dev/null; then
 fi
 
 say "unpacking $SUITE with $PACKAGES (about a minute; sources: ${sources:-the default mirror})"
-if ! mmdebstrap --quiet --variant=minbase --include="$PACKAGES" "${apt_config[@]}" \
+mmdebstrap --quiet --variant=minbase --include="$PACKAGES" "${apt_config[@]}" \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
-    "$SUITE" "$work/base.tar" ${sources:+"$sources"} 9>&- >"$work/log" 2>&1; then
+    "$SUITE" "$work/base.tar" ${sources:+"$sources"} 9>&- >"$work/log" 2>&1 &
+child=$!
+if ! wait "$child"; then
+    child=
     tail -n 15 "$work/log" >&2
     die 6 "mmdebstrap failed (its last lines are above); is the Debian mirror in reach?"
 fi
+child=
 
 say "importing $(du -h "$work/base.tar" | cut -f1) into Docker as $IMAGE"
 docker import \

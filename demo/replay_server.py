@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
+
 from replay.delays import Delay
 from replay.faults import Faults
 from replay.ledger import Ledger

@@ -4,7 +4,8 @@
 #   envs/setup.sh python       .venv with the locked packages of envs/requirements.txt
 #   envs/setup.sh engine       a Docker engine that answers; installs and starts one if need be
 #   envs/setup.sh base-image   the base image of the demo's tasks (demo/base-image.sh)
-#   envs/setup.sh all          the three above, in this order
+#   envs/setup.sh chromium     a headless browser for the tests of the report
+#   envs/setup.sh all          python, engine, base-image, in this order
 #   envs/setup.sh doctor       tells what is here; changes nothing
 #   envs/setup.sh lock         writes envs/requirements.txt anew from pyproject.toml
 #
@@ -42,8 +43,7 @@ run() {
     shift
     printf '\n[%s] $ %s\n' "$(date '+%F %T')" "$*" >>"$LOG"
     start=$(wc -l <"$LOG")
-    # 9 is the lock of this script: a daemon started below must not keep it.
-    if ! "$@" >>"$LOG" 2>&1 </dev/null 9>&-; then
+    if ! "$@" >>"$LOG" 2>&1 </dev/null; then
         log_tail <(tail -n "+$((start + 1))" "$LOG")
         fail "$what failed (above: its last lines; all of it: $LOG)" "$hint"
     fi
@@ -53,7 +53,8 @@ have() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" = 0 ]; }
 took() { printf '%s s' "$((SECONDS - ${1:-0}))"; }
 
-# One start at a time; the log and the tools belong to the owner of the checkout.
+# One start at a time, also when this script was killed and what it called is still at work
+# (it holds the lock too). The log and the tools belong to the owner of the checkout.
 prepare() {
     { mkdir -p logs .tools && touch "$LOG" .tools/lock && [ -w "$LOG" ] && [ -w .tools/lock ]; } 2>/dev/null ||
         fail "this checkout is not writable for $(id -un)" "Give it to that user, or call this as its owner."
@@ -224,20 +225,22 @@ engine_out_of_reach() {
     fi
 }
 
-# Starts the engine and waits until it answers.
+engine_process() { kill -0 "$(cat /var/run/docker.pid 2>/dev/null)" 2>/dev/null; }
+
+# Starts the engine, unless it is just starting, and waits until it answers.
 start_engine() {
     local pid='' ended='' deadline=$((SECONDS + 60))
     if [ -d /run/systemd/system ]; then
         DOCKERD_LOG=$LOG
         local hint="See:  journalctl -u docker -n 50"
         run "starting Docker with systemd" systemctl start docker
-    elif ! kill -0 "$(cat /var/run/docker.pid 2>/dev/null)" 2>/dev/null; then  # else: just starting
+    elif ! engine_process; then
         printf '\n[%s] started by envs/setup.sh\n' "$(date '+%F %T')" >>"$DOCKERD_LOG"
-        setsid dockerd >>"$DOCKERD_LOG" 2>&1 </dev/null 9>&- &
+        setsid dockerd >>"$DOCKERD_LOG" 2>&1 </dev/null &
         pid=$!
     fi
     until engine_answers; do
-        if [ -n "$pid" ] && ! kill -0 "$pid" 2>/dev/null; then
+        if [ -n "$pid" ] && ! kill -0 "$pid" 2>/dev/null && ! engine_process; then
             ended="dockerd ended while it started"
         elif [ "$SECONDS" -ge "$deadline" ]; then
             ended="the Docker engine does not answer after 60 s ($docker_says)"
@@ -255,6 +258,7 @@ its own; or hand in the host's: -v /var/run/docker.sock:/var/run/docker.sock"
 
 step_engine() {
     local start=$SECONDS what="answers"
+    exec 9>&-  # a daemon started here must not keep this script's lock; apt and Docker have their own
     if ! have docker; then
         apt_install "no Docker is installed here" docker.io
         # From Debian 13 on, the client is a package of its own.
@@ -285,6 +289,19 @@ step_base_image() {
     say "$IMAGE was made ($(took "$start"))"
 }
 
+# --- browser --------------------------------------------------------------------------------
+
+step_chromium() {
+    local start=$SECONDS browser=chromium what="is there"
+    have chromium || ! have google-chrome || browser=google-chrome
+    if ! have "$browser" || ! have chromedriver; then
+        apt_install "the tests of the report need a browser and its driver" \
+            chromium chromium-driver fonts-dejavu-core
+        browser=chromium what="was installed"
+    fi
+    say "$("$browser" --version 2>/dev/null | cut -d ' ' -f 1-2) $what ($(took "$start"))"
+}
+
 # --- doctor ---------------------------------------------------------------------------------
 
 row() { printf '  %-16s %s\n' "$1" "$2"; }
@@ -304,6 +321,7 @@ step_doctor() {
     row git "$(version git --version)"
     row make "$(version make --version)"
     row mmdebstrap "$(version mmdebstrap --version)"
+    row chromium "$(version chromium --version)"
     echo "Python"
     row python "$(python=$(find_python) && echo "$("$python" --version) ($python)" || echo "- (3.11 or newer is needed)")"
     row uv "$(version "$uv" --version)"
@@ -353,6 +371,7 @@ case "$command" in
     python) prepare; step=python; step_python ;;
     engine) prepare; step=engine; step_engine ;;
     base-image) prepare; step=base-image; step_base_image ;;
+    chromium) prepare; step=chromium; step_chromium ;;
     all) prepare; for step in python engine base-image; do "step_${step//-/_}"; done ;;
     doctor) step=doctor; step_doctor ;;
     lock) prepare; step=lock; step_lock "$@" ;;

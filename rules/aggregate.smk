@@ -2,9 +2,21 @@
 rule aggregate:
     input:
         [run.folder(RESULTS).eval for run in PLAN.runs],
+        # No rule makes this note: an oracle that has said something new is all it tells.
+        [RESULTS.oracle_note] if RESULTS.oracle_note.exists() else [],
     output:
-        RESULTS.runs_csv,
-        RESULTS.summary_csv,
+        report(
+            RESULTS.runs_csv,
+            caption="../report/runs.rst",
+            category="Tables",
+            labels={"table": "runs"},
+        ),
+        report(
+            RESULTS.summary_csv,
+            caption="../report/summary.rst",
+            category="Tables",
+            labels={"table": "summary"},
+        ),
     log:
         "logs/aggregate.log",
     params:

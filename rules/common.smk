@@ -43,12 +43,20 @@ def begin_start(dag):
     wanted = {str(file) for job in to_do for file in job.output}
     runs = [run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted]
     gradings = [run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted]
+    oracles = sum(str(job.rule).startswith("oracle_pair") for job in to_do)
     try:
         print(
             start.begin(
                 PLAN,
                 Path(workflow.basedir),
-                start.Work(images="image" in names, runs=runs, gradings=gradings),
+                start.Work(
+                    images="image" in names,
+                    runs=runs,
+                    gradings=gradings,
+                    oracles=oracles,
+                    uses=image_uses(to_do),
+                    slots=int(workflow.global_resources.get("run_slots", 4)),
+                ),
             ),
             file=sys.stderr,
         )
@@ -92,10 +100,27 @@ def either(words):
     return "|".join(re.escape(str(word)) for word in dict.fromkeys(words))
 
 
+def images_before(wildcards):
+    """What a run waits for: all images verified; in rolling mode its own."""
+    if PLAN.config.images.rolling:
+        return RESULTS.sentinel(layout.image_name(wildcards.repo, int(wildcards.task)))
+    return RESULTS.gate
+
+
+def image_uses(jobs):
+    """Which files each image is still needed for, of those that the jobs make."""
+    uses = {}
+    for job in jobs:
+        if str(job.rule).startswith(("run_", "eval_", "oracle_pair")):
+            image = layout.image_name(job.wildcards.repo, int(job.wildcards.task))
+            uses.setdefault(image, []).extend(str(file) for file in job.output)
+    return uses
+
+
 def run_of(wildcards, setting):
     """The run that a rule's wildcards name."""
     return planning.Run(
-        PLAN.experiment(f"{wildcards.model}-{setting.name}"),
+        PLAN.experiment(f"{wildcards.model}-{setting.name}{wildcards.repeat}"),
         layout.Pair(wildcards.repo, int(wildcards.task), (int(wildcards.a), int(wildcards.b))),
     )
 
@@ -110,6 +135,8 @@ wildcard_constraints:
     task=either(pair.task_id for pair in PLAN.pairs),
     a=r"\d+",
     b=r"\d+",
+    # In brackets, because one that is empty would stand for anything.
+    repeat=f"(?:{either(layout.repeat_suffix(n) for n in PLAN.repeats)})",
 
 
 rule broken:

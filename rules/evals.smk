@@ -7,16 +7,24 @@ for setting in PLAN.settings:
         input:
             # ancient: a copy of finished results may have its times in any order.
             result=ancient(
-                RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.RESULT
+                RESULTS.runs
+                / f"{{model}}-{setting.name}{{repeat}}"
+                / setting.mode
+                / PAIR
+                / layout.RESULT
+            ),
+            # Images are needed only by what is still to be graded.
+            images=lambda wc, s=setting: (
+                [] if run_of(wc, s).folder(RESULTS).eval.exists() else ancient(RESULTS.gate)
             ),
             # A grading that broke left a note, which is newer than its eval.json.
             broken=lambda wc, s=setting: (
                 BROKEN_EVALS.get(run_of(wc, s).dashed) or mend(run_of(wc, s).folder(RESULTS).eval)
             ),
         output:
-            RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.EVAL,
+            RESULTS.runs / f"{{model}}-{setting.name}{{repeat}}" / setting.mode / PAIR / layout.EVAL,
         log:
-            f"logs/evals/{{model}}-{setting.name}/{PAIR}.log",
+            f"logs/evals/{{model}}-{setting.name}{{repeat}}/{PAIR}.log",
         priority: 100
         threads: 0
         resources:
@@ -29,6 +37,6 @@ for setting in PLAN.settings:
             retries=retries,
         shell:
             "{params.python:q} {params.script:q}"
-            " --run-name {wildcards.model:q}-{params.setting:q} --repo {wildcards.repo:q}"
-            " --task {wildcards.task} --features {wildcards.a},{wildcards.b}"
+            " --run-name {wildcards.model:q}-{params.setting:q}{wildcards.repeat}"
+            " --repo {wildcards.repo:q} --task {wildcards.task} --features {wildcards.a},{wildcards.b}"
             " --try {resources.attempt} --retries {params.retries} --log {log:q}"

@@ -11,8 +11,10 @@ rule image:
         "logs/images/{image}.log",
     wildcard_constraints:
         image=either(IMAGE_PAIRS),
+    # No thread of its own: it waits for the network, in rolling mode for room.
+    threads: 0
     resources:
-        run_slots=1,
+        pull_slots=1,
     params:
         python=sys.executable,
         script=SCRIPTS / "image.py",
@@ -28,12 +30,49 @@ rule images_verified:
         lambda _: mend(RESULTS.gate),
     output:
         RESULTS.gate,
-    run:
-        from cooperflow import images
-
-        images.gate(PLAN)
+    log:
+        "logs/images/verified.log",
+    params:
+        python=sys.executable,
+        script=SCRIPTS / "images_verified.py",
+    shell:
+        "{params.python:q} {params.script:q} --log {log:q}"
 
 
 rule images:
     input:
         RESULTS.gate,
+
+
+def archive_of(image):
+    """The tar of an image in images.archive, once the config names such a folder."""
+    if PLAN.config.images.archive is None:
+        raise WorkflowError("images.archive: name the folder for the tars, then start again.")
+    return Path(PLAN.config.images.archive) / f"{layout.image_key(image)}.tar"
+
+
+rule image_archive:
+    input:
+        ancient(RESULTS.root / "images" / "{image}.json"),
+    output:
+        Path(PLAN.config.images.archive or "archive") / "{image}.tar",
+    log:
+        "logs/images/{image}.tar.log",
+    wildcard_constraints:
+        image=either(IMAGE_PAIRS),
+    threads: 0
+    resources:
+        pull_slots=1,
+    params:
+        python=sys.executable,
+        script=SCRIPTS / "image.py",
+        repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
+        task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
+    shell:
+        "{params.python:q} {params.script:q} --save --repo {params.repo:q} --task {params.task}"
+        " --log {log:q}"
+
+
+rule images_archive:
+    input:
+        lambda _: [archive_of(image) for image in PLAN.images],

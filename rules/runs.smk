@@ -10,12 +10,16 @@ for rank, setting in enumerate(PLAN.settings, start=1):
             lambda wc, s=setting: (
                 mend(run_of(wc, s).folder(RESULTS).result)
                 if run_of(wc, s).folder(RESULTS).result.exists()
-                else ancient(RESULTS.gate)
+                else ancient(images_before(wc))
             ),
         output:
-            RESULTS.runs / f"{{model}}-{setting.name}" / setting.mode / PAIR / layout.RESULT,
+            RESULTS.runs
+            / f"{{model}}-{setting.name}{{repeat}}"
+            / setting.mode
+            / PAIR
+            / layout.RESULT,
         log:
-            f"logs/runs/{{model}}-{setting.name}/{PAIR}.log",
+            f"logs/runs/{{model}}-{setting.name}{{repeat}}/{PAIR}.log",
         priority: 100 - 10 * rank
         resources:
             run_slots=1,
@@ -27,6 +31,6 @@ for rank, setting in enumerate(PLAN.settings, start=1):
             retries=retries,
         shell:
             "{params.python:q} {params.script:q}"
-            " --run-name {wildcards.model:q}-{params.setting:q} --repo {wildcards.repo:q}"
-            " --task {wildcards.task} --features {wildcards.a},{wildcards.b}"
+            " --run-name {wildcards.model:q}-{params.setting:q}{wildcards.repeat}"
+            " --repo {wildcards.repo:q} --task {wildcards.task} --features {wildcards.a},{wildcards.b}"
             " --try {resources.attempt} --retries {params.retries} --log {log:q}"

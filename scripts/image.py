@@ -10,12 +10,17 @@ def main() -> int:
     parser = command.parser(__doc__)
     parser.add_argument("--repo", required=True)
     parser.add_argument("--task", type=int, required=True)
+    parser.add_argument("--save", action="store_true", help="write its tar to images.archive")
     arguments = parser.parse_args()
 
     def work() -> int:
         made = plan.make(config.from_environment())
         for pair in made.pairs:
             if (pair.repo, pair.task_id) == (arguments.repo, arguments.task):
+                if arguments.save:
+                    size = images.save(made, pair.image)
+                    print(f"{images.archive_path(made, pair.image)}: {size / 1e6:.1f} MB")
+                    return 0
                 sentinel = images.ensure(made, pair)
                 print(f"{pair.image}: {sentinel['source']} and verified")
                 return 0

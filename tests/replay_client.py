@@ -122,7 +122,10 @@ def first_messages(
         "agents": [] if kind == "solo" else ["agent1", "agent2"],
         "git_enabled": False,
         "messaging_enabled": kind == "coop-comm",
-        **{"system": "Linux", "release": "6", "version": "1", "machine": "x86_64"},
+        "system": "Linux",
+        "release": "6",
+        "version": "1",
+        "machine": "x86_64",
     }
     return [
         {"role": "system", "content": jinja2.Template(templates["system_template"]).render(values)},

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from replay_client import DATASET, DEMO, RECORDINGS
 
 sys.path.insert(0, str(DEMO))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from replay_client import BASH, DATASET, DEMO, RECORDINGS, Server, first_messages, play, server
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -402,7 +401,7 @@ def test_a_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> Non
         running.faults({"action": "hang"})
 
         def call() -> None:
-            with pytest.raises(Exception):  # noqa: B017 (whatever the client makes of it)
+            with pytest.raises(Exception):  # noqa: B017, PT011 (whatever the client makes of it)
                 cohere(running, first_messages(*SOLO))
 
         hanging = threading.Thread(target=call)

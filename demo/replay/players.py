@@ -71,19 +71,21 @@ class ScriptPlayer:
     def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
         text = conversation.task_text
         parts = _solo_parts(text) if conversation.kind == "solo" else [(None, text)]
+        found: list[tuple[Task, tuple[int, ...]]] = []
         for task in self._tasks:
             asked = [self._feature(task, number, part) for number, part in parts]
             features = tuple(feature for feature in asked if feature is not None)
             if features and len(features) == len(parts):
-                role = Role(
-                    task.repo,
-                    task.task_id,
-                    tuple(sorted(features)),
-                    conversation.kind,
-                    conversation.agent,
-                )
-                return role, self._script(task, features)
+                found.append((task, features))
+        if len(found) == 1:
+            task, features = found[0]
+            ordered = tuple(sorted(features))
+            who = conversation.kind, conversation.agent
+            return Role(task.repo, task.task_id, ordered, *who), self._script(task, features)
         asked_for = "; ".join(titles_in(text)) or text[:120].replace("\n", " ")
+        if found:
+            names = ", ".join(f"{task.repo}/task{task.task_id}" for task, _ in found)
+            raise Unknown(f"several tasks have the features asked for: {asked_for}: {names}")
         raise Unknown(f"no task of the data set has the features asked for: {asked_for}")
 
     def _feature(self, task: Task, number: int | None, part: str) -> int | None:

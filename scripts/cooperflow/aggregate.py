@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from cooperflow import atomic, publish, tables
+from cooperflow import atomic, oracle, oracle_job, publish, tables
 from cooperflow.errors import UserError
 from cooperflow.layout import Results
 from cooperflow.plan import Plan, Run
@@ -21,8 +21,10 @@ def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFra
     Raises:
         UserError: a document is missing or not whole, and ``partial`` is not set.
     """
-    runs = tables.runs_table(list(_rows(plan, partial)))
-    return runs, tables.summary_table(runs)
+    gold = oracle.table(oracle_job.rows(plan))
+    runs = oracle.mark(tables.runs_table(list(_rows(plan, partial))), gold)
+    modes = {one.run_name: one.setting.mode for one in plan.experiments}
+    return runs, oracle.beside(tables.summary_table(runs), runs, gold, modes)
 
 
 def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:

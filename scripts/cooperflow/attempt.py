@@ -247,7 +247,11 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
         seconds=watched.seconds,
         agents=agent_ends(document),
         calls=tuple(
-            CallsEnd(thread[-1].kind, usage.waited(thread, watched.ended))
+            CallsEnd(
+                last=thread[-1].kind,
+                waited=usage.waited(thread, watched.ended),
+                seconds=watched.ended - thread[0].start,
+            )
             for thread in usage.threads(calls)
         ),
         containers_started=None if watched.engine_lost else fates.started,

@@ -60,6 +60,12 @@ def prepare_environment() -> None:
     os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim()
 
 
+def preload() -> None:
+    """Import cooperbench here, once, for the processes that are forked from this one."""
+    prepare_environment()
+    import cooperbench.cli  # noqa: F401
+
+
 def start(command: Command) -> int:
     """Fork and run ``command``; return the process id, which is also that of its group.
 

@@ -7,13 +7,14 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cooperflow import config as configuration
 from cooperflow import plan as planning
 from cooperflow import processes
 from cooperflow.containers import EngineError
 from cooperflow.errors import UserError
-from cooperflow.plan import Plan, Run
+from cooperflow.plan import Plan
 from cooperflow.run_job import Try
 
 
@@ -65,16 +66,17 @@ def perform(work: Callable[[], int], log: Path | None = None) -> int:
 
 
 def perform_named(name: str, arguments: Sequence[str]) -> int:
-    """Do the job of one run that a rule's script names (`run`, `eval`); return the exit code."""
+    """Do the job that a rule's script names (`run`, `eval`, `oracle`); return the exit code."""
     module = importlib.import_module(f"cooperflow.{name}_job")
-    work: Callable[[Plan, Run, Try], int] = module.perform
+    work: Callable[[Plan, Any, Try], int] = module.perform
+    find: Callable[..., Any] = getattr(module, "find", Plan.run)
     given = job_parser(name).parse_args(arguments)
     processes.interrupt_on_signals()
 
     def found() -> int:
         plan = planning.make(configuration.from_environment())
         features = tuple(int(f) for f in given.features.split(","))
-        run = plan.run(given.run_name, given.repo, given.task, features)
+        run = find(plan, given.run_name, given.repo, given.task, features)
         return work(plan, run, Try(given.number, given.number > given.retries))
 
     return perform(found, given.log)

@@ -28,11 +28,30 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Sample(_Table):
+    """A choice of pairs by a seed: the same everywhere; a larger n keeps those of a smaller."""
+
+    n: int = Field(gt=0, description="how many pairs")
+    seed: int = Field(0, description="another seed, other pairs")
+
+
 class Dataset(_Table):
     """Where the benchmark's data set lies and which pairs of it are run."""
 
     dir: str = Field("dataset", description="CooperBench's data set")
     subset: str = Field("lite", description="a data set's subset, a shipped table, or a path")
+    languages: dict[str, str] = Field(
+        default_factory=dict, description="repo -> its language, for repos of your own"
+    )
+    repos: list[str] = Field(default_factory=list, description="only these repos; empty: all")
+    tasks: list[int | str] = Field(
+        default_factory=list, description="only these tasks: a number, or repo/number; empty: all"
+    )
+    pairs: list[str] = Field(
+        default_factory=list, description="only these pairs: repo/number/a,b; empty: all"
+    )
+    first: int | None = Field(None, gt=0, description="only the first so many pairs")
+    sample: Sample | None = Field(None, description="only so many pairs, chosen by a seed")
 
 
 class Model(_Table):
@@ -112,10 +131,46 @@ class Images(_Table):
 
     pull: bool = Field(True, description="pull an image that is not there")
     build: bool = Field(False, description="build it where the data set brings a Dockerfile")
-    archive: str | None = Field(None, description="load it from {archive}/{image}.tar")
-    free_gb: float = Field(
-        20, ge=0, description="room Docker's storage must have before an image is fetched, GB"
+    archive: str | None = Field(
+        None, description="a folder with one {image}.tar each, to load from and to write to"
     )
+    free_gb: float = Field(
+        20, ge=0, description="room Docker's storage must keep beside the images, GB"
+    )
+    registry: str | None = Field(
+        None, description="pull from this registry (host, host:port); null: Docker Hub"
+    )
+    lock: str = Field("config/images.lock.csv", description="which content each image name has")
+    moved: Literal["error", "pinned", "accept"] = Field(
+        "error", description="when a tag is not what the lock pins: stop, keep the pinned, pin anew"
+    )
+    tries: int = Field(5, gt=0, description="how often a pull that breaks off is tried")
+    pause_seconds: float = Field(5, ge=0, description="before the second try; it doubles, seconds")
+    unpacked: float = Field(
+        3.0,
+        ge=1,
+        description="bytes on disk for each byte of a packed layer, as far as one can say",
+    )
+    rolling: bool = Field(
+        False, description="fetch a task's image when there is room, remove it after its last use"
+    )
+
+
+class Oracle(_Table):
+    """The grading of the gold patches."""
+
+    repeats: int = Field(
+        1, ge=1, le=50, description="how often each is graded; 2 or more show flaky tests"
+    )
+
+
+class Assumptions(_Table):
+    """What an agent is taken to use while no run is done; only for the estimate."""
+
+    calls: int = Field(40, gt=0, description="model calls of one agent")
+    input_tokens: int = Field(15_000, gt=0, description="tokens in of one call")
+    output_tokens: int = Field(250, gt=0, description="tokens out of one call")
+    run_seconds: int = Field(300, gt=0, description="duration of a run, seconds")
 
 
 class Config(_Table):
@@ -126,11 +181,14 @@ class Config(_Table):
     models: dict[str, Model | None]
     agent: Agent = Agent()
     settings: dict[str, list[str] | None]
+    repeats: int = Field(1, ge=1, le=99, description="how often each pair is run per setting")
     limits: Limits = Limits()
     redis: Redis = Redis()
     images: Images = Images()
+    oracle: Oracle = Oracle()
     containers: Containers = Containers()
     breaker: Breaker = Breaker()
+    assume: Assumptions = Assumptions()
     backend: Literal["docker"] = "docker"
     launcher: Literal["warm", "off"] = Field(
         "warm", description="warm: cooperbench is imported once per start; off: by each job"
@@ -249,8 +307,17 @@ def _problems(config: Config) -> Iterator[str]:
         if model is not None:
             yield from _model_problems(name, model)
     yield from _agent_problems(config.agent)
+    if config.dataset.first is not None and config.dataset.sample is not None:
+        yield "dataset.first, dataset.sample: only one of them can choose. Take the other out."
     if config.redis.url is not None and not re.match(r"(redis|rediss|unix)://", config.redis.url):
         yield f"redis.url: {config.redis.url!r} is no URL. Allowed: redis://, rediss://, unix://."
+    if config.images.registry is not None and not re.fullmatch(
+        r"[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9._/-]+)?", config.images.registry
+    ):
+        yield (
+            f"images.registry: {config.images.registry!r} is no registry. Write its host, with a "
+            "port or a path if need be, such as mirror.example.org:5000; no https://."
+        )
     if config.containers.network == "host":
         yield (
             "containers.network: 'host' would let what a model says reach this machine's own"

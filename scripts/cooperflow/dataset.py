@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cooperflow.errors import UserError, listed
@@ -11,6 +11,9 @@ from cooperflow.layout import Pair
 
 # What upstream reads of a feature when it runs and grades it, and the gold patch.
 FEATURE_FILES = ("feature.md", "tests.patch", "feature.patch")
+
+# What each task has: the script that runs its tests, which its image holds too.
+TASK_FILES = ("runner.sh",)
 
 
 def task_folder(root: Path, repo: str, task_id: int) -> Path:
@@ -26,6 +29,9 @@ def missing(root: Path, pairs: Iterable[Pair]) -> list[str]:
 def _missing(root: Path, pairs: Iterable[Pair]) -> Iterator[str]:
     for pair in pairs:
         folder = task_folder(root, pair.repo, pair.task_id)
+        for name in TASK_FILES:
+            if not (folder / name).is_file():
+                yield str((folder / name).relative_to(root))
         for feature in pair.features:
             for name in FEATURE_FILES:
                 path = folder / f"feature{feature}" / name
@@ -37,8 +43,8 @@ def check(root: Path, pairs: Iterable[Pair]) -> None:
     """Raise UserError when the data set is not there or lacks something."""
     if not root.is_dir():
         raise UserError(
-            f"dataset.dir: there is no data set at {root}. Fetch it with `cooperbench prepare` "
-            "(it writes ./dataset), or set dataset.dir to a copy."
+            f"dataset.dir: there is no data set at {root}. `make dataset` fetches it; "
+            "or set dataset.dir to a folder that `cooperbench prepare` made elsewhere."
         )
     lacking = missing(root, pairs)
     if lacking:
@@ -65,3 +71,9 @@ def task_hashes(root: Path, pairs: Iterable[Pair]) -> dict[str, str]:
     """Return the hash of each task of ``pairs``, by `repo/task_id`."""
     tasks = dict.fromkeys((pair.repo, pair.task_id) for pair in pairs)
     return {f"{repo}/{task}": task_hash(root, repo, task) for repo, task in tasks}
+
+
+def whole_hash(hashes: Mapping[str, str]) -> str:
+    """Return one SHA-256 of all of the tasks' hashes."""
+    text = "".join(f"{task} {value}\n" for task, value in sorted(hashes.items()))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from cooperflow import (
-    atomic,
-    attempt,
-    breaker,
-    child,
-    containers,
-    guard,
-    layout,
-    outcome,
-    processes,
-    publish,
-    runtime,
-)
-from cooperflow.containers import EngineError, Labels
+from cooperflow import atomic, breaker, grading, outcome, processes, publish, rolling
 from cooperflow.layout import RunFolder
 from cooperflow.outcome import Verdict
 from cooperflow.plan import Plan, Run
@@ -40,7 +23,9 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
             for place in (folder.path, folder.evals):
                 atomic.sweep(place)
             with breaker.passage(plan, run, graded=True):
-                return _grade(plan, run, folder, this)
+                code = _grade(plan, run, folder, this)
+        rolling.release(plan, run.pair.image)
+        return code
     except Interrupted as why:
         print(f"{run.key}: grading ended: {why}")
         return INTERRUPTED
@@ -70,60 +55,14 @@ def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
 
 def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
     """Have upstream test the patches; return its document, None if it broke on the way."""
-    experiment, pair = run.experiment, run.pair
-    number = max((int(p.name) for p in _numbered(folder.evals)), default=0) + 1
-    place = folder.evals / str(number)
-    logs = place / "logs"
-    staged = logs / experiment.run_name / experiment.setting.mode / pair.folder
-    staged.mkdir(parents=True)
-    for path in [folder.result, *folder.path.glob("*.patch")]:
-        (staged / path.name).symlink_to(os.path.relpath(path.resolve(), staged.resolve()))
-    labels = Labels.new(guard.identity(plan.results), f"eval {run.key}", attempt.new_token())
-    a, b = pair.features
-    arguments = ["eval", "-n", experiment.run_name, "-r", pair.repo, "-t", str(pair.task_id)]
-    arguments += ["-f", f"{a},{b}", "--backend", plan.config.backend]
-    arguments += ["--dataset-dir", str(Path(plan.config.dataset.dir).resolve())]
-    arguments += ["--log-dir", str(logs.resolve()), "-c", "1"]
-    with runtime.scratch() as scratch:
-        stop_note = scratch / "put-away"
-        stop_note.touch()
-        try:
-            client = containers.engine()
-            containers.sweep(client, labels.results, labels.run)
-            client.close()
-        except EngineError as error:
-            print(f"Docker does not answer: {error}")
-            return None
-        watched = attempt.watch(
-            child.Command(
-                arguments=arguments,
-                log=place / "cooperbench.log",
-                stop_note=stop_note,
-                labels=labels.as_dict(),
-                sdk_arguments=containers.limits(plan.config.containers)[1],
-                command_seconds=plan.config.limits.test_seconds,
-            ),
-            labels,
-            plan.config.limits.eval_seconds,
-        )
-    document = atomic.read_json(staged / layout.EVAL)
-    with contextlib.suppress(OSError):
-        os.replace(staged / layout.EVAL, place / layout.EVAL)
-    shutil.rmtree(logs, ignore_errors=True)
-    trouble = {
-        "time limit": watched.timed_out,
-        "disk full": watched.disk_full,
-        "docker": watched.engine_lost or watched.engine_stalled > watched.seconds / 2,
-        "container died": watched.fates.died > 0,
-        "out of memory": watched.fates.oom > 0,
-        f"exit code {watched.exit_code}": bool(watched.exit_code),
-        "no whole document": not isinstance(document, dict),
-    }
-    found = [name for name, is_so in trouble.items() if is_so]
-    if found:
-        print(f"{run.key}: grading broke: {', '.join(found)}; see {place}")
-        return None
-    return document
+    subject = grading.Subject(
+        key=run.key,
+        run_name=run.experiment.run_name,
+        mode=run.experiment.setting.mode,
+        pair=run.pair,
+        files={p.name: p for p in [folder.result, *folder.path.glob("*.patch")]},
+    )
+    return grading.grade(plan, subject, grading.new_place(folder.evals))
 
 
 def empty_patches(folder: RunFolder) -> list[bool]:
@@ -176,7 +115,3 @@ def _not_graded(run: Run, verdict: Verdict) -> dict[str, Any]:
         "error": f"{verdict.outcome}: {verdict.reason}" if broke else None,
         "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
-
-
-def _numbered(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []

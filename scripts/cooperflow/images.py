@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import docker
 import docker.errors
 
-from cooperflow import atomic, containers, dataset, guard, layout
+from cooperflow import (
+    atomic,
+    containers,
+    dataset,
+    guard,
+    image_lock,
+    layout,
+    pulling,
+    registry,
+    rolling,
+    room,
+)
 from cooperflow.containers import Labels
 from cooperflow.errors import UserError
 from cooperflow.layout import Pair
@@ -38,9 +49,11 @@ def ensure(plan: Plan, pair: Pair) -> dict[str, Any]:
     image = pair.image
     source = "present"
     if containers.image_id(client, image) is None:
-        _room(plan, client, image)
         source = _fetch(plan, client, pair)
     found = client.images.get(image)
+    _as_pinned(plan, image, found.attrs.get("RepoDigests") or [])
+    if source in rolling.OURS:
+        atomic.write_json(plan.results.fetched(image), {"image": image, "id": found.id})
     sentinel = {
         "schema": SCHEMA,
         "name": image,
@@ -56,23 +69,22 @@ def ensure(plan: Plan, pair: Pair) -> dict[str, Any]:
     return sentinel
 
 
-def _room(plan: Plan, client: docker.DockerClient, image: str) -> None:
-    root, free = containers.storage(client)
-    needed = plan.config.images.free_gb
-    if free is not None and free < needed * 1e9:
-        raise UserError(
-            f"{image}: Docker's storage ({root}) has {free / 1e9:.1f} GB free; images.free_gb "
-            f"asks for {needed:g}. Free some (`docker system df` shows what takes it), move "
-            "Docker's data-root, or lower images.free_gb."
-        )
+def _as_pinned(plan: Plan, image: str, digests: Sequence[str]) -> None:
+    """Raise where the image that is here is known by digests, and the lock's is not among them."""
+    lock = Path(plan.config.images.lock)
+    pinned = image_lock.read(lock).get(image)
+    found = [digest.rpartition("@")[2] for digest in digests]
+    if pinned is None or not found or pinned.digest in found:
+        return
+    image_lock.choose(image, pinned.digest, found[0], plan.config.images.moved, lock)
 
 
 def _fetch(plan: Plan, client: docker.DockerClient, pair: Pair) -> str:
     """Load, pull or build the image, whichever the config allows and works first."""
     config, tried = plan.config.images, []
     ways: list[tuple[str, bool, Callable[[], None]]] = [
-        ("loaded", config.archive is not None, lambda: _load(plan, client, pair.image)),
-        ("pulled", config.pull, lambda: _pull(client, pair.image)),
+        (rolling.LOADED, config.archive is not None, lambda: _load(plan, client, pair.image)),
+        (rolling.PULLED, config.pull, lambda: _pull(plan, client, pair.image)),
         ("built", config.build, lambda: _build(plan, client, pair)),
     ]
     for word, allowed, way in ways:
@@ -81,35 +93,96 @@ def _fetch(plan: Plan, client: docker.DockerClient, pair: Pair) -> str:
         try:
             way()
         except (docker.errors.DockerException, OSError, UserError) as error:
-            tried.append(f"not {word}: {_first_line(error)}")
+            tried.append(f"not {word}: {str(error).strip() or type(error).__name__}")
         else:
             return word
     raise UserError(
-        f"{pair.image} is not here and could not be had: "
-        + ("; ".join(tried) or "images.pull, images.build and images.archive are all off")
-        + "."
+        f"{pair.image} is not here and could not be had:\n"
+        + ("\n".join(tried) or "images.pull, images.build and images.archive are all off.")
     )
 
 
 def _load(plan: Plan, client: docker.DockerClient, image: str) -> None:
-    path = Path(str(plan.config.images.archive)) / f"{layout.image_key(image)}.tar"
+    path = archive_path(plan, image)
     if not path.is_file():
         raise UserError(f"there is no {path}")
+    room.wait(plan, client, image, path.stat().st_size, 1.0)
     with path.open("rb") as stream:
         client.images.load(stream)
     if containers.image_id(client, image) is None:
         raise UserError(f"{path} does not hold {image}")
 
 
-def _pull(client: docker.DockerClient, image: str) -> None:
-    name, _, tag = image.rpartition(":")
-    client.images.pull(name, tag=tag)
+def archive_path(plan: Plan, image: str) -> Path:
+    """Return the tar of an image in images.archive."""
+    return Path(str(plan.config.images.archive)) / f"{layout.image_key(image)}.tar"
+
+
+def save(plan: Plan, image: str) -> int:
+    """Write an image's tar, whole or not at all; return its bytes."""
+    client = containers.engine()
+    path = archive_path(plan, image)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as stream:
+            for chunk in client.images.get(image).save(named=image):
+                stream.write(chunk)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except (docker.errors.DockerException, OSError) as error:
+        raise UserError(f"{path}: could not be written: {_first_line(error)}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+        client.close()
+    return path.stat().st_size
+
+
+def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
+    """Pull the pinned content of an image and give it the name that upstream looks for."""
+    config, lock = plan.config.images, Path(plan.config.images.lock)
+    where = registry.reference(image, config.registry)
+    asking = registry.Client(where, room.architecture(client))
+    place = f"image {plan.images.index(image) + 1} of {len(plan.images)}"
+
+    def work() -> None:
+        pinned = image_lock.read(lock).get(image)
+        try:
+            told = asking.digest()
+        except registry.OutOfReach:
+            told = None  # Docker may have a way of its own
+        digest = image_lock.choose(
+            image, pinned.digest if pinned else None, told, config.moved, lock
+        )
+        manifest = None
+        if told is not None and digest is not None:
+            manifest = asking.manifest(digest)
+            atomic.write_json(plan.results.manifest(image), manifest.as_dict())
+            room.wait(plan, client, image, manifest.size, config.unpacked)
+        else:
+            room.wait(plan, client, image, pinned.size if pinned else 0, config.unpacked)
+        begun = time.monotonic()
+        progress = pulling.Progress(image, place, manifest.size if manifest else None)
+        pulling.once(client, where.name, digest or where.tag, progress, pulling.say)
+        source = f"{where.name}@{digest}" if digest else f"{where.name}:{where.tag}"
+        found = client.images.get(source)
+        name, _, tag = image.rpartition(":")
+        found.tag(name, tag)
+        digest = digest or next(d.rpartition("@")[2] for d in found.attrs["RepoDigests"])
+        size = manifest.size if manifest else progress.total
+        image_lock.put(lock, image_lock.Entry(image, digest, size))
+        seconds = time.monotonic() - begun
+        pulling.say(f"{place}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s")
+
+    pulling.persist(work, image, config.tries, config.pause_seconds, pulling.say)
 
 
 def _build(plan: Plan, client: docker.DockerClient, pair: Pair) -> None:
     folder = dataset.task_folder(Path(plan.config.dataset.dir), pair.repo, pair.task_id)
     if not (folder / "Dockerfile").is_file():
         raise UserError(f"there is no {folder / 'Dockerfile'}")
+    room.wait(plan, client, pair.image, 0, 1.0)
     client.images.build(path=str(folder), tag=pair.image, rm=True, forcerm=True)
 
 
@@ -156,10 +229,3 @@ def gate(plan: Plan) -> None:
         plan.results.gate,
         {"schema": SCHEMA, "images": {s["name"]: s["id"] for s in sentinels if s}},
     )
-
-
-def free_disk(path: Path) -> int:
-    """Return the free bytes of the file system that ``path`` is or will be on."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

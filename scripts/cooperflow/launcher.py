@@ -81,6 +81,7 @@ def _warm() -> None:
         "cooperflow.command",
         "cooperflow.run_job",
         "cooperflow.eval_job",
+        "cooperflow.oracle_job",
         "cooperflow.recorder",
         "cooperflow.seams",
     ):

@@ -17,6 +17,30 @@ EVENTS = "events.jsonl"
 ATTEMPT = "attempt.json"
 RETIRED = "result.retired.json"
 
+# The small tables and the plots, by name.
+BREAKDOWNS = (
+    "by_repo",
+    "by_language",
+    "by_task",
+    "by_solo_outcome",
+    "by_difficulty",
+    "coordination_gap",
+    "by_messages",
+    "by_patch_size",
+    "by_reason",
+    "cost",
+    "repeats",
+)
+PLOTS = (
+    "pass_rates",
+    "paired_outcomes",
+    "coordination_gap",
+    "cost_success",
+    "repo_outcomes",
+    "timeline",
+)
+PLOT_KINDS = ("png", "svg", "pdf")
+
 # A name that is a folder, a part of a run name and a part of a container label at once.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # CooperBench discovers only folders that end so.
@@ -61,9 +85,14 @@ def image_key(image: str) -> str:
     return image.rsplit("/", 1)[-1].replace(":", "_")
 
 
-def run_name(model: str, setting: str) -> str:
+def run_name(model: str, setting: str, repeat: int = 1) -> str:
     """Return the name of an experiment, which is its run name upstream."""
-    return f"{model}-{setting}"
+    return f"{model}-{setting}{repeat_suffix(repeat)}"
+
+
+def repeat_suffix(repeat: int) -> str:
+    """Return what a repeat adds to the run name: nothing the first time, then -r2, -r3, ..."""
+    return "" if repeat == 1 else f"-r{repeat}"
 
 
 @dataclass(frozen=True)
@@ -85,9 +114,50 @@ class Results:
         return self.root / "summary.csv"
 
     @property
+    def comparison_csv(self) -> Path:
+        return self.root / "comparison.csv"
+
+    def table(self, name: str) -> Path:
+        """A small table, with its ending: by_repo.csv, summary.tex."""
+        return self.root / "tables" / name
+
+    def plot(self, name: str, kind: str) -> Path:
+        return self.root / "plots" / f"{name}.{kind}"
+
+    @property
+    def dataset_json(self) -> Path:
+        """Says that the data set is whole for the pairs asked for, and what it contains."""
+        return self.root / "dataset.json"
+
+    @property
+    def oracle_csv(self) -> Path:
+        return self.root / "oracle.csv"
+
+    @property
+    def oracle_note(self) -> Path:
+        """Newer than the tables when the oracle has said something new."""
+        return self.state / "oracle"
+
+    def oracle(self, pair: Pair) -> Path:
+        """What the gold patches of a pair came to: one document per repetition."""
+        return self.root / "oracle" / pair.folder
+
+    def oracle_repeat(self, pair: Pair, number: int) -> Path:
+        return self.oracle(pair) / f"repeat-{number}.json"
+
+    @property
     def partial(self) -> Results:
         """Where the tables of a half-finished experiment lie; they are no target of Snakemake."""
         return Results(self.root / "partial")
+
+    @property
+    def provenance(self) -> Path:
+        return self.root / "provenance.json"
+
+    @property
+    def report(self) -> Path:
+        """The report's folder."""
+        return self.root / "report"
 
     @property
     def state(self) -> Path:
@@ -131,6 +201,19 @@ class Results:
 
     def sentinel(self, image: str) -> Path:
         return self.root / "images" / f"{image_key(image)}.json"
+
+    def manifest(self, image: str) -> Path:
+        """What a registry told of an image: its digest, layers and their sizes."""
+        return self.state / "manifests" / f"{image_key(image)}.json"
+
+    def fetched(self, image: str) -> Path:
+        """Says that this workflow brought the image here, and may remove it."""
+        return self.state / "fetched" / f"{image_key(image)}.json"
+
+    @property
+    def wanted(self) -> Path:
+        """In rolling mode: which files of this start each image is still needed for."""
+        return self.state / "rolling.json"
 
     def experiment(self, name: str) -> Path:
         return self.runs / name / "experiment.json"

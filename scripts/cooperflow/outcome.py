@@ -66,10 +66,18 @@ class AgentEnd:
 
 @dataclass(frozen=True)
 class CallsEnd:
-    """How the calls of one agent went: its last one, and the seconds it waited in vain."""
+    """How the calls of one agent went: its last one, and the seconds it waited in vain.
+
+    seconds: from its first call to the end of the attempt.
+    """
 
     last: str
     waited: float
+    seconds: float
+
+    @property
+    def mostly_waited(self) -> bool:
+        return self.waited > self.seconds / 2
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,10 @@ def judge_run(evidence: Evidence) -> Verdict:
     if infra is not None:
         return infra
     if evidence.timed_out:
-        waited = max((calls.waited for calls in evidence.calls), default=0.0)
-        if waited + evidence.engine_stalled > evidence.seconds / 2:
-            engine = evidence.engine_stalled > waited
-            return _infra(DOCKER_UNAVAILABLE if engine else usage.API_TIMEOUT)
+        if any(calls.mostly_waited for calls in evidence.calls):
+            return _infra(usage.API_TIMEOUT)
+        if evidence.engine_stalled > evidence.seconds / 2:
+            return _infra(DOCKER_UNAVAILABLE)
         return Verdict(FAIL, TIMEOUT)
     failed = any(agent.status == "Error" for agent in evidence.agents)
     if failed or not evidence.document:

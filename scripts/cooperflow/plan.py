@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cooperflow import layout, pairs
+from cooperflow import filters, layout, pairs
 from cooperflow.config import Config, Model
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.layout import Pair, Results, RunFolder
@@ -39,15 +39,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A model in a setting."""
+    """A model in a setting, for the first or a later time."""
 
     model_name: str
     model: Model
     setting: Setting
+    repeat: int = 1
 
     @property
     def run_name(self) -> str:
-        return layout.run_name(self.model_name, self.setting.name)
+        return layout.run_name(self.model_name, self.setting.name, self.repeat)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Plan:
 
     config: Config
     pairs: tuple[Pair, ...]
+    choice: str = ""  # which pairs of the subset these are, in words
 
     @property
     def results(self) -> Results:
@@ -88,11 +90,16 @@ class Plan:
             Setting(name, tuple(flags)) for name, flags in self.config.settings.items() if flags
         )
 
+    @property
+    def repeats(self) -> range:
+        return range(1, self.config.repeats + 1)
+
     @cached_property
     def experiments(self) -> tuple[Experiment, ...]:
         return tuple(
-            Experiment(name, model, setting)
+            Experiment(name, model, setting, repeat)
             for setting in self.settings
+            for repeat in self.repeats
             for name, model in self.config.models.items()
             if model
         )
@@ -141,13 +148,16 @@ def make(config: Config) -> Plan:
         UserError: the subset is unknown or holds what cannot be, or two runs share a name.
     """
     dataset = Path(config.dataset.dir)
-    chosen = pairs.load(config.dataset.subset, dataset)
-    _known(chosen, dataset)
-    plan = Plan(config, tuple(chosen))
+    subset = pairs.load(config.dataset.subset, dataset)
+    _known(subset, dataset)
+    chosen = filters.choose(subset, config.dataset)
+    plan = Plan(config, tuple(chosen), filters.told(config.dataset, len(chosen), len(subset)))
     names = [experiment.run_name for experiment in plan.experiments]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"models, settings: two experiments would both be called {name}.")
+            raise UserError(
+                f"models, settings, repeats: two experiments would both be called {name}."
+            )
     return plan
 
 

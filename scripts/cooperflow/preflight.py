@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cooperflow import containers, dataset, redis_server
+from cooperflow import containers, dataset, redis_server, room
 from cooperflow.containers import EngineError
 from cooperflow.errors import UserError
 from cooperflow.plan import Plan, Run
@@ -24,10 +24,13 @@ class Work:
     images: bool
     runs: Sequence[Run]
     gradings: Sequence[Run]
+    oracles: int = 0
+    uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
+    slots: int = 4  # runs at a time
 
     @property
     def needs_engine(self) -> bool:
-        return self.images or bool(self.runs) or bool(self.gradings)
+        return self.images or bool(self.runs) or bool(self.gradings) or self.oracles > 0
 
 
 def check(plan: Plan, work: Work) -> str | None:
@@ -104,16 +107,13 @@ def _engine(plan: Plan, images: bool) -> str:
     except EngineError as error:
         raise UserError(_out_of_reach(error)) from error
     version = containers.version(client)
-    root, free = containers.storage(client)
     absent = [i for i in plan.images if containers.image_id(client, i) is None] if images else []
-    client.close()
-    needed = plan.config.images.free_gb
-    if absent and free is not None and free < needed * 1e9:
-        raise UserError(
-            f"Disk: {len(absent)} images are to be fetched, and Docker's storage ({root}) has "
-            f"{free / 1e9:.1f} GB free of the {needed:g} that images.free_gb asks for. Free some, "
-            "move Docker's data-root, or lower images.free_gb."
-        )
+    try:
+        told = room.check(plan, client, absent)
+    finally:
+        client.close()
+    if told:
+        print(f"images: {told}")
     return version
 
 

@@ -76,8 +76,8 @@ class CallRecorder(CustomLogger):
     ) -> None:
         call = str(kwargs.get("litellm_call_id"))
         error = kwargs.get("exception")
-        causes = _causes(error)
-        status = _status(error)
+        causes = causes_of(error)
+        status = status_of(error)
         message = str(error)
         kind = usage.kind_of_error(type(error).__name__, status, message, causes)
         self._write(
@@ -130,12 +130,12 @@ def _bound(model: str, size: int) -> float | None:
     return float(size * price_in + answer * (info.get("output_cost_per_token") or 0.0))
 
 
-def _status(error: object) -> int | None:
+def status_of(error: object) -> int | None:
     status = getattr(error, "status_code", None)
     return status if isinstance(status, int) else None
 
 
-def _causes(error: BaseException | None) -> list[str]:
+def causes_of(error: BaseException | None) -> list[str]:
     names: list[str] = []
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

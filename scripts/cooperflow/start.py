@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from cooperflow import breaker, containers, dataset, experiment, guard, halt, preflight, runtime
+from cooperflow import (
+    breaker,
+    checks,
+    containers,
+    dataset,
+    estimate,
+    experiment,
+    guard,
+    halt,
+    oracle_job,
+    preflight,
+    rolling,
+    runtime,
+)
 from cooperflow.containers import EngineError
+from cooperflow.errors import UserError
 from cooperflow.plan import Plan, Run
 from cooperflow.preflight import Work
 
@@ -21,7 +36,9 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     """
     guard.hold(plan.results, clone)
     docker_version = preflight.check(plan, work)
+    _try_for_real(plan, work)
     halt.lift(plan.results)
+    rolling.plan_use(plan, work.uses)
     breaker.forget(plan.results)
     shutil.rmtree(plan.results.broken, ignore_errors=True)
     runtime.sweep()
@@ -36,6 +53,16 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     return _told(plan, work, swept)
 
 
+def _try_for_real(plan: Plan, work: Work) -> None:
+    """Before paid runs: a call of one token, a limit in a container, a Redis, ..."""
+    paid = [run for run in work.runs if run.experiment.model.replay is None]
+    if not paid:
+        return
+    bad = checks.show(checks.lines(plan, paid), lambda text: print(text, file=sys.stderr))
+    if bad:
+        raise UserError("Not started:\n" + "\n".join(f"  {line.name}: {line.text}" for line in bad))
+
+
 def _sweep(plan: Plan) -> int:
     """Remove the containers of earlier starts that are dead."""
     try:
@@ -48,13 +75,20 @@ def _sweep(plan: Plan) -> int:
 
 
 def _told(plan: Plan, work: Work, swept: int) -> str:
-    lines = [f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
+    lines = [f"pairs: {plan.choice}", f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
     for one in plan.experiments:
         to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
         label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
-        done = len(plan.pairs) - to_do
+        done = sum(
+            run.experiment == one and run.folder(plan.results).result.exists() for run in plan.runs
+        )
         lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
     lines.append(f"{'gradings':<28}{len(work.gradings):>7}")
+    paid = [run for run in work.runs if run.experiment.model.replay is None]
+    if paid:
+        lines += estimate.text(estimate.make(plan, paid), work.slots)
+    if work.runs:
+        lines.append(f"oracle: {oracle_job.summary(plan)}")
     if swept:
         lines.append(f"Removed {swept} containers that a dead start had left.")
     failed = infra_errors(plan, work.runs)

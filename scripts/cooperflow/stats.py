@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+POWER = 0.80
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+SEED = 20260113  # of every bootstrap: the same tables give the same intervals
+DRAWS = 10_000
+
+Floats = NDArray[np.float64]
 
 
 def rate(count: int, of: int) -> float:
@@ -20,7 +33,151 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     """
     if not of:
         return math.nan, math.nan
+    low, high = _wilson(count, of)
+    return round(float(low), 6), round(float(high), 6)
+
+
+def wilson_many(count: Floats, of: Floats) -> tuple[Floats, Floats]:
+    """Return ``wilson`` of many proportions at once."""
+    low, high = np.full(len(of), np.nan), np.full(len(of), np.nan)
+    some = of > 0
+    if some.any():
+        low[some], high[some] = _wilson(count[some], of[some])
+    return np.round(low, 6), np.round(high, 6)
+
+
+def _wilson(count: Any, of: Any) -> tuple[Any, Any]:
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(count, of, alpha=1 - CONFIDENCE, method="wilson")
+    return low, high
+
+
+def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
+    """Return the interval (95 %) of the difference of two paired proportions, a - b.
+
+    Newcombe's method 10: the Wilson intervals of both proportions, joined by square and add
+    with a correlation that is corrected for small samples. Stays within -1 and 1, and has a
+    width also where no pair or every pair is discordant. Source: R. G. Newcombe, "Improved
+    confidence intervals for the difference between binomial proportions based on paired
+    data", Statistics in Medicine 17 (1998) 2635-2650.
+    """
+    n = both + only_a + only_b + neither
+    if not n:
+        return math.nan, math.nan
+    passed_a, passed_b = both + only_a, both + only_b
+    a, b = passed_a / n, passed_b / n
+    low_a, high_a = _wilson(passed_a, n)
+    low_b, high_b = _wilson(passed_b, n)
+    phi = _phi(both, only_a, only_b, neither)
+    down, up = a - low_a, high_b - b
+    low = a - b - math.sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
+    down, up = b - low_b, high_a - a
+    high = a - b + math.sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
+    return round(max(low, -1.0), 6), round(min(high, 1.0), 6)
+
+
+def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
+    """Return Newcombe's corrected estimate of the correlation of the two outcomes."""
+    n = both + only_a + only_b + neither
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    if not margins:
+        return 0.0
+    covariance: float = both * neither - only_a * only_b
+    if covariance > 0:
+        covariance = max(covariance - n / 2, 0.0)
+    return covariance / math.sqrt(margins)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Return the exact two-sided p of McNemar's test; 1 where no pair is discordant.
+
+    Source: Q. McNemar, "Note on the sampling error of the difference between correlated
+    proportions or percentages", Psychometrika 12 (1947) 153-157; the exact form is a sign
+    test of the discordant pairs. Computed by statsmodels' mcnemar.
+    """
+    if not only_a + only_b:
+        return 1.0
+    from statsmodels.stats.contingency_tables import mcnemar as test
+
+    return float(test([[0, only_a], [only_b, 0]], exact=True).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p values adjusted for their number; one that is not a number stays so.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
+    Journal of Statistics 6 (1979) 65-70. Computed by statsmodels' multipletests.
+    """
+    given = np.asarray(p_values, dtype=float)
+    adjusted = np.full(len(given), np.nan)
+    known = ~np.isnan(given)
+    if known.any():
+        from statsmodels.stats.multitest import multipletests
+
+        adjusted[known] = multipletests(given[known], method="holm")[1]
+    return adjusted.tolist()
+
+
+def cluster_interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
+    """Return the percentile interval (95 %) of a mean whose values come in clusters.
+
+    Whole clusters are drawn with replacement, as many as there are. Not a number with fewer
+    than two. Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their
+    Application" (1997), sections 3.8 and 5.3. With few clusters (below about 20) it is too
+    narrow: A. C. Cameron, J. B. Gelbach and D. L. Miller, "Bootstrap-based improvements for
+    inference with clustered errors", Review of Economics and Statistics 90 (2008) 414-427.
+
+    Args:
+        sums: of each cluster's values.
+        sizes: how many values each cluster has.
+    """
+    if len(sums) < 2:
+        return math.nan, math.nan
+    drawn = _draws(len(sums))
+    means = (drawn @ sums) / (drawn @ sizes)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
     return round(float(low), 6), round(float(high), 6)
+
+
+@cache
+def _draws(clusters: int) -> Floats:
+    """Return how often each draw takes each cluster."""
+    generator = np.random.default_rng(SEED)
+    return generator.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS).astype(float)
+
+
+def min_detectable(pairs: int, discordant: int) -> float:
+    """Return the smallest true difference that would be found with a power of 80 %.
+
+    Of a two-sided McNemar test at 5 % with this number of pairs, if the share of discordant
+    pairs is as seen; where that share is too small for any difference to be found, if all
+    discordant pairs go one way. Not a number where even a difference of 1 would be missed.
+    Source, solved for the difference d at the share s:
+    n = (z_{alpha/2} sqrt(s) + z_beta sqrt(s - d^2))^2 / d^2, R. J. Connor, "Sample size for
+    testing differences in proportions for the paired-sample design", Biometrics 43 (1987)
+    207-211. The exact test is a little more cautious.
+    """
+    beta = NormalDist().inv_cdf(POWER)
+    under_root = pairs + beta**2 - Z**2
+    if under_root <= 0:
+        return math.nan
+    factor = (Z * math.sqrt(pairs) + beta * math.sqrt(under_root)) / (pairs + beta**2)
+    found = factor * max(math.sqrt(discordant / pairs), factor)
+    return round(found, 6) if found <= 1 else math.nan
+
+
+def clustered_error(values: Floats, clusters: Sequence[object]) -> float:
+    """Return the standard error of the mean of ``values``, which come in clusters.
+
+    The square root of the sum over clusters of (sum of the deviations from the mean)^2,
+    divided by the number of values. Source: E. Miller, "Adding error bars to evals"
+    (arXiv:2411.00640, 2024); the cluster-robust estimator without a correction
+    for small samples. Not a number with fewer than two clusters.
+    """
+    _, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
+    if not len(values) or index.max() < 1:
+        return math.nan
+    sums = np.bincount(index, weights=values - values.mean())
+    return round(float(np.sqrt((sums**2).sum()) / len(values)), 6)

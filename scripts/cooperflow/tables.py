@@ -1,19 +1,24 @@
-"""The tables: one row per run, one row per experiment, from the documents of the runs. Pure."""
+"""The tables: one row per run, one row per experiment, from the documents of the runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from cooperflow import outcome, stats
+from cooperflow.errors import UserError, listed
 from cooperflow.plan import Run
 
 RUN_COLUMNS = (
     "run_name",
     "model",
     "setting",
+    "mode",
+    "repeat",
     "repo",
     "task_id",
     "features",
@@ -38,6 +43,8 @@ RUN_COLUMNS = (
     "waited_s",
     "eval_s",
     "patch_lines",
+    "started",
+    "ended",
     "replay",
 )
 SUMMARY_COLUMNS = (
@@ -62,6 +69,23 @@ SUMMARY_COLUMNS = (
     "duration_s",
     "replay",
 )
+_TEXTS = (
+    "run_name",
+    "model",
+    "setting",
+    "mode",
+    "repo",
+    "features",
+    "outcome",
+    "reason",
+    "caveat",
+    "feature1_passed",
+    "feature2_passed",
+    "merge_status",
+    "merge_strategy",
+    "started",
+    "ended",
+)
 # In a table of a half-finished experiment: the run has begun, but has no outcome yet.
 UNFINISHED = "unfinished"
 
@@ -80,6 +104,8 @@ def run_row(
         "run_name": run.experiment.run_name,
         "model": run.experiment.model_name,
         "setting": run.experiment.setting.name,
+        "mode": run.experiment.setting.mode,
+        "repeat": run.experiment.repeat,
         "repo": run.pair.repo,
         "task_id": run.pair.task_id,
         "features": f"{a},{b}",
@@ -104,6 +130,8 @@ def run_row(
         "waited_s": told.get("waited_seconds", 0.0),
         "eval_s": verdict.get("seconds", 0.0),
         "patch_lines": told.get("patch_lines", 0),
+        "started": _moment(told.get("started")),
+        "ended": _moment(told.get("ended")),
         "replay": run.experiment.model.replay is not None,
     }
 
@@ -112,9 +140,35 @@ def _passed(document: Mapping[str, Any], number: int) -> bool:
     return bool((document.get(f"feature{number}") or {}).get("passed"))
 
 
+def _moment(seconds: float | None) -> str:
+    """Return a time as ISO 8601 in UTC; empty where it is not known."""
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows as a table with its columns in order."""
     return pd.DataFrame(list(rows), columns=list(RUN_COLUMNS))
+
+
+def read_runs(path: Path) -> pd.DataFrame:
+    """Return runs.csv as it was written: texts stay texts, an empty one is not a missing one.
+
+    Raises:
+        UserError: it was written by another version and lacks a column.
+    """
+    text = dict.fromkeys(_TEXTS, str)
+    runs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"cost_bound_usd": [""]})
+    missing = [column for column in RUN_COLUMNS if column not in runs]
+    if missing:
+        raise UserError(
+            f"{path}: was written by another version, {listed(missing)} is missing. Remove it and"
+            " start again: it is made anew from the runs, and nothing is run for it."
+        )
+    for column in ("feature1_passed", "feature2_passed"):
+        runs[column] = runs[column].map({"True": True, "False": False})
+    return runs
 
 
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -43,6 +43,8 @@ _CLASSES = {
     "UnprocessableEntityError": BAD_REQUEST,
     "UnsupportedParamsError": BAD_REQUEST,
 }
+# Classes that litellm also uses for what it has no class for: the status says more.
+_VAGUE = ("APIConnectionError", "APIError")
 _STATUS = {
     400: BAD_REQUEST,
     401: AUTH,
@@ -79,7 +81,7 @@ def kind_of_error(name: str, status: int | None, message: str, causes: Sequence[
         causes: classes of the exceptions behind it, outermost first.
     """
     timed_out = any("Timeout" in cause for cause in causes) and "ConnectTimeout" not in causes
-    if status is None or (name in _CLASSES and name != "APIConnectionError"):
+    if status is None or (name in _CLASSES and name not in _VAGUE):
         kind = _CLASSES.get(name)
     else:
         kind = _STATUS.get(status) or (API_UNAVAILABLE if status >= 500 else None)

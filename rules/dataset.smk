@@ -1,0 +1,16 @@
+# The data set: there, whole for the pairs asked for, its contents known by hash.
+rule dataset_checked:
+    output:
+        RESULTS.dataset_json,
+    log:
+        "logs/dataset.log",
+    params:
+        python=sys.executable,
+        script=SCRIPTS / "dataset.py",
+    shell:
+        "{params.python:q} {params.script:q} --log {log:q}"
+
+
+rule dataset:
+    input:
+        RESULTS.dataset_json,

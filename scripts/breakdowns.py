@@ -1,0 +1,24 @@
+"""Make the small tables from runs.csv."""
+
+import sys
+
+from cooperflow import atomic, breakdowns, command, config, plan, tables
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        made = plan.make(config.from_environment())
+        runs = tables.read_runs(made.results.runs_csv)
+        for name, table in breakdowns.tables(runs, made.config.dataset.languages).items():
+            path = made.results.table(f"{name}.csv")
+            atomic.write_text(path, table.to_csv(index=False))
+            print(f"{path}: {len(table)} rows")
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

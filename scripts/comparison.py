@@ -1,0 +1,22 @@
+"""Make comparison.csv from runs.csv."""
+
+import sys
+
+from cooperflow import atomic, command, comparison, config, plan, tables
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        results = plan.make(config.from_environment()).results
+        made = comparison.table(tables.read_runs(results.runs_csv))
+        atomic.write_text(results.comparison_csv, made.to_csv(index=False))
+        print(f"{results.comparison_csv}: {len(made)} comparisons")
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Which content each image name stands for: config/images.lock.csv, written by the first pull."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from cooperflow import atomic
+from cooperflow.errors import UserError
+
+COLUMNS = ("image", "digest", "size")
+Moved = Literal["error", "pinned", "accept"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image and its pinned content; size: packed bytes, 0 where it is not known."""
+
+    image: str
+    digest: str
+    size: int
+
+
+def read(path: Path) -> dict[str, Entry]:
+    """Return the entries of the lock, none where there is no file yet.
+
+    Raises:
+        UserError: the file is not a lock.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    rows = csv.DictReader(io.StringIO(text))
+    if tuple(rows.fieldnames or ()) != COLUMNS:
+        raise UserError(f"{path}: the first line must be {','.join(COLUMNS)}.")
+    try:
+        entries = [Entry(r["image"], r["digest"], int(r["size"] or 0)) for r in rows]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}. Restore it, or remove it to pin anew.") from error
+    return {entry.image: entry for entry in entries}
+
+
+def put(path: Path, entry: Entry) -> None:
+    """Add or replace an entry; several processes may do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        entries = {**read(path), entry.image: entry}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(entries[name]) for name in sorted(entries))
+        atomic.write_text(path, text.getvalue())
+
+
+def choose(image: str, pinned: str | None, tag: str | None, moved: Moved, path: Path) -> str | None:
+    """Return the digest to pull: None where neither the lock nor the registry tells one.
+
+    Args:
+        pinned: the digest in the lock.
+        tag: what the registry says that the tag points to now.
+
+    Raises:
+        UserError: the tag has moved, and the config does not say what to do then.
+    """
+    if pinned is None or tag is None or pinned == tag:
+        return pinned or tag
+    if moved == "error":
+        raise UserError(moved_text(image, pinned, tag, path))
+    return pinned if moved == "pinned" else tag
+
+
+def moved_text(image: str, pinned: str, found: str, path: Path) -> str:
+    """Return what to tell of an image that is not the pinned one."""
+    return (
+        f"{image}: the tag has moved: it is {found} now, and {path} pins {pinned}. Results of the "
+        "two may differ.\n"
+        "Keep the pinned one with --config 'images={moved: pinned}' (as long as the registry has "
+        "it), or take the new one with --config 'images={moved: accept}', which pins it."
+    )

@@ -1,0 +1,210 @@
+"""What an image registry says of an image before a byte of it is fetched (HTTP API v2)."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import docker.auth
+import requests
+
+from cooperflow.errors import UserError
+
+HUB = "docker.io"
+HUB_API = "registry-1.docker.io"
+LISTS = (
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.index.v1+json",
+)
+MANIFESTS = (
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+)
+# Seconds to reach a registry, and to get an answer from it.
+PATIENCE = (10, 30)
+# Where a registry sets a limit and does not say for how long, seconds.
+UNTOLD_PAUSE = 300.0
+
+
+class Transient(Exception):
+    """The registry did not serve now; it may later."""
+
+
+class RateLimited(Transient):
+    """The registry's limit is reached; ``seconds`` says when to come again."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("the registry's rate limit is reached")
+        self.seconds = seconds
+
+
+class OutOfReach(Exception):
+    """No answer at all: Docker may still reach it, by a proxy or mirror of its own."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image in a registry."""
+
+    host: str  # as Docker writes it
+    path: str
+    tag: str
+
+    @property
+    def name(self) -> str:
+        """The repository as Docker pulls it."""
+        return self.path if self.host == HUB else f"{self.host}/{self.path}"
+
+    @property
+    def api(self) -> str:
+        host = HUB_API if self.host == HUB else self.host
+        scheme = "http" if _loopback(host) else "https"
+        return f"{scheme}://{host}/v2/{self.path}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an image is made of: its digest, and its layers with their packed sizes in bytes."""
+
+    digest: str
+    layers: tuple[tuple[str, int], ...]
+
+    @property
+    def size(self) -> int:
+        return sum(size for _, size in self.layers)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"digest": self.digest, "layers": [list(layer) for layer in self.layers]}
+
+    @classmethod
+    def parse(cls, document: dict[str, Any]) -> Manifest:
+        return cls(document["digest"], tuple((str(d), int(s)) for d, s in document["layers"]))
+
+
+def reference(image: str, registry: str | None) -> Reference:
+    """Return where ``image`` (owner/name:tag) is pulled from."""
+    path, _, tag = image.rpartition(":")
+    host, _, prefix = (registry or HUB).partition("/")
+    return Reference(host, f"{prefix.strip('/')}/{path}".lstrip("/"), tag)
+
+
+def _loopback(host: str) -> bool:
+    """Docker speaks plain HTTP to registries on this machine."""
+    name = host.rpartition(":")[0] or host
+    return name == "localhost" or name.startswith("127.") or name == "[::1]"
+
+
+class Client:
+    """Asks one registry, logged in if Docker is."""
+
+    def __init__(self, where: Reference, architecture: str = "amd64") -> None:
+        self._where = where
+        self._architecture = architecture
+        self._session = requests.Session()
+        self._session.headers["Accept"] = ", ".join((*LISTS, *MANIFESTS))
+
+    def digest(self) -> str:
+        """Return what the tag points to now. Costs nothing of a pull limit."""
+        answer = self._ask("HEAD", f"/manifests/{self._where.tag}")
+        found = answer.headers.get("Docker-Content-Digest")
+        if not found:
+            raise Transient("the registry told no digest")
+        return str(found)
+
+    def manifest(self, digest: str) -> Manifest:
+        """Return the manifest for this machine's architecture behind ``digest``."""
+        document = self._ask("GET", f"/manifests/{digest}").json()
+        if document.get("mediaType") in LISTS or "manifests" in document:
+            for entry in document["manifests"]:
+                platform = entry.get("platform") or {}
+                if (platform.get("os"), platform.get("architecture")) == (
+                    "linux",
+                    self._architecture,
+                ):
+                    return Manifest(digest, self.manifest(entry["digest"]).layers)
+            raise UserError(
+                f"{self._where.name}: has no image for linux/{self._architecture}, "
+                "which Docker runs on."
+            )
+        parts = [*document["layers"], document["config"]]
+        return Manifest(digest, tuple((p["digest"], int(p["size"])) for p in parts))
+
+    def _ask(self, method: str, path: str) -> requests.Response:
+        answer = self._send(method, self._where.api + path)
+        if answer.status_code == 401:
+            self._log_in(answer.headers.get("WWW-Authenticate", ""))
+            answer = self._send(method, self._where.api + path)
+        if answer.status_code == 429:
+            raise RateLimited(retry_after(answer.headers.get("Retry-After")))
+        if answer.status_code in (401, 403):
+            raise UserError(
+                f"{self._where.name}: the registry refuses access ({answer.status_code}). "
+                f"Log in with `docker login {'' if self._where.host == HUB else self._where.host}`"
+                ", or check the name."
+            )
+        if answer.status_code == 404:
+            raise UserError(
+                f"{self._where.name}:{self._where.tag}: the registry {self._where.host} has no "
+                "such image. Check images.registry, or that the mirror holds it."
+            )
+        if answer.status_code >= 400:
+            raise Transient(f"the registry answered {answer.status_code}")
+        return answer
+
+    def _send(self, method: str, url: str) -> requests.Response:
+        try:
+            return self._session.request(method, url, timeout=PATIENCE)
+        except requests.exceptions.RequestException as error:
+            raise OutOfReach(str(error)) from error
+
+    def _log_in(self, challenge: str) -> None:
+        """Get a token as the challenge asks, with Docker's own credentials where it has some."""
+        user = _credentials(self._where.host)
+        scheme, _, rest = challenge.partition(" ")
+        if scheme.lower() == "basic" and user:
+            self._session.auth = user
+            return
+        asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        if scheme.lower() != "bearer" or "realm" not in asked:
+            return
+        query = {
+            "service": asked.get("service", ""),
+            "scope": asked.get("scope", f"repository:{self._where.path}:pull"),
+        }
+        try:
+            answer = requests.get(asked["realm"], params=query, auth=user, timeout=PATIENCE)
+        except requests.exceptions.RequestException as error:
+            raise OutOfReach(str(error)) from error
+        if answer.status_code == 429:
+            raise RateLimited(retry_after(answer.headers.get("Retry-After")))
+        if answer.ok:
+            told = answer.json()
+            token = told.get("token") or told.get("access_token")
+            self._session.headers["Authorization"] = f"Bearer {token}"
+
+
+def _credentials(host: str) -> tuple[str, str] | None:
+    try:
+        found = docker.auth.load_config().resolve_authconfig(host)
+    except (docker.errors.DockerException, OSError, json.JSONDecodeError):
+        return None
+    if not found or not found.get("username"):
+        return None
+    return str(found["username"]), str(found["password"])
+
+
+def retry_after(value: str | None, now: float | None = None) -> float:
+    """Return the seconds that a Retry-After header asks for: a number, or a date."""
+    if not value:
+        return UNTOLD_PAUSE
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value).timestamp()
+    except ValueError:
+        return UNTOLD_PAUSE
+    return max(moment - (time.time() if now is None else now), 1.0)

@@ -1,0 +1,188 @@
+// What the first page does: draws a figure when it comes into view, filters the table of all runs.
+// Values come from models and repositories: they reach the page as text only, never as markup.
+"use strict";
+
+(() => {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+
+  // --- figures -------------------------------------------------------------------------------
+
+  let plotly = null; // loaded when the first figure is looked at
+  const drawn = new Set();
+
+  const load = (source) =>
+    new Promise((done, failed) => {
+      const script = document.createElement("script");
+      script.src = source;
+      script.onload = done;
+      script.onerror = () => failed(new Error(`${source} cannot be loaded`));
+      document.head.append(script);
+    });
+
+  const themed = (layout) => {
+    const style = getComputedStyle(document.body);
+    const soft = dark.matches ? "#34383e" : "#e3e2dd";
+    const axis = { gridcolor: soft, zerolinecolor: soft, linecolor: soft, fixedrange: true };
+    return {
+      ...layout,
+      autosize: true,
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: style.fontFamily, size: 12, color: style.color },
+      margin: { l: 50, r: 16, t: 34, b: 52, ...(layout.margin || {}) },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal", ...(layout.legend || {}) },
+      xaxis: { ...axis, ...(layout.xaxis || {}) },
+      yaxis: { ...axis, ...(layout.yaxis || {}) },
+      hoverlabel: { align: "left" },
+    };
+  };
+
+  const draw = async (place) => {
+    const figure = window.cooperflowFigures.find((one) => one.name === place.dataset.figure);
+    plotly ??= load("assets/plotly.min.js");
+    await plotly;
+    await window.Plotly.react(place, figure.data, themed(figure.layout), {
+      responsive: true,
+      displayModeBar: false,
+      displaylogo: false,
+      showTips: false,
+    });
+    drawn.add(place);
+  };
+
+  const figures = () => {
+    const places = document.querySelectorAll(".plot");
+    const seen = new IntersectionObserver(
+      (entries) => {
+        for (const { isIntersecting, target } of entries) {
+          if (!isIntersecting) continue;
+          seen.unobserve(target);
+          draw(target);
+        }
+      },
+      { rootMargin: "300px" },
+    );
+    for (const place of places) {
+      place.style.minHeight = `${place.dataset.height}px`;
+      seen.observe(place);
+    }
+    dark.addEventListener("change", () => drawn.forEach(draw));
+    addEventListener("beforeprint", () => places.forEach((place) => drawn.has(place) || draw(place)));
+  };
+
+  // --- the table of all runs -----------------------------------------------------------------
+
+  const OUTCOMES = new Set(["pass", "fail", "infra_error"]);
+
+  const text = (value) => document.createTextNode(value);
+
+  const link = (url, label) => {
+    const made = document.createElement("a");
+    made.href = url;
+    made.textContent = label;
+    return made;
+  };
+
+  // Cells are made as nodes: DataTables would take a string for markup.
+  const cell = (runs, column) => (value, type, row) => {
+    const shown = value === null || value === "" ? (column.number ? "–" : "") : String(value);
+    if (type !== "display") return value === null ? "" : value;
+    if (column.key === "outcome") {
+      const made = document.createElement("span");
+      made.className = `outcome ${OUTCOMES.has(value) ? value : "unfinished"}`;
+      const page = runs.pages[row[row.length - 1]];
+      made.append(page ? link(page, shown) : text(shown));
+      return made;
+    }
+    if (column.key === "features") return link(runs.pairs[row[row.length - 1]], shown);
+    const made = document.createElement("bdi");
+    made.textContent = shown;
+    return made;
+  };
+
+  const choice = (label, values) => {
+    const wrapper = document.createElement("label");
+    const select = document.createElement("select");
+    select.append(new Option("all", ""), ...values.map((v) => new Option(v || "(none)", v || "\0")));
+    wrapper.append(text(label), select);
+    return [wrapper, select];
+  };
+
+  const table = () => {
+    const runs = window.cooperflowRuns;
+    const rows = runs.rows.map((row, number) => [...row, number]);
+    const made = new window.DataTable("#table", {
+      data: rows,
+      columns: [
+        ...runs.columns.map((column) => ({
+          title: column.title,
+          className: column.number ? "n" : "",
+          type: column.number ? "num" : "string",
+          render: cell(runs, column),
+        })),
+        { visible: false, searchable: false },
+      ],
+      order: [],
+      deferRender: true,
+      pageLength: 50,
+      lengthMenu: [25, 50, 100, 500],
+      autoWidth: false,
+      orderMulti: true,
+      layout: { topStart: "info", topEnd: null, bottomStart: "pageLength", bottomEnd: "paging" },
+      language: { info: "_TOTAL_ runs", infoFiltered: "of _MAX_", infoEmpty: "No run" },
+    });
+
+    const form = document.getElementById("filters");
+    const box = document.createElement("label");
+    const field = Object.assign(document.createElement("input"), { type: "search", name: "q" });
+    box.append(text("Search"), field);
+    form.append(box);
+    const selects = new Map();
+    runs.columns.forEach((column, number) => {
+      if (!column.filter) return;
+      const values = [...new Set(runs.rows.map((row) => row[number]))].sort();
+      if (values.length < 2) return;
+      const [wrapper, select] = choice(column.title, values);
+      select.name = column.key;
+      selects.set(select, number);
+      form.append(wrapper);
+    });
+    const clear = Object.assign(document.createElement("button"), { type: "reset" });
+    clear.textContent = "Clear";
+    form.append(clear);
+
+    const apply = (note) => {
+      made.search(field.value);
+      for (const [select, number] of selects) {
+        const wanted = select.value === "\0" ? "" : select.value;
+        made.column(number).search(select.value ? (value) => value === wanted : "");
+      }
+      made.draw();
+      if (!note) return;
+      const asked = new URLSearchParams();
+      for (const one of [field, ...selects.keys()]) if (one.value) asked.set(one.name, one.value);
+      history.replaceState(null, "", `#runs${asked.size ? `?${asked}` : ""}`);
+    };
+    // Going back, or a link that was passed on, brings the same filters.
+    const recall = () => {
+      const [, asked] = location.hash.split("?");
+      if (!asked) return;
+      const values = new URLSearchParams(asked);
+      for (const one of [field, ...selects.keys()]) one.value = values.get(one.name) || "";
+      apply(false);
+      document.getElementById("runs").scrollIntoView();
+    };
+    // Not `change` of the field: it comes when the field is left, by a click on a row that the
+    // new drawing would take away.
+    field.addEventListener("input", () => apply(true));
+    for (const select of selects.keys()) select.addEventListener("change", () => apply(true));
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("reset", () => setTimeout(() => apply(true)));
+    recall();
+    addEventListener("hashchange", recall);
+    document.documentElement.dataset.ready = "yes";
+  };
+
+  figures();
+  table();
+})();

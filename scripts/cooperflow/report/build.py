@@ -1,0 +1,207 @@
+"""From a results folder to its report: makes the pages that are out of date, and no other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cooperflow import atomic
+from cooperflow.errors import UserError
+from cooperflow.layout import Pair, Results
+from cooperflow.plan import Plan, Run
+from cooperflow.report import content, figures, names, pages, provenance, text
+from cooperflow.report.source import Source, mark
+
+HERE = Path(__file__).parent
+ASSETS = ("report.css", "report.js")
+VENDOR = ("dataTables.min.js", "dataTables.min.css", "dataTables.LICENSE.txt")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a call of `build` did."""
+
+    index: Path
+    runs: int
+    pages: int
+    kept: int
+
+
+def build(plan: Plan, at: Results | None = None) -> Built:
+    """Make the report of the tables and runs that are there.
+
+    Args:
+        at: where the tables lie and the report is put; the plan's own results by default.
+
+    Raises:
+        UserError: there are no tables yet.
+    """
+    at = at or plan.results
+    report = at.report
+    runs, summary = _tables(at)
+    by_row = content.pairs_by_row(plan)
+    known = [content.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
+    runs["key"] = [run.key for run in known]
+    book = _Book.open(plan, at, report)
+    shown = [run for run in known if mark(run.folder(plan.results)) is not None]
+    made = _pages(plan, shown, book)
+    times = {key: (t[0], t[1]) for key, t in book.times.items()}
+    _assets(report)
+    has_page = {run.key for run in shown}
+    data = content.runs_data(
+        runs,
+        [names.run_page(run) if run.key in has_page else None for run in known],
+        [names.pair_page(run.pair) for run in known],
+    )
+    drawn = figures.every(runs, summary, times)
+    _script(report / "data" / "runs.js", "cooperflowRuns", data)
+    _script(report / "data" / "figures.js", "cooperflowFigures", [f.as_dict() for f in drawn])
+    page = pages.index_page(
+        plan,
+        {
+            "title": content.title(plan),
+            "total": len(runs),
+            "unfinished": int((~runs["outcome"].isin(figures.COLOURS)).sum()),
+            "replay": bool(runs["replay"].any()),
+            "dates": content.dates(times),
+            "summary": content.headline(summary),
+            "comparison": content.comparison(_optional(at.root / "comparison.csv")),
+            "figures": drawn,
+            "provenance": provenance.shown(at.root),
+            "assets": "assets",
+        },
+    )
+    book.close({names.run_page(r) for r in shown} | {names.pair_page(r.pair) for r in shown})
+    # Last: a report whose first page is there is whole.
+    atomic.write_text(report / "index.html", page)
+    return Built(report / "index.html", len(runs), made, len(shown) - made)
+
+
+class _Book:
+    """Which pages there are, and the state of the runs that each was made from."""
+
+    def __init__(self, path: Path, report: Path, maker: str, known: dict[str, Any]) -> None:
+        self.path, self.report, self.maker = path, report, maker
+        same = known.get("maker") == maker
+        self.pages: dict[str, Any] = known.get("pages", {}) if same else {}
+        self.times: dict[str, list[float]] = known.get("times", {}) if same else {}
+
+    @classmethod
+    def open(cls, plan: Plan, at: Results, report: Path) -> _Book:
+        path = at.state / "report-pages.json"
+        known = atomic.read_json(path)
+        maker = _maker([experiment.run_name for experiment in plan.experiments])
+        return cls(path, report, maker, known if isinstance(known, dict) else {})
+
+    def stale(self, page: str, marks: Any) -> bool:
+        return self.pages.get(page) != marks or not (self.report / page).exists()
+
+    def write(self, page: str, html: str, marks: Any) -> None:
+        path = self.report / page
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # No sync: a page can be made again, and there are thousands.
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, path)
+        self.pages[page] = marks
+
+    def close(self, wanted: set[str]) -> None:
+        """Forget, and remove, pages of runs that are not in the tables any more."""
+        for page in set(self.pages) - wanted:
+            (self.report / page).unlink(missing_ok=True)
+            del self.pages[page]
+        document = {"maker": self.maker, "pages": self.pages, "times": self.times}
+        atomic.write_text(self.path, json.dumps(document, separators=(",", ":")))
+
+
+def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
+    """Make the pages that are out of date, pair by pair: a pair's page shows its runs' files."""
+    made = 0
+    together: dict[Pair, list[Run]] = {}
+    for run in runs:
+        together.setdefault(run.pair, []).append(run)
+    for pair, group in together.items():
+        sources = [Source(run, run.folder(plan.results)) for run in group]
+        marks = [mark(source.folder) for source in sources]
+        for source, state in zip(sources, marks, strict=True):
+            made += _run_page(source, state, group, book)
+        page = names.pair_page(pair)
+        if book.stale(page, marks):
+            book.write(page, pages.pair_page(pair, sources, book.report), marks)
+    book.times = {run.key: book.times[run.key] for run in runs if run.key in book.times}
+    return made
+
+
+def _run_page(source: Source, state: list[int] | None, group: list[Run], book: _Book) -> bool:
+    page = names.run_page(source.run)
+    # The tabs lead to those of the pair's runs that have a page.
+    wanted = [state, [run.experiment.run_name for run in group]]
+    if not book.stale(page, wanted):
+        return False
+    book.write(page, pages.run_page(source, group, book.report), wanted)
+    told = source.result.get("workflow") or {}
+    began, ended = told.get("started"), told.get("ended")
+    if isinstance(began, int | float) and isinstance(ended, int | float):
+        book.times[source.run.key] = [began, ended]
+    return True
+
+
+def _tables(at: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    for path in (at.runs_csv, at.summary_csv):
+        if not path.is_file():
+            raise UserError(f"{path} is not there yet: `snakemake -j 4 all` makes it.")
+    words = {"reason": str, "caveat": str, "features": str, "repo": str}
+    runs = pd.read_csv(at.runs_csv, dtype=words, keep_default_na=False, na_values=[""])
+    for column in ("reason", "caveat", "outcome"):
+        runs[column] = runs[column].fillna("")
+    return runs, pd.read_csv(at.summary_csv)
+
+
+def _optional(path: Path) -> pd.DataFrame | None:
+    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
+
+
+def _assets(report: Path) -> None:
+    for name in ASSETS:
+        _copy((HERE / "assets" / name).read_bytes(), report / "assets" / name)
+    for name in VENDOR:
+        _copy((HERE / "assets" / "vendor" / name).read_bytes(), report / "assets" / name)
+    plotly = report / "assets" / "plotly.min.js"
+    source = _plotly()
+    if not plotly.exists() or plotly.stat().st_size != source.stat().st_size:
+        shutil.copyfile(source, plotly)
+
+
+def _plotly() -> Path:
+    """Return the script that the plotly package brings, without importing it (a second)."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("plotly")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "package_data" / "plotly.min.js"
+
+
+def _copy(data: bytes, path: Path) -> None:
+    if not path.exists() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def _script(path: Path, name: str, value: Any) -> None:
+    atomic.write_text(path, f"window.{name}={text.script_json(value)};\n")
+
+
+def _maker(experiments: list[str]) -> str:
+    """Return a mark of all that makes a page besides the run's own files."""
+    digest = hashlib.sha256(repr(experiments).encode())
+    for path in sorted([*HERE.glob("*.py"), *HERE.glob("templates/*")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,103 @@
+"""What the first page shows: the tables as they stand on disk, and what was asked for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from cooperflow.layout import Pair
+from cooperflow.plan import Plan, Run
+from cooperflow.report import names
+
+# Columns of the table of all runs: of runs.csv, their heading, whether they are numbers.
+COLUMNS = (
+    ("outcome", "Outcome", False),
+    ("reason", "Reason", False),
+    ("caveat", "Caveat", False),
+    ("setting", "Setting", False),
+    ("model", "Model", False),
+    ("repo", "Repo", False),
+    ("task_id", "Task", True),
+    ("features", "Features", False),
+    ("steps", "Steps", True),
+    ("messages_sent", "Messages", True),
+    ("cost_usd", "Cost, USD", True),
+    ("duration_s", "Time, s", True),
+    ("attempts", "Attempts", True),
+    ("patch_lines", "Patch lines", True),
+    ("input_tokens", "Tokens in", True),
+    ("output_tokens", "Tokens out", True),
+)
+# Columns that a reader chooses from.
+FILTERS = ("outcome", "reason", "setting", "model", "repo")
+
+
+def run_of_row(
+    row: Mapping[Hashable, Any], plan: Plan, pairs: Mapping[tuple[Any, ...], Pair]
+) -> Run:
+    """Return the run that a row of runs.csv is about."""
+    pair = pairs[(row["repo"], int(row["task_id"]), str(row["features"]))]
+    return Run(plan.experiment(str(row["run_name"])), pair)
+
+
+def pairs_by_row(plan: Plan) -> dict[tuple[Any, ...], Pair]:
+    """Return the plan's pairs by how runs.csv names them."""
+    return {
+        (pair.repo, pair.task_id, ",".join(map(str, pair.sorted_features))): pair
+        for pair in plan.pairs
+    }
+
+
+def runs_data(runs: pd.DataFrame, pages: list[str | None], pairs: list[str]) -> dict[str, Any]:
+    """Return the table of all runs as the first page loads it: rows of plain values."""
+    columns = list(COLUMNS)
+    if bool(runs["replay"].any()):
+        columns.insert(1, ("replay", "Replay", False))
+    values: list[list[Any]] = []
+    for key, _, number in columns:
+        column = runs[key]
+        if key == "replay":
+            values.append(["replay" if v else "" for v in column])
+        elif number:
+            values.append([None if pd.isna(v) else v for v in column.tolist()])
+        else:
+            values.append(["" if pd.isna(v) else str(v) for v in column.tolist()])
+    return {
+        "columns": [
+            {"key": key, "title": title, "number": number, "filter": key in FILTERS}
+            for key, title, number in columns
+        ],
+        "rows": [list(row) for row in zip(*values, strict=True)],
+        "pages": pages,
+        "pairs": pairs,
+    }
+
+
+def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of the headline table, the raw value beside each text."""
+    return [{str(k): v for k, v in row.items()} for row in summary.to_dict("records")]
+
+
+def comparison(table: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Return comparison.csv as it stands: its columns and its rows as text."""
+    if table is None or table.empty:
+        return None
+    return {
+        "columns": list(table.columns),
+        "rows": [["–" if v == "" else v for v in row] for row in table.values.tolist()],
+    }
+
+
+def title(plan: Plan) -> str:
+    models = [name for name, model in plan.config.models.items() if model]
+    return f"CooperBench: {', '.join(models)}"
+
+
+def dates(times: Mapping[str, tuple[float, float]]) -> str:
+    """Return when the first run began and the last one ended."""
+    if not times:
+        return ""
+    first, last = min(t[0] for t in times.values()), max(t[1] for t in times.values())
+    return f"{names.moment(first)} to {names.moment(last)}"

@@ -1,0 +1,157 @@
+"""What a run left, loaded for showing: its documents, patches, attempts, and its raw files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cooperflow import atomic, layout, usage
+from cooperflow.layout import RunFolder
+from cooperflow.plan import Run
+from cooperflow.report import trajectory
+from cooperflow.report.trajectory import Story
+
+TRAJECTORY = "_traj.json"
+# A file larger than this is not read into a page; the page links to it.
+LARGEST_FILE = 20_000_000
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch file and its text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt came to and used."""
+
+    number: int
+    record: Mapping[str, Any]
+    used: usage.Usage
+    calls: tuple[usage.Call, ...]
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How many calls were not answered, by kind."""
+        counts: dict[str, int] = {}
+        for call in self.calls:
+            if call.kind != usage.ANSWERED:
+                counts[call.kind] = counts.get(call.kind, 0) + 1
+        return counts
+
+
+@dataclass(frozen=True)
+class Source:
+    """The folder of a run as the report reads it."""
+
+    run: Run
+    folder: RunFolder
+
+    @cached_property
+    def result(self) -> Mapping[str, Any]:
+        return _document(self.folder.result)
+
+    @cached_property
+    def evaluation(self) -> Mapping[str, Any]:
+        return _document(self.folder.eval)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The run's raw files by their path below its folder, attempts included, in order."""
+        root = str(self.folder.path)
+        found = []
+        for here, _, names in os.walk(root):
+            below = here[len(root) + 1 :]
+            found += [os.path.join(below, n) for n in names if not n.startswith(".")]
+        return sorted(found, key=lambda name: (name.count("/"), name))
+
+    @cached_property
+    def patches(self) -> list[Patch]:
+        names = [f for f in self.files if f.endswith(".patch") and "/" not in f]
+        return [Patch(name, _read(self.folder.path / name)) for name in names]
+
+    @cached_property
+    def attempts(self) -> list[Attempt]:
+        found = []
+        for number, records in self._records.items():
+            calls = usage.calls(records)
+            record = _document(self.folder.attempt(number) / layout.ATTEMPT)
+            found.append(Attempt(number, record, usage.total(calls), tuple(calls)))
+        return found
+
+    @cached_property
+    def _records(self) -> dict[int, list[dict[str, Any]]]:
+        """The record of model calls, by attempt."""
+        return {
+            number: atomic.read_lines(self.folder.attempt(number) / layout.CALLS)
+            for number in self.folder.attempt_numbers()
+        }
+
+    @cached_property
+    def story(self) -> Story:
+        """What the agents did in the attempt whose result stands."""
+        records = self._records[max(self._records)] if self._records else []
+        names = [f for f in self.files if f.endswith(TRAJECTORY) and "/" not in f]
+        documents: dict[str, Mapping[str, Any]] = {}
+        for name in names:
+            document = _document(self.folder.path / name)
+            if document.get("messages"):
+                agent = str(document.get("agent_id") or name.removesuffix(TRAJECTORY))
+                documents[agent] = document
+        if not documents:
+            agents = list(self.result.get("agents") or ()) or ["solo"]
+            return trajectory.of_calls(records, sorted(agents))
+        conversation = atomic.read_json(self.folder.path / "conversation.json")
+        sent = [m for m in conversation or [] if isinstance(m, dict)]
+        ordered = {agent: documents[agent] for agent in sorted(documents)}
+        return trajectory.with_failed_calls(trajectory.of_trajectories(ordered, sent), records)
+
+    @cached_property
+    def finished(self) -> bool:
+        return "workflow" in self.result and "workflow" in self.evaluation
+
+
+def mark(folder: RunFolder) -> list[int] | None:
+    """Return what tells whether a run's page is still true: times and sizes of its documents.
+
+    None: the run has not ended.
+    """
+    try:
+        result, evaluation = os.stat(folder.result), os.stat(folder.eval)
+    except FileNotFoundError:
+        return None
+    return [result.st_mtime_ns, result.st_size, evaluation.st_mtime_ns, evaluation.st_size]
+
+
+def link(path: Path | str, page: Path) -> str:
+    """Return the relative URL of a file on the page that lies at ``page``."""
+    return quote(os.path.relpath(path, page.parent), errors="surrogateescape")
+
+
+def linker(folder: Path, page: Path) -> Callable[[str], str]:
+    """Return what gives the relative URL of each file in a folder."""
+    base = link(folder, page)
+    return lambda name: f"{base}/{quote(name, errors='surrogateescape')}"
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            return {}
+    except OSError:
+        return {}
+    document = atomic.read_json(path)
+    return document if isinstance(document, dict) else {}
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as stream:
+        return stream.read(LARGEST_FILE).decode("utf-8", errors="replace")

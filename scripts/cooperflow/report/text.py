@@ -1,0 +1,99 @@
+"""How text of a model or a repository becomes harmless HTML: escaped, visible, of bounded size."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import unicodedata
+from typing import Any
+
+from markupsafe import Markup
+
+# One line, and one block, are shown up to here; the raw file has the rest.
+LONGEST_LINE = 2_000
+LONGEST_BLOCK = 60_000
+LONGEST_NAME = 300
+
+_ANSI = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)|[@-Z\\^_]|[ -/]+[0-~])"
+    r"|\x9b[0-?]*[ -/]*[@-~]"
+)
+# What is not seen, or turns the direction of what is: control characters, format characters,
+# separators, halves of surrogate pairs.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_BREAK = re.compile(r"\r\n?")
+
+
+def plain(text: str) -> str:
+    """Return ``text`` without terminal codes, its lines ended by a newline."""
+    if "\x1b" in text or "\x9b" in text:
+        text = _ANSI.sub("", text)
+    return _BREAK.sub("\n", text) if "\r" in text else text
+
+
+def visible(markup: str) -> str:
+    """Return escaped ``markup`` with every unseen character replaced by its name."""
+    return _UNSEEN.sub(_mark, markup)
+
+
+def _mark(found: re.Match[str]) -> str:
+    code = f"U+{ord(found[0]):04X}"
+    name = unicodedata.name(found[0], "control character")
+    return f'<span class="unseen" title="{html.escape(name)}">{code}</span>'
+
+
+def shorten(text: str) -> tuple[str, bool]:
+    """Cut ``text`` to what a page can carry; return it and whether anything was left out."""
+    cut = False
+    if len(text) > LONGEST_BLOCK:
+        # A line may be longer than the block: cut lines first, then the middle.
+        head, tail = text[: LONGEST_BLOCK // 2], text[-LONGEST_BLOCK // 2 :]
+        left = len(text) - len(head) - len(tail)
+        text = f"{head}\n[{left:,} characters left out here]\n{tail}"
+        cut = True
+    if len(text) > LONGEST_LINE:
+        lines = text.split("\n")
+        for number, line in enumerate(lines):
+            if len(line) > LONGEST_LINE:
+                left = len(line) - LONGEST_LINE
+                lines[number] = f"{line[:LONGEST_LINE]} [{left:,} more characters in this line]"
+                cut = True
+        text = "\n".join(lines)
+    return text, cut
+
+
+def escaped(text: Any) -> str:
+    """Return any value as visible, escaped text."""
+    return visible(html.escape(plain(str(text))))
+
+
+def block(text: str, raw: str | None = None, kind: str = "") -> Markup:
+    """Return a block of text as <pre>; ``raw`` is the URL of the file that has all of it."""
+    shown, cut = shorten(plain(text))
+    name = f"block {kind}".strip()
+    body = f'<pre class="{name}" tabindex="0">{visible(html.escape(shown))}</pre>'
+    return Markup(body + (left_out(raw) if cut else ""))
+
+
+def left_out(raw: str | None) -> str:
+    """Return the note beside a text that is not shown whole."""
+    where = f'<a href="{html.escape(raw)}">the raw file</a>' if raw else "the raw file"
+    return f'<p class="note">Not shown whole; {where} has all of it.</p>'
+
+
+def inline(text: Any) -> Markup:
+    """Return a name or a short value, isolated from the direction of what stands around it."""
+    value = plain(str(text))
+    if len(value) > LONGEST_NAME:
+        value = f"{value[:LONGEST_NAME]}…"
+    return Markup(f"<bdi>{visible(html.escape(value))}</bdi>")
+
+
+def script_json(value: Any) -> str:
+    """Return ``value`` as JSON that can stand in a script: it cannot end it, nor break a line."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

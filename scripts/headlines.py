@@ -1,0 +1,29 @@
+"""Make the headline tables for a paper (LaTeX) and for a page (Markdown)."""
+
+import sys
+
+import pandas as pd
+
+from cooperflow import atomic, command, config, headlines, plan
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        results = plan.make(config.from_environment()).results
+        made = (
+            headlines.summary(pd.read_csv(results.summary_csv, keep_default_na=False)),
+            headlines.comparison(pd.read_csv(results.comparison_csv)),
+        )
+        for table in made:
+            for kind, text in (("tex", table.latex()), ("md", table.markdown())):
+                atomic.write_text(results.table(f"{table.name}.{kind}"), text)
+                print(results.table(f"{table.name}.{kind}"))
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""Say that every needed image is verified: runs wait for this file."""
+
+import sys
+
+from cooperflow import command, config, images, plan
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        images.gate(plan.make(config.from_environment()))
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

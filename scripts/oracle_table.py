@@ -1,0 +1,20 @@
+"""Make oracle.csv from what the gold patches of every pair came to."""
+
+import sys
+
+from cooperflow import command, config, oracle_job, plan
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        made = plan.make(config.from_environment())
+        print(f"{made.results.oracle_csv}: {oracle_job.tabulate(made)}")
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

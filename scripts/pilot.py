@@ -1,0 +1,52 @@
+"""The pilot: a few pairs in all settings, then what the rest may cost and how long it may take."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from cooperflow import config, estimate, layout, plan
+from cooperflow.errors import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    parser.add_argument("--subset", default="flash", help="the pilot's pairs are of this subset")
+    parser.add_argument("--first", type=int, default=3, help="so many of them")
+    parser.add_argument("--slots", type=int, default=4, help="runs at a time, for the estimate")
+    parser.add_argument("--only-estimate", action="store_true", help="run nothing")
+    arguments = parser.parse_args()
+    files = [path.resolve() for path in arguments.configfile]
+    os.chdir(layout.REPOSITORY)
+    whole = plan.make(config.load(files))
+    if not arguments.only_estimate:
+        code = _run(files, arguments.subset, arguments.first)
+        if code:
+            print(f"The pilot did not finish (exit code {code}); the messages above say why.")
+            return code
+    to_do = [run for run in whole.runs if not run.folder(whole.results).result.exists()]
+    print(f"\nThe rest of {whole.choice}: {len(to_do)} runs")
+    print("\n".join(estimate.text(estimate.make(whole, to_do), arguments.slots)))
+    return 0
+
+
+def _run(files: list[Path], subset: str, first: int) -> int:
+    """Run the workflow on the pilot's pairs, under the same run names: nothing is paid twice."""
+    only = {"subset": subset, "first": first, "sample": None, "repos": [], "tasks": [], "pairs": []}
+    with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="pilot-") as overlay:
+        json.dump({"dataset": only}, overlay)
+        overlay.flush()
+        snakemake = str(Path(sys.executable).with_name("snakemake"))
+        layers = [*map(str, files), overlay.name]
+        return subprocess.call([snakemake, "all", "--configfile", *layers])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"\n{error}\n")

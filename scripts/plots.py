@@ -1,0 +1,24 @@
+"""Draw the plots for a paper from the tables."""
+
+import sys
+
+from cooperflow import atomic, command, config, layout, plan, plotdata, plots
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        results = plan.make(config.from_environment()).results
+        tables = plotdata.load(results)
+        for name in layout.PLOTS:
+            for kind, data in plots.render(name, tables, layout.PLOT_KINDS).items():
+                atomic.write_bytes(results.plot(name, kind), data)
+                print(results.plot(name, kind))
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""Write down where the results come from: results/provenance.json."""
+
+import sys
+
+from cooperflow import command, config, plan, provenance
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        print(provenance.write(plan.make(config.from_environment())))
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

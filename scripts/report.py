@@ -1,0 +1,32 @@
+"""Make the report of what the runs left: results/report/index.html."""
+
+import sys
+from pathlib import Path
+
+from cooperflow import aggregate, command, config, plan
+from cooperflow.report import build
+
+
+def main() -> int:
+    parser = command.parser(__doc__)
+    parser.add_argument("--partial", action="store_true", help="of what is there, by hand")
+    parser.add_argument("--configfile", type=Path, nargs="*", default=[], help="with --partial")
+    arguments = parser.parse_args()
+
+    def work() -> int:
+        if arguments.partial:
+            made = plan.make(config.load(arguments.configfile))
+            at = made.results.partial
+            aggregate.write(at, *aggregate.collect(made, partial=True))
+        else:
+            made = plan.make(config.from_environment())
+            at = made.results
+        built = build.build(made, at)
+        print(f"{built.index}: {built.runs} runs, {built.pages} pages made")
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

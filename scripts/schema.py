@@ -1,0 +1,17 @@
+"""Write config/schema.json, which editors check a config against, from the config's own model."""
+
+import json
+import sys
+
+from cooperflow import atomic, config, layout
+
+PATH = layout.REPOSITORY / "config" / "schema.json"
+
+
+def text() -> str:
+    return json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    atomic.write_text(PATH, text())
+    sys.exit(0)

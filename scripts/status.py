@@ -1,0 +1,43 @@
+"""Tell how far an experiment is: from its files alone, whether Snakemake runs or not."""
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from cooperflow import config, plan, status, status_view
+from cooperflow.errors import UserError
+
+# A look at thousands of runs costs a moment: it is never more than a tenth of the time.
+SHARE = 10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks")
+    arguments = parser.parse_args()
+    reader = status.Reader(plan.make(config.load(arguments.configfile)))
+    console = Console()
+    if not arguments.watch:
+        console.print(status_view.view(reader.status(), console.width), highlight=False)
+        return 0
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=False) as live:
+        while True:
+            begun = time.monotonic()
+            live.update(status_view.view(reader.status(), console.width), refresh=True)
+            took = time.monotonic() - begun
+            time.sleep(max(arguments.every, SHARE * took))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"\n{error}\n")

@@ -1,0 +1,78 @@
+"""A headless Chromium for tests: its own fresh profile, no network, its console kept."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--proxy-server=127.0.0.1:9",  # a page that asks for anything beyond the disk fails
+)
+
+
+def programs() -> tuple[str, str] | None:
+    """Return the paths of Chromium and its driver, None where they are not installed."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    return (browser, driver) if browser and driver else None
+
+
+@contextlib.contextmanager
+def opened(width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Any]:
+    """Give a driver whose window has this size."""
+    found = programs()
+    assert found is not None, "call envs/setup.sh chromium"
+    profile = tempfile.mkdtemp(prefix="cooperflow-chromium-")
+    options = webdriver.ChromeOptions()
+    options.binary_location = found[0]
+    for argument in (*ARGUMENTS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(found[1]))
+    try:
+        resize(driver, width, height)
+        if dark:
+            scheme = [{"name": "prefers-color-scheme", "value": "dark"}]
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        yield driver
+    finally:
+        driver.quit()
+        shutil.rmtree(profile, ignore_errors=True)
+
+
+def resize(driver: Any, width: int, height: int) -> None:
+    """Show the page as a device of this width does."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def url(path: Path) -> str:
+    return path.resolve().as_uri()
+
+
+def complaints(driver: Any) -> list[str]:
+    """Return what stands in the console, and forget it."""
+    return [f"{entry['level']}: {entry['message']}" for entry in driver.get_log("browser")]
+
+
+def overflow(driver: Any) -> int:
+    """Return by how many pixels the page is wider than its window."""
+    script = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    return int(driver.execute_script(script))

@@ -1,0 +1,53 @@
+"""What the tests share: a clone of the checkout, an experiment in it, a replay server for it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from experiment_client import Experiment, clone_of, containers_of, docker_answers
+from replay_client import Server
+from replay_client import server as serving
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without an engine the tests that need one fail at once, and say why: none is skipped."""
+    if any(item.get_closest_marker("docker") for item in items) and not docker_answers():
+        pytest.exit("no Docker engine answers: run `make engine` first", returncode=3)
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the checkout as it stands, with its environment, and nothing that it left."""
+    return clone_of(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A replay server that plays the demo's recordings, and can be told to fail."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    # Slow enough for a test to meet a run in its middle.
+    with serving(folder, "--delay", "0.3") as running:
+        yield running
+
+
+@pytest.fixture
+def experiment(clone: Path, tmp_path: Path, server: Server) -> Iterator[Callable[..., Experiment]]:
+    """Make experiments on pairs of the demo; nothing of them is left at the end of the test."""
+    made: list[Experiment] = []
+
+    def make(**options: object) -> Experiment:
+        one = Experiment.new(clone, tmp_path / f"experiment{len(made)}", server, **options)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.end()
+        left = containers_of(one.results)
+        if left:
+            subprocess.run(["docker", "rm", "-f", *left], check=False, capture_output=True)
+        assert not left, f"containers were left: {left}"

@@ -1,0 +1,210 @@
+"""How the tests run the workflow: as a user does, with its own commands, and read what it left."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from replay_client import Server
+
+from cooperflow import usage
+from cooperflow.containers import RESULTS_LABEL
+
+PYTHON = ".venv/bin/python"
+REPOSITORY = Path(__file__).resolve().parents[1]
+# A key that no file, log or container may hold.
+KEY = "not-a-real-key-5f1d0c"
+INVENTORY = "demo_inventory_task"
+TEXTKIT = "demo_textkit_task"
+
+
+def clone_of(folder: Path) -> Path:
+    """Copy the files that git knows to ``folder``; the environment is shared."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+    ).stdout.decode()
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    (folder / ".venv").symlink_to(REPOSITORY / ".venv")
+    return folder
+
+
+def docker_answers() -> bool:
+    """Whether a Docker engine answers."""
+    return subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
+
+
+def containers_of(results: Path) -> list[str]:
+    """All containers that carry the label of a results folder, running or not."""
+    identity = results / ".state" / "id"
+    if not identity.exists():
+        return []
+    chosen = f"label={RESULTS_LABEL}={identity.read_text().strip()}"
+    found = subprocess.run(
+        ["docker", "ps", "-aq", "--filter", chosen], check=True, capture_output=True, text=True
+    )
+    return found.stdout.split()
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60, every: float = 0.1) -> Any:
+    """Return what ``what`` returns as soon as that is true; fail after ``seconds``."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        value = what()
+        if value:
+            return value
+        time.sleep(every)
+    raise AssertionError(f"not within {seconds} s")
+
+
+@dataclass
+class Experiment:
+    """An experiment on some pairs of the demo, its model played by a replay server."""
+
+    clone: Path
+    results: Path
+    config: Path
+    server: Server
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @classmethod
+    def new(
+        cls,
+        clone: Path,
+        folder: Path,
+        server: Server,
+        pairs: Sequence[tuple[str, int, int, int]] = ((INVENTORY, 1, 1, 2),),
+        settings: Sequence[str] = ("solo",),
+        **config: Any,
+    ) -> Experiment:
+        folder.mkdir(parents=True)
+        table = folder / "pairs.csv"
+        rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, p)) for p in pairs)]
+        table.write_text("\n".join(rows) + "\n")
+        every = ("solo", "coop-comm", "coop-nocomm")
+        whole: dict[str, Any] = {
+            "results": str(folder / "results"),
+            "dataset": {"dir": "demo/dataset", "subset": str(table)},
+            "models": {
+                "command-a": None,
+                "tested": {
+                    "model": "command-a-03-2025",
+                    "api_base": f"{server.url}/v2/chat",
+                    "api_key": "TESTED_KEY",
+                },
+            },
+            "settings": {name: None for name in every if name not in settings},
+            "limits": {"pause_seconds": 0, "call_tries": 2},
+            "images": {"pull": False, "build": True, "free_gb": 1},
+        }
+        for key, value in config.items():
+            whole[key] = {**whole[key], **value} if isinstance(whole.get(key), dict) else value
+        (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+        return cls(clone, folder / "results", folder / "config.yaml", server)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [".venv/bin/snakemake", *arguments, "--configfile", str(self.config)]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TESTED_KEY": KEY}
+
+    def run(self, *arguments: str, seconds: float = 400) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake to its end."""
+        return subprocess.run(
+            self.command(*(arguments or ("-j", "4", "all"))),
+            cwd=self.clone,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start Snakemake in a process group of its own, as a terminal does."""
+        process = subprocess.Popen(
+            self.command("-j", "4", "all"),
+            cwd=self.clone,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the workflow's own commands."""
+        return subprocess.run(
+            [
+                PYTHON,
+                f"scripts/{name}.py",
+                "--configfile",
+                str(self.config),
+                *arguments,
+            ],
+            cwd=self.clone,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+        )
+
+    def end(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.results / "runs.csv").open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    def summary(self) -> list[dict[str, str]]:
+        with (self.results / "summary.csv").open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    def books(self) -> tuple[int, int]:
+        """Input and output tokens of runs.csv."""
+        rows = self.rows()
+        return sum(int(r["input_tokens"]) for r in rows), sum(int(r["output_tokens"]) for r in rows)
+
+    def recorded(self) -> int:
+        """How many model calls have been recorded as begun so far."""
+        files = (self.results / "runs").rglob("calls.jsonl")
+        return sum(text.count('"event": "start"') for text in (f.read_text() for f in files))
+
+    def unanswered(self) -> int:
+        """How many recorded calls have no answer."""
+        count = 0
+        for path in (self.results / "runs").rglob("calls.jsonl"):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            count += sum(call.kind != usage.ANSWERED for call in usage.calls(lines))
+        return count
+
+
+def ledger_tokens(server: Server) -> tuple[int, int]:
+    """Input and output tokens of all calls that a replay server answered."""
+    lines = [json.loads(line) for line in server.ledger_file.read_text().splitlines()]
+    answered = [line for line in lines if line["answered"]]
+    return (
+        sum(line["input_tokens"] for line in answered),
+        sum(line["output_tokens"] for line in answered),
+    )

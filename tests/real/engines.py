@@ -1,0 +1,186 @@
+"""Real servers for the tests of images: an image registry, a Docker engine of its own, a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import docker
+from aiohttp import web
+
+PROGRAMS = ("docker-registry", "dockerd", "mkfs.ext4", "busybox")
+# Bytes of the engine's disk.
+DISK = 400_000_000
+
+
+def lacking() -> list[str]:
+    """Return what this machine has not of what the servers need."""
+    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    return missing + ([] if os.getuid() == 0 else ["root"])
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """Run a registry with its storage in ``folder``; give its host:port."""
+    folder.mkdir(parents=True)
+    port = free_port()
+    config = folder / "config.yml"
+    config.write_text(
+        "version: 0.1\nlog: {level: warn}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'data'}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(config)], stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        _wait_for(lambda: socket.create_connection(("127.0.0.1", port), 1).close())
+        yield f"127.0.0.1:{port}"
+    finally:
+        _end(process)
+
+
+@contextlib.contextmanager
+def engine(folder: Path) -> Iterator[str]:
+    """Run a Docker engine of our own on a small disk; give its DOCKER_HOST."""
+    folder.mkdir(parents=True)
+    disk, mount = folder / "disk.img", folder / "root"
+    mount.mkdir()
+    with disk.open("wb") as stream:
+        stream.truncate(DISK)
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(disk)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(disk), str(mount)], check=True)
+    host = f"unix://{folder}/docker.sock"
+    command = ["dockerd", "--data-root", str(mount / "docker"), "--exec-root", str(folder / "exec")]
+    command += ["--host", host, "--pidfile", str(folder / "pid"), "--bridge=none"]
+    command += ["--iptables=false", "--max-download-attempts", "1"]
+    try:
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_for(lambda: docker.DockerClient(host, timeout=5).ping())
+            yield host
+        finally:
+            _end(process)
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=False)
+
+
+def _wait_for(probe: object, seconds: float = 60) -> None:
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            probe()  # type: ignore[operator]
+        except (OSError, docker.errors.DockerException):
+            if time.monotonic() > limit:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def task_image(content: bytes) -> bytes:
+    """Return a root file system, as a tar, a run's checks succeed in it; ``content`` fills it."""
+    raw = io.BytesIO()
+    busybox = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
+    files = {
+        "bin/busybox": (busybox, 0o755),
+        "bin/git": (b"#!/bin/sh\necho 1111111111111111111111111111111111111111\n", 0o755),
+        "usr/local/bin/runner.sh": (b"#!/bin/sh\n", 0o755),
+        "workspace/repo/filling": (content, 0o644),
+    }
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for name, (data, mode) in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), mode
+            tar.addfile(entry, io.BytesIO(data))
+        for name in ("bin/sh", "bin/bash", "bin/test"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(entry)
+    return raw.getvalue()
+
+
+class Proxy:
+    """Stands before a registry: cuts, slows, limits or guards what goes through it."""
+
+    def __init__(self, registry: str) -> None:
+        self._registry = f"http://{registry}"
+        self.cuts = 0  # so many answers with a large blob break off in their middle
+        self.limits = 0  # so many requests of a manifest are answered 429
+        self.retry_after = "1"
+        self.token: str | None = None  # asked for by a challenge, as Docker Hub does
+        self.seconds_per_megabyte = 0.0
+        self.blobs = 0
+        self.address = ""
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=10**9)
+        app.router.add_get("/token", self.give_token)
+        app.router.add_route("*", "/v2/{path:.*}", self.forward)
+        return app
+
+    async def give_token(self, _: web.Request) -> web.Response:
+        return web.json_response({"token": self.token})
+
+    async def forward(self, request: web.Request) -> web.StreamResponse:
+        path = request.match_info["path"]
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            challenge = f'Bearer realm="{self.address}/token",service="test"'
+            return web.Response(status=401, headers={"WWW-Authenticate": challenge})
+        if "/manifests/" in path and self.limits:
+            self.limits -= 1
+            return web.Response(status=429, headers={"Retry-After": self.retry_after})
+        headers = {
+            name: request.headers[name] for name in ("Accept", "Range") if name in request.headers
+        }
+        async with (
+            aiohttp.ClientSession(auto_decompress=False) as session,
+            session.request(request.method, f"{self._registry}/v2/{path}", headers=headers) as told,
+        ):
+            kept = ("Content-Type", "Content-Length", "Docker-Content-Digest", "Content-Range")
+            answer = web.StreamResponse(
+                status=told.status, headers={k: told.headers[k] for k in kept if k in told.headers}
+            )
+            await answer.prepare(request)
+            if request.method == "HEAD":
+                return answer
+            self.blobs += "/blobs/" in path
+            cut = self.cuts > 0 and int(told.headers.get("Content-Length", 0)) > 3_000_000
+            self.cuts -= cut
+            sent = 0
+            async for chunk in told.content.iter_chunked(500_000):
+                await answer.write(chunk)
+                sent += len(chunk)
+                await asyncio.sleep(self.seconds_per_megabyte * len(chunk) / 1e6)
+                if cut and sent > 2_000_000:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    break
+            return answer

@@ -1,0 +1,184 @@
+"""The data set: fetched from a stand-in of the hub, cut off, gone on with, checked, filtered."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub import Hub
+from serving import served
+
+from cooperflow import config, dataset, dataset_fetch, filters
+from cooperflow.errors import UserError
+from cooperflow.layout import REPOSITORY, Pair
+
+A, B = "demo_inventory_task", "demo_textkit_task"
+
+
+@pytest.fixture
+def hub(dataset: Path) -> Iterator[tuple[Hub, str]]:
+    stand_in = Hub(dataset)
+    with served(stand_in.app()) as url:
+        yield stand_in, url
+
+
+def _fetch(tmp_path: Path, url: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call the rule's script as Snakemake does; the hub is where the client's variable says."""
+    raw = {
+        "results": str(tmp_path / "results"),
+        "dataset": {"dir": str(tmp_path / "fetched"), "subset": str(tmp_path / "subset.json")},
+        "models": {"m": {"model": "command-a-03-2025"}},
+        "settings": {"solo": ["--setting", "solo"]},
+    }
+    pairs = [{"repo": "pallets_click_task", "task_id": 2068, "pairs": [[1, 2]]}]
+    (tmp_path / "subset.json").write_text(json.dumps({"tasks": pairs}))
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "scripts" / "dataset.py")],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            config.ENVIRONMENT: config.parse(raw).model_dump_json(),
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            **environment,
+        },
+    )
+
+
+@pytest.fixture
+def published(dataset: Path) -> Path:
+    """The copy of the demo's data set, one task under the name of a published one."""
+    task = dataset / "pallets_click_task" / "task2068"
+    task.parent.mkdir()
+    shutil.copytree(dataset / B / "task2", task)
+    return dataset
+
+
+@pytest.mark.slow
+def test_a_fetch_that_is_cut_off_is_gone_on_with(
+    tmp_path: Path, published: Path, hub: tuple[Hub, str]
+) -> None:
+    stand_in, url = hub
+    stand_in.refuse_after = 9
+    first = _fetch(tmp_path, url)
+    assert first.returncode == 1, first.stdout
+    assert "the download ended early" in first.stdout
+    assert "Traceback" not in first.stdout + first.stderr
+    assert not (tmp_path / "fetched").exists()
+    assert not (tmp_path / "results" / "dataset.json").exists()
+    got = len(set(stand_in.served))
+    assert got >= 9
+    stand_in.served.clear()
+    stand_in.refuse_after = None
+    second = _fetch(tmp_path, url)
+    assert second.returncode == 0, second.stdout + second.stderr
+    files = [p for p in published.rglob("*") if p.is_file()]
+    assert len(stand_in.served) == len(files) - got  # nothing is fetched twice
+    for path in files:
+        copy = tmp_path / "fetched" / path.relative_to(published)
+        assert copy.read_bytes() == path.read_bytes()
+    told = json.loads((tmp_path / "results" / "dataset.json").read_text())
+    assert told["source"] == "fetched"
+    assert set(told["tasks"]) == {"pallets_click_task/2068"}
+    assert told["hash"] == dataset.whole_hash(told["tasks"])
+
+
+def test_without_a_network_both_ways_are_named(tmp_path: Path) -> None:
+    done = _fetch(tmp_path, "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "`make dataset` fetches it" in done.stdout
+    assert "dataset.dir" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_what_lacks_is_named(make_plan: Any, dataset: Path) -> None:
+    plan = make_plan()
+    assert dataset_fetch.settle(plan)["source"] == "present"
+    (dataset / A / "task1" / "runner.sh").unlink()
+    (dataset / A / "task1" / "feature2" / "tests.patch").unlink()
+    with pytest.raises(UserError, match=r"2 files are missing .*task1/runner.sh"):
+        dataset_fetch.settle(plan)
+
+
+def test_other_contents_are_told(
+    make_plan: Any, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan()
+    before = dataset_fetch.settle(plan)
+    patch = dataset / A / "task1" / "feature1" / "tests.patch"
+    patch.write_text(patch.read_text() + "\n")
+    after = dataset_fetch.settle(plan)
+    assert after["hash"] != before["hash"]
+    assert f"{A}/1: other contents" in capsys.readouterr().out
+
+
+PAIRS = [
+    Pair(A, 1, (1, 2)),
+    Pair(A, 1, (2, 3)),
+    Pair(A, 7, (1, 2)),
+    Pair(B, 2, (1, 2)),
+    Pair(B, 2, (3, 2)),
+]
+
+
+@pytest.mark.parametrize(
+    ("keys", "kept"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"repos": [B]}, [3, 4]),
+        ({"tasks": [1]}, [0, 1]),
+        ({"tasks": [f"{A}/7", 2]}, [2, 3, 4]),
+        ({"repos": [A], "tasks": [7]}, [2]),
+        ({"pairs": [f"{B}/2/2,3", f"{A}/1/f1_f2"]}, [0, 4]),
+        ({"first": 2}, [0, 1]),
+        ({"repos": [B], "first": 1}, [3]),
+    ],
+)
+def test_filters(keys: dict[str, Any], kept: list[int]) -> None:
+    assert filters.choose(PAIRS, config.Dataset(**keys)) == [PAIRS[i] for i in kept]
+
+
+def test_a_sample_is_the_same_everywhere_and_grows() -> None:
+    small = filters.sample(PAIRS, 2, seed=1)
+    assert set(small) < set(filters.sample(reversed(PAIRS), 4, seed=1))
+    assert filters.sample(PAIRS, 2, seed=1) == small
+    assert any(set(filters.sample(PAIRS, 2, seed=s)) != set(small) for s in range(2, 9))
+    chosen = filters.choose(PAIRS, config.Dataset(sample=config.Sample(n=3, seed=5)))
+    assert chosen == [p for p in PAIRS if p in chosen]  # in the subset's order
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"repos": ["demo_textkti_task"]}, r"dataset.repos: .* Did you mean demo_textkit_task"),
+        ({"tasks": [3]}, "dataset.tasks: lite has no '3'"),
+        ({"pairs": [f"{A}/1/1,9"]}, "dataset.pairs: lite has no"),
+        ({"pairs": ["nonsense"]}, "is no pair. Write repo/task/a,b"),
+        ({"first": 6}, "dataset.first: 6 pairs are asked for, but only 5"),
+        ({"sample": {"n": 9}}, "dataset.sample.n: 9 pairs"),
+        ({"repos": [B], "tasks": [1]}, "no pair of lite is left"),
+    ],
+)
+def test_filters_that_cannot_be(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        filters.choose(PAIRS, config.Dataset(**keys))
+
+
+def test_two_choosers_are_one_too_many(make_plan: Any) -> None:
+    with pytest.raises(UserError, match=r"dataset.first, dataset.sample: only one"):
+        make_plan(dataset={"first": 1, "sample": {"n": 1}})
+
+
+def test_the_plan_says_what_was_chosen(make_plan: Any) -> None:
+    plan = make_plan(dataset={"repos": [B], "first": 1})
+    assert len(plan.runs) == 2
+    assert plan.choice == f"1 of the 4 pairs of demo (repos: {B}; the first 1)"

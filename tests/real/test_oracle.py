@@ -1,0 +1,226 @@
+"""The oracle: gold patches through the one grading path, broken ones, and flaky tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from cooperflow import child, oracle, oracle_job
+from cooperflow.layout import REPOSITORY, Pair
+from cooperflow.oracle import Probe
+from cooperflow.oracle_job import Repetition
+from cooperflow.run_job import Try
+
+PAIR = Pair("demo_textkit_task", 2, (1, 2))
+INVENTORY = Pair("demo_inventory_task", 1, (2, 3))
+
+
+def _probe(passed: tuple[bool, bool] = (True, True), **keys: Any) -> Probe:
+    kept: dict[str, Any] = {
+        "tests_passed": (3, 4),
+        "merge_status": "",
+        "merge_strategy": "",
+        "applied": True,
+        "seconds": 2.0,
+    }
+    return Probe(passed=passed, **{**kept, **keys})
+
+
+GOOD = {
+    "solo": [_probe()],
+    "coop": [_probe(merge_status="clean", merge_strategy="naive")],
+    "control": [_probe((False, False))],
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "reason"),
+    [
+        ({}, "ok", ""),
+        (
+            {"coop": [_probe((False, False), merge_status="conflicts")]},
+            "ok",
+            "gold_conflict",
+        ),
+        ({"coop": [_probe((True, False), merge_status="clean")]}, "failed", "coop_gold_failed"),
+        (
+            {"coop": [_probe((False, False), merge_status="missing_input")]},
+            "failed",
+            "coop_gold_not_applied",
+        ),
+        ({"solo": [_probe((False, True))]}, "failed", "solo_gold_failed"),
+        ({"solo": [_probe((False, False), applied=False)]}, "failed", "solo_gold_not_applied"),
+        ({"solo": [_probe(tests_passed=(0, 3))]}, "failed", "no_tests_run"),
+        (
+            {"control": [_probe((False, True))]},
+            "failed",
+            "control_passed: feature 2 of the pair",
+        ),
+        ({"solo": [_probe(), _probe((True, False))]}, "flaky", "solo"),
+        (
+            {"solo": [_probe((False, False), broke="no daemon\nat all")]},
+            "failed",
+            "grading_broke: no daemon",
+        ),
+    ],
+)
+def test_what_the_probes_make_of_a_pair(changed: Any, status: str, reason: str) -> None:
+    assert oracle.judge({**GOOD, **changed}) == (status, reason)
+
+
+def _document(probes: Any, number: int = 1) -> dict[str, Any]:
+    return {
+        "repeat": number,
+        "solo_patch": "combined",
+        "probes": {name: several[0].as_dict() for name, several in probes.items()},
+    }
+
+
+def test_a_row_knows_how_often_it_was_tried() -> None:
+    once = oracle.row(PAIR, [_document(GOOD)])
+    assert once["flaky"] is None
+    assert once["tests_run"] == 7
+    bad = {**GOOD, "solo": [_probe((True, False))]}
+    twice = oracle.row(PAIR, [_document(GOOD), _document(bad, 2)])
+    assert (twice["status"], twice["flaky"], twice["solo_passed"]) == ("flaky", True, False)
+    assert oracle.row(PAIR, [])["status"] == "not run"
+    # What is written is read back as it was.
+    assert json.loads(json.dumps(GOOD["coop"][0].as_dict()))["merge_status"] == "clean"
+
+
+def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
+    rows = [
+        {"run_name": name, "repo": "a_task", "task_id": 1, "features": features, "outcome": how}
+        for name, features, how in (
+            ("m-solo", "1,2", "pass"),
+            ("m-solo", "1,3", "fail"),
+            ("m-coop", "1,2", "pass"),
+            ("m-coop", "1,3", "fail"),
+        )
+    ]
+    gold = oracle.table(
+        [
+            oracle.row(Pair("a_task", 1, (1, 2)), [_document(GOOD)]),
+            oracle.row(
+                Pair("a_task", 1, (1, 3)),
+                [_document({**GOOD, "coop": [_probe((False, True), merge_status="clean")]})],
+            ),
+        ]
+    )
+    runs = oracle.mark(pd.DataFrame(rows), gold)
+    assert list(runs["oracle"]) == ["ok", "failed", "ok", "failed"]
+    summary = pd.DataFrame({"run_name": ["m-solo", "m-coop"], "pass_rate": [0.5, 0.5]})
+    whole = oracle.beside(summary, runs, gold, {"m-solo": "solo", "m-coop": "coop"})
+    assert list(whole["pass_rate"]) == [0.5, 0.5]
+    assert list(whole["pass_rate_oracle_ok"]) == [1.0, 1.0]
+    assert list(whole["oracle_failed"]) == [1, 1]
+    assert list(whole["gold_ceiling"]) == [1.0, 0.5]
+    untold = oracle.mark(pd.DataFrame(rows), oracle.table([]))
+    assert set(untold["oracle"]) == {"not run"}
+
+
+def test_gold_patches_are_the_data_sets_own(dataset: Path) -> None:
+    patches, kind = oracle_job.gold_patches(dataset, PAIR)
+    task = dataset / PAIR.repo / "task2"
+    assert kind == "combined"
+    assert patches["solo"]["solo.patch"] == (task / "combined.patch").read_bytes()
+    assert set(patches["coop"]) == {"agent1.patch", "agent2.patch"}
+    (task / "combined.patch").unlink()
+    patches, kind = oracle_job.gold_patches(dataset, PAIR)
+    assert kind == "stacked"
+    assert patches["solo"]["solo.patch"].count(b"diff --git") >= 2
+
+
+def _break(patch: Path) -> None:
+    """Make the gold patch do something else: its first added `return` returns nothing."""
+    lines = patch.read_text().splitlines(keepends=True)
+    for at, line in enumerate(lines):
+        if line.startswith("+") and line[1:].lstrip().startswith("return "):
+            indent = line[1 : len(line) - len(line[1:].lstrip())]
+            lines[at] = f"+{indent}return None\n"
+            patch.write_text("".join(lines))
+            return
+    raise AssertionError(f"{patch} adds no return")
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) -> None:
+    plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
+    _break(dataset / PAIR.repo / "task2" / "feature1" / "feature.patch")
+    child.preload()
+    assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
+    (row,) = oracle_job.rows(plan)
+    assert (row["status"], row["reason"]) == ("failed", "coop_gold_failed")
+    assert row["solo_passed"] is True  # combined.patch is whole
+    assert row["control_failed"] is True
+    assert row["tests_run"] > 0
+    assert "1 failed of 1 pairs" in oracle_job.tabulate(plan)
+    assert len(pd.read_csv(plan.results.oracle_csv)) == 1
+
+
+FLAKY = """\
+diff --git a/tests/test_flaky.py b/tests/test_flaky.py
+new file mode 100644
+--- /dev/null
++++ b/tests/test_flaky.py
+@@ -0,0 +1,4 @@
++import os
++
++def test_now_and_then():
++    assert os.urandom(1)[0] % 2
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_flaky_test_is_found_by_repeating(make_plan: Any, dataset: Path) -> None:
+    plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
+    tests = dataset / PAIR.repo / "task2" / "feature2" / "tests.patch"
+    tests.write_text(tests.read_text() + FLAKY)
+    child.preload()
+    for number in range(1, 13):  # a coin: not found with chance 2^-22
+        assert oracle_job.perform(plan, Repetition(PAIR, number), Try(1, last=True)) == 0
+        (row,) = oracle_job.rows(plan)
+        if row["status"] == "flaky":
+            break
+    assert row["status"] == "flaky"
+    assert row["flaky"] is True
+    assert row["repeats"] == number >= 2
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_snakemake_oracle_is_resumed_and_marks_the_runs(make_plan: Any, tmp_path: Path) -> None:
+    plan = make_plan([(INVENTORY.repo, 1, [[2, 3]])], oracle={"repeats": 1})
+    file = tmp_path / "config.json"
+    raw = plan.config.model_dump(mode="json")
+    file.write_text(json.dumps({**raw, "models": {**raw["models"], "command-a": None}}))
+    command = [str(Path(sys.executable).with_name("snakemake")), "--configfile", str(file)]
+    command += ["--directory", str(tmp_path), "-s"]
+    command += [str(REPOSITORY / "Snakefile"), "--profile", str(REPOSITORY / "profiles/default")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def snakemake(*arguments: str) -> str:
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, cwd=REPOSITORY, env=environment
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    snakemake("oracle")
+    table = pd.read_csv(plan.results.oracle_csv)
+    assert list(table["merge_status"]) == ["conflicts"]
+    assert list(table["status"]) == ["ok"]
+    assert "Nothing to be done" in snakemake("oracle", "-n")
+    # One more repetition is one more job, not two.
+    more = snakemake("oracle", "-n", "--config", "oracle={repeats: 2}")
+    assert re.search(r"^oracle_pair +1$", more, re.MULTILINE)

@@ -1,0 +1,132 @@
+"""The preflight: each line ok or what to do; one call of one token, asked once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cooperflow import checks, usage
+from cooperflow.config import Model
+from cooperflow.layout import REPOSITORY
+
+COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
+
+
+def _states(found: Any) -> dict[str, str]:
+    return {line.name: line.state for line in found}
+
+
+@pytest.mark.parametrize(
+    ("told", "states", "words"),
+    [
+        (
+            {"kind": usage.ANSWERED, "cost": 0.00001, "price": [2.5e-6, 1e-5]},
+            {"key": "ok", "model": "ok", "price": "ok"},
+            "0.000010 USD, which are not in the runs' books",
+        ),
+        ({"kind": usage.AUTH, "price": [1, 1]}, {"key": "NO"}, "COHERE_API_KEY"),
+        ({"kind": usage.QUOTA, "price": [1, 1]}, {"key": "NO"}, "quota"),
+        ({"kind": usage.MODEL_NOT_FOUND, "price": [1, 1]}, {"model": "NO"}, "does not know"),
+        ({"kind": usage.API_UNAVAILABLE, "price": None}, {"model": "NO", "price": "--"}, "serve"),
+        ({"kind": usage.ANSWERED, "cost": None}, {"price": "--"}, "LITELLM_MODEL_REGISTRY_PATH"),
+        ({"known": False, "message": "?"}, {"model": "NO"}, "provider/model"),
+    ],
+)
+def test_what_a_probe_means(told: dict[str, Any], states: dict[str, str], words: str) -> None:
+    found = list(checks.model_lines("m", COHERE, {"known": True, **told}))
+    assert states.items() <= _states(found).items()
+    assert words in "\n".join(str(line) for line in found)
+
+
+def test_too_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    assert "ulimit -n" in str(checks._open_files())
+
+
+def test_a_clock_that_is_off_is_told() -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    assert checks._clock("clock", f"{now}.123456789Z", "Docker's").state == "ok"
+    assert checks._clock("clock", "Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
+    assert checks._clock("clock", "", "theirs").state == "--"
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The replay server; gives its base URL and its ledger."""
+    folder = tmp_path_factory.mktemp("replay")
+    command = [
+        sys.executable,
+        str(REPOSITORY / "demo" / "replay_server.py"),
+        "--script",
+        _a_script(),
+    ]
+    command += ["--dataset", str(REPOSITORY / "demo" / "dataset")]
+    command += ["--port-file", str(folder / "port"), "--ledger", str(folder / "ledger")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    limit = time.monotonic() + 30
+    while not (folder / "port").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{(folder / 'port').read_text().strip()}", folder / "ledger"
+    process.terminate()
+    process.wait()
+
+
+def _a_script() -> str:
+    from replay.scripts import SCRIPTS
+
+    return sorted(SCRIPTS)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [("command-a-03-2025", "/v2/chat"), ("openai/some-model", "/v1")],
+)
+def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str, path: str) -> None:
+    url, ledger = replay
+    before = len(ledger.read_text().splitlines()) if ledger.exists() else 0
+    told = checks.probe(Model(model=model, api_base=url + path), "key-of-the-test", call=True)
+    assert told["known"], told
+    assert told["called"], told
+    assert len(ledger.read_text().splitlines()) == before + 1
+    assert "key-of-the-test" not in str(told)
+
+
+def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def probe(model: Model, key: str | None, call: bool) -> dict[str, Any]:
+        calls.append(key)
+        return {"known": True, "kind": usage.ANSWERED, "cost": 0.1, "price": [1, 1]}
+
+    monkeypatch.setattr(checks, "probe", probe)
+    monkeypatch.setenv("COHERE_API_KEY", "abc")
+    plan = make_plan(models={"m": COHERE.model_dump()})
+    for _ in range(3):
+        assert not checks.failed(checks._model(plan, "m", COHERE))
+    assert calls == ["abc"]
+    kept = (plan.results.root / "preflight.jsonl").read_text()
+    assert '"cost": 0.1' in kept
+    assert "abc" not in kept
+    monkeypatch.delenv("COHERE_API_KEY")
+    assert "export COHERE_API_KEY" in str(checks.failed(checks._model(plan, "m", COHERE))[0])
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
+    plan = make_plan(images={"pull": False, "free_gb": 0})
+    found = list(checks.lines(plan, plan.runs))
+    assert not checks.failed(found), found
+    assert {"daemon", "limits", "clock", "images", "open files", "disk", "data set", "agent"} <= {
+        line.name for line in found
+    }
+    assert os.environ.get("COHERE_API_KEY") is None or "COHERE" not in str(found)

@@ -1,0 +1,362 @@
+"""The small tables, repeats, headline tables and plots."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import made_runs
+import numpy as np
+import pandas as pd
+import pytest
+
+from cooperflow import (
+    breakdowns,
+    comparison,
+    difficulty,
+    figures,
+    headlines,
+    languages,
+    layout,
+    pairs,
+    plotdata,
+    plots,
+    repeats,
+    tables,
+)
+from cooperflow import config as configuration
+from cooperflow import plan as planning
+from cooperflow.errors import UserError
+
+PAIRS = [("a_task", 1, "1,2"), ("a_task", 1, "1,3"), ("b_task", 2, "1,2"), ("b_task", 2, "2,3")]
+EMPTY = made_runs.experiment(PAIRS, ["pass"] * 4).iloc[:0]
+
+
+def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return breakdowns.tables(runs)
+
+
+def test_names_are_those_of_the_files() -> None:
+    assert tuple(small(EMPTY)) == layout.BREAKDOWNS
+    assert tuple(plots.DRAWINGS) == tuple(figures.FIGURES) == layout.PLOTS
+
+
+def test_every_column_is_documented() -> None:
+    told = (layout.REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    made = [tables.runs_table([]), tables.summary_table(EMPTY), comparison.table(EMPTY)]
+    for table in [*made, *small(CASES["plain"]).values()]:
+        for column in table.columns:
+            assert re.search(rf"\b{column}\b", told), column
+
+
+def test_every_published_repo_has_a_language() -> None:
+    repos = {repo for repo, _ in pairs.known_features()}
+    assert repos == set(languages.PUBLISHED)
+    assert len(set(languages.PUBLISHED.values())) == 4
+    assert languages.of("mine_task") == "unknown"
+    assert languages.of("mine_task", {"mine_task": "Zig"}) == "Zig"
+
+
+def test_rates_count_and_leave_infra_errors_out() -> None:
+    runs = made_runs.experiment(PAIRS, ["pass", "infra_error", "fail", "pass"])
+    table = small(runs)["by_repo"]
+    assert table[["repo", "runs", "pass", "fail", "infra_error"]].to_numpy().tolist() == [
+        ["a_task", 2, 1, 0, 1],
+        ["b_task", 2, 1, 1, 0],
+    ]
+    assert table["pass_rate"].tolist() == [1.0, 0.5]
+    lost = small(made_runs.experiment(PAIRS, ["infra_error"] * 4))["by_task"]
+    assert lost[["pass_rate", "ci_low", "ci_high"]].isna().all(axis=None)
+
+
+def test_sums_agree_with_the_summary() -> None:
+    runs = made_runs.random(2)
+    summary = tables.summary_table(runs).set_index("run_name")
+    for name, table in small(runs).items():
+        if name.startswith("by_") and name not in ("by_difficulty", "by_reason"):
+            sums = table.groupby("run_name")[["pass", "fail", "infra_error"]].sum()
+            assert sums.equals(summary.loc[sums.index, ["pass", "fail", "infra_error"]]), name
+    costs = small(runs)["cost"].set_index("run_name")
+    assert costs["cost_usd"].to_numpy() == pytest.approx(summary["cost_usd"].to_numpy())
+    assert (costs["work_s"] + costs["waited_s"]).to_numpy() == pytest.approx(
+        costs["duration_s"].to_numpy()
+    )
+
+
+def test_bins() -> None:
+    values = pd.Series([0, 1, 5, 6, 10, 11, 50, 51, 999])
+    assert breakdowns.binned(values, breakdowns.MESSAGE_EDGES).tolist() == [
+        "0", "1-5", "1-5", "6-10", "6-10", "11-20", "21-50", "51+", "51+",
+    ]  # fmt: skip
+
+
+def test_by_solo_outcome() -> None:
+    runs = made_runs.joined(
+        made_runs.experiment(PAIRS, ["pass", "pass", "fail", "infra_error"]),
+        made_runs.experiment(PAIRS, ["pass", "fail", "pass", "pass"], setting="coop-comm"),
+    )
+    table = small(runs)["by_solo_outcome"].set_index("solo_outcome")
+    assert table["pass"].to_dict() == {"fail": 1, "infra_error": 1, "pass": 1}
+    assert table.loc["pass", "pass_rate"] == 0.5
+
+
+def test_difficulty_and_areas_by_hand() -> None:
+    # Task a: solo 1 of 2, so 0.5 and bucket 5; task b: 2 of 2, so 0 and bucket 0.
+    runs = made_runs.joined(
+        made_runs.experiment(PAIRS, ["pass", "fail", "pass", "pass"]),
+        made_runs.experiment(PAIRS, ["fail", "fail", "pass", "fail"], setting="coop-comm"),
+    )
+    curves = difficulty.buckets(runs)
+    task = curves[curves["scale"] == "task"]
+    assert task[["setting", "bucket", "graded", "pass"]].to_numpy().tolist() == [
+        ["solo", 0, 2, 2],
+        ["solo", 5, 2, 1],
+        ["coop-comm", 0, 2, 1],
+        ["coop-comm", 5, 2, 0],
+    ]
+    gap = difficulty.gaps(curves).set_index("scale").loc["task"]
+    # Middles at 0.05 and 0.55: solo 0.05 * 1 + 0.5 * 0.75 + 0.45 * 0.5; coop half a step lower.
+    assert gap["auc_solo"] == pytest.approx(0.65)
+    assert gap["auc"] == pytest.approx(0.05 * 0.5 + 0.5 * 0.25)
+    assert gap["gap"] == pytest.approx(0.5)
+    assert gap["retention"] == pytest.approx(0.15 / 0.65, abs=1e-6)
+    # By pair, with one model: what solo passed, and what it did not.
+    assert curves.loc[curves["scale"] == "pair", "bucket"].tolist() == [0, 9, 0, 9]
+
+
+def test_difficulty_is_the_mean_over_models() -> None:
+    runs = made_runs.joined(
+        *(
+            made_runs.experiment(PAIRS, [outcome] * 4, f"m{number}")
+            for number, outcome in enumerate(["pass", "fail", "fail", "fail", "infra_error"])
+        )
+    )
+    assert difficulty.scores(runs, "pair").tolist() == [0.75] * 4
+    # 1 - 0.7 is a little less than 0.3 in a computer; it is of the bucket from 0.3 on.
+    ten = made_runs.joined(
+        *(
+            made_runs.experiment(PAIRS, ["pass" if n < 7 else "fail"] * 4, f"m{n}")
+            for n in range(10)
+        )
+    )
+    assert set(difficulty.buckets(ten)["bucket"]) == {3}
+
+
+def test_without_solo_there_is_no_difficulty() -> None:
+    made = small(made_runs.experiment(PAIRS, ["pass"] * 4, setting="coop-comm"))
+    for name in ("by_solo_outcome", "by_difficulty", "coordination_gap"):
+        assert made[name].empty
+
+
+def test_repeats_by_hand() -> None:
+    # Shares of passes: 1, 1/2, 0, 1/2 over tasks a, a, b, b.
+    runs = made_runs.joined(
+        made_runs.experiment(PAIRS, ["pass", "pass", "fail", "fail"]),
+        made_runs.experiment(PAIRS, ["pass", "fail", "fail", "pass"], repeat=2),
+    )
+    row = repeats.table(runs).iloc[0]
+    assert [row["repeats"], row["pairs"], row["graded"]] == [2, 4, 8]
+    assert row["pass_at_1"] == 0.5
+    # Deviations 0.5, 0, -0.5, 0: task sums 0.5 and -0.5.
+    assert row["se"] == pytest.approx(math.sqrt(0.5) / 4, abs=1e-6)
+    assert row["se_pairs"] == pytest.approx(math.sqrt(0.5) / 4, abs=1e-6)
+    # Two pairs that changed: variance of a run 1/2 each, of the pair's share 1/4.
+    assert row["se_repeats"] == pytest.approx(math.sqrt(2 * 0.25) / 4, abs=1e-6)
+    assert [row["always_pass"], row["always_fail"], row["changed"]] == [1, 1, 2]
+    assert [row["repeated_pairs"], row["changed_share"], row["disagreement"]] == [4, 0.5, 0.5]
+
+
+def test_repeats_with_an_infra_error_take_what_was_graded() -> None:
+    runs = made_runs.joined(
+        made_runs.experiment(PAIRS, ["pass", "pass", "fail", "infra_error"]),
+        made_runs.experiment(PAIRS, ["infra_error", "fail", "fail", "infra_error"], repeat=2),
+    )
+    row = repeats.table(runs).iloc[0]
+    assert [row["pairs"], row["graded"], row["repeated_pairs"], row["changed"]] == [3, 5, 2, 1]
+    assert row["pass_at_1"] == pytest.approx(0.5)
+
+
+# --- the config key ---------------------------------------------------------------------------
+
+
+def plan(**keys: object) -> planning.Plan:
+    raw: dict[str, object] = {
+        "dataset": {"dir": "demo/dataset", "subset": "flash"},
+        "models": {"m": {"model": "x"}},
+        "settings": {"solo": ["--setting", "solo"], "coop-comm": ["--setting", "coop"]},
+    }
+    return planning.make(configuration.parse({**raw, **keys}))
+
+
+def test_repeats_have_names_of_their_own() -> None:
+    assert [e.run_name for e in plan().experiments] == ["m-solo", "m-coop-comm"]
+    made = plan(repeats=3)
+    assert [e.run_name for e in made.experiments] == [
+        "m-solo", "m-solo-r2", "m-solo-r3", "m-coop-comm", "m-coop-comm-r2", "m-coop-comm-r3",
+    ]  # fmt: skip
+    assert [e.repeat for e in made.experiments] == [1, 2, 3, 1, 2, 3]
+    assert len(made.runs) == 300
+    assert made.experiment("m-solo-r3").repeat == 3
+
+
+@pytest.mark.parametrize("value", [0, -1, 100, "two", 1.5])
+def test_repeats_are_checked(value: object) -> None:
+    with pytest.raises(UserError, match="repeats"):
+        plan(repeats=value)
+
+
+def test_a_repeat_cannot_take_the_name_of_a_setting() -> None:
+    named = {"solo": ["--setting", "solo"], "solo-r2": ["--setting", "solo"]}
+    assert len(plan(settings=named).experiments) == 2
+    with pytest.raises(UserError, match="both be called m-solo-r2"):
+        plan(settings=named, repeats=2)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def test_runs_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
+    runs = made_runs.random(1).assign(caveat="", model="null", features="1,2")
+    runs.loc[0, "outcome"] = "infra_error"
+    runs["feature1_passed"] = runs["feature1_passed"].astype(object)
+    runs.loc[0, "feature1_passed"] = None
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    back = tables.read_runs(tmp_path / "runs.csv")
+    assert back["caveat"].eq("").all()
+    assert back["model"].eq("null").all()
+    assert comparison.table(back).equals(comparison.table(runs))
+    assert back["task_id"].tolist() == runs["task_id"].tolist()
+
+
+def test_an_older_runs_csv_is_told(tmp_path: Path) -> None:
+    made_runs.random(1).drop(columns="repeat").to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(UserError, match="repeat is missing"):
+        tables.read_runs(tmp_path / "runs.csv")
+
+
+def written(runs: pd.DataFrame, root: Path) -> layout.Results:
+    results = layout.Results(root)
+    (root / "tables").mkdir(parents=True)
+    runs.to_csv(results.runs_csv, index=False)
+    tables.summary_table(runs).to_csv(results.summary_csv, index=False)
+    comparison.table(runs).to_csv(results.comparison_csv, index=False)
+    for name, table in small(runs).items():
+        table.to_csv(results.table(f"{name}.csv"), index=False)
+    return results
+
+
+HARD = "x_&%$#{}~^|*<b>"
+
+
+def test_headlines_are_inert() -> None:
+    runs = made_runs.joined(
+        made_runs.experiment(PAIRS, ["pass"] * 4, HARD),
+        made_runs.experiment(PAIRS, ["fail"] * 4, HARD, "coop-comm"),
+    )
+    made = headlines.summary(tables.summary_table(runs))
+    latex = made.latex()
+    assert (
+        r"x\_\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}|*\textless{}b\textgreater{}" in latex
+    )
+    assert latex.count(r"\\") == 3
+    lines = [line for line in made.markdown().splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1
+    assert r"x\_&%$#{}~^\|\*\<b\>-solo" in lines[2]
+
+
+def test_headline_figures() -> None:
+    runs = made_runs.joined(
+        made_runs.experiment(PAIRS, ["pass"] * 3 + ["fail"], cost_complete=False),
+        made_runs.experiment(PAIRS, ["fail"] * 4, setting="coop-comm", replay=True),
+    )
+    summary = headlines.summary(tables.summary_table(runs))
+    assert summary.rows[0] == (
+        "m-solo", "4", "3", "1", "0", "75.0 % (30.1 to 95.4)", "3", "≥ 0.40",
+    )  # fmt: skip
+    assert "Replay" in summary.caption
+    row = headlines.comparison(comparison.table(runs)).rows[0]
+    assert row[:8] == ("m-solo", "m-coop-comm", "4", "0", "3", "0", "1", row[7])
+    assert row[7].startswith("+75.0 (")
+    assert row[9] == "0.250"
+    nothing = headlines.comparison(comparison.table(runs.assign(outcome="infra_error")))
+    assert nothing.rows[0][7:] == (headlines.NONE,) * 4
+
+
+CASES = {
+    "plain": made_runs.random(1),
+    "repeats": made_runs.random(1, "flash", repeats=2),
+    "one run": made_runs.experiment(PAIRS[:1], ["pass"]),
+    "all infra": made_runs.experiment(PAIRS, ["infra_error"] * 4),
+    "no times": made_runs.experiment(PAIRS, ["fail"] * 4, started="", ended=""),
+    "no cost": made_runs.experiment(PAIRS, ["fail"] * 4, cost_usd=0.0),
+    "hard names": made_runs.experiment(PAIRS, ["pass"] * 4, "$a_{b}$ <i>%s"),
+    "empty": EMPTY,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
+    shown = plotdata.load(written(CASES[case], tmp_path))
+    for name in layout.PLOTS:
+        assert figures.FIGURES[name](shown).to_dict()["layout"]["title"]["text"]
+        assert plots.render(name, shown, ("svg",))["svg"].startswith(b"<?xml")
+
+
+def test_all_kinds_and_the_same_again(tmp_path: Path) -> None:
+    shown = plotdata.load(written(CASES["plain"], tmp_path))
+    made = plots.render("paired_outcomes", shown, layout.PLOT_KINDS)
+    assert made["png"].startswith(b"\x89PNG")
+    assert made["pdf"].startswith(b"%PDF")
+    assert made == plots.render("paired_outcomes", shown, layout.PLOT_KINDS)
+
+
+def test_figures_show_what_the_tables_say(tmp_path: Path) -> None:
+    shown = plotdata.load(written(CASES["plain"], tmp_path))
+    drawn = {t["customdata"][0][0]: t["x"][0] for t in figures.figure_pass_rates(shown).data}
+    rates = shown.summary.set_index("run_name")["pass_rate"]
+    assert drawn == pytest.approx(rates.to_dict())
+    bars = figures.figure_paired_outcomes(shown).data
+    pairs_ = shown.comparison["pairs"].to_numpy()
+    for bar, key in zip(bars, plotdata.PAIRED_COLOURS, strict=True):
+        assert np.asarray(bar["x"]) * pairs_ == pytest.approx(shown.comparison[key].to_numpy())
+    grid = figures.figure_repo_outcomes(shown).data[0]
+    by_repo = shown.breakdowns["by_repo"].set_index(["repo", "run_name"])["pass_rate"]
+    assert grid["z"][0][0] == by_repo[f"{grid['y'][0]}_task", grid["x"][0]]
+    assert sum(len(t["x"]) for t in figures.figure_timeline(shown).data) == len(shown.runs)
+
+
+def test_lanes_do_not_overlap(tmp_path: Path) -> None:
+    timeline = plotdata.timeline(plotdata.load(written(CASES["plain"], tmp_path)))
+    assert timeline.lanes == 3 * 4
+    ends: dict[int, float] = {}
+    for bar in sorted(timeline.bars, key=lambda bar: bar.start):
+        assert bar.start >= ends.get(bar.lane, 0.0)
+        ends[bar.lane] = bar.start + bar.length
+
+
+def test_replay_stands_in_every_title(tmp_path: Path) -> None:
+    shown = plotdata.load(written(made_runs.random(1).assign(replay=True), tmp_path))
+    for name, figure in figures.FIGURES.items():
+        assert "replay" in figure(shown).layout.title.text, name
+    plain = plotdata.load(written(CASES["plain"], tmp_path / "plain"))
+    assert "replay" not in figures.figure_pass_rates(plain).layout.title.text
+
+
+def test_the_snakefile_imports_no_statistics() -> None:
+    code = (
+        "import sys; from cooperflow import config, layout, plan, processes;"
+        "print([m for m in ('scipy', 'statsmodels', 'matplotlib', 'plotly') if m in sys.modules])"
+    )
+    scripts = str(layout.REPOSITORY / "scripts")
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": scripts},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "[]"

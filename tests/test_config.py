@@ -1,0 +1,192 @@
+"""The config: what is wrong is told with the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import schema
+from cooperflow import config, layout, pairs, plan
+from cooperflow.errors import UserError
+
+BASE: dict[str, Any] = {
+    "models": {"command-a": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}},
+    "settings": {
+        "solo": ["--setting", "solo"],
+        "coop-comm": ["--setting", "coop"],
+        "coop-nocomm": ["--setting", "coop", "--no-messaging"],
+    },
+}
+
+
+def with_(path: str, value: Any) -> dict[str, Any]:
+    raw = copy.deepcopy(BASE)
+    place = raw
+    *parents, key = path.split("/")
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[key] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (with_("limit", {}), ["limit", "Did you mean limits?"]),
+        (with_("limits/run_second", 3), ["limits.run_second", "Did you mean run_seconds?"]),
+        (with_("limits/run_seconds", 0), ["limits.run_seconds", "0", "greater than 0"]),
+        (with_("limits/run_seconds", 8000), ["limits.run_seconds", "8000", "7000"]),
+        (with_("limits/run_seconds", "ten"), ["limits.run_seconds", "'ten'", "integer"]),
+        (with_("dataset/subset", "lit"), ["dataset.subset", "'lit'", "Did you mean lite?"]),
+        (with_("dataset/subset", "./none.csv"), ["dataset.subset", "there is no file ./none.csv"]),
+        (with_("settings/solo", []), ["settings.solo", "no upstream flags"]),
+        (with_("settings/solo", ["--setting", "sol"]), ["'sol'", "Did you mean solo?"]),
+        (with_("settings/solo", ["--git"]), ["settings.solo", "--setting is followed by nothing"]),
+        (with_("settings/a b", ["--setting", "solo"]), ["'a b' cannot be a folder name"]),
+        (with_("models/..", {"model": "x"}), ["'..' cannot be a folder name"]),
+        (with_("models/a/modl", "x"), ["models.a.modl", "Did you mean model?"]),
+        (with_("models/a", {}), ["models.a.model", "is missing"]),
+        (with_("models", {}), ["models", "at least one"]),
+        (with_("models/command-a/api_base", "stg.cohere"), ["api_base", "no http(s) URL"]),
+        (with_("agent/name", "openhands_sdk"), ["agent.name", "Modal only", "mini_swe_agent_v2"]),
+        (with_("agent/name", "mini_swe_agent"), ["Did you mean mini_swe_agent_v2?"]),
+        (with_("agent/config", {"agents": {}}), ["agent.config.agents", "Did you mean agent?"]),
+        (with_("redis/url", "localhost"), ["redis.url", "'localhost' is no URL"]),
+        (with_("results", " "), ["results: is empty"]),
+    ],
+)
+def test_mistakes(raw: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as told:
+        plan.make(config.parse(raw, "config.yaml"))
+    text = str(told.value)
+    assert all(word in text for word in words), text
+    assert len(text.splitlines()) <= 2
+
+
+def test_a_key_in_place_of_its_variables_name_is_not_told_on() -> None:
+    with pytest.raises(UserError) as told:
+        config.parse(with_("models/command-a/api_key", "sk-0123 4567"))
+    assert "sk-0123" not in str(told.value)
+
+
+def test_the_shipped_config() -> None:
+    made = plan.make(config.load([]))
+    assert (len(made.pairs), len(made.images), len(made.runs)) == (100, 26, 300)
+    assert [e.run_name for e in made.experiments] == [
+        "command-a-solo",
+        "command-a-coop-comm",
+        "command-a-coop-nocomm",
+    ]
+    model = made.config.models["command-a"]
+    assert model is not None
+    assert model.api_base == "https://stg.api.cohere.com/v2/chat"
+    assert (made.config.limits.run_seconds, made.config.limits.eval_seconds) == (600, 1800)
+
+
+def test_the_shipped_schema_is_that_of_the_config() -> None:
+    assert schema.PATH.read_text() == schema.text(), "run `make schema`"
+
+
+def test_every_key_is_in_the_reference() -> None:
+    text = (layout.REPOSITORY / "config" / "README.md").read_text()
+    for name, field in config.Config.model_fields.items():
+        kind = field.annotation
+        keys = getattr(kind, "model_fields", None)
+        for key in [f"{name}.{part}" for part in keys] if keys else [name]:
+            assert f"`{key}" in text, key
+
+
+def test_none_takes_an_entry_out() -> None:
+    made = plan.make(config.parse(with_("settings/solo", None)))
+    assert {e.setting.name for e in made.experiments} == {"coop-comm", "coop-nocomm"}
+
+
+def test_yaml_takes_off_for_false() -> None:
+    assert config.parse(with_("launcher", False)).launcher == "off"
+
+
+@pytest.mark.parametrize(("name", "tasks", "count"), [("lite", 26, 100), ("flash", 20, 50)])
+def test_tables(name: str, tasks: int, count: int) -> None:
+    loaded = pairs.load(name, Path("nowhere"))
+    assert len(loaded) == count
+    assert len({(p.repo, p.task_id) for p in loaded}) == tasks
+
+
+def test_the_full_table_is_every_pair_of_every_task() -> None:
+    loaded = pairs.load("full", Path("nowhere"))
+    assert len(loaded) == 652
+    assert len(pairs.known_features()) == 30
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Callable[[list[tuple[str, Any, Any, Any]]], str]:
+    def write(rows: list[tuple[str, Any, Any, Any]]) -> str:
+        path = tmp_path / "own.csv"
+        with path.open("w", newline="") as stream:
+            csv.writer(stream).writerows([pairs.COLUMNS, *rows])
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (("dspy_task", 8394, 1, 1), "two different features"),
+        (("dspy_task", 8394, 1, 99), "no such feature"),
+        (("dspy_task", 1, 1, 2), "has no task 1"),
+        (("dspi_task", 8394, 1, 2), "Did you mean dspy_task?"),
+        (("../x_task", 8394, 1, 2), "plain folder name"),
+        (("a/b_task", 8394, 1, 2), "plain folder name"),
+        (("dspy_task", "x", 1, 2), "a task number and two feature numbers"),
+        (("dspy_task", 8394, 0, 2), "feature numbers at 1"),
+    ],
+)
+def test_pairs_that_cannot_be(
+    table: Callable[..., str], row: tuple[str, Any, Any, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words.replace("?", r"\?")):
+        plan.make(config.parse(with_("dataset/subset", table([row]))))
+
+
+def test_double_and_no_pairs(table: Callable[..., str]) -> None:
+    twice = table([("dspy_task", 8394, 1, 2), ("dspy_task", 8394, 2, 1)])
+    with pytest.raises(UserError, match="stands there twice"):
+        pairs.load(twice, Path("nowhere"))
+    with pytest.raises(UserError, match="holds no pairs"):
+        pairs.load(table([]), Path("nowhere"))
+
+
+def test_a_data_set_that_differs_from_the_table(tmp_path: Path) -> None:
+    (tmp_path / "subsets").mkdir()
+    tasks = [{"repo": "dspy_task", "task_id": 8394, "pairs": [[1, 2]]}]
+    (tmp_path / "subsets" / "lite.json").write_text(json.dumps({"tasks": tasks}))
+    with pytest.raises(UserError, match=r"lite.csv and .*lite.json differ"):
+        pairs.load("lite", tmp_path)
+
+
+def test_features_keep_the_subsets_order_and_folders_do_not() -> None:
+    pair = layout.Pair("dspy_task", 8394, (5, 3))
+    assert pair.folder == "dspy_task/8394/f3_f5"
+    assert pair.features == (5, 3)
+
+
+def test_two_experiments_of_one_name() -> None:
+    raw = with_("models/command-a-solo", {"model": "x"})
+    raw["models"]["command-a"] = {"model": "x"}
+    raw["settings"]["solo-solo"] = ["--setting", "solo"]
+    with pytest.raises(UserError, match="two experiments would both be called"):
+        plan.make(config.parse(raw))
+
+
+def test_image_names_are_upstreams() -> None:
+    from cooperbench.utils import get_image_name
+
+    for repo, task in pairs.known_features():
+        assert layout.image_name(repo, task) == get_image_name(repo, task)

@@ -1,0 +1,165 @@
+"""Files and processes: whole or not there, one holder of a claim, identities that do not lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cooperflow import atomic, containers, experiment, guard, processes, publish, stats
+from cooperflow.errors import UserError
+from cooperflow.layout import Results, RunFolder
+
+
+def test_a_document_is_whole_or_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    atomic.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        atomic.write_json(path, {"a": object()})
+    assert atomic.read_json(path) == {"a": 1}
+    assert os.listdir(tmp_path) == ["d.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"a": '])
+def test_half_a_document_is_none(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(content)
+    assert atomic.read_json(path) is None
+    assert atomic.read_json(tmp_path / "none.json") is None
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    atomic.append_line(path, '{"a": 1}')
+    with path.open("a") as stream:
+        stream.write('{"b": ')
+    assert atomic.read_lines(path) == [{"a": 1}]
+
+
+def test_a_claim_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:
+    with (
+        processes.claim(tmp_path, "run", 0),
+        pytest.raises(UserError, match="another process is at work"),
+        processes.claim(tmp_path, "run", 0.3),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+    with processes.claim(tmp_path, "run", 0):
+        pass
+
+
+def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from cooperflow import processes\n"
+        f"with processes.claim(Path({str(tmp_path)!r}), 'run', 0):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": "scripts"},
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    holder.kill()
+    holder.communicate()
+    with processes.claim(tmp_path, "run", 5):
+        pass
+
+
+def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
+    me = processes.this_process()
+    assert me.alive()
+    assert processes.Process.parse(str(me)) == me
+    assert not processes.Process(me.host, me.pid, "another boot:1").alive()
+    assert processes.Process("elsewhere", 1, "x").alive()
+    child = subprocess.Popen(["sleep", "60"])
+    mark = processes.Process(me.host, child.pid, processes._start_mark(child.pid) or "")
+    assert mark.alive()
+    child.kill()
+    child.wait()
+    assert not mark.alive()
+
+
+def test_a_helper_dies_with_its_parent() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); from cooperflow import processes\n"
+        "print(processes.spawn(['sleep', '60']).pid, flush=True); import time; time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    helper = int(parent.stdout.readline())
+    assert Path(f"/proc/{helper}").exists()
+    parent.kill()
+    parent.communicate()
+    for _ in range(50):
+        if processes._start_mark(helper) is None:
+            break
+        time.sleep(0.1)
+    assert processes._start_mark(helper) is None
+
+
+def test_a_second_start_is_told_who_is_at_work(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); from pathlib import Path\n"
+        "from cooperflow import guard; from cooperflow.layout import Results\n"
+        f"guard.hold(Results(Path({str(tmp_path / 'results')!r})), Path({str(tmp_path)!r}))\n"
+        "print('held', flush=True); import time; time.sleep(60)"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    assert first.stdout.readline() == b"held\n"
+    with pytest.raises(UserError, match=f"process {first.pid} on"):
+        guard.hold(Results(tmp_path / "results"), tmp_path)
+    first.kill()
+    first.communicate()
+    guard.hold(Results(tmp_path / "results"), tmp_path)
+
+
+def test_what_events_say_of_containers() -> None:
+    def event(status: str, name: str, seconds: float) -> dict[str, object]:
+        return {"status": status, "id": name, "timeNano": int(seconds * 1e9)}
+
+    events = [
+        event("start", "aaa", 1),
+        event("start", "bbb", 1),
+        event("start", "ccc", 1),
+        event("die", "aaa", 5),  # its agent put it away
+        event("oom", "bbb", 6),
+        event("die", "bbb", 6),
+        event("die", "ccc", 20),  # after the end: our own clean-up
+    ]
+    assert containers.fates(events, ["aaa"], until=10) == containers.Fates(3, 1, 1)
+    assert containers.fates(events, ["aaa", "bbb"], until=10).died == 0
+
+
+def test_a_removed_result_is_restored_from_its_attempt(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert publish.restore(folder) is None
+    atomic.write_json(folder.attempt(1) / "result.json", {"workflow": {"outcome": None}})
+    assert publish.restore(folder) is not None
+    assert json.loads(folder.result.read_text()) == {"workflow": {"outcome": None}}
+
+
+def test_differences_of_experiments() -> None:
+    before = {"asked": {"model": "a"}, "resolved": {"cooperbench": "1", "tasks": {"x/1": "h"}}}
+    same = {"asked": {"model": "a"}, "resolved": {"cooperbench": "1", "tasks": {"y/2": "i"}}}
+    assert experiment.differences(before, same) == []
+    other = {"asked": {"model": "b"}, "resolved": {"cooperbench": "1", "tasks": {"x/1": "j"}}}
+    assert experiment.differences(before, other) == [
+        'model: "a" -> "b"',
+        "data set: x/1 has other contents",
+    ]
+
+
+def test_wilson() -> None:
+    # Worked out by hand from Wilson's formula: k = 8, n = 10, z = 1.959964.
+    assert stats.wilson(8, 10) == (0.490162, 0.943318)
+    low, high = stats.wilson(0, 0)
+    assert low != low
+    assert high != high

@@ -1,0 +1,254 @@
+"""The judge: each row of the table of outcomes, and what no evidence may ever do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cooperflow import outcome, usage
+from cooperflow.outcome import AgentEnd, CallsEnd, Evidence, Verdict, judge_eval, judge_run
+
+DONE = (AgentEnd("solo", "Submitted", steps=4),)
+BROKE = (AgentEnd("solo", "Error", "litellm.SomeError"),)
+FINE = (CallsEnd(usage.ANSWERED, 0.0, 100.0),)
+
+
+def last(kind: str, waited: float = 0.0) -> tuple[CallsEnd, ...]:
+    return (CallsEnd(kind, waited, 100.0),)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict"),
+    [
+        (Evidence(True, agents=DONE, calls=FINE), Verdict(None)),
+        (Evidence(False, timed_out=True, calls=FINE), Verdict("fail", "timeout")),
+        (
+            Evidence(False, timed_out=True, calls=last(usage.OPEN, 80)),
+            Verdict("infra_error", "api_timeout", again=True),
+        ),
+        (
+            Evidence(False, timed_out=True, calls=last(usage.OPEN, 40)),
+            Verdict("fail", "timeout"),
+        ),
+        *(
+            (
+                Evidence(True, agents=BROKE, calls=last(kind)),
+                Verdict("infra_error", kind, again=True),
+            )
+            for kind in ("rate_limited", "api_unavailable", "api_timeout", "bad_request")
+        ),
+        *(
+            (
+                Evidence(True, agents=BROKE, calls=last(kind)),
+                Verdict("infra_error", kind, halts=True),
+            )
+            for kind in ("auth", "quota", "model_not_found")
+        ),
+        (
+            Evidence(True, agents=DONE, calls=FINE, containers_died=1),
+            Verdict("infra_error", "container_died", again=True),
+        ),
+        (
+            Evidence(True, agents=DONE, calls=FINE, containers_died=1, containers_oom=1),
+            Verdict("infra_error", "oom_killed", again=True),
+        ),
+        (
+            Evidence(False, timed_out=True, calls=FINE, engine_lost=True),
+            Verdict("infra_error", "docker_unavailable", again=True),
+        ),
+        (
+            Evidence(True, agents=BROKE, image_missing=True),
+            Verdict("infra_error", "image_missing", again=True),
+        ),
+        (
+            Evidence(True, agents=BROKE, calls=FINE, redis_died=True),
+            Verdict("infra_error", "redis_unavailable", again=True),
+        ),
+        (
+            Evidence(False, exit_code=-9, calls=FINE),
+            Verdict("infra_error", "process_died", again=True),
+        ),
+        (
+            Evidence(True, agents=BROKE, calls=FINE),
+            Verdict("infra_error", "agent_error", again=True),
+        ),
+        (Evidence(True, agents=BROKE, calls=last(usage.CONTEXT)), Verdict(None, "context_limit")),
+        (
+            Evidence(
+                True,
+                agents=(AgentEnd("solo", "LimitsExceeded", steps=100),),
+                calls=FINE,
+                step_limit=100,
+            ),
+            Verdict(None, "step_limit"),
+        ),
+        (
+            Evidence(
+                True,
+                agents=(AgentEnd("solo", "LimitsExceeded", steps=40),),
+                calls=FINE,
+                step_limit=100,
+            ),
+            Verdict(None, "cost_limit"),
+        ),
+        # One agent's provider fails, the other one submits: the run is not one to be judged.
+        (
+            Evidence(True, agents=DONE + BROKE, calls=FINE + last("rate_limited")),
+            Verdict("infra_error", "rate_limited", again=True),
+        ),
+        # A call failed on the way and was tried again with success: nothing happened.
+        (Evidence(True, agents=DONE, calls=last("rate_limited", 10)), Verdict(None)),
+    ],
+)
+def test_run(evidence: Evidence, verdict: Verdict) -> None:
+    assert judge_run(evidence) == verdict
+
+
+PYTEST = "===== 3 passed in 0.1s ====="
+FAILED = "===== 1 failed, 2 passed in 0.1s ====="
+
+
+def solo(one: str, two: str, passed: bool, **more: Any) -> dict[str, Any]:
+    return {
+        "merge": None,
+        "feature1": {"passed": passed, "test_output": one},
+        "feature2": {"passed": passed, "test_output": two},
+        "both_passed": passed,
+        "error": None,
+        **more,
+    }
+
+
+def coop(status: str, passed: bool, strategy: str = "naive", **more: Any) -> dict[str, Any]:
+    text = PYTEST if passed else FAILED
+    both = {"agent1": "applied", "agent2": "applied"}
+    whole = {"merge": {"status": status, "strategy": strategy}, "apply_status": both}
+    return solo(text, text, passed) | whole | more
+
+
+@pytest.mark.parametrize(
+    ("document", "empty", "verdict"),
+    [
+        (None, [False], Verdict("infra_error", "eval_error", again=True)),
+        (
+            solo("", "", False, error="no such image"),
+            [False],
+            Verdict("infra_error", "eval_error", again=True),
+        ),
+        (coop("error", False), [False] * 2, Verdict("infra_error", "eval_error", again=True)),
+        (solo(PYTEST, PYTEST, True), [False], Verdict("pass")),
+        (solo(PYTEST, FAILED, False), [False], Verdict("fail", "tests_failed")),
+        (solo("", "", False), [True], Verdict("fail", "empty_patch")),
+        (
+            solo("error: No valid patches in input\n", "", False),
+            [False],
+            Verdict("fail", "empty_patch"),
+        ),
+        (
+            solo("error: patch failed: a.py:3\nerror: a.py: patch does not apply\n", "", False),
+            [False],
+            Verdict("fail", "patch_not_applied"),
+        ),
+        (coop("clean", True), [False] * 2, Verdict("pass")),
+        (coop("identical", True, "skip-merge-identical"), [False] * 2, Verdict("pass")),
+        (coop("conflicts", False), [False] * 2, Verdict("fail", "merge_conflict")),
+        (
+            coop("conflicts", True, "solo-agent1"),
+            [False] * 2,
+            Verdict("pass", caveat="lead_alone"),
+        ),
+        (coop("missing_input", False), [False] * 2, Verdict("fail", "patch_not_applied")),
+        (coop("clean", False), [False] * 2, Verdict("fail", "tests_failed")),
+        (
+            coop("clean", False, apply_status={"agent1": "applied", "agent2": "skipped"}),
+            [False, True],
+            Verdict("fail", "empty_patch"),
+        ),
+        (
+            solo("ok  \texample.org/x\t0.01s [no tests to run]", PYTEST, True),
+            [False],
+            Verdict("pass", caveat="no_tests_run"),
+        ),
+    ],
+)
+def test_eval(document: dict[str, Any] | None, empty: list[bool], verdict: Verdict) -> None:
+    assert judge_eval(document, empty) == verdict
+
+
+def test_an_agents_limit_is_the_reason_only_if_the_tests_fail() -> None:
+    assert judge_eval(solo(PYTEST, PYTEST, True), [False], "step_limit") == Verdict("pass")
+    assert judge_eval(solo(FAILED, FAILED, False), [False], "step_limit").reason == "step_limit"
+
+
+@pytest.mark.parametrize(
+    ("output", "passed", "all_"),
+    [
+        (PYTEST, 3, 3),
+        (FAILED, 2, 3),
+        ("Tests:       2 failed, 15 passed, 17 total", 15, 17),
+        ("--- PASS: TestA (0.0s)\n--- FAIL: TestB\nFAIL\n", 1, 2),
+        ("ok  \tgithub.com/go-chi/chi\t0.1s\n", 1, 1),
+        ("ok  \tgithub.com/go-chi/chi\t0.1s [no tests to run]\n", 0, 0),
+        ("test result: ok. 7 passed; 0 failed; 0 ignored", 7, 7),
+        ("bash: command not found", 0, 0),
+    ],
+)
+def test_count_tests(output: str, passed: int, all_: int) -> None:
+    assert outcome.count_tests(output) == passed
+    assert outcome.count_tests(output, failed=True) == all_
+
+
+ends = st.builds(
+    AgentEnd,
+    agent=st.sampled_from(["solo", "agent1", "agent2"]),
+    status=st.sampled_from(["Submitted", "LimitsExceeded", "Error"]),
+    error=st.text(),
+    steps=st.integers(0, 200),
+)
+evidences = st.builds(
+    Evidence,
+    document=st.booleans(),
+    timed_out=st.booleans(),
+    exit_code=st.one_of(st.none(), st.integers(-15, 2)),
+    agents=st.lists(ends, max_size=2).map(tuple),
+    calls=st.lists(
+        st.builds(
+            CallsEnd,
+            last=st.sampled_from(sorted({usage.ANSWERED, usage.CONTEXT, *usage.WAITING})),
+            waited=st.floats(0, 600),
+            seconds=st.floats(0, 600),
+        ),
+        max_size=2,
+    ).map(tuple),
+    containers_died=st.integers(0, 2),
+    containers_oom=st.integers(0, 2),
+    engine_lost=st.booleans(),
+    image_missing=st.booleans(),
+    redis_died=st.booleans(),
+)
+
+
+@given(evidences)
+def test_an_infrastructure_failure_is_never_a_fail(evidence: Evidence) -> None:
+    verdict = judge_run(evidence)
+    broke = (
+        evidence.containers_died
+        or evidence.containers_oom
+        or evidence.engine_lost
+        or evidence.image_missing
+    )
+    if broke:
+        assert verdict.outcome == "infra_error"
+    assert verdict.outcome != "pass"
+    assert not (verdict.outcome == "fail" and (verdict.again or verdict.halts))
+
+
+@given(evidences, st.sampled_from(["rate limit exceeded", "OOM", "Cannot connect to Docker"]))
+def test_words_of_an_agent_change_nothing(evidence: Evidence, words: str) -> None:
+    import dataclasses
+
+    talking = tuple(dataclasses.replace(agent, error=words) for agent in evidence.agents)
+    assert judge_run(dataclasses.replace(evidence, agents=talking)) == judge_run(evidence)

@@ -1,0 +1,286 @@
+"""The workflow as its user meets it: real cooperbench, litellm, Docker and Redis, no model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from experiment_client import (
+    INVENTORY,
+    KEY,
+    REPOSITORY,
+    TEXTKIT,
+    Experiment,
+    containers_of,
+    ledger_tokens,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+Make = Callable[..., Experiment]
+SETTINGS = ("solo", "coop-comm", "coop-nocomm")
+
+
+def test_demo(clone: Path) -> None:
+    """Twelve runs end as they are meant to, and a second start has nothing to do."""
+
+    def demo() -> str:
+        done = subprocess.run(
+            [".venv/bin/python", "scripts/demo.py"], cwd=clone, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    shown = demo()
+    results = clone / "results" / "demo"
+    one = Experiment(clone, results, clone / "config" / "demo.yaml", None)  # type: ignore[arg-type]
+    ends = {(r["setting"], r["repo"], r["features"]): _end(r) for r in one.rows()}
+    assert ends == {
+        ("solo", INVENTORY, "1,2"): "pass",
+        ("solo", INVENTORY, "2,3"): "pass",
+        ("solo", TEXTKIT, "1,2"): "pass",
+        ("solo", TEXTKIT, "2,3"): "pass",
+        ("coop-comm", INVENTORY, "1,2"): "pass",
+        ("coop-comm", INVENTORY, "2,3"): "pass",
+        ("coop-comm", TEXTKIT, "1,2"): "fail tests_failed",
+        ("coop-comm", TEXTKIT, "2,3"): "pass",
+        ("coop-nocomm", INVENTORY, "1,2"): "pass",
+        ("coop-nocomm", INVENTORY, "2,3"): "fail merge_conflict",
+        ("coop-nocomm", TEXTKIT, "1,2"): "fail empty_patch",
+        ("coop-nocomm", TEXTKIT, "2,3"): "pass lead_alone",
+    }
+    assert [(r["run_name"], r["pass"], r["replay"]) for r in one.summary()] == [
+        ("replay-solo", "4", "True"),
+        ("replay-coop-comm", "3", "True"),
+        ("replay-coop-nocomm", "2", "True"),
+    ]
+    assert "replay-coop-comm" in shown
+    assert "These runs are a replay" in shown
+    ledgers = [
+        json.loads(line)
+        for path in results.rglob("ledger.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert all(line["answered"] for line in ledgers)
+    assert one.books() == (
+        sum(line["input_tokens"] for line in ledgers),
+        sum(line["output_tokens"] for line in ledgers),
+    )
+    messages = sum(int(r["messages_sent"]) for r in one.rows() if r["setting"] == "coop-comm")
+    assert messages == 16
+    assert containers_of(results) == []
+    before = {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
+    demo()
+    assert before == {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
+    dry = one.run("--dry-run")
+    assert "Nothing to be done" in dry.stdout
+
+
+def _end(row: dict[str, str]) -> str:
+    return " ".join(filter(None, (row["outcome"], row["reason"], row["caveat"])))
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_stop_and_go_on(experiment: Make, how: str) -> None:
+    """Stopped in mid-run, the same command goes on: nothing is lost, nothing paid twice."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2)], settings=SETTINGS)
+    process = one.start()
+    wait_for(lambda: one.recorded() >= 8, 120)
+    number = getattr(signal, how)
+    if how == "SIGINT":
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=120)
+    wait_for(lambda: containers_of(one.results) == [], 15)
+    done = one.run()
+    assert done.returncode == 0, output + done.stdout
+    assert {r["outcome"] for r in one.rows()} == {"pass"}
+    tokens, answered = one.books(), ledger_tokens(one.server)
+    if one.unanswered():
+        assert tokens[0] <= answered[0]
+        assert "False" in {r["cost_complete"] for r in one.rows()}
+    else:
+        assert tokens == answered
+    assert "Nothing to be done" in one.run("--dry-run").stdout
+
+
+def test_provider_down_to_the_end(experiment: Make) -> None:
+    """A dead provider is no failed task; afterwards just that run can be put back."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
+    one.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    ends = {r["repo"]: (r["outcome"], r["reason"], r["attempts"]) for r in one.rows()}
+    assert ends[INVENTORY] == ("pass", "", "1")
+    assert ends[TEXTKIT] == ("infra_error", "api_unavailable", "3")
+    assert one.summary()[0]["pass_rate"] == "1.0"
+    assert one.summary()[0]["pass_rate_all"] == "0.5"
+    assert "Nothing to be done" in one.run("--dry-run").stdout
+
+    one.server.faults()
+    listed = one.script("retry_infra", "--list")
+    assert "api_unavailable" in listed.stdout
+    assert "Nothing to be done" in one.run("--dry-run").stdout
+    put_back = one.script("retry_infra")
+    assert "1 runs" in put_back.stdout
+    dry = one.run("--dry-run", "--quiet", "rules").stdout
+    assert re.search(r"^run_solo +1$", dry, re.MULTILINE), dry
+    calls = one.recorded()
+    assert one.run().returncode == 0
+    ends = {r["repo"]: (r["outcome"], r["attempts"]) for r in one.rows()}
+    assert ends == {INVENTORY: ("pass", "1"), TEXTKIT: ("pass", "4")}
+    assert one.recorded() > calls
+    assert one.books() == ledger_tokens(one.server)
+
+
+def test_time_limit(experiment: Make) -> None:
+    """An agent that is not done in time has failed; one that waited for its provider has not."""
+    one = experiment(
+        pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)],
+        limits={"run_seconds": 12},
+    )
+    asleep = [{"text": "Thinking.", "commands": ["sleep 600"]}]
+    one.server.faults(
+        {"match": {"repo": INVENTORY}, "action": "override", "turns": asleep},
+        {"match": {"repo": TEXTKIT}, "action": "hang"},
+    )
+    done = one.run("-j", "4", "all", "--retries", "0")
+    assert done.returncode == 0, done.stdout
+    ends = {r["repo"]: (r["outcome"], r["reason"]) for r in one.rows()}
+    assert ends == {INVENTORY: ("fail", "timeout"), TEXTKIT: ("infra_error", "api_timeout")}
+    complete = {r["repo"]: r["cost_complete"] for r in one.rows()}
+    assert complete == {INVENTORY: "True", TEXTKIT: "False"}
+    assert containers_of(one.results) == []
+
+
+def test_a_wrong_key_halts(experiment: Make) -> None:
+    """No further paid run begins, one message says why, and the next start goes on."""
+    one = experiment(
+        pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)], settings=SETTINGS
+    )
+    one.server.faults({"match": {}, "action": "unauthorized"})
+    done = one.run()
+    assert done.returncode != 0
+    assert "TESTED_KEY" in done.stdout
+    assert "refused the key" in done.stdout
+    assert KEY not in done.stdout
+    begun = len(list((one.results / "runs").rglob("attempts/1")))
+    assert begun < 9
+    assert list((one.results / "runs").rglob("result.json")) == []
+    one.server.faults()
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    assert {r["outcome"] for r in one.rows()} <= {"pass", "fail"}
+    assert len(one.rows()) == 9
+    found = subprocess.run(
+        ["grep", "-rl", KEY, str(one.results), str(one.clone / "logs")],
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == ""
+
+
+def test_a_removed_result_is_put_back(experiment: Make) -> None:
+    """What was paid for is found again in the attempt's folder; nothing is paid twice."""
+    one = experiment(launcher="off")
+    assert one.run().returncode == 0
+    calls = one.recorded()
+    (result,) = (one.results / "runs").glob("*/*/*/*/*/result.json")
+    whole = result.read_text()
+    result.unlink()
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    assert result.read_text() == whole
+    assert one.recorded() == calls
+    assert one.rows()[0]["outcome"] == "pass"
+
+
+def test_two_starts(experiment: Make) -> None:
+    """The second start on the same results says who is at work, and stops."""
+    one = experiment()
+    process = one.start()
+    wait_for(lambda: one.recorded() > 0, 120)
+    second = one.run()
+    assert second.returncode != 0
+    assert f"process {process.pid} " in second.stdout
+    assert "Traceback" not in second.stdout
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+
+
+def test_another_configuration_under_the_same_name(experiment: Make) -> None:
+    """Results of two configurations do not mix, unless that is accepted by name."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2)])
+    assert one.run().returncode == 0
+    text = one.config.read_text()
+    two = one.config.parent / "pairs.csv"
+    two.write_text(two.read_text() + f"{INVENTORY},1,2,3\n")
+    one.config.write_text(text.replace("call_tries: 2", "call_tries: 3"))
+    stopped = one.run()
+    assert stopped.returncode != 0
+    assert "call_tries: 2 -> 3" in stopped.stdout
+    assert "Traceback" not in stopped.stdout
+    accepted = one.run("-j", "4", "all", "--config", 'accept=["tested-solo"]')
+    assert accepted.returncode == 0, accepted.stdout
+    document = json.loads((one.results / "runs/tested-solo/experiment.json").read_text())
+    assert document["history"][0]["changes"] == ["call_tries: 2 -> 3"]
+
+
+def test_real_experiment_dry_run(clone: Path) -> None:
+    """Shown without key, data set or daemon: 26 images, 300 runs, 300 gradings."""
+    environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"}
+    environment.pop("COHERE_API_KEY", None)
+    begun = time.monotonic()
+    shown = subprocess.run(
+        [".venv/bin/snakemake", "--dry-run", "--quiet", "rules"],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    print(f"dry run of the real experiment: {time.monotonic() - begun:.1f} s")
+    text = shown.stdout + shown.stderr
+    assert shown.returncode == 0, text
+    counts = dict(re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE))
+    assert counts["image"] == "26"
+    for setting in ("solo", "coop_comm", "coop_nocomm"):
+        assert counts[f"run_{setting}"] == counts[f"eval_{setting}"] == "100"
+    assert counts["aggregate"] == "1"
+    assert not (clone / "results" / "runs").exists()
+
+
+def test_real_experiment_without_anything(clone: Path) -> None:
+    """One message lists all that is missing, and what to do about each."""
+    environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"}
+    environment.pop("COHERE_API_KEY", None)
+    stopped = subprocess.run(
+        [".venv/bin/snakemake", "-j", "4", "all"],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    text = stopped.stdout + stopped.stderr
+    assert stopped.returncode != 0
+    assert "Traceback" not in text
+    for word in ("export COHERE_API_KEY", "cooperbench prepare", "no daemon answers"):
+        assert word in text, text
+    assert not (clone / "results" / "images").exists()
+
+
+def test_lint() -> None:
+    """Snakemake's own lint finds nothing but what docs/architecture.md refuses, with its reason."""
+    found = subprocess.run(
+        [".venv/bin/snakemake", "--lint"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    titles = set(re.findall(r"^    \* (.+):$", found.stdout + found.stderr, re.MULTILINE))
+    assert titles <= {"Specify a conda environment or container for each rule."}
