@@ -55,7 +55,7 @@ def begin_start(dag):
                     gradings=gradings,
                     oracles=oracles,
                     uses=image_uses(to_do),
-                    slots=int(workflow.global_resources.get("run_slots", 4)),
+                    slots=int(workflow.global_resources.get("run_slots").value or 4),
                 ),
             ),
             file=sys.stderr,
