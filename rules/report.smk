@@ -13,10 +13,9 @@ rule provenance:
     log:
         "logs/provenance.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "provenance.py",
+        call=call("provenance"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
 
 
 rule report:
@@ -33,7 +32,6 @@ rule report:
     log:
         "logs/report.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "report.py",
+        call=call("report"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
