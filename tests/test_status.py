@@ -98,6 +98,14 @@ def test_what_is_wrong_is_told(made: Plan) -> None:
     assert f"{made.runs[4].key}: no sign of life for 120 min." in told
 
 
+def test_words_of_a_provider_do_not_move_the_cursor(made: Plan) -> None:
+    made.results.state.mkdir(parents=True)
+    made.results.halt.write_text(json.dumps({"message": "quota\x1b[2J [red]used[/red] up"}))
+    told = text_of(made)
+    assert "\x1b" not in told
+    assert "[red]used[/red] up" in told
+
+
 def test_who_is_at_work(made: Plan) -> None:
     made.results.state.mkdir(parents=True)
     me = processes.this_process()
