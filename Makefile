@@ -47,7 +47,7 @@ bundle: setup ## Pack what a reviewer needs to check the tables into one archive
 	@$(BIN)/python scripts/bundle.py $(CONFIGFILE)
 
 check-bundle: setup ## Compute every table of such an archive anew and compare (BUNDLE=file)
-	@$(BIN)/python scripts/bundle.py --check $(BUNDLE)
+	@$(BIN)/python scripts/bundle.py --check "$(or $(BUNDLE),$(error BUNDLE=file names the archive))"
 
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules

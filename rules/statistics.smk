@@ -11,7 +11,12 @@ rule comparison:
     input:
         RESULTS.runs_csv,
     output:
-        RESULTS.comparison_csv,
+        report(
+            RESULTS.comparison_csv,
+            caption="../report/comparison.rst",
+            category="Tables",
+            labels={"table": "comparison"},
+        ),
     log:
         "logs/comparison.log",
     params:
@@ -54,7 +59,17 @@ rule plots:
         RESULTS.comparison_csv,
         BREAKDOWNS,
     output:
-        PLOTS,
+        [path for path in PLOTS if path.suffix != ".svg"],
+        # One kind is enough to look at.
+        [
+            report(
+                RESULTS.plot(name, "svg"),
+                caption="../report/plot.rst",
+                category="Plots",
+                labels={"plot": name.replace("_", " ")},
+            )
+            for name in layout.PLOTS
+        ],
     log:
         "logs/plots.log",
     params:

@@ -25,6 +25,7 @@ def main() -> int:
     made = plan.make(config.load([FILE]))
     runs, summary = aggregate.collect(made)
     show.tables(made.results, runs, summary, Console())
+    print(f"report   {made.results.report}/index.html: open it in a browser")
     print(f"each run {made.results.runs}/RUN_NAME/...: patches, trajectories, tests, attempts")
     print(f"took     {time.monotonic() - begun:.0f} s")
     return 0

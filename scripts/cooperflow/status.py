@@ -126,7 +126,7 @@ class Reader:
             at_work,
             experiments(self.plan, states),
             active,
-            [*_halted(self.plan, at_work), *wrong(states, active, now), *_broken(self.plan)],
+            [*_halted(self.plan), *wrong(states, active, now), *_broken(self.plan)],
         )
 
     def _run(self, run: Run, now: float) -> tuple[RunState, Active | None]:
@@ -307,11 +307,13 @@ def wrong(states: Sequence[RunState], active: Sequence[Active], now: float) -> l
     return lines
 
 
-def _halted(plan: Plan, at_work: bool) -> list[str]:
+def _halted(plan: Plan) -> list[str]:
     note = atomic.read_json(plan.results.halt)
     if not isinstance(note, dict):
         return []
-    return [f"Halted: {line}" for line in str(note.get("message") or "").splitlines()[:3]]
+    # Words of a provider: they must not move the terminal's cursor.
+    told = "".join(c for c in str(note.get("message") or "") if c.isprintable() or c == "\n")
+    return [f"Halted: {line}" for line in told.splitlines()[:3]]
 
 
 def _broken(plan: Plan) -> list[str]:

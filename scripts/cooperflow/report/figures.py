@@ -43,7 +43,13 @@ def every(tables: Tables) -> list[Figure]:
     """Return the figures that there is something to draw for."""
     made = [_of_plotly(name, make(tables)) for name, make in figures.FIGURES.items()]
     why = reasons(tables.runs)
-    return [figure for figure in [*made, *([why] if why else [])] if figure.traces]
+    return [figure for figure in [*made, *([why] if why else [])] if _says_something(figure)]
+
+
+def _says_something(figure: Figure) -> bool:
+    """Whether any of its traces has a value."""
+    values = (trace.get(axis) for trace in figure.traces for axis in ("x", "y", "z"))
+    return any(isinstance(v, Mapping) or (v and any(x is not None for x in v)) for v in values)
 
 
 def _of_plotly(name: str, figure: Any) -> Figure:

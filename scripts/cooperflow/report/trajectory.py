@@ -148,7 +148,19 @@ def _steps(agent: str, messages: Sequence[Mapping[str, Any]]) -> tuple[list[Even
             else:
                 time = _number((message.get("extra") or {}).get("timestamp"))
                 events.append(Event(agent, time, "received", text=content))
-    return events, "\n\n".join(first)
+    return _received_when_read(events), "\n\n".join(first)
+
+
+def _received_when_read(events: Sequence[Event]) -> list[Event]:
+    """Give what an agent was told the time of its next step: it has none of its own."""
+    timed: list[Event] = []
+    following: float | None = None
+    for event in reversed(events):
+        if event.time is None:
+            event = replace(event, time=following)
+        following = event.time
+        timed.append(event)
+    return timed[::-1]
 
 
 def _answer_ids(messages: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -32,7 +32,14 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style.fontFamily, size: 12, color: style.color },
       margin: { l: 50, r: 16, t: 34, b: 52 },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal" },
+      // Above the plot, and above the titles of its panels where it has some.
+      legend: {
+        orientation: "h",
+        x: 0,
+        y: layout.annotations ? 1.1 : 1.02,
+        yanchor: "bottom",
+        traceorder: "normal",
+      },
       hoverlabel: { align: "left" },
     };
   };

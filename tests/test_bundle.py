@@ -1,0 +1,112 @@
+"""The archive for reviewers: it holds no secret, and its tables can be computed from it."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from cooperflow import bundle, comparison, layout, provenance
+from cooperflow.errors import UserError
+from cooperflow.plan import Plan
+from cooperflow.tables import read_runs
+
+KEY = "a-key-that-must-not-be-packed"
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Plan:
+    plan = synthetic.make_plan(tmp_path / "results", "flash")
+    synthetic.finish(plan, steps=1)
+    table = comparison.table(read_runs(plan.results.runs_csv))
+    plan.results.comparison_csv.write_text(table.to_csv(index=False))
+    for name, text in bundle.recomputed(plan).items():
+        if name.startswith("tables/"):
+            path = plan.results.root / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+    provenance.write(plan)
+    return plan
+
+
+def test_every_table_is_the_same_and_so_is_every_bundle(made: Plan) -> None:
+    path = bundle.pack(made)
+    findings = bundle.check(path)
+    assert all(finding.good for finding in findings), findings
+    assert {"runs.csv", "summary.csv", "comparison.csv"} <= {f.name for f in findings}
+    assert {f"tables/{name}.csv" for name in layout.BREAKDOWNS} <= {f.name for f in findings}
+    before = path.read_bytes()
+    assert bundle.pack(made).read_bytes() == before
+
+
+def test_no_key_is_packed(made: Plan) -> None:
+    log = made.runs[0].folder(made.results).attempt(1) / "cooperbench.log"
+    log.write_text(f"Authorization: Bearer {KEY}\n")
+    path = bundle.pack(made, [KEY])
+    with tarfile.open(path) as opened:
+        for member in opened.getmembers():
+            stream = opened.extractfile(member)
+            assert stream is not None
+            assert KEY.encode() not in stream.read(), member.name
+            assert (member.uid, member.mtime, member.uname) == (0, 0, "")
+    assert all(finding.good for finding in bundle.check(path))
+
+
+def test_a_changed_figure_is_found(made: Plan, tmp_path: Path) -> None:
+    text = made.results.summary_csv.read_text()
+    made.results.summary_csv.write_text(text.replace(",50,", ",51,", 1))
+    bad = [finding for finding in bundle.check(bundle.pack(made)) if not finding.good]
+    assert [finding.name for finding in bad] == ["summary.csv"]
+    assert "line 2 differs" in bad[0].told
+    script = layout.REPOSITORY / "scripts" / "bundle.py"
+    command = [sys.executable, str(script), "--check", str(made.results.root / bundle.NAME)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BAD  summary.csv" in done.stdout
+
+
+def test_a_changed_file_is_found(made: Plan, tmp_path: Path) -> None:
+    path = bundle.pack(made)
+    other = tmp_path / "other.tar.gz"
+    with tarfile.open(path) as old, tarfile.open(other, "w:gz") as new:
+        for member in old.getmembers():
+            stream = old.extractfile(member)
+            assert stream is not None
+            data = stream.read()
+            if member.name.endswith("solo.patch"):
+                data += b"+ more\n"
+                member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    bad = [finding for finding in bundle.check(other) if not finding.good]
+    assert [finding.name for finding in bad] == ["files"]
+
+
+def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.tar.gz"
+    path.write_text("nothing")
+    with pytest.raises(UserError, match="no bundle"):
+        bundle.check(path)
+
+
+def test_provenance_tells_where_results_come_from(made: Plan) -> None:
+    document = json.loads(made.results.provenance.read_text())
+    facts = document["facts"]
+    assert facts["lock"] == f"sha256:{provenance.file_hash(provenance.LOCK)}"
+    assert facts["attempts"].startswith("150, of which ")
+    assert facts["first attempt"].startswith("2026-11-24")
+    assert document["config"]["models"]["command-a"]["api_key"] == "COHERE_API_KEY"
+    assert set(document["packages"]) >= {"snakemake", "cooperbench", "litellm"}
+
+
+def test_no_secret_of_a_url_is_written() -> None:
+    document = {"redis": {"url": "redis://me:secret@host:6379/0"}, "x": ["https://h/p?key=1"]}
+    told = json.dumps(provenance.without_secrets(document))
+    assert "secret" not in told
+    assert "key=1" not in told
+    assert "host:6379/0" in told

@@ -1,0 +1,135 @@
+"""The live status: counts, cost and troubles from files that a test has written."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+from rich.console import Console
+
+from cooperflow import processes, status, status_view, usage
+from cooperflow.plan import Plan, Run
+from cooperflow.processes import Process
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Plan:
+    return synthetic.make_plan(tmp_path / "results", "flash")
+
+
+def running(
+    plan: Plan, run: Run, process: str, calls: list[dict[str, Any]], state: str = "running"
+) -> None:
+    place = run.folder(plan.results).attempt(1)
+    place.mkdir(parents=True)
+    record = {"number": 1, "state": state, "started": time.time() - 60, "process": process}
+    if state == "ended":
+        record |= {"outcome": "infra_error", "reason": "rate_limited"}
+    (place / "attempt.json").write_text(json.dumps(record))
+    (place / "calls.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls))
+
+
+def call(number: int, kind: str, cost: float = 0.02) -> dict[str, Any]:
+    now = time.time() - 50 + number
+    return {"event": "end", "id": str(number), "thread": "1", "time": now, "started": now - 1,
+            "kind": kind, "cost": cost}  # fmt: skip
+
+
+def text_of(plan: Plan, width: int = 130) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(status_view.view(status.Reader(plan).status(), width))
+    return console.export_text()
+
+
+def test_nothing_has_begun(made: Plan) -> None:
+    now = status.Reader(made).status()
+    assert [one.states[status.WAITING] for one in now.experiments] == [50, 50, 50]
+    assert now.wrong == []
+    assert now.seconds_left is None
+    assert "nobody is at work" in text_of(made)
+
+
+def test_counts_cost_and_what_is_expected(made: Plan) -> None:
+    solo = made.runs[:50]
+    for run, kind in zip(solo[:10], ["pass"] * 6 + ["fail"] * 3 + ["infra_error"], strict=True):
+        synthetic.write_run(made, run, kind, synthetic.BEGAN, synthetic.Words())
+    solo[9].folder(made.results).eval.unlink()
+    me = str(processes.this_process())
+    running(made, solo[10], me, [call(1, "answered"), call(2, "answered")])
+    now = status.Reader(made).status()
+    one = now.experiments[0]
+    assert (one.states[status.DONE], one.states[status.TO_GRADE]) == (9, 1)
+    assert (one.states[status.RUNNING], one.states[status.WAITING]) == (1, 39)
+    assert dict(one.outcomes) == {"pass": 6, "fail": 3}
+    assert one.pass_rate == pytest.approx(6 / 9, abs=1e-6)
+    assert one.cost == pytest.approx(10 * 0.03 + 0.04)
+    assert one.expected_cost == pytest.approx(10 * 0.03 + 40 * 0.03)
+    # The others have no finished run yet: the first experiment tells what one costs.
+    assert now.experiments[1].expected_cost == pytest.approx(50 * 0.03)
+    assert now.seconds_left == pytest.approx((40 + 50 + 50) * 95)
+    assert [a.steps for a in now.active] == [2]
+    assert "6" in text_of(made)
+
+
+def test_what_is_wrong_is_told(made: Plan) -> None:
+    me = processes.this_process()
+    gone = Process(me.host, me.pid, "another boot:1")
+    limited = [call(1, "answered"), call(2, usage.RATE_LIMITED), call(3, usage.RATE_LIMITED)]
+    running(made, made.runs[0], str(me), limited)
+    running(made, made.runs[1], str(gone), [call(1, "answered")])
+    running(made, made.runs[2], str(me), [call(1, usage.RATE_LIMITED)], state="ended")
+    synthetic.write_run(made, made.runs[3], "infra_error", synthetic.BEGAN, synthetic.Words())
+    elsewhere = Process("another-host", 1, "x")
+    old = [{**call(1, "answered"), "time": time.time() - 7200}]
+    running(made, made.runs[4], str(elsewhere), old)
+    attempt = made.runs[4].folder(made.results).attempt(1) / "attempt.json"
+    record = json.loads(attempt.read_text())
+    attempt.write_text(json.dumps({**record, "started": time.time() - 8000}))
+    told = "\n".join(status.Reader(made).status().wrong)
+    assert f"{made.runs[0].key}: attempt 1: rate_limited x 2" in told
+    assert f"{made.runs[1].key}: attempt 1 was killed" in told
+    assert "1 runs are tried again after rate_limited." in told
+    assert "1 runs ended as infra_error (rate_limited x 1)" in told
+    assert f"{made.runs[4].key}: no sign of life for 120 min." in told
+
+
+def test_words_of_a_provider_do_not_move_the_cursor(made: Plan) -> None:
+    made.results.state.mkdir(parents=True)
+    made.results.halt.write_text(json.dumps({"message": "quota\x1b[2J [red]used[/red] up"}))
+    told = text_of(made)
+    assert "\x1b" not in told
+    assert "[red]used[/red] up" in told
+
+
+def test_who_is_at_work(made: Plan) -> None:
+    made.results.state.mkdir(parents=True)
+    me = processes.this_process()
+    holder = {"process": str(me), "pid": me.pid, "host": me.host, "since": "2026-01-01 10:00:00"}
+    made.results.lock.write_text(json.dumps(holder))
+    assert f"process {me.pid} on {me.host} is at work" in text_of(made)
+    holder["process"] = str(Process(me.host, me.pid, "another boot:1"))
+    made.results.lock.write_text(json.dumps(holder))
+    assert "nobody is at work" in text_of(made)
+
+
+def test_a_second_look_reads_only_what_changed(made: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in made.runs:
+        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words(), steps=1)
+    reader = status.Reader(made)
+    first = reader.status()
+    read: list[Path] = []
+    honest = status.atomic.read_json
+    monkeypatch.setattr(status.atomic, "read_json", lambda p: (read.append(p), honest(p))[1])
+    assert reader.status().experiments == first.experiments
+    assert not [path for path in read if path.name in ("result.json", "eval.json")]
+
+
+@pytest.mark.parametrize("width", [60, 80, 116, 200])
+def test_no_line_is_wider_than_the_terminal(made: Plan, width: int) -> None:
+    synthetic.write_run(made, made.runs[0], "fail", synthetic.BEGAN, synthetic.Words())
+    assert max(map(len, text_of(made, width).splitlines())) <= width
