@@ -76,15 +76,22 @@ def broken_evals():
 BROKEN_EVALS = broken_evals()
 
 
-def mend(document):
-    """What a document that is there but not whole waits for: a note that has it made anew."""
+def make_broken_anew():
+    """Have the documents that are there but not whole made anew, as `--forcerun FILE` would.
+
+    A run's comes back from the copy in its attempt, at no cost.
+    """
     from cooperflow import atomic
 
-    if not document.exists() or atomic.is_whole(document):
-        return []
-    seen = document.stat().st_mtime_ns
-    name = f"{document.relative_to(RESULTS.root)}.{seen}".replace("/", "--")
-    return str(RESULTS.broken / name)
+    documents = [path for run in PLAN.runs for path in run.folder(RESULTS).documents]
+    documents += [RESULTS.gate, *(RESULTS.sentinel(image) for image in PLAN.images)]
+    broken = {str(path) for path in documents if path.exists() and not atomic.is_whole(path)}
+    if broken:
+        workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *broken}
+
+
+if workflow.is_main_process:
+    make_broken_anew()
 
 
 def retries(_):
@@ -137,11 +144,3 @@ wildcard_constraints:
     b=r"\d+",
     # In brackets, because one that is empty would stand for anything.
     repeat=f"(?:{either(layout.repeat_suffix(n) for n in PLAN.repeats)})",
-
-
-rule broken:
-    output:
-        # Not temp(): for a missing temporary file Snakemake would not do the work anew.
-        touch(RESULTS.broken / "{document}"),
-    wildcard_constraints:
-        document="[^/]+",

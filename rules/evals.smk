@@ -18,9 +18,7 @@ for setting in PLAN.settings:
                 [] if run_of(wc, s).folder(RESULTS).eval.exists() else ancient(RESULTS.gate)
             ),
             # A grading that broke left a note, which is newer than its eval.json.
-            broken=lambda wc, s=setting: (
-                BROKEN_EVALS.get(run_of(wc, s).dashed) or mend(run_of(wc, s).folder(RESULTS).eval)
-            ),
+            broken=lambda wc, s=setting: BROKEN_EVALS.get(run_of(wc, s).dashed, []),
         output:
             RESULTS.runs / f"{{model}}-{setting.name}{{repeat}}" / setting.mode / PAIR / layout.EVAL,
         log:

@@ -5,12 +5,9 @@ for rank, setting in enumerate(PLAN.settings, start=1):
         name:
             f"run_{setting.identifier}"
         input:
-            # A finished run has no inputs: nothing can make it be paid for again. One whose
-            # document is broken is put back from its attempt, which costs nothing.
+            # A finished run has no inputs: nothing can make it be paid for again.
             lambda wc, s=setting: (
-                mend(run_of(wc, s).folder(RESULTS).result)
-                if run_of(wc, s).folder(RESULTS).result.exists()
-                else ancient(images_before(wc))
+                [] if run_of(wc, s).folder(RESULTS).result.exists() else ancient(images_before(wc))
             ),
         output:
             RESULTS.runs
