@@ -25,7 +25,6 @@ onstart:
 
 localrules:
     all,
-    broken,
     dataset,
     images,
     images_verified,

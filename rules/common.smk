@@ -83,13 +83,20 @@ def broken_evals():
 BROKEN_EVALS = broken_evals()
 
 
-def mend(document):
-    """What a document that is there but not whole waits for: a note that has it made anew."""
-    path = Path(document)
-    if not path.exists() or atomic.is_whole(path):
-        return []
-    name = f"{path.relative_to(RESULTS.root)}.{path.stat().st_mtime_ns}".replace("/", "--")
-    return str(RESULTS.broken / name)
+def make_broken_anew():
+    """Have the documents that are there but not whole made anew, as `--forcerun FILE` would.
+
+    A run's comes back from the copy in its attempt, at no cost.
+    """
+    documents = [path for run in PLAN.runs for path in run.folder(RESULTS).documents]
+    documents += [RESULTS.gate, *(RESULTS.sentinel(image) for image in PLAN.images)]
+    broken = {str(path) for path in documents if path.exists() and not atomic.is_whole(path)}
+    if broken:
+        workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *broken}
+
+
+if workflow.is_main_process:
+    make_broken_anew()
 
 
 def before_run(experiment):
@@ -97,9 +104,8 @@ def before_run(experiment):
     folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
 
     def waits(wildcards):
-        result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
-        # One whose document is broken is put back from its attempt, which costs nothing.
-        return mend(result) if os.path.exists(result) else ancient(images_before(wildcards.pair))
+        done = os.path.exists(f"{folder}/{wildcards.pair}/{layout.RESULT}")
+        return [] if done else ancient(images_before(wildcards.pair))
 
     return waits
 
@@ -114,7 +120,7 @@ def before_eval(experiment):
         if not os.path.exists(graded):
             return ancient(images_before(wildcards.pair))
         # A grading that broke left a note, which is newer than its eval.json.
-        return BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--")) or mend(graded)
+        return BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--"), [])
 
     return waits
 
@@ -147,11 +153,3 @@ def either(words):
 
 wildcard_constraints:
     pair=r"[^/]+/\d+/f\d+_f\d+",
-
-
-rule broken:
-    output:
-        # Not temp(): for a missing temporary file Snakemake would not do the work anew.
-        touch(RESULTS.broken / "{document}"),
-    wildcard_constraints:
-        document="[^/]+",

@@ -181,11 +181,6 @@ class Results:
         return self.state / "broken-evals"
 
     @property
-    def broken(self) -> Path:
-        """Notes that a document is not whole, for as long as it takes to make it anew."""
-        return self.state / "broken"
-
-    @property
     def breaker(self) -> Path:
         """How the attempts of the starts went, the newest last."""
         return self.state / "breaker.jsonl"
@@ -239,6 +234,11 @@ class RunFolder:
     @property
     def eval(self) -> Path:
         return self.path / EVAL
+
+    @property
+    def documents(self) -> tuple[Path, Path]:
+        """What Snakemake takes for the run's results."""
+        return self.result, self.eval
 
     @property
     def attempts(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +39,6 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)
     breaker.forget(plan.results)
-    shutil.rmtree(plan.results.broken, ignore_errors=True)
     runtime.sweep()
     swept = _sweep(plan) if work.needs_engine else 0
     root = Path(plan.config.dataset.dir)

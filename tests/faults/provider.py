@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,12 @@ from .report import GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Expected
 
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 PASS = ("pass", "")
+ALL_PAIRS = (
+    lab.PAIR,
+    (lab.INVENTORY, 1, (2, 3)),
+    (lab.TEXTKIT, 2, (1, 2)),
+    (lab.TEXTKIT, 2, (3, 2)),
+)
 
 
 @dataclass(frozen=True)
@@ -175,12 +182,7 @@ HALTS = (
 
 def halts(campaign: Campaign) -> None:
     """A provider that refuses: no further paid run starts, one message, the next start goes on."""
-    pairs = [
-        lab.PAIR,
-        (lab.INVENTORY, 1, (2, 3)),
-        (lab.TEXTKIT, 2, (1, 2)),
-        (lab.TEXTKIT, 2, (3, 2)),
-    ]
+    pairs = ALL_PAIRS
     control = campaign.control(pairs, ["solo"])
     with lab.laboratory(pairs=pairs, delay="0.2") as here:
         server = here.servers["lab"]
@@ -206,6 +208,31 @@ def halts(campaign: Campaign) -> None:
                     campaign.settle(line, here, control)
 
 
+def outage(campaign: Campaign) -> None:
+    """A provider that is down for all: the runs after the first wait, and go on when it is well."""
+    control = campaign.control(ALL_PAIRS, ["solo"])
+    with (
+        campaign.line("Provider", "down for all runs: the next ones wait") as line,
+        lab.laboratory(
+            pairs=ALL_PAIRS,
+            models={"lab": [strike("server_error", step=0)]},
+            breaker={"failures": 2, "pause_seconds": 40},
+        ) as here,
+    ):
+        server = here.servers["lab"]
+        start = here.start()
+        lab.wait_for(lambda: "waits: the last" in start.text, 300, "a run that waits")
+        time.sleep(20)  # those under way end
+        calls = len(server.ledger())
+        time.sleep(15)
+        more = len(server.ledger()) - calls
+        line.add(TRUE, [f"{more} calls were made into the outage"] if more > 2 else [])
+        server.fail(())
+        start.finished()
+        line.add(TRUE, [] if "goes on" in start.text else ["nothing says that it goes on"])
+        campaign.settle(line, here, control)
+
+
 CASES = (
     Case("provider", batch("Provider", PROVIDER, limits={"call_seconds": 12}), quick=False),
     Case(
@@ -214,4 +241,5 @@ CASES = (
     ),
     Case("patient", batch("Agent", PATIENT, limits={"run_seconds": 60, "call_seconds": 120})),
     Case("halts", halts, quick=True),
+    Case("outage", outage),
 )
