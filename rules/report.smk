@@ -23,6 +23,8 @@ rule report:
     input:
         RESULTS.runs_csv,
         RESULTS.summary_csv,
+        RESULTS.comparison_csv,
+        BREAKDOWNS,
         RESULTS.provenance,
     output:
         # Not the whole folder: Snakemake would remove its pages first, and they are made only

@@ -190,6 +190,11 @@ class Config(_Table):
     breaker: Breaker = Breaker()
     assume: Assumptions = Assumptions()
     backend: Literal["docker"] = "docker"
+    preflight: Literal["full", "light"] = Field(
+        "full",
+        description="before paid runs, full: try the model with a call of one token, a container,"
+        " a Redis; light: only look whether all is there",
+    )
     launcher: Literal["warm", "off"] = Field(
         "warm", description="warm: cooperbench is imported once per start; off: by each job"
     )

@@ -56,7 +56,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
 def _try_for_real(plan: Plan, work: Work) -> None:
     """Before paid runs: a call of one token, a limit in a container, a Redis, ..."""
     paid = [run for run in work.runs if run.experiment.model.replay is None]
-    if not paid:
+    if not paid or plan.config.preflight == "light":
         return
     bad = checks.show(checks.lines(plan, paid), lambda text: print(text, file=sys.stderr))
     if bad:

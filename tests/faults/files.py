@@ -23,8 +23,9 @@ PAIRS = [lab.PAIR, (lab.TEXTKIT, 2, (1, 2))]
 
 
 def truncated(campaign: Campaign) -> None:
-    """Cut the documents of a finished experiment, all at once, and start again."""
-    control = campaign.control(PAIRS, ["solo"])
+    """Cut the documents of a half-finished experiment, all at once, and start again."""
+    pairs = [*PAIRS, (lab.INVENTORY, 1, (2, 3)), (lab.TEXTKIT, 2, (3, 2))]
+    control = campaign.control(pairs, ["solo"])
     with lab.laboratory(pairs=PAIRS) as here:
         assert here.run().process.returncode == 0, here.starts[-1].text[-2000:]
         one, other = (here.run_folder("solo", pair) for pair in PAIRS)
@@ -36,12 +37,13 @@ def truncated(campaign: Campaign) -> None:
             images / "verified.json",
             here.results / "runs" / "lab-solo" / "experiment.json",
         )
-        for how in ("truncated", "empty"):
+        for more, how in enumerate(("truncated", "empty"), start=3):
+            lab.write_pairs(here.clone / "pairs.json", pairs[:more])
             for path in documents:
                 text = path.read_bytes()
                 path.write_bytes(text[: len(text) // 2] if how == "truncated" else b"")
-            calls = invariants.calls(here.servers.values())
-            dry = here.run("-n", "all")
+            calls = len(here.servers["lab"].ledger())
+            dry = here.run("-n", "results/summary.csv")
             done = here.run()
             lines = []
             for path in documents:
@@ -50,7 +52,8 @@ def truncated(campaign: Campaign) -> None:
                     line.add(TRUE, [] if told else ["the dry run does not name it"])
                     failed = done.process.returncode
                     line.add(GOES_ON, [done.text[-1500:]] if failed else [])
-                    again = invariants.calls(here.servers.values()) != calls
+                    new = here.servers["lab"].ledger()[calls:]
+                    again = len({entry["conversation"] for entry in new}) != 1
                     line.add(ONCE, ["the model was called again"] if again else [])
                     lines.append(line)
             _settle_all(campaign, here, control, lines)

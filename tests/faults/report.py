@@ -93,8 +93,8 @@ class Campaign:
         state = "held" if line.held else "BROKEN"
         print(f"  {fault}: {state} ({line.seconds:.0f} s)", flush=True)
         for column, problems in line.wrong.items():
-            for problem in problems[:6]:
-                print(f"    {column}: {problem}", flush=True)
+            for problem in problems[:3]:
+                print(f"    {column}: {problem[-700:]}", flush=True)
 
     def expect(self, line: Line, rows: Sequence[Mapping[str, str]], wanted: Expected) -> None:
         """Check the outcome and reason of rows."""

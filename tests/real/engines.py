@@ -78,7 +78,11 @@ def engine(folder: Path) -> Iterator[str]:
     subprocess.run(["mount", "-o", "loop", str(disk), str(mount)], check=True)
     host = f"unix://{folder}/docker.sock"
     command = ["dockerd", "--data-root", str(mount / "docker"), "--exec-root", str(folder / "exec")]
-    command += ["--host", host, "--pidfile", str(folder / "pid"), "--bridge=none"]
+    # With --bridge=none it would take away docker0, the bridge of the machine's own engine.
+    bridge = f"cftest{os.getpid()}"
+    subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
+    subprocess.run(["ip", "address", "add", "172.31.254.1/24", "dev", bridge], check=True)
+    command += ["--host", host, "--pidfile", str(folder / "pid"), f"--bridge={bridge}"]
     command += ["--iptables=false", "--max-download-attempts", "1"]
     try:
         with (folder / "log").open("wb") as log:
@@ -90,6 +94,7 @@ def engine(folder: Path) -> Iterator[str]:
             _end(process)
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=False)
+        subprocess.run(["ip", "link", "delete", bridge], check=False)
 
 
 def _wait_for(probe: object, seconds: float = 60) -> None:
