@@ -57,6 +57,7 @@ lint: setup ## Check format, style, types and the workflow
 
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(SETUP) chromium
+	@$(SETUP) registry
 	@$(BIN)/pytest
 
 faults: setup engine ## Cause every known fault and check what must hold (ONLY=pattern SEED=n; root)

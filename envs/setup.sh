@@ -5,6 +5,7 @@
 #   envs/setup.sh engine       a Docker engine that answers; installs and starts one if need be
 #   envs/setup.sh base-image   the base image of the demo's tasks (demo/base-image.sh)
 #   envs/setup.sh chromium     a headless browser for the tests of the report
+#   envs/setup.sh registry     an image registry and a small shell for the tests of images
 #   envs/setup.sh all          python, engine, base-image, in this order
 #   envs/setup.sh doctor       tells what is here; changes nothing
 #   envs/setup.sh lock         writes envs/requirements.txt anew from pyproject.toml
@@ -302,6 +303,19 @@ step_chromium() {
     say "$("$browser" --version 2>/dev/null | cut -d ' ' -f 1-2) $what ($(took "$start"))"
 }
 
+step_registry() {
+    local start=$SECONDS lacking=()
+    have docker-registry || lacking+=(docker-registry)
+    have busybox || lacking+=(busybox)
+    have mkfs.ext4 || lacking+=(e2fsprogs)
+    have ip || lacking+=(iproute2)
+    if [ ${#lacking[@]} -gt 0 ]; then
+        is_root && is_debian || { say "not here (${lacking[*]}): the tests of images are skipped"; return; }
+        apt_install "the tests of images need a registry" "${lacking[@]}"
+    fi
+    say "there ($(took "$start"))"
+}
+
 # --- doctor ---------------------------------------------------------------------------------
 
 row() { printf '  %-16s %s\n' "$1" "$2"; }
@@ -372,6 +386,7 @@ case "$command" in
     engine) prepare; step=engine; step_engine ;;
     base-image) prepare; step=base-image; step_base_image ;;
     chromium) prepare; step=chromium; step_chromium ;;
+    registry) prepare; step=registry; step_registry ;;
     all) prepare; for step in python engine base-image; do "step_${step//-/_}"; done ;;
     doctor) step=doctor; step_doctor ;;
     lock) prepare; step=lock; step_lock "$@" ;;

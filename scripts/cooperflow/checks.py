@@ -93,9 +93,21 @@ def _docker(plan: Plan) -> Iterator[Line]:
         absent = [i for i in plan.images if containers.image_id(client, i) is None]
         try:
             told = room.check(plan, client, absent)
+            yield from _changed(plan, client)
             yield Line("images", OK, told or f"all {len(plan.images)} are here")
         except UserError as error:
             yield Line("images", BAD, str(error))
+
+
+def _changed(plan: Plan, client: docker.DockerClient) -> Iterator[Line]:
+    """Tell images that are not those that were verified: every run on them would be refused."""
+    for image in plan.images:
+        sentinel = plan.results.sentinel(image)
+        verified = (atomic.read_json(sentinel) or {}).get("id")
+        here = containers.image_id(client, image)
+        if verified and here and here != verified:
+            text = f"{image} is another one than was verified: remove {sentinel} to verify it anew"
+            yield Line("images", BAD, text)
 
 
 def _limits(plan: Plan, client: docker.DockerClient, info: dict[str, Any]) -> Line:

@@ -18,7 +18,7 @@ import aiohttp
 import docker
 from aiohttp import web
 
-PROGRAMS = ("docker-registry", "dockerd", "mkfs.ext4", "busybox")
+PROGRAMS = ("docker-registry", "dockerd", "mkfs.ext4", "busybox", "ip")
 # Bytes of the engine's disk.
 DISK = 400_000_000
 

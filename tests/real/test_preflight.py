@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cooperflow import checks, usage
+from cooperflow import atomic, checks, usage
 from cooperflow.config import Model
 from cooperflow.layout import REPOSITORY
 
@@ -130,3 +130,11 @@ def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
         line.name for line in found
     }
     assert os.environ.get("COHERE_API_KEY") is None or "COHERE" not in str(found)
+
+
+@pytest.mark.docker
+def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
+    plan = make_plan(images={"pull": False, "free_gb": 0})
+    atomic.write_json(plan.results.sentinel(plan.images[0]), {"id": "sha256:other"})
+    (bad,) = checks.failed(checks._docker(plan))
+    assert f"remove {plan.results.sentinel(plan.images[0])}" in bad.text
