@@ -129,7 +129,7 @@ def titles_in(text: str) -> list[str]:
 def _solo_parts(text: str) -> list[tuple[int | None, str]]:
     """The features of a solo task in the order asked: number and text."""
     marks = list(re.finditer(r"^## Feature (\d+)\n", text, re.MULTILINE))
-    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    ends = [*(mark.start() for mark in marks[1:]), len(text)][: len(marks)]
     return [
         (int(mark.group(1)), text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True)
     ]

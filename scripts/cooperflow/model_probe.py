@@ -77,9 +77,7 @@ def main() -> int:
         real, sys.stdout = sys.stdout, nothing
         told = ask(asked)
         sys.stdout = real
-    key = asked.get("key")
-    text = json.dumps(told)
-    print(text.replace(key, "[key]") if key else text)
+    print(secrecy.hidden(json.dumps(told), asked.get("key")))
     return 0
 
 

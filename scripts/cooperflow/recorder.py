@@ -12,7 +12,7 @@ from typing import Any
 import litellm
 from litellm.integrations.custom_logger import CustomLogger
 
-from cooperflow import usage
+from cooperflow import secrecy, usage
 from cooperflow.atomic import append_line
 
 # Where a model's own limit is not known, an answer is taken to be no longer than this, tokens.
@@ -98,7 +98,7 @@ class CallRecorder(CustomLogger):
         line = json.dumps({"schema": usage.SCHEMA, "time": time.time(), **record}, default=str)
         try:
             with self._lock:
-                append_line(self._path, line.replace(self._key, "[key]") if self._key else line)
+                append_line(self._path, secrecy.hidden(line, self._key))
         except OSError as error:
             # No call may go unrecorded. litellm would swallow an exception of ours; and the start
             # of a call is told before it is sent, so it is not made.

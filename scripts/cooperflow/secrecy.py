@@ -13,6 +13,11 @@ SHORTEST = 12
 LONGEST = 64 << 20
 
 
+def hidden(text: str, key: str | None) -> str:
+    """Return ``text`` without ``key``."""
+    return text.replace(key, "[key]") if key and len(key) >= SHORTEST else text
+
+
 def scrub(folder: Path, key: str | None) -> None:
     """Replace ``key`` in all files below ``folder``: a provider's error may have quoted it."""
     if not key or len(key) < SHORTEST:

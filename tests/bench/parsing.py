@@ -18,7 +18,7 @@ SIZES = (100, 652, 6000)
 BARE = """
 PAIRS = [line.strip().split(",") for line in open("pairs.csv")][1:]
 SETTINGS = ["solo", "coop-comm", "coop-nocomm"]
-NAMES = [f"{{repo}}/{{task}}/f{{a}}_f{{b}}".format(repo=r, task=t, a=a, b=b) for r, t, a, b in PAIRS]
+NAMES = [f"{r}/{t}/f{a}_f{b}" for r, t, a, b in PAIRS]
 IMAGES = sorted({f"{r}-{t}" for r, t, a, b in PAIRS})
 rule all:
     input:
