@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cooperflow import secrecy
+
 # Seconds for the one call.
 PATIENCE = 60
 
