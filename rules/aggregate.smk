@@ -22,7 +22,6 @@ rule aggregate:
     log:
         "logs/aggregate.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "aggregate.py",
+        call=call("aggregate"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"

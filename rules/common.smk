@@ -1,18 +1,16 @@
 # The config, checked before the DAG is built, and what the rules share.
 import os
+import re
+import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from cooperflow import client
+from cooperflow import atomic, client, layout, processes
 from cooperflow import config as configuration
-from cooperflow import layout
 from cooperflow import plan as planning
-from cooperflow import processes
 from cooperflow.errors import UserError
-
-SCRIPTS = Path(workflow.basedir) / "scripts"
 
 
 def stop(error):
@@ -27,6 +25,10 @@ except UserError as error:
     stop(error)
 
 RESULTS = PLAN.results
+GATE = str(RESULTS.gate)
+
+# A pair's path below its experiment; the functions of the rules below take it apart.
+PAIR = "{pair}"
 
 # Jobs inherit these: the config as it stands, whom they belong to, and how they start.
 os.environ[configuration.ENVIRONMENT] = PLAN.config.model_dump_json()
@@ -34,32 +36,37 @@ os.environ[processes.OWNER] = str(processes.this_process())
 os.environ[client.SWITCH] = PLAN.config.launcher
 
 
+def call(name, *arguments):
+    """The command line of a script, quoted; the rules that have many jobs add little to it."""
+    script = Path(workflow.basedir) / "scripts" / f"{name}.py"
+    return shlex.join([sys.executable, str(script), *arguments])
+
+
+def run_slots():
+    """How many runs go on at a time."""
+    value = workflow.global_resources.get("run_slots").value
+    return value if isinstance(value, int) else 4
+
+
 def begin_start(dag):
     """Called once, before the first job of a start; not for a dry run."""
     from cooperflow import start
 
+    # Which of a job's tries is the last one: its script is told the number alone.
+    os.environ[client.RETRIES] = str(workflow.execution_settings.retries)
     to_do = list(dag.needrun_jobs())
-    names = {str(job.rule) for job in to_do}
+    names = [str(job.rule) for job in to_do]
     wanted = {str(file) for job in to_do for file in job.output}
-    runs = [run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted]
-    gradings = [run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted]
-    oracles = sum(str(job.rule).startswith("oracle_pair") for job in to_do)
+    work = start.Work(
+        images="image" in names,
+        runs=[run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted],
+        gradings=[run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted],
+        oracles=names.count("oracle_pair"),
+        uses=image_uses(to_do),
+        slots=run_slots(),
+    )
     try:
-        print(
-            start.begin(
-                PLAN,
-                Path(workflow.basedir),
-                start.Work(
-                    images="image" in names,
-                    runs=runs,
-                    gradings=gradings,
-                    oracles=oracles,
-                    uses=image_uses(to_do),
-                    slots=int(workflow.global_resources.get("run_slots").value or 4),
-                ),
-            ),
-            file=sys.stderr,
-        )
+        print(start.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
 
@@ -81,8 +88,6 @@ def make_broken_anew():
 
     A run's comes back from the copy in its attempt, at no cost.
     """
-    from cooperflow import atomic
-
     documents = [path for run in PLAN.runs for path in run.folder(RESULTS).documents]
     documents += [RESULTS.gate, *(RESULTS.sentinel(image) for image in PLAN.images)]
     broken = {str(path) for path in documents if path.exists() and not atomic.is_whole(path)}
@@ -94,24 +99,41 @@ if workflow.is_main_process:
     make_broken_anew()
 
 
-def retries(_):
-    """How often a failed job is tried again: which of its tries is the last one."""
-    settings = workflow.execution_settings
-    return 0 if settings is None else settings.retries
+def before_run(experiment):
+    """What a run waits for. A finished one has no inputs: nothing can make it be paid again."""
+    folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
+
+    def waits(wildcards):
+        result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
+        return [] if os.path.exists(result) else ancient(images_before(wildcards.pair))
+
+    return waits
 
 
-def either(words):
-    """A wildcard constraint: one of these words."""
-    import re
+def before_eval(experiment):
+    """What a grading waits for beside its run: images if it is to be done, a note if it broke."""
+    folder = RESULTS.mode(experiment.run_name, experiment.setting.mode)
+    name = f"{experiment.run_name}--{experiment.setting.mode}--"
 
-    return "|".join(re.escape(str(word)) for word in dict.fromkeys(words))
+    def waits(wildcards):
+        graded = f"{folder}/{wildcards.pair}/{layout.EVAL}"
+        if not os.path.exists(graded):
+            return ancient(images_before(wildcards.pair))
+        # A grading that broke left a note, which is newer than its eval.json.
+        return BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--"), [])
+
+    return waits
 
 
-def images_before(wildcards):
+def images_before(pair):
     """What a run waits for: all images verified; in rolling mode its own."""
-    if PLAN.config.images.rolling:
-        return RESULTS.sentinel(layout.image_name(wildcards.repo, int(wildcards.task)))
-    return RESULTS.gate
+    return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.images.rolling else GATE
+
+
+def image_of(pair):
+    """The image of a pair, by its path below an experiment."""
+    repo, task, _ = pair.split("/")
+    return layout.image_name(repo, int(task))
 
 
 def image_uses(jobs):
@@ -119,28 +141,15 @@ def image_uses(jobs):
     uses = {}
     for job in jobs:
         if str(job.rule).startswith(("run_", "eval_", "oracle_pair")):
-            image = layout.image_name(job.wildcards.repo, int(job.wildcards.task))
-            uses.setdefault(image, []).extend(str(file) for file in job.output)
+            files = uses.setdefault(image_of(job.wildcards.pair), [])
+            files.extend(str(file) for file in job.output)
     return uses
 
 
-def run_of(wildcards, setting):
-    """The run that a rule's wildcards name."""
-    return planning.Run(
-        PLAN.experiment(f"{wildcards.model}-{setting.name}{wildcards.repeat}"),
-        layout.Pair(wildcards.repo, int(wildcards.task), (int(wildcards.a), int(wildcards.b))),
-    )
-
-
-# A pair's path below its experiment, as a pattern.
-PAIR = "{repo}/{task}/f{a}_f{b}"
+def either(words):
+    """A wildcard constraint: one of these words."""
+    return "|".join(re.escape(str(word)) for word in dict.fromkeys(words))
 
 
 wildcard_constraints:
-    model=either(name for name, model in PLAN.config.models.items() if model),
-    repo=either(pair.repo for pair in PLAN.pairs),
-    task=either(pair.task_id for pair in PLAN.pairs),
-    a=r"\d+",
-    b=r"\d+",
-    # In brackets, because one that is empty would stand for anything.
-    repeat=f"(?:{either(layout.repeat_suffix(n) for n in PLAN.repeats)})",
+    pair=r"[^/]+/\d+/f\d+_f\d+",

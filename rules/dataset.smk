@@ -5,10 +5,9 @@ rule dataset_checked:
     log:
         "logs/dataset.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "dataset.py",
+        call=call("dataset"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
 
 
 rule dataset:

@@ -14,12 +14,11 @@ rule image:
     resources:
         pull_slots=1,
     params:
-        python=sys.executable,
-        script=SCRIPTS / "image.py",
+        call=call("image"),
         repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
         task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
     shell:
-        "{params.python:q} {params.script:q} --repo {params.repo:q} --task {params.task} --log {log:q}"
+        "{params.call} --repo {params.repo:q} --task {params.task} --log {log:q}"
 
 
 rule images_verified:
@@ -30,10 +29,9 @@ rule images_verified:
     log:
         "logs/images/verified.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "images_verified.py",
+        call=call("images_verified"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
 
 
 rule images:
@@ -61,13 +59,11 @@ rule image_archive:
     resources:
         pull_slots=1,
     params:
-        python=sys.executable,
-        script=SCRIPTS / "image.py",
+        call=call("image"),
         repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
         task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
     shell:
-        "{params.python:q} {params.script:q} --save --repo {params.repo:q} --task {params.task}"
-        " --log {log:q}"
+        "{params.call} --save --repo {params.repo:q} --task {params.task}" " --log {log:q}"
 
 
 rule images_archive:

@@ -8,11 +8,9 @@ ORACLE = [
 
 rule oracle_pair:
     input:
-        image=lambda wc: ancient(RESULTS.sentinel(layout.image_name(wc.repo, int(wc.task)))),
+        image=lambda wc: ancient(str(RESULTS.sentinel(image_of(wc.pair)))),
         # A grading that broke left a note, which is newer than its document.
-        broken=lambda wc: BROKEN_EVALS.get(
-            f"oracle--{wc.repo}--{wc.task}--f{wc.a}_f{wc.b}--{wc.repeat}", []
-        ),
+        broken=lambda wc: BROKEN_EVALS.get(f"oracle--{wc.pair}--{wc.repeat}".replace("/", "--"), []),
     output:
         RESULTS.root / "oracle" / PAIR / "repeat-{repeat}.json",
     log:
@@ -25,14 +23,10 @@ rule oracle_pair:
         eval_slots=1,
         attempt=lambda wc, attempt: attempt,
     params:
-        python=sys.executable,
-        script=SCRIPTS / "oracle.py",
-        retries=retries,
+        call=call("oracle", "--run", "oracle/"),
     shell:
-        "{params.python:q} {params.script:q} --run-name repeat-{wildcards.repeat}"
-        " --repo {wildcards.repo:q} --task {wildcards.task}"
-        " --features {wildcards.a},{wildcards.b}"
-        " --try {resources.attempt} --retries {params.retries} --log {log:q}"
+        "{params.call}{wildcards.pair:q}/{wildcards.repeat} --try {resources.attempt}"
+        " --log {log:q}"
 
 
 rule oracle_table:
@@ -43,10 +37,9 @@ rule oracle_table:
     log:
         "logs/oracle.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "oracle_table.py",
+        call=call("oracle_table"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
 
 
 rule oracle:

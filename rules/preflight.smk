@@ -3,7 +3,6 @@ rule preflight:
     log:
         "logs/preflight.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "preflight.py",
+        call=call("preflight"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"

@@ -13,16 +13,17 @@ rule provenance:
     log:
         "logs/provenance.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "provenance.py",
+        call=call("provenance"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
 
 
 rule report:
     input:
         RESULTS.runs_csv,
         RESULTS.summary_csv,
+        RESULTS.comparison_csv,
+        BREAKDOWNS,
         RESULTS.provenance,
     output:
         # Not the whole folder: Snakemake would remove its pages first, and they are made only
@@ -31,7 +32,6 @@ rule report:
     log:
         "logs/report.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "report.py",
+        call=call("report"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"

@@ -15,10 +15,9 @@ rule comparison:
     log:
         "logs/comparison.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "comparison.py",
+        call=call("comparison"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
 
 
 rule breakdowns:
@@ -29,10 +28,9 @@ rule breakdowns:
     log:
         "logs/breakdowns.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "breakdowns.py",
+        call=call("breakdowns"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
 
 
 rule headlines:
@@ -44,10 +42,9 @@ rule headlines:
     log:
         "logs/headlines.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "headlines.py",
+        call=call("headlines"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"
 
 
 rule plots:
@@ -61,7 +58,6 @@ rule plots:
     log:
         "logs/plots.log",
     params:
-        python=sys.executable,
-        script=SCRIPTS / "plots.py",
+        call=call("plots"),
     shell:
-        "{params.python:q} {params.script:q} --log {log:q}"
+        "{params.call} --log {log:q}"

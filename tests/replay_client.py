@@ -66,10 +66,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(directory: Path, *options: str) -> Iterator[Server]:
+def server(directory: Path, *options: str, recordings: Path = RECORDINGS) -> Iterator[Server]:
     """A replay server of its own in the directory; it plays the demo's recordings by default."""
     port_file, ledger = directory / "port", directory / "ledger.jsonl"
-    what = [] if "--script" in options else ["--recordings", str(RECORDINGS)]
+    what = [] if "--script" in options else ["--recordings", str(recordings)]
     process = subprocess.Popen(
         [
             *[sys.executable, str(DEMO / "replay_server.py"), *what],

@@ -102,7 +102,10 @@ class Replay:
         if not call.http.headers.get("Authorization", "").removeprefix("Bearer").strip():
             return await self._error(call, 401, "no api key supplied")
         try:
-            call.request = request = read_request(json.loads(await call.http.text()))
+            document = json.loads(await call.http.text())
+            call.request = request = read_request(document)
+            if document.get("max_tokens") == 1:
+                return await self._probe(call, request)
             call.conversation = told = understand(request.messages)
             role, turns = self.player.find(told)
         except (NotUnderstood, ValueError) as error:
@@ -127,6 +130,12 @@ class Replay:
         else:
             turn = turn_at(turns, told.step)
         return await self._turn(call, turn, rule)
+
+    async def _probe(self, call: Call, request: Request) -> web.StreamResponse:
+        """Answer a call of one token, by which a client tries its key, outside of any recording."""
+        turn = Turn("Hello", ())
+        answer = Answer("probe", turn, count(request, turn), request.model, request.tool or "bash")
+        return await self._send(call, _json(call.wire.answer(answer)), answer.usage)
 
     async def _turn(self, call: Call, turn: Turn, rule: Rule | None) -> web.StreamResponse:
         """Send the turn, broken in the way the rule says."""

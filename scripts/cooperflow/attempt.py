@@ -227,7 +227,9 @@ def _replay(job: Job, stack: contextlib.ExitStack) -> str:
     limit = time.monotonic() + 30
     while not port.exists() and server.poll() is None and time.monotonic() < limit:
         time.sleep(0.02)
-    return f"http://127.0.0.1:{port.read_text().strip() if port.exists() else 9}/v2/chat"
+    base = f"http://127.0.0.1:{port.read_text().strip() if port.exists() else 9}"
+    openai = job.run.experiment.model.model.startswith("openai/")
+    return f"{base}/v1" if openai else f"{base}/v2/chat"
 
 
 def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence:

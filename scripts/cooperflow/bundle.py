@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import aggregate, layout, pairs, provenance
+from cooperflow import aggregate, breakdowns, comparison, layout, pairs, provenance, tables
 from cooperflow.config import Config
 from cooperflow.errors import UserError
 from cooperflow.plan import Plan
@@ -90,12 +90,25 @@ def check(archive: Path) -> list[Finding]:
 
 
 def recomputed(plan: Plan) -> Mapping[str, str]:
-    """Return every table that can be made from the runs, by its file name."""
-    runs, summary = aggregate.collect(plan, partial=True)
-    return {
-        plan.results.runs_csv.name: runs.to_csv(index=False),
-        plan.results.summary_csv.name: summary.to_csv(index=False),
+    """Return every table that can be made from the runs, by its path in the results folder.
+
+    The statistics are made of runs.csv as it is written, in which numbers are rounded.
+    """
+    _, summary = made = aggregate.collect(plan, partial=True)
+    results = plan.results
+    with tempfile.TemporaryDirectory(prefix="cooperflow-tables-") as place:
+        written = layout.Results(Path(place))
+        aggregate.write(written, *made)
+        text = written.runs_csv.read_text(encoding="utf-8")
+        runs = tables.read_runs(written.runs_csv)
+    small = breakdowns.tables(runs, plan.config.dataset.languages)
+    paths = {
+        results.runs_csv: text,
+        results.summary_csv: summary.to_csv(index=False),
+        results.comparison_csv: comparison.table(runs).to_csv(index=False),
+        **{results.table(f"{name}.csv"): t.to_csv(index=False) for name, t in small.items()},
     }
+    return {str(path.relative_to(results.root)): text for path, text in paths.items()}
 
 
 def _contents(plan: Plan) -> Iterator[tuple[str, bytes]]:
@@ -163,8 +176,9 @@ def _tables(folder: Path, made: Mapping[str, str]) -> Iterator[Finding]:
         was, now = path.read_text(encoding="utf-8"), made[name]
         rows = len(was.splitlines()) - 1
         yield Finding(name, was == now, _difference(was, now) or f"{rows} rows, the same")
-    for name in sorted(set(made) - {p.name for p in (folder / RESULTS).glob("*.csv")}):
-        yield Finding(name, False, "is missing")
+    for name in sorted(made):
+        if not (folder / RESULTS / name).is_file():
+            yield Finding(name, False, "is missing")
 
 
 def _difference(was: str, now: str) -> str:

@@ -22,6 +22,8 @@ from cooperflow import runtime
 # `off` makes every job a plain process; set from the config's `launcher`.
 SWITCH = "COOPERFLOW_LAUNCHER"
 OWNER = "COOPERFLOW_OWNER"
+# How many tries may follow a job's first; set when a start begins.
+RETRIES = "COOPERFLOW_RETRIES"
 SCHEMA = 1
 # How long a launcher may take to be there, seconds; it listens before it imports anything.
 PATIENCE = 20

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cooperflow import client, processes
 from cooperflow import config as configuration
 from cooperflow import plan as planning
-from cooperflow import processes
 from cooperflow.containers import EngineError
 from cooperflow.errors import UserError
 from cooperflow.plan import Plan
@@ -45,12 +46,8 @@ def parser(text: str | None) -> argparse.ArgumentParser:
 def job_parser(text: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments of a script that works at one run."""
     made = parser(text)
-    made.add_argument("--run-name", required=True)
-    made.add_argument("--repo", required=True)
-    made.add_argument("--task", type=int, required=True)
-    made.add_argument("--features", required=True, help="two feature numbers, as 1,2")
+    made.add_argument("--run", required=True, help="a run's folder below runs/")
     made.add_argument("--try", dest="number", type=int, default=1, help="1, 2, ...")
-    made.add_argument("--retries", type=int, default=0, help="how many tries may follow the first")
     return made
 
 
@@ -69,14 +66,13 @@ def perform_named(name: str, arguments: Sequence[str]) -> int:
     """Do the job that a rule's script names (`run`, `eval`, `oracle`); return the exit code."""
     module = importlib.import_module(f"cooperflow.{name}_job")
     work: Callable[[Plan, Any, Try], int] = module.perform
-    find: Callable[..., Any] = getattr(module, "find", Plan.run)
+    find: Callable[[Plan, str], Any] = getattr(module, "find", Plan.run)
     given = job_parser(name).parse_args(arguments)
     processes.interrupt_on_signals()
 
     def found() -> int:
         plan = planning.make(configuration.from_environment())
-        features = tuple(int(f) for f in given.features.split(","))
-        run = find(plan, given.run_name, given.repo, given.task, features)
-        return work(plan, run, Try(given.number, given.number > given.retries))
+        last = given.number > int(os.environ.get(client.RETRIES, "0"))
+        return work(plan, find(plan, given.run), Try(given.number, last))
 
     return perform(found, given.log)

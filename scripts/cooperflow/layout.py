@@ -213,8 +213,12 @@ class Results:
     def experiment(self, name: str) -> Path:
         return self.runs / name / "experiment.json"
 
+    def mode(self, name: str, mode: str) -> Path:
+        """The folder of an experiment's runs; below it is a pair's own path."""
+        return self.runs / name / mode
+
     def run(self, name: str, mode: str, pair: Pair) -> RunFolder:
-        return RunFolder(self.runs / name / mode / pair.folder)
+        return RunFolder(self.mode(name, mode) / pair.folder)
 
 
 @dataclass(frozen=True)

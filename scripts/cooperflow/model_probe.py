@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 # Seconds for the one call.
@@ -27,6 +28,9 @@ def ask(asked: dict[str, Any]) -> dict[str, Any]:
         _, told["provider"], _, _ = litellm.get_llm_provider(asked["model"])
     except Exception as error:
         return {**told, "known": False, "message": _line(error)}
+    prices = os.environ.get("LITELLM_MODEL_REGISTRY_PATH")
+    if prices and Path(prices).is_file():
+        litellm.register_model(json.loads(Path(prices).read_text()))
     try:
         info = litellm.get_model_info(asked["model"])
         told["price"] = [info.get("input_cost_per_token"), info.get("output_cost_per_token")]

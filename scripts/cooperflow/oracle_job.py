@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, dataset, grading, oracle, processes, rolling
-from cooperflow.errors import UserError
 from cooperflow.layout import Pair
 from cooperflow.oracle import Probe
 from cooperflow.plan import Plan
@@ -28,17 +27,14 @@ class Repetition:
     number: int
 
 
-def find(plan: Plan, name: str, repo: str, task_id: int, features: tuple[int, ...]) -> Repetition:
-    """Return the repetition that a job's arguments name; ``name`` is repeat-1, repeat-2, ...
+def find(plan: Plan, key: str) -> Repetition:
+    """Return the repetition of that key: oracle/, a pair's path, and the number.
 
     Raises:
         UserError: the config has no such pair.
     """
-    wanted = (repo, task_id, tuple(sorted(features)))
-    for pair in plan.pairs:
-        if (pair.repo, pair.task_id, pair.sorted_features) == wanted:
-            return Repetition(pair, int(name.rpartition("-")[2]))
-    raise UserError(f"The config has no pair {repo}/{task_id} {features}.")
+    folder, _, number = key.removeprefix("oracle/").rpartition("/")
+    return Repetition(plan.pair(folder), int(number))
 
 
 def perform(plan: Plan, this_one: Repetition, this: Try) -> int:

@@ -22,11 +22,6 @@ class Setting:
     flags: tuple[str, ...]
 
     @property
-    def identifier(self) -> str:
-        """The name as a part of a rule's name."""
-        return re.sub(r"\W", "_", self.name)
-
-    @property
     def mode(self) -> str:
         """Upstream's folder for it: solo, coop or team."""
         return self.flags[self.flags.index("--setting") + 1]
@@ -128,17 +123,43 @@ class Plan:
             raise UserError(f"The config has no experiment {name}.")
         return self._by_name[name]
 
-    def run(self, run_name: str, repo: str, task_id: int, features: tuple[int, ...]) -> Run:
-        """Return the run of an experiment on a pair.
+    def rule(self, experiment: Experiment) -> str:
+        """Return what names an experiment in a rule's name: the setting, and more if need be."""
+        name = experiment.setting.name
+        if len([model for model in self.config.models.values() if model]) > 1:
+            name = f"{experiment.model_name}_{name}"
+        plain = re.sub(r"\W", "_", name + layout.repeat_suffix(experiment.repeat))
+        # Names that differ only in what a rule's name cannot hold are told apart by a number.
+        number = self.experiments.index(experiment)
+        alike = [re.sub(r"\W", "_", one.run_name) for one in self.experiments]
+        return plain if len(set(alike)) == len(alike) else f"{plain}_{number}"
+
+    def priority(self, experiment: Experiment) -> int:
+        """Return Snakemake's priority of an experiment's runs: settings in the config's order."""
+        return 10 * (len(self.settings) - self.settings.index(experiment.setting))
+
+    @cached_property
+    def _by_folder(self) -> dict[str, Pair]:
+        return {pair.folder: pair for pair in self.pairs}
+
+    def pair(self, folder: str) -> Pair:
+        """Return the pair of that path below an experiment.
+
+        Raises:
+            UserError: the config has none.
+        """
+        if folder not in self._by_folder:
+            raise UserError(f"The config has no pair {folder}.")
+        return self._by_folder[folder]
+
+    def run(self, key: str) -> Run:
+        """Return the run of that key: its folder below runs/.
 
         Raises:
             UserError: the config has no such run.
         """
-        wanted = tuple(sorted(features))
-        for pair in self.pairs:
-            if (pair.repo, pair.task_id, pair.sorted_features) == (repo, task_id, wanted):
-                return Run(self.experiment(run_name), pair)
-        raise UserError(f"The config has no run {run_name} {repo}/{task_id} {features}.")
+        name, _, rest = key.partition("/")
+        return Run(self.experiment(name), self.pair(rest.partition("/")[2]))
 
 
 def make(config: Config) -> Plan:

@@ -12,12 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from cooperflow import atomic
+from cooperflow import atomic, breakdowns, comparison, outcome, plotdata
 from cooperflow.errors import UserError
 from cooperflow.layout import Pair, Results
 from cooperflow.plan import Plan, Run
+from cooperflow.plotdata import Tables
 from cooperflow.report import content, figures, names, pages, provenance, text
 from cooperflow.report.source import Source, mark
+from cooperflow.tables import read_runs
 
 HERE = Path(__file__).parent
 ASSETS = ("report.css", "report.js")
@@ -45,22 +47,21 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     """
     at = at or plan.results
     report = at.report
-    runs, summary = _tables(at)
+    tables = _tables(plan, at)
+    runs, summary = tables.runs, tables.summary
     by_row = content.pairs_by_row(plan)
     known = [content.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
-    runs["key"] = [run.key for run in known]
     book = _Book.open(plan, at, report)
     shown = [run for run in known if mark(run.folder(plan.results)) is not None]
     made = _pages(plan, shown, book)
-    times = {key: (t[0], t[1]) for key, t in book.times.items()}
     _assets(report)
     has_page = {run.key for run in shown}
     data = content.runs_data(
         runs,
         [names.run_page(run) if run.key in has_page else None for run in known],
-        [names.pair_page(run.pair) for run in known],
+        [names.pair_page(run.pair) if run.key in has_page else None for run in known],
     )
-    drawn = figures.every(runs, summary, times)
+    drawn = figures.every(tables)
     _script(report / "data" / "runs.js", "cooperflowRuns", data)
     _script(report / "data" / "figures.js", "cooperflowFigures", [f.as_dict() for f in drawn])
     page = pages.index_page(
@@ -68,11 +69,12 @@ def build(plan: Plan, at: Results | None = None) -> Built:
         {
             "title": content.title(plan),
             "total": len(runs),
-            "unfinished": int((~runs["outcome"].isin(figures.COLOURS)).sum()),
+            "unfinished": int((~runs["outcome"].isin(outcome.OUTCOMES)).sum()),
             "replay": bool(runs["replay"].any()),
-            "dates": content.dates(times),
+            "dates": content.dates(runs),
             "summary": content.headline(summary),
-            "comparison": content.comparison(_optional(at.root / "comparison.csv")),
+            "comparison": content.comparison(tables.comparison),
+            "tables": sorted(p.name for p in (at.root / "tables").glob("*.csv")),
             "figures": drawn,
             "provenance": provenance.shown(at.root),
             "assets": "assets",
@@ -91,7 +93,6 @@ class _Book:
         self.path, self.report, self.maker = path, report, maker
         same = known.get("maker") == maker
         self.pages: dict[str, Any] = known.get("pages", {}) if same else {}
-        self.times: dict[str, list[float]] = known.get("times", {}) if same else {}
 
     @classmethod
     def open(cls, plan: Plan, at: Results, report: Path) -> _Book:
@@ -117,7 +118,7 @@ class _Book:
         for page in set(self.pages) - wanted:
             (self.report / page).unlink(missing_ok=True)
             del self.pages[page]
-        document = {"maker": self.maker, "pages": self.pages, "times": self.times}
+        document = {"maker": self.maker, "pages": self.pages}
         atomic.write_text(self.path, json.dumps(document, separators=(",", ":")))
 
 
@@ -135,7 +136,6 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
         page = names.pair_page(pair)
         if book.stale(page, marks):
             book.write(page, pages.pair_page(pair, sources, book.report), marks)
-    book.times = {run.key: book.times[run.key] for run in runs if run.key in book.times}
     return made
 
 
@@ -146,26 +146,25 @@ def _run_page(source: Source, state: list[int] | None, group: list[Run], book: _
     if not book.stale(page, wanted):
         return False
     book.write(page, pages.run_page(source, group, book.report), wanted)
-    told = source.result.get("workflow") or {}
-    began, ended = told.get("started"), told.get("ended")
-    if isinstance(began, int | float) and isinstance(ended, int | float):
-        book.times[source.run.key] = [began, ended]
     return True
 
 
-def _tables(at: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _tables(plan: Plan, at: Results) -> Tables:
+    """Return all tables as they stand on disk; the statistics are worked out where they do not."""
     for path in (at.runs_csv, at.summary_csv):
         if not path.is_file():
             raise UserError(f"{path} is not there yet: `snakemake -j 4 all` makes it.")
-    words = {"reason": str, "caveat": str, "features": str, "repo": str}
-    runs = pd.read_csv(at.runs_csv, dtype=words, keep_default_na=False, na_values=[""])
-    for column in ("reason", "caveat", "outcome"):
-        runs[column] = runs[column].fillna("")
-    return runs, pd.read_csv(at.summary_csv)
-
-
-def _optional(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
+    if at.comparison_csv.is_file():
+        return plotdata.load(at)
+    runs = read_runs(at.runs_csv)
+    return Tables(
+        runs,
+        pd.read_csv(
+            at.summary_csv, converters=dict.fromkeys(("run_name", "model", "setting"), str)
+        ),
+        comparison.table(runs),
+        breakdowns.tables(runs, plan.config.dataset.languages),
+    )
 
 
 def _assets(report: Path) -> None:

@@ -9,7 +9,6 @@ import pandas as pd
 
 from cooperflow.layout import Pair
 from cooperflow.plan import Plan, Run
-from cooperflow.report import names
 
 # Columns of the table of all runs: of runs.csv, their heading, whether they are numbers.
 COLUMNS = (
@@ -50,7 +49,9 @@ def pairs_by_row(plan: Plan) -> dict[tuple[Any, ...], Pair]:
     }
 
 
-def runs_data(runs: pd.DataFrame, pages: list[str | None], pairs: list[str]) -> dict[str, Any]:
+def runs_data(
+    runs: pd.DataFrame, pages: list[str | None], pairs: list[str | None]
+) -> dict[str, Any]:
     """Return the table of all runs as the first page loads it: rows of plain values."""
     columns = list(COLUMNS)
     if bool(runs["replay"].any()):
@@ -80,14 +81,9 @@ def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in summary.to_dict("records")]
 
 
-def comparison(table: pd.DataFrame | None) -> dict[str, Any] | None:
-    """Return comparison.csv as it stands: its columns and its rows as text."""
-    if table is None or table.empty:
-        return None
-    return {
-        "columns": list(table.columns),
-        "rows": [["–" if v == "" else v for v in row] for row in table.values.tolist()],
-    }
+def comparison(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of comparison.csv."""
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 
 def title(plan: Plan) -> str:
@@ -95,9 +91,11 @@ def title(plan: Plan) -> str:
     return f"CooperBench: {', '.join(models)}"
 
 
-def dates(times: Mapping[str, tuple[float, float]]) -> str:
-    """Return when the first run began and the last one ended."""
-    if not times:
+def dates(runs: pd.DataFrame) -> str:
+    """Return when the first run began and the last one ended, UTC."""
+    begun = [value for value in runs["started"] if value]
+    ended = [value for value in runs["ended"] if value]
+    if not begun or not ended:
         return ""
-    first, last = min(t[0] for t in times.values()), max(t[1] for t in times.values())
-    return f"{names.moment(first)} to {names.moment(last)}"
+    first, last = (value[:16].replace("T", " ") for value in (min(begun), max(ended)))
+    return f"{first} to {last} UTC"

@@ -57,6 +57,19 @@ def percent(value: Any) -> str:
     return "–" if number is None else f"{100 * number:.1f} %"
 
 
+def points(value: Any) -> str:
+    """Return a difference of rates, with its sign."""
+    number = number_of(value)
+    return "–" if number is None else f"{100 * number:+.1f}".replace("-", "−")
+
+
+def probability(value: Any) -> str:
+    number = number_of(value)
+    if number is None:
+        return "–"
+    return "< 0.001" if number < 0.001 else f"{number:.3f}"
+
+
 def usd(value: Any) -> str:
     number = number_of(value)
     if number is None:

@@ -42,6 +42,8 @@ def environment() -> jinja2.Environment:
         "patch": patches.shown,
         "percent": names.percent,
         "usd": names.usd,
+        "points": names.points,
+        "probability": names.probability,
         "count": names.count,
         "seconds": names.seconds,
         "moment": names.moment,

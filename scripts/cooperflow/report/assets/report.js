@@ -23,16 +23,16 @@
     const style = getComputedStyle(document.body);
     const soft = dark.matches ? "#34383e" : "#e3e2dd";
     const axis = { gridcolor: soft, zerolinecolor: soft, linecolor: soft, fixedrange: true };
+    const axes = Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
     return {
       ...layout,
+      ...Object.fromEntries(axes.map((key) => [key, { ...axis, ...layout[key] }])),
       autosize: true,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style.fontFamily, size: 12, color: style.color },
-      margin: { l: 50, r: 16, t: 34, b: 52, ...(layout.margin || {}) },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal", ...(layout.legend || {}) },
-      xaxis: { ...axis, ...(layout.xaxis || {}) },
-      yaxis: { ...axis, ...(layout.yaxis || {}) },
+      margin: { l: 50, r: 16, t: 34, b: 52 },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal" },
       hoverlabel: { align: "left" },
     };
   };
@@ -94,7 +94,9 @@
       made.append(page ? link(page, shown) : text(shown));
       return made;
     }
-    if (column.key === "features") return link(runs.pairs[row[row.length - 1]], shown);
+    if (column.key === "features" && runs.pairs[row[row.length - 1]]) {
+      return link(runs.pairs[row[row.length - 1]], shown);
+    }
     const made = document.createElement("bdi");
     made.textContent = shown;
     return made;

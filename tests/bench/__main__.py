@@ -1,0 +1,124 @@
+"""`make bench`: measure, side by side and repeated, and write the figures as JSON and markdown."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic
+
+from . import parsing, sides, workload
+
+# Seconds per call, and one conversation in ten four times as slow.
+WAITING = "lognormal:1.5:0.5,tail:0.1:4"
+SEED = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="makespan, cpu, parse")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("../docs/performance.json"))
+    arguments = parser.parse_args()
+    parts: dict[str, Callable[[Path, int], Any]] = {
+        "makespan": lambda folder, n: _makespan(folder, n, WAITING),
+        "no-delay": lambda folder, n: _makespan(folder, n, "0"),
+        "parse": _parse,
+    }
+    chosen = [name for name in parts if not arguments.only or name in arguments.only.split(",")]
+    whole = atomic.read_json(arguments.out) or {}
+    whole["versions"] = _versions()
+    for name in chosen:
+        with tempfile.TemporaryDirectory(prefix="cooperflow-bench-") as temporary:
+            print(f"== {name}", flush=True)
+            whole[name] = {"date": time.strftime("%Y-%m-%d"), "figures": None}
+            whole[name]["figures"] = parts[name](Path(temporary), arguments.repeats)
+            atomic.write_json(arguments.out, whole)
+    return 0
+
+
+def _makespan(folder: Path, repeats: int, delay: str) -> dict[str, Any]:
+    work = workload.make(folder)
+    rounds = []
+    try:
+        for number in range(repeats):
+            theirs, costs = sides.upstream(work, folder / f"upstream{number}", delay, SEED + number)
+            ours, times = sides.workflow(work, folder / f"workflow{number}", delay, SEED + number)
+            bound = sides.bound([seconds for _, seconds in times])
+            rounds.append(
+                {
+                    "upstream_s": round(theirs.wall, 1),
+                    "workflow_s": round(ours.wall, 1),
+                    "ratio": round(ours.wall / theirs.wall, 3),
+                    "bound_s": round(bound, 1),
+                    "over_bound": round(ours.wall / bound, 3),
+                    "upstream_cpu_s": round(theirs.cpu, 1),
+                    "workflow_cpu_s": round(ours.cpu, 1),
+                    "cpu_added_per_run_s": round((ours.cpu - theirs.cpu) / work.runs, 3),
+                    "upstream_parts_s": [round(cost.wall, 1) for cost in costs],
+                    "passed": [theirs.passed, ours.passed],
+                }
+            )
+            print(json.dumps(rounds[-1]), flush=True)
+            shutil.rmtree(folder / f"upstream{number}", ignore_errors=True)
+            shutil.rmtree(folder / f"workflow{number}", ignore_errors=True)
+    finally:
+        workload.untag(work)
+    keys = ("ratio", "over_bound", "cpu_added_per_run_s", "upstream_s", "workflow_s")
+    return {
+        "delay": delay,
+        "runs": work.runs,
+        "turns": workload.TURNS,
+        "rounds": rounds,
+        **{key: _spread([one[key] for one in rounds]) for key in keys},
+    }
+
+
+def _parse(folder: Path, repeats: int) -> dict[str, Any]:
+    figures = {}
+    for size in parsing.SIZES:
+        rounds = []
+        for number in range(repeats):
+            ours, bare = parsing.dry_runs(folder / f"{size}-{number}", size)
+            assert ours.code == bare.code == 0, folder
+            rounds.append(
+                {
+                    "workflow_s": round(ours.wall, 2),
+                    "bare_s": round(bare.wall, 2),
+                    "time_ratio": round(ours.cpu / bare.cpu, 3),
+                    "workflow_mb": round(ours.memory),
+                    "bare_mb": round(bare.memory),
+                    "memory_ratio": round(ours.memory / bare.memory, 3),
+                }
+            )
+            print(size, json.dumps(rounds[-1]), flush=True)
+        figures[str(size)] = {
+            "rounds": rounds,
+            **{k: _spread([r[k] for r in rounds]) for k in ("time_ratio", "memory_ratio")},
+        }
+    return figures
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def _versions() -> dict[str, str]:
+    names = ("cooperbench", "litellm", "snakemake", "docker")
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

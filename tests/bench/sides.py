@@ -1,0 +1,149 @@
+"""The two sides on the same work: upstream's own procedure, and the workflow."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import heapq
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from experiment_client import clone_of
+from replay_client import server
+
+from .cpu import Cost, measure
+from .workload import REPOSITORY, Workload
+
+BIN = REPOSITORY / ".venv" / "bin"
+SLOTS = 4
+SETTINGS = {
+    "solo": ["--setting", "solo"],
+    "coop-comm": ["--setting", "coop"],
+    "coop-nocomm": ["--setting", "coop", "--no-messaging"],
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side took, and how its runs ended."""
+
+    wall: float
+    cpu: float
+    passed: dict[str, int]
+
+
+def environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "COHERE_API_KEY": "bench",
+        "BENCH_KEY": "bench",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+
+
+def upstream(work: Workload, folder: Path, delay: str, seed: int) -> tuple[Side, list[Cost]]:
+    """Three `cooperbench run -c 4`, one after the other, then three `cooperbench eval -c 4`."""
+    folder.mkdir()
+    log = folder / "log"
+    costs = []
+    with _served(work, folder, delay, seed) as url, _redis(folder) as redis:
+        agent = folder / "agent.yaml"
+        agent.write_text(yaml.safe_dump({"config": {"model": {"model_kwargs": {"api_base": url}}}}))
+        shared = ["--dataset-dir", str(work.dataset), "--log-dir", str(folder / "logs")]
+        shared += ["-c", str(SLOTS), "--backend", "docker", "-s", "bench"]
+        for name, flags in SETTINGS.items():
+            command = [str(BIN / "cooperbench"), "run", "-n", name, "-m", "command-a-03-2025"]
+            command += [*flags, *shared, "--no-auto-eval", "--redis", redis]
+            command += ["--agent-config", str(agent)]
+            costs.append(measure(command, folder, environment(), log))
+        for name in SETTINGS:
+            command = [str(BIN / "cooperbench"), "eval", "-n", name, *shared]
+            costs.append(measure(command, folder, environment(), log))
+    passed = {}
+    for name in SETTINGS:
+        files = (folder / "logs" / name).rglob("eval.json")
+        passed[name] = sum(bool(json.loads(f.read_text())["both_passed"]) for f in files)
+    return Side(sum(c.wall for c in costs), sum(c.cpu for c in costs), passed), costs
+
+
+def workflow(
+    work: Workload, folder: Path, delay: str, seed: int, target: str = "summary.csv"
+) -> tuple[Side, list[tuple[float, float]]]:
+    """`snakemake -j 4`, its own start and the tables counted; also the runs' own times."""
+    folder.mkdir()
+    clone = clone_of(folder / "clone")
+    results = folder / "results"
+    with _served(work, folder, delay, seed) as url:
+        config = {
+            "results": str(results),
+            "dataset": {"dir": str(work.dataset), "subset": str(work.table)},
+            "models": {
+                "command-a": None,
+                "bench": {
+                    "model": "command-a-03-2025",
+                    "api_base": url,
+                    "api_key": "BENCH_KEY",
+                },
+            },
+            "images": {"pull": False, "free_gb": 1},
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        command = [str(BIN / "snakemake"), "-j", str(SLOTS), str(results / target)]
+        command += ["--configfile", str(folder / "config.yaml")]
+        cost = measure(command, clone, environment(), folder / "log")
+    if cost.code:
+        raise SystemExit(f"the workflow failed, see {folder / 'log'}")
+    with (results / "summary.csv").open() as stream:
+        passed = {row["setting"]: int(row["pass"]) for row in csv.DictReader(stream)}
+    return Side(cost.wall, cost.cpu, passed), run_times(results)
+
+
+def run_times(results: Path) -> list[tuple[float, float]]:
+    """Start, and the seconds of each run's own work by upstream's account, in order of start."""
+    times = []
+    for path in (results / "runs").glob("*/*/*/*/*/result.json"):
+        document = json.loads(path.read_text())
+        times.append((document["workflow"]["started"], float(document["duration_seconds"])))
+    return sorted(times)
+
+
+def bound(durations: Sequence[float], slots: int = SLOTS) -> float:
+    """Return the makespan of a list schedule: each run begins as soon as a slot is free, in order.
+
+    Source: R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
+    (1969) 416-429.
+    """
+    free = [0.0] * slots
+    for seconds in durations:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return max(free)
+
+
+@contextlib.contextmanager
+def _served(work: Workload, folder: Path, delay: str, seed: int) -> Iterator[str]:
+    options = ["--delay", delay, "--seed", str(seed)]
+    with server(folder, *options, recordings=work.recordings) as running:
+        yield f"{running.url}/v2/chat"
+
+
+@contextlib.contextmanager
+def _redis(folder: Path) -> Iterator[str]:
+    socket = folder / "redis.sock"
+    process = subprocess.Popen(
+        [str(BIN / "redis-server"), "--port", "0", "--unixsocket", str(socket), "--save", ""],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while not socket.exists():
+            time.sleep(0.05)
+        yield f"unix://{socket}"
+    finally:
+        process.terminate()
+        process.wait()
