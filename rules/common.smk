@@ -3,6 +3,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
@@ -83,20 +84,17 @@ def broken_evals():
 BROKEN_EVALS = broken_evals()
 
 
-def make_broken_anew():
-    """Have the documents that are there but not whole made anew, as `--forcerun FILE` would.
-
-    A run's comes back from the copy in its attempt, at no cost.
-    """
-    documents = [path for run in PLAN.runs for path in run.folder(RESULTS).documents]
-    documents += [RESULTS.gate, *(RESULTS.sentinel(image) for image in PLAN.images)]
-    broken = {str(path) for path in documents if path.exists() and not atomic.is_whole(path)}
-    if broken:
-        workflow.dag_settings.forcerun = {*workflow.dag_settings.forcerun, *broken}
-
-
-if workflow.is_main_process:
-    make_broken_anew()
+def mend(document):
+    """What a document that is there but not whole waits for: a file newer than it."""
+    path = Path(document)
+    if not path.exists() or atomic.is_whole(path):
+        return []
+    newer = Path(".snakemake") / "cooperflow-broken"
+    newer.parent.mkdir(exist_ok=True)
+    newer.touch(exist_ok=True)
+    then = max(time.time(), newer.stat().st_mtime, path.stat().st_mtime) + 1
+    os.utime(newer, (then, then))
+    return str(newer)
 
 
 def before_run(experiment):
@@ -104,8 +102,9 @@ def before_run(experiment):
     folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
 
     def waits(wildcards):
-        done = os.path.exists(f"{folder}/{wildcards.pair}/{layout.RESULT}")
-        return [] if done else ancient(images_before(wildcards.pair))
+        result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
+        # One whose document is broken is put back from its attempt, which costs nothing.
+        return mend(result) if os.path.exists(result) else ancient(images_before(wildcards.pair))
 
     return waits
 
@@ -120,7 +119,7 @@ def before_eval(experiment):
         if not os.path.exists(graded):
             return ancient(images_before(wildcards.pair))
         # A grading that broke left a note, which is newer than its eval.json.
-        return BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--"), [])
+        return BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--")) or mend(graded)
 
     return waits
 

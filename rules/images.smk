@@ -3,6 +3,8 @@ IMAGE_PAIRS = {layout.image_key(pair.image): pair for pair in PLAN.pairs}
 
 
 rule image:
+    input:
+        lambda wc: mend(RESULTS.root / "images" / f"{wc.image}.json"),
     output:
         RESULTS.root / "images" / "{image}.json",
     log:
@@ -24,6 +26,7 @@ rule image:
 rule images_verified:
     input:
         [RESULTS.sentinel(image) for image in PLAN.images],
+        lambda _: mend(RESULTS.gate),
     output:
         RESULTS.gate,
     log:
