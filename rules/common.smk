@@ -91,7 +91,8 @@ def mend(document):
         return []
     newer = Path(".snakemake") / "cooperflow-broken"
     newer.parent.mkdir(exist_ok=True)
-    newer.touch(exist_ok=True)
+    with newer.open("a") as stream:
+        stream.write(f"{path} {time.time()}\n")  # of other contents too, which Snakemake compares
     then = max(time.time(), newer.stat().st_mtime, path.stat().st_mtime) + 1
     os.utime(newer, (then, then))
     return str(newer)

@@ -60,13 +60,13 @@ def test_the_longest_wish_of_any_agents_last_call_counts_from_its_end() -> None:
 
 
 def test_a_time_out_that_the_engine_caused_is_not_the_agents() -> None:
-    busy = (CallsEnd(usage.ANSWERED, 0.0),)
+    busy = (CallsEnd(usage.ANSWERED, 0.0, 600.0),)
     slow = Evidence(False, timed_out=True, seconds=600, calls=busy)
     assert outcome.judge_run(slow).reason == outcome.TIMEOUT
     hung = Evidence(False, timed_out=True, seconds=600, calls=busy, engine_stalled=400)
     assert outcome.judge_run(hung).reason == outcome.DOCKER_UNAVAILABLE
-    waited = (CallsEnd(usage.OPEN, 250.0),)
-    both = Evidence(False, timed_out=True, seconds=600, calls=waited, engine_stalled=100)
+    waited = (CallsEnd(usage.OPEN, 350.0, 600.0),)
+    both = Evidence(False, timed_out=True, seconds=600, calls=waited, engine_stalled=400)
     assert outcome.judge_run(both).reason == usage.API_TIMEOUT
 
 

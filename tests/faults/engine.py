@@ -38,7 +38,9 @@ class Engine:
 
     def begin(self) -> None:
         """Start the daemon and wait until it answers."""
-        (self.folder / "docker.pid").unlink(missing_ok=True)
+        # A killed daemon leaves these; a zombie of that number would be taken for a living one.
+        for left in ("docker.pid", "exec/containerd/containerd.pid"):
+            (self.folder / left).unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [

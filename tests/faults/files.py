@@ -48,8 +48,9 @@ def truncated(campaign: Campaign) -> None:
             lines = []
             for path in documents:
                 with campaign.line("Files", f"{path.name} {how}") as line:
-                    told = path == documents[-1] or path.name in dry.text
-                    line.add(TRUE, [] if told else ["the dry run does not name it"])
+                    rule = {"result.json": "run_solo", "eval.json": "eval_solo"}.get(path.name)
+                    told = path == documents[-1] or (rule or "image") in dry.text
+                    line.add(TRUE, [] if told else ["the dry run does not tell of it"])
                     failed = done.process.returncode
                     line.add(GOES_ON, [done.text[-1500:]] if failed else [])
                     new = here.servers["lab"].ledger()[calls:]

@@ -1,0 +1,109 @@
+"""What a killed process leaves, and a full disk: swept, told, and never half a line or document."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cooperflow import atomic, publish, runtime, secrecy
+from cooperflow.layout import Results
+
+
+@pytest.fixture(autouse=True)
+def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+def test_the_folder_is_closed_to_others() -> None:
+    assert runtime.folder().stat().st_mode & 0o777 == 0o700
+    runtime.folder().chmod(0o755)
+    with pytest.raises(PermissionError):
+        runtime.folder()
+
+
+def test_a_killed_process_leaves_a_folder_that_the_next_start_sweeps() -> None:
+    program = (
+        "import os, signal, sys; sys.path.insert(0, 'scripts')\n"
+        "from cooperflow import runtime\n"
+        "with runtime.scratch(): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(runtime.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
+    assert len(list(runtime.folder().glob("run-*"))) == 1
+    with runtime.scratch() as mine:
+        runtime.sweep()
+        assert list(runtime.folder().glob("run-*")) == [mine]
+    assert not list(runtime.folder().iterdir())
+
+
+def test_only_sockets_that_nobody_serves_are_swept() -> None:
+    for name in ("dead", "served"):
+        (runtime.folder() / f"{name}.lock").touch()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(runtime.folder() / f"{name}.sock"))
+        if name == "served":
+            listener.listen()
+        else:
+            listener.close()
+    runtime.sweep()
+    assert {path.name for path in runtime.folder().iterdir()} == {"served.sock", "served.lock"}
+    listener.close()
+
+
+def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    atomic.append_line(path, '{"a": 1}')
+    program = (
+        "import resource, signal, sys; sys.path.insert(0, 'scripts')\n"
+        "from pathlib import Path\nfrom cooperflow import atomic\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+        f"atomic.append_line(Path({str(path)!r}), 'x' * 100)\n"
+    )
+    root = Path(atomic.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert "No space left" in done.stderr
+    atomic.append_line(path, '{"b": 2}')
+    assert atomic.read_lines(path) == [{"a": 1}, {"b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ('{\n  "a": {\n    "b": 1\n  }\n}\n', True),
+        ('{\n  "a": {\n    "b": 1\n  }\n', False),
+        ('{"a": 1}', True),  # not one of ours, but it can be read
+        ("", False),
+    ],
+)
+def test_a_document_is_whole_or_not(tmp_path: Path, text: str, whole: bool) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    assert atomic.is_whole(path) is whole
+
+
+def test_tables_are_older_than_a_grading_whatever_the_clock_says(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    graded = tmp_path / "eval.json"
+    for path in (results.runs_csv, results.summary_csv, graded):
+        path.write_text("x")
+    os.utime(results.summary_csv, (4_000_000_000, 4_000_000_000))
+    publish.make_stale(results, graded)
+    assert results.summary_csv.stat().st_mtime < graded.stat().st_mtime
+
+
+def test_a_key_that_a_provider_quotes_is_taken_out(tmp_path: Path) -> None:
+    key = "sk-1234567890abcdef"
+    (tmp_path / "deep").mkdir()
+    quoted = tmp_path / "deep" / "cooperbench.log"
+    quoted.write_bytes(b"\xff said: bad key " + key.encode())
+    (tmp_path / "other").write_text("nothing")
+    secrecy.scrub(tmp_path, key)
+    assert quoted.read_bytes() == b"\xff said: bad key [key]"
+    secrecy.scrub(tmp_path, "replay")
+    assert (tmp_path / "other").read_text() == "nothing"
