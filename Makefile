@@ -62,7 +62,7 @@ test: setup engine lint ## Set up, lint, and run all tests
 
 faults: setup engine ## Cause every known fault and check what must hold (ONLY=pattern SEED=n; root)
 	@cd tests && PYTHONPATH=../scripts ../$(BIN)/python -m faults --only '$(ONLY)' \
-		$(if $(SEED),--seed $(SEED)) --out ../.faults.md
+		$(if $(SEED),--seed $(SEED)) --out ../logs/faults.md
 
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/snakefmt Snakefile rules

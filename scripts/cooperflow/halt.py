@@ -11,6 +11,9 @@ from pathlib import Path
 from cooperflow import atomic, processes
 from cooperflow.layout import Results
 
+# How long another run may take to say the same, seconds.
+CLAIM_SECONDS = 30
+
 ADVICE = {
     "auth": "The provider refused the key. Set the right one in the environment variable {key}.",
     "model_not_found": "The provider does not know the model. Put models.{model}.model right.",
@@ -18,28 +21,31 @@ ADVICE = {
 }
 
 
-def declare(results: Results, run: str, reason: str, message: str) -> None:
+def declare(results: Results, run: str, reason: str, message: str) -> bool:
     """Note that this start is over for paid runs, and ask Snakemake to begin no further job.
 
-    Snakemake lets running jobs end when it gets a SIGTERM.
+    Snakemake lets running jobs end when it gets a SIGTERM. Returns whether this run is the first
+    one to say so: the message is to be told once.
     """
     owner = processes.owner()
-    if current(results):
-        return
-    atomic.write_json(
-        results.halt,
-        {
-            "schema": 1,
-            "owner": str(owner),
-            "run": run,
-            "reason": reason,
-            "message": message,
-            "time": time.time(),
-        },
-    )
+    with processes.claim(results.claims, "halt", CLAIM_SECONDS):
+        if current(results):
+            return False
+        atomic.write_json(
+            results.halt,
+            {
+                "schema": 1,
+                "owner": str(owner),
+                "run": run,
+                "reason": reason,
+                "message": message,
+                "time": time.time(),
+            },
+        )
     if owner is not None and owner.here and owner.alive():
         with contextlib.suppress(ProcessLookupError):
             os.kill(owner.pid, signal.SIGTERM)
+    return True
 
 
 def current(results: Results) -> str | None:

@@ -69,9 +69,8 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
                 return DONE
             _pause(plan, folder, this)
             with breaker.passage(plan, run):
-                halted = halt.current(plan.results)
-                if halted:
-                    print(halted)
+                if halt.current(plan.results):
+                    print(f"{run.key}: not begun: the provider refuses.")
                     return HALTED
                 return _attempt(plan, run, folder, this)
     except Interrupted as why:
@@ -115,8 +114,8 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
     breaker.note(plan.results, run, verdict.reason if verdict.again else "")
     if verdict.halts:
         message = _halt_message(run, verdict, place)
-        print(message)
-        halt.declare(plan.results, run.key, verdict.reason, message)
+        first = halt.declare(plan.results, run.key, verdict.reason, message)
+        print(message if first else f"{run.key}: refused as well: {verdict.reason}.")
         return HALTED
     if verdict.again and not this.last:
         print(f"{run.key}: attempt {number}: {verdict.outcome} {verdict.reason}; tried again.")
