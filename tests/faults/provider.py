@@ -191,7 +191,7 @@ def halts(campaign: Campaign) -> None:
             with campaign.line("Provider", f"{name}: halts") as line:
                 server.fail([rule])
                 before = len(server.ledger())
-                halted = here.run("-j", "2", "results/summary.csv")
+                halted = here.run("-j", "2", *here.targets())
                 refused = len(server.ledger()) - before
                 problems = []
                 if not halted.process.returncode:
