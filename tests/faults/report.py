@@ -96,10 +96,11 @@ class Campaign:
             for problem in problems[:3]:
                 print(f"    {column}: {problem[-700:]}", flush=True)
 
-    def expect(self, line: Line, rows: Sequence[Mapping[str, str]], wanted: Expected) -> None:
-        """Check the outcome and reason of rows."""
+    def expect(self, line: Line, rows: Sequence[Mapping[str, str]], *wanted: Expected) -> None:
+        """Check that the outcome and reason of each row is one of those that are true."""
         found = {(row["outcome"], row["reason"]) for row in rows}
-        line.add(TRUE, [] if found == {wanted} else [f"is {sorted(found)}, expected {wanted}"])
+        well = bool(found) and found <= set(wanted)
+        line.add(TRUE, [] if well else [f"is {sorted(found)}, expected {wanted}"])
 
     def settle(
         self,
