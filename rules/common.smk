@@ -119,8 +119,10 @@ def before_eval(experiment):
         graded = f"{folder}/{wildcards.pair}/{layout.EVAL}"
         if not os.path.exists(graded):
             return ancient(images_before(wildcards.pair))
-        # A grading that broke left a note, which is newer than its eval.json.
-        return BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--")) or mend(graded)
+        # A grading that broke left a note, which is newer than its eval.json. A run whose own
+        # document is broken may be done anew, and then is another one.
+        note = BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--"))
+        return note or mend(graded) or mend(f"{folder}/{wildcards.pair}/{layout.RESULT}")
 
     return waits
 

@@ -75,6 +75,16 @@ def test_a_full_disk_is_told_before_what_it_brings_about() -> None:
     assert outcome.judge_run(evidence).reason == outcome.DISK_FULL
 
 
+def test_a_patch_that_upstream_cannot_hand_over_is_the_agents_doing() -> None:
+    document = {"error": "Failed to write patch1.patch: ", "both_passed": False}
+    large = outcome.judge_eval(document, [False, False], largest_patch=212_500_114)
+    assert (large.outcome, large.reason, large.again) == ("fail", "patch_too_large", False)
+    small = outcome.judge_eval(document, [False, False], largest_patch=500)
+    assert (small.outcome, small.reason) == ("infra_error", "eval_error")
+    tests = {"error": "Failed to write tests1.patch: "}
+    assert outcome.judge_eval(tests, [False], largest_patch=212_500_114).again
+
+
 def test_the_probe_of_the_provider_connects_and_asks_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -43,7 +43,9 @@ def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
         return DONE
     begun = time.monotonic()
     document = _test(plan, run, folder)
-    verdict = outcome.judge_eval(document, empty_patches(folder), told["reason"])
+    verdict = outcome.judge_eval(
+        document, empty_patches(folder), told["reason"], largest_patch(folder)
+    )
     if verdict.again and not this.last:
         print(f"{run.key}: grading: {verdict.outcome} {verdict.reason}; tried again.")
         return TRY_AGAIN
@@ -68,6 +70,11 @@ def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
 def empty_patches(folder: RunFolder) -> list[bool]:
     """Return for each patch of a run whether there is nothing in it."""
     return [not path.read_bytes().strip() for path in sorted(folder.path.glob("*.patch"))]
+
+
+def largest_patch(folder: RunFolder) -> int:
+    """Return the bytes of a run's largest patch."""
+    return max((path.stat().st_size for path in folder.path.glob("*.patch")), default=0)
 
 
 def _publish(

@@ -18,6 +18,7 @@ OUTCOMES = (PASS, FAIL, INFRA_ERROR)
 TESTS_FAILED = "tests_failed"
 MERGE_CONFLICT = "merge_conflict"
 PATCH_NOT_APPLIED = "patch_not_applied"
+PATCH_TOO_LARGE = "patch_too_large"
 EMPTY_PATCH = "empty_patch"
 TIMEOUT = "timeout"
 STEP_LIMIT = "step_limit"
@@ -171,7 +172,10 @@ def _infra(reason: str) -> Verdict:
 
 
 def judge_eval(
-    document: Mapping[str, Any] | None, empty_patches: Sequence[bool], reason: str = ""
+    document: Mapping[str, Any] | None,
+    empty_patches: Sequence[bool],
+    reason: str = "",
+    largest_patch: int = 0,
 ) -> Verdict:
     """Return what the tests make of a run.
 
@@ -179,7 +183,11 @@ def judge_eval(
         document: upstream's eval.json, None where there is none that is whole.
         empty_patches: for each patch of the run whether it is empty.
         reason: the reason to give if the tests fail (an agent's limit), empty if none.
+        largest_patch: bytes of the run's largest patch.
     """
+    error = str((document or {}).get("error") or "")
+    if _PATCH_NOT_WRITTEN.match(error) and largest_patch > LARGEST_PATCH:
+        return Verdict(FAIL, PATCH_TOO_LARGE)
     if document is None or document.get("error"):
         return Verdict(INFRA_ERROR, EVAL_ERROR, again=True)
     merge = document.get("merge") or {}
@@ -223,6 +231,9 @@ def _output(document: Mapping[str, Any], merge: Mapping[str, Any], number: int) 
     return str(feature.get("test_output") or feature.get("output") or "")
 
 
+# Upstream hands a patch over as one argument of a shell, which the kernel limits to 128 KiB.
+LARGEST_PATCH = 98_000
+_PATCH_NOT_WRITTEN = re.compile(r"Failed to write (?!tests)\w+\.patch")
 _NOTHING_LEFT = re.compile(r"^error: No valid patches in input", re.MULTILINE)
 _NOT_APPLIED = re.compile(
     r"^error: (?:patch failed: |corrupt patch |unrecognized input|.*: patch does not apply"

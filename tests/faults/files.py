@@ -43,7 +43,7 @@ def truncated(campaign: Campaign) -> None:
                 text = path.read_bytes()
                 path.write_bytes(text[: len(text) // 2] if how == "truncated" else b"")
             calls = len(here.servers["lab"].ledger())
-            dry = here.run("-n", "results/summary.csv")
+            dry = here.run("-n", *here.targets())
             done = here.run()
             lines = []
             for path in documents:

@@ -137,12 +137,12 @@ class Lab:
     def start(self, *arguments: str, configfile: bool = True) -> Start:
         """Start Snakemake, as a user does, in a session of its own.
 
-        Its target is summary.csv: what `all` makes beside it (figures, the report) calls nothing.
+        Its targets are those of `all` but figures and report, which call nothing.
         """
         self.write_config()
         log = self.folder / f"start-{len(self.starts) + 1}.log"
         command = [*self.wrapper, sys.executable, "-m", "snakemake"]
-        command += [*(arguments or ("-j", "4", f"{self.config['results']}/summary.csv"))]
+        command += [*(arguments or ("-j", "4", *self.targets()))]
         command += ["--configfile", "lab.yaml"] if configfile else []
         with log.open("wb") as stream:
             process = subprocess.Popen(
@@ -157,6 +157,20 @@ class Lab:
         begun = Start(process, log)
         self.starts.append(begun)
         return begun
+
+    def targets(self) -> list[str]:
+        """Return summary.csv and the two documents of each run."""
+        made = [f"{self.config['results']}/summary.csv"]
+        with contextlib.suppress(ValueError, KeyError):
+            tasks = json.loads((self.clone / "pairs.json").read_text())["tasks"]
+            for model in [name for name, entry in self.config["models"].items() if entry]:
+                for setting in [name for name, flags in self.config["settings"].items() if flags]:
+                    for task in tasks:
+                        for pair in task["pairs"]:
+                            where = (task["repo"], task["task_id"], tuple(pair))
+                            folder = self.run_folder(setting, where, model).relative_to(self.clone)
+                            made += [f"{folder}/result.json", f"{folder}/eval.json"]
+        return made
 
     def run(self, *arguments: str, seconds: float = PATIENCE) -> Start:
         """Start and wait for the end."""

@@ -92,20 +92,20 @@ AGENT = (
          agent(f"echo '{TALK}'; exit 1", text=TALK, submit=False),
          ("fail", "empty_patch"), False),
     Told("submits nothing", agent(submit=False), ("fail", "empty_patch"), False),
-    Told("rm -rf /workspace", agent("rm -rf /workspace"), ("fail", "empty_patch"), False),
+    Told("rm -rf /workspace", agent("rm -rf /workspace"), ("fail", "step_limit"), False),
     Told("deletes .git", agent("rm -rf /workspace/repo/.git"), ("fail", "empty_patch"), False),
     Told("file names with quotes, newlines, other bytes", agent(NAMES),
          ("fail", "tests_failed"), False),
     Told("binary files", agent("head -c 3000000 /dev/urandom > /workspace/repo/blob.bin"),
-         ("fail", "tests_failed"), False),
+         ("fail", "patch_not_applied"), False),
     Told("a patch of 200 MB",
          agent("yes 0123456789abcde | head -c 200000000 > /workspace/repo/big"),
-         ("fail", "tests_failed"), False),
+         ("fail", "patch_too_large"), False),
     Told("changes the tests",
          agent("cd /workspace/repo && for f in tests/*.py; do echo > $f; done"),
          ("fail", "empty_patch"), False),
     Told("fork bomb", agent("bomb() { bomb | bomb & }; bomb; sleep 3"),
-         ("fail", "tests_failed"), False),
+         ("fail", "timeout"), False),
     Told("a test that never ends", agent(LIBRARY.format("while True: pass")),
          ("fail", "tests_failed"), False),
     Told(
@@ -191,7 +191,7 @@ def halts(campaign: Campaign) -> None:
             with campaign.line("Provider", f"{name}: halts") as line:
                 server.fail([rule])
                 before = len(server.ledger())
-                halted = here.run("-j", "2", "results/summary.csv")
+                halted = here.run("-j", "2", *here.targets())
                 refused = len(server.ledger()) - before
                 problems = []
                 if not halted.process.returncode:
@@ -238,7 +238,13 @@ CASES = (
     Case("provider", batch("Provider", PROVIDER, limits={"call_seconds": 12}), quick=False),
     Case(
         "agent",
-        batch("Agent", AGENT, limits={"test_seconds": 20}, containers={"pids": 200}),
+        batch(
+            "Agent",
+            AGENT,
+            limits={"test_seconds": 20, "run_seconds": 200},
+            containers={"pids": 200},
+            agent={"config": {"agent": {"step_limit": 25}}},
+        ),
     ),
     Case("patient", batch("Agent", PATIENT, limits={"run_seconds": 60, "call_seconds": 120})),
     Case("halts", halts, quick=True),
