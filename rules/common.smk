@@ -119,12 +119,22 @@ def before_eval(experiment):
         graded = f"{folder}/{wildcards.pair}/{layout.EVAL}"
         if not os.path.exists(graded):
             return ancient(images_before(wildcards.pair))
-        # A grading that broke left a note, which is newer than its eval.json. A run whose own
-        # document is broken may be done anew, and then is another one.
-        note = BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--"))
-        return note or mend(graded) or mend(f"{folder}/{wildcards.pair}/{layout.RESULT}")
+        # A grading that broke left a note, which is newer than its eval.json.
+        return BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--")) or mend(graded)
 
     return waits
+
+
+def graded_run(experiment):
+    """The run that a grading is of. If it is there its time says nothing: copies have any."""
+    folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
+
+    def result(wildcards):
+        path = f"{folder}/{wildcards.pair}/{layout.RESULT}"
+        there = os.path.exists(path) and atomic.is_whole(Path(path))
+        return ancient(path) if there else path
+
+    return result
 
 
 def images_before(pair):

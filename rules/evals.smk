@@ -5,10 +5,7 @@ for experiment in PLAN.experiments:
         name:
             f"eval_{PLAN.rule(experiment)}"
         input:
-            # ancient: a copy of finished results may have its times in any order.
-            ancient(
-                f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.RESULT}"
-            ),
+            graded_run(experiment),
             before_eval(experiment),
         output:
             f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.EVAL}",
