@@ -93,7 +93,7 @@ def mend(document):
     newer.parent.mkdir(exist_ok=True)
     with newer.open("a") as stream:
         stream.write(f"{path} {time.time()}\n")  # of other contents too, which Snakemake compares
-    then = max(time.time(), newer.stat().st_mtime, path.stat().st_mtime) + 1
+    then = max(newer.stat().st_mtime, path.stat().st_mtime + 0.01)
     os.utime(newer, (then, then))
     return str(newer)
 

@@ -23,7 +23,7 @@ from cooperflow.plan import Plan, Run
 
 # The longest pause between two attempts that look whether the trouble is over, seconds.
 LONGEST = 600
-# How often a waiting job says so, and how often it probes, seconds.
+# How often a waiting job says so (at first), and how often it probes, seconds.
 SAY, LOOK = 60, 5
 
 
@@ -70,11 +70,12 @@ def passage(plan: Plan, run: Run, graded: bool = False) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         trial = False
-        said = 0.0
+        said, silence = 0.0, float(SAY)
         while (why := _obstacle(plan, run, graded, trial)) and not halt.current(plan.results):
             if not trial and not graded:
                 trial = _try_hold(plan.results, stack)
-            if time.monotonic() - said > SAY:
+            if not said or time.monotonic() - said > silence:
+                silence = min(2 * silence, LONGEST) if said else silence
                 said = time.monotonic()
                 print(f"{run.key}: waits: {why}", flush=True)
             for _ in range(LOOK * 5):

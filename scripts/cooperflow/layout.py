@@ -236,6 +236,11 @@ class RunFolder:
         return self.path / EVAL
 
     @property
+    def documents(self) -> tuple[Path, Path]:
+        """What Snakemake takes for the run's results."""
+        return self.result, self.eval
+
+    @property
     def attempts(self) -> Path:
         return self.path / "attempts"
 

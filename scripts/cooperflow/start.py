@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+import time
 from pathlib import Path
 
 from cooperflow import (
@@ -39,6 +42,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     rolling.plan_use(plan, work.uses)
     breaker.forget(plan.results)
     runtime.sweep()
+    _bring_to_now(plan, clone)
     swept = _sweep(plan) if work.needs_engine else 0
     root = Path(plan.config.dataset.dir)
     # A grading reads the data set too: it must be the one that the run was made with.
@@ -58,6 +62,21 @@ def _try_for_real(plan: Plan, work: Work) -> None:
     bad = checks.show(checks.lines(plan, paid), lambda text: print(text, file=sys.stderr))
     if bad:
         raise UserError("Not started:\n" + "\n".join(f"  {line.name}: {line.text}" for line in bad))
+
+
+def _bring_to_now(plan: Plan, clone: Path) -> None:
+    """Take files from the future back, should the clock have been set back since.
+
+    Snakemake would call every new output a failure, and remove it, for being older than those.
+    """
+    results, now = plan.results, time.time()
+    documents = [path for run in plan.runs for path in run.folder(results).documents]
+    documents += [results.gate, *(results.sentinel(image) for image in plan.images)]
+    documents += [results.runs_csv, results.summary_csv, clone / ".snakemake" / "cooperflow-broken"]
+    for path in documents:
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime > now:
+                os.utime(path, (now, now))
 
 
 def _sweep(plan: Plan) -> int:

@@ -296,28 +296,48 @@ def _fill(root: Path, filler: Path, leave: int) -> None:
             stream.write(b"\0" * min(free, 4 << 20))
 
 
-def private(campaign: Campaign) -> None:
-    """All faults of the daemon itself, on one of our own."""
+DAEMON: tuple[tuple[str, Callable[[Engine], None], str, dict[str, int]], ...] = (
+    ("daemon stopped and started in mid-run", stop_and_start, "docker_unavailable", {}),
+    ("daemon killed and started in mid-run", kill_and_start, "docker_unavailable", {}),
+    ("daemon hung past the run's time (SIGSTOP)", hang(110), "docker_unavailable",
+     {"run_seconds": 90}),
+    ("daemon hung for a while (SIGSTOP)", hang(12), "", {}),
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def _engine() -> Iterator[Engine]:
     engine = Engine(2500)
     try:
         engine.load("cooperflow/demo-base:bookworm", IMAGE)
-        daemon(campaign, engine, "daemon stopped and started in mid-run", stop_and_start,
-               "docker_unavailable")  # fmt: skip
-        daemon(campaign, engine, "daemon killed and started in mid-run", kill_and_start,
-               "docker_unavailable")  # fmt: skip
-        daemon(campaign, engine, "daemon hung past the run's time (SIGSTOP)", hang(110),
-               "docker_unavailable", run_seconds=90)  # fmt: skip
-        daemon(campaign, engine, "daemon hung for a while (SIGSTOP)", hang(12), "")
-        image_removed(campaign, engine)
-        image_retagged(campaign, engine)
-        storage_full(campaign, engine)
+        yield engine
     finally:
         engine.end()
+
+
+def daemons(campaign: Campaign) -> None:
+    """All faults of the daemon itself, on one of our own."""
+    with _engine() as engine:
+        for fault, cause, first, limits in DAEMON:
+            daemon(campaign, engine, fault, cause, first, **limits)
+
+
+def images(campaign: Campaign) -> None:
+    with _engine() as engine:
+        image_removed(campaign, engine)
+        image_retagged(campaign, engine)
+
+
+def storage(campaign: Campaign) -> None:
+    with _engine() as engine:
+        storage_full(campaign, engine)
 
 
 CASES = (
     Case("docker: container killed", container_killed, quick=True),
     Case("docker: out of memory", out_of_memory),
     Case("docker: grading killed", eval_container_killed),
-    Case("docker: daemon", private),
+    Case("docker: daemon", daemons),
+    Case("docker: image", images),
+    Case("docker: storage", storage),
 )

@@ -104,8 +104,6 @@ AGENT = (
     Told("changes the tests",
          agent("cd /workspace/repo && for f in tests/*.py; do echo > $f; done"),
          ("fail", "empty_patch"), False),
-    Told("fork bomb", agent("bomb() { bomb | bomb & }; bomb; sleep 3"),
-         ("fail", "timeout"), False),
     Told("a test that never ends", agent(LIBRARY.format("while True: pass")),
          ("fail", "tests_failed"), False),
     Told(
@@ -121,6 +119,7 @@ AGENT = (
 
 PATIENT = (
     Told("sleeps for ever", agent("sleep 100000"), ("fail", "timeout"), False),
+    Told("fork bomb", agent("bomb() { bomb | bomb & }; bomb; sleep 3"), ("fail", "timeout"), False),
     Told("a drip of bytes without end", [strike("drip", seconds=1)], SLOW),
 )
 
@@ -241,12 +240,19 @@ CASES = (
         batch(
             "Agent",
             AGENT,
-            limits={"test_seconds": 20, "run_seconds": 200},
-            containers={"pids": 200},
+            limits={"test_seconds": 20},
             agent={"config": {"agent": {"step_limit": 25}}},
         ),
     ),
-    Case("patient", batch("Agent", PATIENT, limits={"run_seconds": 60, "call_seconds": 120})),
+    Case(
+        "patient",
+        batch(
+            "Agent",
+            PATIENT,
+            limits={"run_seconds": 60, "call_seconds": 120},
+            containers={"pids": 200},
+        ),
+    ),
     Case("halts", halts, quick=True),
     Case("outage", outage),
 )
