@@ -66,6 +66,10 @@ faults: setup engine ## Cause every known fault and check what must hold (ONLY=p
 	@cd tests && PYTHONPATH=../scripts ../$(BIN)/python -m faults --only '$(ONLY)' \
 		$(if $(SEED),--seed $(SEED)) --out ../logs/faults.md
 
+bench: setup engine ## Measure the workflow beside upstream's own procedure (ONLY=part REPEATS=n; root)
+	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m bench --only '$(ONLY)' \
+		--repeats $(or $(REPEATS),3) --out ../.bench.json
+
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/snakefmt Snakefile rules
 	@$(BIN)/ruff check --fix .
