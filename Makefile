@@ -5,6 +5,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 CONFIG ?=
+# Test files at a time: most tests wait for containers and for a slow model.
+TESTERS ?= 3
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
 # Every target that `make help` lists makes no file of its name.
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
@@ -58,11 +60,15 @@ lint: setup ## Check format, style, types and the workflow
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(SETUP) chromium
 	@$(SETUP) registry
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n $(TESTERS) --dist loadfile $(ARGS)
 
 faults: setup engine ## Cause every known fault and check what must hold (ONLY=pattern SEED=n; root)
 	@cd tests && PYTHONPATH=../scripts ../$(BIN)/python -m faults --only '$(ONLY)' \
 		$(if $(SEED),--seed $(SEED)) --out ../logs/faults.md
+
+bench: setup engine ## Measure the workflow beside upstream's own procedure (ONLY=part REPEATS=n; root)
+	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m bench --only '$(ONLY)' \
+		--repeats $(or $(REPEATS),3) --out ../.bench.json
 
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/snakefmt Snakefile rules

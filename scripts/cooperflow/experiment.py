@@ -110,7 +110,9 @@ def settle(
     if before:
         changes = differences(before, now)
         history = list(before.get("history") or [])
-        if changes and not _accepted(experiment.run_name, plan.config.accept):
+        # Without a result there is nothing to mix with: a wrong model name can be put right.
+        free = _accepted(experiment.run_name, plan.config.accept) or not _has_results(path.parent)
+        if changes and not free:
             raise UserError(_refusal(experiment, path, changes))
         if changes:
             history.append({"until": _now(), "changes": changes, "was": _core(before)})
@@ -168,6 +170,10 @@ def _fingerprints(experiment: Experiment, plan: Plan) -> set[str]:
         if told.get("fingerprint"):
             found.add(str(told["fingerprint"]))
     return found
+
+
+def _has_results(folder: Path) -> bool:
+    return any(folder.glob("*/*/*/*/result.json"))
 
 
 def _accepted(name: str, accept: Sequence[str]) -> bool:

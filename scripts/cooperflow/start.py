@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from cooperflow import (
@@ -25,7 +24,7 @@ from cooperflow import (
 )
 from cooperflow.containers import EngineError
 from cooperflow.errors import UserError
-from cooperflow.plan import Plan, Run
+from cooperflow.plan import Plan
 from cooperflow.preflight import Work
 
 
@@ -108,7 +107,7 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
         lines.append(f"oracle: {oracle_job.summary(plan)}")
     if swept:
         lines.append(f"Removed {swept} containers that a dead start had left.")
-    failed = infra_errors(plan, work.runs)
+    failed = infra_errors(plan)
     if failed:
         lines.append(
             f"{failed} finished runs are infra_error; `make retry-infra` puts them back to be done."
@@ -116,7 +115,7 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
     return "\n".join(lines)
 
 
-def infra_errors(plan: Plan, to_do: Iterable[Run]) -> int:
+def infra_errors(plan: Plan) -> int:
     """Return how many finished runs ended as infra_error, by the last table."""
     text = plan.results.summary_csv
     if not text.is_file():
@@ -127,9 +126,3 @@ def infra_errors(plan: Plan, to_do: Iterable[Run]) -> int:
         return int(pd.read_csv(text)["infra_error"].sum())
     except (ValueError, KeyError):
         return 0
-
-
-def forget_tables(plan: Plan) -> None:
-    """Remove the tables, so that a start makes them anew."""
-    for path in (plan.results.runs_csv, plan.results.summary_csv):
-        path.unlink(missing_ok=True)
