@@ -85,6 +85,16 @@ def test_a_patch_that_upstream_cannot_hand_over_is_the_agents_doing() -> None:
     assert outcome.judge_eval(tests, [False], largest_patch=212_500_114).again
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(503, usage.API_UNAVAILABLE), (429, usage.RATE_LIMITED), (401, usage.AUTH)],
+)
+def test_words_of_an_answer_do_not_outweigh_its_status(status: int, kind: str) -> None:
+    causes = ["AuthenticationError", "CohereError", "MaskedHTTPStatusError", "HTTPStatusError"]
+    said = 'CohereException - {"message": "invalid api token, as was sent"}'
+    assert usage.kind_of_error("AuthenticationError", status, said, causes) == kind
+
+
 def test_the_probe_of_the_provider_connects_and_asks_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

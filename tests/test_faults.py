@@ -6,12 +6,15 @@ from random import Random
 
 import pytest
 from faults.__main__ import CASES
+from faults.provider import ALL_PAIRS
 from faults.report import Campaign, Case
 
 
 @pytest.fixture(scope="module")
 def campaign() -> Campaign:
-    return Campaign(seed=7, random=Random(7))
+    made = Campaign(seed=7, random=Random(7))
+    made.control(ALL_PAIRS, ["solo"])  # one undisturbed run for all cases
+    return made
 
 
 @pytest.mark.docker

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow import atomic, containers, experiment, guard, processes, publish, stats
+from cooperflow import (
+    atomic,
+    config,
+    containers,
+    experiment,
+    guard,
+    layout,
+    plan,
+    processes,
+    publish,
+    stats,
+)
 from cooperflow.errors import UserError
 from cooperflow.layout import Results, RunFolder
 
@@ -139,11 +150,20 @@ def test_what_events_say_of_containers() -> None:
 
 
 def test_a_removed_result_is_restored_from_its_attempt(tmp_path: Path) -> None:
+    demo = layout.REPOSITORY / "config" / "demo.yaml"
+    run = plan.make(config.load([demo])).runs[0]
     folder = RunFolder(tmp_path)
-    assert publish.restore(folder) is None
+    assert publish.restore(run, folder) is None
     atomic.write_json(folder.attempt(1) / "result.json", {"workflow": {"outcome": None}})
-    assert publish.restore(folder) is not None
-    assert json.loads(folder.result.read_text()) == {"workflow": {"outcome": None}}
+    upstream = publish.upstream_folder(run, folder.attempt(1))
+    upstream.mkdir(parents=True)
+    (upstream / "solo.patch").write_text("+1\n")
+    # Twice: a kill in its middle is made good by doing it again.
+    for _ in range(2):
+        assert publish.restore(run, folder) is not None
+        assert json.loads(folder.result.read_text()) == {"workflow": {"outcome": None}}
+        assert (folder.path / "solo.patch").read_text() == "+1\n"
+        folder.result.unlink()
 
 
 def test_differences_of_experiments() -> None:

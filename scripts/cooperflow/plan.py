@@ -200,6 +200,11 @@ def _known(chosen: Sequence[Pair], dataset: Path) -> None:
                 + (f" (it has {listed(known)})." if known else f" in {task_folder}.")
             )
         tasks = sorted(task for repo, task in index if repo == pair.repo)
+        tasks = tasks or sorted(
+            int(path.name.removeprefix("task"))
+            for path in (dataset / pair.repo).glob("task*")
+            if path.name.removeprefix("task").isdigit()
+        )
         if tasks:
             raise UserError(
                 f"dataset.subset: {pair.repo} has no task {pair.task_id} (it has {listed(tasks)}),"

@@ -23,6 +23,7 @@ from cooperflow import (
     outcome,
     processes,
     publish,
+    runtime,
     usage,
 )
 from cooperflow.config import Model
@@ -67,6 +68,8 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
             if publish.restore(run, folder) is not None:
                 print(f"{run.key}: result.json was gone; put back from its attempt, nothing paid.")
                 return DONE
+            if this.number > 1:
+                runtime.sweep()
             _pause(plan, folder, this)
             with breaker.passage(plan, run):
                 if halt.current(plan.results):

@@ -81,7 +81,11 @@ def kind_of_error(name: str, status: int | None, message: str, causes: Sequence[
         causes: classes of the exceptions behind it, outermost first.
     """
     timed_out = any("Timeout" in cause for cause in causes) and "ConnectTimeout" not in causes
-    if status is None or (name in _CLASSES and name not in _VAGUE):
+    answered = any("HTTPStatusError" in cause for cause in causes)
+    if answered and status is not None and (status == 429 or status >= 500):
+        # litellm chooses some classes by words of the answer; the status is what was meant.
+        kind: str | None = _STATUS.get(status, API_UNAVAILABLE)
+    elif status is None or (name in _CLASSES and name not in _VAGUE):
         kind = _CLASSES.get(name)
     else:
         kind = _STATUS.get(status) or (API_UNAVAILABLE if status >= 500 else None)

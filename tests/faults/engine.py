@@ -132,16 +132,16 @@ def _mid_run(here: Lab, calls: int = 3) -> Iterator[lab.Start]:
 
 
 def container_killed(campaign: Campaign) -> None:
-    control = campaign.control([lab.PAIR], ["coop-nocomm"])
+    control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", "an agent's container killed in mid-step") as line,
-        lab.laboratory(settings=["coop-nocomm"], delay="1") as here,
+        lab.laboratory(delay="1") as here,
     ):
         others = invariants.Bystanders.begin(here, campaign.image)
         with _mid_run(here):
             here.docker("kill", here.containers()[0])
             calls = len(here.servers["lab"].ledger())
-            attempt = here.run_folder("coop-nocomm") / "attempts" / "1" / "attempt.json"
+            attempt = here.run_folder("solo") / "attempts" / "1" / "attempt.json"
             told = wait_for(lambda: "container_died" in attempt.read_text(), 60, "the verdict")
             spent = len(here.servers["lab"].ledger()) - calls
             line.add(TRUE, [] if told and spent <= 8 else [f"{spent} calls on a dead container"])

@@ -165,7 +165,7 @@ def _until_done(
             # After SIGTERM it lets the running jobs end.
             with contextlib.suppress(Exception):
                 start.finished(120)
-            line.add(LEFT, invariants.nothing_left(here))
+            line.add(LEFT, invariants.nothing_left(here, swept=False))
             line.add(GOES_ON, invariants.whole(here))
     if start is not None and start.process.poll() is None:
         start.finished()
@@ -216,7 +216,7 @@ def few_kills(campaign: Campaign) -> None:
             os.kill(victim, KILL)
             line.times = 2
             start.finished()
-            line.add(LEFT, invariants.nothing_left(here, others))
+            line.add(LEFT, invariants.nothing_left(here, others, swept=False))
         campaign.settle(line, here, control, others)
         others.end()
 
