@@ -120,7 +120,7 @@ def before_eval(experiment):
         if not os.path.exists(graded):
             return ancient(images_before(wildcards.pair))
         # A grading that broke left a note, which is newer than its eval.json.
-        return BROKEN_EVALS.get(name + wildcards.pair.replace("/", "--")) or mend(graded)
+        return BROKEN_EVALS.get(name + layout.dashed(wildcards.pair)) or mend(graded)
 
     return waits
 
@@ -156,6 +156,13 @@ def image_uses(jobs):
             files = uses.setdefault(image_of(job.wildcards.pair), [])
             files.extend(str(file) for file in job.output)
     return uses
+
+
+def archive_of(image):
+    """The tar of an image in images.archive, once the config names such a folder."""
+    if PLAN.config.images.archive is None:
+        raise WorkflowError("images.archive: name the folder for the tars, then start again.")
+    return Path(PLAN.config.images.archive) / f"{layout.image_key(image)}.tar"
 
 
 def either(words):

@@ -42,13 +42,6 @@ rule images:
         RESULTS.gate,
 
 
-def archive_of(image):
-    """The tar of an image in images.archive, once the config names such a folder."""
-    if PLAN.config.images.archive is None:
-        raise WorkflowError("images.archive: name the folder for the tars, then start again.")
-    return Path(PLAN.config.images.archive) / f"{layout.image_key(image)}.tar"
-
-
 rule image_archive:
     input:
         ancient(RESULTS.root / "images" / "{image}.json"),

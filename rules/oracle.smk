@@ -10,7 +10,7 @@ rule oracle_pair:
     input:
         image=lambda wc: ancient(str(RESULTS.sentinel(image_of(wc.pair)))),
         # A grading that broke left a note, which is newer than its document.
-        broken=lambda wc: BROKEN_EVALS.get(f"oracle--{wc.pair}--{wc.repeat}".replace("/", "--"), []),
+        broken=lambda wc: BROKEN_EVALS.get(layout.dashed(f"oracle--{wc.pair}--{wc.repeat}"), []),
     output:
         RESULTS.root / "oracle" / PAIR / "repeat-{repeat}.json",
     log:

@@ -110,6 +110,7 @@ class Experiment:
             },
             "settings": {name: None for name in every if name not in settings},
             "limits": {"pause_seconds": 0, "call_tries": 2},
+            "preflight": "light",  # else its call of one token stands in the server's ledger
             "images": {"pull": False, "build": True, "free_gb": 1},
         }
         for key, value in config.items():

@@ -75,6 +75,11 @@ class Pair:
         return f"{self.repo}/{self.task_id} features {a},{b}"
 
 
+def dashed(path: str) -> str:
+    """Return a path as a single file name."""
+    return path.replace("/", "--")
+
+
 def image_name(repo: str, task_id: int) -> str:
     """Return the Docker image of a task, by upstream's rule (cooperbench.utils.get_image_name)."""
     return f"akhatua/cooperbench-{repo.replace('_task', '').replace('_', '-')}:task{task_id}"

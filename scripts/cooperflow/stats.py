@@ -50,7 +50,7 @@ def _wilson(count: Any, of: Any) -> tuple[Any, Any]:
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(count, of, alpha=1 - CONFIDENCE, method="wilson")
-    return max(low, 0.0), high  # rounding can leave it a hair below nought
+    return np.maximum(low, 0.0), high  # rounding can leave it a hair below nought
 
 
 def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
