@@ -8,10 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from cooperflow import atomic, client, layout, processes
-from cooperflow import config as configuration
-from cooperflow import plan as planning
+from cooperflow import atomic, environment, layout, processes
 from cooperflow.errors import UserError
+from cooperflow.experiment import config as configuration
+from cooperflow.experiment import plan as planning
 
 
 def stop(error):
@@ -32,9 +32,9 @@ GATE = str(RESULTS.gate)
 PAIR = "{pair}"
 
 # Jobs inherit these: the config as it stands, whom they belong to, and how they start.
-os.environ[configuration.ENVIRONMENT] = PLAN.config.model_dump_json()
-os.environ[processes.OWNER] = str(processes.this_process())
-os.environ[client.SWITCH] = PLAN.config.launcher
+os.environ[environment.CONFIG] = PLAN.config.model_dump_json()
+os.environ[environment.OWNER] = str(processes.this_process())
+os.environ[environment.LAUNCHER] = PLAN.config.launcher
 
 
 def call(name, *arguments):
@@ -51,14 +51,14 @@ def run_slots():
 
 def begin_start(dag):
     """Called once, before the first job of a start; not for a dry run."""
-    from cooperflow import start
+    from cooperflow.start import begin
 
     # Which of a job's tries is the last one: its script is told the number alone.
-    os.environ[client.RETRIES] = str(workflow.execution_settings.retries)
+    os.environ[environment.RETRIES] = str(workflow.execution_settings.retries)
     to_do = list(dag.needrun_jobs())
     names = [str(job.rule) for job in to_do]
     wanted = {str(file) for job in to_do for file in job.output}
-    work = start.Work(
+    work = begin.Work(
         images="image" in names,
         runs=[run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted],
         gradings=[run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted],
@@ -67,7 +67,7 @@ def begin_start(dag):
         slots=run_slots(),
     )
     try:
-        print(start.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
+        print(begin.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
 

@@ -2,7 +2,9 @@
 
 import sys
 
-from cooperflow import aggregate, command, config, plan
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
+from cooperflow.tables import aggregate
 
 
 def main() -> int:

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from cooperflow import bundle, config, plan
+from cooperflow.archive import bundle
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
 
 
 def main() -> int:

@@ -2,7 +2,10 @@
 
 import sys
 
-from cooperflow import atomic, command, comparison, config, plan, tables
+from cooperflow import atomic
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
+from cooperflow.tables import comparison, tables
 
 
 def main() -> int:

@@ -2,7 +2,9 @@
 
 import sys
 
-from cooperflow import command, config, dataset_fetch, plan, processes
+from cooperflow import processes
+from cooperflow.experiment import config, dataset_fetch, plan
+from cooperflow.jobs import command
 
 
 def main() -> int:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cooperflow import aggregate, config, layout, plan, show
+from cooperflow import layout
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.tables import aggregate, show
 
 FILE = layout.REPOSITORY / "config" / "demo.yaml"
 

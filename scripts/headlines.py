@@ -4,7 +4,10 @@ import sys
 
 import pandas as pd
 
-from cooperflow import atomic, command, config, headlines, plan
+from cooperflow import atomic
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
+from cooperflow.tables import headlines
 
 
 def main() -> int:

@@ -2,8 +2,10 @@
 
 import sys
 
-from cooperflow import command, config, images, plan
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.images import verified
+from cooperflow.jobs import command
 
 
 def main() -> int:
@@ -18,10 +20,10 @@ def main() -> int:
         for pair in made.pairs:
             if (pair.repo, pair.task_id) == (arguments.repo, arguments.task):
                 if arguments.save:
-                    size = images.save(made, pair.image)
-                    print(f"{images.archive_path(made, pair.image)}: {size / 1e6:.1f} MB")
+                    size = verified.save(made, pair.image)
+                    print(f"{verified.archive_path(made, pair.image)}: {size / 1e6:.1f} MB")
                     return 0
-                sentinel = images.ensure(made, pair)
+                sentinel = verified.ensure(made, pair)
                 print(f"{pair.image}: {sentinel['source']} and verified")
                 return 0
         raise UserError(f"The config has no task {arguments.repo}/{arguments.task}.")

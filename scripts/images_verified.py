@@ -2,14 +2,16 @@
 
 import sys
 
-from cooperflow import command, config, images, plan
+from cooperflow.experiment import config, plan
+from cooperflow.images import verified
+from cooperflow.jobs import command
 
 
 def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        images.gate(plan.make(config.from_environment()))
+        verified.gate(plan.make(config.from_environment()))
         return 0
 
     return command.perform(work, arguments.log)

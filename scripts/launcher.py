@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from cooperflow import launcher
+from cooperflow.jobs import launcher
 
 if __name__ == "__main__":
     sys.exit(launcher.serve(Path(sys.argv[1])))

@@ -2,7 +2,7 @@
 
 import sys
 
-from cooperflow import client
+from cooperflow.jobs import client
 
 if __name__ == "__main__":
     sys.exit(client.call("oracle"))

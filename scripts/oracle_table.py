@@ -2,7 +2,9 @@
 
 import sys
 
-from cooperflow import command, config, oracle_job, plan
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
+from cooperflow.tables import gold
 
 
 def main() -> int:
@@ -10,7 +12,7 @@ def main() -> int:
 
     def work() -> int:
         made = plan.make(config.from_environment())
-        print(f"{made.results.oracle_csv}: {oracle_job.tabulate(made)}")
+        print(f"{made.results.oracle_csv}: {gold.tabulate(made)}")
         return 0
 
     return command.perform(work, arguments.log)

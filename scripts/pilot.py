@@ -8,8 +8,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cooperflow import config, estimate, layout, plan
+from cooperflow import layout
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.start import estimate
 
 
 def main() -> int:

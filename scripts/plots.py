@@ -2,7 +2,10 @@
 
 import sys
 
-from cooperflow import atomic, command, config, layout, plan, plotdata, plots
+from cooperflow import atomic, layout
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
+from cooperflow.plots import plotdata, static
 
 
 def main() -> int:
@@ -12,7 +15,7 @@ def main() -> int:
         results = plan.make(config.from_environment()).results
         tables = plotdata.load(results)
         for name in layout.PLOTS:
-            for kind, data in plots.render(name, tables, layout.PLOT_KINDS).items():
+            for kind, data in static.render(name, tables, layout.PLOT_KINDS).items():
                 atomic.write_bytes(results.plot(name, kind), data)
                 print(results.plot(name, kind))
         return 0

@@ -2,7 +2,9 @@
 
 import sys
 
-from cooperflow import checks, command, config, plan
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
+from cooperflow.start import checks
 
 
 def main() -> int:

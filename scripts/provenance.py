@@ -2,7 +2,9 @@
 
 import sys
 
-from cooperflow import command, config, plan, provenance
+from cooperflow.archive import provenance
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
 
 
 def main() -> int:

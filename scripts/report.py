@@ -3,8 +3,10 @@
 import sys
 from pathlib import Path
 
-from cooperflow import aggregate, command, config, plan
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
 from cooperflow.report import build
+from cooperflow.tables import aggregate
 
 
 def main() -> int:

@@ -7,8 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cooperflow import config, guard, layout, plan, retry
+from cooperflow import guard, layout
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.outcomes import retry
 
 
 def main() -> int:

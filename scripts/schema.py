@@ -3,13 +3,14 @@
 import json
 import sys
 
-from cooperflow import atomic, config, layout
+from cooperflow import atomic, layout
+from cooperflow.experiment import keys
 
 PATH = layout.REPOSITORY / "config" / "schema.json"
 
 
 def text() -> str:
-    return json.dumps(config.Config.model_json_schema(), indent=2) + "\n"
+    return json.dumps(keys.Config.model_json_schema(), indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from cooperflow import config, plan, status, status_view
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.status import progress, view
 
 # A look at thousands of runs costs a moment: it is never more than a tenth of the time.
 SHARE = 10
@@ -22,15 +23,15 @@ def main() -> int:
     parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks")
     arguments = parser.parse_args()
-    reader = status.Reader(plan.make(config.load(arguments.configfile)))
+    reader = progress.Reader(plan.make(config.load(arguments.configfile)))
     console = Console()
     if not arguments.watch:
-        console.print(status_view.view(reader.status(), console.width), highlight=False)
+        console.print(view.view(reader.status(), console.width), highlight=False)
         return 0
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=False) as live:
         while True:
             begun = time.monotonic()
-            live.update(status_view.view(reader.status(), console.width), refresh=True)
+            live.update(view.view(reader.status(), console.width), refresh=True)
             took = time.monotonic() - begun
             time.sleep(max(arguments.every, SHARE * took))
     return 0

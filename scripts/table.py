@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cooperflow import aggregate, config, plan, show
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.tables import aggregate, show
 
 
 def main() -> int:

@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 from replay_client import Server
 
-from cooperflow import usage
-from cooperflow.containers import RESULTS_LABEL
+from cooperflow.engine.containers import RESULTS_LABEL
+from cooperflow.outcomes import usage
 
 PYTHON = ".venv/bin/python"
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cooperflow import tables
+from cooperflow.tables import tables
 
 PAIRS = Path(__file__).parents[1] / "config" / "pairs"
 MODES = {"solo": "solo", "coop-comm": "coop", "coop-nocomm": "coop"}

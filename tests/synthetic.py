@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow import aggregate, config, outcome, plan
-from cooperflow.plan import Plan, Run
+from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.outcomes import outcome
+from cooperflow.tables import aggregate
 
 BEGAN = 1_795_500_000.0
 COMMAND = "python3 - <<'PY'\nprint('hello')\nPY"

@@ -14,23 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cooperflow import (
-    breakdowns,
-    comparison,
-    difficulty,
-    figures,
-    headlines,
-    languages,
-    layout,
-    pairs,
-    plotdata,
-    plots,
-    repeats,
-    tables,
-)
-from cooperflow import config as configuration
-from cooperflow import plan as planning
+from cooperflow import layout
 from cooperflow.errors import UserError
+from cooperflow.experiment import config as configuration
+from cooperflow.experiment import languages, pairs
+from cooperflow.experiment import plan as planning
+from cooperflow.plots import interactive, plotdata, static
+from cooperflow.tables import breakdowns, comparison, difficulty, headlines, repeats, tables
 
 PAIRS = [("a_task", 1, "1,2"), ("a_task", 1, "1,3"), ("b_task", 2, "1,2"), ("b_task", 2, "2,3")]
 EMPTY = made_runs.experiment(PAIRS, ["pass"] * 4).iloc[:0]
@@ -42,7 +32,7 @@ def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def test_names_are_those_of_the_files() -> None:
     assert tuple(small(EMPTY)) == layout.BREAKDOWNS
-    assert tuple(plots.DRAWINGS) == tuple(figures.FIGURES) == layout.PLOTS
+    assert tuple(static.DRAWINGS) == tuple(interactive.FIGURES) == layout.PLOTS
 
 
 def test_every_column_is_documented() -> None:
@@ -302,31 +292,31 @@ CASES = {
 def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
     shown = plotdata.load(written(CASES[case], tmp_path))
     for name in layout.PLOTS:
-        assert figures.FIGURES[name](shown).to_dict()["layout"]["title"]["text"]
-        assert plots.render(name, shown, ("svg",))["svg"].startswith(b"<?xml")
+        assert interactive.FIGURES[name](shown).to_dict()["layout"]["title"]["text"]
+        assert static.render(name, shown, ("svg",))["svg"].startswith(b"<?xml")
 
 
 def test_all_kinds_and_the_same_again(tmp_path: Path) -> None:
     shown = plotdata.load(written(CASES["plain"], tmp_path))
-    made = plots.render("paired_outcomes", shown, layout.PLOT_KINDS)
+    made = static.render("paired_outcomes", shown, layout.PLOT_KINDS)
     assert made["png"].startswith(b"\x89PNG")
     assert made["pdf"].startswith(b"%PDF")
-    assert made == plots.render("paired_outcomes", shown, layout.PLOT_KINDS)
+    assert made == static.render("paired_outcomes", shown, layout.PLOT_KINDS)
 
 
 def test_figures_show_what_the_tables_say(tmp_path: Path) -> None:
     shown = plotdata.load(written(CASES["plain"], tmp_path))
-    drawn = {t["customdata"][0][0]: t["x"][0] for t in figures.figure_pass_rates(shown).data}
+    drawn = {t["customdata"][0][0]: t["x"][0] for t in interactive.figure_pass_rates(shown).data}
     rates = shown.summary.set_index("run_name")["pass_rate"]
     assert drawn == pytest.approx(rates.to_dict())
-    bars = figures.figure_paired_outcomes(shown).data
+    bars = interactive.figure_paired_outcomes(shown).data
     pairs_ = shown.comparison["pairs"].to_numpy()
     for bar, key in zip(bars, plotdata.PAIRED_COLOURS, strict=True):
         assert np.asarray(bar["x"]) * pairs_ == pytest.approx(shown.comparison[key].to_numpy())
-    grid = figures.figure_repo_outcomes(shown).data[0]
+    grid = interactive.figure_repo_outcomes(shown).data[0]
     by_repo = shown.breakdowns["by_repo"].set_index(["repo", "run_name"])["pass_rate"]
     assert grid["z"][0][0] == by_repo[f"{grid['y'][0]}_task", grid["x"][0]]
-    assert sum(len(t["x"]) for t in figures.figure_timeline(shown).data) == len(shown.runs)
+    assert sum(len(t["x"]) for t in interactive.figure_timeline(shown).data) == len(shown.runs)
 
 
 def test_lanes_do_not_overlap(tmp_path: Path) -> None:
@@ -340,10 +330,10 @@ def test_lanes_do_not_overlap(tmp_path: Path) -> None:
 
 def test_replay_stands_in_every_title(tmp_path: Path) -> None:
     shown = plotdata.load(written(made_runs.random(1).assign(replay=True), tmp_path))
-    for name, figure in figures.FIGURES.items():
+    for name, figure in interactive.FIGURES.items():
         assert "replay" in figure(shown).layout.title.text, name
     plain = plotdata.load(written(CASES["plain"], tmp_path / "plain"))
-    assert "replay" not in figures.figure_pass_rates(plain).layout.title.text
+    assert "replay" not in interactive.figure_pass_rates(plain).layout.title.text
 
 
 def test_the_snakefile_imports_no_statistics() -> None:

@@ -6,8 +6,12 @@ import socket
 
 import pytest
 
-from cooperflow import breaker, config, containers, experiment, layout, outcome, probe, usage
-from cooperflow.outcome import CallsEnd, Evidence
+from cooperflow import layout
+from cooperflow.engine import containers, probe
+from cooperflow.experiment import config, fingerprint, keys
+from cooperflow.jobs import breaker
+from cooperflow.outcomes import outcome, usage
+from cooperflow.outcomes.outcome import CallsEnd, Evidence
 
 
 def ends(*words: str) -> list[dict[str, object]]:
@@ -107,7 +111,7 @@ def test_the_probe_of_the_provider_connects_and_asks_nothing() -> None:
 
 
 def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
-    wanted = config.Containers(memory="2g", cpus=0.5, pids=100, network="none")
+    wanted = keys.Containers(memory="2g", cpus=0.5, pids=100, network="none")
     arguments, sdk = containers.limits(wanted)
     assert arguments == [
         "--oom-score-adj=500",
@@ -129,13 +133,13 @@ def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
 
 
 def test_more_processors_than_there_are_is_no_error_of_docker() -> None:
-    _, sdk = containers.limits(config.Containers(cpus=100_000))
+    _, sdk = containers.limits(keys.Containers(cpus=100_000))
     assert sdk["nano_cpus"] < 100_000 * 10**9
 
 
 def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
-    from cooperflow import plan
+    from cooperflow.experiment import plan
 
     made = plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
-    asked = experiment.asked(made.experiments[0], made)
-    assert asked["containers"] == config.Containers().model_dump()
+    asked = fingerprint.asked(made.experiments[0], made)
+    assert asked["containers"] == keys.Containers().model_dump()

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from cooperflow import bundle, comparison, layout, provenance
+from cooperflow import layout
+from cooperflow.archive import bundle, provenance
 from cooperflow.errors import UserError
-from cooperflow.plan import Plan
-from cooperflow.tables import read_runs
+from cooperflow.experiment.plan import Plan
+from cooperflow.tables import comparison
+from cooperflow.tables.tables import read_runs
 
 KEY = "a-key-that-must-not-be-packed"
 

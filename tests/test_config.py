@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 import schema
-from cooperflow import config, layout, pairs, plan
+from cooperflow import layout
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, pairs, plan
+from cooperflow.experiment import keys as config_keys
 
 BASE: dict[str, Any] = {
     "models": {"command-a": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}},
@@ -95,7 +97,7 @@ def test_the_shipped_schema_is_that_of_the_config() -> None:
 
 def test_every_key_is_in_the_reference() -> None:
     text = (layout.REPOSITORY / "config" / "README.md").read_text()
-    for name, field in config.Config.model_fields.items():
+    for name, field in config_keys.Config.model_fields.items():
         kind = field.annotation
         keys = getattr(kind, "model_fields", None)
         for key in [f"{name}.{part}" for part in keys] if keys else [name]:

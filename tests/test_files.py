@@ -11,20 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow import (
-    atomic,
-    config,
-    containers,
-    experiment,
-    guard,
-    layout,
-    plan,
-    processes,
-    publish,
-    stats,
-)
+from cooperflow import atomic, guard, layout, processes
+from cooperflow.engine import containers
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, fingerprint, plan
 from cooperflow.layout import Results, RunFolder
+from cooperflow.outcomes import publish
+from cooperflow.tables import stats
 
 
 def test_a_document_is_whole_or_the_old_one(tmp_path: Path) -> None:
@@ -169,9 +162,9 @@ def test_a_removed_result_is_restored_from_its_attempt(tmp_path: Path) -> None:
 def test_differences_of_experiments() -> None:
     before = {"asked": {"model": "a"}, "resolved": {"cooperbench": "1", "tasks": {"x/1": "h"}}}
     same = {"asked": {"model": "a"}, "resolved": {"cooperbench": "1", "tasks": {"y/2": "i"}}}
-    assert experiment.differences(before, same) == []
+    assert fingerprint.differences(before, same) == []
     other = {"asked": {"model": "b"}, "resolved": {"cooperbench": "1", "tasks": {"x/1": "j"}}}
-    assert experiment.differences(before, other) == [
+    assert fingerprint.differences(before, other) == [
         'model: "a" -> "b"',
         "data set: x/1 has other contents",
     ]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow import atomic, publish, runtime, secrecy
+from cooperflow import atomic, runtime
+from cooperflow.attempt import secrecy
 from cooperflow.layout import Results
+from cooperflow.outcomes import publish
 
 
 @pytest.fixture(autouse=True)

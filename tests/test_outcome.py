@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cooperflow import outcome, usage
-from cooperflow.outcome import AgentEnd, CallsEnd, Evidence, Verdict, judge_eval, judge_run
+from cooperflow.outcomes import outcome, usage
+from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence, Verdict, judge_eval, judge_run
 
 DONE = (AgentEnd("solo", "Submitted", steps=4),)
 BROKE = (AgentEnd("solo", "Error", "litellm.SomeError"),)

@@ -15,8 +15,8 @@ import synthetic
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from cooperflow import outcome
-from cooperflow.plan import Plan
+from cooperflow.experiment.plan import Plan
+from cooperflow.outcomes import outcome
 from cooperflow.report import build, names, text
 
 pytestmark = pytest.mark.browser
@@ -80,7 +80,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         document["workflow"] |= {"reason": ACTS, "caveat": ACTS, "outcome": "fail"}
         document["merge"] = {"status": ACTS, "strategy": ACTS, "diff": HOSTILE.patch}
         path.write_text(json.dumps(document))
-    from cooperflow import aggregate
+    from cooperflow.tables import aggregate
 
     aggregate.write(made.results, *aggregate.collect(made))
     build.build(made)
@@ -288,7 +288,7 @@ def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
     for run, kind in zip(made.runs[:2], kinds, strict=True):
         synthetic.write_run(made, run, kind, synthetic.BEGAN, synthetic.Words())
     made.runs[2].folder(made.results).attempt(1).mkdir(parents=True)
-    from cooperflow import aggregate
+    from cooperflow.tables import aggregate
 
     at = made.results.partial
     aggregate.write(at, *aggregate.collect(made, partial=True))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm
 
-from cooperflow import comparison, stats
+from cooperflow.tables import comparison, stats
 
 settings.register_profile("statistics", deadline=None, max_examples=60)  # a machine may be busy
 settings.load_profile("statistics")

@@ -12,9 +12,11 @@ import pytest
 import synthetic
 from rich.console import Console
 
-from cooperflow import processes, status, status_view, usage
-from cooperflow.plan import Plan, Run
+from cooperflow import processes
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.outcomes import usage
 from cooperflow.processes import Process
+from cooperflow.status import progress, states, view
 
 
 @pytest.fixture
@@ -42,13 +44,13 @@ def call(number: int, kind: str, cost: float = 0.02) -> dict[str, Any]:
 
 def text_of(plan: Plan, width: int = 130) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(status_view.view(status.Reader(plan).status(), width))
+    console.print(view.view(progress.Reader(plan).status(), width))
     return console.export_text()
 
 
 def test_nothing_has_begun(made: Plan) -> None:
-    now = status.Reader(made).status()
-    assert [one.states[status.WAITING] for one in now.experiments] == [50, 50, 50]
+    now = progress.Reader(made).status()
+    assert [one.states[states.WAITING] for one in now.experiments] == [50, 50, 50]
     assert now.wrong == []
     assert now.seconds_left is None
     assert "nobody is at work" in text_of(made)
@@ -61,10 +63,10 @@ def test_counts_cost_and_what_is_expected(made: Plan) -> None:
     solo[9].folder(made.results).eval.unlink()
     me = str(processes.this_process())
     running(made, solo[10], me, [call(1, "answered"), call(2, "answered")])
-    now = status.Reader(made).status()
+    now = progress.Reader(made).status()
     one = now.experiments[0]
-    assert (one.states[status.DONE], one.states[status.TO_GRADE]) == (9, 1)
-    assert (one.states[status.RUNNING], one.states[status.WAITING]) == (1, 39)
+    assert (one.states[states.DONE], one.states[states.TO_GRADE]) == (9, 1)
+    assert (one.states[states.RUNNING], one.states[states.WAITING]) == (1, 39)
     assert dict(one.outcomes) == {"pass": 6, "fail": 3}
     assert one.pass_rate == pytest.approx(6 / 9, abs=1e-6)
     assert one.cost == pytest.approx(10 * 0.03 + 0.04)
@@ -90,7 +92,7 @@ def test_what_is_wrong_is_told(made: Plan) -> None:
     attempt = made.runs[4].folder(made.results).attempt(1) / "attempt.json"
     record = json.loads(attempt.read_text())
     attempt.write_text(json.dumps({**record, "started": time.time() - 8000}))
-    told = "\n".join(status.Reader(made).status().wrong)
+    told = "\n".join(progress.Reader(made).status().wrong)
     assert f"{made.runs[0].key}: attempt 1: rate_limited x 2" in told
     assert f"{made.runs[1].key}: attempt 1 was killed" in told
     assert "1 runs are tried again after rate_limited." in told
@@ -120,11 +122,11 @@ def test_who_is_at_work(made: Plan) -> None:
 def test_a_second_look_reads_only_what_changed(made: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     for run in made.runs:
         synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words(), steps=1)
-    reader = status.Reader(made)
+    reader = progress.Reader(made)
     first = reader.status()
     read: list[Path] = []
-    honest = status.atomic.read_json
-    monkeypatch.setattr(status.atomic, "read_json", lambda p: (read.append(p), honest(p))[1])
+    honest = progress.atomic.read_json
+    monkeypatch.setattr(progress.atomic, "read_json", lambda p: (read.append(p), honest(p))[1])
     assert reader.status().experiments == first.experiments
     assert not [path for path in read if path.name in ("result.json", "eval.json")]
 

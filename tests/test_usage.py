@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cooperflow import usage
-from cooperflow.usage import Call
+from cooperflow.outcomes import usage
+from cooperflow.outcomes.usage import Call
 
 
 def start(call: str, time: float, thread: str = "1", bound: float = 0.5) -> dict[str, Any]:

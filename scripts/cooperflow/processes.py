@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from cooperflow import environment
 from cooperflow.errors import UserError
-
-# The Snakemake process that a job belongs to; set by the Snakefile, inherited by its jobs.
-OWNER = "COOPERFLOW_OWNER"
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -58,7 +56,7 @@ def this_process() -> Process:
 
 def owner() -> Process | None:
     """Return the Snakemake process that this job belongs to, None when started by hand."""
-    return Process.parse(os.environ.get(OWNER, ""))
+    return Process.parse(os.environ.get(environment.OWNER, ""))
 
 
 def _start_mark(pid: int) -> str | None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cooperflow import config, plan
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
 
 from . import invariants, lab
 from .lab import Lab

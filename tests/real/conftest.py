@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from cooperflow import config, layout, plan
-from cooperflow.plan import Plan
+from cooperflow import layout
+from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Plan
 
 DEMO = layout.REPOSITORY / "demo" / "dataset"
 SETTINGS = {"solo": ["--setting", "solo"], "coop-comm": ["--setting", "coop"]}

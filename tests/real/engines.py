@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -113,9 +114,10 @@ def _wait_for(probe: object, seconds: float = 60) -> None:
 def task_image(content: bytes) -> bytes:
     """Return a root file system, as a tar, a run's checks succeed in it; ``content`` fills it."""
     raw = io.BytesIO()
-    busybox = Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
+    busybox = shutil.which("busybox") or "/bin/busybox"
     files = {
-        "bin/busybox": (busybox, 0o755),
+        "bin/busybox": (Path(busybox).read_bytes(), 0o755),
+        **{library.lstrip("/"): (Path(library).read_bytes(), 0o755) for library in _needs(busybox)},
         "bin/git": (b"#!/bin/sh\necho 1111111111111111111111111111111111111111\n", 0o755),
         "usr/local/bin/runner.sh": (b"#!/bin/sh\n", 0o755),
         "workspace/repo/filling": (content, 0o644),
@@ -130,6 +132,12 @@ def task_image(content: bytes) -> bytes:
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(entry)
     return raw.getvalue()
+
+
+def _needs(program: str) -> list[str]:
+    """Return the libraries of a program with its loader: none for a static one."""
+    told = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
+    return re.findall(r"(/\S+) \(0x", told.stdout) if told.returncode == 0 else []
 
 
 class Proxy:

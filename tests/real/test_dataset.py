@@ -15,8 +15,8 @@ import pytest
 from hub import Hub
 from serving import served
 
-from cooperflow import config, dataset, dataset_fetch, filters
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, dataset, dataset_fetch, filters, keys
 from cooperflow.layout import REPOSITORY, Pair
 
 A, B = "demo_inventory_task", "demo_textkit_task"
@@ -45,7 +45,7 @@ def _fetch(tmp_path: Path, url: str, **environment: str) -> subprocess.Completed
         text=True,
         env={
             **os.environ,
-            config.ENVIRONMENT: config.parse(raw).model_dump_json(),
+            environment.CONFIG: config.parse(raw).model_dump_json(),
             "HF_ENDPOINT": url,
             "HF_HOME": str(tmp_path / "hf"),
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -131,7 +131,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(
-    ("keys", "kept"),
+    ("asked", "kept"),
     [
         ({}, [0, 1, 2, 3, 4]),
         ({"repos": [B]}, [3, 4]),
@@ -143,8 +143,8 @@ PAIRS = [
         ({"repos": [B], "first": 1}, [3]),
     ],
 )
-def test_filters(keys: dict[str, Any], kept: list[int]) -> None:
-    assert filters.choose(PAIRS, config.Dataset(**keys)) == [PAIRS[i] for i in kept]
+def test_filters(asked: dict[str, Any], kept: list[int]) -> None:
+    assert filters.choose(PAIRS, keys.Dataset(**asked)) == [PAIRS[i] for i in kept]
 
 
 def test_a_sample_is_the_same_everywhere_and_grows() -> None:
@@ -152,12 +152,12 @@ def test_a_sample_is_the_same_everywhere_and_grows() -> None:
     assert set(small) < set(filters.sample(reversed(PAIRS), 4, seed=1))
     assert filters.sample(PAIRS, 2, seed=1) == small
     assert any(set(filters.sample(PAIRS, 2, seed=s)) != set(small) for s in range(2, 9))
-    chosen = filters.choose(PAIRS, config.Dataset(sample=config.Sample(n=3, seed=5)))
+    chosen = filters.choose(PAIRS, keys.Dataset(sample=keys.Sample(n=3, seed=5)))
     assert chosen == [p for p in PAIRS if p in chosen]  # in the subset's order
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("asked", "words"),
     [
         ({"repos": ["demo_textkti_task"]}, r"dataset.repos: .* Did you mean demo_textkit_task"),
         ({"tasks": [3]}, "dataset.tasks: lite has no '3'"),
@@ -168,9 +168,9 @@ def test_a_sample_is_the_same_everywhere_and_grows() -> None:
         ({"repos": [B], "tasks": [1]}, "no pair of lite is left"),
     ],
 )
-def test_filters_that_cannot_be(keys: dict[str, Any], words: str) -> None:
+def test_filters_that_cannot_be(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        filters.choose(PAIRS, config.Dataset(**keys))
+        filters.choose(PAIRS, keys.Dataset(**asked))
 
 
 def test_two_choosers_are_one_too_many(make_plan: Any) -> None:

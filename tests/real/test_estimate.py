@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cooperflow import atomic, checks, estimate
+from cooperflow import atomic
+from cooperflow.start import checks, estimate
 
 MODELS = {"m": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}}
 

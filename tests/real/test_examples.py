@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from cooperflow import checks, config, plan
+from cooperflow.experiment import config, plan
 from cooperflow.layout import REPOSITORY
+from cooperflow.start import model_check
 
 EXAMPLES = sorted((REPOSITORY / "config" / "examples").glob("*.yaml"))
 
@@ -36,7 +37,7 @@ def test_each_model_of_the_examples_is_known_and_priced() -> None:
         for model in filter(None, plan.make(config.load([path])).config.models.values()):
             seen.setdefault(model.model, (path.stem, model))
     for name, (stem, model) in seen.items():
-        told = checks.probe(model, None, call=False)
+        told = model_check.probe(model, None, call=False)
         assert told["known"], (stem, told)
         if stem != "openai-compatible":
             assert told["price"], (stem, name)

@@ -17,10 +17,12 @@ import engines
 import pytest
 from serving import served
 
-from cooperflow import config, containers, images, registry, rolling, room
+from cooperflow import environment
+from cooperflow.engine import containers
 from cooperflow.errors import UserError
+from cooperflow.experiment.plan import Plan
+from cooperflow.images import registry, rolling, room, verified
 from cooperflow.layout import REPOSITORY
-from cooperflow.plan import Plan
 
 A, B = "demo_inventory_task", "demo_textkit_task"
 NAME = "akhatua/cooperbench-demo-inventory"
@@ -110,7 +112,7 @@ def test_the_first_pull_pins_and_the_next_goes_by_digest(
     plan_for: Any, bench: Bench, tmp_path: Path, capsys: Any
 ) -> None:
     plan = plan_for()
-    sentinel = images.ensure(plan, plan.pairs[0])
+    sentinel = verified.ensure(plan, plan.pairs[0])
     assert sentinel["source"] == "pulled"
     assert set(sentinel["checked"]) == {"repo", "runner", "bash"}
     (row,) = _lock(tmp_path)
@@ -119,7 +121,7 @@ def test_the_first_pull_pins_and_the_next_goes_by_digest(
     assert int(row["size"]) > 6_000_000
     assert "image 1 of 1" in capsys.readouterr().out
     bench.clear()
-    again = images.ensure(plan, plan.pairs[0])
+    again = verified.ensure(plan, plan.pairs[0])
     assert again["id"] == sentinel["id"]
 
 
@@ -128,7 +130,7 @@ def test_a_pull_that_is_cut_off_is_tried_again(
 ) -> None:
     proxy.cuts = 2
     plan = plan_for()
-    assert images.ensure(plan, plan.pairs[0])["source"] == "pulled"
+    assert verified.ensure(plan, plan.pairs[0])["source"] == "pulled"
     assert proxy.cuts == 0
     told = capsys.readouterr().out
     assert "try 2 of 5 at" in told  # the engine may go on with the second by itself
@@ -138,7 +140,7 @@ def test_a_pull_that_never_works_ends_in_plain_words(plan_for: Any, proxy: engin
     proxy.cuts = 99
     plan = plan_for(tries=2)
     with pytest.raises(UserError, match="could not be pulled in 2 tries"):
-        images.ensure(plan, plan.pairs[0])
+        verified.ensure(plan, plan.pairs[0])
     assert not plan.results.sentinel(plan.images[0]).exists()
 
 
@@ -146,8 +148,8 @@ def test_a_killed_pull_is_gone_on_with(plan_for: Any, proxy: engines.Proxy) -> N
     proxy.seconds_per_megabyte = 1.0
     plan = plan_for()
     command = [sys.executable, str(REPOSITORY / "scripts" / "image.py"), "--repo", A, "--task", "1"]
-    environment = {**os.environ, config.ENVIRONMENT: plan.config.model_dump_json()}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    told = {**os.environ, environment.CONFIG: plan.config.model_dump_json()}
+    process = subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL)
     limit = time.monotonic() + 30
     while proxy.blobs < 1 and time.monotonic() < limit:
         time.sleep(0.1)
@@ -155,7 +157,7 @@ def test_a_killed_pull_is_gone_on_with(plan_for: Any, proxy: engines.Proxy) -> N
     process.wait()
     assert not plan.results.sentinel(plan.images[0]).exists()
     proxy.seconds_per_megabyte = 0.0
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=told, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pulled and verified" in done.stdout
 
@@ -166,7 +168,7 @@ def test_a_rate_limit_is_waited_for_and_told(
     proxy.limits, proxy.retry_after = 3, "1"
     plan = plan_for(tries=2)  # waiting is no try
     begun = time.monotonic()
-    images.ensure(plan, plan.pairs[0])
+    verified.ensure(plan, plan.pairs[0])
     assert time.monotonic() - begun > 3
     assert "rate limit is reached; waiting 2 s, until" in capsys.readouterr().out
 
@@ -174,33 +176,33 @@ def test_a_rate_limit_is_waited_for_and_told(
 def test_a_registry_that_wants_a_token_gets_one(plan_for: Any, proxy: engines.Proxy) -> None:
     proxy.token = "secret"
     plan = plan_for()
-    assert images.ensure(plan, plan.pairs[0])["source"] == "pulled"
+    assert verified.ensure(plan, plan.pairs[0])["source"] == "pulled"
 
 
 def test_a_moved_tag_stops_until_it_is_decided(plan_for: Any, bench: Bench, tmp_path: Path) -> None:
     plan = plan_for()
-    first = images.ensure(plan, plan.pairs[0])
+    first = verified.ensure(plan, plan.pairs[0])
     (pinned,) = _lock(tmp_path)
     bench.publish(NAME, "task1", b"another content")
     with pytest.raises(UserError, match="the tag has moved") as told:
-        images.ensure(plan, plan.pairs[0])
+        verified.ensure(plan, plan.pairs[0])
     assert "moved: accept" in str(told.value)
     assert _lock(tmp_path) == [pinned]
-    kept = images.ensure(plan_for(moved="pinned"), plan.pairs[0])
+    kept = verified.ensure(plan_for(moved="pinned"), plan.pairs[0])
     assert kept["id"] == first["id"]
     bench.clear()
-    taken = images.ensure(plan_for(moved="accept"), plan.pairs[0])
+    taken = verified.ensure(plan_for(moved="accept"), plan.pairs[0])
     assert taken["id"] != first["id"]
     (now,) = _lock(tmp_path)
     assert now["digest"] != pinned["digest"]
-    assert images.ensure(plan, plan.pairs[0])["id"] == taken["id"]
+    assert verified.ensure(plan, plan.pairs[0])["id"] == taken["id"]
 
 
 def test_an_image_that_is_not_there_is_told_at_once(plan_for: Any) -> None:
     plan = plan_for([(B, 2, [[1, 2]])])
     begun = time.monotonic()
     with pytest.raises(UserError, match="has no such image"):
-        images.ensure(plan, plan.pairs[0])
+        verified.ensure(plan, plan.pairs[0])
     assert time.monotonic() - begun < 10
 
 
@@ -213,7 +215,7 @@ def test_too_little_room_is_told_before_the_first_byte(
     assert "data-root" in str(told.value)
     assert "images.rolling: true" in str(told.value)
     with pytest.raises(UserError, match=r"needs about 1.\d+ GB"):
-        images.ensure(plan, plan.pairs[0])
+        verified.ensure(plan, plan.pairs[0])
     assert proxy.blobs == 0
 
 
@@ -226,10 +228,10 @@ def test_a_disk_that_fills_while_unpacking_is_told(plan_for: Any, bench: Bench) 
     try:
         plan = plan_for()
         with pytest.raises(UserError, match="Docker's disk is full"):
-            images.ensure(plan, plan.pairs[0])
+            verified.ensure(plan, plan.pairs[0])
     finally:
         filling.unlink()
-    assert images.ensure(plan, plan.pairs[0])["source"] == "pulled"
+    assert verified.ensure(plan, plan.pairs[0])["source"] == "pulled"
 
 
 def room_left(folder: Path) -> int:
@@ -239,14 +241,14 @@ def room_left(folder: Path) -> int:
 
 def test_tars_are_written_and_loaded(plan_for: Any, bench: Bench, tmp_path: Path) -> None:
     plan = plan_for(archive=str(tmp_path / "tars"))
-    first = images.ensure(plan, plan.pairs[0])
-    assert images.save(plan, plan.images[0]) > 6_000_000
+    first = verified.ensure(plan, plan.pairs[0])
+    assert verified.save(plan, plan.images[0]) > 6_000_000
     assert [p.name for p in (tmp_path / "tars").iterdir()] == [
         "cooperbench-demo-inventory_task1.tar"
     ]
     bench.clear()
     offline = plan_for(archive=str(tmp_path / "tars"), pull=False)
-    loaded = images.ensure(offline, offline.pairs[0])
+    loaded = verified.ensure(offline, offline.pairs[0])
     assert (loaded["source"], loaded["id"]) == ("loaded", first["id"])
 
 
@@ -264,7 +266,7 @@ def test_rolling_removes_what_it_brought_after_the_last_use(
     uses = {image: [str(last)] for image in plan.images}
     assert rolling.plan_use(plan, uses) == []
     for pair in plan.pairs:
-        images.ensure(plan, pair)
+        verified.ensure(plan, pair)
     assert not rolling.release(plan, plan.images[0])
     last.write_text("{}")
     assert rolling.release(plan, plan.images[0])

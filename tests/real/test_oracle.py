@@ -13,11 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cooperflow import child, oracle, oracle_job
+from cooperflow.attempt import child
+from cooperflow.jobs import oracle_job
+from cooperflow.jobs.oracle_job import Repetition
+from cooperflow.jobs.run_job import Try
 from cooperflow.layout import REPOSITORY, Pair
-from cooperflow.oracle import Probe
-from cooperflow.oracle_job import Repetition
-from cooperflow.run_job import Try
+from cooperflow.outcomes import oracle
+from cooperflow.outcomes.oracle import Probe
+from cooperflow.tables import gold
 
 PAIR = Pair("demo_textkit_task", 2, (1, 2))
 INVENTORY = Pair("demo_inventory_task", 1, (2, 3))
@@ -106,7 +109,7 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
             ("m-coop", "1,3", "fail"),
         )
     ]
-    gold = oracle.table(
+    probed = gold.table(
         [
             oracle.row(Pair("a_task", 1, (1, 2)), [_document(GOOD)]),
             oracle.row(
@@ -115,15 +118,15 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
             ),
         ]
     )
-    runs = oracle.mark(pd.DataFrame(rows), gold)
+    runs = gold.mark(pd.DataFrame(rows), probed)
     assert list(runs["oracle"]) == ["ok", "failed", "ok", "failed"]
     summary = pd.DataFrame({"run_name": ["m-solo", "m-coop"], "pass_rate": [0.5, 0.5]})
-    whole = oracle.beside(summary, runs, gold, {"m-solo": "solo", "m-coop": "coop"})
+    whole = gold.beside(summary, runs, probed, {"m-solo": "solo", "m-coop": "coop"})
     assert list(whole["pass_rate"]) == [0.5, 0.5]
     assert list(whole["pass_rate_oracle_ok"]) == [1.0, 1.0]
     assert list(whole["oracle_failed"]) == [1, 1]
     assert list(whole["gold_ceiling"]) == [1.0, 0.5]
-    untold = oracle.mark(pd.DataFrame(rows), oracle.table([]))
+    untold = gold.mark(pd.DataFrame(rows), gold.table([]))
     assert set(untold["oracle"]) == {"not run"}
 
 
@@ -158,12 +161,12 @@ def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) ->
     _break(dataset / PAIR.repo / "task2" / "feature1" / "feature.patch")
     child.preload()
     assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
-    (row,) = oracle_job.rows(plan)
+    (row,) = gold.rows(plan)
     assert (row["status"], row["reason"]) == ("failed", "coop_gold_failed")
     assert row["solo_passed"] is True  # combined.patch is whole
     assert row["control_failed"] is True
     assert row["tests_run"] > 0
-    assert "1 failed of 1 pairs" in oracle_job.tabulate(plan)
+    assert "1 failed of 1 pairs" in gold.tabulate(plan)
     assert len(pd.read_csv(plan.results.oracle_csv)) == 1
 
 
@@ -189,7 +192,7 @@ def test_a_flaky_test_is_found_by_repeating(make_plan: Any, dataset: Path) -> No
     child.preload()
     for number in range(1, 13):  # a coin: not found with chance 2^-22
         assert oracle_job.perform(plan, Repetition(PAIR, number), Try(1, last=True)) == 0
-        (row,) = oracle_job.rows(plan)
+        (row,) = gold.rows(plan)
         if row["status"] == "flaky":
             break
     assert row["status"] == "flaky"

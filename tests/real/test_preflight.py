@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from cooperflow import atomic, checks, usage
-from cooperflow.config import Model
+from cooperflow import atomic
+from cooperflow.experiment.keys import Model
 from cooperflow.layout import REPOSITORY
+from cooperflow.outcomes import usage
+from cooperflow.start import checks, findings, model_check
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
@@ -41,7 +43,7 @@ def _states(found: Any) -> dict[str, str]:
     ],
 )
 def test_what_a_probe_means(told: dict[str, Any], states: dict[str, str], words: str) -> None:
-    found = list(checks.model_lines("m", COHERE, {"known": True, **told}))
+    found = list(model_check.model_lines("m", COHERE, {"known": True, **told}))
     assert states.items() <= _states(found).items()
     assert words in "\n".join(str(line) for line in found)
 
@@ -53,9 +55,9 @@ def test_too_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_clock_that_is_off_is_told() -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    assert checks._clock("clock", f"{now}.123456789Z", "Docker's").state == "ok"
-    assert checks._clock("clock", "Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
-    assert checks._clock("clock", "", "theirs").state == "--"
+    assert findings.clock("clock", f"{now}.123456789Z", "Docker's").state == "ok"
+    assert findings.clock("clock", "Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
+    assert findings.clock("clock", "", "theirs").state == "--"
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def _a_script() -> str:
 def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str, path: str) -> None:
     url, ledger = replay
     before = len(ledger.read_text().splitlines()) if ledger.exists() else 0
-    told = checks.probe(Model(model=model, api_base=url + path), "key-of-the-test", call=True)
+    told = model_check.probe(Model(model=model, api_base=url + path), "key-of-the-test", call=True)
     assert told["known"], told
     assert told["called"], told
     assert len(ledger.read_text().splitlines()) == before + 1
@@ -111,13 +113,13 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COHERE_API_KEY", "abc")
     plan = make_plan(models={"m": COHERE.model_dump()})
     for _ in range(3):
-        assert not checks.failed(checks._model(plan, "m", COHERE))
+        assert not checks.failed(model_check.lines(plan, "m", COHERE))
     assert calls == ["abc"]
     kept = (plan.results.root / "preflight.jsonl").read_text()
     assert '"cost": 0.1' in kept
     assert "abc" not in kept
     monkeypatch.delenv("COHERE_API_KEY")
-    assert "export COHERE_API_KEY" in str(checks.failed(checks._model(plan, "m", COHERE))[0])
+    assert "export COHERE_API_KEY" in str(checks.failed(model_check.lines(plan, "m", COHERE))[0])
 
 
 @pytest.mark.docker

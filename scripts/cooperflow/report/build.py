@@ -12,14 +12,17 @@ from typing import Any
 
 import pandas as pd
 
-from cooperflow import atomic, breakdowns, comparison, outcome, plotdata
+from cooperflow import atomic
 from cooperflow.errors import UserError
+from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair, Results
-from cooperflow.plan import Plan, Run
-from cooperflow.plotdata import Tables
+from cooperflow.outcomes import outcome
+from cooperflow.plots import plotdata
+from cooperflow.plots.plotdata import Tables
 from cooperflow.report import content, figures, names, pages, provenance, text
 from cooperflow.report.source import Source, mark
-from cooperflow.tables import read_runs
+from cooperflow.tables import breakdowns, comparison
+from cooperflow.tables.tables import read_runs
 
 HERE = Path(__file__).parent
 ASSETS = ("report.css", "report.js")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
-from cooperflow.plan import Plan, Run
 
 # Columns of the table of all runs: of runs.csv, their heading, whether they are numbers.
 COLUMNS = (

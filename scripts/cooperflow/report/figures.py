@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from cooperflow import figures, outcome
-from cooperflow.plotdata import COLOURS, Tables, titled
+from cooperflow.outcomes import outcome
+from cooperflow.plots import interactive
+from cooperflow.plots.plotdata import COLOURS, Tables, titled
 
 CAPTIONS = {
     "pass_rates": "pass / (pass + fail); infrastructure errors are left out.",
@@ -41,7 +42,7 @@ class Figure:
 
 def every(tables: Tables) -> list[Figure]:
     """Return the figures that there is something to draw for."""
-    made = [_of_plotly(name, make(tables)) for name, make in figures.FIGURES.items()]
+    made = [_of_plotly(name, make(tables)) for name, make in interactive.FIGURES.items()]
     why = reasons(tables.runs)
     return [figure for figure in [*made, *([why] if why else [])] if _says_something(figure)]
 

@@ -6,8 +6,8 @@ import math
 import time
 from typing import Any
 
+from cooperflow.experiment.plan import Run
 from cooperflow.layout import Pair
-from cooperflow.plan import Run
 
 # How the reasons and caveats of outcomes read to someone who has not read the documentation.
 MEANINGS = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import jinja2
 
+from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
-from cooperflow.plan import Plan, Run
 from cooperflow.report import names, patches, text, timeline
 from cooperflow.report.source import Source, link, linker
 

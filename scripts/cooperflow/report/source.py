@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cooperflow import atomic, layout, usage
+from cooperflow import atomic, layout
+from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
-from cooperflow.plan import Run
+from cooperflow.outcomes import usage
 from cooperflow.report import trajectory
 from cooperflow.report.trajectory import Story
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cooperflow import usage
+from cooperflow.outcomes import usage
 
 SEND = "send_message"
 

@@ -1,0 +1,210 @@
+"""One archive with all that a reviewer needs to check the tables, and the check itself."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from cooperflow import layout
+from cooperflow.archive import provenance
+from cooperflow.errors import UserError
+from cooperflow.experiment import pairs
+from cooperflow.experiment.keys import Config
+from cooperflow.experiment.plan import Plan
+from cooperflow.tables import aggregate, breakdowns, comparison, tables
+
+NAME = "bundle.tar.gz"
+MANIFEST = "MANIFEST.json"
+CONFIG = "config.json"
+PAIRS = "pairs.csv"
+RESULTS = "results"
+# Made from the rest, or of no use elsewhere.
+LEFT_OUT = {".state", "report", "partial"}
+LOCKS = ("envs/requirements.txt", "pyproject.toml")
+# What a key is replaced by, as in the record of calls.
+NO_KEY = b"[key]"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of checking one table or file."""
+
+    name: str
+    good: bool
+    told: str
+
+
+def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
+    """Write the archive beside the tables and return its path. The same results, the same bytes.
+
+    Args:
+        secrets: values that must stand in no file of it.
+    """
+    target = plan.results.root / NAME
+    temporary = target.with_name(f".{NAME}.tmp")
+    hashes: dict[str, str] = {}
+    hidden = [secret.encode() for secret in secrets if len(secret) >= 6]
+    with (
+        temporary.open("wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name, data in _contents(plan):
+            for secret in hidden:
+                data = data.replace(secret, NO_KEY)
+            hashes[name] = hashlib.sha256(data).hexdigest()
+            _add(archive, name, data)
+        _add(archive, MANIFEST, json.dumps(hashes, indent=1, sort_keys=True).encode())
+    os.replace(temporary, target)
+    return target
+
+
+def secrets_of(plan: Plan) -> list[str]:
+    """Return the keys of the plan's models, as far as they are in the environment."""
+    names = [model.api_key for model in plan.config.models.values() if model and model.api_key]
+    return [os.environ[name] for name in names if os.environ.get(name)]
+
+
+def check(archive: Path) -> list[Finding]:
+    """Compute every table of an archive anew and compare it with the one that is in it.
+
+    Raises:
+        UserError: it is no archive of ours.
+    """
+    with tempfile.TemporaryDirectory(prefix="cooperflow-bundle-") as place:
+        folder = Path(place)
+        try:
+            with tarfile.open(archive) as opened:
+                _unpack(opened, folder)
+            hashes = json.loads((folder / MANIFEST).read_bytes())
+            plan = _plan(folder)
+        except (OSError, tarfile.TarError, ValueError) as error:
+            raise UserError(f"{archive} is no bundle of this workflow ({error}).") from error
+        return [*_files(folder, hashes), *_tables(folder, recomputed(plan))]
+
+
+def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
+    """Write an archive's plain files below a folder, and nothing anywhere else.
+
+    Not by `extractall`: its filter for that came with Python 3.11.4.
+    """
+    for member in archive:
+        parts = PurePosixPath(member.name).parts
+        if not member.isfile() or ".." in parts or member.name.startswith("/"):
+            raise ValueError(f"{member.name!r} is no plain file of a bundle")
+        content = archive.extractfile(member)
+        assert content is not None  # as for every plain file
+        path = folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.read())
+
+
+def recomputed(plan: Plan) -> Mapping[str, str]:
+    """Return every table that can be made from the runs, by its path in the results folder.
+
+    The statistics are made of runs.csv as it is written, in which numbers are rounded.
+    """
+    _, summary = made = aggregate.collect(plan, partial=True)
+    results = plan.results
+    with tempfile.TemporaryDirectory(prefix="cooperflow-tables-") as place:
+        written = layout.Results(Path(place))
+        aggregate.write(written, *made)
+        text = written.runs_csv.read_text(encoding="utf-8")
+        runs = tables.read_runs(written.runs_csv)
+    small = breakdowns.tables(runs, plan.config.dataset.languages)
+    paths = {
+        results.runs_csv: text,
+        results.summary_csv: summary.to_csv(index=False),
+        results.comparison_csv: comparison.table(runs).to_csv(index=False),
+        **{results.table(f"{name}.csv"): t.to_csv(index=False) for name, t in small.items()},
+    }
+    return {str(path.relative_to(results.root)): text for path, text in paths.items()}
+
+
+def _contents(plan: Plan) -> Iterator[tuple[str, bytes]]:
+    """Give what is packed: names in the archive and their bytes, in order."""
+    config = provenance.without_secrets(plan.config.model_dump())
+    config["results"] = RESULTS
+    yield CONFIG, json.dumps(config, indent=2).encode()
+    yield PAIRS, _pairs(plan)
+    for name in LOCKS:
+        yield name, (layout.REPOSITORY / name).read_bytes()
+    root = plan.results.root
+    for here, folders, names in os.walk(root):
+        folders[:] = sorted(f for f in folders if here != str(root) or f not in LEFT_OUT)
+        for name in sorted(names):
+            path = Path(here) / name
+            if name != NAME and not name.startswith(".") and not path.is_symlink():
+                yield f"{RESULTS}/{path.relative_to(root)}", path.read_bytes()
+
+
+def _pairs(plan: Plan) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(pairs.COLUMNS)
+    for pair in plan.pairs:
+        table.writerow([pair.repo, pair.task_id, *pair.features])
+    return text.getvalue().encode()
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Add a file that tells nothing of when, where and by whom it was packed."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(data), 0o644, 0
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def _plan(folder: Path) -> Plan:
+    """Return the plan that was packed; its data set need not be here."""
+    document = json.loads((folder / CONFIG).read_bytes())
+    config = Config.model_validate({**document, "results": str(folder / RESULTS)})
+    return Plan(config, tuple(pairs.load(str(folder / PAIRS), folder)))
+
+
+def _files(folder: Path, hashes: Mapping[str, str]) -> Iterator[Finding]:
+    bad = [
+        name
+        for name, known in hashes.items()
+        if not (folder / name).is_file() or provenance.file_hash(folder / name) != known
+    ]
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
+        MANIFEST
+    }
+    bad += sorted(there - set(hashes))
+    told = f"{len(hashes)} files are as the manifest says"
+    yield Finding("files", not bad, f"{', '.join(bad[:5])} differ" if bad else told)
+
+
+def _tables(folder: Path, made: Mapping[str, str]) -> Iterator[Finding]:
+    for path in sorted((folder / RESULTS).rglob("*.csv")):
+        name = str(path.relative_to(folder / RESULTS))
+        if name.startswith("runs/"):
+            continue
+        if name not in made:
+            yield Finding(name, True, "not computed anew")
+            continue
+        was, now = path.read_text(encoding="utf-8"), made[name]
+        rows = len(was.splitlines()) - 1
+        yield Finding(name, was == now, _difference(was, now) or f"{rows} rows, the same")
+    for name in sorted(made):
+        if not (folder / RESULTS / name).is_file():
+            yield Finding(name, False, "is missing")
+
+
+def _difference(was: str, now: str) -> str:
+    old, new = was.splitlines(), now.splitlines()
+    if old == new:
+        return ""
+    for number, (a, b) in enumerate(zip(old, new, strict=False), start=1):
+        if a != b:
+            return f"line {number} differs:\n  packed:   {a}\n  computed: {b}"
+    return f"{len(old)} lines packed, {len(new)} computed"

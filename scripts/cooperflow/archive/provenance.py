@@ -1,0 +1,180 @@
+"""Where the results come from: versions, hashes, images, configs, hosts and dates."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic, layout
+from cooperflow.experiment.plan import Plan
+from cooperflow.processes import Process
+
+SCHEMA = 1
+LOCK = layout.REPOSITORY / "envs" / "requirements.txt"
+PACKAGES = ("snakemake", "cooperbench", "litellm", "docker", "pandas", "statsmodels", "scipy")
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY = re.compile(r"(://[^?\s]+)\?\S+")
+
+
+def collect(plan: Plan) -> dict[str, Any]:
+    """Return all that is known of how the results came to be; holds no secret."""
+    experiments = {
+        one.run_name: atomic.read_json(plan.results.experiment(one.run_name))
+        for one in plan.experiments
+    }
+    known = [document for document in experiments.values() if isinstance(document, dict)]
+    tasks: dict[str, str] = {}
+    for document in known:
+        tasks |= (document.get("resolved") or {}).get("tasks") or {}
+    images = {
+        image: atomic.read_json(plan.results.sentinel(image)) for image in sorted(plan.images)
+    }
+    attempts = _Attempts.of(plan)
+    facts = {
+        "workflow": _version(),
+        "git commit": git_commit(layout.REPOSITORY),
+        "lock": f"sha256:{file_hash(LOCK)}",
+        "data set": f"sha256:{combined(tasks)}" if tasks else "unknown",
+        "subset": f"{plan.config.dataset.subset}, {len(plan.pairs)} pairs",
+        "Docker": ", ".join(sorted({str(d["docker"]) for d in known if d.get("docker")})) or "?",
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "hosts": ", ".join(sorted(attempts.hosts)) or "unknown",
+        "attempts": attempts.told,
+        "first attempt": _iso(attempts.first),
+        "last attempt": _iso(attempts.last),
+        "replay": "yes" if any(d.get("replay") for d in known) else "no",
+    }
+    return {
+        "schema": SCHEMA,
+        "facts": facts,
+        "packages": {name: _installed(name) for name in PACKAGES},
+        "config": without_secrets(plan.config.model_dump()),
+        "experiments": without_secrets(experiments),
+        "images": images,
+        "tasks": dict(sorted(tasks.items())),
+    }
+
+
+class _Attempts:
+    """Counts, hosts and dates of all attempts."""
+
+    def __init__(self) -> None:
+        self.hosts: set[str] = set()
+        self.count = 0
+        self.infra = 0
+        self.interrupted = 0
+        self.first: float | None = None
+        self.last: float | None = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> _Attempts:
+        made = cls()
+        for run in plan.runs:
+            folder = run.folder(plan.results)
+            for number in folder.attempt_numbers():
+                record = atomic.read_json(folder.attempt(number) / layout.ATTEMPT)
+                made._count(record if isinstance(record, dict) else {})
+        return made
+
+    def _count(self, record: dict[str, Any]) -> None:
+        self.count += 1
+        self.infra += record.get("outcome") == "infra_error"
+        self.interrupted += record.get("state") in ("interrupted", "running")
+        process = Process.parse(str(record.get("process") or ""))
+        if process is not None:
+            self.hosts.add(process.host)
+        started, ended = record.get("started"), record.get("ended")
+        if isinstance(started, int | float):
+            self.first = started if self.first is None else min(self.first, started)
+        if isinstance(ended, int | float):
+            self.last = ended if self.last is None else max(self.last, ended)
+
+    @property
+    def told(self) -> str:
+        return (
+            f"{self.count}, of which {self.infra} met an infrastructure error and "
+            f"{self.interrupted} were interrupted"
+        )
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a document without what may stand in a URL: user, password, query."""
+    if isinstance(value, str):
+        return _QUERY.sub(r"\1?...", _CREDENTIALS.sub("...@", value))
+    if isinstance(value, dict):
+        return {key: without_secrets(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(entry) for entry in value]
+    return value
+
+
+def combined(hashes: dict[str, str]) -> str:
+    """Return one hash of many, by their names."""
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for part in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def git_commit(folder: Path) -> str:
+    """Return the commit that is checked out, and whether files differ from it."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return "not a git checkout"
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit} with changes" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _version() -> str:
+    text = (layout.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
+    return f"cooperflow {found[1]}" if found else "cooperflow"
+
+
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _iso(moment: float | None) -> str:
+    if moment is None:
+        return "unknown"
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+
+
+def write(plan: Plan) -> Path:
+    """Write provenance.json and return its path."""
+    path = plan.results.provenance
+    atomic.write_json(path, collect(plan))
+    return path

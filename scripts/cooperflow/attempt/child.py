@@ -1,0 +1,155 @@
+"""The cooperbench process: upstream's own command, unchanged, in a fork with our seams around it.
+
+Forked from a process that has imported cooperbench already it starts at once; forked from one
+that has not, it pays for the import itself. Nothing else differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cooperflow import processes, runtime
+
+SHIM = Path(__file__).with_name("docker-labelled")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One call of cooperbench and all that belongs to it."""
+
+    arguments: Sequence[str]
+    log: Path
+    stop_note: Path  # gets the ids of containers that upstream puts away itself
+    labels: Mapping[str, str]
+    run_arguments: Sequence[str] = ()  # for `docker run`, beside the labels
+    sdk_arguments: Mapping[str, Any] = field(default_factory=dict)  # for the SDK's run
+    environment: Mapping[str, str] = field(default_factory=dict)
+    model: str = ""
+    key: str | None = None  # of the model's provider; never written down
+    calls: Path | None = None  # where model calls are recorded
+    command_seconds: float | None = None  # limit for one command in an SDK container
+
+
+def shim() -> str:
+    """Return the path of the docker program for agents, free of spaces (upstream quotes none)."""
+    path = str(SHIM)
+    if not any(c.isspace() or c in "'\"$`\\&;|<>()" for c in path):
+        return path
+    link = runtime.folder() / f"docker-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(SHIM)
+    return str(link)
+
+
+def prepare_environment() -> None:
+    """Set what cooperbench and litellm read when they are imported."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else a download with three tries
+    os.environ["LITELLM_LOG"] = "ERROR"
+    os.environ["MSWEA_SILENT_STARTUP"] = "1"
+    os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim()
+
+
+def preload() -> None:
+    """Import cooperbench here, once, for the processes that are forked from this one."""
+    prepare_environment()
+    import cooperbench.cli  # noqa: F401
+
+
+def start(command: Command) -> int:
+    """Fork and run ``command``; return the process id, which is also that of its group.
+
+    The process dies with the caller. Its exit code is cooperbench's.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        os.setsid()
+        processes.die_with_parent()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        _redirect(command.log)
+        code = _main(command)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        _finish(code)
+    raise AssertionError("unreachable")
+
+
+def _main(command: Command) -> int:
+    prepare_environment()
+    os.environ.update(command.environment)
+    labels = [f"--label={key}={value}" for key, value in command.labels.items()]
+    os.environ["COOPERFLOW_RUN_ARGS"] = "\n".join([*labels, *command.run_arguments])
+    os.environ["COOPERFLOW_STOP_NOTE"] = str(command.stop_note)
+    os.environ["COOPERFLOW_DOCKER_LOG"] = str(command.log)
+
+    import cooperbench.cli
+
+    from cooperflow.attempt import seams
+
+    seams.label_all(command.labels, command.sdk_arguments, command.stop_note)
+    if command.command_seconds is not None:
+        seams.limit_commands(command.command_seconds)
+    if command.calls is not None:
+        from cooperflow.attempt import recorder
+
+        recorder.install(command.calls, command.key)
+        _hand_over_key(command.model, command.key)
+    sys.argv = ["cooperbench", *command.arguments]
+    print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)
+    cooperbench.cli.main()
+    return 0
+
+
+def _hand_over_key(model: str, key: str | None) -> None:
+    """Put the key where litellm looks for that of the model's provider, in this process alone."""
+    if not key:
+        return
+    import litellm
+
+    _, provider, _, _ = litellm.get_llm_provider(model)
+    os.environ[f"{provider.removesuffix('_chat').upper()}_API_KEY"] = key
+    litellm.api_key = key
+
+
+def _redirect(log: Path) -> None:
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+    open_streams()
+
+
+def open_streams() -> None:
+    """Make sys.stdout and sys.stderr anew for what the descriptors 1 and 2 are now."""
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
+
+
+def _finish(code: int) -> None:
+    """End without the parent's exit handlers, but let worker threads write what they have."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

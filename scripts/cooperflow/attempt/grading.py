@@ -1,0 +1,98 @@
+"""One call of upstream's `eval` on the patches of one pair: the one path that all gradings take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic, guard, layout, runtime
+from cooperflow.attempt import child, watch
+from cooperflow.engine import containers
+from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.experiment.plan import Plan
+from cooperflow.layout import Pair
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is graded: patches under the names that upstream gives them, and a result.json."""
+
+    key: str  # names it in messages and on its containers
+    run_name: str
+    mode: str  # solo, coop, team
+    pair: Pair
+    files: Mapping[str, Path]
+
+
+def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
+    """Have upstream test the patches; return its document, None if it broke on the way.
+
+    ``place`` keeps the document, the log and the engine's events of this try.
+    """
+    pair = subject.pair
+    logs = place / "logs"
+    staged = logs / subject.run_name / subject.mode / pair.folder
+    staged.mkdir(parents=True)
+    for name, path in subject.files.items():
+        (staged / name).symlink_to(os.path.relpath(path.resolve(), staged.resolve()))
+    labels = Labels.new(guard.identity(plan.results), f"eval {subject.key}", watch.new_token())
+    with runtime.scratch() as scratch:
+        stop_note = scratch / "put-away"
+        stop_note.touch()
+        try:
+            client = containers.engine()
+            containers.sweep(client, labels.results, labels.run)
+            client.close()
+        except EngineError as error:
+            print(f"Docker does not answer: {error}")
+            return None
+        watched = watch.watch(
+            child.Command(
+                arguments=_arguments(plan, subject, logs),
+                log=place / "cooperbench.log",
+                stop_note=stop_note,
+                labels=labels.as_dict(),
+                sdk_arguments=containers.limits(plan.config.containers)[1],
+                command_seconds=plan.config.limits.test_seconds,
+            ),
+            labels,
+            plan.config.limits.eval_seconds,
+        )
+    document = atomic.read_json(staged / layout.EVAL)
+    with contextlib.suppress(OSError):
+        (staged / layout.EVAL).replace(place / layout.EVAL)
+    shutil.rmtree(logs, ignore_errors=True)
+    trouble = {
+        "time limit": watched.timed_out,
+        "disk full": watched.disk_full,
+        "docker": watched.engine_lost or watched.engine_stalled > watched.seconds / 2,
+        "container died": watched.fates.died > 0,
+        "out of memory": watched.fates.oom > 0,
+        f"exit code {watched.exit_code}": bool(watched.exit_code),
+        "no whole document": not isinstance(document, dict),
+    }
+    found = [name for name, is_so in trouble.items() if is_so]
+    if found:
+        print(f"{subject.key}: grading broke: {', '.join(found)}; see {place}")
+        return None
+    return document
+
+
+def new_place(folder: Path) -> Path:
+    """Return a numbered subfolder of ``folder`` for the next try; it is not made yet."""
+    numbers = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    return folder / str(max(numbers, default=0) + 1)
+
+
+def _arguments(plan: Plan, subject: Subject, logs: Path) -> list[str]:
+    pair = subject.pair
+    a, b = pair.features
+    arguments = ["eval", "-n", subject.run_name, "-r", pair.repo, "-t", str(pair.task_id)]
+    arguments += ["-f", f"{a},{b}", "--backend", plan.config.backend]
+    arguments += ["--dataset-dir", str(Path(plan.config.dataset.dir).resolve())]
+    return [*arguments, "--log-dir", str(logs.resolve()), "-c", "1"]

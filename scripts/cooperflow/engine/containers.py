@@ -1,0 +1,243 @@
+"""Docker, as far as a run touches it: labels, events, images, and what is left to remove."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from cooperflow.atomic import read_lines
+from cooperflow.experiment.keys import Containers
+from cooperflow.processes import Process, spawn, this_process
+
+LABEL = "cooperflow"
+RESULTS_LABEL = f"{LABEL}.results"  # id of the results folder
+RUN_LABEL = f"{LABEL}.run"
+TOKEN_LABEL = f"{LABEL}.token"  # one attempt at a run or eval
+OWNER_LABEL = f"{LABEL}.owner"  # the process that will remove it
+
+# When the machine itself runs out of memory, what is in containers is ended first.
+OOM_SCORE = 500
+
+# Seconds that the engine has for one answer.
+PATIENCE = 60
+
+
+class EngineError(Exception):
+    """The Docker engine does not answer, or refuses what a run needs."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of all containers, networks and volumes of one attempt."""
+
+    results: str
+    run: str
+    token: str
+    owner: str
+
+    @classmethod
+    def new(cls, results: str, run: str, token: str) -> Labels:
+        return cls(results, run, token, str(this_process()))
+
+    def as_dict(self) -> dict[str, str]:
+        return {
+            RESULTS_LABEL: self.results,
+            RUN_LABEL: self.run,
+            TOKEN_LABEL: self.token,
+            OWNER_LABEL: self.owner,
+        }
+
+    def as_arguments(self) -> list[str]:
+        return [f"--label={key}={value}" for key, value in self.as_dict().items()]
+
+
+@contextlib.contextmanager
+def _told() -> Any:
+    try:
+        yield
+    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
+        raise EngineError(str(error)) from error
+
+
+def engine(patience: float = PATIENCE) -> docker.DockerClient:
+    """Return a client of the engine that the environment names.
+
+    Raises:
+        EngineError: it does not answer within ``patience`` seconds.
+    """
+    with _told():
+        client = docker.from_env(timeout=int(max(patience, 1)))
+        client.ping()
+        return client
+
+
+def answers(patience: float = 10) -> bool:
+    """Return whether the engine answers within ``patience`` seconds."""
+    try:
+        engine(patience).close()
+    except EngineError:
+        return False
+    return True
+
+
+def image_id(client: docker.DockerClient, image: str) -> str | None:
+    """Return the id of a local image, None when it is not there."""
+    with _told():
+        try:
+            return str(client.images.get(image).id)
+        except docker.errors.ImageNotFound:
+            return None
+
+
+def remove(client: docker.DockerClient, labels: Mapping[str, str]) -> int:
+    """Remove all containers, networks and volumes that carry ``labels``; return how many."""
+    return _remove(client, labels, lambda _: True)
+
+
+def sweep(client: docker.DockerClient, results: str, run: str | None = None) -> int:
+    """Remove what dead processes left of a results folder (or one run of it); return how many."""
+    labels = {RESULTS_LABEL: results} | ({RUN_LABEL: run} if run else {})
+
+    def orphaned(found: Mapping[str, str]) -> bool:
+        process = Process.parse(found.get(OWNER_LABEL, ""))
+        return process is None or not process.alive()
+
+    return _remove(client, labels, orphaned)
+
+
+def _remove(client: docker.DockerClient, labels: Mapping[str, str], wanted: Any) -> int:
+    chosen = {"label": [f"{key}={value}" for key, value in labels.items()]}
+    count = 0
+    with _told():
+        for found in client.api.containers(all=True, filters=chosen):
+            if wanted(found.get("Labels") or {}):
+                with contextlib.suppress(docker.errors.NotFound):
+                    _remove_container(client, found["Id"])
+                count += 1
+        for network in client.api.networks(filters=chosen):
+            if wanted(network.get("Labels") or {}):
+                with contextlib.suppress(docker.errors.NotFound):
+                    client.api.remove_network(network["Id"])
+                count += 1
+        for volume in (client.api.volumes(filters=chosen) or {}).get("Volumes") or []:
+            if wanted(volume.get("Labels") or {}):
+                with contextlib.suppress(docker.errors.NotFound):
+                    client.api.remove_volume(volume["Name"], force=True)
+                count += 1
+    return count
+
+
+def _remove_container(client: docker.DockerClient, container: str) -> None:
+    try:
+        client.api.remove_container(container, force=True, v=True)
+    except docker.errors.APIError as error:
+        # Its own cleanup may be at it at the same moment.
+        if error.status_code != 409:
+            raise
+        for _ in range(50):
+            time.sleep(0.1)
+            client.api.inspect_container(container)
+
+
+@dataclass(frozen=True)
+class Fates:
+    """What the engine reported of an attempt's containers while it was at work."""
+
+    started: int
+    died: int  # ended otherwise than by the agent's own cleanup
+    oom: int  # in which the kernel killed a process for want of memory
+
+
+class EventRecord:
+    """The engine's own events about an attempt's containers, written to a file as they come."""
+
+    def __init__(self, path: Path, token: str) -> None:
+        self._path = path
+        command = ["docker", "events", "--since", f"{time.time():.6f}"]
+        command += ["--filter", "type=container", "--filter", f"label={TOKEN_LABEL}={token}"]
+        for event in ("start", "die", "oom", "destroy"):
+            command += ["--filter", f"event={event}"]
+        command += ["--format", "{{json .}}"]
+        with path.open("ab") as stream:
+            self.process: subprocess.Popen[bytes] = spawn(
+                command, stdout=stream, stderr=subprocess.DEVNULL
+            )
+
+    @property
+    def broke(self) -> bool:
+        """Whether the stream broke off: the engine stopped."""
+        return self.process.poll() is not None
+
+    def fates(self, put_away: Iterable[str], until: float) -> Fates:
+        """Return what the events say; ``put_away``: containers that their agent ended itself."""
+        return fates(read_lines(self._path), put_away, until)
+
+
+def fates(events: Sequence[Mapping[str, Any]], put_away: Iterable[str], until: float) -> Fates:
+    """Return what became of containers up to ``until`` (seconds since the epoch). Pure."""
+    ended = tuple(put_away)
+    started, died, oom = set(), set(), set()
+    for event in events:
+        container = str(event.get("id") or (event.get("Actor") or {}).get("ID") or "")
+        action = str(event.get("status") or event.get("Action") or "")
+        if action == "start":
+            started.add(container)
+        elif float(event.get("timeNano") or 0) / 1e9 > until:
+            continue
+        elif action == "oom":
+            oom.add(container)
+        elif action == "die" and not any(container.startswith(e) for e in ended if e):
+            died.add(container)
+    return Fates(len(started), len(died), len(oom))
+
+
+def limits(config: Containers, own_network: bool = False) -> tuple[list[str], dict[str, Any]]:
+    """Return what containers may take, as arguments of `docker run` and of the SDK's run.
+
+    Args:
+        own_network: upstream puts them into a network of its own.
+    """
+    arguments: list[str] = [f"--oom-score-adj={OOM_SCORE}"]
+    sdk: dict[str, Any] = {"oom_score_adj": OOM_SCORE}
+    if config.memory:
+        # The same again for memory and swap together: no swap, which would only make it slow.
+        arguments += [f"--memory={config.memory}", f"--memory-swap={config.memory}"]
+        sdk |= {"mem_limit": config.memory, "memswap_limit": config.memory}
+    if config.cpus:
+        cpus = min(config.cpus, float(os.cpu_count() or 1))  # Docker refuses more than there are
+        arguments.append(f"--cpus={cpus:g}")
+        sdk["nano_cpus"] = int(cpus * 1e9)
+    if config.pids:
+        arguments.append(f"--pids-limit={config.pids}")
+        sdk["pids_limit"] = config.pids
+    if config.network and not own_network:
+        arguments.append(f"--network={config.network}")
+        sdk["network"] = config.network
+    return arguments, sdk
+
+
+def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
+    """Return Docker's own storage folder and its free bytes (None: not on this machine)."""
+    with _told():
+        root = Path(client.info()["DockerRootDir"])
+    try:
+        return root, shutil.disk_usage(root).free
+    except OSError:
+        return root, None
+
+
+def version(client: docker.DockerClient) -> str:
+    """Return the engine's version."""
+    with _told():
+        return str(client.version()["Version"])

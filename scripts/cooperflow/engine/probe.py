@@ -1,0 +1,89 @@
+"""Cheap looks at what a run needs from outside: the engine, the provider's host, room on disk."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from cooperflow.engine import containers
+from cooperflow.engine.containers import EngineError
+
+# How often a running attempt's engine is asked, and how long it may think, seconds.
+EVERY = 2.0
+PATIENCE = 5.0
+
+# A file system with less than this is full: a record or a document may not fit, bytes.
+FULL = 1_000_000
+
+
+class EngineProbe:
+    """Asks the engine now and then, in a thread; knows how long it gave no answer."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._silent_since: float | None = None
+        self._stalled = 0.0
+        self.gone = False  # it refuses at once: it is not there, and its containers neither
+        self._thread = threading.Thread(target=self._ask, daemon=True, name="engine probe")
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the engine gave no answer, up to now."""
+        since = self._silent_since
+        return self._stalled + (time.monotonic() - since if since is not None else 0.0)
+
+    def _ask(self) -> None:
+        while not self._ended.wait(EVERY):
+            asked = time.monotonic()
+            well = containers.answers(PATIENCE)
+            now = time.monotonic()
+            if well and self._silent_since is not None:
+                self._stalled += now - self._silent_since
+                self._silent_since = None
+            elif not well and self._silent_since is None:
+                self._silent_since = asked
+            self.gone = not well and now - asked < PATIENCE / 2
+
+
+def engine() -> str:
+    """Return why no run can start for the engine's sake, empty if one can."""
+    try:
+        containers.engine(PATIENCE).close()
+    except EngineError as error:
+        return f"Docker does not answer ({str(error)[:120]})"
+    return ""
+
+
+def provider(url: str | None) -> str:
+    """Return why the provider's host cannot be reached, empty if it can (or is not known).
+
+    Only a connection is made: nothing is asked of it, so nothing is paid.
+    """
+    if not url or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        return ""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
+    try:
+        socket.create_connection((host, port), PATIENCE).close()
+    except OSError as error:
+        return f"{host}:{port} cannot be reached ({error})"
+    return ""
+
+
+def full(folder: Path) -> bool:
+    """Return whether nothing more fits on the file system of ``folder``."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return True
+    return status.f_bavail * status.f_frsize < FULL or status.f_favail == 0 < status.f_files

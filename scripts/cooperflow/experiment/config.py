@@ -1,0 +1,65 @@
+"""The experiment's config, read and checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from cooperflow import environment, layout
+from cooperflow.errors import UserError
+from cooperflow.experiment import mistakes
+from cooperflow.experiment.keys import Config
+
+
+def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
+    """Check ``raw`` and return the config.
+
+    Raises:
+        UserError: naming the key, the value, what is allowed and the nearest name.
+    """
+    try:
+        config = Config.model_validate(dict(raw))
+    except pydantic.ValidationError as error:
+        lines = [f"{source}: {line}" for line in mistakes.explain(error)]
+        raise UserError("\n".join(lines)) from None
+    problems = list(mistakes.problems(config))
+    if problems:
+        raise UserError("\n".join(f"{source}: {line}" for line in problems))
+    return config
+
+
+def from_environment() -> Config:
+    """Return the config of the workflow that started this script.
+
+    Raises:
+        UserError: the script was not started by the workflow.
+    """
+    text = os.environ.get(environment.CONFIG)
+    if not text:
+        raise UserError(f"{environment.CONFIG} is not set: this script is started by Snakemake.")
+    return Config.model_validate_json(text)
+
+
+def load(files: list[Path]) -> Config:
+    """Return the config of ``files``, each laid over the one before, config.yaml first."""
+    import yaml
+
+    merged: dict[str, Any] = {}
+    for path in [layout.CONFIG_FILE, *files]:
+        try:
+            _lay_over(merged, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{path}: cannot be read ({error}).") from error
+    return parse(merged, ", ".join(path.name for path in files) or layout.CONFIG_FILE.name)
+
+
+def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
+    for key, value in top.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _lay_over(base[key], value)
+        else:
+            base[key] = value

@@ -1,0 +1,193 @@
+"""experiment.json: what was asked and what it resolved to, so that two never mix in one name."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cooperflow import atomic
+from cooperflow.errors import UserError, listed
+from cooperflow.experiment.plan import Experiment, Plan
+
+SCHEMA = 1
+
+
+def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
+    """Return what decides the results of an experiment, as the config asks for it."""
+    config, model = plan.config, experiment.model
+    return {
+        "model": model.model,
+        "api_base": model.api_base,
+        "replay": model.replay,
+        "flags": list(experiment.setting.flags),
+        "agent": config.agent.name,
+        "agent_config": config.agent.config,
+        "external_agents": config.agent.external,
+        "backend": config.backend,
+        "containers": config.containers.model_dump(),
+        "run_seconds": config.limits.run_seconds,
+        "call_seconds": config.limits.call_seconds,
+        "call_tries": config.limits.call_tries,
+    }
+
+
+def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the asked resolved to here: versions, upstream's agent config, data."""
+    return {
+        "cooperbench": importlib.metadata.version("cooperbench"),
+        "litellm": importlib.metadata.version("litellm"),
+        "agent_config": agent_defaults(plan.config.agent.name, experiment.setting.mode),
+        "tasks": dict(tasks),
+    }
+
+
+def agent_defaults(agent: str, mode: str) -> Any:
+    """Return upstream's own config of an agent in a setting, None where it has no such file."""
+    spec = importlib.util.find_spec("cooperbench")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    name = "solo.yaml" if mode == "solo" else "coop.yaml"
+    path = Path(spec.submodule_search_locations[0]) / "agents" / agent / "config" / name
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def agent_file(experiment: Experiment, plan: Plan, api_base: str | None) -> dict[str, Any]:
+    """Return the document that upstream takes as --agent-config. It never holds a key."""
+    given = plan.config.agent.config
+    model = dict(given.get("model") or {})
+    kwargs: dict[str, Any] = {"timeout": plan.config.limits.call_seconds}
+    # A client that retries on its own would make calls that are recorded as one.
+    kwargs["max_retries"] = 0
+    if api_base:
+        kwargs["api_base"] = api_base
+    model["model_kwargs"] = {**kwargs, **(model.get("model_kwargs") or {})}
+    return {"config": {**given, "model": model}}
+
+
+def step_limit(experiment: Experiment, plan: Plan) -> int | None:
+    """Return the agent's limit of steps, None where it has none that we know."""
+    defaults = agent_defaults(plan.config.agent.name, experiment.setting.mode) or {}
+    agent = {**(defaults.get("agent") or {}), **(plan.config.agent.config.get("agent") or {})}
+    return agent.get("step_limit") or None
+
+
+def fingerprint(document: Mapping[str, Any]) -> str:
+    """Return a short name of all that decides an experiment's results, its tasks left out."""
+    kept = {"asked": document["asked"], "resolved": {**document["resolved"], "tasks": None}}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def settle(
+    experiment: Experiment, plan: Plan, tasks: Mapping[str, str], docker_version: str | None
+) -> None:
+    """Write the experiment's document, or check that it is still the same experiment.
+
+    Raises:
+        UserError: the document is there and differs, and the config does not accept that.
+    """
+    path = plan.results.experiment(experiment.run_name)
+    now: dict[str, Any] = {
+        "asked": asked(experiment, plan),
+        "resolved": resolved(experiment, plan, tasks),
+    }
+    before = atomic.read_json(path)
+    history: list[Any] = []
+    if before is None:
+        others = sorted(_fingerprints(experiment, plan) - {fingerprint(now)})
+        if others and not _accepted(experiment.run_name, plan.config.accept):
+            raise UserError(_refusal(experiment, path, [f"{path.name} is missing or not whole"]))
+        if others or path.exists():
+            history.append({"until": _now(), "changes": ["written anew"], "fingerprints": others})
+    if before:
+        changes = differences(before, now)
+        history = list(before.get("history") or [])
+        # Without a result there is nothing to mix with: a wrong model name can be put right.
+        free = _accepted(experiment.run_name, plan.config.accept) or not _has_results(path.parent)
+        if changes and not free:
+            raise UserError(_refusal(experiment, path, changes))
+        if changes:
+            history.append({"until": _now(), "changes": changes, "was": _core(before)})
+        now["resolved"]["tasks"] = {**before["resolved"]["tasks"], **now["resolved"]["tasks"]}
+        if not changes and now["resolved"]["tasks"] == before["resolved"]["tasks"]:
+            return
+    atomic.write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "run_name": experiment.run_name,
+            "model_name": experiment.model_name,
+            "setting": experiment.setting.name,
+            "replay": experiment.model.replay is not None,
+            "fingerprint": fingerprint(now),
+            **now,
+            "docker": docker_version,
+            "created": (before or {}).get("created") or _now(),
+            "history": history,
+        },
+    )
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ, as `key: before -> now`; new tasks do not count."""
+    found = []
+    for part in ("asked", "resolved"):
+        old, new = before.get(part) or {}, now[part]
+        for key in new:
+            if key == "tasks":
+                changed = [t for t, h in new[key].items() if (old.get(key) or {}).get(t, h) != h]
+                found += [f"data set: {task} has other contents" for task in changed]
+            elif old.get(key) != new[key]:
+                found.append(f"{key}: {_short(old.get(key))} -> {_short(new[key])}")
+    return found
+
+
+def _refusal(experiment: Experiment, path: Path, changes: Sequence[str]) -> str:
+    name = experiment.run_name
+    return (
+        f"{name}: its results in {path.parent} were made by another configuration. Changed: "
+        f"{listed(changes, 6)}.\n"
+        "Results of two configurations do not mix under one name. Either put it back; or give "
+        f"the model (now {experiment.model_name}) or the setting another name in the config; or, "
+        f"if the change does not matter, accept it: --config 'accept=[\"{name}\"]'"
+    )
+
+
+def _fingerprints(experiment: Experiment, plan: Plan) -> set[str]:
+    """Return the fingerprints that the finished runs of an experiment carry themselves."""
+    found = set()
+    for pair in plan.pairs:
+        folder = plan.results.run(experiment.run_name, experiment.setting.mode, pair)
+        told = (atomic.read_json(folder.result) or {}).get("workflow") or {}
+        if told.get("fingerprint"):
+            found.add(str(told["fingerprint"]))
+    return found
+
+
+def _has_results(folder: Path) -> bool:
+    return any(folder.glob("*/*/*/*/result.json"))
+
+
+def _accepted(name: str, accept: Sequence[str]) -> bool:
+    return name in accept or "all" in accept
+
+
+def _core(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: document.get(key) for key in ("asked", "resolved", "fingerprint", "docker")}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,139 @@
+"""What is wrong with a config, in the user's words: key, value, what is allowed. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pydantic
+from pydantic import BaseModel
+
+from cooperflow import layout
+from cooperflow.errors import listed, nearest
+from cooperflow.experiment.keys import DOCKER_AGENTS, MODES, Agent, Config, Model
+
+
+def explain(error: pydantic.ValidationError) -> Iterator[str]:
+    """Tell pydantic's findings in the user's words, one line each."""
+    for finding in error.errors():
+        path = [str(part) for part in finding["loc"]]
+        key = ".".join(path)
+        value = finding["input"]
+        if finding["type"] == "extra_forbidden":
+            allowed = _keys(path[:-1])
+            where = ".".join(path[:-1]) or "the top level"
+            yield (
+                f"{key}: there is no such key. Allowed in {where}: {listed(allowed, 20)}."
+                f"{nearest(path[-1], allowed)}"
+            )
+        elif finding["type"] == "missing":
+            yield f"{key}: is missing."
+        elif value is None:
+            yield f"{key}: is empty; {finding['msg'][0].lower()}{finding['msg'][1:]}."
+        else:
+            yield f"{key}: {value!r}: {finding['msg'][0].lower()}{finding['msg'][1:]}."
+
+
+def _keys(path: list[str]) -> list[str]:
+    table: type[BaseModel] = Config
+    for part in path:
+        if table is Config and part in ("models",):
+            table = Model
+            continue
+        field = table.model_fields.get(part)
+        kind = None if field is None else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            table = kind
+    return list(table.model_fields)
+
+
+def problems(config: Config) -> Iterator[str]:
+    """Tell what is of the right type but cannot work."""
+    for table, names in (("models", config.models), ("settings", config.settings)):
+        for name, entry in names.items():
+            if not layout.NAME.fullmatch(name):
+                yield (
+                    f"{table}.{name}: {name!r} cannot be a folder name. Allowed: up to 64 letters,"
+                    " digits, dots, dashes and underscores, first a letter or digit."
+                )
+            elif entry is not None and not entry:
+                yield f"{table}.{name}: has no upstream flags. Write for example [--setting, solo]."
+        if not any(entry is not None for entry in names.values()):
+            yield f"{table}: has no entry; at least one is needed."
+    for name, flags in config.settings.items():
+        if flags:
+            yield from _setting_problems(name, flags)
+    for name, model in config.models.items():
+        if model is not None:
+            yield from _model_problems(name, model)
+    yield from _agent_problems(config.agent)
+    if config.dataset.first is not None and config.dataset.sample is not None:
+        yield "dataset.first, dataset.sample: only one of them can choose. Take the other out."
+    if config.redis.url is not None and not re.match(r"(redis|rediss|unix)://", config.redis.url):
+        yield f"redis.url: {config.redis.url!r} is no URL. Allowed: redis://, rediss://, unix://."
+    if config.images.registry is not None and not re.fullmatch(
+        r"[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9._/-]+)?", config.images.registry
+    ):
+        yield (
+            f"images.registry: {config.images.registry!r} is no registry. Write its host, with a "
+            "port or a path if need be, such as mirror.example.org:5000; no https://."
+        )
+    if config.containers.network == "host":
+        yield (
+            "containers.network: 'host' would let what a model says reach this machine's own"
+            " services. Allowed: null, none, or the name of a Docker network."
+        )
+    if not config.results.strip():
+        yield "results: is empty. Write the folder that everything is written to."
+
+
+def _setting_problems(name: str, flags: list[str]) -> Iterator[str]:
+    at = flags.index("--setting") + 1 if "--setting" in flags else len(flags)
+    mode = flags[at] if at < len(flags) else None
+    if mode not in MODES:
+        shown = "nothing" if mode is None else repr(mode)
+        yield (
+            f"settings.{name}: --setting is followed by {shown}. Allowed: {listed(MODES)}."
+            f"{nearest(mode, MODES) if mode else ''}"
+        )
+    ours = {"-n", "--name", "-m", "--model", "-r", "--repo", "-t", "--task", "-f", "--features"}
+    for flag in flags:
+        if flag in ours or flag in ("--redis", "--log-dir", "--dataset-dir", "-a", "--agent"):
+            yield f"settings.{name}: {flag} is set by the workflow itself; leave it out."
+
+
+def _model_problems(name: str, model: Model) -> Iterator[str]:
+    if model.api_base is not None and not re.match(r"https?://[^/\s]+", model.api_base):
+        yield f"models.{name}.api_base: {model.api_base!r} is no http(s) URL."
+    if model.api_key is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.api_key):
+        yield (
+            f"models.{name}.api_key: is no name of an environment variable. Write the variable's"
+            " name (such as COHERE_API_KEY), never the key itself."
+        )
+    if not model.model.strip():
+        yield f"models.{name}.model: is empty. Write litellm's name of the model."
+
+
+def _agent_problems(agent: Agent) -> Iterator[str]:
+    if agent.name == "openhands_sdk":
+        yield (
+            "agent.name: 'openhands_sdk' runs on Modal only and cannot run on docker. Allowed:"
+            f" {listed(DOCKER_AGENTS)}."
+        )
+    elif agent.name not in DOCKER_AGENTS and not agent.external:
+        yield (
+            f"agent.name: {agent.name!r} is not known. Allowed: {listed(DOCKER_AGENTS)}, or one"
+            f" that a module in agent.external brings.{nearest(agent.name, DOCKER_AGENTS)}"
+        )
+    kwargs = (agent.config.get("model") or {}).get("model_kwargs") or {}
+    if "api_key" in kwargs:
+        yield (
+            "agent.config.model.model_kwargs.api_key: a key does not belong in a file. Put it in an"
+            " environment variable and name that as models.NAME.api_key."
+        )
+    unknown = [key for key in agent.config if key not in ("agent", "model", "environment")]
+    for key in unknown:
+        yield (
+            f"agent.config.{key}: there is no such part. Allowed: agent, model, environment."
+            f"{nearest(key, ('agent', 'model', 'environment'))}"
+        )

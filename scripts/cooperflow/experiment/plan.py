@@ -1,0 +1,217 @@
+"""What is to be done: the experiments and runs that a config asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cooperflow import layout
+from cooperflow.errors import UserError, listed, nearest
+from cooperflow.experiment import filters, pairs
+from cooperflow.experiment.keys import Config, Model
+from cooperflow.layout import Pair, Results, RunFolder
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the settings table and what its upstream flags mean."""
+
+    name: str
+    flags: tuple[str, ...]
+
+    @property
+    def mode(self) -> str:
+        """Upstream's folder for it: solo, coop or team."""
+        return self.flags[self.flags.index("--setting") + 1]
+
+    @property
+    def messaging(self) -> bool:
+        """Whether its agents talk, which needs a Redis."""
+        return self.mode != "solo" and "--no-messaging" not in self.flags
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model in a setting, for the first or a later time."""
+
+    model_name: str
+    model: Model
+    setting: Setting
+    repeat: int = 1
+
+    @property
+    def run_name(self) -> str:
+        return layout.run_name(self.model_name, self.setting.name, self.repeat)
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment on a pair."""
+
+    experiment: Experiment
+    pair: Pair
+
+    @property
+    def key(self) -> str:
+        """The run's own name: its folder below runs/."""
+        return f"{self.experiment.run_name}/{self.experiment.setting.mode}/{self.pair.folder}"
+
+    @property
+    def dashed(self) -> str:
+        """The key as a single file name."""
+        return self.key.replace("/", "--")
+
+    def folder(self, results: Results) -> RunFolder:
+        return results.run(self.experiment.run_name, self.experiment.setting.mode, self.pair)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a config asks for, in the order it is to be done."""
+
+    config: Config
+    pairs: tuple[Pair, ...]
+    choice: str = ""  # which pairs of the subset these are, in words
+
+    @property
+    def results(self) -> Results:
+        return Results(Path(self.config.results))
+
+    @cached_property
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(
+            Setting(name, tuple(flags)) for name, flags in self.config.settings.items() if flags
+        )
+
+    @property
+    def repeats(self) -> range:
+        return range(1, self.config.repeats + 1)
+
+    @cached_property
+    def experiments(self) -> tuple[Experiment, ...]:
+        return tuple(
+            Experiment(name, model, setting, repeat)
+            for setting in self.settings
+            for repeat in self.repeats
+            for name, model in self.config.models.items()
+            if model
+        )
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        return tuple(
+            Run(experiment, pair) for experiment in self.experiments for pair in self.pairs
+        )
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(pair.image for pair in self.pairs))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Experiment]:
+        return {experiment.run_name: experiment for experiment in self.experiments}
+
+    def experiment(self, name: str) -> Experiment:
+        """Return the experiment of that run name.
+
+        Raises:
+            UserError: the config has none.
+        """
+        if name not in self._by_name:
+            raise UserError(f"The config has no experiment {name}.")
+        return self._by_name[name]
+
+    def rule(self, experiment: Experiment) -> str:
+        """Return what names an experiment in a rule's name: the setting, and more if need be."""
+        name = experiment.setting.name
+        if len([model for model in self.config.models.values() if model]) > 1:
+            name = f"{experiment.model_name}_{name}"
+        plain = re.sub(r"\W", "_", name + layout.repeat_suffix(experiment.repeat))
+        # Names that differ only in what a rule's name cannot hold are told apart by a number.
+        number = self.experiments.index(experiment)
+        alike = [re.sub(r"\W", "_", one.run_name) for one in self.experiments]
+        return plain if len(set(alike)) == len(alike) else f"{plain}_{number}"
+
+    def priority(self, experiment: Experiment) -> int:
+        """Return Snakemake's priority of an experiment's runs: settings in the config's order."""
+        return 10 * (len(self.settings) - self.settings.index(experiment.setting))
+
+    @cached_property
+    def _by_folder(self) -> dict[str, Pair]:
+        return {pair.folder: pair for pair in self.pairs}
+
+    def pair(self, folder: str) -> Pair:
+        """Return the pair of that path below an experiment.
+
+        Raises:
+            UserError: the config has none.
+        """
+        if folder not in self._by_folder:
+            raise UserError(f"The config has no pair {folder}.")
+        return self._by_folder[folder]
+
+    def run(self, key: str) -> Run:
+        """Return the run of that key: its folder below runs/.
+
+        Raises:
+            UserError: the config has no such run.
+        """
+        name, _, rest = key.partition("/")
+        return Run(self.experiment(name), self.pair(rest.partition("/")[2]))
+
+
+def make(config: Config) -> Plan:
+    """Return the plan of ``config``.
+
+    Raises:
+        UserError: the subset is unknown or holds what cannot be, or two runs share a name.
+    """
+    dataset = Path(config.dataset.dir)
+    subset = pairs.load(config.dataset.subset, dataset)
+    _known(subset, dataset)
+    chosen = filters.choose(subset, config.dataset)
+    plan = Plan(config, tuple(chosen), filters.told(config.dataset, len(chosen), len(subset)))
+    names = [experiment.run_name for experiment in plan.experiments]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"models, settings, repeats: two experiments would both be called {name}."
+            )
+    return plan
+
+
+def _known(chosen: Sequence[Pair], dataset: Path) -> None:
+    """Raise for a task or feature that neither the published index nor the data set has."""
+    index = pairs.known_features()
+    repos = sorted({repo for repo, _ in index})
+    for pair in chosen:
+        task_folder = dataset / pair.repo / f"task{pair.task_id}"
+        features = index.get((pair.repo, pair.task_id))
+        if features is not None and features.issuperset(pair.features):
+            continue
+        if all((task_folder / f"feature{f}").is_dir() for f in pair.features):
+            continue
+        if features is not None or task_folder.is_dir():
+            known = sorted(features or ())
+            raise UserError(
+                f"dataset.subset: {pair}: the task has no such feature"
+                + (f" (it has {listed(known)})." if known else f" in {task_folder}.")
+            )
+        tasks = sorted(task for repo, task in index if repo == pair.repo)
+        tasks = tasks or sorted(
+            int(path.name.removeprefix("task"))
+            for path in (dataset / pair.repo).glob("task*")
+            if path.name.removeprefix("task").isdigit()
+        )
+        if tasks:
+            raise UserError(
+                f"dataset.subset: {pair.repo} has no task {pair.task_id} (it has {listed(tasks)}),"
+                f" and {task_folder} is not there."
+            )
+        raise UserError(
+            f"dataset.subset: repo {pair.repo} is not known and {dataset / pair.repo} is not "
+            f"there. Known: {listed(repos)}.{nearest(pair.repo, repos)}"
+        )

@@ -1,0 +1,1 @@
+"""The tasks' images: found, brought, verified, pinned, removed."""

@@ -1,0 +1,223 @@
+"""A task's image: brought here if need be, then verified by a real container."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+
+from cooperflow import atomic, guard, layout
+from cooperflow.engine import containers
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import UserError
+from cooperflow.experiment import dataset
+from cooperflow.experiment.plan import Plan
+from cooperflow.images import image_lock, pulling, registry, rolling, room
+from cooperflow.layout import Pair
+
+SCHEMA = 1
+
+# What upstream needs of an image, as a shell says it: a git checkout, and the test runner.
+CHECKS = {
+    "repo": "git -C /workspace/repo rev-parse --verify HEAD",
+    "runner": "test -f /usr/local/bin/runner.sh",
+    "bash": "command -v bash",
+}
+
+
+def ensure(plan: Plan, pair: Pair) -> dict[str, Any]:
+    """See to the image of a task and return its sentinel, which is written too.
+
+    Raises:
+        UserError: it cannot be had, there is no room for it, or it is not what a run needs.
+        EngineError: Docker does not answer.
+    """
+    client = containers.engine()
+    image = pair.image
+    source = "present"
+    if containers.image_id(client, image) is None:
+        source = _fetch(plan, client, pair)
+    found = client.images.get(image)
+    _as_pinned(plan, image, found.attrs.get("RepoDigests") or [])
+    if source in rolling.OURS:
+        atomic.write_json(plan.results.fetched(image), {"image": image, "id": found.id})
+    sentinel = {
+        "schema": SCHEMA,
+        "name": image,
+        "id": found.id,
+        "digest": next(iter(found.attrs.get("RepoDigests") or []), None),
+        "size": found.attrs.get("Size"),
+        "source": source,
+        "checked": _verify(plan, client, image, str(found.id)),
+        "time": time.time(),
+    }
+    atomic.write_json(plan.results.sentinel(image), sentinel)
+    client.close()
+    return sentinel
+
+
+def _as_pinned(plan: Plan, image: str, digests: Sequence[str]) -> None:
+    """Raise where the image that is here is known by digests, and the lock's is not among them."""
+    lock = Path(plan.config.images.lock)
+    pinned = image_lock.read(lock).get(image)
+    found = [digest.rpartition("@")[2] for digest in digests]
+    if pinned is None or not found or pinned.digest in found:
+        return
+    image_lock.choose(image, pinned.digest, found[0], plan.config.images.moved, lock)
+
+
+def _fetch(plan: Plan, client: docker.DockerClient, pair: Pair) -> str:
+    """Load, pull or build the image, whichever the config allows and works first."""
+    config, tried = plan.config.images, []
+    ways: list[tuple[str, bool, Callable[[], None]]] = [
+        (rolling.LOADED, config.archive is not None, lambda: _load(plan, client, pair.image)),
+        (rolling.PULLED, config.pull, lambda: _pull(plan, client, pair.image)),
+        ("built", config.build, lambda: _build(plan, client, pair)),
+    ]
+    for word, allowed, way in ways:
+        if not allowed:
+            continue
+        try:
+            way()
+        except (docker.errors.DockerException, OSError, UserError) as error:
+            tried.append(f"not {word}: {str(error).strip() or type(error).__name__}")
+        else:
+            return word
+    raise UserError(
+        f"{pair.image} is not here and could not be had:\n"
+        + ("\n".join(tried) or "images.pull, images.build and images.archive are all off.")
+    )
+
+
+def _load(plan: Plan, client: docker.DockerClient, image: str) -> None:
+    path = archive_path(plan, image)
+    if not path.is_file():
+        raise UserError(f"there is no {path}")
+    room.wait(plan, client, image, path.stat().st_size, 1.0)
+    with path.open("rb") as stream:
+        client.images.load(stream)
+    if containers.image_id(client, image) is None:
+        raise UserError(f"{path} does not hold {image}")
+
+
+def archive_path(plan: Plan, image: str) -> Path:
+    """Return the tar of an image in images.archive."""
+    return Path(str(plan.config.images.archive)) / f"{layout.image_key(image)}.tar"
+
+
+def save(plan: Plan, image: str) -> int:
+    """Write an image's tar, whole or not at all; return its bytes."""
+    client = containers.engine()
+    path = archive_path(plan, image)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as stream:
+            for chunk in client.images.get(image).save(named=image):
+                stream.write(chunk)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except (docker.errors.DockerException, OSError) as error:
+        raise UserError(f"{path}: could not be written: {_first_line(error)}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+        client.close()
+    return path.stat().st_size
+
+
+def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
+    """Pull the pinned content of an image and give it the name that upstream looks for."""
+    config, lock = plan.config.images, Path(plan.config.images.lock)
+    where = registry.reference(image, config.registry)
+    asking = registry.Client(where, room.architecture(client))
+    place = f"image {plan.images.index(image) + 1} of {len(plan.images)}"
+
+    def work() -> None:
+        pinned = image_lock.read(lock).get(image)
+        try:
+            told = asking.digest()
+        except registry.OutOfReach:
+            told = None  # Docker may have a way of its own
+        digest = image_lock.choose(
+            image, pinned.digest if pinned else None, told, config.moved, lock
+        )
+        manifest = None
+        if told is not None and digest is not None:
+            manifest = asking.manifest(digest)
+            atomic.write_json(plan.results.manifest(image), manifest.as_dict())
+            room.wait(plan, client, image, manifest.size, config.unpacked)
+        else:
+            room.wait(plan, client, image, pinned.size if pinned else 0, config.unpacked)
+        begun = time.monotonic()
+        progress = pulling.Progress(image, place, manifest.size if manifest else None)
+        pulling.once(client, where.name, digest or where.tag, progress, pulling.say)
+        source = f"{where.name}@{digest}" if digest else f"{where.name}:{where.tag}"
+        found = client.images.get(source)
+        name, _, tag = image.rpartition(":")
+        found.tag(name, tag)
+        digest = digest or next(d.rpartition("@")[2] for d in found.attrs["RepoDigests"])
+        size = manifest.size if manifest else progress.total
+        image_lock.put(lock, image_lock.Entry(image, digest, size))
+        seconds = time.monotonic() - begun
+        pulling.say(f"{place}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s")
+
+    pulling.persist(work, image, config.tries, config.pause_seconds, pulling.say)
+
+
+def _build(plan: Plan, client: docker.DockerClient, pair: Pair) -> None:
+    folder = dataset.task_folder(Path(plan.config.dataset.dir), pair.repo, pair.task_id)
+    if not (folder / "Dockerfile").is_file():
+        raise UserError(f"there is no {folder / 'Dockerfile'}")
+    room.wait(plan, client, pair.image, 0, 1.0)
+    client.images.build(path=str(folder), tag=pair.image, rm=True, forcerm=True)
+
+
+def _verify(plan: Plan, client: docker.DockerClient, image: str, found: str) -> dict[str, str]:
+    """Start a container of the image and run the checks in it."""
+    script = "\n".join(
+        f'if out=$({check} 2>&1); then echo "{name}=ok $out"; else echo "{name}=no $out"; fi'
+        for name, check in CHECKS.items()
+    )
+    _, limits = containers.limits(plan.config.containers)
+    labels = Labels.new(guard.identity(plan.results), f"image {image}", f"image-{time.time_ns()}")
+    try:
+        output = client.containers.run(
+            found,
+            ["-c", script],
+            entrypoint="/bin/sh",
+            labels=labels.as_dict(),
+            **{**limits, "network": "none"},
+            remove=True,
+        ).decode(errors="replace")
+    except (docker.errors.ContainerError, docker.errors.APIError) as error:
+        raise UserError(f"{image}: no container of it starts: {_first_line(error)}.") from error
+    finally:
+        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+    lines = (line.partition("=") for line in output.splitlines() if "=" in line)
+    told = {name: text for name, _, text in lines if name in CHECKS}
+    for name, check in CHECKS.items():
+        if not told.get(name, "no").startswith("ok"):
+            raise UserError(
+                f"{image}: is not what a run needs: `{check}` failed in it "
+                f"({told.get(name, 'no answer')}). Remove the image, then start again."
+            )
+    return {name: told[name].removeprefix("ok").strip() for name in CHECKS}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+
+
+def gate(plan: Plan) -> None:
+    """Write the file that says that every needed image is verified."""
+    sentinels = [atomic.read_json(plan.results.sentinel(image)) for image in plan.images]
+    atomic.write_json(
+        plan.results.gate,
+        {"schema": SCHEMA, "images": {s["name"]: s["id"] for s in sentinels if s}},
+    )

@@ -1,0 +1,1 @@
+"""What Snakemake starts: the jobs, the warm launcher they fork from, the pause after failures."""

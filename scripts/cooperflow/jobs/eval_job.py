@@ -1,0 +1,128 @@
+"""A run's grading from claim to eval.json: upstream's `eval` on the published patches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from cooperflow import atomic, processes
+from cooperflow.attempt import grading
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.images import rolling
+from cooperflow.jobs import breaker
+from cooperflow.jobs.run_job import CLAIM_SECONDS, DONE, INTERRUPTED, TRY_AGAIN, Try
+from cooperflow.layout import RunFolder
+from cooperflow.outcomes import outcome, publish
+from cooperflow.outcomes.outcome import Verdict
+from cooperflow.outcomes.records import EvalRecord
+from cooperflow.processes import Interrupted
+
+
+def perform(plan: Plan, run: Run, this: Try) -> int:
+    """Grade ``run`` and return the exit code of the job."""
+    folder = run.folder(plan.results)
+    try:
+        with processes.claim(plan.results.claims, f"eval {run.key}", CLAIM_SECONDS):
+            for place in (folder.path, folder.evals):
+                atomic.sweep(place)
+            with breaker.passage(plan, run, graded=True):
+                code = _grade(plan, run, folder, this)
+        rolling.release(plan, run.pair.image)
+        return code
+    except Interrupted as why:
+        print(f"{run.key}: grading ended: {why}")
+        return INTERRUPTED
+
+
+def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
+    result = atomic.read_json(folder.result)
+    if not isinstance(result, dict) or "workflow" not in result:
+        print(f"{folder.result} is not whole; remove it to have the run looked at again.")
+        return 1
+    told = result["workflow"]
+    if told["outcome"] is not None:
+        verdict = Verdict(told["outcome"], told["reason"])
+        _publish(plan, run, folder, _not_graded(run, verdict), verdict, 0.0)
+        return DONE
+    begun = time.monotonic()
+    document = _test(plan, run, folder)
+    verdict = outcome.judge_eval(
+        document, empty_patches(folder), told["reason"], largest_patch(folder)
+    )
+    if verdict.again and not this.last:
+        print(f"{run.key}: grading: {verdict.outcome} {verdict.reason}; tried again.")
+        return TRY_AGAIN
+    whole = document or _not_graded(run, verdict)
+    _publish(plan, run, folder, whole, verdict, time.monotonic() - begun)
+    print(f"{run.key}: {verdict.outcome} {verdict.reason} {verdict.caveat}".rstrip())
+    return DONE
+
+
+def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
+    """Have upstream test the patches; return its document, None if it broke on the way."""
+    subject = grading.Subject(
+        key=run.key,
+        run_name=run.experiment.run_name,
+        mode=run.experiment.setting.mode,
+        pair=run.pair,
+        files={p.name: p for p in [folder.result, *folder.path.glob("*.patch")]},
+    )
+    return grading.grade(plan, subject, grading.new_place(folder.evals))
+
+
+def empty_patches(folder: RunFolder) -> list[bool]:
+    """Return for each patch of a run whether there is nothing in it."""
+    return [not path.read_bytes().strip() for path in sorted(folder.path.glob("*.patch"))]
+
+
+def largest_patch(folder: RunFolder) -> int:
+    """Return the bytes of a run's largest patch."""
+    return max((path.stat().st_size for path in folder.path.glob("*.patch")), default=0)
+
+
+def _publish(
+    plan: Plan,
+    run: Run,
+    folder: RunFolder,
+    document: Mapping[str, Any],
+    verdict: Verdict,
+    seconds: float,
+) -> None:
+    assert verdict.outcome is not None
+    outputs = [str((document.get(f"feature{n}") or {}).get("test_output") or "") for n in (1, 2)]
+    record = EvalRecord(
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        caveat=verdict.caveat,
+        seconds=round(seconds, 3),
+        tests_passed=(outcome.count_tests(outputs[0]), outcome.count_tests(outputs[1])),
+    )
+    atomic.write_json(folder.eval, {**document, "workflow": record.as_dict()})
+    for note in plan.results.broken_evals.glob(f"{run.dashed}.*"):
+        if verdict.reason != outcome.EVAL_ERROR:
+            note.unlink(missing_ok=True)
+    publish.make_stale(plan.results, folder.eval)
+    if verdict.reason == outcome.EVAL_ERROR:
+        # A later start takes this note for a newer input, and so grades the run again.
+        atomic.write_text(
+            plan.results.broken_evals / f"{run.dashed}.{time.time_ns()}", run.key + "\n"
+        )
+
+
+def _not_graded(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """Return a document of upstream's form for a run that was not tested, or could not be."""
+    nothing = {"passed": False, "test_output": ""}
+    broke = verdict.outcome == outcome.INFRA_ERROR
+    return {
+        "repo": run.pair.repo,
+        "task_id": run.pair.task_id,
+        "features": list(run.pair.sorted_features),
+        "setting": run.experiment.setting.mode,
+        "merge": None,
+        "feature1": nothing,
+        "feature2": nothing,
+        "both_passed": False,
+        "error": f"{verdict.outcome}: {verdict.reason}" if broke else None,
+        "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }

@@ -1,0 +1,236 @@
+"""A run's job from claim to result.json: what Snakemake starts, once per attempt."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic, guard, halt, layout, processes, runtime
+from cooperflow.attempt import watch
+from cooperflow.engine import containers
+from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.errors import UserError
+from cooperflow.experiment import fingerprint
+from cooperflow.experiment.keys import Model
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.images import verified
+from cooperflow.jobs import breaker
+from cooperflow.outcomes import outcome, publish, usage
+from cooperflow.outcomes.outcome import Evidence, Verdict
+from cooperflow.outcomes.records import AttemptRecord
+from cooperflow.processes import Interrupted
+
+# Exit codes of a job, as sysexits.h has them.
+DONE = 0
+TRY_AGAIN = 75
+HALTED = 77
+INTERRUPTED = 130
+
+# A process of an earlier start may still be dying: how long to wait for it, seconds.
+CLAIM_SECONDS = 90
+# Another run may be fetching the same image, seconds.
+IMAGE_SECONDS = 3600
+# The longest pause that a provider's Retry-After can ask for, seconds.
+LONGEST_PAUSE = 600
+
+
+@dataclass(frozen=True)
+class Try:
+    """Which of Snakemake's tries this is."""
+
+    number: int  # 1, 2, 3
+    last: bool
+
+
+def perform(plan: Plan, run: Run, this: Try) -> int:
+    """Do one attempt at ``run`` and return the exit code of the job."""
+    folder = run.folder(plan.results)
+    try:
+        with processes.claim(plan.results.claims, run.key, CLAIM_SECONDS):
+            if atomic.read_json(folder.result) is not None:
+                return DONE
+            for place in (folder.path, *map(folder.attempt, folder.attempt_numbers())):
+                atomic.sweep(place)
+            if publish.restore(run, folder) is not None:
+                print(f"{run.key}: result.json was gone; put back from its attempt, nothing paid.")
+                return DONE
+            if this.number > 1:
+                runtime.sweep()
+            _pause(plan, folder, this)
+            with breaker.passage(plan, run):
+                if halt.current(plan.results):
+                    print(f"{run.key}: not begun: the provider refuses.")
+                    return HALTED
+                return _attempt(plan, run, folder, this)
+    except Interrupted as why:
+        print(f"{run.key}: ended: {why}")
+        return INTERRUPTED
+
+
+def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
+    number = max(folder.attempt_numbers(), default=0) + 1
+    place = folder.attempt(number)
+    place.mkdir(parents=True)
+    started = time.time()
+    record = AttemptRecord(number, "running", started, str(processes.this_process()))
+    atomic.write_json(place / layout.ATTEMPT, record.as_dict())
+    image, engine_lost = _image(plan, run)
+    document: dict[str, Any] | None = None
+    upstream = place / "logs"
+    try:
+        if engine_lost or image is None:
+            evidence = Evidence(False, engine_lost=engine_lost, image_missing=image is None)
+        else:
+            job = _job(plan, run, place)
+            base = run.experiment.model.api_base
+            evidence = watch.perform(job, fingerprint.agent_file(run.experiment, plan, base))
+            document, upstream = watch.upstream_document(job), job.upstream
+    except Interrupted:
+        _note(place, dataclasses.replace(record, state="interrupted", ended=time.time()))
+        raise
+    verdict = outcome.judge_run(evidence)
+    _note(
+        place,
+        dataclasses.replace(
+            record,
+            state="ended",
+            ended=time.time(),
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+            evidence=dataclasses.asdict(evidence),
+        ),
+    )
+    breaker.note(plan.results, run, verdict.reason if verdict.again else "")
+    if verdict.halts:
+        message = _halt_message(run, verdict, place)
+        first = halt.declare(plan.results, run.key, verdict.reason, message)
+        print(message if first else f"{run.key}: refused as well: {verdict.reason}.")
+        return HALTED
+    if verdict.again and not this.last:
+        print(f"{run.key}: attempt {number}: {verdict.outcome} {verdict.reason}; tried again.")
+        return TRY_AGAIN
+    known = atomic.read_json(plan.results.experiment(run.experiment.run_name)) or {}
+    publish.result(
+        run,
+        folder,
+        number,
+        upstream,
+        document,
+        verdict,
+        evidence,
+        image,
+        known.get("fingerprint"),
+        started,
+    )
+    print(f"{run.key}: {verdict.outcome or 'ready for its tests'} {verdict.reason}".rstrip())
+    return DONE
+
+
+def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
+    """Return the id of the run's image if it is the verified one, and whether Docker is lost."""
+    sentinel = atomic.read_json(plan.results.sentinel(run.pair.image)) or {}
+    try:
+        client = containers.engine()
+        containers.sweep(client, guard.identity(plan.results), run.key)
+        found = containers.image_id(client, run.pair.image)
+        client.close()
+    except EngineError as error:
+        print(f"Docker does not answer: {error}")
+        return None, True
+    if found is None or not sentinel.get("id"):
+        found = _anew(plan, run)
+    elif found != sentinel.get("id"):
+        print(
+            f"{run.pair.image}: is now {found}, but {sentinel.get('id')} was verified. "
+            f"Remove {plan.results.sentinel(run.pair.image)} to have it verified again."
+        )
+        found = None
+    return found, False
+
+
+def _anew(plan: Plan, run: Run) -> str | None:
+    """Fetch and verify an image that has gone since it was verified; return its id."""
+    print(
+        f"{run.pair.image}: the image is not there any more, or nothing says that it is verified."
+    )
+    try:
+        with processes.claim(plan.results.claims, run.pair.image, IMAGE_SECONDS):
+            return str(verified.ensure(plan, run.pair)["id"])
+    except (UserError, EngineError) as error:
+        print(error)
+        return None
+
+
+def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
+    config, setting = plan.config, run.experiment.setting
+    a, b = run.pair.features
+    model = run.experiment.model
+    token = watch.new_token()
+    logs = place.resolve() / "logs"
+    arguments = ["run", "-n", run.experiment.run_name, "-m", model.model, "-a", config.agent.name]
+    arguments += ["-r", run.pair.repo, "-t", str(run.pair.task_id), "-f", f"{a},{b}"]
+    arguments += [*setting.flags, "--backend", config.backend]
+    arguments += ["--dataset-dir", str(Path(config.dataset.dir).resolve()), "--log-dir", str(logs)]
+    arguments += ["--no-auto-eval", "-c", "1"]
+    environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": str(config.limits.call_tries)}
+    if config.agent.external:
+        environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(config.agent.external)
+    limits, sdk_limits = containers.limits(config.containers, "--git" in setting.flags)
+    return watch.Job(
+        run=run,
+        folder=place.resolve(),
+        arguments=tuple(arguments),
+        labels=Labels.new(guard.identity(plan.results), run.key, token),
+        seconds=config.limits.run_seconds,
+        environment=environment,
+        key=key_of(model),
+        image=run.pair.image,
+        step_limit=fingerprint.step_limit(run.experiment, plan),
+        redis_url=config.redis.url,
+        run_arguments=tuple(limits),
+        sdk_arguments=sdk_limits,
+        replay=str(Path(model.replay).resolve()) if model.replay else None,
+    )
+
+
+def key_of(model: Model) -> str | None:
+    """Return the key of a model's provider; a replay takes any."""
+    if model.replay is not None:
+        return "replay"
+    return os.environ.get(model.api_key or "") or None
+
+
+def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
+    """Wait before a second or third try, longer if the provider asked for it."""
+    if this.number == 1:
+        return
+    base = plan.config.limits.pause_seconds * 2 ** (this.number - 2) * random.uniform(0.5, 1.5)
+    last = [publish.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]
+    asked = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
+    seconds = max(base, min(asked, LONGEST_PAUSE))
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        processes.heed_owner()
+        time.sleep(min(0.5, max(limit - time.monotonic(), 0)))
+
+
+def _halt_message(run: Run, verdict: Verdict, place: Path) -> str:
+    calls = [c for c in publish.attempt_calls(place) if c.kind != usage.ANSWERED]
+    said = calls[-1].error if calls else ""
+    advice = halt.ADVICE[verdict.reason].format(
+        key=run.experiment.model.api_key or "(none is configured)",
+        model=run.experiment.model_name,
+    )
+    return (
+        f"No further run is started: {verdict.reason} ({run.key}).\n"
+        f"The provider said: {said[:300]}\n{advice} Then start again: finished runs stay."
+    )
+
+
+def _note(place: Path, record: AttemptRecord) -> None:
+    atomic.write_json(place / layout.ATTEMPT, record.as_dict())

@@ -1,0 +1,272 @@
+"""What a run was: evidence in, outcome and reason out. Pure: no file, no Docker, no clock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cooperflow.outcomes import usage
+
+PASS = "pass"
+FAIL = "fail"
+INFRA_ERROR = "infra_error"
+OUTCOMES = (PASS, FAIL, INFRA_ERROR)
+
+# Reasons of `fail`.
+TESTS_FAILED = "tests_failed"
+MERGE_CONFLICT = "merge_conflict"
+PATCH_NOT_APPLIED = "patch_not_applied"
+PATCH_TOO_LARGE = "patch_too_large"
+EMPTY_PATCH = "empty_patch"
+TIMEOUT = "timeout"
+STEP_LIMIT = "step_limit"
+COST_LIMIT = "cost_limit"
+CONTEXT_LIMIT = "context_limit"
+
+# Reasons of `infra_error` beside those of usage.py.
+CONTAINER_DIED = "container_died"
+OOM_KILLED = "oom_killed"
+DOCKER_UNAVAILABLE = "docker_unavailable"
+IMAGE_MISSING = "image_missing"
+DISK_FULL = "disk_full"
+REDIS_UNAVAILABLE = "redis_unavailable"
+PROCESS_DIED = "process_died"
+AGENT_ERROR = "agent_error"
+EVAL_ERROR = "eval_error"
+
+# Caveats of `pass`.
+LEAD_ALONE = "lead_alone"
+NO_TESTS_RUN = "no_tests_run"
+
+# A provider that says so to one run says so to all: no further paid run is started.
+HALTING = frozenset({usage.AUTH, usage.MODEL_NOT_FOUND, usage.QUOTA})
+# What a provider's errors to the end make of a run, the worst first.
+_PROVIDER = (
+    usage.AUTH,
+    usage.QUOTA,
+    usage.MODEL_NOT_FOUND,
+    usage.RATE_LIMITED,
+    usage.API_TIMEOUT,
+    usage.API_UNAVAILABLE,
+    usage.BAD_REQUEST,
+)
+
+
+@dataclass(frozen=True)
+class AgentEnd:
+    """How upstream says that one agent ended."""
+
+    agent: str
+    status: str
+    error: str = ""
+    steps: int = 0
+    cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class CallsEnd:
+    """How the calls of one agent went: its last one, and the seconds it waited in vain.
+
+    seconds: from its first call to the end of the attempt.
+    """
+
+    last: str
+    waited: float
+    seconds: float
+
+    @property
+    def mostly_waited(self) -> bool:
+        return self.waited > self.seconds / 2
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of an attempt when it has ended."""
+
+    document: bool  # upstream wrote a whole result.json for exactly this pair
+    timed_out: bool = False
+    exit_code: int | None = 0  # of the cooperbench process; negative: the signal that ended it
+    seconds: float = 0.0
+    agents: tuple[AgentEnd, ...] = ()
+    calls: tuple[CallsEnd, ...] = ()
+    containers_started: int | None = None  # None: not known
+    containers_died: int = 0  # ended while their agent was at work, and not by its own cleanup
+    containers_oom: int = 0
+    disk_full: bool = False  # nothing more could be written where the run's files lie
+    engine_stalled: float = 0.0  # seconds for which Docker gave no answer
+    engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
+    image_missing: bool = False
+    redis_died: bool = False
+    step_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run was, as far as it can be said. outcome None: the tests decide.
+
+    `reason` beside outcome None is the reason to give if the tests fail.
+    """
+
+    outcome: str | None
+    reason: str = ""
+    caveat: str = ""
+    again: bool = False
+    halts: bool = False
+
+
+def judge_run(evidence: Evidence) -> Verdict:
+    """Return what an attempt came to, before its patches are tested."""
+    infra = _infrastructure(evidence)
+    if infra is not None:
+        return infra
+    if evidence.timed_out:
+        if any(calls.mostly_waited for calls in evidence.calls):
+            return _infra(usage.API_TIMEOUT)
+        if evidence.engine_stalled > evidence.seconds / 2:
+            return _infra(DOCKER_UNAVAILABLE)
+        return Verdict(FAIL, TIMEOUT)
+    failed = any(agent.status == "Error" for agent in evidence.agents)
+    if failed or not evidence.document:
+        last = {calls.last for calls in evidence.calls}
+        for reason in _PROVIDER:
+            if reason in last:
+                return _infra(reason)
+        if evidence.redis_died:
+            return _infra(REDIS_UNAVAILABLE)
+        if not evidence.document:
+            killed = evidence.exit_code is None or evidence.exit_code < 0
+            return _infra(PROCESS_DIED if killed else AGENT_ERROR)
+        if usage.CONTEXT not in last:
+            started = evidence.containers_started
+            refused = started is not None and started < len(evidence.agents)
+            return _infra(DOCKER_UNAVAILABLE if refused else AGENT_ERROR)
+        return Verdict(None, CONTEXT_LIMIT)
+    if evidence.redis_died:
+        return _infra(REDIS_UNAVAILABLE)
+    for agent in evidence.agents:
+        if agent.status == "LimitsExceeded":
+            steps = evidence.step_limit
+            return Verdict(None, STEP_LIMIT if steps and agent.steps >= steps else COST_LIMIT)
+    return Verdict(None)
+
+
+def _infrastructure(evidence: Evidence) -> Verdict | None:
+    if evidence.disk_full:
+        return _infra(DISK_FULL)
+    if evidence.engine_lost:
+        return _infra(DOCKER_UNAVAILABLE)
+    if evidence.containers_oom:
+        return _infra(OOM_KILLED)
+    if evidence.containers_died:
+        return _infra(CONTAINER_DIED)
+    if evidence.image_missing:
+        return _infra(IMAGE_MISSING)
+    return None
+
+
+def _infra(reason: str) -> Verdict:
+    halts = reason in HALTING
+    return Verdict(INFRA_ERROR, reason, again=not halts, halts=halts)
+
+
+def judge_eval(
+    document: Mapping[str, Any] | None,
+    empty_patches: Sequence[bool],
+    reason: str = "",
+    largest_patch: int = 0,
+) -> Verdict:
+    """Return what the tests make of a run.
+
+    Args:
+        document: upstream's eval.json, None where there is none that is whole.
+        empty_patches: for each patch of the run whether it is empty.
+        reason: the reason to give if the tests fail (an agent's limit), empty if none.
+        largest_patch: bytes of the run's largest patch.
+    """
+    error = str((document or {}).get("error") or "")
+    if _PATCH_NOT_WRITTEN.match(error) and largest_patch > LARGEST_PATCH:
+        return Verdict(FAIL, PATCH_TOO_LARGE)
+    if document is None or document.get("error"):
+        return Verdict(INFRA_ERROR, EVAL_ERROR, again=True)
+    merge = document.get("merge") or {}
+    if merge.get("status") == "error":
+        return Verdict(INFRA_ERROR, EVAL_ERROR, again=True)
+    outputs = [_output(document, merge, number) for number in (1, 2)]
+    if document.get("both_passed") is True:
+        caveats = []
+        if str(merge.get("strategy") or "").startswith("solo-"):
+            caveats.append(LEAD_ALONE)
+        if not all(count_tests(output) for output in outputs):
+            caveats.append(NO_TESTS_RUN)
+        return Verdict(PASS, caveat=";".join(caveats))
+    return Verdict(FAIL, reason or _why(document, merge, empty_patches, outputs))
+
+
+def _why(
+    document: Mapping[str, Any],
+    merge: Mapping[str, Any],
+    empty_patches: Sequence[bool],
+    outputs: Sequence[str],
+) -> str:
+    applied = (document.get("apply_status") or {}).values()
+    if any(empty_patches) or "skipped" in applied:
+        return EMPTY_PATCH
+    if "failed" in applied or merge.get("status") == "missing_input":
+        return PATCH_NOT_APPLIED
+    if merge.get("status") == "conflicts":
+        return MERGE_CONFLICT
+    for output in outputs:
+        if not count_tests(output, failed=True):
+            if _NOTHING_LEFT.search(output):
+                return EMPTY_PATCH
+            if _NOT_APPLIED.search(output):
+                return PATCH_NOT_APPLIED
+    return TESTS_FAILED
+
+
+def _output(document: Mapping[str, Any], merge: Mapping[str, Any], number: int) -> str:
+    feature = document.get(f"feature{number}") or {}
+    return str(feature.get("test_output") or feature.get("output") or "")
+
+
+# Upstream hands a patch over as one argument of a shell, which the kernel limits to 128 KiB.
+LARGEST_PATCH = 98_000
+_PATCH_NOT_WRITTEN = re.compile(r"Failed to write (?!tests)\w+\.patch")
+_NOTHING_LEFT = re.compile(r"^error: No valid patches in input", re.MULTILINE)
+_NOT_APPLIED = re.compile(
+    r"^error: (?:patch failed: |corrupt patch |unrecognized input|.*: patch does not apply"
+    r"|.*: does not exist in index|.*: already exists in (?:index|working directory)"
+    r"|.*: No such file or directory)",
+    re.MULTILINE,
+)
+
+
+def count_tests(output: str, failed: bool = False) -> int:
+    """Return how many tests passed (with ``failed``: passed or failed) by a runner's output.
+
+    Knows the runners of the data set: pytest, jest and vitest, go test, cargo test. A Go
+    package that was built but had no test to run counts as none, unlike upstream's count.
+    """
+    jest = re.search(r"Tests:\s*(?:(\d+)\s*failed,\s*)?(\d+)\s*passed", output)
+    if jest:
+        return int(jest[2]) + (int(jest[1] or 0) if failed else 0)
+    cargo = re.findall(r"test result:.*?(\d+) passed.*?(\d+) failed", output)
+    if cargo:
+        return sum(int(p) + (int(f) if failed else 0) for p, f in cargo)
+    words = "passed|failed|error" if failed else "passed"
+    counted = sum(int(n) for n in re.findall(rf"(\d+) (?:{words})", output))
+    if counted:
+        return counted
+    marks = "PASS|FAIL" if failed else "PASS"
+    counted = len(re.findall(rf"--- (?:{marks}):", output))
+    if counted:
+        return counted
+    packages = re.findall(r"^(ok|FAIL)\s+\S+.*$", output, re.MULTILINE)
+    lines = re.findall(r"^(?:ok|FAIL)\s+\S+.*$", output, re.MULTILINE)
+    return sum(
+        1
+        for word, line in zip(packages, lines, strict=True)
+        if (failed or word == "ok") and "no tests to run" not in line
+    )

@@ -1,0 +1,94 @@
+"""The shapes a plot's numbers come in, whatever draws them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What every plot has."""
+
+    title: str
+    x: str
+    y: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value with its interval; not a number where there is none."""
+
+    label: str
+    n: int
+    value: float
+    low: float
+    high: float
+    group: str  # the setting
+    colour: str
+    marker: str  # matplotlib's letter for it
+
+
+@dataclass(frozen=True)
+class Points(Plot):
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Shares(Plot):
+    """Bars of counts that add up to n."""
+
+    labels: tuple[str, ...]
+    counts: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    panel: str
+    label: str
+    colour: str
+    at: tuple[float, ...]
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Curves(Plot):
+    panels: tuple[str, ...]
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class Scatter(Plot):
+    """Points with a place on the x axis."""
+
+    at: tuple[float, ...]
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Grid(Plot):
+    """A value per row and column, and what is written there."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    texts: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Bar:
+    lane: int
+    start: float  # after the first start, in the plot's unit
+    length: float
+    outcome: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Timeline(Plot):
+    """Bars in lanes; each experiment has the lanes from its first one on."""
+
+    unit: str
+    bars: tuple[Bar, ...]
+    lanes: int
+    experiments: tuple[tuple[str, int], ...]

@@ -1,0 +1,121 @@
+"""The beginning of a start: one at a time, nothing missing, nothing mixed, the plan told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from cooperflow import guard, halt, runtime
+from cooperflow.engine import containers
+from cooperflow.engine.containers import EngineError
+from cooperflow.errors import UserError
+from cooperflow.experiment import dataset, fingerprint
+from cooperflow.experiment.plan import Plan
+from cooperflow.images import rolling
+from cooperflow.jobs import breaker
+from cooperflow.start import checks, estimate, preflight
+from cooperflow.start.preflight import Work
+from cooperflow.tables import gold
+
+
+def begin(plan: Plan, clone: Path, work: Work) -> str:
+    """Make ready for ``work`` and return the plan as text.
+
+    Raises:
+        UserError: another start is at work, something is missing, or the experiment under a
+            run name is another one than before.
+    """
+    guard.hold(plan.results, clone)
+    docker_version = preflight.check(plan, work)
+    _try_for_real(plan, work)
+    halt.lift(plan.results)
+    rolling.plan_use(plan, work.uses)
+    breaker.forget(plan.results)
+    runtime.sweep()
+    _bring_to_now(plan, clone)
+    swept = _sweep(plan) if work.needs_engine else 0
+    root = Path(plan.config.dataset.dir)
+    # A grading reads the data set too: it must be the one that the run was made with.
+    if work.runs or work.gradings:
+        tasks = dataset.task_hashes(root, plan.pairs)
+        touched = [*work.runs, *work.gradings]
+        for name in dict.fromkeys(run.experiment.run_name for run in touched):
+            fingerprint.settle(plan.experiment(name), plan, tasks, docker_version)
+    return _told(plan, work, swept)
+
+
+def _try_for_real(plan: Plan, work: Work) -> None:
+    """Before paid runs: a call of one token, a limit in a container, a Redis, ..."""
+    paid = [run for run in work.runs if run.experiment.model.replay is None]
+    if not paid or plan.config.preflight == "light":
+        return
+    bad = checks.show(checks.lines(plan, paid), lambda text: print(text, file=sys.stderr))
+    if bad:
+        raise UserError("Not started:\n" + "\n".join(f"  {line.name}: {line.text}" for line in bad))
+
+
+def _bring_to_now(plan: Plan, clone: Path) -> None:
+    """Take files from the future back, should the clock have been set back since.
+
+    Snakemake would call every new output a failure, and remove it, for being older than those.
+    """
+    results, now = plan.results, time.time()
+    documents = [path for run in plan.runs for path in run.folder(results).documents]
+    documents += [results.gate, *(results.sentinel(image) for image in plan.images)]
+    documents += [results.runs_csv, results.summary_csv, clone / ".snakemake" / "cooperflow-broken"]
+    for path in documents:
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime > now:
+                os.utime(path, (now, now))
+
+
+def _sweep(plan: Plan) -> int:
+    """Remove the containers of earlier starts that are dead."""
+    try:
+        client = containers.engine()
+        count = containers.sweep(client, guard.identity(plan.results))
+        client.close()
+    except EngineError:
+        return 0
+    return count
+
+
+def _told(plan: Plan, work: Work, swept: int) -> str:
+    lines = [f"pairs: {plan.choice}", f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
+    for one in plan.experiments:
+        to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
+        label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
+        done = sum(
+            run.experiment == one and run.folder(plan.results).result.exists() for run in plan.runs
+        )
+        lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
+    lines.append(f"{'gradings':<28}{len(work.gradings):>7}")
+    paid = [run for run in work.runs if run.experiment.model.replay is None]
+    if paid:
+        lines += estimate.text(estimate.make(plan, paid), work.slots)
+    if work.runs:
+        lines.append(f"oracle: {gold.summary(plan)}")
+    if swept:
+        lines.append(f"Removed {swept} containers that a dead start had left.")
+    failed = infra_errors(plan)
+    if failed:
+        lines.append(
+            f"{failed} finished runs are infra_error; `make retry-infra` puts them back to be done."
+        )
+    return "\n".join(lines)
+
+
+def infra_errors(plan: Plan) -> int:
+    """Return how many finished runs ended as infra_error, by the last table."""
+    text = plan.results.summary_csv
+    if not text.is_file():
+        return 0
+    import pandas as pd
+
+    try:
+        return int(pd.read_csv(text)["infra_error"].sum())
+    except (ValueError, KeyError):
+        return 0

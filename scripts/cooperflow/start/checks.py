@@ -1,0 +1,190 @@
+"""The preflight's lines: each thing a paid run needs, tried, with what to do if it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+
+from cooperflow import atomic, guard, runtime
+from cooperflow.attempt import redis_server, watch
+from cooperflow.engine import containers
+from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.errors import UserError
+from cooperflow.experiment import dataset, fingerprint
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.images import room
+from cooperflow.start import findings, model_check
+from cooperflow.start.findings import BAD, NOTE, OK, Line
+
+# Open files that a start with four runs needs; more runs need more.
+OPEN_FILES = 1024
+MEMORY = 64 * 1024 * 1024
+
+
+def lines(plan: Plan, runs: Sequence[Run], engine: bool = True) -> Iterator[Line]:
+    """Look at everything that ``runs`` need, one line each as it is known."""
+    if engine:
+        yield from _docker(plan)
+    yield _open_files()
+    yield _disk(plan)
+    yield from _data(plan)
+    yield from _agent(plan, runs)
+    if plan.config.redis.url is None and any(run.experiment.setting.messaging for run in runs):
+        yield _redis()
+    models = {run.experiment.model_name: run.experiment.model for run in runs}
+    for name, asked in models.items():
+        yield from model_check.lines(plan, name, asked)
+
+
+def failed(found: Iterable[Line]) -> list[Line]:
+    """Return the lines that stand in the way of a start."""
+    return [line for line in found if line.state == BAD]
+
+
+def _docker(plan: Plan) -> Iterator[Line]:
+    try:
+        client = containers.engine(10)
+    except EngineError as error:
+        yield Line("daemon", BAD, f"Docker does not answer ({error}). Start it: `make engine`.")
+        return
+    with contextlib.closing(client):
+        info = client.info()
+        yield Line("daemon", OK, f"Docker {info.get('ServerVersion')}")
+        yield _limits(plan, client, info)
+        yield findings.clock("clock", str(info.get("SystemTime") or ""), "Docker's")
+        absent = [i for i in plan.images if containers.image_id(client, i) is None]
+        try:
+            told = room.check(plan, client, absent)
+            yield from _changed(plan, client)
+            yield Line("images", OK, told or f"all {len(plan.images)} are here")
+        except UserError as error:
+            yield Line("images", BAD, str(error))
+
+
+def _changed(plan: Plan, client: docker.DockerClient) -> Iterator[Line]:
+    """Tell images that are not those that were verified: every run on them would be refused."""
+    for image in plan.images:
+        sentinel = plan.results.sentinel(image)
+        verified = (atomic.read_json(sentinel) or {}).get("id")
+        here = containers.image_id(client, image)
+        if verified and here and here != verified:
+            text = f"{image} is another one than was verified: remove {sentinel} to verify it anew"
+            yield Line("images", BAD, text)
+
+
+def _limits(plan: Plan, client: docker.DockerClient, info: dict[str, Any]) -> Line:
+    """Try in a container whether a memory limit holds, if there is an image to try it with."""
+    lacking = [word for word in ("MemoryLimit", "CpuCfsQuota", "PidsLimit") if not info.get(word)]
+    if lacking:
+        return Line(
+            "limits",
+            BAD,
+            f"the kernel gives Docker no {', '.join(lacking)}: enable the cgroup "
+            "controllers (kernel parameters cgroup_enable=memory swapaccount=1), then restart.",
+        )
+    image = next((i for i in plan.images if containers.image_id(client, i)), None)
+    if image is None:
+        return Line("limits", OK, "offered by the kernel; tried once an image is here")
+    labels = Labels.new(guard.identity(plan.results), "preflight", watch.new_token())
+    files = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
+    try:
+        said = client.containers.run(
+            image,
+            ["-c", f"cat {files} 2>/dev/null; true"],
+            entrypoint="/bin/sh",
+            mem_limit=MEMORY,
+            labels=labels.as_dict(),
+            network_mode="none",
+            remove=True,
+        ).decode()
+    except docker.errors.DockerException as error:
+        return Line("limits", BAD, f"no container starts ({error}). `docker info` may say why.")
+    finally:
+        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+    if str(MEMORY) in said.split():
+        return Line("limits", OK, "a container's memory limit holds")
+    return Line(
+        "limits",
+        BAD,
+        "a container's memory limit does not reach it: check the cgroup "
+        f"driver in `docker info` (it said: {said.strip() or 'nothing'}).",
+    )
+
+
+def _open_files() -> Line:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+        return Line("open files", BAD, f"the limit is {soft}: `ulimit -n 4096` (at most {most}).")
+    return Line("open files", OK, f"limit {soft}")
+
+
+def _disk(plan: Plan) -> Line:
+    place = plan.results.root
+    while not place.exists():
+        place = place.parent
+    free = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize
+    if not os.access(place, os.W_OK):
+        return Line("disk", BAD, f"{place} is not writable. Set `results` to a folder that is.")
+    return Line("disk", OK, f"{free / 1e9:.1f} GB free for results in {place}")
+
+
+def _data(plan: Plan) -> Iterator[Line]:
+    try:
+        dataset.check(Path(plan.config.dataset.dir), plan.pairs)
+        yield Line("data set", OK, f"{plan.config.dataset.dir}: whole for {plan.choice}")
+    except UserError as error:
+        yield Line("data set", BAD, str(error))
+
+
+def _agent(plan: Plan, runs: Sequence[Run]) -> Iterator[Line]:
+    for mode in dict.fromkeys(run.experiment.setting.mode for run in runs):
+        name = plan.config.agent.name
+        try:
+            defaults = fingerprint.agent_defaults(name, mode)
+        except (OSError, ValueError, SyntaxError) as error:
+            yield Line("agent", BAD, f"{name}: its config cannot be read ({error}): `make setup`.")
+            continue
+        unknown = [
+            f"{part}.{key}"
+            for part, keys in plan.config.agent.config.items()
+            if isinstance(keys, dict) and defaults and part == "agent"
+            for key in keys
+            if key not in (defaults.get(part) or {})
+        ]
+        told = f"{name}, {mode}: config {'read' if defaults else 'is its own'}"
+        if unknown:
+            yield Line("agent", NOTE, f"{told}; not among upstream's keys: {', '.join(unknown)}")
+        else:
+            yield Line("agent", OK, told)
+
+
+def _redis() -> Line:
+    with runtime.scratch() as folder:
+        try:
+            server = redis_server.RedisServer(folder, folder / "log")
+        except (UserError, OSError) as error:
+            return Line("redis", BAD, str(error))
+        try:
+            if server.wait(10):
+                return Line("redis", OK, "a private one starts")
+            said = (folder / "log").read_text(errors="replace").strip().splitlines()
+            return Line("redis", BAD, f"it does not start ({said[-1] if said else 'no word'}).")
+        finally:
+            server.end()
+
+
+def show(found: Iterable[Line], tell: Callable[[str], None]) -> list[Line]:
+    """Tell each line as it is known; return those that stand in the way."""
+    kept = []
+    for line in found:
+        tell(str(line))
+        kept.append(line)
+    return failed(kept)

@@ -1,0 +1,134 @@
+"""What must be there before work starts: everything that is missing, told at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cooperflow.attempt import redis_server
+from cooperflow.engine import containers
+from cooperflow.engine.containers import EngineError
+from cooperflow.errors import UserError
+from cooperflow.experiment import dataset
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.images import room
+
+# What the results of a run may take on disk, bytes; a start needs room for all runs to do.
+RUN_BYTES = 5_000_000
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a start is about to do."""
+
+    images: bool
+    runs: Sequence[Run]
+    gradings: Sequence[Run]
+    oracles: int = 0
+    uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
+    slots: int = 4  # runs at a time
+
+    @property
+    def needs_engine(self) -> bool:
+        return self.images or bool(self.runs) or bool(self.gradings) or self.oracles > 0
+
+
+def check(plan: Plan, work: Work) -> str | None:
+    """Return Docker's version if all is well (None: Docker is not needed).
+
+    Raises:
+        UserError: names everything that is missing and what to do about each.
+    """
+    if not work.needs_engine:
+        return None
+    problems = [*_keys(work.runs), *_data(plan), *_redis(work.runs, plan), *_disk(plan, work)]
+    version = None
+    try:
+        version = _engine(plan, work.images)
+    except (EngineError, UserError) as error:
+        problems.append(str(error))
+    if problems:
+        lines = "\n".join(f"  {i}. {text}" for i, text in enumerate(problems, start=1))
+        raise UserError(f"Not started; this is missing:\n{lines}")
+    return version
+
+
+def _keys(runs: Iterable[Run]) -> Iterator[str]:
+    models = {run.experiment.model_name: run.experiment.model for run in runs}
+    for name, model in models.items():
+        if model.replay is None and model.api_key and not os.environ.get(model.api_key):
+            yield (
+                f"Key: the environment variable {model.api_key} (models.{name}.api_key) is not "
+                f"set. Run `export {model.api_key}=...`."
+            )
+        if model.replay is not None and not Path(model.replay).is_dir():
+            yield f"Recordings: models.{name}.replay: there is no folder {model.replay}."
+
+
+def _data(plan: Plan) -> Iterator[str]:
+    try:
+        dataset.check(Path(plan.config.dataset.dir), plan.pairs)
+    except UserError as error:
+        yield f"Data set: {error}"
+
+
+def _redis(runs: Iterable[Run], plan: Plan) -> Iterator[str]:
+    if plan.config.redis.url is None and any(r.experiment.setting.messaging for r in runs):
+        try:
+            redis_server.program()
+        except UserError as error:
+            yield f"Redis: {error}"
+
+
+def _disk(plan: Plan, work: Work) -> Iterator[str]:
+    root = plan.results.root
+    existing = root
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        yield f"Disk: {existing} is not writable. Set `results` to a folder that is."
+        return
+    free, needed = shutil.disk_usage(existing).free, RUN_BYTES * max(len(work.runs), 1)
+    if free < needed:
+        yield (
+            f"Disk: {existing} has {free / 1e6:.0f} MB free; {len(work.runs)} runs may take "
+            f"{needed / 1e6:.0f} MB. Free some, or set `results` to another disk."
+        )
+
+
+def _engine(plan: Plan, images: bool) -> str:
+    if shutil.which("docker") is None:
+        raise UserError(
+            "Docker: the docker command is not there. Install it (Debian: `apt-get install "
+            "docker.io`), or run `make engine`."
+        )
+    try:
+        client = containers.engine(10)
+    except EngineError as error:
+        raise UserError(_out_of_reach(error)) from error
+    version = containers.version(client)
+    absent = [i for i in plan.images if containers.image_id(client, i) is None] if images else []
+    try:
+        told = room.check(plan, client, absent)
+    finally:
+        client.close()
+    if told:
+        print(f"images: {told}")
+    return version
+
+
+def _out_of_reach(error: EngineError) -> str:
+    text = str(error)
+    if "Permission denied" in text:
+        return (
+            "Docker: the daemon runs, but this user may not use it. Add the user to the group "
+            "docker (`sudo usermod -aG docker $USER`, then log in anew), or be root."
+        )
+    where = os.environ.get("DOCKER_HOST", "the default socket")
+    return (
+        f"Docker: no daemon answers at {where}. Start it (`systemctl start docker`, or "
+        "`make engine` as root), or set DOCKER_HOST to one that runs."
+    )

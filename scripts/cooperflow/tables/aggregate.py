@@ -1,0 +1,61 @@
+"""From the folders of the runs to runs.csv and summary.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from cooperflow import atomic
+from cooperflow.errors import UserError
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.layout import Results
+from cooperflow.outcomes import publish
+from cooperflow.tables import gold, tables
+
+
+def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every run of the plan and return the two tables.
+
+    Args:
+        partial: take what is there; runs that were never begun have no row.
+
+    Raises:
+        UserError: a document is missing or not whole, and ``partial`` is not set.
+    """
+    probed = gold.table(gold.rows(plan))
+    runs = gold.mark(tables.runs_table(list(_rows(plan, partial))), probed)
+    modes = {one.run_name: one.setting.mode for one in plan.experiments}
+    return runs, gold.beside(tables.summary_table(runs), runs, probed, modes)
+
+
+def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
+    """Write both tables, each whole at once."""
+    atomic.sweep(results.root)
+    atomic.write_text(results.runs_csv, runs.to_csv(index=False))
+    atomic.write_text(results.summary_csv, summary.to_csv(index=False))
+
+
+def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
+    for run in plan.runs:
+        folder = run.folder(plan.results)
+        result, evaluation = atomic.read_json(folder.result), atomic.read_json(folder.eval)
+        if not partial:
+            for path, document in ((folder.result, result), (folder.eval, evaluation)):
+                if not isinstance(document, dict) or "workflow" not in document:
+                    raise UserError(
+                        f"{path} is missing or not whole. Remove it, then start again: what was "
+                        "paid for is put back from the run's attempts."
+                    )
+        elif result is None:
+            if not folder.attempt_numbers():
+                continue
+            result = _begun(run, plan)
+        yield tables.run_row(run, result, evaluation)
+
+
+def _begun(run: Run, plan: Plan) -> dict[str, object]:
+    """Return what is known of a run that has attempts but no result: its books."""
+    folder = run.folder(plan.results)
+    attempts = len(folder.attempt_numbers())
+    return {"workflow": {"attempts": attempts, **publish.books(folder).as_dict()}}

@@ -1,0 +1,180 @@
+"""The small tables: pass rates by one property of the runs at a time, and what they cost. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from cooperflow.experiment import languages
+from cooperflow.outcomes import outcome
+from cooperflow.tables import difficulty, repeats, stats
+
+EXPERIMENT = ["run_name", "model", "setting"]
+COUNTS = ["runs", "pass", "fail", "infra_error", "pass_rate", "ci_low", "ci_high", "replay"]
+# The last edge is open. 0 is a bin of its own: no message, no patch.
+MESSAGE_EDGES = (1, 6, 11, 21, 51)
+PATCH_EDGES = (1, 51, 101, 201, 501, 1001)
+COST_COLUMNS = (
+    *EXPERIMENT,
+    "runs",
+    "pass",
+    "cost_usd",
+    "cost_complete",
+    "cost_per_run_usd",
+    "cost_per_pass_usd",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "input_tokens_per_run",
+    "output_tokens_per_run",
+    "steps_per_run",
+    "attempts_per_run",
+    "duration_s",
+    "duration_mean_s",
+    "duration_median_s",
+    "duration_p90_s",
+    "duration_per_pass_s",
+    "model_s",
+    "waited_s",
+    "work_s",
+    "eval_s",
+    "replay",
+)
+
+
+def tables(runs: pd.DataFrame, told: Mapping[str, str] | None = None) -> dict[str, pd.DataFrame]:
+    """Return all small tables by name.
+
+    Args:
+        runs: the table of runs.
+        told: repo -> language, from the config.
+    """
+    known = runs.assign(language=[languages.of(repo, told) for repo in runs["repo"]])
+    known = known.assign(
+        messages=binned(known["messages_sent"], MESSAGE_EDGES),
+        lines=binned(known["patch_lines"], PATCH_EDGES),
+    )
+    solo = _solo_outcome(known)
+    curves = difficulty.buckets(known)
+    return {
+        "by_repo": rates(known, ["repo", "language"]),
+        "by_language": rates(known, ["language"]),
+        "by_task": rates(known, ["repo", "task_id"]),
+        "by_solo_outcome": rates(solo, ["solo_outcome"]),
+        "by_difficulty": curves,
+        "coordination_gap": difficulty.gaps(curves),
+        "by_messages": rates(known[known["mode"] != difficulty.SOLO], ["messages"]),
+        "by_patch_size": rates(known, ["lines"]),
+        "by_reason": reasons(known),
+        "cost": cost(known),
+        "repeats": repeats.table(known),
+    }
+
+
+def binned(values: pd.Series, edges: Sequence[int]) -> pd.Categorical:
+    """Return the bin of each whole number as a text: 0, 1-5, 6-10, ..., 51+."""
+    lows = [0, *edges]
+    labels = [_label(low, high) for low, high in zip(lows, edges, strict=False)]
+    labels.append(f"{edges[-1]}+")
+    index = np.searchsorted(np.asarray(edges), values.to_numpy(), side="right")
+    return pd.Categorical([labels[i] for i in index], categories=labels, ordered=True)
+
+
+def _label(low: int, high: int) -> str:
+    return str(low) if high - low == 1 else f"{low}-{high - 1}"
+
+
+def rates(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return the outcomes and the pass rate of each experiment and value of ``by``.
+
+    Experiments stand in the order of ``runs``, values in their own.
+    """
+    columns = [*EXPERIMENT, *by, *COUNTS]
+    done = runs[runs["outcome"].isin(outcome.OUTCOMES)]
+    if done.empty:
+        return pd.DataFrame(columns=columns)
+    order = {name: n for n, name in enumerate(done["run_name"].unique())}
+    marked = done.assign(**{o: done["outcome"] == o for o in outcome.OUTCOMES})
+    grouped = marked.groupby([*EXPERIMENT, *by], sort=True, observed=True)
+    table = grouped[list(outcome.OUTCOMES)].sum().astype(int)
+    table["replay"] = grouped["replay"].first().astype(bool)
+    table = table.reset_index().sort_values(
+        "run_name", key=lambda names: names.map(order), kind="stable", ignore_index=True
+    )
+    passed = table[outcome.PASS].to_numpy(float)
+    decided = passed + table[outcome.FAIL].to_numpy(float)
+    low, high = stats.wilson_many(passed, decided)
+    table["runs"] = table[list(outcome.OUTCOMES)].sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        table["pass_rate"] = np.round(np.where(decided > 0, passed / decided, np.nan), 6)
+    table["ci_low"], table["ci_high"] = low, high
+    return table[columns]
+
+
+def _solo_outcome(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that are not solo, with what the same model's solo run of the pair was."""
+    keys = ["model", "repeat", "repo", "task_id", "features"]
+    solo = runs[runs["setting"] == difficulty.solo_setting(runs)]
+    solo = solo[[*keys, "outcome"]].rename(columns={"outcome": "solo_outcome"})
+    return runs[runs["mode"] != difficulty.SOLO].merge(solo, on=keys)
+
+
+def reasons(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return how many runs of each experiment ended how and why."""
+    columns = [*EXPERIMENT, "outcome", "reason", "caveat"]
+    counted = runs.groupby(columns, sort=False, dropna=False).size().rename("runs").reset_index()
+    order = {name: n for n, name in enumerate(runs["run_name"].unique())}
+    ranks = {name: n for n, name in enumerate(outcome.OUTCOMES)}
+    return (
+        counted.assign(_e=counted["run_name"].map(order), _o=counted["outcome"].map(ranks))
+        .sort_values(["_e", "_o", "runs"], ascending=[True, True, False], kind="stable")
+        .reset_index(drop=True)[[*columns, "runs"]]
+    )
+
+
+def cost(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what each experiment cost in money, tokens and time.
+
+    work_s is duration_s without waited_s, the time spent on a provider that did not serve.
+    """
+    rows = []
+    for _, group in runs.groupby("run_name", sort=False):
+        count, passed = len(group), int((group["outcome"] == outcome.PASS).sum())
+        spent, seconds = float(group["cost_usd"].sum()), group["duration_s"].astype(float)
+        waited = float(group["waited_s"].sum())
+        first = group.iloc[0]
+        rows.append(
+            {
+                **{key: first[key] for key in EXPERIMENT},
+                "runs": count,
+                "pass": passed,
+                "cost_usd": round(spent, 6),
+                "cost_complete": bool(group["cost_complete"].all()),
+                "cost_per_run_usd": _per(spent, count),
+                "cost_per_pass_usd": _per(spent, passed),
+                "input_tokens": int(group["input_tokens"].sum()),
+                "cached_tokens": int(group["cached_tokens"].sum()),
+                "output_tokens": int(group["output_tokens"].sum()),
+                "input_tokens_per_run": _per(float(group["input_tokens"].sum()), count, 1),
+                "output_tokens_per_run": _per(float(group["output_tokens"].sum()), count, 1),
+                "steps_per_run": _per(float(group["steps"].sum()), count, 2),
+                "attempts_per_run": _per(float(group["attempts"].sum()), count, 3),
+                "duration_s": round(float(seconds.sum()), 3),
+                "duration_mean_s": round(float(seconds.mean()), 3),
+                "duration_median_s": round(float(seconds.median()), 3),
+                "duration_p90_s": round(float(seconds.quantile(0.9)), 3),
+                "duration_per_pass_s": _per(float(seconds.sum()), passed, 3),
+                "model_s": round(float(group["model_s"].sum()), 3),
+                "waited_s": round(waited, 3),
+                "work_s": round(float(seconds.sum()) - waited, 3),
+                "eval_s": round(float(group["eval_s"].sum()), 3),
+                "replay": bool(first["replay"]),
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COST_COLUMNS))
+
+
+def _per(amount: float, count: int, digits: int = 6) -> float:
+    return round(amount / count, digits) if count else float("nan")

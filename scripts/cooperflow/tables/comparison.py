@@ -1,0 +1,173 @@
+"""comparison.csv: two experiments on the same pairs, set against each other. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cooperflow.outcomes import outcome
+from cooperflow.tables import stats
+
+SETTINGS = "settings"
+MODELS = "models"
+COLUMNS = (
+    "compared",
+    "a",
+    "b",
+    "model",
+    "setting",
+    "repeat",
+    "pairs",
+    "tasks",
+    "both",
+    "only_a",
+    "only_b",
+    "neither",
+    "pass_rate_a",
+    "pass_rate_b",
+    "diff",
+    "ci_low",
+    "ci_high",
+    "cluster_low",
+    "cluster_high",
+    "p",
+    "p_holm",
+    "min_detectable",
+    "infra_excluded",
+    "diff_low_bound",
+    "diff_high_bound",
+    "unfinished",
+    "replay",
+)
+TASK = ["repo", "task_id"]
+PAIR = [*TASK, "features"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Two run names to be compared: two settings of a model, or two models in a setting."""
+
+    compared: str
+    a: str
+    b: str
+    model: str  # the one that both have; empty where models are compared
+    setting: str  # likewise
+    repeat: int
+
+
+def contrasts(runs: pd.DataFrame) -> list[Contrast]:
+    """Return what is compared: experiments in the order of the table, the earlier one as a.
+
+    Each repeat is compared with the same repeat of the other.
+    """
+    columns = ["run_name", "model", "setting", "repeat"]
+    experiments = runs[columns].drop_duplicates("run_name").to_dict("records")
+    found = []
+    for a, b in combinations(experiments, 2):
+        if a["repeat"] != b["repeat"]:
+            continue
+        names = str(a["run_name"]), str(b["run_name"])
+        if a["model"] == b["model"]:
+            found.append(Contrast(SETTINGS, *names, str(a["model"]), "", int(a["repeat"])))
+        elif a["setting"] == b["setting"]:
+            found.append(Contrast(MODELS, *names, "", str(a["setting"]), int(a["repeat"])))
+    return sorted(found, key=lambda one: one.compared != SETTINGS)
+
+
+def table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per contrast, from the table of runs.
+
+    Only pairs that both experiments graded are compared; the others are counted beside, and
+    those that an infra_error took out also bound the difference.
+    """
+    outcomes = runs.pivot_table(
+        index=PAIR, columns="run_name", values="outcome", aggfunc="first", sort=False
+    )
+    replayed = set(runs.loc[runs["replay"].astype(bool), "run_name"])
+    rows = [_row(one, outcomes, replayed) for one in contrasts(runs)]
+    adjusted = stats.holm([row["p"] for row in rows])
+    for row, p in zip(rows, adjusted, strict=True):
+        row["p_holm"] = _figures(p)
+        row["p"] = _figures(row["p"])
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _row(one: Contrast, outcomes: pd.DataFrame, replayed: set[str]) -> dict[str, Any]:
+    sides = outcomes[[one.a, one.b]]
+    a, b = sides[one.a], sides[one.b]
+    graded = a.isin(_GRADED) & b.isin(_GRADED)
+    infra = ((a == outcome.INFRA_ERROR) | (b == outcome.INFRA_ERROR)) & ~graded
+    infra &= a.isin(outcome.OUTCOMES) & b.isin(outcome.OUTCOMES)
+    passed_a = (a[graded] == outcome.PASS).to_numpy()
+    passed_b = (b[graded] == outcome.PASS).to_numpy()
+    both, neither = int((passed_a & passed_b).sum()), int((~passed_a & ~passed_b).sum())
+    only_a, only_b = int((passed_a & ~passed_b).sum()), int((~passed_a & passed_b).sum())
+    pairs = both + only_a + only_b + neither
+    low, high = stats.paired_interval(both, only_a, only_b, neither)
+    sums, sizes = _by_task(sides[graded].index, passed_a.astype(float) - passed_b.astype(float))
+    cluster_low, cluster_high = stats.cluster_interval(sums, sizes)
+    bound_low, bound_high = _bounds(a[infra], b[infra], only_a - only_b, pairs)
+    return {
+        "compared": one.compared,
+        "a": one.a,
+        "b": one.b,
+        "model": one.model,
+        "setting": one.setting,
+        "repeat": one.repeat,
+        "pairs": pairs,
+        "tasks": len(sums),
+        "both": both,
+        "only_a": only_a,
+        "only_b": only_b,
+        "neither": neither,
+        "pass_rate_a": stats.rate(both + only_a, pairs),
+        "pass_rate_b": stats.rate(both + only_b, pairs),
+        "diff": stats.rate(only_a - only_b, pairs),
+        "ci_low": low,
+        "ci_high": high,
+        "cluster_low": cluster_low,
+        "cluster_high": cluster_high,
+        "p": stats.mcnemar(only_a, only_b) if pairs else math.nan,
+        "min_detectable": stats.min_detectable(pairs, only_a + only_b),
+        "infra_excluded": int(infra.sum()),
+        "diff_low_bound": bound_low,
+        "diff_high_bound": bound_high,
+        "unfinished": int((~graded & ~infra).sum()),
+        "replay": bool(replayed & {one.a, one.b}),
+    }
+
+
+_GRADED = (outcome.PASS, outcome.FAIL)
+
+
+def _by_task(index: pd.Index, differences: np.ndarray) -> tuple[stats.Floats, stats.Floats]:
+    """Return the sum of the differences and the number of pairs of each task."""
+    if not len(index):
+        return np.empty(0), np.empty(0)
+    grouped = pd.Series(differences).groupby(
+        [index.get_level_values(level) for level in TASK], sort=True
+    )
+    return np.asarray(grouped.sum(), dtype=float), np.asarray(grouped.count(), dtype=float)
+
+
+def _bounds(a: pd.Series, b: pd.Series, known: int, pairs: int) -> tuple[float, float]:
+    """Return the difference if each side that is not known had gone against a, and for it.
+
+    Source: C. F. Manski, "Partial identification of probability distributions" (2003), ch. 1.
+    """
+    whole = pairs + len(a)
+    passed_a, passed_b = a == outcome.PASS, b == outcome.PASS
+    lost_a, lost_b = a == outcome.INFRA_ERROR, b == outcome.INFRA_ERROR
+    low = known + int(passed_a.sum()) - int((passed_b | lost_b).sum())
+    high = known + int((passed_a | lost_a).sum()) - int(passed_b.sum())
+    return stats.rate(low, whole), stats.rate(high, whole)
+
+
+def _figures(p: float) -> float:
+    """Return a p value with six significant figures: a tiny one does not become zero."""
+    return float(f"{p:.6g}")

@@ -1,0 +1,106 @@
+"""What the gold patches said of each pair, as oracle.csv and beside the figures of the runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from cooperflow import atomic
+from cooperflow.experiment.plan import Plan
+from cooperflow.layout import Pair
+from cooperflow.outcomes import oracle, outcome
+from cooperflow.tables import stats
+
+
+def repeats(plan: Plan, pair: Pair) -> list[dict[str, Any]]:
+    """Return the documents of a pair's repetitions that are there, whole and of this data."""
+    found = [
+        document
+        for path in sorted(plan.results.oracle(pair).glob("repeat-*.json"))
+        if isinstance(document := atomic.read_json(path), dict)
+    ]
+    return sorted(found, key=lambda document: int(document["repeat"]))
+
+
+def rows(plan: Plan, pairs: Sequence[Pair] | None = None) -> list[dict[str, Any]]:
+    """Return the oracle's row of every pair, those not run among them."""
+    return [oracle.row(pair, repeats(plan, pair)) for pair in pairs or plan.pairs]
+
+
+def tabulate(plan: Plan) -> str:
+    """Write oracle.csv and return what it says, in a line."""
+    made = table(rows(plan))
+    atomic.write_text(plan.results.oracle_csv, made.to_csv(index=False))
+    atomic.write_text(plan.results.oracle_note, f"{time.time()}\n")
+    return summary(plan)
+
+
+def summary(plan: Plan) -> str:
+    """Return in a line whether the oracle has been run, and what it said."""
+    told = rows(plan)
+    counts = {state: sum(row["status"] == state for row in told) for state in oracle.STATES}
+    if counts[oracle.NOT_RUN] == len(told):
+        return "not run. `snakemake oracle` grades the gold patches first: no model, no cost."
+    parts = [f"{count} {state}" for state, count in counts.items() if count]
+    merge = sum(bool(row["coop_passed"]) for row in told)
+    return f"{', '.join(parts)} of {len(told)} pairs; gold patches merge and pass: {merge}"
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows as a table with its columns in order."""
+    return pd.DataFrame(list(rows), columns=list(oracle.COLUMNS))
+
+
+def mark(runs: pd.DataFrame, probed: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of runs with the oracle's word on each run's pair in column `oracle`."""
+    known = {_key(r): str(r["status"]) for _, r in probed.iterrows()}
+    return runs.assign(oracle=[known.get(_key(r), oracle.NOT_RUN) for _, r in runs.iterrows()])
+
+
+def beside(
+    summary: pd.DataFrame, runs: pd.DataFrame, probed: pd.DataFrame, modes: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return the summary with its figures over trusted pairs only, and the gold patches' ceiling.
+
+    Args:
+        runs: with column `oracle`.
+        probed: the rows of all pairs, those not run among them.
+        modes: upstream's mode of each experiment, by its run name.
+    """
+    gold = {
+        mode: {_key(r): bool(r[column]) for _, r in probed.iterrows() if r["repeats"]}
+        for mode, column in ((oracle.SOLO, "solo_passed"), (oracle.COOP, "coop_passed"))
+    }
+    rows = []
+    for _, experiment in summary.iterrows():
+        group = runs[runs["run_name"] == experiment["run_name"]]
+        trusted = group[group["oracle"] == oracle.OK]
+        passed = int((trusted["outcome"] == outcome.PASS).sum())
+        graded = passed + int((trusted["outcome"] == outcome.FAIL).sum())
+        low, high = stats.wilson(passed, graded)
+        mode = oracle.SOLO if modes[str(experiment["run_name"])] == oracle.SOLO else oracle.COOP
+        reached = [gold[mode][k] for _, r in group.iterrows() if (k := _key(r)) in gold[mode]]
+        counts = {state: int((group["oracle"] == state).sum()) for state in oracle.STATES}
+        rows.append(
+            {
+                "oracle_ok": counts[oracle.OK],
+                "oracle_failed": counts[oracle.FAILED],
+                "oracle_flaky": counts[oracle.FLAKY],
+                "oracle_not_run": counts[oracle.NOT_RUN],
+                "pass_oracle_ok": passed,
+                "pass_rate_oracle_ok": stats.rate(passed, graded),
+                "ci_low_oracle_ok": low,
+                "ci_high_oracle_ok": high,
+                "gold_ceiling": stats.rate(sum(reached), len(reached)) if reached else math.nan,
+            }
+        )
+    extra = pd.DataFrame(rows, index=summary.index)
+    return pd.concat([summary, extra], axis=1)
+
+
+def _key(row: Any) -> tuple[str, int, str]:
+    return str(row["repo"]), int(row["task_id"]), str(row["features"])
