@@ -106,9 +106,7 @@ def check(plan: Plan, client: docker.DockerClient, absent: list[str]) -> str | N
     here = [image for image in plan.images if image not in absent]
     whole = need(absent, manifests, sizes, here)
     root, free = containers.storage(client)
-    told = f"{whole.images} images, {whole.packed / 1e9:.1f} GB to fetch"
-    if whole.unknown:
-        told += f" (the registry did not tell the size of {whole.unknown})"
+    told = _words(whole)
     room = whole.unpacked(config.unpacked)
     if config.rolling:
         room = max((need([image], manifests, sizes, here).packed for image in absent), default=0)
@@ -116,13 +114,26 @@ def check(plan: Plan, client: docker.DockerClient, absent: list[str]) -> str | N
     wanted = room + int(config.free_gb * 1e9)
     if free is not None and free < wanted:
         raise UserError(
-            f"Disk: {told}, about {room / 1e9:.1f} GB unpacked, and {config.free_gb:g} GB are to "
+            f"Disk: {told}{_unpacked(room)}, and {config.free_gb:g} GB are to "
             f"stay free (images.free_gb). Docker's root {root} has {free / 1e9:.1f} GB free: "
             f"{(wanted - free) / 1e9:.1f} GB are missing. {advice(root, config.rolling)}"
         )
-    return f"{told}, about {room / 1e9:.1f} GB unpacked; {root} has " + (
+    return f"{told}{_unpacked(room)}; {root} has " + (
         f"{free / 1e9:.1f} GB free" if free is not None else "room that cannot be seen from here"
     )
+
+
+def _words(whole: Need) -> str:
+    if whole.unknown == whole.images:
+        return f"{whole.images} images to fetch, of unknown size: the registry was not reached"
+    told = f"{whole.images} images, {whole.packed / 1e9:.1f} GB to fetch"
+    if whole.unknown:
+        told += f" (the registry did not tell the size of {whole.unknown})"
+    return told
+
+
+def _unpacked(room: int) -> str:
+    return f", about {room / 1e9:.1f} GB unpacked" if room else ""
 
 
 def advice(root: Path, is_rolling: bool) -> str:
