@@ -1,8 +1,9 @@
 # The tables: one row per run, one per experiment.
 rule aggregate:
     input:
-        # Each waits for its run, and sees to it that the run's document is whole.
         [str(run.folder(RESULTS).eval) for run in PLAN.runs],
+        # Never newer than the gradings in what matters, but they must be there.
+        [ancient(str(run.folder(RESULTS).result)) for run in PLAN.runs],
         # No rule makes this note: an oracle that has said something new is all it tells.
         [RESULTS.oracle_note] if RESULTS.oracle_note.exists() else [],
     output:
