@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,13 @@ def test_demo(clone: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
     dry = one.run("--dry-run")
     assert "Nothing to be done" in dry.stdout
+    packed = one.run("--report", str(results / "snakemake-report.zip"))
+    assert packed.returncode == 0, packed.stdout
+    names = {
+        name.rpartition("/")[2]
+        for name in zipfile.ZipFile(results / "snakemake-report.zip").namelist()
+    }
+    assert {"report.html", "summary.csv", "comparison.csv", "pass_rates.svg"} <= names
 
 
 def _end(row: dict[str, str]) -> str:
