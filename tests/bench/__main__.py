@@ -16,7 +16,7 @@ from typing import Any
 
 from cooperflow import atomic
 
-from . import parsing, sides, workload
+from . import parsing, scale, sides, workload
 
 # Seconds per call, and one conversation in ten four times as slow.
 WAITING = "lognormal:1.5:0.5,tail:0.1:4"
@@ -25,7 +25,7 @@ SEED = 20
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="makespan, cpu, parse")
+    parser.add_argument("--only", default="", help="makespan, no-delay, parse, scale")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("../docs/performance.json"))
     arguments = parser.parse_args()
@@ -33,6 +33,7 @@ def main() -> int:
         "makespan": lambda folder, n: _makespan(folder, n, WAITING),
         "no-delay": lambda folder, n: _makespan(folder, n, "0"),
         "parse": _parse,
+        "scale": _scale,
     }
     chosen = [name for name in parts if not arguments.only or name in arguments.only.split(",")]
     whole = atomic.read_json(arguments.out) or {}
@@ -106,6 +107,19 @@ def _parse(folder: Path, repeats: int) -> dict[str, Any]:
             **{k: _spread([r[k] for r in rounds]) for k in ("time_ratio", "memory_ratio")},
         }
     return figures
+
+
+def _scale(folder: Path, repeats: int) -> dict[str, Any]:
+    """Return seconds and megabytes of each stage over all finished runs, once."""
+    found = {}
+    for name, cost in scale.figures(folder).items():
+        found[name] = {
+            "wall_s": round(cost.wall, 1),
+            "cpu_s": round(cost.cpu, 1),
+            "mb": round(cost.memory),
+        }
+        print(name, json.dumps(found[name]), flush=True)
+    return found
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -1,0 +1,42 @@
+"""What the tables, the report and the status of many finished runs cost, on a tree made up."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import synthetic
+import yaml
+
+from cooperflow import environment as names
+
+from .cpu import Cost, measure
+from .sides import BIN, environment
+from .workload import REPOSITORY
+
+# Models of the full set: 652 pairs x 3 settings x 10 = 19,560 runs.
+MODELS = 10
+STAGES = ("aggregate", "comparison", "breakdowns", "headlines", "plots", "provenance", "report")
+
+
+def figures(folder: Path) -> dict[str, Cost]:
+    """Return the cost of each stage on one core: the first time, then after one more run."""
+    made = synthetic.make_plan(folder / "results", "full", MODELS)
+    synthetic.finish(made)
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(made.config.model_dump()))
+    told = {**environment(), names.CONFIG: made.config.model_dump_json()}
+    python = ["taskset", "-c", "0", str(BIN / "python")]
+
+    def stage(name: str, *arguments: str) -> Cost:
+        script = str(REPOSITORY / "scripts" / f"{name}.py")
+        done = measure([*python, script, *arguments], REPOSITORY, told, folder / f"{name}.log")
+        assert done.code == 0, (folder / f"{name}.log").read_text()[-2000:]
+        return done
+
+    costs = {name: stage(name) for name in STAGES}
+    one = made.runs[0]
+    synthetic.write_run(made, one, "fail", time.time(), synthetic.Words())
+    costs |= {f"{name}, one run later": stage(name) for name in ("aggregate", "report")}
+    costs["status"] = stage("status", "--configfile", str(config))
+    return costs
