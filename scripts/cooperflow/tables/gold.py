@@ -57,8 +57,8 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def mark(runs: pd.DataFrame, probed: pd.DataFrame) -> pd.DataFrame:
     """Return the table of runs with the oracle's word on each run's pair in column `oracle`."""
-    known = {_key(r): str(r["status"]) for _, r in probed.iterrows()}
-    return runs.assign(oracle=[known.get(_key(r), oracle.NOT_RUN) for _, r in runs.iterrows()])
+    known = dict(zip(_keys(probed), map(str, probed["status"]), strict=True))
+    return runs.assign(oracle=[known.get(key, oracle.NOT_RUN) for key in _keys(runs)])
 
 
 def beside(
@@ -71,8 +71,9 @@ def beside(
         probed: the rows of all pairs, those not run among them.
         modes: upstream's mode of each experiment, by its run name.
     """
+    told = probed[probed["repeats"] > 0]
     gold = {
-        mode: {_key(r): bool(r[column]) for _, r in probed.iterrows() if r["repeats"]}
+        mode: dict(zip(_keys(told), map(bool, told[column]), strict=True))
         for mode, column in ((oracle.SOLO, "solo_passed"), (oracle.COOP, "coop_passed"))
     }
     rows = []
@@ -83,7 +84,7 @@ def beside(
         graded = passed + int((trusted["outcome"] == outcome.FAIL).sum())
         low, high = stats.wilson(passed, graded)
         mode = oracle.SOLO if modes[str(experiment["run_name"])] == oracle.SOLO else oracle.COOP
-        reached = [gold[mode][k] for _, r in group.iterrows() if (k := _key(r)) in gold[mode]]
+        reached = [gold[mode][key] for key in _keys(group) if key in gold[mode]]
         counts = {state: int((group["oracle"] == state).sum()) for state in oracle.STATES}
         rows.append(
             {
@@ -102,5 +103,7 @@ def beside(
     return pd.concat([summary, extra], axis=1)
 
 
-def _key(row: Any) -> tuple[str, int, str]:
-    return str(row["repo"]), int(row["task_id"]), str(row["features"])
+def _keys(table: pd.DataFrame) -> list[tuple[str, int, str]]:
+    """Return the pair of each row. By columns: a row at a time takes seconds for 20,000."""
+    columns = (table["repo"].map(str), table["task_id"].map(int), table["features"].map(str))
+    return list(zip(*columns, strict=True))
