@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from cooperflow import atomic, environment, layout, processes
+from cooperflow import atomic, environment, halt, layout, processes
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
@@ -33,8 +33,17 @@ PAIR = "{pair}"
 
 # Jobs inherit these: the config as it stands, whom they belong to, and how they start.
 os.environ[environment.CONFIG] = PLAN.config.model_dump_json()
-os.environ[environment.OWNER] = str(processes.this_process())
-os.environ[environment.LAUNCHER] = PLAN.config.launcher
+if workflow.remote_exec:
+    # A node of a cluster has got the start's name from it, with the whole environment. A launcher
+    # would end with the job that began it, and take the others' work with it.
+    if environment.OWNER not in os.environ:
+        stop("The cluster hands no environment to its jobs (Slurm: sbatch --export=ALL does).")
+    os.environ[environment.NODE] = str(processes.this_process())
+    os.environ[environment.LAUNCHER] = "off"
+else:
+    os.environ.pop(environment.NODE, None)
+    os.environ[environment.OWNER] = str(processes.this_process())
+    os.environ[environment.LAUNCHER] = PLAN.config.launcher
 
 
 def call(name, *arguments):
@@ -65,11 +74,14 @@ def begin_start(dag):
         oracles=names.count("oracle_pair"),
         uses=image_uses(to_do),
         slots=run_slots(),
+        cluster=workflow.non_local_exec,
     )
     try:
         print(begin.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
+    if work.cluster:
+        halt.heed(RESULTS)
 
 
 def broken_evals():

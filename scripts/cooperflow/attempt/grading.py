@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, guard, layout, runtime
+from cooperflow import atomic, guard, layout, processes, runtime
 from cooperflow.attempt import child, watch
 from cooperflow.engine import containers
 from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
+from cooperflow.images import landing
 from cooperflow.layout import Pair
 
 
@@ -48,8 +50,13 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
             client = containers.engine()
             containers.sweep(client, labels.results, labels.run)
             client.close()
+            if processes.on_a_node():
+                landing.ensure(plan, pair)
         except EngineError as error:
             print(f"Docker does not answer: {error}")
+            return None
+        except UserError as error:
+            print(error)
             return None
         watched = watch.watch(
             child.Command(
