@@ -150,8 +150,15 @@ def graded_run(experiment):
 
 
 def images_before(pair):
-    """What a run waits for: all images verified; in rolling mode its own."""
+    """What a run waits for: all images verified; in rolling mode its own; on Modal none."""
+    if not PLAN.config.docker:
+        return []
     return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.images.rolling else GATE
+
+
+def own_image(pair):
+    """The sentinel of a pair's image; on Modal none."""
+    return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.docker else []
 
 
 def image_of(pair):
@@ -168,6 +175,13 @@ def image_uses(jobs):
             files = uses.setdefault(image_of(job.wildcards.pair), [])
             files.extend(str(file) for file in job.output)
     return uses
+
+
+def verified_images():
+    """What `snakemake images` makes."""
+    if not PLAN.config.docker:
+        raise WorkflowError(f"backend {PLAN.config.backend} fetches the tasks' images by itself.")
+    return str(RESULTS.gate)
 
 
 def archive_of(image):

@@ -98,7 +98,7 @@ def _obstacle(plan: Plan, run: Run, graded: bool, trial: bool) -> str:
         records = atomic.read_lines(plan.results.breaker)
         ends = [record for record in records if record.get("owner") == mine]
         trouble = judge(ends, config.failures, config.pause_seconds)
-    lost = probe.engine()
+    lost = probe.engine() if plan.config.docker else ""
     if lost:
         return f"{lost}. It goes on when it does."
     if trouble is None:

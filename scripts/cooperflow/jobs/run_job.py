@@ -12,7 +12,7 @@ from typing import Any
 
 from cooperflow import atomic, guard, halt, layout, processes, runtime
 from cooperflow.attempt import watch
-from cooperflow.engine import containers
+from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
@@ -135,7 +135,7 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
         document,
         verdict,
         evidence,
-        image,
+        image or None,
         known.get("fingerprint"),
         started,
     )
@@ -144,14 +144,23 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
 
 
 def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
-    """Return the id of the run's image if it is the verified one, and whether Docker is lost."""
+    """Return the id of the run's image if it is the verified one, and whether Docker is lost.
+
+    On Modal there is none to look at: the id is empty.
+    """
+    labels = guard.identity(plan.results), run.key
     try:
+        if not plan.config.docker:
+            sandboxes.remove(
+                {sandboxes.RESULTS: labels[0], sandboxes.RUN: sandboxes.run_tag(run.key)}
+            )
+            return "", False
         client = containers.engine()
-        containers.sweep(client, guard.identity(plan.results), run.key)
+        containers.sweep(client, *labels)
         client.close()
         return landing.ensure(plan, run.pair), False
     except EngineError as error:
-        print(f"Docker does not answer: {error}")
+        print(error if not plan.config.docker else f"Docker does not answer: {error}")
         return None, True
     except UserError as error:
         print(error)
@@ -187,6 +196,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         run_arguments=tuple(limits),
         sdk_arguments=sdk_limits,
         replay=str(Path(model.replay).resolve()) if model.replay else None,
+        docker=config.docker,
     )
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from cooperflow import guard, halt, runtime
-from cooperflow.engine import containers
+from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
@@ -76,6 +76,9 @@ def _bring_to_now(plan: Plan, clone: Path) -> None:
 def _sweep(plan: Plan) -> int:
     """Remove the containers of earlier starts that are dead."""
     try:
+        if not plan.config.docker:
+            # No other start is at work on these results, and jobs here end with their start.
+            return sandboxes.remove({sandboxes.RESULTS: guard.identity(plan.results)})
         client = containers.engine()
         count = containers.sweep(client, guard.identity(plan.results))
         client.close()

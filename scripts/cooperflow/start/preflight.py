@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cooperflow.attempt import redis_server
-from cooperflow.engine import containers
+from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
@@ -48,7 +48,9 @@ def check(plan: Plan, work: Work) -> str | None:
         return None
     problems = [*_keys(work.runs), *_data(plan), *_redis(work.runs, plan), *_disk(plan, work)]
     version = None
-    if work.cluster:
+    if not plan.config.docker:
+        problems += filter(None, [sandboxes.lacking()])
+    elif work.cluster:
         problems += _cluster(plan)
     else:
         try:
