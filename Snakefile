@@ -39,5 +39,5 @@ rule all:
         RESULTS.runs_csv,
         STATISTICS,
         rules.report.output,
-        [run.folder(RESULTS).result for run in PLAN.runs],
-        [run.folder(RESULTS).eval for run in PLAN.runs],
+        lambda _: every(layout.RESULT),
+        lambda _: every(layout.EVAL),

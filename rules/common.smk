@@ -96,6 +96,13 @@ def broken_evals():
 BROKEN_EVALS = broken_evals()
 
 
+def every(name):
+    """That document of every run. A function: jobs on a cluster's nodes never ask for the list."""
+    folders = [str(RESULTS.mode(one.run_name, one.setting.mode)) for one in PLAN.experiments]
+    pairs = [pair.folder for pair in PLAN.pairs]
+    return [f"{folder}/{pair}/{name}" for folder in folders for pair in pairs]
+
+
 def mend(document):
     """What a document that is there but not whole waits for: a file newer than it."""
     path = Path(document)

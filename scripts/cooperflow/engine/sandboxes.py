@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 from cooperflow.engine.containers import EngineError, Labels
@@ -15,6 +17,8 @@ RUN = "cooperflow-run"
 TOKEN = "cooperflow-token"
 # The apps in which upstream starts sandboxes: of agents, and of gradings.
 APPS = ("cooperbench", "cooperbench-eval")
+# How long Modal may take for one answer, seconds.
+PATIENCE = 60
 
 
 def tags(labels: Labels) -> dict[str, str]:
@@ -39,26 +43,13 @@ def lacking() -> str:
     )
 
 
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    import modal.exception
-
-    try:
-        yield
-    except (modal.exception.Error, OSError) as error:
-        raise EngineError(f"Modal: {error}") from error
-
-
 def answers() -> None:
     """Look whether Modal lets us in.
 
     Raises:
         EngineError: it does not, or cannot be reached.
     """
-    import modal
-
-    with _told():
-        modal.App.lookup(APPS[0], create_if_missing=True)
+    _ask()
 
 
 def remove(chosen: Mapping[str, str]) -> int:
@@ -67,16 +58,46 @@ def remove(chosen: Mapping[str, str]) -> int:
     Raises:
         EngineError: Modal cannot be asked.
     """
+    return _ask(*(f"{key}={value}" for key, value in chosen.items()))
+
+
+def _ask(*tags: str) -> int:
+    """Do it in a process of its own: Modal's client keeps threads, which no fork may inherit."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, *tags],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"Modal does not answer within {PATIENCE} s") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no word"]
+        raise EngineError(f"Modal: {said[-1][:300]}")
+    return int(done.stdout)
+
+
+def _main(wanted: Mapping[str, str]) -> int:
+    """End the sandboxes with these tags; without any only see whether we are let in."""
     import modal
 
+    if not wanted:
+        modal.App.lookup(APPS[0], create_if_missing=True)
     count = 0
-    with _told():
-        for name in APPS:
-            try:
-                app: Any = modal.App.lookup(name)
-            except modal.exception.NotFoundError:
-                continue
-            for sandbox in modal.Sandbox.list(app_id=app.app_id, tags=dict(chosen)):
-                sandbox.terminate()
-                count += 1
+    for name in APPS if wanted else ():
+        try:
+            app: Any = modal.App.lookup(name)
+        except modal.exception.NotFoundError:
+            continue
+        for sandbox in modal.Sandbox.list(app_id=app.app_id, tags=dict(wanted)):
+            sandbox.terminate()
+            count += 1
     return count
+
+
+if __name__ == "__main__":
+    print(_main(dict(argument.split("=", 1) for argument in sys.argv[1:])))
