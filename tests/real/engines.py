@@ -68,13 +68,13 @@ def registry(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def engine(folder: Path) -> Iterator[str]:
-    """Run a Docker engine of our own on a small disk; give its DOCKER_HOST."""
+def engine(folder: Path, size: int = DISK) -> Iterator[str]:
+    """Run a Docker engine of our own on a disk of ``size`` bytes; give its DOCKER_HOST."""
     folder.mkdir(parents=True)
     disk, mount = folder / "disk.img", folder / "root"
     mount.mkdir()
     with disk.open("wb") as stream:
-        stream.truncate(DISK)
+        stream.truncate(size)
     subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(disk)], check=True)
     subprocess.run(["mount", "-o", "loop", str(disk), str(mount)], check=True)
     host = f"unix://{folder}/docker.sock"

@@ -20,6 +20,7 @@ from experiment_client import (
     ledger_tokens,
     wait_for,
 )
+from real import engines
 
 from .cluster import PROFILES, Cluster, cluster, lacking
 
@@ -220,6 +221,31 @@ def test_no_more_runs_at_a_time_than_slots_on_the_whole_cluster(make: Make, slur
     times = [(a["started"], a["ended"]) for tries in attempts(one) for a in tries]
     assert len(times) == 3
     assert max(sum(s <= t < e for s, e in times) for t, _ in times) <= 2
+
+
+def test_a_node_without_the_image_loads_it_once(
+    experiment: Make, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node has a Docker engine of its own, with nothing in it."""
+    images = {"pull": False, "build": False, "archive": str(tars), "free_gb": 0}
+    one = experiment(pairs=[(TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 2, 3)], images=images)
+    assert one.run("images").returncode == 0
+    [sentinel] = [p for p in (one.results / "images").glob("*.json") if p.name != "verified.json"]
+    before = sentinel.read_bytes()
+    with (
+        engines.engine(tmp_path / "engine", 4_000_000_000) as host,
+        cluster(tmp_path / "slurm", ("node1",), {"node1": host.removeprefix("unix://")}) as up,
+    ):
+        for name, value in up.environment().items():
+            monkeypatch.setenv(name, value)
+        end(start(one))
+        ids = subprocess.run(
+            ["docker", "-H", host, "images", "--no-trunc", "-q"], capture_output=True, text=True
+        ).stdout.split()
+    assert [row["outcome"] for row in one.rows()] == ["pass", "pass"]
+    assert json.loads(before)["id"] in ids
+    assert sentinel.read_bytes() == before
+    assert {a["process"].partition(":")[0] for tries in attempts(one) for a in tries} == {"node1"}
 
 
 def test_an_orphaned_job_is_told_from_one_whose_start_lives(tmp_path: Path) -> None:
