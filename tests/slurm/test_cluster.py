@@ -170,6 +170,7 @@ def test_a_job_still_queued_when_its_start_is_killed_does_nothing(
     make: Make, slurm: Cluster
 ) -> None:
     one = make(pairs=PAIRS[:1])
+    assert one.run("images").returncode == 0  # here: what waits in the queue is a run
     for node in slurm.nodes:
         slurm.command("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
     killed = start(one)
