@@ -94,11 +94,11 @@ class ModalElsewhere:
         return self._fates().died > 0
 
     def end(self, ended: float) -> Seen:
-        lost = False
         if self._started():
+            # One that cannot be ended now is ended by the next try or start, or by its own limit.
             with contextlib.suppress(EngineError):
                 sandboxes.remove({sandboxes.TOKEN: self._labels.token})
-        return Seen(self._fates(), lost, 0.0)
+        return Seen(self._fates(), lost=False, stalled=0.0)
 
     def _started(self) -> Sequence[object]:
         return atomic.read_lines(self._notes)

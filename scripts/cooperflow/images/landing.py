@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 from cooperflow import atomic, processes
@@ -34,7 +35,9 @@ def ensure(plan: Plan, pair: Pair) -> str:
     finally:
         client.close()
     # Engines with different storage give one content different ids; its digest is the same.
-    if sentinel.get("id") and here != sentinel["id"] and sentinel.get("digest") not in digests:
+    content = [digest.rpartition("@")[2] for digest in digests]
+    verified_content = str(sentinel.get("digest") or "").rpartition("@")[2]
+    if sentinel.get("id") and here != sentinel["id"] and verified_content not in content:
         raise UserError(
             f"{pair.image}: is {here} on {socket.gethostname()}, but {sentinel['id']} was "
             f"verified. Remove the image there to have the right one fetched, or remove {path} "
@@ -43,14 +46,19 @@ def ensure(plan: Plan, pair: Pair) -> str:
     return here
 
 
+def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
+    """Be the only one that fetches an image on this machine, which has one disk and one line."""
+    name = f"images of {socket.gethostname()}"
+    return processes.claim(plan.results.claims, name, PATIENCE)
+
+
 def _fetch(plan: Plan, pair: Pair, known: bool) -> str:
-    """Fetch and verify an image; one at a time on a machine, which has one disk and one line."""
+    """Fetch and verify an image."""
     place = f"on {socket.gethostname()}" if processes.on_a_node() else "here"
     print(
         f"{pair.image}: is not {place}." if known else f"{pair.image}: nothing says it is verified."
     )
-    name = f"images of {socket.gethostname()}"
-    with processes.claim(plan.results.claims, name, PATIENCE):
+    with one_at_a_time(plan):
         # What a cluster's first node has verified the others compare with, and leave as it is.
         once = known and processes.on_a_node()
         found = verified.bring(plan, pair) if once else verified.ensure(plan, pair)
