@@ -2,7 +2,7 @@
 rule aggregate:
     input:
         lambda _: every(layout.EVAL),
-        # Never newer than the gradings in what matters, but they must be whole.
+        # Never newer than the gradings in what matters, but they must be there.
         lambda _: ancient(every(layout.RESULT)),
         # No rule makes this note: an oracle that has said something new is all it tells.
         [RESULTS.oracle_note] if RESULTS.oracle_note.exists() else [],

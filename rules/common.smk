@@ -130,30 +130,24 @@ def before_run(experiment):
 
 
 def before_eval(experiment):
-    """What a grading waits for beside its run: images if it is to be done, a note if it broke."""
-    folder = RESULTS.mode(experiment.run_name, experiment.setting.mode)
+    """What a grading waits for: its run, and images if they may be gone; a note if it broke."""
+    folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
     name = f"{experiment.run_name}--{experiment.setting.mode}--"
 
     def waits(wildcards):
-        graded = f"{folder}/{wildcards.pair}/{layout.EVAL}"
+        pair = wildcards.pair
+        result = f"{folder}/{pair}/{layout.RESULT}"
+        if not (os.path.exists(result) and atomic.is_whole(Path(result))):
+            return result  # the run waits for the images
+        graded = f"{folder}/{pair}/{layout.EVAL}"
+        # The time of a run that is there says nothing: copies have any.
         if not os.path.exists(graded):
-            return ancient(images_before(wildcards.pair))
+            return [ancient(result), ancient(images_before(pair))]
         # A grading that broke left a note, which is newer than its eval.json.
-        return BROKEN_EVALS.get(name + layout.dashed(wildcards.pair)) or mend(graded)
+        newer = BROKEN_EVALS.get(name + layout.dashed(pair)) or mend(graded)
+        return [ancient(result), newer] if newer else ancient(result)
 
     return waits
-
-
-def graded_run(experiment):
-    """The run that a grading is of. If it is there its time says nothing: copies have any."""
-    folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
-
-    def result(wildcards):
-        path = f"{folder}/{wildcards.pair}/{layout.RESULT}"
-        there = os.path.exists(path) and atomic.is_whole(Path(path))
-        return ancient(path) if there else path
-
-    return result
 
 
 def images_before(pair):

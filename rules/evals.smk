@@ -5,7 +5,6 @@ for experiment in PLAN.experiments:
         name:
             f"eval_{PLAN.rule(experiment)}"
         input:
-            graded_run(experiment),
             before_eval(experiment),
         output:
             f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.EVAL}",

@@ -150,7 +150,9 @@ class Experiment:
         self.started.append(process)
         return process
 
-    def script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def script(
+        self, name: str, *arguments: str, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run one of the workflow's own commands."""
         return subprocess.run(
             [
@@ -165,7 +167,7 @@ class Experiment:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            timeout=seconds,
         )
 
     def end(self) -> None:

@@ -338,7 +338,8 @@ def test_replay_stands_in_every_title(tmp_path: Path) -> None:
 
 def test_the_snakefile_imports_no_statistics() -> None:
     code = (
-        "import sys; from cooperflow import config, layout, plan, processes;"
+        "import sys; from cooperflow import layout, processes;"
+        "from cooperflow.experiment import config, plan;"
         "print([m for m in ('scipy', 'statsmodels', 'matplotlib', 'plotly') if m in sys.modules])"
     )
     scripts = str(layout.REPOSITORY / "scripts")

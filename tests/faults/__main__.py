@@ -28,7 +28,11 @@ def run(cases: Sequence[Case], seed: int, control: Path | None = None) -> Campai
     campaign = Campaign(seed, Random(seed), control)
     for case in cases:
         print(f"{case.name}:", flush=True)
-        case.do(campaign)
+        try:
+            case.do(campaign)
+        except Exception:  # the campaign's own flaw; the other cases still say something
+            with campaign.line(case.name, "the case itself"):
+                raise
     return campaign
 
 

@@ -54,7 +54,8 @@ class Tree:
             for pid, line in self._lines.items()
             if line.split(" ")[1:2] and line.split(" ")[1].endswith(("scripts/run.py", "/eval.py"))
         ]
-        self.redis = [pid for pid, line in self._lines.items() if "redis-server" in line.split()[0]]
+        # A process that is just ending has no command line any more.
+        self.redis = [pid for pid, line in self._lines.items() if "redis-server" in line[:80]]
 
     def of(self, kind: str) -> list[int]:
         return {

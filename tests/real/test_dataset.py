@@ -15,6 +15,7 @@ import pytest
 from hub import Hub
 from serving import served
 
+from cooperflow import environment
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, dataset, dataset_fetch, filters, keys
 from cooperflow.layout import REPOSITORY, Pair
@@ -29,7 +30,7 @@ def hub(dataset: Path) -> Iterator[tuple[Hub, str]]:
         yield stand_in, url
 
 
-def _fetch(tmp_path: Path, url: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def _fetch(tmp_path: Path, url: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Call the rule's script as Snakemake does; the hub is where the client's variable says."""
     raw = {
         "results": str(tmp_path / "results"),
@@ -49,7 +50,7 @@ def _fetch(tmp_path: Path, url: str, **environment: str) -> subprocess.Completed
             "HF_ENDPOINT": url,
             "HF_HOME": str(tmp_path / "hf"),
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            **environment,
+            **more,
         },
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cooperflow import atomic
-from cooperflow.start import checks, estimate
+from cooperflow.start import estimate, model_check
 
 MODELS = {"m": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}}
 
@@ -16,7 +16,7 @@ MODELS = {"m": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}}
 @pytest.fixture(autouse=True)
 def _price(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"known": True, "price": [2.5e-6, 1e-5]}
-    monkeypatch.setattr(checks, "probe", lambda *_, **__: told)
+    monkeypatch.setattr(model_check, "probe", lambda *_, **__: told)
 
 
 def test_without_runs_it_states_its_assumption(make_plan: Any) -> None:
@@ -54,7 +54,7 @@ def test_nothing_to_do_costs_nothing(make_plan: Any) -> None:
 
 
 def test_an_unknown_price_is_no_price(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "probe", lambda *_, **__: {"known": True, "price": None})
+    monkeypatch.setattr(model_check, "probe", lambda *_, **__: {"known": True, "price": None})
     plan = make_plan(models={"m": {"model": "openai/mine"}})
     assert "no price is known" in "\n".join(estimate.text(estimate.make(plan, plan.runs), 4))
 

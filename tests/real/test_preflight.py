@@ -109,7 +109,7 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
         calls.append(key)
         return {"known": True, "kind": usage.ANSWERED, "cost": 0.1, "price": [1, 1]}
 
-    monkeypatch.setattr(checks, "probe", probe)
+    monkeypatch.setattr(model_check, "probe", probe)
     monkeypatch.setenv("COHERE_API_KEY", "abc")
     plan = make_plan(models={"m": COHERE.model_dump()})
     for _ in range(3):
