@@ -142,7 +142,7 @@ def before_eval(experiment):
         graded = f"{folder}/{pair}/{layout.EVAL}"
         # The time of a run that is there says nothing: copies have any.
         if not os.path.exists(graded):
-            return [ancient(result), ancient(images_before(pair))]
+            return [ancient(file) for file in (result, images_before(pair)) if file]
         # A grading that broke left a note, which is newer than its eval.json.
         newer = BROKEN_EVALS.get(name + layout.dashed(pair)) or mend(graded)
         return [ancient(result), newer] if newer else ancient(result)
