@@ -181,7 +181,7 @@ def image_uses(jobs):
 def verified_images():
     """What `snakemake images` makes."""
     if not PLAN.config.docker:
-        raise WorkflowError(f"backend {PLAN.config.backend} fetches the tasks' images by itself.")
+        stop(f"backend {PLAN.config.backend} fetches the tasks' images by itself.")
     return str(RESULTS.gate)
 
 
