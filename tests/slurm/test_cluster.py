@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,9 @@ def test_a_node_without_the_image_loads_it_once(
     [sentinel] = [p for p in (one.results / "images").glob("*.json") if p.name != "verified.json"]
     before = sentinel.read_bytes()
     with (
-        engines.engine(tmp_path / "engine", 4_000_000_000) as host,
+        # A short path: its containerd's socket is below it.
+        tempfile.TemporaryDirectory(prefix="cf-") as short,
+        engines.engine(Path(short) / "engine", 4_000_000_000) as host,
         cluster(tmp_path / "slurm", ("node1",), {"node1": host.removeprefix("unix://")}) as up,
     ):
         for name, value in up.environment().items():
