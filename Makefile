@@ -60,7 +60,7 @@ lint: setup ## Check format, style, types and the workflow
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(SETUP) chromium
 	@$(SETUP) registry
-	@$(BIN)/pytest -n $(TESTERS) --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n $(TESTERS) --dist loadfile -m 'not slurm' $(ARGS)
 
 test-faults: setup engine ## Run the quick part of the fault campaign alone
 	@$(BIN)/pytest tests/test_faults.py
@@ -72,6 +72,11 @@ faults: setup engine ## Cause every known fault and check what must hold (ONLY=p
 bench: setup engine ## Measure the workflow beside upstream's own procedure (ONLY=part REPEATS=n; root)
 	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m bench --only '$(ONLY)' \
 		--repeats $(or $(REPEATS),3) --out ../.bench.json
+
+slurm: setup engine ## Run the demo and a cluster's faults on a real Slurm cluster set up here (root)
+	@$(SETUP) slurm
+	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m slurm
+	@$(BIN)/pytest -m slurm tests/slurm $(ARGS)
 
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/snakefmt Snakefile rules

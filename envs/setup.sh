@@ -6,6 +6,7 @@
 #   envs/setup.sh base-image   the base image of the demo's tasks (demo/base-image.sh)
 #   envs/setup.sh chromium     a headless browser for the tests of the report
 #   envs/setup.sh registry     an image registry and a small shell for the tests of images
+#   envs/setup.sh slurm        Slurm's programs for `make slurm`; starts none of them
 #   envs/setup.sh all          python, engine, base-image, in this order
 #   envs/setup.sh doctor       tells what is here; changes nothing
 #   envs/setup.sh lock         writes envs/requirements.txt anew from pyproject.toml
@@ -321,6 +322,20 @@ step_registry() {
     say "there ($(took "$start"))"
 }
 
+step_slurm() {
+    local start=$SECONDS program lacking=()
+    for program in munged slurmctld slurmd sbatch; do
+        have "$program" || lacking=(slurm-wlm munge)
+    done
+    have unshare || lacking+=(util-linux)
+    if [ ${#lacking[@]} -gt 0 ]; then
+        apt_install "a cluster for the tests needs Slurm" "${lacking[@]}"
+        # The packages may start daemons of their own; the tests start theirs.
+        systemctl disable --now slurmctld slurmd munge >>"$LOG" 2>&1 || true
+    fi
+    say "$(slurmctld -V) is there ($(took "$start"))"
+}
+
 # --- doctor ---------------------------------------------------------------------------------
 
 row() { printf '  %-16s %s\n' "$1" "$2"; }
@@ -392,6 +407,7 @@ case "$command" in
     base-image) prepare; step=base-image; step_base_image ;;
     chromium) prepare; step=chromium; step_chromium ;;
     registry) prepare; step=registry; step_registry ;;
+    slurm) prepare; step=slurm; step_slurm ;;
     all) prepare; for step in python engine base-image; do "step_${step//-/_}"; done ;;
     doctor) step=doctor; step_doctor ;;
     lock) prepare; step=lock; step_lock "$@" ;;

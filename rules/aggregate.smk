@@ -1,9 +1,9 @@
 # The tables: one row per run, one per experiment.
 rule aggregate:
     input:
-        [str(run.folder(RESULTS).eval) for run in PLAN.runs],
+        lambda _: every(layout.EVAL),
         # Never newer than the gradings in what matters, but they must be there.
-        [ancient(str(run.folder(RESULTS).result)) for run in PLAN.runs],
+        lambda _: ancient(every(layout.RESULT)),
         # No rule makes this note: an oracle that has said something new is all it tells.
         [RESULTS.oracle_note] if RESULTS.oracle_note.exists() else [],
     output:

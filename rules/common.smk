@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from cooperflow import atomic, environment, layout, processes
+from cooperflow import atomic, environment, halt, layout, processes
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
@@ -33,8 +33,17 @@ PAIR = "{pair}"
 
 # Jobs inherit these: the config as it stands, whom they belong to, and how they start.
 os.environ[environment.CONFIG] = PLAN.config.model_dump_json()
-os.environ[environment.OWNER] = str(processes.this_process())
-os.environ[environment.LAUNCHER] = PLAN.config.launcher
+if workflow.remote_exec:
+    # A node of a cluster has got the start's name from it, with the whole environment. A launcher
+    # would end with the job that began it, and take the others' work with it.
+    if environment.OWNER not in os.environ:
+        stop("The cluster hands no environment to its jobs (Slurm: sbatch --export=ALL does).")
+    os.environ[environment.NODE] = str(processes.this_process())
+    os.environ[environment.LAUNCHER] = "off"
+else:
+    os.environ.pop(environment.NODE, None)
+    os.environ[environment.OWNER] = str(processes.this_process())
+    os.environ[environment.LAUNCHER] = PLAN.config.launcher
 
 
 def call(name, *arguments):
@@ -65,11 +74,14 @@ def begin_start(dag):
         oracles=names.count("oracle_pair"),
         uses=image_uses(to_do),
         slots=run_slots(),
+        cluster=workflow.non_local_exec,
     )
     try:
         print(begin.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
+    if work.cluster:
+        halt.heed(RESULTS)
 
 
 def broken_evals():
@@ -82,6 +94,13 @@ def broken_evals():
 
 
 BROKEN_EVALS = broken_evals()
+
+
+def every(name):
+    """That document of every run. A function: jobs on a cluster's nodes never ask for the list."""
+    folders = [str(RESULTS.mode(one.run_name, one.setting.mode)) for one in PLAN.experiments]
+    pairs = [pair.folder for pair in PLAN.pairs]
+    return [f"{folder}/{pair}/{name}" for folder in folders for pair in pairs]
 
 
 def mend(document):
@@ -123,7 +142,7 @@ def before_eval(experiment):
         graded = f"{folder}/{pair}/{layout.EVAL}"
         # The time of a run that is there says nothing: copies have any.
         if not os.path.exists(graded):
-            return [ancient(result), ancient(images_before(pair))]
+            return [ancient(file) for file in (result, images_before(pair)) if file]
         # A grading that broke left a note, which is newer than its eval.json.
         newer = BROKEN_EVALS.get(name + layout.dashed(pair)) or mend(graded)
         return [ancient(result), newer] if newer else ancient(result)
@@ -132,8 +151,15 @@ def before_eval(experiment):
 
 
 def images_before(pair):
-    """What a run waits for: all images verified; in rolling mode its own."""
+    """What a run waits for: all images verified; in rolling mode its own; on Modal none."""
+    if not PLAN.config.docker:
+        return []
     return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.images.rolling else GATE
+
+
+def own_image(pair):
+    """The sentinel of a pair's image; on Modal none."""
+    return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.docker else []
 
 
 def image_of(pair):
@@ -150,6 +176,13 @@ def image_uses(jobs):
             files = uses.setdefault(image_of(job.wildcards.pair), [])
             files.extend(str(file) for file in job.output)
     return uses
+
+
+def verified_images():
+    """What `snakemake images` makes."""
+    if not PLAN.config.docker:
+        stop(f"backend {PLAN.config.backend} fetches the tasks' images by itself.")
+    return str(RESULTS.gate)
 
 
 def archive_of(image):

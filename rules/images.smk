@@ -39,7 +39,7 @@ rule images_verified:
 
 rule images:
     input:
-        RESULTS.gate,
+        lambda _: verified_images(),
 
 
 rule image_archive:

@@ -1,10 +1,12 @@
 """See to the image of one task and verify it."""
 
+import contextlib
 import sys
 
+from cooperflow import processes
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
-from cooperflow.images import verified
+from cooperflow.images import landing, verified
 from cooperflow.jobs import command
 
 
@@ -23,7 +25,11 @@ def main() -> int:
                     size = verified.save(made, pair.image)
                     print(f"{verified.archive_path(made, pair.image)}: {size / 1e6:.1f} MB")
                     return 0
-                sentinel = verified.ensure(made, pair)
+                # On one machine pull_slots says how many; on a cluster, of all nodes together.
+                with contextlib.ExitStack() as stack:
+                    if processes.on_a_node():
+                        stack.enter_context(landing.one_at_a_time(made))
+                    sentinel = verified.ensure(made, pair)
                 print(f"{pair.image}: {sentinel['source']} and verified")
                 return 0
         raise UserError(f"The config has no task {arguments.repo}/{arguments.task}.")

@@ -45,6 +45,14 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert atomic.read_lines(path) == [{"a": 1}]
 
 
+def test_the_end_of_a_line_file_has_whole_lines_only(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    for number in range(50):
+        atomic.append_line(path, f'{{"n": {number}}}', shared=True)
+    assert [line["n"] for line in atomic.read_lines(path, 25)] == [48, 49]
+    assert len(atomic.read_lines(path, 10_000)) == len(atomic.read_lines(path)) == 50
+
+
 def test_a_claim_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:
     with (
         processes.claim(tmp_path, "run", 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import tempfile
@@ -37,8 +38,11 @@ def write_json(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, shared: bool = False) -> None:
     """Append one line in a single write and sync it: what a killed process had done stays known.
+
+    Args:
+        shared: other machines append too; over a network two may take the same place for the end.
 
     Raises:
         OSError: it could not be written whole; nothing of it stays to spoil the next line.
@@ -46,6 +50,8 @@ def append_line(path: Path, line: str) -> None:
     data = (line + "\n").encode("utf-8", errors="backslashreplace")
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
+        if shared:
+            fcntl.flock(handle, fcntl.LOCK_EX)
         size = os.fstat(handle).st_size
         written = os.write(handle, data)
         if written != len(data):
@@ -64,14 +70,22 @@ def read_json(path: Path) -> Any | None:
         return None
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the JSON objects of a line file; a last line cut off by a kill is left out."""
+def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
+    """Return the JSON objects of a line file; a last line cut off by a kill is left out.
+
+    Args:
+        last: read only so many bytes at its end, whole lines of them.
+    """
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            begun = max(size - last, 0) if last is not None else 0
+            stream.seek(begun)
+            raw = stream.read()
     except (FileNotFoundError, NotADirectoryError):
         return []
     records = []
-    for line in raw.splitlines():
+    for line in raw.splitlines()[1 if begun else 0 :]:
         try:
             record = json.loads(line)
         except ValueError:

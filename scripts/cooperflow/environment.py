@@ -4,8 +4,10 @@ from __future__ import annotations
 
 # The config as checked, as JSON.
 CONFIG = "COOPERFLOW_CONFIG"
-# The process that the start's jobs, containers and claims belong to: Snakemake.
+# The start's own process, the Snakemake that a user began: it names the start, on all machines.
 OWNER = "COOPERFLOW_OWNER"
+# On a node of a cluster: the Snakemake there that carries out this one job of the start.
+NODE = "COOPERFLOW_NODE"
 # `off` makes every job a plain process; set from the config's `launcher`.
 LAUNCHER = "COOPERFLOW_LAUNCHER"
 # How many tries may follow a job's first.

@@ -15,9 +15,12 @@ from typing import IO
 from cooperflow import atomic
 from cooperflow.errors import UserError
 from cooperflow.layout import Results
-from cooperflow.processes import this_process
+from cooperflow.processes import on_a_node, owner, this_process
 
 _held: list[IO[str]] = []
+
+# A job of a dead start may be looking at the lock just now: how often to try, and the pause.
+TRIES, PAUSE = 10, 0.2
 
 
 def hold(results: Results, clone: Path) -> None:
@@ -35,11 +38,9 @@ def hold(results: Results, clone: Path) -> None:
                 f"{path.parent} cannot be written ({error.strerror}). Make it writable, or set "
                 "`results` to a folder that is."
             ) from None
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(stream):
             stream.seek(0)
-            raise UserError(_who(stream.read(), path)) from None
+            raise UserError(_who(stream.read(), path))
         _held.append(stream)
         with contextlib.suppress(OSError):  # a full disk: the lock is what counts
             stream.truncate(0)
@@ -54,6 +55,50 @@ def hold(results: Results, clone: Path) -> None:
                 stream,
             )
             stream.flush()
+
+
+def _lock(stream: IO[str]) -> bool:
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE)
+        else:
+            return True
+    return False
+
+
+def holder(results: Results) -> str | None:
+    """Return the process that holds the results folder, None when none does.
+
+    Seen from another machine it is also None where the file system keeps locks to one machine.
+    """
+    try:
+        with results.lock.open("r+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return str(json.load(stream)["process"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return None
+
+
+def orphaned(results: Results) -> str:
+    """Return why a job on a cluster's node is not to begin, empty if it is.
+
+    A queue outlives the start that filled it, and the next start sends the same jobs again.
+    """
+    mine = str(owner())
+    for _ in range(TRIES):  # what stands in the file may be a moment behind the lock
+        if not on_a_node() or holder(results) == mine:
+            return ""
+        time.sleep(PAUSE)
+    return (
+        f"the start that sent this job has ended, or {results.lock} cannot be seen to be locked "
+        "from here: the file system must carry flock between machines (Lustre: mount with "
+        "-o flock; NFS: version 4)"
+    )
 
 
 def _who(text: str, path: Path) -> str:

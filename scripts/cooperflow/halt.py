@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from cooperflow.layout import Results
 
 # How long another run may take to say the same, seconds.
 CLAIM_SECONDS = 30
+# How often a start whose jobs run elsewhere looks for their word, seconds.
+LOOK = 3.0
 
 ADVICE = {
     "auth": "The provider refused the key. Set the right one in the environment variable {key}.",
@@ -46,6 +49,20 @@ def declare(results: Results, run: str, reason: str, message: str) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(owner.pid, signal.SIGTERM)
     return True
+
+
+def heed(results: Results) -> None:
+    """In the process of a start whose jobs cannot signal it: look for their note, and obey it.
+
+    Files of other machines come late, so that a few jobs may still be sent; they do nothing.
+    """
+
+    def look() -> None:
+        while current(results) is None:
+            time.sleep(LOOK)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True, name="halt").start()
 
 
 def current(results: Results) -> str | None:

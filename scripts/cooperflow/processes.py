@@ -55,8 +55,18 @@ def this_process() -> Process:
 
 
 def owner() -> Process | None:
-    """Return the Snakemake process that this job belongs to, None when started by hand."""
+    """Return the Snakemake process that began this job's start, None when started by hand."""
     return Process.parse(os.environ.get(environment.OWNER, ""))
+
+
+def on_a_node() -> bool:
+    """Whether this job was sent to a node of a cluster: it may outlive its start."""
+    return bool(os.environ.get(environment.NODE))
+
+
+def keeper() -> Process | None:
+    """Return the Snakemake process on this machine that this job ends with."""
+    return Process.parse(os.environ.get(environment.NODE, "")) or owner()
 
 
 def _start_mark(pid: int) -> str | None:
@@ -116,7 +126,7 @@ def watch_client(connection: socket.socket) -> None:
 
 def heed_owner() -> None:
     """Raise Interrupted when whoever wanted this work is gone: Snakemake, or the job's client."""
-    snakemake = owner()
+    snakemake = keeper()
     if snakemake is not None and not snakemake.alive():
         raise Interrupted("the workflow it belongs to has ended")
     for connection in _client:
@@ -158,6 +168,7 @@ def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
 
     Raises:
         UserError: another process still holds it.
+        Interrupted: whoever wanted this work is gone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / hashlib.sha256(name.encode()).hexdigest()[:24]
@@ -166,6 +177,7 @@ def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
         if time.monotonic() > limit:
             holder = path.read_text().strip() if path.exists() else "?"
             raise UserError(f"{name}: another process is at work on it ({holder}).")
+        heed_owner()
         time.sleep(0.2)
     try:
         stream.write(str(this_process()))

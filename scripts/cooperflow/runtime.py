@@ -21,7 +21,9 @@ def folder() -> Path:
     Raises:
         PermissionError: something of that name is there and is not this user's own.
     """
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"cooperflow-{os.getuid()}"
+    told = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    # A cluster hands the variable of one machine to another, where nobody has made the folder.
+    base = (told if told.is_dir() else Path("/tmp")) / f"cooperflow-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     status = base.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:

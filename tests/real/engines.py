@@ -69,7 +69,7 @@ def registry(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def engine(folder: Path, size: int = DISK) -> Iterator[str]:
-    """Run a Docker engine of our own on a small disk; give its DOCKER_HOST."""
+    """Run a Docker engine of our own on a disk of ``size`` bytes; give its DOCKER_HOST."""
     folder.mkdir(parents=True)
     disk, mount = folder / "disk.img", folder / "root"
     mount.mkdir()

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow import processes, runtime
+from cooperflow import layout, processes, runtime
 
 SHIM = Path(__file__).with_name("docker-labelled")
 
@@ -32,6 +32,7 @@ class Command:
     log: Path
     stop_note: Path  # gets the ids of containers that upstream puts away itself
     labels: Mapping[str, str]
+    tags: Mapping[str, str] | None = None  # of Modal's sandboxes; None: containers are Docker's
     run_arguments: Sequence[str] = ()  # for `docker run`, beside the labels
     sdk_arguments: Mapping[str, Any] = field(default_factory=dict)  # for the SDK's run
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +106,8 @@ def _main(command: Command) -> int:
 
     from cooperflow.attempt import seams
 
+    if command.tags is not None:
+        seams.tag_sandboxes(command.tags, command.log.parent / layout.EVENTS)
     seams.label_all(command.labels, command.sdk_arguments, command.stop_note)
     if command.command_seconds is not None:
         seams.limit_commands(command.command_seconds)

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, guard, layout, runtime
+from cooperflow import atomic, guard, layout, processes, runtime
 from cooperflow.attempt import child, watch
-from cooperflow.engine import containers
+from cooperflow.attempt.places import DockerHere, ModalElsewhere, Place
+from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
+from cooperflow.images import landing
 from cooperflow.layout import Pair
 
 
@@ -45,22 +48,26 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
         stop_note = scratch / "put-away"
         stop_note.touch()
         try:
-            client = containers.engine()
-            containers.sweep(client, labels.results, labels.run)
-            client.close()
-        except EngineError as error:
-            print(f"Docker does not answer: {error}")
+            _make_way(plan, labels, pair)
+        except (EngineError, UserError) as error:
+            print(error)
             return None
+        place_of: Place
+        if plan.config.docker:
+            place_of = DockerHere(place, labels, stop_note)
+        else:
+            place_of = ModalElsewhere(place, labels, None)
         watched = watch.watch(
             child.Command(
                 arguments=_arguments(plan, subject, logs),
                 log=place / "cooperbench.log",
                 stop_note=stop_note,
                 labels=labels.as_dict(),
+                tags=None if plan.config.docker else sandboxes.tags(labels),
                 sdk_arguments=containers.limits(plan.config.containers)[1],
                 command_seconds=plan.config.limits.test_seconds,
             ),
-            labels,
+            place_of,
             plan.config.limits.eval_seconds,
         )
     document = atomic.read_json(staged / layout.EVAL)
@@ -81,6 +88,20 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
         print(f"{subject.key}: grading broke: {', '.join(found)}; see {place}")
         return None
     return document
+
+
+def _make_way(plan: Plan, labels: Labels, pair: Pair) -> None:
+    """Remove what earlier tries left, and see to the image where the job landed."""
+    if not plan.config.docker:
+        chosen = sandboxes.tags(labels)
+        chosen.pop(sandboxes.TOKEN)
+        sandboxes.remove(chosen)
+        return
+    client = containers.engine()
+    containers.sweep(client, labels.results, labels.run)
+    client.close()
+    if processes.on_a_node():
+        landing.ensure(plan, pair)
 
 
 def new_place(folder: Path) -> Path:

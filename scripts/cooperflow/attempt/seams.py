@@ -6,6 +6,7 @@ Only calls of the SDK are wrapped; cooperbench itself stays as it is.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,6 +66,20 @@ def label_all(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Pat
     _replace(VolumeCollection, "create", labelled_volume)
     _replace(Container, "stop", noted_stop)
     _replace(Container, "remove", noted_remove)
+
+
+def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
+    """Give every sandbox begun on Modal ``tags``, and note it in ``note``, a line of JSON each."""
+    import modal
+
+    create = modal.Sandbox.create
+
+    def tagged(*args: Any, **options: Any) -> Any:
+        sandbox = create(*args, **{**options, "tags": {**(options.get("tags") or {}), **tags}})
+        _append(note, json.dumps({"status": "start", "id": sandbox.object_id}))
+        return sandbox
+
+    _replace(modal.Sandbox, "create", tagged)
 
 
 def limit_commands(seconds: float) -> None:

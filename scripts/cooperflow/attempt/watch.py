@@ -17,10 +17,11 @@ from typing import Any
 
 from cooperflow import atomic, layout, processes, runtime
 from cooperflow.attempt import child, secrecy
+from cooperflow.attempt.places import ENGINE_PATIENCE, DockerHere, ModalElsewhere, Place
 from cooperflow.attempt.redis_server import RedisServer
-from cooperflow.engine import containers
-from cooperflow.engine.containers import EngineError, EventRecord, Labels
-from cooperflow.engine.probe import EngineProbe, full
+from cooperflow.engine import containers, sandboxes
+from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.engine.probe import full
 from cooperflow.experiment.plan import Run
 from cooperflow.outcomes import publish, usage
 from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence
@@ -29,8 +30,6 @@ from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence
 TICK = 0.1
 # How often its containers and the engine are looked at meanwhile, seconds.
 LOOK = 1.0
-# How long the engine may leave us without an answer before the attempt counts it as lost, seconds.
-ENGINE_PATIENCE = 30
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Job:
     run_arguments: tuple[str, ...] = ()
     sdk_arguments: Mapping[str, Any] | None = None
     replay: str | None = None
+    docker: bool = True  # else its containers are Modal's sandboxes
 
     @property
     def calls(self) -> Path:
@@ -101,6 +101,7 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             log=job.folder / "cooperbench.log",
             stop_note=stop_note,
             labels=job.labels.as_dict(),
+            tags=None if job.docker else sandboxes.tags(job.labels),
             run_arguments=job.run_arguments,
             sdk_arguments=job.sdk_arguments or {},
             environment=job.environment,
@@ -109,13 +110,13 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             calls=job.calls,
         )
         try:
-            watched = watch(command, job.labels, job.seconds)
+            watched = watch(command, _place(job, stop_note), job.seconds)
         finally:
             secrecy.scrub(job.folder, job.key)
         return _evidence(job, watched, redis)
 
 
-def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
+def watch(command: child.Command, place: Place, seconds: float) -> Watched:
     """Run cooperbench for at most ``seconds``; its processes and containers are gone afterwards.
 
     It is ended before its time when nothing good can come of it: when a container of it died,
@@ -124,14 +125,12 @@ def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
     Raises:
         Interrupted: asked to end, or the owner has ended.
     """
-    events = EventRecord(command.log.parent / layout.EVENTS, labels.token)
-    probe = EngineProbe()
     begun = time.monotonic()
     status: int | None = None
     timed_out = False
     process = child.start(command)
     try:
-        probe.begin()  # after the fork, which must not inherit a thread
+        place.begin()  # after the fork, which must not inherit a thread
         looked = begun
         while status is None:
             pid, code = os.waitpid(process, os.WNOHANG)
@@ -144,7 +143,7 @@ def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
                 break
             if now - looked > LOOK:
                 looked = now
-                if _doomed(events, command.stop_note, probe):
+                if place.doomed():
                     break
             processes.heed_owner()
             time.sleep(TICK)
@@ -155,43 +154,25 @@ def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
             with contextlib.suppress(ChildProcessError):
                 os.kill(process, signal.SIGKILL)
                 _, status = os.waitpid(process, 0)
-        broke, stalled = events.broke, probe.stalled
-        probe.end()
-        lost = clear(labels)
-        processes.end(events.process)
+        seen = place.end(ended)
     return Watched(
         exit_code=None if status is None else os.waitstatus_to_exitcode(status),
         timed_out=timed_out,
         seconds=time.monotonic() - begun,
         ended=ended,
-        fates=events.fates(_put_away(command.stop_note), ended),
-        engine_lost=broke or lost,
-        engine_stalled=stalled,
+        fates=seen.fates,
+        engine_lost=seen.lost,
+        engine_stalled=seen.stalled,
         disk_full=full(command.log.parent),
     )
 
 
-def _doomed(events: EventRecord, stop_note: Path, probe: EngineProbe) -> bool:
-    if events.broke:
-        return probe.gone
-    fates = events.fates(_put_away(stop_note), time.time())
-    return fates.died > 0 or fates.oom > 0
-
-
-def _put_away(stop_note: Path) -> list[str]:
-    """Return the containers that upstream ended itself."""
-    return stop_note.read_text().split()
-
-
-def clear(labels: Labels) -> bool:
-    """Remove the attempt's containers; return whether the engine is lost to us."""
-    try:
-        client = containers.engine(ENGINE_PATIENCE)
-        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
-        client.close()
-    except EngineError:
-        return True
-    return False
+def _place(job: Job, stop_note: Path) -> Place:
+    if job.docker:
+        return DockerHere(job.folder, job.labels, stop_note)
+    setting = job.run.experiment.setting
+    agents = 1 if setting.mode == "solo" else 2
+    return ModalElsewhere(job.folder, job.labels, agents + ("--git" in setting.flags))
 
 
 def _redis(
@@ -230,7 +211,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
     calls = usage.calls(atomic.read_lines(job.calls))
     image_missing = False
     fates = watched.fates
-    if not watched.engine_lost and not fates.started:
+    if job.docker and not watched.engine_lost and not fates.started:
         with contextlib.suppress(EngineError):
             client = containers.engine(ENGINE_PATIENCE)
             image_missing = containers.image_id(client, job.image) is None
@@ -249,7 +230,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
             )
             for thread in usage.threads(calls)
         ),
-        containers_started=None if watched.engine_lost else fates.started,
+        containers_started=fates.started if job.docker and not watched.engine_lost else None,
         containers_died=fates.died,
         containers_oom=fates.oom,
         engine_lost=watched.engine_lost,

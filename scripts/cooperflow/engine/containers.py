@@ -100,20 +100,32 @@ def image_id(client: docker.DockerClient, image: str) -> str | None:
             return None
 
 
+def image_digests(client: docker.DockerClient, image: str) -> list[str]:
+    """Return the digests that a registry gave an image, none where it was built or loaded."""
+    with _told():
+        try:
+            return list(client.images.get(image).attrs.get("RepoDigests") or [])
+        except docker.errors.ImageNotFound:
+            return []
+
+
 def remove(client: docker.DockerClient, labels: Mapping[str, str]) -> int:
     """Remove all containers, networks and volumes that carry ``labels``; return how many."""
     return _remove(client, labels, lambda _: True)
 
 
 def sweep(client: docker.DockerClient, results: str, run: str | None = None) -> int:
-    """Remove what dead processes left of a results folder (or one run of it); return how many."""
-    labels = {RESULTS_LABEL: results} | ({RUN_LABEL: run} if run else {})
+    """Remove what is left on this engine of a results folder; return how many.
+
+    That is what dead processes of this machine left: nobody can tell of one on another machine
+    whether it is alive. Of ``run`` it is everything: whoever holds its claim is the only one at it.
+    """
 
     def orphaned(found: Mapping[str, str]) -> bool:
         process = Process.parse(found.get(OWNER_LABEL, ""))
-        return process is None or not process.alive()
+        return found.get(RUN_LABEL) == run or process is None or not process.alive()
 
-    return _remove(client, labels, orphaned)
+    return _remove(client, {RESULTS_LABEL: results}, orphaned)
 
 
 def _remove(client: docker.DockerClient, labels: Mapping[str, str], wanted: Any) -> int:

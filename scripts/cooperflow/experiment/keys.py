@@ -166,6 +166,11 @@ class Assumptions(_Table):
 class Config(_Table):
     """All keys of config/config.yaml."""
 
+    @property
+    def docker(self) -> bool:
+        """Whether agents and tests run in Docker's containers, here or on a cluster's nodes."""
+        return self.backend == "docker"
+
     results: str = Field("results", description="root of everything written")
     dataset: Dataset = Dataset()
     models: dict[str, Model | None]
@@ -179,7 +184,9 @@ class Config(_Table):
     containers: Containers = Containers()
     breaker: Breaker = Breaker()
     assume: Assumptions = Assumptions()
-    backend: Literal["docker"] = "docker"
+    backend: Literal["docker", "modal", "gcp"] = Field(
+        "docker", description="where agents and tests run; gcp is upstream's word, and cannot work"
+    )
     preflight: Literal["full", "light"] = Field(
         "full",
         description="before paid runs, full: try the model with a call of one token, a container,"

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
+from cooperflow.experiment import backends
 from cooperflow.experiment.keys import DOCKER_AGENTS, MODES, Agent, Config, Model
 
 
@@ -67,6 +68,7 @@ def problems(config: Config) -> Iterator[str]:
         if model is not None:
             yield from _model_problems(name, model)
     yield from _agent_problems(config.agent)
+    yield from backends.problems(config)
     if config.dataset.first is not None and config.dataset.sample is not None:
         yield "dataset.first, dataset.sample: only one of them can choose. Take the other out."
     if config.redis.url is not None and not re.match(r"(redis|rediss|unix)://", config.redis.url):

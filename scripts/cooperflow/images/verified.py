@@ -37,6 +37,18 @@ def ensure(plan: Plan, pair: Pair) -> dict[str, Any]:
         UserError: it cannot be had, there is no room for it, or it is not what a run needs.
         EngineError: Docker does not answer.
     """
+    sentinel = bring(plan, pair)
+    atomic.write_json(plan.results.sentinel(pair.image), sentinel)
+    return sentinel
+
+
+def bring(plan: Plan, pair: Pair) -> dict[str, Any]:
+    """See to the image of a task on this machine and return what a sentinel says of it.
+
+    Raises:
+        UserError: it cannot be had, there is no room for it, or it is not what a run needs.
+        EngineError: Docker does not answer.
+    """
     client = containers.engine()
     image = pair.image
     source = "present"
@@ -56,7 +68,6 @@ def ensure(plan: Plan, pair: Pair) -> dict[str, Any]:
         "checked": _verify(plan, client, image, str(found.id)),
         "time": time.time(),
     }
-    atomic.write_json(plan.results.sentinel(image), sentinel)
     client.close()
     return sentinel
 

@@ -26,6 +26,8 @@ from cooperflow.layout import Results
 LONGEST = 600
 # How often a waiting job says so (at first), and how often it probes, seconds.
 SAY, LOOK = 60, 5
+# How much of the attempts' ends is read: some hundred, of a file that grows with each run, bytes.
+TAIL = 65_536
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def note(results: Results, run: Run, reason: str) -> None:
     """Note how an attempt ended; ``reason``: of an infrastructure failure, else empty."""
     record = {"time": time.time(), "owner": str(processes.owner()), "run": run.key}
     with contextlib.suppress(OSError):  # a full disk is told of elsewhere
-        atomic.append_line(results.breaker, json.dumps({**record, "reason": reason}))
+        line = json.dumps({**record, "reason": reason})
+        atomic.append_line(results.breaker, line, shared=True)
 
 
 def forget(results: Results) -> None:
@@ -95,10 +98,10 @@ def _obstacle(plan: Plan, run: Run, graded: bool, trial: bool) -> str:
     trouble = None
     if not graded:
         mine = str(processes.owner())
-        records = atomic.read_lines(plan.results.breaker)
+        records = atomic.read_lines(plan.results.breaker, TAIL)
         ends = [record for record in records if record.get("owner") == mine]
         trouble = judge(ends, config.failures, config.pause_seconds)
-    lost = probe.engine()
+    lost = probe.engine() if plan.config.docker else ""
     if lost:
         return f"{lost}. It goes on when it does."
     if trouble is None:

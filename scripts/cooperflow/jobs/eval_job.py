@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cooperflow import atomic, processes
+from cooperflow import atomic, guard, processes
 from cooperflow.attempt import grading
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import rolling
 from cooperflow.jobs import breaker
-from cooperflow.jobs.run_job import CLAIM_SECONDS, DONE, INTERRUPTED, TRY_AGAIN, Try
+from cooperflow.jobs.run_job import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import outcome, publish
 from cooperflow.outcomes.outcome import Verdict
@@ -23,7 +23,10 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     """Grade ``run`` and return the exit code of the job."""
     folder = run.folder(plan.results)
     try:
-        with processes.claim(plan.results.claims, f"eval {run.key}", CLAIM_SECONDS):
+        if orphaned := guard.orphaned(plan.results):
+            print(f"{run.key}: grading not begun: {orphaned}.")
+            return INTERRUPTED
+        with processes.claim(plan.results.claims, f"eval {run.key}", claim_seconds(plan)):
             for place in (folder.path, folder.evals):
                 atomic.sweep(place)
             with breaker.passage(plan, run, graded=True):

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import atomic, processes
+from cooperflow import atomic, guard, processes
 from cooperflow.attempt import grading
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import rolling
-from cooperflow.jobs.run_job import CLAIM_SECONDS, DONE, INTERRUPTED, TRY_AGAIN, Try
+from cooperflow.jobs.run_job import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.layout import Pair
 from cooperflow.outcomes import oracle
 from cooperflow.outcomes.oracle import Probe
@@ -45,7 +45,10 @@ def perform(plan: Plan, this_one: Repetition, this: Try) -> int:
     pair, number = this_one.pair, this_one.number
     key = f"oracle/{pair.folder}/{number}"
     try:
-        with processes.claim(plan.results.claims, key, CLAIM_SECONDS):
+        if orphaned := guard.orphaned(plan.results):
+            print(f"{key}: not begun: {orphaned}.")
+            return INTERRUPTED
+        with processes.claim(plan.results.claims, key, claim_seconds(plan)):
             code = _repetition(plan, pair, number, key, this)
         rolling.release(plan, pair.image)
         return code

@@ -12,13 +12,13 @@ from typing import Any
 
 from cooperflow import atomic, guard, halt, layout, processes, runtime
 from cooperflow.attempt import watch
-from cooperflow.engine import containers
+from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.keys import Model
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.images import verified
+from cooperflow.images import landing
 from cooperflow.jobs import breaker
 from cooperflow.outcomes import outcome, publish, usage
 from cooperflow.outcomes.outcome import Evidence, Verdict
@@ -33,8 +33,6 @@ INTERRUPTED = 130
 
 # A process of an earlier start may still be dying: how long to wait for it, seconds.
 CLAIM_SECONDS = 90
-# Another run may be fetching the same image, seconds.
-IMAGE_SECONDS = 3600
 # The longest pause that a provider's Retry-After can ask for, seconds.
 LONGEST_PAUSE = 600
 
@@ -51,7 +49,10 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     """Do one attempt at ``run`` and return the exit code of the job."""
     folder = run.folder(plan.results)
     try:
-        with processes.claim(plan.results.claims, run.key, CLAIM_SECONDS):
+        if orphaned := guard.orphaned(plan.results):
+            print(f"{run.key}: not begun: {orphaned}.")
+            return INTERRUPTED
+        with processes.claim(plan.results.claims, run.key, claim_seconds(plan)):
             if atomic.read_json(folder.result) is not None:
                 return DONE
             for place in (folder.path, *map(folder.attempt, folder.attempt_numbers())):
@@ -70,6 +71,17 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     except Interrupted as why:
         print(f"{run.key}: ended: {why}")
         return INTERRUPTED
+
+
+def claim_seconds(plan: Plan) -> float:
+    """Return how long another process may still be at a run or grading, seconds.
+
+    On a cluster it may be a whole job of an earlier start, which goes on and whose result is
+    waited for; elsewhere it is dying.
+    """
+    limits = plan.config.limits
+    longest = max(limits.run_seconds, limits.eval_seconds)
+    return CLAIM_SECONDS + (longest if processes.on_a_node() else 0)
 
 
 def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
@@ -123,7 +135,7 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
         document,
         verdict,
         evidence,
-        image,
+        image or None,
         known.get("fingerprint"),
         started,
     )
@@ -132,38 +144,27 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
 
 
 def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
-    """Return the id of the run's image if it is the verified one, and whether Docker is lost."""
-    sentinel = atomic.read_json(plan.results.sentinel(run.pair.image)) or {}
+    """Return the id of the run's image if it is the verified one, and whether Docker is lost.
+
+    On Modal there is none to look at: the id is empty.
+    """
+    labels = guard.identity(plan.results), run.key
     try:
+        if not plan.config.docker:
+            sandboxes.remove(
+                {sandboxes.RESULTS: labels[0], sandboxes.RUN: sandboxes.run_tag(run.key)}
+            )
+            return "", False
         client = containers.engine()
-        containers.sweep(client, guard.identity(plan.results), run.key)
-        found = containers.image_id(client, run.pair.image)
+        containers.sweep(client, *labels)
         client.close()
+        return landing.ensure(plan, run.pair), False
     except EngineError as error:
-        print(f"Docker does not answer: {error}")
+        print(error if not plan.config.docker else f"Docker does not answer: {error}")
         return None, True
-    if found is None or not sentinel.get("id"):
-        found = _anew(plan, run)
-    elif found != sentinel.get("id"):
-        print(
-            f"{run.pair.image}: is now {found}, but {sentinel.get('id')} was verified. "
-            f"Remove {plan.results.sentinel(run.pair.image)} to have it verified again."
-        )
-        found = None
-    return found, False
-
-
-def _anew(plan: Plan, run: Run) -> str | None:
-    """Fetch and verify an image that has gone since it was verified; return its id."""
-    print(
-        f"{run.pair.image}: the image is not there any more, or nothing says that it is verified."
-    )
-    try:
-        with processes.claim(plan.results.claims, run.pair.image, IMAGE_SECONDS):
-            return str(verified.ensure(plan, run.pair)["id"])
-    except (UserError, EngineError) as error:
+    except UserError as error:
         print(error)
-        return None
+        return None, False
 
 
 def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
@@ -195,6 +196,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         run_arguments=tuple(limits),
         sdk_arguments=sdk_limits,
         replay=str(Path(model.replay).resolve()) if model.replay else None,
+        docker=config.docker,
     )
 
 

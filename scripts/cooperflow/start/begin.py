@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from cooperflow import guard, halt, runtime
-from cooperflow.engine import containers
+from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
@@ -36,7 +36,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     breaker.forget(plan.results)
     runtime.sweep()
     _bring_to_now(plan, clone)
-    swept = _sweep(plan) if work.needs_engine else 0
+    swept = _sweep(plan) if work.needs_engine and not work.cluster else 0
     root = Path(plan.config.dataset.dir)
     # A grading reads the data set too: it must be the one that the run was made with.
     if work.runs or work.gradings:
@@ -52,7 +52,8 @@ def _try_for_real(plan: Plan, work: Work) -> None:
     paid = [run for run in work.runs if run.experiment.model.replay is None]
     if not paid or plan.config.preflight == "light":
         return
-    bad = checks.show(checks.lines(plan, paid), lambda text: print(text, file=sys.stderr))
+    found = checks.lines(plan, paid, engine=not work.cluster)
+    bad = checks.show(found, lambda text: print(text, file=sys.stderr))
     if bad:
         raise UserError("Not started:\n" + "\n".join(f"  {line.name}: {line.text}" for line in bad))
 
@@ -75,6 +76,9 @@ def _bring_to_now(plan: Plan, clone: Path) -> None:
 def _sweep(plan: Plan) -> int:
     """Remove the containers of earlier starts that are dead."""
     try:
+        if not plan.config.docker:
+            # No other start is at work on these results, and jobs here end with their start.
+            return sandboxes.remove({sandboxes.RESULTS: guard.identity(plan.results)})
         client = containers.engine()
         count = containers.sweep(client, guard.identity(plan.results))
         client.close()

@@ -14,7 +14,7 @@ import docker.errors
 
 from cooperflow import atomic, guard, runtime
 from cooperflow.attempt import redis_server, watch
-from cooperflow.engine import containers
+from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
@@ -30,7 +30,9 @@ MEMORY = 64 * 1024 * 1024
 
 def lines(plan: Plan, runs: Sequence[Run], engine: bool = True) -> Iterator[Line]:
     """Look at everything that ``runs`` need, one line each as it is known."""
-    if engine:
+    if not plan.config.docker:
+        yield _modal()
+    elif engine:
         yield from _docker(plan)
     yield _open_files()
     yield _disk(plan)
@@ -66,6 +68,17 @@ def _docker(plan: Plan) -> Iterator[Line]:
             yield Line("images", OK, told or f"all {len(plan.images)} are here")
         except UserError as error:
             yield Line("images", BAD, str(error))
+
+
+def _modal() -> Line:
+    """Ask Modal for upstream's app, which costs nothing."""
+    told = sandboxes.lacking()
+    if not told:
+        try:
+            sandboxes.answers()
+        except EngineError as error:
+            told = f"{error}. Check the token and the network (`.venv/bin/modal token info`)."
+    return Line("modal", BAD if told else OK, told or "its app answers; no Docker is needed here")
 
 
 def _changed(plan: Plan, client: docker.DockerClient) -> Iterator[Line]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cooperflow.attempt import redis_server
-from cooperflow.engine import containers
+from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
@@ -30,14 +30,16 @@ class Work:
     oracles: int = 0
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
     slots: int = 4  # runs at a time
+    cluster: bool = False  # the jobs run on other machines
 
     @property
     def needs_engine(self) -> bool:
+        """Whether Docker has work to do, here or on the machines of a cluster."""
         return self.images or bool(self.runs) or bool(self.gradings) or self.oracles > 0
 
 
 def check(plan: Plan, work: Work) -> str | None:
-    """Return Docker's version if all is well (None: Docker is not needed).
+    """Return Docker's version if all is well (None: Docker is not needed, or not here).
 
     Raises:
         UserError: names everything that is missing and what to do about each.
@@ -46,10 +48,15 @@ def check(plan: Plan, work: Work) -> str | None:
         return None
     problems = [*_keys(work.runs), *_data(plan), *_redis(work.runs, plan), *_disk(plan, work)]
     version = None
-    try:
-        version = _engine(plan, work.images)
-    except (EngineError, UserError) as error:
-        problems.append(str(error))
+    if not plan.config.docker:
+        problems += filter(None, [sandboxes.lacking()])
+    elif work.cluster:
+        problems += _cluster(plan)
+    else:
+        try:
+            version = _engine(plan, work.images)
+        except (EngineError, UserError) as error:
+            problems.append(str(error))
     if problems:
         lines = "\n".join(f"  {i}. {text}" for i, text in enumerate(problems, start=1))
         raise UserError(f"Not started; this is missing:\n{lines}")
@@ -96,6 +103,22 @@ def _disk(plan: Plan, work: Work) -> Iterator[str]:
         yield (
             f"Disk: {existing} has {free / 1e6:.0f} MB free; {len(work.runs)} runs may take "
             f"{needed / 1e6:.0f} MB. Free some, or set `results` to another disk."
+        )
+
+
+def _cluster(plan: Plan) -> Iterator[str]:
+    """What cannot work where each job sees to the images of its own machine."""
+    if plan.config.images.rolling:
+        yield (
+            "Images: images.rolling keeps count of one machine's images; on a cluster each node "
+            "has its own. Set images.rolling: false, and give Docker's storage on the nodes room "
+            "for all images, or run fewer tasks per start (dataset.tasks)."
+        )
+    if plan.config.images.build and plan.config.images.archive is None:
+        yield (
+            "Images: images.build makes another image on each node. Build once, and let the nodes "
+            "load it: name a folder as images.archive that all machines see, and make its tars "
+            "with `snakemake images_archive` where Docker is."
         )
 
 

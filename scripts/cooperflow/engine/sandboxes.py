@@ -1,0 +1,103 @@
+"""Modal, as far as a run touches it: tags of its sandboxes, credentials, what is left to remove."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from cooperflow.engine.containers import EngineError, Labels
+
+# Modal's tags are plain words: no colons, no slashes.
+RESULTS = "cooperflow-results"
+RUN = "cooperflow-run"
+TOKEN = "cooperflow-token"
+# The apps in which upstream starts sandboxes: of agents, and of gradings.
+APPS = ("cooperbench", "cooperbench-eval")
+# How long Modal may take for one answer, seconds.
+PATIENCE = 60
+
+
+def tags(labels: Labels) -> dict[str, str]:
+    """Return the tags of all sandboxes of one attempt."""
+    return {RESULTS: labels.results, RUN: run_tag(labels.run), TOKEN: labels.token}
+
+
+def run_tag(run: str) -> str:
+    """Return a run's key as a plain word."""
+    return hashlib.sha256(run.encode()).hexdigest()[:24]
+
+
+def lacking() -> str:
+    """Return what Modal's client lacks to log in, empty if nothing. Asks nobody."""
+    from modal.config import config
+
+    if config.get("token_id") and config.get("token_secret"):
+        return ""
+    return (
+        "Modal: there are no credentials. Run `.venv/bin/modal token new`, or set MODAL_TOKEN_ID "
+        "and MODAL_TOKEN_SECRET."
+    )
+
+
+def answers() -> None:
+    """Look whether Modal lets us in.
+
+    Raises:
+        EngineError: it does not, or cannot be reached.
+    """
+    _ask()
+
+
+def remove(chosen: Mapping[str, str]) -> int:
+    """End all sandboxes that carry these tags; return how many.
+
+    Raises:
+        EngineError: Modal cannot be asked.
+    """
+    return _ask(*(f"{key}={value}" for key, value in chosen.items()))
+
+
+def _ask(*tags: str) -> int:
+    """Do it in a process of its own: Modal's client keeps threads, which no fork may inherit."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, *tags],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"Modal does not answer within {PATIENCE} s") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no word"]
+        raise EngineError(f"Modal: {said[-1][:300]}")
+    return int(done.stdout)
+
+
+def _main(wanted: Mapping[str, str]) -> int:
+    """End the sandboxes with these tags; without any only see whether we are let in."""
+    import modal
+
+    if not wanted:
+        modal.App.lookup(APPS[0], create_if_missing=True)
+    count = 0
+    for name in APPS if wanted else ():
+        try:
+            app: Any = modal.App.lookup(name)
+        except modal.exception.NotFoundError:
+            continue
+        for sandbox in modal.Sandbox.list(app_id=app.app_id, tags=dict(wanted)):
+            sandbox.terminate()
+            count += 1
+    return count
+
+
+if __name__ == "__main__":
+    print(_main(dict(argument.split("=", 1) for argument in sys.argv[1:])))

@@ -1,0 +1,1 @@
+"""The workflow on a real Slurm cluster, with the faults that a cluster has."""

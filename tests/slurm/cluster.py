@@ -1,0 +1,226 @@
+"""A real Slurm cluster on this machine: one slurmctld, and slurmds that are machines of their own.
+
+Each node has its own host name and its own process numbers (Linux namespaces), so that what runs
+there sees neither the processes of the controller nor those of another node. File system and
+Docker engine are shared. Killing a node ends all of its processes at once, as a power cut does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue")
+# How the workflow is told to use a cluster; here jobs end within seconds, so it looks often.
+PROFILES = ("--profile", "profiles/default", "--workflow-profile", "profiles/slurm")
+PROFILES += ("--slurm-init-seconds-before-status-checks", "1")
+# How long a part may take to be there, seconds.
+PATIENCE = 60
+
+CONF = """\
+ClusterName=cooperflow
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SwitchType=switch/none
+SchedulerType=sched/backfill
+SchedulerParameters=sched_interval=2,bf_interval=5,batch_sched_delay=1
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SlurmdParameters=config_overrides
+# A node that says nothing for so long has failed.
+SlurmdTimeout=10
+SlurmctldTimeout=10
+KillWait=10
+MinJobAge=300
+ReturnToService=2
+{nodes}
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+NODE = "NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=8000"
+
+
+def lacking() -> list[str]:
+    """Return the programs that are not installed."""
+    return [program for program in PROGRAMS if shutil.which(program) is None]
+
+
+@dataclass
+class Cluster:
+    """A cluster that is up."""
+
+    folder: Path
+    nodes: tuple[str, ...]
+    engines: Mapping[str, str] = field(default_factory=dict)  # a node's own, by its socket
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """What makes Slurm's commands talk to this cluster."""
+        return {"SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def command(self, *arguments: str) -> str:
+        """Run one of Slurm's commands and return what it prints."""
+        done = subprocess.run(
+            arguments,
+            env={**os.environ, **self.environment()},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def jobs(self) -> dict[str, str]:
+        """Return the state of each job that is queued or at work, by its number."""
+        lines = self.command("squeue", "--noheader", "--format=%i %T").splitlines()
+        return dict(line.split() for line in lines if line.strip())
+
+    def running_on(self, node: str) -> list[str]:
+        told = self.command("squeue", "--noheader", "--format=%i", "-t", "RUNNING", "-w", node)
+        return told.split()
+
+    def state(self, node: str) -> str:
+        return self.command("sinfo", "--noheader", "-n", node, "--format=%T").strip()
+
+    def start_node(self, node: str) -> None:
+        """Boot a machine: a host name and process numbers of its own, and slurmd in it."""
+        mounts = {str(self.folder): "/etc/slurm"}  # srun in a job looks nowhere else
+        if node in self.engines:
+            mounts[self.engines[node]] = "/var/run/docker.sock"
+        inner = [f"hostname {node}"]
+        inner += [f"mount --bind {source} {place}" for source, place in mounts.items()]
+        inner += [f"exec slurmd -D -N {node} -f /etc/slurm/slurm.conf"]
+        # The kernel ends all of it when its first process ends.
+        apart = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        self._daemon(node, [*apart, "sh", "-c", " && ".join(inner)])
+
+    def kill_node(self, node: str) -> None:
+        """Cut a machine's power: every process on it is gone, nothing is told to anybody."""
+        self.daemons.pop(node).kill()
+
+    def _daemon(self, name: str, command: list[str]) -> None:
+        with (self.folder / f"{name}.out").open("ab") as out:
+            self.daemons[name] = subprocess.Popen(
+                command,
+                env={**os.environ, **self.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def up(self) -> None:
+        """Start all daemons and wait until the nodes are idle."""
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(128))
+        key.chmod(0o400)
+        files = {
+            "--key-file": "munge.key",
+            "--socket": "munge.socket",
+            "--pid-file": "munged.pid",
+            "--log-file": "munged.log",
+            "--seed-file": "munged.seed",
+        }
+        options = [f"{option}={self.folder / name}" for option, name in files.items()]
+        self._daemon("munged", ["munged", "--foreground", "--force", *options])
+        wait_for(lambda: (self.folder / "munge.socket").exists(), "munged")
+        self._daemon("slurmctld", ["slurmctld", "-D", "-f", str(self.folder / "slurm.conf")])
+        for node in self.nodes:
+            self.start_node(node)
+        wait_for(lambda: all(self._state(node) == "idle" for node in self.nodes), "the nodes")
+
+    def _state(self, node: str) -> str:
+        with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+            return self.state(node)
+        return ""
+
+    def down(self) -> None:
+        """Cancel what is left and end all daemons."""
+        with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+            self.command("scancel", "--full", "--user", "root")
+            wait_for(lambda: not self.jobs(), "the jobs' end", 20)
+        for name in reversed(list(self.daemons)):
+            daemon = self.daemons.pop(name)
+            if name not in self.nodes:
+                daemon.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    daemon.wait(10)
+            daemon.kill()
+            daemon.wait()
+
+
+def wait_for(what: Callable[[], Any], name: str, seconds: float = PATIENCE) -> Any:
+    """Return what ``what`` returns as soon as that is true.
+
+    Raises:
+        TimeoutError: it was not within ``seconds``.
+    """
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        value = what()
+        if value:
+            return value
+        time.sleep(0.2)
+    raise TimeoutError(f"{name}: not within {seconds:.0f} s")
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        ports = []
+        for _ in range(count):
+            probe = stack.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            ports.append(int(probe.getsockname()[1]))
+        return ports
+
+
+@contextlib.contextmanager
+def cluster(
+    folder: Path, nodes: tuple[str, ...] = ("node1",), engines: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """Set a cluster up in ``folder``, and take it down again."""
+    for name in ("state", *(f"spool/{node}" for node in nodes)):
+        (folder / name).mkdir(parents=True)
+    folder.chmod(0o755)
+    own, *ports = _free_ports(1 + len(nodes))
+    lines = (NODE.format(name=name, port=port) for name, port in zip(nodes, ports, strict=True))
+    text: Mapping[str, Any] = {
+        "host": socket.gethostname(),
+        "port": own,
+        "folder": folder,
+        "nodes": "\n".join(lines),
+    }
+    (folder / "slurm.conf").write_text(CONF.format(**text))
+    made = Cluster(folder, nodes, engines or {})
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()

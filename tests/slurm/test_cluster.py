@@ -1,0 +1,282 @@
+"""What a cluster does to jobs, and what must hold all the same: `make slurm` runs these."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiment_client import (
+    INVENTORY,
+    TEXTKIT,
+    Experiment,
+    containers_of,
+    ledger_tokens,
+    wait_for,
+)
+from real import engines
+
+from .cluster import PROFILES, Cluster, cluster, lacking
+
+MISSING = lacking()
+pytestmark = [
+    pytest.mark.slurm,
+    pytest.mark.docker,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(MISSING), reason=f"not here: {', '.join(MISSING)} (make slurm)"),
+]
+
+Make = Callable[..., Experiment]
+PAIRS = ((INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2))
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster of two machines that Slurm's commands talk to."""
+    with cluster(tmp_path / "slurm", ("node1", "node2")) as up:
+        for name, value in up.environment().items():
+            monkeypatch.setenv(name, value)
+        yield up
+
+
+@pytest.fixture(scope="session")
+def tars(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's images, built once, as a cluster's nodes load them."""
+    folder = tmp_path_factory.mktemp("tars")
+    subprocess.run(
+        [
+            *(".venv/bin/snakemake", "images_archive", "--configfile", "config/demo.yaml"),
+            *("--config", f"images={{archive: {folder}}}", f"results={folder}/results"),
+        ],
+        cwd=clone,
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    return folder
+
+
+@pytest.fixture
+def make(experiment: Make, slurm: Cluster, tars: Path) -> Make:
+    """Make experiments whose images come from tars."""
+
+    def made(**options: Any) -> Experiment:
+        images = {"pull": False, "build": False, "archive": str(tars), "free_gb": 1}
+        return experiment(**{"pairs": PAIRS, "images": images, **options})
+
+    return made
+
+
+def start(one: Experiment) -> subprocess.Popen[str]:
+    """Start the workflow on the cluster, in a process group of its own."""
+    process = subprocess.Popen(
+        one.command("all", *PROFILES),
+        cwd=one.clone,
+        env=one.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    one.started.append(process)
+    return process
+
+
+def end(process: subprocess.Popen[str], code: int | None = 0, seconds: float = 240) -> str:
+    said, _ = process.communicate(timeout=seconds)
+    assert code is None or process.returncode == code, said
+    return said
+
+
+def attempts(one: Experiment) -> list[list[dict[str, Any]]]:
+    """What the attempts of each run noted of themselves."""
+    folders = sorted(path.parent for path in (one.results / "runs").rglob("attempts"))
+    return [
+        [json.loads(path.read_text()) for path in sorted((f / "attempts").glob("*/attempt.json"))]
+        for f in folders
+    ]
+
+
+def hosts(one: Experiment) -> dict[str, str]:
+    """On which machine each attempt at work is, by its run's pair."""
+    return {
+        path.parts[-6]: json.loads(path.read_text())["process"].partition(":")[0]
+        for path in (one.results / "runs").rglob("attempt.json")
+    }
+
+
+def at_work(slurm: Cluster, one: Experiment) -> str:
+    """Wait until a run talks to its model; return the machine it is on."""
+    wait_for(lambda: one.recorded() > 1, 120)
+    return next(iter(hosts(one).values()))
+
+
+def test_a_node_that_dies_costs_one_try_and_leaves_nothing(make: Make, slurm: Cluster) -> None:
+    one = make()
+    process = start(one)
+    dead = at_work(slurm, one)
+    held = containers_of(one.results)
+    assert held
+    slurm.kill_node(dead)
+    end(process)
+    assert {row["outcome"] for row in one.rows()} == {"pass"}
+    # Once for each run that was on it; nobody but Snakemake tried again.
+    assert sorted(len(tries) for tries in attempts(one)) in ([1, 2], [2, 2])
+    assert {a["process"].partition(":")[0] for tries in attempts(one) for a in tries[1:]} == (
+        {"node1", "node2"} - {dead}
+    )
+    books, ledger = one.books(), ledger_tokens(one.server)
+    assert books == ledger or any(row["cost_complete"] == "False" for row in one.rows())
+    assert books[0] <= ledger[0]
+    assert not containers_of(one.results)
+
+
+def test_a_cancelled_job_is_one_try(make: Make, slurm: Cluster) -> None:
+    one = make(pairs=PAIRS[:1])
+    process = start(one)
+    slurm.command("scancel", *slurm.running_on(at_work(slurm, one)))
+    end(process)
+    assert [row["outcome"] for row in one.rows()] == ["pass"]
+    [tries] = attempts(one)
+    assert [a["state"] for a in tries] == ["interrupted", "ended"]
+    assert one.books()[0] <= ledger_tokens(one.server)[0]
+    assert not containers_of(one.results)
+
+
+def test_a_killed_start_is_gone_on_with_and_nothing_is_paid_twice(
+    make: Make, slurm: Cluster
+) -> None:
+    one = make(pairs=PAIRS[:1])
+    killed = start(one)
+    at_work(slurm, one)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    # The job on its node knows nothing of it; the next start sends the same one again.
+    said = end(start(one))
+    assert "has been submitted with SLURM jobid" in said
+    assert [row["outcome"] for row in one.rows()] == ["pass"]
+    assert [len(tries) for tries in attempts(one)] == [1]
+    assert one.books() == ledger_tokens(one.server)
+    assert {row["cost_complete"] for row in one.rows()} == {"True"}
+
+
+def test_a_job_still_queued_when_its_start_is_killed_does_nothing(
+    make: Make, slurm: Cluster
+) -> None:
+    one = make(pairs=PAIRS[:1])
+    assert one.run("images").returncode == 0  # here: what waits in the queue is a run
+    for node in slurm.nodes:
+        slurm.command("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    killed = start(one)
+    wait_for(lambda: "PENDING" in slurm.jobs().values(), 120)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    for node in slurm.nodes:
+        slurm.command("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    wait_for(lambda: not slurm.jobs(), 120)
+    assert one.recorded() == 0
+    logs = "".join(path.read_text() for path in (one.clone / "logs").rglob("*.log"))
+    assert "not begun: the start that sent this job has ended" in logs
+
+
+def test_a_refusal_on_a_node_ends_the_start(make: Make, slurm: Cluster) -> None:
+    pairs = [(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 2, 3)]
+    one = make(pairs=pairs, settings=("solo", "coop-nocomm"))
+    one.server.faults({"match": {}, "action": "unauthorized"})
+    said = end(
+        subprocess.Popen(
+            one.command("all", *PROFILES, "--resources", "run_slots=1", "eval_slots=1"),
+            cwd=one.clone,
+            env=one.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ),
+        code=None,
+    )
+    note = json.loads((one.results / ".state" / "halt.json").read_text())
+    assert note["reason"] == "auth"
+    # Eight runs were to be done: no more than those under way when the word came were begun.
+    assert len(attempts(one)) <= 2
+    assert said.count("submitted with SLURM jobid") <= 4
+
+
+def test_no_more_runs_at_a_time_than_slots_on_the_whole_cluster(make: Make, slurm: Cluster) -> None:
+    one = make(pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)])
+    end(
+        subprocess.Popen(
+            one.command("all", *PROFILES, "--resources", "run_slots=2", "eval_slots=2"),
+            cwd=one.clone,
+            env=one.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    )
+    times = [(a["started"], a["ended"]) for tries in attempts(one) for a in tries]
+    assert len(times) == 3
+    assert max(sum(s <= t < e for s, e in times) for t, _ in times) <= 2
+
+
+def test_a_node_without_the_image_loads_it_once(
+    experiment: Make, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node has a Docker engine of its own, with nothing in it."""
+    images = {"pull": False, "build": False, "archive": str(tars), "free_gb": 0}
+    one = experiment(pairs=[(TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 2, 3)], images=images)
+    assert one.run("images").returncode == 0
+    [sentinel] = [p for p in (one.results / "images").glob("*.json") if p.name != "verified.json"]
+    before = sentinel.read_bytes()
+    with (
+        # A short path: its containerd's socket is below it.
+        tempfile.TemporaryDirectory(prefix="cf-") as short,
+        engines.engine(Path(short) / "engine", 4_000_000_000) as host,
+        cluster(tmp_path / "slurm", ("node1",), {"node1": host.removeprefix("unix://")}) as up,
+    ):
+        for name, value in up.environment().items():
+            monkeypatch.setenv(name, value)
+        end(start(one))
+        ids = subprocess.run(
+            ["docker", "-H", host, "images", "--no-trunc", "-q"], capture_output=True, text=True
+        ).stdout.split()
+    assert [row["outcome"] for row in one.rows()] == ["pass", "pass"]
+    assert json.loads(before)["id"] in ids
+    assert sentinel.read_bytes() == before
+    assert {a["process"].partition(":")[0] for tries in attempts(one) for a in tries} == {"node1"}
+
+
+def test_an_orphaned_job_is_told_from_one_whose_start_lives(tmp_path: Path) -> None:
+    """The lock of a start is seen from another process; the name in it must be the start's own."""
+    program = (
+        "import sys, os; sys.path.insert(0, 'scripts')\n"
+        "from pathlib import Path\n"
+        "from cooperflow import environment, guard\n"
+        "from cooperflow.layout import Results\n"
+        "os.environ[environment.NODE] = 'node9:1:x'\n"
+        "print(guard.orphaned(Results(Path(sys.argv[1])))[:9])\n"
+    )
+    from cooperflow import environment, guard
+    from cooperflow.layout import Results
+    from cooperflow.processes import this_process
+
+    def told(start: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, environment.OWNER: start},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    assert told(str(this_process())) == "the start"
+    guard.hold(Results(tmp_path), tmp_path)
+    assert told(str(this_process())) == ""
+    assert told("elsewhere:1:boot:2") == "the start"
