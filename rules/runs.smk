@@ -14,6 +14,7 @@ for experiment in PLAN.experiments:
         resources:
             run_slots=1,
             attempt=lambda wc, attempt: attempt,
+            **PLAN.slots(experiment),
         params:
             call=call("run", "--run", f"{experiment.run_name}/{experiment.setting.mode}/"),
         shell:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import processes, runtime
+from cooperflow.attempt.pace import Pace
 
 SHIM = Path(__file__).with_name("docker-labelled")
 
@@ -38,6 +39,7 @@ class Command:
     model: str = ""
     key: str | None = None  # of the model's provider; never written down
     calls: Path | None = None  # where model calls are recorded
+    pace: Pace | None = None  # what holds them back
     command_seconds: float | None = None  # limit for one command in an SDK container
 
 
@@ -111,7 +113,7 @@ def _main(command: Command) -> int:
     if command.calls is not None:
         from cooperflow.attempt import recorder
 
-        recorder.install(command.calls, command.key)
+        recorder.install(command.calls, command.key, command.pace)
         _hand_over_key(command.model, command.key)
     sys.argv = ["cooperbench", *command.arguments]
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)

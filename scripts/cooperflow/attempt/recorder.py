@@ -14,6 +14,7 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from cooperflow.atomic import append_line
 from cooperflow.attempt import secrecy
+from cooperflow.attempt.pace import Pace
 from cooperflow.outcomes import usage
 
 # Where a model's own limit is not known, an answer is taken to be no longer than this, tokens.
@@ -28,10 +29,11 @@ class CallRecorder(CustomLogger):
     The file outlives the process, so that a killed run's calls stay in the books.
     """
 
-    def __init__(self, path: Path, key: str | None) -> None:
+    def __init__(self, path: Path, key: str | None, pace: Pace | None = None) -> None:
         super().__init__()
         self._path = path
         self._key = key
+        self._pace = pace
         # litellm reports an answer from a worker thread: remember who asked.
         self._asked: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -39,6 +41,7 @@ class CallRecorder(CustomLogger):
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         call = str(kwargs.get("litellm_call_id"))
         self._asked[call] = str(threading.get_ident())
+        self._hold(call)
         sent = json.dumps(messages, default=str, ensure_ascii=False)
         tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
         size = len(sent.encode("utf-8", errors="replace")) + len(tools)
@@ -95,6 +98,13 @@ class CallRecorder(CustomLogger):
             billed=not usage.surely_unbilled(kind, status, causes),
         )
 
+    def _hold(self, call: str) -> None:
+        """Wait for this call's turn. Told beforehand: the run's time limit leaves it out."""
+        seconds = self._pace.reserve() if self._pace else 0.0
+        if seconds > 0:
+            self._write(event="held", id=call, thread=self._asked[call], seconds=round(seconds, 3))
+            time.sleep(seconds)
+
     def _write(self, **record: Any) -> None:
         line = json.dumps({"schema": usage.SCHEMA, "time": time.time(), **record}, default=str)
         try:
@@ -107,9 +117,12 @@ class CallRecorder(CustomLogger):
             os._exit(UNRECORDED)
 
 
-def install(path: Path, key: str | None) -> None:
-    """Record all calls that this process makes through litellm into ``path``, ``key`` left out."""
-    litellm.callbacks = [CallRecorder(path, key)]
+def install(path: Path, key: str | None, pace: Pace | None = None) -> None:
+    """Record all calls that this process makes through litellm into ``path``, ``key`` left out.
+
+    With ``pace`` each of them waits for its turn.
+    """
+    litellm.callbacks = [CallRecorder(path, key, pace)]
 
 
 def _message(response: Any) -> Any:

@@ -17,10 +17,12 @@ from typing import Any
 
 from cooperflow import atomic, layout, processes, runtime
 from cooperflow.attempt import child, secrecy
+from cooperflow.attempt.pace import Pace
 from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.engine import containers
 from cooperflow.engine.containers import EngineError, EventRecord, Labels
 from cooperflow.engine.probe import EngineProbe, full
+from cooperflow.experiment import keys
 from cooperflow.experiment.plan import Run
 from cooperflow.outcomes import publish, usage
 from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence
@@ -50,6 +52,7 @@ class Job:
     run_arguments: tuple[str, ...] = ()
     sdk_arguments: Mapping[str, Any] | None = None
     replay: str | None = None
+    pace: Pace | None = None
 
     @property
     def calls(self) -> Path:
@@ -107,6 +110,7 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             model=job.run.experiment.model.model,
             key=job.key,
             calls=job.calls,
+            pace=job.pace,
         )
         try:
             watched = watch(command, job.labels, job.seconds)
@@ -139,7 +143,7 @@ def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
                 status = code
                 break
             now = time.monotonic()
-            if now - begun > seconds:
+            if now - begun > seconds and now - begun > _limit(command, seconds):
                 timed_out = True
                 break
             if now - looked > LOOK:
@@ -169,6 +173,14 @@ def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
         engine_stalled=stalled,
         disk_full=full(command.log.parent),
     )
+
+
+def _limit(command: child.Command, seconds: float) -> float:
+    """Return the time limit with what our own pace has taken of it given back, seconds."""
+    if command.pace is None or command.calls is None:
+        return seconds
+    held = usage.held(atomic.read_lines(command.calls))
+    return max(seconds, min(seconds + held, keys.LONGEST_RUN))
 
 
 def _doomed(events: EventRecord, stop_note: Path, probe: EngineProbe) -> bool:
@@ -227,7 +239,8 @@ def _replay(job: Job, stack: contextlib.ExitStack) -> str:
 
 def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence:
     document = upstream_document(job)
-    calls = usage.calls(atomic.read_lines(job.calls))
+    records = atomic.read_lines(job.calls)
+    calls = usage.calls(records)
     image_missing = False
     fates = watched.fates
     if not watched.engine_lost and not fates.started:
@@ -258,6 +271,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
         image_missing=image_missing,
         redis_died=redis is not None and redis.died,
         step_limit=job.step_limit,
+        held=usage.held(records),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from cooperflow import layout
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment import filters, pairs
-from cooperflow.experiment.keys import Config, Model
+from cooperflow.experiment.keys import Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
 
 
@@ -134,6 +134,24 @@ class Plan:
         number = self.experiments.index(experiment)
         alike = [re.sub(r"\W", "_", one.run_name) for one in self.experiments]
         return plain if len(set(alike)) == len(alike) else f"{plain}_{number}"
+
+    @property
+    def run_limits(self) -> dict[str, int]:
+        """How many runs at a time each limited provider bears, by the name of its resource."""
+        return {
+            f"provider_{name}": limits.runs
+            for name, limits in self.config.providers.items()
+            if limits is not None and limits.runs is not None
+        }
+
+    def slots(self, experiment: Experiment) -> dict[str, int]:
+        """Return what a run of the experiment takes of the providers' limits."""
+        name = f"provider_{experiment.model.provider}"
+        return {name: 1} if name in self.run_limits else {}
+
+    def limits(self, experiment: Experiment) -> Provider:
+        """Return the limits of an experiment's provider; none if its model names none."""
+        return self.config.providers.get(experiment.model.provider or "") or Provider()
 
     def priority(self, experiment: Experiment) -> int:
         """Return Snakemake's priority of an experiment's runs: settings in the config's order."""

@@ -100,6 +100,7 @@ class Evidence:
     image_missing: bool = False
     redis_died: bool = False
     step_limit: int | None = None
+    held: float = 0.0  # seconds for which our own limit of requests held an agent back
 
 
 @dataclass(frozen=True)

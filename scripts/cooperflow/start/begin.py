@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from cooperflow import guard, halt, runtime
+from cooperflow.attempt import pace
 from cooperflow.engine import containers
 from cooperflow.engine.containers import EngineError
 from cooperflow.errors import UserError
@@ -34,6 +35,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)
     breaker.forget(plan.results)
+    pace.forget(plan.results)
     runtime.sweep()
     _bring_to_now(plan, clone)
     swept = _sweep(plan) if work.needs_engine else 0
