@@ -12,9 +12,9 @@ for experiment in PLAN.experiments:
             f"logs/runs/{experiment.run_name}/{PAIR}.log",
         priority: PLAN.priority(experiment)
         resources:
+            **PLAN.slots(experiment),
             run_slots=1,
             attempt=lambda wc, attempt: attempt,
-            **PLAN.slots(experiment),
         params:
             call=call("run", "--run", f"{experiment.run_name}/{experiment.setting.mode}/"),
         shell:
