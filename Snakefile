@@ -12,6 +12,7 @@ include: "rules/preflight.smk"
 include: "rules/dataset.smk"
 include: "rules/images.smk"
 include: "rules/runs.smk"
+include: "rules/adopt.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
 include: "rules/statistics.smk"
@@ -24,6 +25,7 @@ onstart:
 
 
 localrules:
+    adopt,
     all,
     dataset,
     images,

@@ -1,5 +1,7 @@
 # One run per pair and experiment (a model in a setting): the same rule for each experiment.
 for experiment in PLAN.experiments:
+    if experiment.adopted:
+        continue
 
     rule:
         name:

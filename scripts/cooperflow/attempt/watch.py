@@ -24,8 +24,8 @@ from cooperflow.engine.containers import EngineError, EventRecord, Labels
 from cooperflow.engine.probe import EngineProbe, full
 from cooperflow.experiment import keys
 from cooperflow.experiment.plan import Run
-from cooperflow.outcomes import publish, usage
-from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence
+from cooperflow.outcomes import outcome, publish, usage
+from cooperflow.outcomes.outcome import CallsEnd, Evidence
 
 # How often a running attempt is looked at, seconds.
 TICK = 0.1
@@ -253,7 +253,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
         timed_out=watched.timed_out,
         exit_code=watched.exit_code,
         seconds=watched.seconds,
-        agents=agent_ends(document),
+        agents=outcome.agent_ends(document),
         calls=tuple(
             CallsEnd(
                 last=thread[-1].kind,
@@ -287,20 +287,3 @@ def upstream_document(job: Job) -> dict[str, Any] | None:
     ):
         return document
     return None
-
-
-def agent_ends(document: Mapping[str, Any] | None) -> tuple[AgentEnd, ...]:
-    """Return how each agent ended, by upstream's document."""
-    if document is None:
-        return ()
-    agents = document.get("agents") or {"solo": document.get("agent") or {}}
-    return tuple(
-        AgentEnd(
-            agent=name,
-            status=str(end.get("status") or "Error"),
-            error=str(end.get("error") or ""),
-            steps=int(end.get("steps") or 0),
-            cost=float(end.get("cost") or 0.0),
-        )
-        for name, end in agents.items()
-    )

@@ -69,7 +69,7 @@ def problems(config: Config) -> Iterator[str]:
             yield from _setting_problems(name, flags)
     for name, model in config.models.items():
         if model is not None:
-            yield from _model_problems(name, model)
+            yield from _model_problems(name, model, config)
     yield from _provider_problems(config)
     yield from _agent_problems(config.agent)
     if config.dataset.first is not None and config.dataset.sample is not None:
@@ -107,7 +107,16 @@ def _setting_problems(name: str, flags: list[str]) -> Iterator[str]:
             yield f"settings.{name}: {flag} is set by the workflow itself; leave it out."
 
 
-def _model_problems(name: str, model: Model) -> Iterator[str]:
+def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:
+    if model.adopt and model.replay is not None:
+        yield f"models.{name}: adopt and replay exclude each other. Take one out."
+    settings = [setting for setting, flags in config.settings.items() if flags]
+    for setting in model.adopt:
+        if setting not in settings:
+            yield (
+                f"models.{name}.adopt.{setting}: there is no such setting. Allowed:"
+                f" {listed(settings)}.{nearest(setting, settings)}"
+            )
     if model.api_base is not None and not re.match(r"https?://[^/\s]+", model.api_base):
         yield f"models.{name}.api_base: {model.api_base!r} is no http(s) URL."
     if model.api_key is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.api_key):

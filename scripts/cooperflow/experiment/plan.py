@@ -43,6 +43,11 @@ class Experiment:
     repeat: int = 1
 
     @property
+    def adopted(self) -> bool:
+        """Whether plain cooperbench made its runs: they are taken over, and none is run here."""
+        return bool(self.model.adopt)
+
+    @property
     def run_name(self) -> str:
         return layout.run_name(self.model_name, self.setting.name, self.repeat)
 
@@ -97,14 +102,22 @@ class Plan:
             for setting in self.settings
             for repeat in self.repeats
             for name, model in self.config.models.items()
-            if model
+            if model and (not model.adopt or (setting.name in model.adopt and repeat == 1))
         )
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
+        """All runs; of an adopted experiment those that `snakemake adopt` has taken over."""
         return tuple(
-            Run(experiment, pair) for experiment in self.experiments for pair in self.pairs
+            run
+            for experiment in self.experiments
+            for run in self.of(experiment)
+            if not experiment.adopted or run.folder(self.results).result.exists()
         )
+
+    def of(self, experiment: Experiment) -> tuple[Run, ...]:
+        """Return the experiment on every pair."""
+        return tuple(Run(experiment, pair) for pair in self.pairs)
 
     @cached_property
     def images(self) -> tuple[str, ...]:

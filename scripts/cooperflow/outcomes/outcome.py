@@ -117,6 +117,23 @@ class Verdict:
     halts: bool = False
 
 
+def agent_ends(document: Mapping[str, Any] | None) -> tuple[AgentEnd, ...]:
+    """Return how each agent ended, by upstream's document."""
+    if document is None:
+        return ()
+    agents = document.get("agents") or {"solo": document.get("agent") or {}}
+    return tuple(
+        AgentEnd(
+            agent=name,
+            status=str(end.get("status") or "Error"),
+            error=str(end.get("error") or ""),
+            steps=int(end.get("steps") or 0),
+            cost=float(end.get("cost") or 0.0),
+        )
+        for name, end in agents.items()
+    )
+
+
 def judge_run(evidence: Evidence) -> Verdict:
     """Return what an attempt came to, before its patches are tested."""
     infra = _infrastructure(evidence)
