@@ -51,6 +51,9 @@ bundle: setup ## Pack what a reviewer needs to check the tables into one archive
 check-bundle: setup ## Compute every table of such an archive anew and compare (BUNDLE=file)
 	@$(BIN)/python scripts/bundle.py --check "$(or $(BUNDLE),$(error BUNDLE=file names the archive))"
 
+record: setup ## Turn a finished experiment into recordings that anyone can replay (CONFIG=file TO=folder)
+	@$(BIN)/python scripts/record.py $(CONFIGFILE) --to "$(or $(TO),$(error TO=folder names where to))"
+
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/ruff check .

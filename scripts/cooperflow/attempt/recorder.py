@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -51,6 +52,7 @@ class CallRecorder(CustomLogger):
             thread=self._asked[call],
             model=model,
             input_bytes=size,
+            agent=_agent(messages),
             cost_bound=_bound(str(kwargs.get("model") or model), size),
         )
 
@@ -123,6 +125,20 @@ def install(path: Path, key: str | None, pace: Pace | None = None) -> None:
     With ``pace`` each of them waits for its turn.
     """
     litellm.callbacks = [CallRecorder(path, key, pace)]
+
+
+# How upstream's prompts tell an agent among several who it is.
+_AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
+
+
+def _agent(messages: Any) -> str:
+    """Return which agent asks, by its prompt; empty where that names none (as in solo)."""
+    for message in messages if isinstance(messages, list) else []:
+        content = message.get("content") if isinstance(message, dict) else None
+        if message.get("role") == "user" and isinstance(content, str):
+            found = _AGENT.search(content)
+            return found[1] if found else ""
+    return ""
 
 
 def _message(response: Any) -> Any:

@@ -223,7 +223,7 @@ def _replay(job: Job, stack: contextlib.ExitStack) -> str:
     """Start a server that plays recordings in the model's place; return its URL."""
     port = job.folder / ".port"
     command = [sys.executable, str(layout.REPOSITORY / "demo" / "replay_server.py")]
-    command += ["--recordings", str(job.replay), "--port-file", str(port)]
+    command += ["--recordings", str(_recordings(job)), "--port-file", str(port)]
     command += ["--ledger", str(job.folder / "ledger.jsonl")]
     with (job.folder / "replay.log").open("ab") as log:
         server = processes.spawn(command, stdout=log, stderr=subprocess.STDOUT)
@@ -235,6 +235,19 @@ def _replay(job: Job, stack: contextlib.ExitStack) -> str:
     base = f"http://127.0.0.1:{port.read_text().strip() if port.exists() else 9}"
     openai = job.run.experiment.model.model.startswith("openai/")
     return f"{base}/v1" if openai else f"{base}/v2/chat"
+
+
+def _recordings(job: Job) -> Path:
+    """Return the recordings of just this run if they lie apart, else all that there are.
+
+    A coop agent's prompt does not name the other feature: only the folder tells two pairs apart.
+    """
+    pair = job.run.pair
+    a, b = pair.sorted_features
+    root = Path(str(job.replay))
+    own = root / pair.repo / f"task{pair.task_id}" / f"f{a}_f{b}"
+    setting = own / job.run.experiment.setting.name
+    return next((place for place in (setting, own) if place.is_dir()), root)
 
 
 def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence:
