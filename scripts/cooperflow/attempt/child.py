@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from typing import Any
 
 from cooperflow import processes, runtime
 from cooperflow.attempt.pace import Pace
+from cooperflow.engine import containers
 
 SHIM = Path(__file__).with_name("docker-labelled")
 
@@ -108,6 +110,9 @@ def _main(command: Command) -> int:
     from cooperflow.attempt import seams
 
     seams.label_all(command.labels, command.sdk_arguments, command.stop_note)
+    if "--git" in command.arguments:
+        seams.own_git_server(command.labels[containers.TOKEN_LABEL])
+    _bring_external_agents()
     if command.command_seconds is not None:
         seams.limit_commands(command.command_seconds)
     if command.calls is not None:
@@ -119,6 +124,17 @@ def _main(command: Command) -> int:
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)
     cooperbench.cli.main()
     return 0
+
+
+def _bring_external_agents() -> None:
+    """Import the modules with agents: upstream does so only when it is imported itself.
+
+    Raises:
+        ImportError: one is not there; the log of the attempt has it.
+    """
+    for name in os.environ.get("COOPERBENCH_EXTERNAL_AGENTS", "").split(","):
+        if name.strip():
+            importlib.import_module(name.strip())
 
 
 def _hand_over_key(model: str, key: str | None) -> None:

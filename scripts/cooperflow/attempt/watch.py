@@ -209,14 +209,27 @@ def clear(labels: Labels) -> bool:
 def _redis(
     job: Job, folder: Path, stack: contextlib.ExitStack
 ) -> tuple[RedisServer | None, list[str]]:
-    if not job.run.experiment.setting.messaging:
+    setting = job.run.experiment.setting
+    if not setting.redis:
         return None, []
     if job.redis_url:
         return None, ["--redis", job.redis_url]
-    server = RedisServer(folder, job.folder / "redis.log")
+    gateway = _gateway() if setting.redis_in_containers else None
+    server = RedisServer(folder, job.folder / "redis.log", gateway)
     stack.callback(server.end)
     server.wait()
     return server, ["--redis", server.url]
+
+
+def _gateway() -> str | None:
+    """Return the address at which containers reach this machine; None if nobody can say."""
+    with contextlib.suppress(EngineError):
+        client = containers.engine(ENGINE_PATIENCE)
+        try:
+            return containers.gateway(client)
+        finally:
+            client.close()
+    return None
 
 
 def _replay(job: Job, stack: contextlib.ExitStack) -> str:

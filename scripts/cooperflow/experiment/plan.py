@@ -29,8 +29,18 @@ class Setting:
 
     @property
     def messaging(self) -> bool:
-        """Whether its agents talk, which needs a Redis."""
+        """Whether its agents talk."""
         return self.mode != "solo" and "--no-messaging" not in self.flags
+
+    @property
+    def redis(self) -> bool:
+        """Whether it needs a Redis: for messages, or for a team's list of tasks."""
+        return self.messaging or self.mode == "team"
+
+    @property
+    def redis_in_containers(self) -> bool:
+        """Whether commands inside the agents' containers talk to that Redis, too."""
+        return self.mode == "team"
 
 
 @dataclass(frozen=True)
