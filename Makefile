@@ -84,6 +84,13 @@ format: setup ## Format the code and mend what can be mended
 lock: ## Resolve the dependencies anew (envs/requirements.txt)
 	@$(SETUP) lock --upgrade
 
+upgrade: setup engine ## Update the lock, run demo and contract tests with it, say what changed (COOPERBENCH=version)
+	@"$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" scripts/upgrade.py \
+		$(if $(COOPERBENCH),--cooperbench $(COOPERBENCH))
+
+contract: setup ## Check each fact of cooperbench, litellm and Snakemake that is relied on
+	@$(BIN)/pytest -q tests/contract
+
 schema: setup ## Write config/schema.json anew
 	@$(BIN)/python scripts/schema.py
 
