@@ -201,3 +201,10 @@ def test_image_names_are_upstreams() -> None:
 
     for repo, task in pairs.known_features():
         assert layout.image_name(repo, task) == get_image_name(repo, task)
+
+
+def test_the_demos_further_settings_are_a_config() -> None:
+    folder = layout.REPOSITORY / "config"
+    made = plan.make(config.load([folder / "demo.yaml", folder / "demo-settings.yaml"]))
+    assert {"team", "team-git", "coop-git"} < {one.name for one in made.settings}
+    assert len(made.pairs) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ import litellm  # noqa: E402
 from cooperflow.attempt import recorder  # noqa: E402
 
 MODEL = "command-a-03-2025"
+# litellm keeps the first callback of a kind for good: a process has one.
+RECORDER = recorder.CallRecorder(Path(os.devnull), None)
 MESSAGES = first_messages("demo_textkit_task", 2, [1, 2], "solo", "solo")
 
 
@@ -35,7 +38,8 @@ def replay(tmp_path: Path) -> Iterator[Server]:
 
 def ask(server: Server, book: Path) -> list[dict[str, Any]]:
     """Make one call as upstream does, and return what the callback wrote of it."""
-    recorder.install(book, None)
+    RECORDER._path = book
+    litellm.callbacks = [RECORDER]
     with contextlib.suppress(Exception):  # what it raises is in the book
         litellm.completion(
             model=MODEL,
@@ -52,7 +56,6 @@ def ask(server: Server, book: Path) -> list[dict[str, Any]]:
         if any(record["event"] == "end" for record in atomic.read_lines(book)):
             break
         time.sleep(0.02)
-    litellm.callbacks = []
     return atomic.read_lines(book)
 
 

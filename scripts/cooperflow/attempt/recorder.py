@@ -166,26 +166,32 @@ def status_of(error: object) -> int | None:
 
 
 def causes_of(error: BaseException | None) -> list[str]:
-    names: list[str] = []
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        names.append(type(error).__name__)
+    return [type(one).__name__ for one in _chain(error)]
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an error and those behind it, outermost first."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
         error = error.__cause__ or error.__context__
-    return names
+    return found
 
 
-def _retry_after(error: object) -> float | None:
-    for holder in (getattr(error, "response", None), error):
-        headers = getattr(holder, "headers", None) or getattr(
-            holder, "litellm_response_headers", None
-        )
-        value = headers.get("retry-after") if headers else None
-        if value is not None:
-            try:
-                return float(value)
-            except ValueError:
-                return None
+def _retry_after(error: BaseException | None) -> float | None:
+    """Return the seconds for which the provider asked to be left alone.
+
+    litellm keeps the headers of some providers' answers (Cohere's) in a cause alone.
+    """
+    for one in _chain(error):
+        for holder in (getattr(one, "response", None), one):
+            for name in ("headers", "litellm_response_headers"):
+                value = (getattr(holder, name, None) or {}).get("retry-after")
+                if value is not None:
+                    try:
+                        return float(value)
+                    except ValueError:
+                        return None
     return None
 
 
