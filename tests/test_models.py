@@ -45,19 +45,19 @@ def test_a_clock_set_back_stops_nothing() -> None:
     assert pace.turn(1e9 + 1e6, 1e9, 5.0) == (1e9, 1e9 + 5.0)
 
 
-def _take(path: str, count: int) -> list[float]:
-    one = pace.Pace(Path(path), 600.0)
-    return [time.time() + one.reserve() for _ in range(count)]
+def _take(path: str, count: int) -> None:
+    one = pace.Pace(Path(path), 60.0)
+    for _ in range(count):
+        one.reserve()
 
 
 def test_turns_of_several_processes(tmp_path: Path) -> None:
-    """Eight processes that ask at once are never given the same turn."""
+    """Processes that ask at once are never given the same turn: each moves the next one on."""
+    begun = time.time()
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        taken = pool.starmap(_take, [(str(tmp_path / "pace"), 10)] * 8)
-    moments = sorted(moment for part in taken for moment in part)
-    assert len(moments) == 80
-    # reserve() looks at its own clock, a little later than we do.
-    assert all(b - a > 0.09 for a, b in itertools.pairwise(moments))
+        pool.starmap(_take, [(str(tmp_path / "pace"), 600)] * 4, chunksize=1)
+    due = float((tmp_path / "pace").read_text())
+    assert begun + 2400 <= due <= time.time() + 2400
 
 
 def test_held_seconds_are_those_of_the_agent_held_most() -> None:
