@@ -51,6 +51,9 @@ bundle: setup ## Pack what a reviewer needs to check the tables into one archive
 check-bundle: setup ## Compute every table of such an archive anew and compare (BUNDLE=file)
 	@$(BIN)/python scripts/bundle.py --check "$(or $(BUNDLE),$(error BUNDLE=file names the archive))"
 
+record: setup ## Turn a finished experiment into recordings that anyone can replay (CONFIG=file TO=folder)
+	@$(BIN)/python scripts/record.py $(CONFIGFILE) --to "$(or $(TO),$(error TO=folder names where to))"
+
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/ruff check .
@@ -85,6 +88,13 @@ format: setup ## Format the code and mend what can be mended
 
 lock: ## Resolve the dependencies anew (envs/requirements.txt)
 	@$(SETUP) lock --upgrade
+
+upgrade: setup engine ## Update the lock, run demo and contract tests with it, say what changed (COOPERBENCH=version)
+	@"$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" scripts/upgrade.py \
+		$(if $(COOPERBENCH),--cooperbench $(COOPERBENCH))
+
+contract: setup ## Check each fact of cooperbench, litellm and Snakemake that is relied on
+	@$(BIN)/pytest -q tests/contract
 
 schema: setup ## Write config/schema.json anew
 	@$(BIN)/python scripts/schema.py

@@ -12,6 +12,7 @@ include: "rules/preflight.smk"
 include: "rules/dataset.smk"
 include: "rules/images.smk"
 include: "rules/runs.smk"
+include: "rules/adopt.smk"
 include: "rules/evals.smk"
 include: "rules/aggregate.smk"
 include: "rules/statistics.smk"
@@ -25,6 +26,7 @@ onstart:
 
 # Made where Snakemake runs: what asks for nothing but files, and takes seconds.
 localrules:
+    adopt,
     aggregate,
     all,
     breakdowns,

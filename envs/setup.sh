@@ -384,6 +384,49 @@ step_doctor() {
         elsewhere=$(engine_elsewhere) && row "looked at" "$elsewhere"
         row "what to do" "call make engine"
     fi
+    echo "Limits"
+    row "open files" "$(ulimit -n)"
+    row processes "$(ulimit -u)"
+    row "memory limit" "$(memory_limit)"
+    row "free inodes here" "$(df --output=iavail . 2>/dev/null | tail -n 1 | tr -d ' ')"
+    echo "Checkout"
+    row commit "$(version git describe --always --dirty --tags)"
+    # Which variables are set, never what is in them.
+    row "keys set" "$(env | sed -n 's/^\([A-Za-z0-9_]*_API_KEY\)=..*/\1/p' | sort | paste -sd ' ' | grep . || echo -)"
+    echo "Last errors (logs/, newest first)"
+    last_errors
+}
+
+# The control group's limit of this shell, which a container or a batch system sets.
+memory_limit() {
+    local bytes
+    bytes=$(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null | head -n 1)
+    case "$bytes" in
+    '' | max | 9223372036854771712) echo none ;;
+    *) awk -v b="$bytes" 'BEGIN {printf "%.1f GB\n", b / 1e9}' ;;
+    esac
+}
+
+# The last lines that look like errors of the newest logs. Anything that may be a secret is taken
+# out: what the *_API_KEY variables hold, what follows a key's name, users in URLs.
+last_errors() {
+    local log found=no
+    [ -d logs ] || { echo "  none: there is no logs/"; return; }
+    while IFS= read -r log; do
+        grep -aiE 'error|not started|no further run|traceback|infra_error|cannot|failed' "$log" 2>/dev/null |
+            grep -avE '0 (errors|failed)' | tail -n 3 | hide_secrets | cut -c 1-200 | sed "s|^|  ${log#logs/}: |" | grep . && found=yes
+    done < <(find logs -type f -name '*.log' -printf '%T@ %p\n' 2>/dev/null | sort -rn | head -n 40 | cut -d ' ' -f 2- |
+        xargs -r -d '\n' grep -lsaiE 'error|not started|no further run|traceback|cannot|failed' | head -n 6)
+    [ $found = yes ] || echo "  none"
+}
+
+hide_secrets() {
+    local value args=()
+    while IFS= read -r value; do
+        [ ${#value} -lt 8 ] || args+=(-e "s/$(printf '%s' "$value" | sed 's/[][\/.*^$]/\\&/g')/[key]/g")
+    done < <(env | sed -n 's/^[A-Za-z0-9_]*\(_API_KEY\|_TOKEN\|_SECRET\|PASSWORD\)=//p')
+    sed -E "${args[@]}" -e 's#://[^/@ ]+@#://...@#g' -e 's/([Bb]earer|[Bb]asic) +[^ "]+/\1 [hidden]/g' \
+        -e 's/([Aa]pi[_-]?[Kk]ey|[Tt]oken|[Aa]uthorization)(["'"'"':= ]+)[^ "'"'"',]+/\1\2[hidden]/g'
 }
 
 free_disk() { df -h --output=avail "$1" 2>/dev/null | tail -n 1 | tr -d ' ' | grep . || echo "- (not on this machine)"; }

@@ -58,6 +58,12 @@ def run_slots():
     return value if isinstance(value, int) else 4
 
 
+# What a provider bears at a time; `--resources provider_NAME=...` wins.
+for name, slots in PLAN.run_limits.items():
+    if name not in workflow.global_resources:
+        workflow.register_resource(name, slots)
+
+
 def begin_start(dag):
     """Called once, before the first job of a start; not for a dry run."""
     from cooperflow.start import begin

@@ -1,5 +1,7 @@
 # One run per pair and experiment (a model in a setting): the same rule for each experiment.
 for experiment in PLAN.experiments:
+    if experiment.adopted:
+        continue
 
     rule:
         name:
@@ -12,6 +14,7 @@ for experiment in PLAN.experiments:
             f"logs/runs/{experiment.run_name}/{PAIR}.log",
         priority: PLAN.priority(experiment)
         resources:
+            **PLAN.slots(experiment),
             run_slots=1,
             attempt=lambda wc, attempt: attempt,
         params:

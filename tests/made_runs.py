@@ -69,6 +69,7 @@ def experiment(
         "started": "2026-01-01T00:00:00.000+00:00",
         "ended": "2026-01-01T00:01:00.000+00:00",
         "replay": False,
+        "adopted": False,
     }
     for column, value in {**plain, **columns}.items():
         frame[column] = value

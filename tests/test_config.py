@@ -56,6 +56,15 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         (with_("models/a", {}), ["models.a.model", "is missing"]),
         (with_("models", {}), ["models", "at least one"]),
         (with_("models/command-a/api_base", "stg.cohere"), ["api_base", "no http(s) URL"]),
+        (with_("providers", {"a-b": {}}), ["providers.a-b", "Snakemake resource"]),
+        (with_("providers", {"p": {"run": 1}}), ["providers.p.run", "Did you mean runs?"]),
+        (with_("providers", {"p": {"runs": 0}}), ["providers.p.runs", "greater than 0"]),
+        (with_("models/command-a/provider", "p"), ["command-a.provider", "'p'", "There: none"]),
+        (with_("models/command-a/adopt", {"sol": "x"}), ["adopt.sol", "Did you mean solo?"]),
+        (
+            with_("models/a", {"model": "x", "replay": "r", "adopt": {"solo": "x"}}),
+            ["models.a", "exclude each other"],
+        ),
         (with_("agent/name", "openhands_sdk"), ["agent.name", "Modal only", "mini_swe_agent_v2"]),
         (with_("agent/name", "mini_swe_agent"), ["Did you mean mini_swe_agent_v2?"]),
         (with_("agent/config", {"agents": {}}), ["agent.config.agents", "Did you mean agent?"]),
@@ -192,3 +201,10 @@ def test_image_names_are_upstreams() -> None:
 
     for repo, task in pairs.known_features():
         assert layout.image_name(repo, task) == get_image_name(repo, task)
+
+
+def test_the_demos_further_settings_are_a_config() -> None:
+    folder = layout.REPOSITORY / "config"
+    made = plan.make(config.load([folder / "demo.yaml", folder / "demo-settings.yaml"]))
+    assert {"team", "team-git", "coop-git"} < {one.name for one in made.settings}
+    assert len(made.pairs) == 1

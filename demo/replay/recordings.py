@@ -17,24 +17,39 @@ class RecordingError(ValueError):
     """A recording that cannot be used; the message names the file and the reason."""
 
 
+_TURN = {"text", "commands", "tokens", "after", "full"}
+
+
 @dataclass(frozen=True)
 class Turn:
-    """One answer of the assistant: what it says, and the bash commands it asks for."""
+    """One answer of the assistant: what it says, and the bash commands it asks for.
+
+    tokens: what the answer is to be told as, in and out; None: counted from the text.
+    after: how many turns the other agents must have asked for before this one is answered.
+    full: the context window is full; an error is answered instead.
+    """
 
     text: str
     commands: tuple[str, ...]
+    tokens: tuple[int, int] | None = None
+    after: tuple[tuple[str, int], ...] = ()
+    full: bool = False
 
     @classmethod
     def from_json(cls, data: Any) -> Turn:
-        """The turn from {"text": str, "commands": [str, ...]}; ValueError when it is not one."""
-        if not isinstance(data, dict) or set(data) - {"text", "commands"}:
+        """The turn from {"text": str, "commands": [str, ...], ...}; ValueError when it is none."""
+        if not isinstance(data, dict) or set(data) - _TURN:
             raise ValueError("a turn is an object with 'text' and 'commands'")
         text, commands = data.get("text", ""), data.get("commands", [])
         if not isinstance(text, str) or not isinstance(commands, list):
             raise ValueError("'text' is a string and 'commands' a list")
         if not all(isinstance(command, str) for command in commands):
             raise ValueError("'commands' holds strings")
-        return cls(text, tuple(commands))
+        tokens, after = data.get("tokens"), data.get("after") or {}
+        if tokens is not None:
+            tokens = (int(tokens[0]), int(tokens[1]))
+        known = tuple((str(agent), int(turns)) for agent, turns in after.items())
+        return cls(text, tuple(commands), tokens, known, data.get("full") is True)
 
 
 @dataclass(frozen=True)

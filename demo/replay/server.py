@@ -24,6 +24,8 @@ from .wire import Answer, Cohere, OpenAI, Request, Usage, Wire, count, read_requ
 NO_USAGE = Usage(0, 0, 0, 0)
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 HUGE_BYTES = 5 * 1024 * 1024
+# How long an answer waits for what another agent did before it in the recorded run, seconds.
+PATIENCE = 120
 
 
 @dataclass
@@ -74,6 +76,8 @@ class Replay:
     delay: Delay = field(default_factory=Delay)
     faults: Faults = field(default_factory=lambda: Faults([]))
     waiting: int = 0
+    # How many turns each agent of a pair has asked for.
+    asked: dict[tuple[str, int, str, str], int] = field(default_factory=dict)
 
     def app(self) -> web.Application:
         """The aiohttp application with all its addresses."""
@@ -123,13 +127,34 @@ class Replay:
         await asyncio.sleep(self.delay.seconds(call.name, told.step))
         if rule and rule.action in STATUS_ACTIONS:
             return await self._status(call, rule)
+        if not told.summary:
+            self._note_asked(role, told.step)
+            await self._order(role, turn_at(turns, told.step))
         if told.summary:
             turn = summary_of(told, turns)
         elif rule and rule.action == "override":
             turn = rule.override(told.step)
         else:
             turn = turn_at(turns, told.step)
+        if turn.full:
+            return await self._error(call, *STATUS_ACTIONS["context_length"])
         return await self._turn(call, turn, rule)
+
+    def _note_asked(self, role: Role, step: int) -> None:
+        key = (role.repo, role.task, role.kind, role.agent)
+        self.asked[key] = max(self.asked.get(key, 0), step + 1)
+
+    async def _order(self, role: Role, turn: Turn) -> None:
+        """Hold a turn until the other agents are as far as they were when it was recorded.
+
+        So what an agent finds (a message, a pushed branch) is what it found then, though the
+        answers come at once.
+        """
+        deadline = time.monotonic() + PATIENCE
+        for agent, turns in turn.after:
+            key = (role.repo, role.task, role.kind, agent)
+            while self.asked.get(key, 0) < turns and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
 
     async def _probe(self, call: Call, request: Request) -> web.StreamResponse:
         """Answer a call of one token, by which a client tries its key, outside of any recording."""

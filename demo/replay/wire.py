@@ -176,7 +176,12 @@ def read_request(data: Any) -> Request:
 
 
 def count(request: Request, turn: Turn) -> Usage:
-    """The usage of answering the request with the turn: four characters are a token."""
+    """The usage of answering the request with the turn: four characters are a token.
+
+    A turn that was recorded with its tokens has these.
+    """
+    if turn.tokens is not None:
+        return Usage(*turn.tokens, *turn.tokens)
     billed_in = -(-request.chars // CHARS_PER_TOKEN)
     said = turn.text + "".join(turn.commands)
     billed_out = max(1, -(-len(said) // CHARS_PER_TOKEN))

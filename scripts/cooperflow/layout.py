@@ -191,6 +191,11 @@ class Results:
         return self.state / "breaker.jsonl"
 
     @property
+    def paces(self) -> Path:
+        """When the next call to each limited provider is due."""
+        return self.state / "pace"
+
+    @property
     def halt(self) -> Path:
         return self.state / "halt.json"
 

@@ -52,6 +52,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "first attempt": _iso(attempts.first),
         "last attempt": _iso(attempts.last),
         "replay": "yes" if any(d.get("replay") for d in known) else "no",
+        "adopted": ", ".join(str(d["run_name"]) for d in known if d.get("adopted")) or "none",
     }
     return {
         "schema": SCHEMA,

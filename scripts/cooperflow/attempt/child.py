@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import layout, processes, runtime
+from cooperflow.attempt.pace import Pace
+from cooperflow.engine import containers
 
 SHIM = Path(__file__).with_name("docker-labelled")
 
@@ -39,6 +42,7 @@ class Command:
     model: str = ""
     key: str | None = None  # of the model's provider; never written down
     calls: Path | None = None  # where model calls are recorded
+    pace: Pace | None = None  # what holds them back
     command_seconds: float | None = None  # limit for one command in an SDK container
 
 
@@ -109,17 +113,31 @@ def _main(command: Command) -> int:
     if command.tags is not None:
         seams.tag_sandboxes(command.tags, command.log.parent / layout.EVENTS)
     seams.label_all(command.labels, command.sdk_arguments, command.stop_note)
+    if "--git" in command.arguments:
+        seams.own_git_server(command.labels[containers.TOKEN_LABEL])
+    _bring_external_agents()
     if command.command_seconds is not None:
         seams.limit_commands(command.command_seconds)
     if command.calls is not None:
         from cooperflow.attempt import recorder
 
-        recorder.install(command.calls, command.key)
+        recorder.install(command.calls, command.key, command.pace)
         _hand_over_key(command.model, command.key)
     sys.argv = ["cooperbench", *command.arguments]
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)
     cooperbench.cli.main()
     return 0
+
+
+def _bring_external_agents() -> None:
+    """Import the modules with agents: upstream does so only when it is imported itself.
+
+    Raises:
+        ImportError: one is not there; the log of the attempt has it.
+    """
+    for name in os.environ.get("COOPERBENCH_EXTERNAL_AGENTS", "").split(","):
+        if name.strip():
+            importlib.import_module(name.strip())
 
 
 def _hand_over_key(model: str, key: str | None) -> None:

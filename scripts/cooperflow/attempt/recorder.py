@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from cooperflow.atomic import append_line
 from cooperflow.attempt import secrecy
+from cooperflow.attempt.pace import Pace
 from cooperflow.outcomes import usage
 
 # Where a model's own limit is not known, an answer is taken to be no longer than this, tokens.
@@ -28,10 +30,11 @@ class CallRecorder(CustomLogger):
     The file outlives the process, so that a killed run's calls stay in the books.
     """
 
-    def __init__(self, path: Path, key: str | None) -> None:
+    def __init__(self, path: Path, key: str | None, pace: Pace | None = None) -> None:
         super().__init__()
         self._path = path
         self._key = key
+        self._pace = pace
         # litellm reports an answer from a worker thread: remember who asked.
         self._asked: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -39,6 +42,7 @@ class CallRecorder(CustomLogger):
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         call = str(kwargs.get("litellm_call_id"))
         self._asked[call] = str(threading.get_ident())
+        self._hold(call)
         sent = json.dumps(messages, default=str, ensure_ascii=False)
         tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
         size = len(sent.encode("utf-8", errors="replace")) + len(tools)
@@ -48,6 +52,7 @@ class CallRecorder(CustomLogger):
             thread=self._asked[call],
             model=model,
             input_bytes=size,
+            agent=_agent(messages),
             cost_bound=_bound(str(kwargs.get("model") or model), size),
         )
 
@@ -95,6 +100,13 @@ class CallRecorder(CustomLogger):
             billed=not usage.surely_unbilled(kind, status, causes),
         )
 
+    def _hold(self, call: str) -> None:
+        """Wait for this call's turn. Told beforehand: the run's time limit leaves it out."""
+        seconds = self._pace.reserve() if self._pace else 0.0
+        if seconds > 0:
+            self._write(event="held", id=call, thread=self._asked[call], seconds=round(seconds, 3))
+            time.sleep(seconds)
+
     def _write(self, **record: Any) -> None:
         line = json.dumps({"schema": usage.SCHEMA, "time": time.time(), **record}, default=str)
         try:
@@ -107,9 +119,26 @@ class CallRecorder(CustomLogger):
             os._exit(UNRECORDED)
 
 
-def install(path: Path, key: str | None) -> None:
-    """Record all calls that this process makes through litellm into ``path``, ``key`` left out."""
-    litellm.callbacks = [CallRecorder(path, key)]
+def install(path: Path, key: str | None, pace: Pace | None = None) -> None:
+    """Record all calls that this process makes through litellm into ``path``, ``key`` left out.
+
+    With ``pace`` each of them waits for its turn.
+    """
+    litellm.callbacks = [CallRecorder(path, key, pace)]
+
+
+# How upstream's prompts tell an agent among several who it is.
+_AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
+
+
+def _agent(messages: Any) -> str:
+    """Return which agent asks, by its prompt; empty where that names none (as in solo)."""
+    for message in messages if isinstance(messages, list) else []:
+        content = message.get("content") if isinstance(message, dict) else None
+        if message.get("role") == "user" and isinstance(content, str):
+            found = _AGENT.search(content)
+            return found[1] if found else ""
+    return ""
 
 
 def _message(response: Any) -> Any:
@@ -137,26 +166,32 @@ def status_of(error: object) -> int | None:
 
 
 def causes_of(error: BaseException | None) -> list[str]:
-    names: list[str] = []
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        names.append(type(error).__name__)
+    return [type(one).__name__ for one in _chain(error)]
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an error and those behind it, outermost first."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
         error = error.__cause__ or error.__context__
-    return names
+    return found
 
 
-def _retry_after(error: object) -> float | None:
-    for holder in (getattr(error, "response", None), error):
-        headers = getattr(holder, "headers", None) or getattr(
-            holder, "litellm_response_headers", None
-        )
-        value = headers.get("retry-after") if headers else None
-        if value is not None:
-            try:
-                return float(value)
-            except ValueError:
-                return None
+def _retry_after(error: BaseException | None) -> float | None:
+    """Return the seconds for which the provider asked to be left alone.
+
+    litellm keeps the headers of some providers' answers (Cohere's) in a cause alone.
+    """
+    for one in _chain(error):
+        for holder in (getattr(one, "response", None), one):
+            for name in ("headers", "litellm_response_headers"):
+                value = (getattr(holder, name, None) or {}).get("retry-after")
+                if value is not None:
+                    try:
+                        return float(value)
+                    except ValueError:
+                        return None
     return None
 
 

@@ -30,19 +30,27 @@ def program() -> str:
 
 
 class RedisServer:
-    """A redis-server on a unix socket in ``folder`` (which is the caller's, of mode 0700)."""
+    """A redis-server on a unix socket in ``folder`` (which is the caller's, of mode 0700).
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    With ``gateway`` it listens on a port of this machine instead, at that address too, so that
+    commands in containers reach it: upstream's team setting has such. Whatever runs on Docker's
+    bridge meanwhile can reach it as well.
+    """
+
+    def __init__(self, folder: Path, log: Path, gateway: str | None = None) -> None:
         self._socket = folder / "redis.sock"
-        command = [program(), "--port", "0", "--unixsocket", str(self._socket)]
-        command += ["--unixsocketperm", "700", "--save", "", "--appendonly", "no"]
-        command += ["--daemonize", "no", "--dir", str(folder)]
+        self._port = _free_port() if gateway else 0
+        command = [program(), "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
+        command += ["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(folder)]
+        command += ["--port", str(self._port)]
+        if gateway:
+            command += ["--bind", "127.0.0.1", gateway, "--protected-mode", "no"]
         with log.open("ab") as stream:
             self.process = processes.spawn(command, stdout=stream, stderr=subprocess.STDOUT)
 
     @property
     def url(self) -> str:
-        return f"unix://{self._socket}"
+        return f"redis://127.0.0.1:{self._port}" if self._port else f"unix://{self._socket}"
 
     @property
     def died(self) -> bool:
@@ -63,3 +71,9 @@ class RedisServer:
 
     def end(self) -> None:
         processes.end(self.process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -23,6 +23,10 @@ KEPT_TAIL = 1_000_000
 GRACE = 5
 
 
+# Upstream's constants for the container, the network and the volume of its git server.
+GIT_SERVER_NAMES = ("_CONTAINER_NAME", "_NETWORK_NAME", "_VOLUME_NAME")
+
+
 class _Exec(NamedTuple):
     exit_code: int | None
     output: bytes
@@ -80,6 +84,18 @@ def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
         return sandbox
 
     _replace(modal.Sandbox, "create", tagged)
+
+
+def own_git_server(token: str) -> None:
+    """Have this process start a git server of its own, where it is asked for one (``--git``).
+
+    Upstream's is one container for all runs of a machine: the run that started it would take it
+    away from the others at its end. Only its names are changed.
+    """
+    from cooperbench.agents.mini_swe_agent_v2.connectors.git_servers import docker as server
+
+    for name in GIT_SERVER_NAMES:
+        setattr(server, name, f"{getattr(server, name)}-{token[:12]}")
 
 
 def limit_commands(seconds: float) -> None:

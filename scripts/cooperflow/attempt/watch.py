@@ -17,14 +17,16 @@ from typing import Any
 
 from cooperflow import atomic, layout, processes, runtime
 from cooperflow.attempt import child, secrecy
+from cooperflow.attempt.pace import Pace
 from cooperflow.attempt.places import ENGINE_PATIENCE, DockerHere, ModalElsewhere, Place
 from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.engine.probe import full
+from cooperflow.experiment import keys
 from cooperflow.experiment.plan import Run
-from cooperflow.outcomes import publish, usage
-from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence
+from cooperflow.outcomes import outcome, publish, usage
+from cooperflow.outcomes.outcome import CallsEnd, Evidence
 
 # How often a running attempt is looked at, seconds.
 TICK = 0.1
@@ -50,6 +52,7 @@ class Job:
     sdk_arguments: Mapping[str, Any] | None = None
     replay: str | None = None
     docker: bool = True  # else its containers are Modal's sandboxes
+    pace: Pace | None = None
 
     @property
     def calls(self) -> Path:
@@ -108,6 +111,7 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             model=job.run.experiment.model.model,
             key=job.key,
             calls=job.calls,
+            pace=job.pace,
         )
         try:
             watched = watch(command, _place(job, stop_note), job.seconds)
@@ -138,7 +142,7 @@ def watch(command: child.Command, place: Place, seconds: float) -> Watched:
                 status = code
                 break
             now = time.monotonic()
-            if now - begun > seconds:
+            if now - begun > seconds and now - begun > _limit(command, seconds):
                 timed_out = True
                 break
             if now - looked > LOOK:
@@ -175,24 +179,45 @@ def _place(job: Job, stop_note: Path) -> Place:
     return ModalElsewhere(job.folder, job.labels, agents + ("--git" in setting.flags))
 
 
+def _limit(command: child.Command, seconds: float) -> float:
+    """Return the time limit with what our own pace has taken of it given back, seconds."""
+    if command.pace is None or command.calls is None:
+        return seconds
+    held = usage.held(atomic.read_lines(command.calls))
+    return max(seconds, min(seconds + held, keys.LONGEST_RUN))
+
+
 def _redis(
     job: Job, folder: Path, stack: contextlib.ExitStack
 ) -> tuple[RedisServer | None, list[str]]:
-    if not job.run.experiment.setting.messaging:
+    setting = job.run.experiment.setting
+    if not setting.redis:
         return None, []
     if job.redis_url:
         return None, ["--redis", job.redis_url]
-    server = RedisServer(folder, job.folder / "redis.log")
+    gateway = _gateway() if setting.redis_in_containers else None
+    server = RedisServer(folder, job.folder / "redis.log", gateway)
     stack.callback(server.end)
     server.wait()
     return server, ["--redis", server.url]
+
+
+def _gateway() -> str | None:
+    """Return the address at which containers reach this machine; None if nobody can say."""
+    with contextlib.suppress(EngineError):
+        client = containers.engine(ENGINE_PATIENCE)
+        try:
+            return containers.gateway(client)
+        finally:
+            client.close()
+    return None
 
 
 def _replay(job: Job, stack: contextlib.ExitStack) -> str:
     """Start a server that plays recordings in the model's place; return its URL."""
     port = job.folder / ".port"
     command = [sys.executable, str(layout.REPOSITORY / "demo" / "replay_server.py")]
-    command += ["--recordings", str(job.replay), "--port-file", str(port)]
+    command += ["--recordings", str(_recordings(job)), "--port-file", str(port)]
     command += ["--ledger", str(job.folder / "ledger.jsonl")]
     with (job.folder / "replay.log").open("ab") as log:
         server = processes.spawn(command, stdout=log, stderr=subprocess.STDOUT)
@@ -206,9 +231,23 @@ def _replay(job: Job, stack: contextlib.ExitStack) -> str:
     return f"{base}/v1" if openai else f"{base}/v2/chat"
 
 
+def _recordings(job: Job) -> Path:
+    """Return the recordings of just this run if they lie apart, else all that there are.
+
+    A coop agent's prompt does not name the other feature: only the folder tells two pairs apart.
+    """
+    pair = job.run.pair
+    a, b = pair.sorted_features
+    root = Path(str(job.replay))
+    own = root / pair.repo / f"task{pair.task_id}" / f"f{a}_f{b}"
+    setting = own / job.run.experiment.setting.name
+    return next((place for place in (setting, own) if place.is_dir()), root)
+
+
 def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence:
     document = upstream_document(job)
-    calls = usage.calls(atomic.read_lines(job.calls))
+    records = atomic.read_lines(job.calls)
+    calls = usage.calls(records)
     image_missing = False
     fates = watched.fates
     if job.docker and not watched.engine_lost and not fates.started:
@@ -221,7 +260,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
         timed_out=watched.timed_out,
         exit_code=watched.exit_code,
         seconds=watched.seconds,
-        agents=agent_ends(document),
+        agents=outcome.agent_ends(document),
         calls=tuple(
             CallsEnd(
                 last=thread[-1].kind,
@@ -239,6 +278,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
         image_missing=image_missing,
         redis_died=redis is not None and redis.died,
         step_limit=job.step_limit,
+        held=usage.held(records),
     )
 
 
@@ -254,20 +294,3 @@ def upstream_document(job: Job) -> dict[str, Any] | None:
     ):
         return document
     return None
-
-
-def agent_ends(document: Mapping[str, Any] | None) -> tuple[AgentEnd, ...]:
-    """Return how each agent ended, by upstream's document."""
-    if document is None:
-        return ()
-    agents = document.get("agents") or {"solo": document.get("agent") or {}}
-    return tuple(
-        AgentEnd(
-            agent=name,
-            status=str(end.get("status") or "Error"),
-            error=str(end.get("error") or ""),
-            steps=int(end.get("steps") or 0),
-            cost=float(end.get("cost") or 0.0),
-        )
-        for name, end in agents.items()
-    )

@@ -55,6 +55,23 @@ class Model(_Table):
     replay: str | None = Field(
         None, description="a folder of recordings: a local server plays them in the model's place"
     )
+    adopt: dict[str, str] = Field(
+        default_factory=dict,
+        description="setting -> the folder LOG_DIR/NAME of a finished `cooperbench run`; such a"
+        " model is never run here",
+    )
+    provider: str | None = Field(
+        None, description="an entry of `providers`, whose limits it keeps together with others"
+    )
+
+
+class Provider(_Table):
+    """What an account at a provider bears; all models that name it share it."""
+
+    runs: int | None = Field(None, gt=0, description="runs at a time; null: run_slots alone")
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="model calls of all runs, evenly spaced; null: no limit"
+    )
 
 
 class Agent(_Table):
@@ -174,6 +191,9 @@ class Config(_Table):
     results: str = Field("results", description="root of everything written")
     dataset: Dataset = Dataset()
     models: dict[str, Model | None]
+    providers: dict[str, Provider | None] = Field(
+        default_factory=dict, description="name -> limits that its models share"
+    )
     agent: Agent = Agent()
     settings: dict[str, list[str] | None]
     repeats: int = Field(1, ge=1, le=99, description="how often each pair is run per setting")

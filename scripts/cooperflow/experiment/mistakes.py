@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
 from cooperflow.experiment import backends
-from cooperflow.experiment.keys import DOCKER_AGENTS, MODES, Agent, Config, Model
+from cooperflow.experiment.keys import DOCKER_AGENTS, MODES, Agent, Config, Model, Provider
 
 
 def explain(error: pydantic.ValidationError) -> Iterator[str]:
@@ -35,11 +35,15 @@ def explain(error: pydantic.ValidationError) -> Iterator[str]:
             yield f"{key}: {value!r}: {finding['msg'][0].lower()}{finding['msg'][1:]}."
 
 
+# Keys whose entries are tables of their own.
+_TABLES: dict[str, type[BaseModel]] = {"models": Model, "providers": Provider}
+
+
 def _keys(path: list[str]) -> list[str]:
     table: type[BaseModel] = Config
     for part in path:
-        if table is Config and part in ("models",):
-            table = Model
+        if table is Config and part in _TABLES:
+            table = _TABLES[part]
             continue
         field = table.model_fields.get(part)
         kind = None if field is None else field.annotation
@@ -66,7 +70,8 @@ def problems(config: Config) -> Iterator[str]:
             yield from _setting_problems(name, flags)
     for name, model in config.models.items():
         if model is not None:
-            yield from _model_problems(name, model)
+            yield from _model_problems(name, model, config)
+    yield from _provider_problems(config)
     yield from _agent_problems(config.agent)
     yield from backends.problems(config)
     if config.dataset.first is not None and config.dataset.sample is not None:
@@ -104,7 +109,16 @@ def _setting_problems(name: str, flags: list[str]) -> Iterator[str]:
             yield f"settings.{name}: {flag} is set by the workflow itself; leave it out."
 
 
-def _model_problems(name: str, model: Model) -> Iterator[str]:
+def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:
+    if model.adopt and model.replay is not None:
+        yield f"models.{name}: adopt and replay exclude each other. Take one out."
+    settings = [setting for setting, flags in config.settings.items() if flags]
+    for setting in model.adopt:
+        if setting not in settings:
+            yield (
+                f"models.{name}.adopt.{setting}: there is no such setting. Allowed:"
+                f" {listed(settings)}.{nearest(setting, settings)}"
+            )
     if model.api_base is not None and not re.match(r"https?://[^/\s]+", model.api_base):
         yield f"models.{name}.api_base: {model.api_base!r} is no http(s) URL."
     if model.api_key is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.api_key):
@@ -114,6 +128,22 @@ def _model_problems(name: str, model: Model) -> Iterator[str]:
         )
     if not model.model.strip():
         yield f"models.{name}.model: is empty. Write litellm's name of the model."
+
+
+def _provider_problems(config: Config) -> Iterator[str]:
+    for name in config.providers:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+            yield (
+                f"providers.{name}: cannot be the name of a Snakemake resource. Allowed: letters,"
+                " digits and underscores, first a letter."
+            )
+    known = [name for name, limits in config.providers.items() if limits is not None]
+    for name, model in config.models.items():
+        if model is not None and model.provider is not None and model.provider not in known:
+            yield (
+                f"models.{name}.provider: {model.provider!r} is no entry of providers. There:"
+                f" {listed(known) or 'none'}.{nearest(model.provider, known)}"
+            )
 
 
 def _agent_problems(agent: Agent) -> Iterator[str]:

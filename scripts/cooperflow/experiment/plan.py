@@ -11,7 +11,7 @@ from pathlib import Path
 from cooperflow import layout
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment import filters, pairs
-from cooperflow.experiment.keys import Config, Model
+from cooperflow.experiment.keys import Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
 
 
@@ -29,8 +29,18 @@ class Setting:
 
     @property
     def messaging(self) -> bool:
-        """Whether its agents talk, which needs a Redis."""
+        """Whether its agents talk."""
         return self.mode != "solo" and "--no-messaging" not in self.flags
+
+    @property
+    def redis(self) -> bool:
+        """Whether it needs a Redis: for messages, or for a team's list of tasks."""
+        return self.messaging or self.mode == "team"
+
+    @property
+    def redis_in_containers(self) -> bool:
+        """Whether commands inside the agents' containers talk to that Redis, too."""
+        return self.mode == "team"
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class Experiment:
     model: Model
     setting: Setting
     repeat: int = 1
+
+    @property
+    def adopted(self) -> bool:
+        """Whether plain cooperbench made its runs: they are taken over, and none is run here."""
+        return bool(self.model.adopt)
 
     @property
     def run_name(self) -> str:
@@ -97,14 +112,22 @@ class Plan:
             for setting in self.settings
             for repeat in self.repeats
             for name, model in self.config.models.items()
-            if model
+            if model and (not model.adopt or (setting.name in model.adopt and repeat == 1))
         )
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
+        """All runs; of an adopted experiment those that `snakemake adopt` has taken over."""
         return tuple(
-            Run(experiment, pair) for experiment in self.experiments for pair in self.pairs
+            run
+            for experiment in self.experiments
+            for run in self.of(experiment)
+            if not experiment.adopted or run.folder(self.results).result.exists()
         )
+
+    def of(self, experiment: Experiment) -> tuple[Run, ...]:
+        """Return the experiment on every pair."""
+        return tuple(Run(experiment, pair) for pair in self.pairs)
 
     @cached_property
     def images(self) -> tuple[str, ...]:
@@ -134,6 +157,24 @@ class Plan:
         number = self.experiments.index(experiment)
         alike = [re.sub(r"\W", "_", one.run_name) for one in self.experiments]
         return plain if len(set(alike)) == len(alike) else f"{plain}_{number}"
+
+    @property
+    def run_limits(self) -> dict[str, int]:
+        """How many runs at a time each limited provider bears, by the name of its resource."""
+        return {
+            f"provider_{name}": limits.runs
+            for name, limits in self.config.providers.items()
+            if limits is not None and limits.runs is not None
+        }
+
+    def slots(self, experiment: Experiment) -> dict[str, int]:
+        """Return what a run of the experiment takes of the providers' limits."""
+        name = f"provider_{experiment.model.provider}"
+        return {name: 1} if name in self.run_limits else {}
+
+    def limits(self, experiment: Experiment) -> Provider:
+        """Return the limits of an experiment's provider; none if its model names none."""
+        return self.config.providers.get(experiment.model.provider or "") or Provider()
 
     def priority(self, experiment: Experiment) -> int:
         """Return Snakemake's priority of an experiment's runs: settings in the config's order."""

@@ -46,7 +46,7 @@ def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
     told = result["workflow"]
     if told["outcome"] is not None:
         verdict = Verdict(told["outcome"], told["reason"])
-        _publish(plan, run, folder, _not_graded(run, verdict), verdict, 0.0)
+        publish_verdict(plan, run, folder, not_graded(run, verdict), verdict, 0.0)
         return DONE
     begun = time.monotonic()
     document = _test(plan, run, folder)
@@ -56,8 +56,8 @@ def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
     if verdict.again and not this.last:
         print(f"{run.key}: grading: {verdict.outcome} {verdict.reason}; tried again.")
         return TRY_AGAIN
-    whole = document or _not_graded(run, verdict)
-    _publish(plan, run, folder, whole, verdict, time.monotonic() - begun)
+    whole = document or not_graded(run, verdict)
+    publish_verdict(plan, run, folder, whole, verdict, time.monotonic() - begun)
     print(f"{run.key}: {verdict.outcome} {verdict.reason} {verdict.caveat}".rstrip())
     return DONE
 
@@ -84,7 +84,7 @@ def largest_patch(folder: RunFolder) -> int:
     return max((path.stat().st_size for path in folder.path.glob("*.patch")), default=0)
 
 
-def _publish(
+def publish_verdict(
     plan: Plan,
     run: Run,
     folder: RunFolder,
@@ -92,6 +92,7 @@ def _publish(
     verdict: Verdict,
     seconds: float,
 ) -> None:
+    """Write eval.json with the run's final outcome, and see to it that the tables follow."""
     assert verdict.outcome is not None
     outputs = [str((document.get(f"feature{n}") or {}).get("test_output") or "") for n in (1, 2)]
     record = EvalRecord(
@@ -113,7 +114,7 @@ def _publish(
         )
 
 
-def _not_graded(run: Run, verdict: Verdict) -> dict[str, Any]:
+def not_graded(run: Run, verdict: Verdict) -> dict[str, Any]:
     """Return a document of upstream's form for a run that was not tested, or could not be."""
     nothing = {"passed": False, "test_output": ""}
     broke = verdict.outcome == outcome.INFRA_ERROR

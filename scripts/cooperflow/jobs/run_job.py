@@ -12,6 +12,7 @@ from typing import Any
 
 from cooperflow import atomic, guard, halt, layout, processes, runtime
 from cooperflow.attempt import watch
+from cooperflow.attempt.pace import Pace
 from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.errors import UserError
@@ -181,6 +182,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
     environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": str(config.limits.call_tries)}
     if config.agent.external:
         environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(config.agent.external)
+    rate = plan.limits(run.experiment).requests_per_minute
     limits, sdk_limits = containers.limits(config.containers, "--git" in setting.flags)
     return watch.Job(
         run=run,
@@ -197,6 +199,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         sdk_arguments=sdk_limits,
         replay=str(Path(model.replay).resolve()) if model.replay else None,
         docker=config.docker,
+        pace=Pace(plan.results.paces / str(model.provider), rate) if rate else None,
     )
 
 

@@ -100,6 +100,7 @@ class Evidence:
     image_missing: bool = False
     redis_died: bool = False
     step_limit: int | None = None
+    held: float = 0.0  # seconds for which our own limit of requests held an agent back
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,23 @@ class Verdict:
     caveat: str = ""
     again: bool = False
     halts: bool = False
+
+
+def agent_ends(document: Mapping[str, Any] | None) -> tuple[AgentEnd, ...]:
+    """Return how each agent ended, by upstream's document."""
+    if document is None:
+        return ()
+    agents = document.get("agents") or {"solo": document.get("agent") or {}}
+    return tuple(
+        AgentEnd(
+            agent=name,
+            status=str(end.get("status") or "Error"),
+            error=str(end.get("error") or ""),
+            steps=int(end.get("steps") or 0),
+            cost=float(end.get("cost") or 0.0),
+        )
+        for name, end in agents.items()
+    )
 
 
 def judge_run(evidence: Evidence) -> Verdict:

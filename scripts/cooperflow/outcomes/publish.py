@@ -49,7 +49,9 @@ def result(
         image_id=image_id,
         fingerprint=fingerprint,
         seconds=round(evidence.seconds, 3),
-        waited_seconds=round(max((c.waited for c in evidence.calls), default=0.0), 3),
+        waited_seconds=round(
+            evidence.held + max((c.waited for c in evidence.calls), default=0.0), 3
+        ),
         model_seconds=round(usage.model_seconds(attempt_calls(folder.attempt(attempt))), 3),
         steps=sum(agent.steps for agent in evidence.agents),
         messages_sent=int(whole.get("messages_sent") or 0),

@@ -34,6 +34,8 @@ def find(plan: Plan) -> list[Broken]:
         graded = (atomic.read_json(folder.eval) or {}).get("workflow") or {}
         for told in (result, graded):
             if told.get("outcome") == outcome.INFRA_ERROR:
+                if run.experiment.adopted and told is result:
+                    break  # it was never ours to run, and what broke it cannot be done again
                 cost = publish.books(folder).cost_usd
                 attempts = len(folder.attempt_numbers())
                 found.append(Broken(run, str(told["reason"]), attempts, cost))

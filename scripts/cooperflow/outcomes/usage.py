@@ -247,6 +247,16 @@ def waited(thread: Sequence[Call], until: float) -> float:
     return max(seconds, 0.0)
 
 
+def held(records: Iterable[Mapping[str, Any]]) -> float:
+    """Return the seconds for which our own limit of requests held back the agent it held most."""
+    sums: dict[str, float] = {}
+    for record in records:
+        if record.get("event") == "held":
+            thread = str(record.get("thread"))
+            sums[thread] = sums.get(thread, 0.0) + float(record.get("seconds") or 0.0)
+    return max(sums.values(), default=0.0)
+
+
 def asked_pause(all_calls: Iterable[Call], now: float) -> float:
     """Return how long the provider still wants to be left alone, by each agent's last call."""
     ends = [thread[-1] for thread in threads(all_calls)]

@@ -81,9 +81,11 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def titled(title: str, table: pd.DataFrame) -> str:
-    """Return the title, marked where any of it was replayed."""
-    replayed = "replay" in table and table["replay"].astype(str).eq("True").any()
-    return f"{title} (replay, no model)" if replayed else title
+    """Return the title, marked where any of it was replayed or adopted."""
+    for label, words in (("replay", "replay, no model"), ("adopted", "some adopted")):
+        if label in table and table[label].astype(str).eq("True").any():
+            title = f"{title} ({words})"
+    return title
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "total": len(runs),
             "unfinished": int((~runs["outcome"].isin(outcome.OUTCOMES)).sum()),
             "replay": bool(runs["replay"].any()),
+            "adopted": bool(runs["adopted"].any()),
             "dates": content.dates(runs),
             "summary": content.headline(summary),
             "comparison": content.comparison(tables.comparison),

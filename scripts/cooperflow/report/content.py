@@ -31,6 +31,8 @@ COLUMNS = (
 )
 # Columns that a reader chooses from.
 FILTERS = ("outcome", "reason", "setting", "model", "repo")
+# Columns that say what kind of run it is; shown where any run is of that kind.
+LABELS = ("replay", "adopted")
 
 
 def run_of_row(
@@ -54,13 +56,14 @@ def runs_data(
 ) -> dict[str, Any]:
     """Return the table of all runs as the first page loads it: rows of plain values."""
     columns = list(COLUMNS)
-    if bool(runs["replay"].any()):
-        columns.insert(1, ("replay", "Replay", False))
+    for label in LABELS:
+        if bool(runs[label].any()):
+            columns.insert(1, (label, label.capitalize(), False))
     values: list[list[Any]] = []
     for key, _, number in columns:
         column = runs[key]
-        if key == "replay":
-            values.append(["replay" if v else "" for v in column])
+        if key in LABELS:
+            values.append([key if v else "" for v in column])
         elif number:
             values.append([None if pd.isna(v) else v for v in column.tolist()])
         else:

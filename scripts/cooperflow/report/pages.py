@@ -103,6 +103,7 @@ def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
                 for source in sources
             ],
             replay=any(source.run.experiment.model.replay for source in sources),
+            adopted=any(source.run.experiment.adopted for source in sources),
             home=link(report / "index.html", page),
             assets=link(report / "assets", page),
         )

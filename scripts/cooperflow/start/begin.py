@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 from cooperflow import guard, halt, runtime
+from cooperflow.attempt import pace
 from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError
-from cooperflow.errors import UserError
+from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import rolling
@@ -34,6 +35,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)
     breaker.forget(plan.results)
+    pace.forget(plan.results)
     runtime.sweep()
     _bring_to_now(plan, clone)
     swept = _sweep(plan) if work.needs_engine and not work.cluster else 0
@@ -42,7 +44,8 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     if work.runs or work.gradings:
         tasks = dataset.task_hashes(root, plan.pairs)
         touched = [*work.runs, *work.gradings]
-        for name in dict.fromkeys(run.experiment.run_name for run in touched):
+        own = (run.experiment.run_name for run in touched if not run.experiment.adopted)
+        for name in dict.fromkeys(own):
             fingerprint.settle(plan.experiment(name), plan, tasks, docker_version)
     return _told(plan, work, swept)
 
@@ -92,6 +95,7 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
     for one in plan.experiments:
         to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
         label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
+        label = f"{one.run_name} (adopted)" if one.adopted else label
         done = sum(
             run.experiment == one and run.folder(plan.results).result.exists() for run in plan.runs
         )
@@ -102,6 +106,13 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
         lines += estimate.text(estimate.make(plan, paid), work.slots)
     if work.runs:
         lines.append(f"oracle: {gold.summary(plan)}")
+    waiting = [
+        one.run_name
+        for one in plan.experiments
+        if one.adopted and not plan.results.experiment(one.run_name).exists()
+    ]
+    if waiting:
+        lines.append(f"Not taken over yet: {listed(waiting)}. `snakemake adopt` does it.")
     if swept:
         lines.append(f"Removed {swept} containers that a dead start had left.")
     failed = infra_errors(plan)

@@ -38,7 +38,7 @@ def lines(plan: Plan, runs: Sequence[Run], engine: bool = True) -> Iterator[Line
     yield _disk(plan)
     yield from _data(plan)
     yield from _agent(plan, runs)
-    if plan.config.redis.url is None and any(run.experiment.setting.messaging for run in runs):
+    if plan.config.redis.url is None and any(run.experiment.setting.redis for run in runs):
         yield _redis()
     models = {run.experiment.model_name: run.experiment.model for run in runs}
     for name, asked in models.items():

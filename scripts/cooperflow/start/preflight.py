@@ -83,7 +83,7 @@ def _data(plan: Plan) -> Iterator[str]:
 
 
 def _redis(runs: Iterable[Run], plan: Plan) -> Iterator[str]:
-    if plan.config.redis.url is None and any(r.experiment.setting.messaging for r in runs):
+    if plan.config.redis.url is None and any(r.experiment.setting.redis for r in runs):
         try:
             redis_server.program()
         except UserError as error:

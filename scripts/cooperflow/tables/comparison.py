@@ -43,6 +43,7 @@ COLUMNS = (
     "diff_high_bound",
     "unfinished",
     "replay",
+    "adopted",
 )
 TASK = ["repo", "task_id"]
 PAIR = [*TASK, "features"]
@@ -89,7 +90,15 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
         index=PAIR, columns="run_name", values="outcome", aggfunc="first", sort=False
     )
     replayed = set(runs.loc[runs["replay"].astype(bool), "run_name"])
-    rows = [_row(one, outcomes, replayed) for one in contrasts(runs)]
+    adopted = set(runs.loc[runs["adopted"].astype(bool), "run_name"])
+    rows = [
+        {
+            **_row(one, outcomes),
+            "replay": bool(replayed & {one.a, one.b}),
+            "adopted": bool(adopted & {one.a, one.b}),
+        }
+        for one in contrasts(runs)
+    ]
     adjusted = stats.holm([row["p"] for row in rows])
     for row, p in zip(rows, adjusted, strict=True):
         row["p_holm"] = _figures(p)
@@ -97,7 +106,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _row(one: Contrast, outcomes: pd.DataFrame, replayed: set[str]) -> dict[str, Any]:
+def _row(one: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
     sides = outcomes[[one.a, one.b]]
     a, b = sides[one.a], sides[one.b]
     graded = a.isin(_GRADED) & b.isin(_GRADED)
@@ -138,7 +147,6 @@ def _row(one: Contrast, outcomes: pd.DataFrame, replayed: set[str]) -> dict[str,
         "diff_low_bound": bound_low,
         "diff_high_bound": bound_high,
         "unfinished": int((~graded & ~infra).sum()),
-        "replay": bool(replayed & {one.a, one.b}),
     }
 
 

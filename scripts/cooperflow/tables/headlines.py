@@ -114,7 +114,7 @@ def summary(table: pd.DataFrame) -> Headline:
     caption = (
         "Pass rates by model and setting: passes among the graded pairs, with Wilson intervals; "
         "infrastructure errors (Infra) are left out of the rate. Strict: passes without a caveat."
-        + _replayed(table)
+        + _labels(table)
     )
     return Headline("summary", columns, (False, *[True] * 7), tuple(rows), caption)
 
@@ -150,14 +150,23 @@ def comparison(table: pd.DataFrame) -> Headline:
     caption = (
         "Paired differences of pass rates, a minus b, in percentage points, with Newcombe's "
         "interval and a bootstrap interval clustered by task; exact McNemar test, Holm-adjusted "
-        "over all rows. Pairs that either side did not grade are left out." + _replayed(table)
+        "over all rows. Pairs that either side did not grade are left out." + _labels(table)
     )
     return Headline("comparison", columns, (False, False, *[True] * 9), tuple(rows), caption)
 
 
-def _replayed(table: pd.DataFrame) -> str:
-    some = any(str(value) == "True" for value in table["replay"])
-    return " Replay: recorded answers, not a model's; says nothing about any model." if some else ""
+def _labels(table: pd.DataFrame) -> str:
+    """Return what is to be said of rows that are no runs of a model by this workflow."""
+
+    def some(label: str) -> bool:
+        return any(str(value) == "True" for value in table[label])
+
+    text = ""
+    if some("replay"):
+        text += " Replay: recorded answers, not a model's; says nothing about any model."
+    if some("adopted"):
+        text += " Adopted: some runs were made by plain cooperbench, their calls are not recorded."
+    return text
 
 
 def _number(value: object) -> float:

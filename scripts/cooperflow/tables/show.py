@@ -44,6 +44,11 @@ def tables(results: Results, runs: pd.DataFrame, summary: pd.DataFrame, console:
             "[bold]These runs are a replay:[/] recordings played in the model's place. Nothing was"
             " paid; the cost is what such calls would have cost."
         )
+    if bool(runs["adopted"].any()):
+        console.print(
+            "[bold]Adopted:[/] runs that plain cooperbench made. There is no record of their"
+            " calls: the cost is at least what is told."
+        )
 
 
 def _table(title: str, frame: pd.DataFrame, columns: tuple[Column, ...], wide: bool) -> Table:
@@ -58,7 +63,10 @@ def _table(title: str, frame: pd.DataFrame, columns: tuple[Column, ...], wide: b
 
 def _name(row: Row) -> str:
     name = str(row["run_name"])
-    return f"{name} (replay)" if row["replay"] and "replay" not in name else name
+    for label in ("replay", "adopted"):
+        if row[label] and label not in name:
+            name = f"{name} ({label})"
+    return name
 
 
 def _outcome(row: Row) -> str:

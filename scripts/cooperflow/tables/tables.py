@@ -47,6 +47,7 @@ RUN_COLUMNS = (
     "started",
     "ended",
     "replay",
+    "adopted",
 )
 SUMMARY_COLUMNS = (
     "run_name",
@@ -69,6 +70,7 @@ SUMMARY_COLUMNS = (
     "cost_complete",
     "duration_s",
     "replay",
+    "adopted",
 )
 _TEXTS = (
     "run_name",
@@ -134,6 +136,7 @@ def run_row(
         "started": _moment(told.get("started")),
         "ended": _moment(told.get("ended")),
         "replay": run.experiment.model.replay is not None,
+        "adopted": run.experiment.adopted,
     }
 
 
@@ -208,4 +211,5 @@ def _summary_row(name: object, group: pd.DataFrame) -> dict[str, Any]:
         "cost_complete": bool(group["cost_complete"].all()),
         "duration_s": round(float(group["duration_s"].sum()), 3),
         "replay": bool(first["replay"]),
+        "adopted": bool(first["adopted"]),
     }

@@ -1,0 +1,33 @@
+# The whole workflow in one image. Containers of agents and tests are not inside it: they run beside
+# it, on the engine whose socket it is given. docs/container.md tells how to use it.
+ARG BASE=debian:bookworm-slim
+FROM ${BASE}
+
+# Nothing is fetched where the base has it all.
+RUN set -e; lacking=; \
+    for pair in git:git make:make python3:python3 docker:docker.io flock:util-linux; do \
+        command -v "${pair%%:*}" >/dev/null || lacking="$lacking ${pair##*:}"; \
+    done; \
+    python3 -c 'import ensurepip' 2>/dev/null || lacking="$lacking python3-venv"; \
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || lacking="$lacking ca-certificates"; \
+    if [ -n "$lacking" ]; then \
+        apt-get update && \
+        DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $lacking && \
+        rm -rf /var/lib/apt/lists/*; \
+    fi
+
+WORKDIR /workflow
+
+# The environment first: it changes less often than the code. Another package index than the
+# public one is named by a build argument.
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
+COPY pyproject.toml ./
+COPY envs envs
+RUN envs/setup.sh python && rm -rf .tools /root/.cache
+
+COPY . .
+
+ENV LANG=C.UTF-8
+ENTRYPOINT [".venv/bin/snakemake"]
+CMD ["--help"]

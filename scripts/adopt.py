@@ -1,0 +1,21 @@
+"""Take over runs that plain cooperbench made: what `models.NAME.adopt` names."""
+
+import sys
+
+from cooperflow.archive import adopt
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        print(adopt.adopt(plan.make(config.from_environment())))
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

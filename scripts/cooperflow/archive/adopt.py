@@ -1,0 +1,292 @@
+"""Taking over runs that plain cooperbench made, as far as what it left can tell.
+
+Upstream's folders hold no record of model calls and no engine events. So an adopted run's cost is
+never complete, an agent that ended in an error is an infrastructure error and not a fail, and a
+container that died unnoticed under an agent cannot be told from a fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic, layout
+from cooperflow.errors import UserError
+from cooperflow.experiment import dataset, fingerprint
+from cooperflow.experiment.plan import Experiment, Plan, Run
+from cooperflow.jobs import eval_job
+from cooperflow.outcomes import outcome
+from cooperflow.outcomes.outcome import Evidence, Verdict
+from cooperflow.outcomes.records import RunRecord
+from cooperflow.outcomes.usage import Usage
+
+
+@dataclass
+class Taken:
+    """What came of the runs of one experiment."""
+
+    name: str
+    runs: int = 0
+    graded: int = 0
+    before: int = 0  # were taken over earlier
+    absent: int = 0  # pairs of the subset that the folder does not have
+    refused: tuple[str, ...] = ()  # each with why
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {self.runs} runs taken over, {self.graded} of them with their grading;"
+            f" {self.before} before; {self.absent} pairs are not there"
+        ]
+        return "\n".join([*lines, *(f"  left out: {why}" for why in self.refused)])
+
+
+def adopt(plan: Plan) -> str:
+    """Take over what is not here yet, and return what came of it. What is here stays as it is.
+
+    Raises:
+        UserError: no model adopts anything, a folder is not there, or it holds runs of another
+            model, agent or setting than the config says.
+    """
+    experiments = [one for one in plan.experiments if one.adopted]
+    if not experiments:
+        raise UserError(
+            "No model adopts anything. Write models.NAME.adopt: {SETTING: LOG_DIR/RUN_NAME}."
+        )
+    return "\n".join(str(_experiment(plan, one)) for one in experiments)
+
+
+def _experiment(plan: Plan, experiment: Experiment) -> Taken:
+    source = Path(experiment.model.adopt[experiment.setting.name])
+    key = f"models.{experiment.model_name}.adopt.{experiment.setting.name}"
+    if not source.is_dir():
+        raise UserError(f"{key}: there is no folder {source}.")
+    taken, refused, found = Taken(experiment.run_name), [], []
+    for run in plan.of(experiment):
+        folder = _folder(source, run)
+        if run.folder(plan.results).result.exists():
+            taken.before += 1
+        elif folder is None:
+            taken.absent += 1
+        else:
+            try:
+                document = _document(folder, run)
+                _same(key, folder, document, run, plan)
+                found.append((run, folder, document))
+            except ValueError as error:
+                refused.append(f"{folder}: {error}")
+    if found:
+        _write_experiment(plan, experiment, source, [run for run, _, _ in found])
+    for run, folder, document in found:
+        taken.graded += _take(plan, run, folder, document)
+        taken.runs += 1
+    taken.refused = tuple(refused)
+    return taken
+
+
+def _folder(source: Path, run: Run) -> Path | None:
+    """Return the run's folder below a run name's, in upstream's layout or its older one."""
+    for below in (run.experiment.setting.mode, ""):
+        path = source / below / run.pair.folder
+        if (path / layout.RESULT).is_file():
+            return path
+    return None
+
+
+def _document(folder: Path, run: Run) -> dict[str, Any]:
+    """Return upstream's result.json.
+
+    Raises:
+        ValueError: it is not whole, of another pair, names no times, or its patches are gone.
+    """
+    document = atomic.read_json(folder / layout.RESULT)
+    if not isinstance(document, dict):
+        raise ValueError("result.json is not whole")
+    told = (document.get("repo"), document.get("task_id"), sorted(document.get("features") or []))
+    if told != (run.pair.repo, run.pair.task_id, list(run.pair.sorted_features)):
+        raise ValueError("result.json is of another pair")
+    if len(_patches(folder)) != (1 if run.experiment.setting.mode == "solo" else 2):
+        raise ValueError("its patches are not there")
+    for key in ("started_at", "ended_at"):
+        _moment(document.get(key))
+    return document
+
+
+def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run, plan: Plan) -> None:
+    """Raise a UserError where the document is of another experiment than the config's."""
+    setting = run.experiment.setting
+    expected = {
+        "setting": setting.mode,
+        "model": run.experiment.model.model,
+        "agent_framework": plan.config.agent.name,
+    }
+    wrong = [
+        f"{name} is {document[name]!r} there, {value!r} in the config"
+        for name, value in expected.items()
+        if document.get(name) not in (None, value)
+    ]
+    if not setting.messaging and document.get("messages_sent"):
+        wrong.append(f"messages were sent there, and {setting.name} has none")
+    if wrong:
+        raise UserError(f"{key}: {folder} is of another experiment: {'; '.join(wrong)}.")
+
+
+def _write_experiment(plan: Plan, one: Experiment, source: Path, runs: Sequence[Run]) -> None:
+    """Write what is known of how the runs were made: that they are adopted, and where from."""
+    path = plan.results.experiment(one.run_name)
+    before = atomic.read_json(path) or {}
+    if before and not before.get("adopted"):
+        raise UserError(
+            f"{one.run_name}: {path.parent} holds runs of this workflow's own. Give the model that"
+            " adopts another name."
+        )
+    tasks: dict[str, str] = {}
+    # Without the data set the tables can still be made.
+    with contextlib.suppress(UserError, OSError):
+        tasks = dataset.task_hashes(Path(plan.config.dataset.dir), [run.pair for run in runs])
+    resolved = {"tasks": {**((before.get("resolved") or {}).get("tasks") or {}), **tasks}}
+    atomic.write_json(
+        path,
+        {
+            "schema": fingerprint.SCHEMA,
+            "run_name": one.run_name,
+            "model_name": one.model_name,
+            "setting": one.setting.name,
+            "replay": False,
+            "adopted": {
+                "from": str(source),
+                "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "config": atomic.read_json(source / "config.json"),  # upstream's, of its last call
+            },
+            "fingerprint": None,
+            "asked": None,
+            "resolved": resolved,
+            "docker": None,
+        },
+    )
+
+
+def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bool:
+    """Copy one run, result.json last; return whether its grading could be taken over too."""
+    folder = run.folder(plan.results)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    atomic.sweep(folder.path)
+    for path in source.iterdir():
+        if path.is_file() and path.name not in (layout.RESULT, layout.EVAL):
+            shutil.copyfile(path, folder.path / path.name)
+    agents = outcome.agent_ends(document)
+    limit = fingerprint.step_limit(run.experiment, plan)
+    verdict = outcome.judge_run(Evidence(document=True, agents=agents, step_limit=limit))
+    trajectories = [atomic.read_json(path) for path in sorted(source.glob("*_traj.json"))]
+    record = _record(run, document, verdict, used(document, trajectories), _patches(source))
+    folder.eval.unlink(missing_ok=True)
+    graded = _grading(source, verdict)
+    if graded is not None:
+        evaluation, final = graded
+        told = evaluation or eval_job.not_graded(run, final)
+        eval_job.publish_verdict(plan, run, folder, told, final, 0.0)
+    whole = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
+    atomic.write_json(folder.result, whole)
+    return graded is not None
+
+
+def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, Verdict] | None:
+    """Return upstream's grading and what it comes to; None: it is still to be graded."""
+    if verdict.outcome is not None:
+        return None, verdict  # whatever upstream made of what an error left
+    evaluation = atomic.read_json(source / layout.EVAL)
+    if not isinstance(evaluation, dict):
+        return None
+    patches = _patches(source)
+    empty = [not path.read_bytes().strip() for path in patches]
+    largest = max((path.stat().st_size for path in patches), default=0)
+    final = outcome.judge_eval(evaluation, empty, verdict.reason, largest)
+    return None if final.again else (evaluation, final)
+
+
+def _record(
+    run: Run,
+    document: Mapping[str, Any],
+    verdict: Verdict,
+    used: Usage,
+    patches: Sequence[Path],
+) -> RunRecord:
+    started, ended = _moment(document.get("started_at")), _moment(document.get("ended_at"))
+    return RunRecord(
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        attempts=1,
+        usage=used,
+        model_name=run.experiment.model_name,
+        setting=run.experiment.setting.name,
+        replay=False,
+        image_id=None,
+        fingerprint=None,
+        seconds=round(float(document.get("duration_seconds") or ended - started), 3),
+        waited_seconds=0.0,
+        model_seconds=0.0,
+        steps=sum(end.steps for end in outcome.agent_ends(document)),
+        messages_sent=int(document.get("messages_sent") or 0),
+        patch_lines=sum(len(path.read_bytes().splitlines()) for path in patches),
+        started=started,
+        ended=ended,
+        adopted=True,
+    )
+
+
+def used(document: Mapping[str, Any], trajectories: Sequence[Any]) -> Usage:
+    """Return what a run used by upstream's word: at least this, as failed calls are in no file.
+
+    Tokens are those of the document, or of the answers in the trajectories where it says 0.
+    """
+    ends = document.get("agents") or {"solo": document.get("agent") or {}}
+    answers = list(_answers(trajectories))
+    tokens = {
+        "input_tokens": sum(int(end.get("input_tokens") or 0) for end in ends.values()),
+        "output_tokens": sum(int(end.get("output_tokens") or 0) for end in ends.values()),
+        "cached_tokens": sum(int(end.get("cache_read_tokens") or 0) for end in ends.values()),
+    }
+    if not any(tokens.values()):
+        details = [answer.get("prompt_tokens_details") or {} for answer in answers]
+        tokens = {
+            "input_tokens": sum(int(answer.get("prompt_tokens") or 0) for answer in answers),
+            "output_tokens": sum(int(answer.get("completion_tokens") or 0) for answer in answers),
+            "cached_tokens": sum(int(part.get("cached_tokens") or 0) for part in details),
+        }
+    return Usage(
+        calls=len(answers) or sum(int(end.get("steps") or 0) for end in ends.values()),
+        cost_usd=float(document.get("total_cost") or 0.0),
+        cost_complete=False,
+        cost_bound_usd=None,
+        **tokens,
+    )
+
+
+def _answers(trajectories: Sequence[Any]) -> list[Mapping[str, Any]]:
+    """Return the usage of each answer that stands in upstream's trajectories."""
+    found = []
+    for trajectory in trajectories:
+        messages = trajectory.get("messages") if isinstance(trajectory, dict) else None
+        for message in messages or []:
+            extra = message.get("extra") if isinstance(message, dict) else None
+            response = (extra or {}).get("response") if isinstance(extra, dict) else None
+            if isinstance(response, dict) and isinstance(response.get("usage"), dict):
+                found.append(response["usage"])
+    return found
+
+
+def _patches(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.patch"))
+
+
+def _moment(text: object) -> float:
+    """Return upstream's time, which names no zone and is taken for this machine's, as seconds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return datetime.fromisoformat(str(text)).timestamp()

@@ -1,0 +1,310 @@
+"""Turning finished runs into recordings, which the replay server plays with the same outcomes.
+
+What is taken of a run is what its agents said: the answers that became turns, in order, with the
+tokens that they were told as. Played back, an answer waits until the other agent is as far as it
+was then, so that messages and pushed branches are met in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cooperflow import atomic, layout
+from cooperflow.errors import UserError
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.outcomes import outcome, usage
+
+SCHEMA = 1
+# By which an agent says that it has done.
+SUBMIT = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+# What an agent does that was still at work when its time was over.
+AT_WORK = "sleep 7200"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that became a turn. Times are seconds since the epoch, None where not recorded."""
+
+    text: str
+    commands: tuple[str, ...]
+    asked: float | None = None
+    answered: float | None = None
+    tokens: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was recorded, and what was left out with the reason."""
+
+    folder: Path
+    runs: int
+    left_out: tuple[str, ...]
+    pairs: int
+
+
+def of_trajectories(
+    documents: Iterable[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
+) -> list[Answer]:
+    """Return the turns of one agent from its trajectories, the ones cut by a compaction first.
+
+    Args:
+        documents: upstream's trajectories of the agent, with `segments` where it was compacted.
+        records: the record of the attempt's model calls, for times and tokens.
+    """
+    starts = {r["id"]: float(r["time"]) for r in records if r.get("event") == "start"}
+    ends = {r.get("response_id"): r for r in records if r.get("event") == "end"}
+    found: dict[str, Answer] = {}
+    for document in documents:
+        parts = [part.get("messages") or [] for part in document.get("segments") or []]
+        for message in [m for part in [*parts, document.get("messages") or []] for m in part]:
+            extra = message.get("extra") or {}
+            answer = (extra.get("response") or {}).get("id")
+            if message.get("role") != "assistant" or extra.get("summary") or not answer:
+                continue
+            call = ends.get(answer) or {}
+            found.setdefault(answer, _answer(message, call, starts.get(call.get("id"))))
+    return list(found.values())
+
+
+def of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
+    """Return the turns of one agent from the record of calls: its process was ended."""
+    calls = {
+        r["id"]: float(r["time"])
+        for r in records
+        if r.get("event") == "start" and r.get("agent", "") == agent
+    }
+    answers = [
+        _answer(r.get("message") or {}, r, calls[r["id"]])
+        for r in records
+        if r.get("event") == "end" and r.get("id") in calls and r.get("kind") == usage.ANSWERED
+    ]
+    # Without a command it was a summary, or an answer that the agent refused: no turn.
+    return [answer for answer in answers if answer.commands]
+
+
+def _answer(message: Mapping[str, Any], call: Mapping[str, Any], asked: float | None) -> Answer:
+    tokens = (int(call.get("input_tokens") or 0), int(call.get("output_tokens") or 0))
+    return Answer(
+        text=str(message.get("content") or ""),
+        commands=tuple(_commands(message.get("tool_calls") or [])),
+        asked=asked,
+        answered=float(call["time"]) if "time" in call else None,
+        tokens=tokens if any(tokens) else None,
+    )
+
+
+def _commands(calls: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    for call in calls:
+        try:
+            arguments = json.loads((call.get("function") or {}).get("arguments") or "")
+        except ValueError:
+            continue
+        if isinstance(arguments, dict) and isinstance(arguments.get("command"), str):
+            yield arguments["command"]
+
+
+def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> list[dict[str, Any]]:
+    """Return the turns of an agent as a recording has them. Pure.
+
+    Args:
+        agent: whose turns.
+        answers: the answers of all agents of the run.
+        reason: of the run's outcome; it says what followed the last answer.
+    """
+    made: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for answer in answers[agent]:
+        turn: dict[str, Any] = {"text": answer.text, "commands": list(answer.commands)}
+        if answer.tokens is not None:
+            turn["tokens"] = list(answer.tokens)
+        after = {
+            other: sum(one.asked is not None and one.asked <= answer.answered for one in theirs)
+            for other, theirs in answers.items()
+            if other != agent and answer.answered is not None
+        }
+        after = {other: count for other, count in after.items() if count > seen.get(other, 0)}
+        if after:
+            turn["after"] = after
+            seen |= after
+        made.append(turn)
+    done = bool(made) and any(SUBMIT in command for command in made[-1]["commands"])
+    if reason == outcome.TIMEOUT and not done:
+        made.append({"text": "Still at work when the time was over.", "commands": [AT_WORK]})
+    if reason == outcome.CONTEXT_LIMIT and not done:
+        made.append({"text": "", "commands": [], "full": True})
+    return made
+
+
+def write(plan: Plan, to: Path) -> Written:
+    """Write the recordings of all finished runs below ``to``, and a config that replays them.
+
+    Raises:
+        UserError: the folder holds something else, or no run can be recorded.
+    """
+    if to.exists() and not (to / "replay.yaml").exists() and any(to.iterdir()):
+        raise UserError(f"{to} is not empty and no recording. Name another folder: TO=...")
+    fresh = to.with_name(f".{to.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    left_out: list[str] = []
+    whole: dict[str, list[Run]] = {}
+    first = [run for run in plan.runs if run.experiment.repeat == 1]
+    for run in first:
+        why = _record(plan, run, fresh)
+        if why:
+            left_out.append(f"{run.key}: {why}")
+        else:
+            whole.setdefault(run.pair.folder, []).append(run)
+    if plan.config.repeats > 1:
+        left_out.append("repeats: the first one alone is recorded")
+    settings = len({run.experiment.run_name for run in first})
+    pairs = [pair for pair in plan.pairs if len(whole.get(pair.folder, ())) == settings]
+    partly = [pair for pair in plan.pairs if 0 < len(whole.get(pair.folder, ())) < settings]
+    left_out += [f"{pair}: not recorded in every setting, so not replayed" for pair in partly]
+    if not pairs:
+        raise UserError("No pair is finished in every setting: nothing to record.")
+    table = [f"{p.repo},{p.task_id},{p.features[0]},{p.features[1]}" for p in pairs]
+    atomic.write_text(
+        fresh / "pairs.csv", "\n".join(["repo,task_id,feature_a,feature_b", *table]) + "\n"
+    )
+    config = yaml.safe_dump(replay_config(plan, to), sort_keys=False)
+    atomic.write_text(fresh / "replay.yaml", f"{_HEAD.format(path=to / 'replay.yaml')}{config}")
+    shutil.rmtree(to, ignore_errors=True)
+    fresh.rename(to)
+    runs = sum(len(whole[pair.folder]) for pair in pairs)
+    return Written(to, runs, tuple(left_out), len(pairs))
+
+
+_HEAD = """\
+# A recorded experiment: the recordings are played in the model's place, with no key and no cost.
+# Its results are labelled replay.
+#   snakemake -j 4 all --configfile {path}
+"""
+
+
+def _record(plan: Plan, run: Run, to: Path) -> str:
+    """Write the recordings of a run; return why there are none, empty if there are."""
+    folder = run.folder(plan.results)
+    told = (atomic.read_json(folder.eval) or {}).get("workflow") or {}
+    if told.get("outcome") not in (outcome.PASS, outcome.FAIL):
+        return " ".join(["it is", told.get("outcome") or "unfinished", told.get("reason") or ""])
+    answers = _answers(run, folder)
+    agents = ["solo"] if run.experiment.setting.mode == "solo" else ["agent1", "agent2"]
+    if sorted(answers) != agents or not all(answers.values()):
+        return "what its agents said is not all there"
+    asked = {"solo": list(run.pair.sorted_features)} | {
+        f"agent{i}": [feature] for i, feature in enumerate(run.pair.sorted_features, start=1)
+    }
+    a, b = run.pair.sorted_features
+    pair = to / run.experiment.model_name / run.pair.repo / f"task{run.pair.task_id}" / f"f{a}_f{b}"
+    for agent in agents:
+        atomic.write_json(
+            pair / run.experiment.setting.name / f"{agent}.json",
+            {
+                "schema": SCHEMA,
+                "repo": run.pair.repo,
+                "task_id": run.pair.task_id,
+                "features": [a, b],
+                "asked": asked[agent],
+                "kind": _kind(run),
+                "agent": agent,
+                "outcome": " ".join(filter(None, (told[k] for k in _OUTCOME))),
+                "shows": f"recorded from {run.key}",
+                "titles": [_title(plan, run, feature) for feature in asked[agent]],
+                "turns": turns(agent, answers, str(told.get("reason") or "")),
+            },
+        )
+    return ""
+
+
+_OUTCOME = ("outcome", "reason", "caveat")
+
+
+def _kind(run: Run) -> str:
+    """Return what the replay server takes the run's prompts for."""
+    setting = run.experiment.setting
+    if setting.mode == "solo":
+        return "solo"
+    return "coop-nocomm" if "--no-messaging" in setting.flags else "coop-comm"
+
+
+def _answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
+    """Return what each agent answered in the attempt whose result stands."""
+    numbers = [n for n in folder.attempt_numbers() if (folder.attempt(n) / layout.RESULT).exists()]
+    records = atomic.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []
+    documents: dict[str, list[Mapping[str, Any]]] = {}
+    for path in sorted(folder.path.glob("*_traj.json")):
+        document = atomic.read_json(path)
+        if isinstance(document, dict) and document.get("messages"):
+            name = str(document.get("agent_id") or path.name.split("_")[0])
+            documents.setdefault(name, []).append(document)
+    # What was cut off by a compaction comes before what was not.
+    found = {
+        name: of_trajectories(sorted(parts, key=lambda d: "segments" not in d), records)
+        for name, parts in documents.items()
+    }
+    if found:
+        return found
+    solo = run.experiment.setting.mode == "solo"
+    names = {"solo": ""} if solo else {name: name for name in ("agent1", "agent2")}
+    return {name: of_calls(records, told) for name, told in names.items()}
+
+
+def _title(plan: Plan, run: Run, feature: int) -> str:
+    """Return the line of a feature's text by which its conversation is known.
+
+    Raises:
+        UserError: the data set does not have it.
+    """
+    task = Path(plan.config.dataset.dir) / run.pair.repo / f"task{run.pair.task_id}"
+    path = task / f"feature{feature}" / "feature.md"
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    return next((line for line in lines if line.startswith("**Title**")), lines[0])
+
+
+def replay_config(plan: Plan, to: Path) -> dict[str, Any]:
+    """Return the config that replays what was recorded, under names of its own."""
+    config = plan.config.model_dump(mode="json", exclude_defaults=True)
+    for key in ("accept", "repeats", "providers", "assume", "preflight"):
+        config.pop(key, None)
+    shipped = yaml.safe_load(layout.CONFIG_FILE.read_text(encoding="utf-8"))
+    used = {run.experiment.model_name: run.experiment.model for run in plan.runs}
+    models: dict[str, Any] = dict.fromkeys(shipped["models"])
+    free = False
+    for name, model in used.items():
+        litellm_name, priced = played_as(model.model)
+        free |= not priced
+        models[f"{name}-replay"] = {"model": litellm_name, "replay": str(to / name)}
+    settings: dict[str, Any] = dict.fromkeys(shipped["settings"])
+    settings |= {setting.name: list(setting.flags) for setting in plan.settings}
+    config |= {"results": f"results/{to.name}", "models": models, "settings": settings}
+    config["dataset"] = {"dir": plan.config.dataset.dir, "subset": str(to / "pairs.csv")}
+    if free:
+        agent = config.setdefault("agent", {}).setdefault("config", {})
+        agent.setdefault("model", {}).setdefault("cost_tracking", "ignore_errors")
+    return config
+
+
+def played_as(model: str) -> tuple[str, bool]:
+    """Return litellm's name under which the replay server can stand in, and whether it is priced.
+
+    The server speaks Cohere's and OpenAI's formats; other providers' models are played as OpenAI's.
+    """
+    import litellm
+
+    try:
+        name, provider, _, _ = litellm.get_llm_provider(model)
+    except Exception:  # litellm raises several kinds for a name it does not know
+        return f"openai/{model}", False
+    if provider in ("cohere", "cohere_chat"):
+        return model, True
+    return f"openai/{name}", provider == "openai" and name in litellm.model_cost

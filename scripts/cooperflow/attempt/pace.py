@@ -1,0 +1,67 @@
+"""When the next call to a provider is due, over all processes that share its limit. Stdlib only."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from cooperflow.layout import Results
+
+# No queue is longer than this, seconds: what says so was written before the clock was set back.
+LONGEST = 3600.0
+
+
+def turn(due: float | None, now: float, interval: float) -> tuple[float, float]:
+    """Return the moment of the next call, and that from which on the one after it may be. Pure.
+
+    Calls are spaced evenly: so no window of a minute, wherever it begins, has more than the limit.
+
+    Args:
+        due: from when on a call may be, None where nobody has called yet; seconds.
+        now: the moment of asking; seconds.
+        interval: between two calls; seconds.
+    """
+    mine = now if due is None or due > now + LONGEST else max(due, now)
+    return mine, mine + interval
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The limit of one provider, kept in a file that all its runs share."""
+
+    path: Path
+    per_minute: float
+
+    def reserve(self) -> float:
+        """Take the next turn and return how long to wait for it, seconds.
+
+        A turn whose process is killed meanwhile is lost, which costs one interval.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            now = time.time()
+            mine, after = turn(_number(os.pread(handle, 64, 0)), now, 60.0 / self.per_minute)
+            text = f"{after:.6f}\n".encode()
+            os.pwrite(handle, text, 0)
+            os.ftruncate(handle, len(text))
+            return mine - now
+        finally:
+            os.close(handle)
+
+
+def _number(raw: bytes) -> float | None:
+    try:
+        return float(raw)
+    except ValueError:
+        return None
+
+
+def forget(results: Results) -> None:
+    """Begin a start with a clean slate."""
+    shutil.rmtree(results.paces, ignore_errors=True)

@@ -1,0 +1,256 @@
+"""Facts of cooperbench: its flags, its files and their fields, its agents, its prompts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import yaml
+
+from cooperflow import layout
+from cooperflow.archive import recording
+from cooperflow.attempt import child, seams
+from cooperflow.experiment import fingerprint, keys
+
+child.prepare_environment()
+
+from cooperbench import agents, cli, utils  # noqa: E402
+from cooperbench.agents import registry  # noqa: E402
+from cooperbench.eval import runs  # noqa: E402
+from cooperbench.runner import coop, solo, tasks  # noqa: E402
+
+REPO = "demo_textkit_task"
+DATASET = layout.REPOSITORY / "demo" / "dataset"
+OF_AN_AGENT = {"status", "cost", "steps", "input_tokens", "output_tokens", "patch_lines", "error"}
+OF_A_RUN = {"repo", "task_id", "features", "setting", "run_name", "model", "agent_framework"}
+OF_A_RUN |= {"started_at", "ended_at", "duration_seconds", "total_cost", "log_dir"}
+
+
+def usage_of(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+    monkeypatch.setattr(sys, "argv", ["cooperbench", command, "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    return str(capsys.readouterr().out)
+
+
+RUN_FLAGS = """-n -m -a -r -t -f -c --setting --backend --dataset-dir --log-dir --no-auto-eval
+    --agent-config --redis --no-messaging --git"""
+EVAL_FLAGS = "-n -r -t -f -c --backend --dataset-dir --log-dir --force"
+
+
+@pytest.mark.parametrize(("command", "flags"), [("run", RUN_FLAGS), ("eval", EVAL_FLAGS)])
+def test_flags(command: str, flags: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    text = usage_of(command, monkeypatch, capsys)
+    assert [flag for flag in flags.split() if f"{flag} " not in text.replace(",", " ")] == []
+
+
+def test_settings_are_solo_coop_and_team(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    text = usage_of("run", monkeypatch, capsys)
+    assert "--setting {coop,solo,team}" in text
+    assert set(keys.MODES) == {"coop", "solo", "team"}
+
+
+def test_agents_that_run_on_docker_are_registered() -> None:
+    assert set(keys.DOCKER_AGENTS) <= set(registry.list_agents())
+
+
+def test_an_unknown_agent_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="Unknown agent"):
+        registry.get_runner("no_such_agent")
+
+
+@pytest.mark.parametrize(("repo", "task"), [("llama_index_task", 17), ("go_chi_task", 27)])
+def test_name_of_a_tasks_image(repo: str, task: int) -> None:
+    assert utils.get_image_name(repo, task) == layout.image_name(repo, task)
+
+
+def test_a_pair_given_on_the_command_line_keeps_its_order() -> None:
+    (found,) = tasks.discover_tasks(
+        repo_filter=REPO, task_filter=2, features_filter=[3, 2], dataset_dir=DATASET
+    )
+    assert found == {"repo": REPO, "task_id": 2, "features": [3, 2]}
+
+
+# What a run leaves, with an agent that only says what it was asked.
+
+
+class Scripted:
+    """An agent of ours in upstream's registry: it works without a container."""
+
+    def run(self, task: str, image: str, **options: Any) -> Any:
+        if "fails" in options["model_name"]:
+            raise RuntimeError("the provider is gone")
+        said = {"role": "assistant", "content": task, "extra": {"response": {"id": "r1"}}}
+        return agents.AgentResult("Submitted", "diff\n", 0.5, 3, messages=[said], error=None)
+
+
+@pytest.fixture(autouse=True)
+def scripted() -> None:
+    registry.register("scripted")(Scripted)
+
+
+def solo_run(logs: Path, features: list[int], model: str = "m") -> Path:
+    solo.execute_solo(
+        REPO, 2, features, "n", "scripted", model, quiet=True, dataset_dir=DATASET, logs_dir=logs
+    )
+    return logs / "n" / "solo" / REPO / "2"
+
+
+def coop_run(logs: Path, features: list[int], model: str = "m") -> Path:
+    coop.execute_coop(
+        REPO, 2, features, "n", "scripted", model, quiet=True, dataset_dir=DATASET, logs_dir=logs
+    )
+    return logs / "n" / "coop" / REPO / "2"
+
+
+def test_folder_of_a_run_has_its_features_sorted(tmp_path: Path) -> None:
+    solo_run(tmp_path, [3, 2])
+    ours = layout.Results(tmp_path).run("n", "solo", layout.Pair(REPO, 2, (3, 2))).result
+    assert (tmp_path / ours.relative_to(tmp_path / "runs")).exists()
+
+
+def test_files_of_a_solo_run(tmp_path: Path) -> None:
+    folder = solo_run(tmp_path, [1, 2]) / "f1_f2"
+    assert {p.name for p in folder.iterdir()} == {"result.json", "solo.patch", "solo_traj.json"}
+
+
+def test_fields_of_a_solo_result(tmp_path: Path) -> None:
+    document = json.loads((solo_run(tmp_path, [1, 2]) / "f1_f2" / "result.json").read_text())
+    assert document.keys() >= OF_A_RUN | {"agent"}
+    assert document["agent"].keys() >= OF_AN_AGENT
+
+
+def test_files_of_a_coop_run_are_named_by_feature(tmp_path: Path) -> None:
+    folder = coop_run(tmp_path, [3, 2]) / "f2_f3"
+    assert {p.name for p in folder.iterdir()} == {
+        "result.json",
+        "conversation.json",
+        "agent2.patch",
+        "agent3.patch",
+        "agent2_traj.json",
+        "agent3_traj.json",
+    }
+
+
+def test_fields_of_a_coop_result(tmp_path: Path) -> None:
+    document = json.loads((coop_run(tmp_path, [3, 2]) / "f2_f3" / "result.json").read_text())
+    assert document.keys() >= OF_A_RUN | {"agents", "messages_sent"}
+    assert document["features"] == [2, 3]
+    told = {name: end["feature_id"] for name, end in document["agents"].items()}
+    assert told == {"agent1": 2, "agent2": 3}
+    assert document["agents"]["agent1"].keys() >= OF_AN_AGENT | {"feature_id"}
+
+
+def test_a_trajectory_names_its_agent(tmp_path: Path) -> None:
+    document = json.loads((coop_run(tmp_path, [1, 2]) / "f1_f2/agent2_traj.json").read_text())
+    assert (document["agent_id"], document["feature_id"]) == ("agent2", 2)
+    assert document["messages"][0]["extra"]["response"]["id"] == "r1"
+
+
+@pytest.mark.parametrize("run", [solo_run, coop_run])
+def test_an_agent_that_breaks_is_told_as_error(run: Callable[..., Path], tmp_path: Path) -> None:
+    document = json.loads((run(tmp_path, [1, 2], "fails") / "f1_f2/result.json").read_text())
+    ends = document.get("agents") or {"solo": document["agent"]}
+    assert {end["status"] for end in ends.values()} == {"Error"}
+    assert {end["error"] for end in ends.values()} == {"the provider is gone"}
+
+
+def test_a_solo_task_holds_the_features_in_the_order_asked(tmp_path: Path) -> None:
+    solo_run(tmp_path, [3, 2])
+    text = json.loads((tmp_path / f"n/solo/{REPO}/2/f2_f3/solo_traj.json").read_text())
+    said = text["messages"][0]["content"]
+    assert 0 <= said.index("## Feature 3\n") < said.index("## Feature 2\n")
+
+
+def test_eval_finds_what_lies_in_our_layout(tmp_path: Path) -> None:
+    pair = layout.Pair(REPO, 2, (1, 2))
+    folder = layout.Results(tmp_path).run("m-solo", "solo", pair)
+    (folder.path / "attempts" / "1").mkdir(parents=True)
+    folder.result.write_text("{}")
+    (tmp_path / "runs/m-solo/experiment.json").write_text("{}")
+    found = runs.discover_runs("m-solo", logs_dir=tmp_path / "runs")
+    assert [(r["repo"], r["task_id"], r["features"], r["setting"]) for r in found] == [
+        (REPO, 2, [1, 2], "solo")
+    ]
+
+
+# The agent mini_swe_agent_v2.
+
+
+@pytest.mark.parametrize("mode", ["solo", "coop"])
+def test_the_agents_own_config_tells_its_step_limit(mode: str) -> None:
+    told = fingerprint.agent_defaults("mini_swe_agent_v2", mode)
+    assert told["agent"]["step_limit"] > 0
+
+
+def prompt(mode: str, **values: object) -> str:
+    told = fingerprint.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
+    known = {"task": "T", "agent_id": "agent1", "agents": ["agent1", "agent2"], "system": "Linux"}
+    known |= {"release": "6", "version": "1", "machine": "x", "git_enabled": False}
+    return jinja2.Template(told).render(known | values)
+
+
+def test_a_coop_prompt_says_who_the_agent_is() -> None:
+    assert "You are **agent1**" in prompt("coop", messaging_enabled=True)
+
+
+def test_only_a_prompt_with_messages_has_their_section() -> None:
+    assert "\n## Messaging\n" in prompt("coop", messaging_enabled=True)
+    assert "\n## Messaging\n" not in prompt("coop", messaging_enabled=False)
+
+
+def test_an_agent_says_so_when_it_has_done() -> None:
+    assert recording.SUBMIT in prompt("solo")
+
+
+def test_a_container_of_an_agent_ends_after_two_hours() -> None:
+    from cooperbench.agents.mini_swe_agent_v2.environments import docker
+
+    assert docker.DockerEnvironmentConfig(image="x").container_timeout == "2h"
+    assert keys.LONGEST_RUN < 7200
+
+
+def test_the_docker_program_of_agents_is_named_by_a_variable() -> None:
+    from cooperbench.agents.mini_swe_agent_v2.environments import docker
+
+    assert docker.DockerEnvironmentConfig(image="x").executable == child.shim()
+
+
+def test_tries_of_a_model_call_are_named_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    from cooperbench.agents.mini_swe_agent_v2.models.utils.retry import retry
+
+    monkeypatch.setenv("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "3")
+    made: Any = retry(logger=logging.getLogger(), abort_exceptions=[])
+    assert made.iter.__self__.stop.max_attempt_number == 3
+
+
+def test_an_agent_config_file_is_laid_over_its_defaults() -> None:
+    from cooperbench.agents.mini_swe_agent_v2.utils.serialize import recursive_merge
+
+    text = yaml.safe_load('{"config": {"model": {"model_kwargs": {"timeout": 3}}}}')
+    assert recursive_merge({"model": {"a": 1}}, text["config"]) == {
+        "model": {"a": 1, "model_kwargs": {"timeout": 3}}
+    }
+
+
+def test_the_git_servers_names_are_constants_of_its_module() -> None:
+    server = importlib.import_module(
+        "cooperbench.agents.mini_swe_agent_v2.connectors.git_servers.docker"
+    )
+    assert all(isinstance(getattr(server, name), str) for name in seams.GIT_SERVER_NAMES)
+
+
+def test_a_local_redis_is_told_to_containers_as_the_hosts() -> None:
+    from cooperbench.agents._coop.runtime import rewrite_comm_url_for_container
+
+    assert rewrite_comm_url_for_container("redis://127.0.0.1:7#run:x") == (
+        "redis://host.docker.internal:7#run:x"
+    )

@@ -1,0 +1,141 @@
+"""Facts of Snakemake: its flags, what decides that a job is done again, its exit codes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cooperflow.layout import REPOSITORY
+
+SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
+PROFILE = yaml.safe_load((REPOSITORY / "profiles" / "default" / "config.yaml").read_text())
+RULE = """
+rule {name}:
+    output: "{name}"
+    {more}
+    shell: "{shell}"
+"""
+
+
+def rule(name: str, shell: str = "touch {output}", more: str = "") -> str:
+    return RULE.format(name=name, shell=shell, more=more)
+
+
+def snakemake(
+    folder: Path, text: str, *arguments: str, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a workflow of a few lines under the shipped profile's keys; check its exit code."""
+    (folder / "Snakefile").write_text(text)
+    profile = folder / "profiles" / "default"
+    profile.mkdir(parents=True, exist_ok=True)
+    (profile / "config.yaml").write_text(yaml.safe_dump(PROFILE))
+    done = subprocess.run(
+        [SNAKEMAKE, *arguments], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_keys_of_the_profile_are_flags() -> None:
+    text = subprocess.run([SNAKEMAKE, "--help"], capture_output=True, text=True).stdout
+    assert [key for key in PROFILE if f"--{key}" not in text] == []
+
+
+def test_a_profile_beside_the_snakefile_is_taken_by_itself(tmp_path: Path) -> None:
+    text = 'print("slots", workflow.global_resources.get("run_slots").value)\n' + rule("a")
+    assert "slots 4" in snakemake(tmp_path, text, "a").stdout
+
+
+def test_a_resource_can_be_limited_by_the_workflow(tmp_path: Path) -> None:
+    """What models.NAME.provider relies on: two jobs that fit one at a time do not overlap."""
+    one = "mkdir busy && sleep 0.5 && rmdir busy && touch {output}"
+    text = 'workflow.register_resource("provider_p", 1)\n'
+    text += 'rule all:\n    input: "a", "b"\n'
+    text += rule("a", one, "resources: run_slots=1, **{'provider_p': 1}")
+    text += rule("b", one, "resources: run_slots=1, **{'provider_p': 1}")
+    snakemake(tmp_path, text, "--retries", "0")
+
+
+def test_a_failed_job_is_tried_again_and_told_its_number(tmp_path: Path) -> None:
+    number = "resources: attempt=lambda wc, attempt: attempt"
+    tried = "echo {resources.attempt} >> tries; test {resources.attempt} = 3 || exit 75; touch a"
+    snakemake(tmp_path, rule("a", tried, number))
+    assert (tmp_path / "tries").read_text().split() == ["1", "2", "3"]
+
+
+def test_tries_are_known_to_the_workflow(tmp_path: Path) -> None:
+    text = 'onstart:\n    print("tries", workflow.execution_settings.retries)\n' + rule("a")
+    assert "tries 2" in snakemake(tmp_path, text).stdout
+
+
+def test_a_job_that_fails_to_the_end_gives_exit_code_1(tmp_path: Path) -> None:
+    text = 'rule all:\n    input: "a", "b"\n' + rule("a", "exit 77") + rule("b")
+    snakemake(tmp_path, text, "--retries", "0", code=1)
+    assert (tmp_path / "b").exists()  # the others are done all the same
+
+
+def test_what_is_there_and_has_no_input_is_not_made_again(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    said = snakemake(tmp_path, rule("a", "echo new > {output}")).stderr
+    assert "Nothing to be done" in said
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+def test_an_ancient_input_makes_nothing_new(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    time.sleep(0.05)
+    (tmp_path / "newer").touch()
+    said = snakemake(tmp_path, rule("a", more='input: ancient("newer")')).stderr
+    assert "Nothing to be done" in said
+
+
+def test_a_newer_input_makes_its_output_old(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    time.sleep(0.05)
+    (tmp_path / "newer").touch()
+    snakemake(tmp_path, rule("a", "echo new > {output}", 'input: "newer"'))
+    assert (tmp_path / "a").read_text() == "new\n"
+
+
+def test_a_start_is_not_told_to_a_dry_run(tmp_path: Path) -> None:
+    text = 'onstart:\n    print("begun", [job.output for job in dag.needrun_jobs()])\n' + rule("a")
+    text = text.replace("dag.need", "workflow.dag.need")
+    assert "begun" not in snakemake(tmp_path, text, "--dry-run").stdout
+    assert "begun [['a']]" in snakemake(tmp_path, text).stdout.replace("OutputFiles", "")
+
+
+def test_higher_priority_goes_first(tmp_path: Path) -> None:
+    text = 'rule all:\n    input: "low", "high"\n'
+    for name, priority in (("low", 1), ("high", 2)):
+        one = f"resources: run_slots=4\n    priority: {priority}"
+        text += rule(name, "echo {rule} >> order; touch {output}", one)
+    snakemake(tmp_path, text)
+    assert (tmp_path / "order").read_text().split() == ["high", "low"]
+
+
+def test_after_sigterm_the_running_jobs_end_and_no_other_begins(tmp_path: Path) -> None:
+    text = 'rule all:\n    input: "a", "b"\n'
+    for name in ("a", "b"):
+        text += rule(name, "touch begun; sleep 3; touch {output}", "resources: run_slots=4")
+    snakemake(tmp_path, text, "--dry-run")
+    process = subprocess.Popen(
+        [SNAKEMAKE], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    limit = time.monotonic() + 60
+    while not (tmp_path / "begun").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 1
+    assert sum((tmp_path / name).exists() for name in ("a", "b")) == 1
+
+
+@pytest.mark.parametrize("flag", ["--configfile", "--config", "--forcerun", "--resources"])
+def test_flags_that_the_documentation_names(flag: str) -> None:
+    text = subprocess.run([SNAKEMAKE, "--help"], capture_output=True, text=True).stdout
+    assert flag in text

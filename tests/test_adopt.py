@@ -1,0 +1,237 @@
+"""Runs that plain cooperbench made, in our tables; and our results, read by upstream's tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from experiment_client import INVENTORY, TEXTKIT, Experiment
+
+from cooperflow.archive import adopt
+from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Plan
+
+Make = Callable[..., Experiment]
+MODEL = "command-a-03-2025"
+
+
+def cooperbench(one: Experiment, *arguments: str) -> str:
+    """Run upstream's command as its own users do; return what it printed."""
+    done = subprocess.run(
+        [".venv/bin/cooperbench", *arguments, "--dataset-dir", "demo/dataset"],
+        cwd=one.clone,
+        env={
+            **os.environ,
+            "COHERE_API_KEY": "not-a-real-key",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
+    """Their outcomes are upstream's where evidence permits; an error is never a fail."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)])
+    done = one.run("images")
+    assert done.returncode == 0, done.stdout
+    agent = tmp_path / "agent.yaml"
+    base = {"api_base": f"{one.server.url}/v2/chat"}
+    agent.write_text(yaml.safe_dump({"config": {"model": {"model_kwargs": base}}}))
+    logs = tmp_path / "logs"
+
+    def run(repo: str, task: int, pair: str, *more: str) -> None:
+        what = ["-n", "plain", "-m", MODEL, "--setting", "solo", "-r", repo, "-t", str(task)]
+        what += ["-f", pair, "--agent-config", str(agent), "--log-dir", str(logs), "-c", "1"]
+        cooperbench(one, "run", *what, *more)
+
+    run(INVENTORY, 1, "1,2")
+    run(INVENTORY, 1, "2,3", "--no-auto-eval")
+    one.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
+    run(TEXTKIT, 2, "1,2")
+    one.server.faults()
+    graded = json.loads((logs / f"plain/solo/{TEXTKIT}/2/f1_f2/eval.json").read_text())
+    assert not graded["both_passed"]
+    assert not graded["error"]  # upstream calls it a fail
+    paid = one.server.ledger()
+
+    raw = yaml.safe_load(one.config.read_text())
+    raw["models"]["theirs"] = {"model": MODEL, "adopt": {"solo": str(logs / "plain")}}
+    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert "theirs" not in one.run("--dry-run").stdout
+    done = one.run("adopt")
+    assert "theirs-solo: 3 runs taken over, 2 of them with their grading" in done.stdout
+    assert one.server.ledger() == paid
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    ours = [row for row in one.rows() if row["model"] == "tested"]
+    theirs = [row for row in one.rows() if row["model"] == "theirs"]
+    assert [_end(row) for row in theirs] == ["pass ", "pass ", "infra_error agent_error"]
+    assert {row["adopted"] for row in theirs} == {"True"}
+    assert {row["adopted"] for row in ours} == {"False"}
+    assert {row["cost_complete"] for row in theirs} == {"False"}
+    assert {row["cost_bound_usd"] for row in theirs} == {""}
+    # What its trajectories say of the tokens is what our record of the same answers says.
+    same = [(row["input_tokens"], row["output_tokens"], row["cost_usd"]) for row in ours[:2]]
+    assert [(r["input_tokens"], r["output_tokens"], r["cost_usd"]) for r in theirs[:2]] == same
+    assert [(r["run_name"], r["adopted"], r["cost_complete"]) for r in one.summary()] == [
+        ("tested-solo", "False", "True"),
+        ("theirs-solo", "True", "False"),
+    ]
+    told = json.loads((one.results / "provenance.json").read_text())
+    assert told["facts"]["adopted"] == "theirs-solo"
+    assert told["experiments"]["theirs-solo"]["adopted"]["config"]["run_name"] == "plain"
+    page = (one.results / "report" / "index.html").read_text()
+    assert "Adopted." in page
+    assert "(adopted)</th>" in page
+    # Nothing of it is ever run here: not after a retry, and not a second time.
+    assert "nothing to put back" in one.script("retry_infra").stdout
+    assert "0 runs taken over, 0 of them with their grading; 3 before" in one.run("adopt").stdout
+    assert "Nothing to be done" in one.run("--dry-run").stdout
+
+    # The other way round: upstream finds what we made, and takes it for graded.
+    there = ["--log-dir", str(one.results / "runs")]
+    said = cooperbench(one, "eval", "-n", "tested-solo", *there)
+    assert "skipping 3 already evaluated" in said
+    before = (one.results / f"runs/tested-solo/solo/{INVENTORY}/1/f1_f2/result.json").read_bytes()
+    pair = ["-r", INVENTORY, "-t", "1", "-f", "1,2"]
+    assert "pass" in cooperbench(one, "eval", "-n", "tested-solo", *there, *pair, "--force")
+    after = (one.results / f"runs/tested-solo/solo/{INVENTORY}/1/f1_f2/result.json").read_bytes()
+    assert after == before
+
+
+def _end(row: dict[str, str]) -> str:
+    return f"{row['outcome']} {row['reason']}"
+
+
+# Documents made by hand: what is there to be read, and what must be refused.
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> tuple[Path, Callable[..., Plan]]:
+    """A folder with one run of plain cooperbench, and what makes a plan that adopts it."""
+    source = tmp_path / "plain"
+    folder = source / "coop" / INVENTORY / "1" / "f1_f2"
+    folder.mkdir(parents=True)
+    end = {"status": "Submitted", "steps": 7, "cost": 0.1, "input_tokens": 0, "error": None}
+    document = {
+        "repo": INVENTORY,
+        "task_id": 1,
+        "features": [1, 2],
+        "setting": "coop",
+        "agent_framework": "mini_swe_agent_v2",
+        "model": "m",
+        "started_at": "2026-01-01T10:00:00.5",
+        "ended_at": "2026-01-01T10:05:00.5",
+        "duration_seconds": 300.0,
+        "agents": {"agent1": {"feature_id": 1, **end}, "agent2": {"feature_id": 2, **end}},
+        "total_cost": 0.2,
+        "messages_sent": 3,
+    }
+    (folder / "result.json").write_text(json.dumps(document))
+    for number in (1, 2):
+        (folder / f"agent{number}.patch").write_text("diff --git a/x b/x\n")
+
+    def make(**changes: Any) -> Plan:
+        written = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**written, **changes}))
+        raw = {
+            "results": str(tmp_path / "results"),
+            "dataset": {"dir": "demo/dataset", "subset": str(tmp_path / "pairs.csv")},
+            "models": {"a": {"model": "m", "adopt": {"coop-comm": str(source)}}},
+            "settings": {
+                "coop-comm": ["--setting", "coop"],
+                "coop-nocomm": ["--setting", "coop", "--no-messaging"],
+            },
+            "repeats": 2,
+        }
+        (tmp_path / "pairs.csv").write_text(
+            f"repo,task_id,feature_a,feature_b\n{INVENTORY},1,1,2\n{INVENTORY},1,2,3\n"
+        )
+        return plan.make(config.parse(raw))
+
+    return folder, make
+
+
+Theirs = tuple[Path, Callable[..., Plan]]
+
+
+def result(made: Plan) -> dict[str, Any]:
+    (run,) = made.runs
+    document: dict[str, Any] = json.loads(run.folder(made.results).result.read_text())
+    return document
+
+
+def test_only_named_settings_and_pairs_that_are_there(theirs: Theirs) -> None:
+    _, make = theirs
+    made = make()
+    assert [one.run_name for one in made.experiments] == ["a-coop-comm"]
+    assert made.runs == ()
+    assert "1 runs taken over, 0 of them with their grading; 0 before; 1 pairs are not there" in (
+        adopt.adopt(made)
+    )
+    taken = result(make())["workflow"]
+    assert taken["outcome"] is None
+    assert taken["adopted"] is True
+    assert (taken["steps"], taken["cost_usd"], taken["cost_complete"]) == (14, 0.2, False)
+    assert taken["ended"] - taken["started"] == 300.0
+
+
+def test_a_grading_that_broke_is_not_taken_over(theirs: Theirs) -> None:
+    folder, make = theirs
+    (folder / "eval.json").write_text(json.dumps({"both_passed": False, "error": "no image"}))
+    assert "1 runs taken over, 0 of them with their grading" in adopt.adopt(make())
+
+
+def test_an_errors_grading_is_not_believed(theirs: Theirs) -> None:
+    folder, make = theirs
+    (folder / "eval.json").write_text(json.dumps({"both_passed": False, "error": None}))
+    end = {"status": "Error", "steps": 0, "error": "the model does not answer"}
+    made = make(agents={"agent1": end, "agent2": {**end, "status": "Submitted"}})
+    assert "1 of them with their grading" in adopt.adopt(made)
+    (run,) = make().runs
+    graded = json.loads(run.folder(made.results).eval.read_text())["workflow"]
+    assert (graded["outcome"], graded["reason"]) == ("infra_error", "agent_error")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "other"}, "model is 'other' there, 'm' in the config"),
+        ({"agent_framework": "codex"}, "agent_framework is 'codex' there"),
+        ({"setting": "team"}, "setting is 'team' there"),
+    ],
+)
+def test_another_experiment_is_refused(theirs: Theirs, changes: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        adopt.adopt(theirs[1](**changes))
+
+
+@pytest.mark.parametrize("broken", ["half", "another pair", "no time", "no patch"])
+def test_what_cannot_be_read_is_left_out_and_named(theirs: Theirs, broken: str) -> None:
+    folder, make = theirs
+    made = make(
+        **{"another pair": {"features": [1, 3]}, "no time": {"ended_at": None}}.get(broken, {})
+    )
+    if broken == "half":
+        (folder / "result.json").write_text('{"repo": "demo')
+    if broken == "no patch":
+        (folder / "agent1.patch").unlink()
+    said = adopt.adopt(made)
+    assert "0 runs taken over" in said
+    assert f"left out: {folder}" in said
+    assert not list(made.results.runs.rglob("result.json"))

@@ -1,0 +1,173 @@
+"""Many models at once: limits that they share, one comparison, and what a further model re-runs."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from experiment_client import INVENTORY, TEXTKIT, Experiment
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cooperflow import atomic
+from cooperflow.attempt import pace
+from cooperflow.experiment import config, plan
+from cooperflow.outcomes import usage
+
+Make = Callable[..., Experiment]
+
+
+@given(
+    st.lists(st.floats(0, 50), min_size=1, max_size=60),
+    st.floats(0.5, 30),
+)
+def test_no_window_has_more_calls_than_the_limit(gaps: list[float], interval: float) -> None:
+    """Whenever calls are asked for, they begin an interval apart, and none waits in vain."""
+    now, due, begun = 0.0, None, []
+    for gap in gaps:
+        now += gap
+        mine, due = pace.turn(due, now, interval)
+        assert mine >= now
+        begun.append((now, mine))
+    for (_, before), (asked, after) in itertools.pairwise(begun):
+        assert after - before >= interval - 1e-9
+        assert after == asked or after <= before + interval + 1e-9
+
+
+def test_a_clock_set_back_stops_nothing() -> None:
+    assert pace.turn(1e9 + 1e6, 1e9, 5.0) == (1e9, 1e9 + 5.0)
+
+
+def _take(path: str, count: int) -> None:
+    one = pace.Pace(Path(path), 60.0)
+    for _ in range(count):
+        one.reserve()
+
+
+def test_turns_of_several_processes(tmp_path: Path) -> None:
+    """Processes that ask at once are never given the same turn: each moves the next one on."""
+    begun = time.time()
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        pool.starmap(_take, [(str(tmp_path / "pace"), 600)] * 4, chunksize=1)
+    due = float((tmp_path / "pace").read_text())
+    assert begun + 2400 <= due <= time.time() + 2400
+
+
+def test_held_seconds_are_those_of_the_agent_held_most() -> None:
+    records = [
+        {"event": "held", "thread": "1", "seconds": 2.0},
+        {"event": "held", "thread": "2", "seconds": 3.0},
+        {"event": "held", "thread": "1", "seconds": 2.5},
+        {"event": "start", "thread": "2", "id": "a"},
+    ]
+    assert usage.held(records) == 4.5
+    assert usage.held([]) == 0.0
+
+
+def test_models_of_a_provider_share_its_slots() -> None:
+    raw: dict[str, Any] = {
+        "dataset": {"subset": "flash"},
+        "models": {
+            "a": {"model": "x", "provider": "p"},
+            "b": {"model": "y", "provider": "p"},
+            "c": {"model": "z"},
+        },
+        "providers": {"p": {"runs": 2, "requests_per_minute": 30}},
+        "settings": {"solo": ["--setting", "solo"]},
+    }
+    made = plan.make(config.parse(raw))
+    slots = {one.model_name: made.slots(one) for one in made.experiments}
+    assert made.run_limits == {"provider_p": 2}
+    assert slots == {"a": {"provider_p": 1}, "b": {"provider_p": 1}, "c": {}}
+    assert [made.limits(one).requests_per_minute for one in made.experiments] == [30, 30, None]
+
+
+def _overlap(rows: Sequence[dict[str, str]]) -> bool:
+    spans = sorted((row["started"], row["ended"]) for row in rows)
+    return any(b[0] < a[1] for a, b in itertools.pairwise(spans))
+
+
+def _model(one: Experiment, **more: Any) -> dict[str, Any]:
+    base = f"{one.server.url}/v2/chat"
+    return {"model": "command-a-03-2025", "api_base": base, "api_key": "TESTED_KEY", **more}
+
+
+def _with_models(one: Experiment, names: Sequence[str]) -> None:
+    raw = yaml.safe_load(one.config.read_text())
+    raw["models"] = {"command-a": None, **{n: _model(one, provider="both") for n in names}}
+    raw["providers"] = {"both": {"runs": 1, "requests_per_minute": 120}}
+    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_second_model_beside_a_first(experiment: Make) -> None:
+    """It is compared with the first, both keep their provider's limits, and nothing runs again."""
+    one = experiment(
+        pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)],
+        limits={"run_seconds": 8},  # less than what the pace alone takes of a run
+    )
+    _with_models(one, ["first"])
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    documents = {p: p.stat().st_mtime_ns for p in (one.results / "runs").rglob("*.json")}
+    calls = len(one.server.ledger())
+    assert calls
+
+    _with_models(one, ["first", "second"])
+    dry = one.run("--dry-run").stdout
+    assert "run_second_solo" in dry
+    assert "run_first_solo" not in dry
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    assert all(p.stat().st_mtime_ns == then for p, then in documents.items())
+    assert len(one.server.ledger()) == 2 * calls
+
+    rows = one.rows()
+    assert [row["outcome"] for row in rows] == ["pass"] * 4
+    assert [row["model"] for row in one.summary()] == ["first", "second"]
+    with (one.results / "comparison.csv").open(newline="") as stream:
+        compared = list(csv.DictReader(stream))
+    assert [(r["compared"], r["a"], r["b"], r["pairs"]) for r in compared] == [
+        ("models", "first-solo", "second-solo", "2")
+    ]
+    assert not _overlap(rows)
+    assert any(float(row["waited_s"]) > 0 for row in rows)
+    starts = sorted(
+        float(record["time"])
+        for path in (one.results / "runs").rglob("calls.jsonl")
+        for record in atomic.read_lines(path)
+        if record["event"] == "start"
+    )
+    # 120 a minute; a call is told a little after its turn, never before it.
+    assert all(b - a > 0.45 for a, b in itertools.pairwise(starts))
+    assert "Nothing to be done" in one.run("--dry-run").stdout
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_other_providers_fill_the_slots(experiment: Make) -> None:
+    """One provider takes a run at a time; another model's runs go on beside it."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
+    raw = yaml.safe_load(one.config.read_text())
+    raw["models"] = {
+        "command-a": None,
+        "narrow": _model(one, provider="narrow"),
+        "free": _model(one),
+    }
+    raw["providers"] = {"narrow": {"runs": 1}}
+    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    rows = one.rows()
+    narrow = [row for row in rows if row["model"] == "narrow"]
+    assert len(narrow) == 2
+    assert not _overlap(narrow)
+    assert _overlap(rows)

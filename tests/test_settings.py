@@ -1,0 +1,86 @@
+"""Upstream's further settings and other agents: entries of the config, no code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from experiment_client import INVENTORY, REPOSITORY, TEXTKIT, Experiment
+
+from cooperflow.experiment.plan import Setting
+
+Make = Callable[..., Experiment]
+GIT_IMAGE = "cooperbench-git-server:local"
+SETTINGS = {
+    "solo": None,
+    "coop-comm": None,
+    "coop-nocomm": None,
+    "coop-git": ["--setting", "coop", "--git"],
+    "team": ["--setting", "team"],
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "messaging", "redis"),
+    [
+        ("--setting solo", False, False),
+        ("--setting coop", True, True),
+        ("--setting coop --no-messaging", False, False),
+        ("--setting team --no-messaging", False, True),
+    ],
+)
+def test_which_setting_needs_a_redis(flags: str, messaging: bool, redis: bool) -> None:
+    one = Setting("x", tuple(flags.split()))
+    assert (one.messaging, one.redis) == (messaging, redis)
+
+
+@pytest.fixture
+def git_server_image() -> None:
+    there = subprocess.run(["docker", "image", "inspect", GIT_IMAGE], capture_output=True)
+    if there.returncode:
+        command = ["docker", "build", "-q", "-t", GIT_IMAGE, str(REPOSITORY / "demo/git-server")]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_team_and_git_side_by_side(experiment: Make, git_server_image: None) -> None:
+    """Runs with a git server of upstream's do not take it from each other."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 2, 3)])
+    raw = yaml.safe_load(one.config.read_text())
+    one.config.write_text(yaml.safe_dump({**raw, "settings": SETTINGS}, sort_keys=False))
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    rows = {(r["setting"], r["repo"]): r for r in one.rows()}
+    assert {key: r["outcome"] for key, r in rows.items()} == dict.fromkeys(
+        [(s, repo) for s in ("coop-git", "team") for repo in (INVENTORY, TEXTKIT)], "pass"
+    )
+    assert {r["mode"] for key, r in rows.items() if key[0] == "team"} == {"team"}
+    for path in (one.results / "runs/tested-team").rglob("attempts/1/logs/**/tasks.json"):
+        assert len(json.loads(path.read_text())) == 2
+        break
+    else:
+        raise AssertionError("a team's list of tasks was not kept")
+    for kind in ("network", "volume"):
+        left = subprocess.run(["docker", kind, "ls"], capture_output=True, text=True, check=True)
+        assert "cooperbench-" not in left.stdout.replace("cooperbench-git-server", "")
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["warm", "off"])
+def test_an_agent_of_somebodys_module(
+    experiment: Make, launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    agent = {"name": "tested_agent", "external": ["external_agent"]}
+    one = experiment(agent=agent, launcher=launcher)
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    assert [row["outcome"] for row in one.rows()] == ["pass"]
+    (log,) = (one.results / "runs").rglob("attempts/1/cooperbench.log")
+    assert "tested_agent was here" in log.read_text()

@@ -1,0 +1,67 @@
+"""What `make upgrade` says of a new lock and of a demo that ended otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+import upgrade
+
+LOCK = """\
+cooperbench==0.0.29 \\
+    --hash=sha256:aa
+litellm==1.80.0 ; python_full_version < '3.14' \\
+    --hash=sha256:bb
+    # via cooperbench
+"""
+
+
+def test_versions_of_a_lock() -> None:
+    assert upgrade.locked(LOCK) == {"cooperbench": "0.0.29", "litellm": "1.80.0"}
+
+
+def test_the_shipped_lock_has_all_that_is_watched() -> None:
+    assert set(upgrade.WATCHED) <= set(upgrade.locked(upgrade.LOCK.read_text("utf-8")))
+
+
+def test_cooperbench_is_pinned_anew() -> None:
+    text = upgrade.PROJECT.read_text("utf-8")
+    changed = upgrade.pinned(text, "0.0.30")
+    assert '"cooperbench==0.0.30",' in changed
+    assert len(changed.splitlines()) == len(text.splitlines())
+    with pytest.raises(SystemExit):
+        upgrade.pinned("dependencies = []", "0.0.30")
+
+
+def run(**changes: str) -> dict[tuple[str, ...], dict[str, str]]:
+    row = {"outcome": "pass", "reason": "", "caveat": "", "steps": "8"}
+    row |= {"messages_sent": "0", "input_tokens": "100", "cost_usd": "0.1"}
+    return {("m-solo", "r", "1", "1,2"): {**row, "duration_s": "5", **changes}}
+
+
+def test_a_run_that_ended_otherwise_is_told() -> None:
+    found = upgrade.differing(run(), run(outcome="fail", reason="tests_failed"))
+    assert found == ["m-solo r 1 1,2: outcome pass -> fail, reason  -> tests_failed"]
+
+
+def test_times_may_differ_and_nothing_else() -> None:
+    assert upgrade.differing(run(), run(duration_s="9")) == []
+    assert upgrade.differing(run(), run(input_tokens="101"))
+
+
+def test_a_run_that_is_missing_is_told() -> None:
+    (line,) = upgrade.differing(run(), {})
+    assert "outcome pass -> (none)" in line
+
+
+def test_the_report_names_packages_facts_and_runs() -> None:
+    text = upgrade.told(
+        {"litellm": "1", "numpy": "2"},
+        {"litellm": "2", "numpy": "2"},
+        ["litellm"],
+        ["test_litellm: test_class_of_a_failed_call[html]"],
+        [],
+    )
+    assert "  litellm: 1 -> 2\n" in text
+    assert "  test_litellm: test_class_of_a_failed_call[html]\n" in text
+    assert "ended otherwise\n  none\n" in text
+    assert "git checkout pyproject.toml envs" in text
