@@ -105,7 +105,7 @@ def before_run(experiment):
     def waits(wildcards):
         result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
         # One whose document is broken is put back from its attempt, which costs nothing.
-        return mend(result) if os.path.exists(result) else ancient(images_before(wildcards.pair))
+        return mend(result) if os.path.exists(result) else ancient(images_before(wildcards.pair, True))
 
     return waits
 
@@ -137,15 +137,16 @@ def graded_run(experiment):
     return result
 
 
-def images_before(pair):
-    """What a run waits for: all images verified; in rolling mode its own."""
-    return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.images.rolling else GATE
+def images_before(pair, for_run=False):
+    """What a run or grading waits for: all images verified; in rolling mode its own."""
+    return str(RESULTS.sentinel(image_of(pair, for_run))) if PLAN.config.images.rolling else GATE
 
 
-def image_of(pair):
-    """The image of a pair, by its path below an experiment."""
+def image_of(pair, for_run=False):
+    """The image in which a pair is graded or run, by its path below an experiment."""
     repo, task, _ = pair.split("/")
-    return layout.image_name(repo, int(task))
+    image = layout.image_name(repo, int(task))
+    return layout.with_agent_server(image) if for_run and PLAN.config.agent.openhands else image
 
 
 def image_uses(jobs):
@@ -153,7 +154,8 @@ def image_uses(jobs):
     uses = {}
     for job in jobs:
         if str(job.rule).startswith(("run_", "eval_", "oracle_pair")):
-            files = uses.setdefault(image_of(job.wildcards.pair), [])
+            image = image_of(job.wildcards.pair, str(job.rule).startswith("run_"))
+            files = uses.setdefault(image, [])
             files.extend(str(file) for file in job.output)
     return uses
 

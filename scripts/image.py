@@ -12,6 +12,7 @@ def main() -> int:
     parser = command.parser(__doc__)
     parser.add_argument("--repo", required=True)
     parser.add_argument("--task", type=int, required=True)
+    parser.add_argument("--agent-server", action="store_true", help="the one with OpenHands")
     parser.add_argument("--save", action="store_true", help="write its tar to images.archive")
     arguments = parser.parse_args()
 
@@ -19,12 +20,13 @@ def main() -> int:
         made = plan.make(config.from_environment())
         for pair in made.pairs:
             if (pair.repo, pair.task_id) == (arguments.repo, arguments.task):
+                image = made.run_image(pair) if arguments.agent_server else pair.image
                 if arguments.save:
-                    size = verified.save(made, pair.image)
-                    print(f"{verified.archive_path(made, pair.image)}: {size / 1e6:.1f} MB")
+                    size = verified.save(made, image)
+                    print(f"{verified.archive_path(made, image)}: {size / 1e6:.1f} MB")
                     return 0
-                sentinel = verified.ensure(made, pair)
-                print(f"{pair.image}: {sentinel['source']} and verified")
+                sentinel = verified.ensure(made, image)
+                print(f"{image}: {sentinel['source']} and verified")
                 return 0
         raise UserError(f"The config has no task {arguments.repo}/{arguments.task}.")
 

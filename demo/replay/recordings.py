@@ -19,22 +19,33 @@ class RecordingError(ValueError):
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer of the assistant: what it says, and the bash commands it asks for."""
+    """One answer of the assistant: what it says, the bash commands and other tools it asks for.
+
+    tools: for each its name and the JSON text of its arguments.
+    """
 
     text: str
     commands: tuple[str, ...]
+    tools: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_json(cls, data: Any) -> Turn:
-        """The turn from {"text": str, "commands": [str, ...]}; ValueError when it is not one."""
-        if not isinstance(data, dict) or set(data) - {"text", "commands"}:
-            raise ValueError("a turn is an object with 'text' and 'commands'")
+        """The turn from {"text": str, "commands": [str, ...], "tools": {name: arguments, ...}}.
+
+        ValueError when it is not one.
+        """
+        if not isinstance(data, dict) or set(data) - {"text", "commands", "tools"}:
+            raise ValueError("a turn is an object with 'text', 'commands' and 'tools'")
         text, commands = data.get("text", ""), data.get("commands", [])
         if not isinstance(text, str) or not isinstance(commands, list):
             raise ValueError("'text' is a string and 'commands' a list")
         if not all(isinstance(command, str) for command in commands):
             raise ValueError("'commands' holds strings")
-        return cls(text, tuple(commands))
+        tools = data.get("tools", {})
+        if not isinstance(tools, dict) or not all(isinstance(v, dict) for v in tools.values()):
+            raise ValueError("'tools' holds a tool's arguments by its name")
+        told = tuple((name, json.dumps(v, ensure_ascii=False)) for name, v in tools.items())
+        return cls(text, tuple(commands), told)
 
 
 @dataclass(frozen=True)

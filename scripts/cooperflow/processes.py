@@ -100,6 +100,24 @@ def end(process: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
     process.wait()
 
 
+def end_fork(process: int, ended: bool, seconds: float = 2.0) -> None:
+    """End a fork that leads a group of its own: asked first, killed after ``seconds``.
+
+    Args:
+        ended: it was waited for already.
+    """
+    limit = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        if not ended:
+            os.kill(process, signal.SIGTERM)
+        while not ended and time.monotonic() < limit:
+            ended = os.waitpid(process, os.WNOHANG)[0] != 0
+            time.sleep(0.02)
+        kill_group(process)
+        if not ended:
+            os.waitpid(process, 0)
+
+
 def kill_group(group: int) -> None:
     """Kill every process of a group, if there is still one."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ class CallRecorder(CustomLogger):
     The file outlives the process, so that a killed run's calls stay in the books.
     """
 
-    def __init__(self, path: Path, key: str | None) -> None:
+    def __init__(self, path: Path, key: str | None, asker: Callable[[], str]) -> None:
         super().__init__()
+        self._asker = asker
         self._path = path
         self._key = key
         # litellm reports an answer from a worker thread: remember who asked.
@@ -38,7 +40,7 @@ class CallRecorder(CustomLogger):
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         call = str(kwargs.get("litellm_call_id"))
-        self._asked[call] = str(threading.get_ident())
+        self._asked[call] = self._asker()
         sent = json.dumps(messages, default=str, ensure_ascii=False)
         tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
         size = len(sent.encode("utf-8", errors="replace")) + len(tools)
@@ -84,7 +86,7 @@ class CallRecorder(CustomLogger):
         self._write(
             event="end",
             id=call,
-            thread=self._asked.get(call, str(threading.get_ident())),
+            thread=self._asked.get(call, self._asker()),
             started=_seconds(start_time),
             kind=kind,
             status=status,
@@ -107,9 +109,16 @@ class CallRecorder(CustomLogger):
             os._exit(UNRECORDED)
 
 
-def install(path: Path, key: str | None) -> None:
-    """Record all calls that this process makes through litellm into ``path``, ``key`` left out."""
-    litellm.callbacks = [CallRecorder(path, key)]
+def _thread() -> str:
+    return str(threading.get_ident())
+
+
+def install(path: Path, key: str | None, asker: Callable[[], str] = _thread) -> None:
+    """Record all calls that this process makes through litellm into ``path``, ``key`` left out.
+
+    asker: names the agent that the calling thread calls for.
+    """
+    litellm.callbacks = [CallRecorder(path, key, asker)]
 
 
 def _message(response: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A private redis-server for one run: a socket that only this user can open, no file left."""
+"""A private redis-server for one run: at a socket that only this user can open, or an address."""
 
 from __future__ import annotations
 
@@ -30,11 +30,22 @@ def program() -> str:
 
 
 class RedisServer:
-    """A redis-server on a unix socket in ``folder`` (which is the caller's, of mode 0700)."""
+    """A redis-server on a unix socket in ``folder`` (which is the caller's, of mode 0700).
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    Args:
+        address: listen there as well, for whoever has the password beside it; its URL is that.
+    """
+
+    def __init__(self, folder: Path, log: Path, address: tuple[str, str] | None = None) -> None:
         self._socket = folder / "redis.sock"
-        command = [program(), "--port", "0", "--unixsocket", str(self._socket)]
+        self._url = f"unix://{self._socket}"
+        port, listen = 0, []
+        if address is not None:
+            host, password = address
+            port = _free_port(host)
+            listen = ["--bind", host, "--requirepass", password]
+            self._url = f"redis://:{password}@{host}:{port}"
+        command = [program(), "--port", str(port), *listen, "--unixsocket", str(self._socket)]
         command += ["--unixsocketperm", "700", "--save", "", "--appendonly", "no"]
         command += ["--daemonize", "no", "--dir", str(folder)]
         with log.open("ab") as stream:
@@ -42,7 +53,7 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        return f"unix://{self._socket}"
+        return self._url
 
     @property
     def died(self) -> bool:
@@ -63,3 +74,8 @@ class RedisServer:
 
     def end(self) -> None:
         processes.end(self.process)
+
+
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, layout, processes, runtime
-from cooperflow.attempt import child, secrecy
+from cooperflow.attempt import child, secrecy, services
+from cooperflow.attempt.gateway import Upstream
 from cooperflow.attempt.redis_server import RedisServer
+from cooperflow.attempt.services import Services
 from cooperflow.engine import containers
 from cooperflow.engine.containers import EngineError, EventRecord, Labels
 from cooperflow.engine.probe import EngineProbe, full
@@ -31,6 +33,14 @@ TICK = 0.1
 LOOK = 1.0
 # How long the engine may leave us without an answer before the attempt counts it as lost, seconds.
 ENGINE_PATIENCE = 30
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """The network of a run whose agents live in containers."""
+
+    outside: bool  # whether it reaches more than the run's own services
+    call_tries: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ class Job:
     run_arguments: tuple[str, ...] = ()
     sdk_arguments: Mapping[str, Any] | None = None
     replay: str | None = None
+    # For agents that call their model from containers; None: agents call it from here.
+    own_network: OwnNetwork | None = None
 
     @property
     def calls(self) -> Path:
@@ -89,37 +101,51 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
     with runtime.scratch() as folder, contextlib.ExitStack() as stack:
         stop_note = folder / "put-away"
         stop_note.touch()
-        redis, arguments = _redis(job, folder, stack)
         model = dict(agent_file)
         if job.replay:
             base = _replay(job, stack)
             model["config"]["model"]["model_kwargs"]["api_base"] = base
+        try:
+            started = _services(job, model, folder, stack)
+        except EngineError as error:
+            print(f"{job.run.key}: {error}")
+            clear(job.labels)
+            return Evidence(document=False, engine_lost=True)
         config = job.folder / "agent.yaml"
         atomic.write_text(config, json.dumps(model, indent=2))
         command = child.Command(
-            arguments=[*job.arguments, *arguments, "--agent-config", str(config)],
+            arguments=[*job.arguments, *started.arguments, "--agent-config", str(config)],
             log=job.folder / "cooperbench.log",
             stop_note=stop_note,
             labels=job.labels.as_dict(),
             run_arguments=job.run_arguments,
             sdk_arguments=job.sdk_arguments or {},
-            environment=job.environment,
+            environment={**job.environment, **started.environment},
             model=job.run.experiment.model.model,
-            key=job.key,
-            calls=job.calls,
+            # With a gateway it is that alone which has the key and keeps the books.
+            key=None if started.gateway else job.key,
+            calls=None if started.gateway else job.calls,
         )
         try:
-            watched = watch(command, job.labels, job.seconds)
+            watched = watch(command, job.labels, job.seconds, lambda: started.died)
+            gateway_died = started.died
         finally:
+            if started.gateway:
+                started.gateway.end()  # it writes the last answer down
             secrecy.scrub(job.folder, job.key)
-        return _evidence(job, watched, redis)
+        return _evidence(job, watched, started.redis, gateway_died)
 
 
-def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
+def watch(
+    command: child.Command,
+    labels: Labels,
+    seconds: float,
+    in_vain: Callable[[], bool] = lambda: False,
+) -> Watched:
     """Run cooperbench for at most ``seconds``; its processes and containers are gone afterwards.
 
     It is ended before its time when nothing good can come of it: when a container of it died,
-    or the engine did. Each further model call would be paid for in vain.
+    or the engine did, or ``in_vain`` says so. Each further call would be paid for in vain.
 
     Raises:
         Interrupted: asked to end, or the owner has ended.
@@ -144,7 +170,7 @@ def watch(command: child.Command, labels: Labels, seconds: float) -> Watched:
                 break
             if now - looked > LOOK:
                 looked = now
-                if _doomed(events, command.stop_note, probe):
+                if in_vain() or _doomed(events, command.stop_note, probe):
                     break
             processes.heed_owner()
             time.sleep(TICK)
@@ -194,17 +220,24 @@ def clear(labels: Labels) -> bool:
     return False
 
 
-def _redis(
-    job: Job, folder: Path, stack: contextlib.ExitStack
-) -> tuple[RedisServer | None, list[str]]:
-    if not job.run.experiment.setting.messaging:
-        return None, []
+def _services(
+    job: Job, agent_file: Mapping[str, Any], folder: Path, stack: contextlib.ExitStack
+) -> Services:
+    messaging, own = job.run.experiment.setting.messaging, job.own_network
+    if own is not None:
+        kwargs = services.model_kwargs(agent_file)
+        model = job.run.experiment.model.model
+        upstream = Upstream(model, job.key, kwargs, own.call_tries, job.calls)
+        wanted = services.Wanted(job.labels, upstream, own.outside, messaging, job.redis_url)
+        return services.start(wanted, folder, job.folder, stack)
+    if not messaging:
+        return Services()
     if job.redis_url:
-        return None, ["--redis", job.redis_url]
+        return Services(["--redis", job.redis_url])
     server = RedisServer(folder, job.folder / "redis.log")
     stack.callback(server.end)
     server.wait()
-    return server, ["--redis", server.url]
+    return Services(["--redis", server.url], redis=server)
 
 
 def _replay(job: Job, stack: contextlib.ExitStack) -> str:
@@ -225,7 +258,9 @@ def _replay(job: Job, stack: contextlib.ExitStack) -> str:
     return f"{base}/v1" if openai else f"{base}/v2/chat"
 
 
-def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence:
+def _evidence(
+    job: Job, watched: Watched, redis: RedisServer | None, gateway_died: bool
+) -> Evidence:
     document = upstream_document(job)
     calls = usage.calls(atomic.read_lines(job.calls))
     image_missing = False
@@ -257,6 +292,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
         disk_full=watched.disk_full,
         image_missing=image_missing,
         redis_died=redis is not None and redis.died,
+        gateway_died=gateway_died,
         step_limit=job.step_limit,
     )
 

@@ -31,6 +31,7 @@ def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "agent": config.agent.name,
         "agent_config": config.agent.config,
         "external_agents": config.agent.external,
+        **({"outside": config.agent.outside} if config.agent.openhands else {}),
         "backend": config.backend,
         "containers": config.containers.model_dump(),
         "run_seconds": config.limits.run_seconds,

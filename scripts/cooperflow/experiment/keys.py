@@ -8,7 +8,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
-DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex")
+OPENHANDS = "openhands_docker"  # upstream's OpenHands, in containers of this machine; ours
+DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
 MODES = ("solo", "coop", "team")
 # An agent's container ends by itself after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000
@@ -65,6 +66,14 @@ class Agent(_Table):
     external: list[str] = Field(
         default_factory=list, description="modules with agents (COOPERBENCH_EXTERNAL_AGENTS)"
     )
+    outside: bool = Field(
+        False, description="openhands_docker: whether a run's network reaches more than its services"
+    )
+
+    @property
+    def openhands(self) -> bool:
+        """Whether it is OpenHands, which works in images with an agent server."""
+        return self.name == OPENHANDS
 
 
 class Limits(_Table):

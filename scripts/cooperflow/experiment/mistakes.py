@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
-from cooperflow.experiment.keys import DOCKER_AGENTS, MODES, Agent, Config, Model
+from cooperflow.experiment.keys import DOCKER_AGENTS, MODES, OPENHANDS, Agent, Config, Model
 
 
 def explain(error: pydantic.ValidationError) -> Iterator[str]:
@@ -78,6 +78,15 @@ def problems(config: Config) -> Iterator[str]:
             f"images.registry: {config.images.registry!r} is no registry. Write its host, with a "
             "port or a path if need be, such as mirror.example.org:5000; no https://."
         )
+    if config.agent.openhands and config.containers.network is not None:
+        yield (
+            f"containers.network: {config.containers.network!r}: with {OPENHANDS} each run has a"
+            " network of its own. Leave it null; agent.outside says whether it reaches more."
+        )
+    if config.agent.outside and not config.agent.openhands:
+        yield (
+            f"agent.outside: true: only {OPENHANDS} has it; others have containers.network."
+        )
     if config.containers.network == "host":
         yield (
             "containers.network: 'host' would let what a model says reach this machine's own"
@@ -117,8 +126,8 @@ def _model_problems(name: str, model: Model) -> Iterator[str]:
 def _agent_problems(agent: Agent) -> Iterator[str]:
     if agent.name == "openhands_sdk":
         yield (
-            "agent.name: 'openhands_sdk' runs on Modal only and cannot run on docker. Allowed:"
-            f" {listed(DOCKER_AGENTS)}."
+            f"agent.name: 'openhands_sdk' runs on Modal only and cannot run on docker: {OPENHANDS!r}"
+            f" is the same agent in containers of this machine. Allowed: {listed(DOCKER_AGENTS)}."
         )
     elif agent.name not in DOCKER_AGENTS and not agent.external:
         yield (

@@ -108,7 +108,20 @@ class Plan:
 
     @cached_property
     def images(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(pair.image for pair in self.pairs))
+        return tuple(self.image_pairs)
+
+    @cached_property
+    def image_pairs(self) -> dict[str, Pair]:
+        """All images that are needed, in order, each with a pair of its task."""
+        found: dict[str, Pair] = {}
+        for pair in self.pairs:
+            for image in dict.fromkeys((pair.image, self.run_image(pair))):
+                found.setdefault(image, pair)
+        return found
+
+    def run_image(self, pair: Pair) -> str:
+        """Return the image in which agents work; the tests are run in the task's own."""
+        return layout.with_agent_server(pair.image) if self.config.agent.openhands else pair.image
 
     @cached_property
     def _by_name(self) -> dict[str, Experiment]:

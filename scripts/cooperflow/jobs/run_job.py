@@ -133,34 +133,35 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
 
 def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
     """Return the id of the run's image if it is the verified one, and whether Docker is lost."""
-    sentinel = atomic.read_json(plan.results.sentinel(run.pair.image)) or {}
+    image = plan.run_image(run.pair)
+    sentinel = atomic.read_json(plan.results.sentinel(image)) or {}
     try:
         client = containers.engine()
         containers.sweep(client, guard.identity(plan.results), run.key)
-        found = containers.image_id(client, run.pair.image)
+        found = containers.image_id(client, image)
         client.close()
     except EngineError as error:
         print(f"Docker does not answer: {error}")
         return None, True
     if found is None or not sentinel.get("id"):
-        found = _anew(plan, run)
+        found = _anew(plan, image)
     elif found != sentinel.get("id"):
         print(
-            f"{run.pair.image}: is now {found}, but {sentinel.get('id')} was verified. "
-            f"Remove {plan.results.sentinel(run.pair.image)} to have it verified again."
+            f"{image}: is now {found}, but {sentinel.get('id')} was verified. "
+            f"Remove {plan.results.sentinel(image)} to have it verified again."
         )
         found = None
     return found, False
 
 
-def _anew(plan: Plan, run: Run) -> str | None:
+def _anew(plan: Plan, image: str) -> str | None:
     """Fetch and verify an image that has gone since it was verified; return its id."""
     print(
-        f"{run.pair.image}: the image is not there any more, or nothing says that it is verified."
+        f"{image}: the image is not there any more, or nothing says that it is verified."
     )
     try:
-        with processes.claim(plan.results.claims, run.pair.image, IMAGE_SECONDS):
-            return str(verified.ensure(plan, run.pair)["id"])
+        with processes.claim(plan.results.claims, image, IMAGE_SECONDS):
+            return str(verified.ensure(plan, image)["id"])
     except (UserError, EngineError) as error:
         print(error)
         return None
@@ -180,6 +181,9 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
     environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": str(config.limits.call_tries)}
     if config.agent.external:
         environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(config.agent.external)
+    own_network = None
+    if config.agent.openhands:
+        own_network = watch.OwnNetwork(config.agent.outside, config.limits.call_tries)
     limits, sdk_limits = containers.limits(config.containers, "--git" in setting.flags)
     return watch.Job(
         run=run,
@@ -189,12 +193,13 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         seconds=config.limits.run_seconds,
         environment=environment,
         key=key_of(model),
-        image=run.pair.image,
+        image=plan.run_image(run.pair),
         step_limit=fingerprint.step_limit(run.experiment, plan),
         redis_url=config.redis.url,
         run_arguments=tuple(limits),
         sdk_arguments=sdk_limits,
         replay=str(Path(model.replay).resolve()) if model.replay else None,
+        own_network=own_network,
     )
 
 
