@@ -47,7 +47,7 @@ fi
 mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null |
     grep -oE '^(deb|URIs:) +.*https?://[^ ]+/debian/?( |$)' | grep -oE 'https?://[^ ]+' | head -n 1 || true)
 mmdebstrap --variant=extract --aptopt="Acquire::Retries \"5\"" --include="$PYTHON" "${apt_config[@]}" \
-    "$SUITE" "$work/root.tar" ${mirror:+"$mirror"}
+    "$SUITE" "$work/root.tar" ${mirror:+"$mirror"} 9>&-  # setup.sh's lock: mmdebstrap's own come next
 tar -xf "$work/root.tar" -C "$root"
 
 # Libraries, the standard library, the interpreter.

@@ -105,7 +105,9 @@ def before_run(experiment):
     def waits(wildcards):
         result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
         # One whose document is broken is put back from its attempt, which costs nothing.
-        return mend(result) if os.path.exists(result) else ancient(images_before(wildcards.pair, True))
+        return (
+            mend(result) if os.path.exists(result) else ancient(images_before(wildcards.pair, True))
+        )
 
     return waits
 

@@ -137,9 +137,7 @@ class _Model:
         from cooperflow.attempt import recorder
 
         status, message = recorder.status_of(error) or 500, str(error)
-        kind = usage.kind_of_error(
-            type(error).__name__, status, message, recorder.causes_of(error)
-        )
+        kind = usage.kind_of_error(type(error).__name__, status, message, recorder.causes_of(error))
         # A client tries again after a 429 or 5xx; where that is in vain it is told a 403.
         if kind == usage.QUOTA or self.failures[agent] >= self.upstream.tries:
             status = 403

@@ -67,7 +67,8 @@ class Agent(_Table):
         default_factory=list, description="modules with agents (COOPERBENCH_EXTERNAL_AGENTS)"
     )
     outside: bool = Field(
-        False, description="openhands_docker: whether a run's network reaches more than its services"
+        False,
+        description="openhands_docker: whether a run reaches more than its own services",
     )
 
     @property

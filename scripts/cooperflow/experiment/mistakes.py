@@ -84,9 +84,7 @@ def problems(config: Config) -> Iterator[str]:
             " network of its own. Leave it null; agent.outside says whether it reaches more."
         )
     if config.agent.outside and not config.agent.openhands:
-        yield (
-            f"agent.outside: true: only {OPENHANDS} has it; others have containers.network."
-        )
+        yield (f"agent.outside: true: only {OPENHANDS} has it; others have containers.network.")
     if config.containers.network == "host":
         yield (
             "containers.network: 'host' would let what a model says reach this machine's own"
@@ -126,8 +124,8 @@ def _model_problems(name: str, model: Model) -> Iterator[str]:
 def _agent_problems(agent: Agent) -> Iterator[str]:
     if agent.name == "openhands_sdk":
         yield (
-            f"agent.name: 'openhands_sdk' runs on Modal only and cannot run on docker: {OPENHANDS!r}"
-            f" is the same agent in containers of this machine. Allowed: {listed(DOCKER_AGENTS)}."
+            "agent.name: 'openhands_sdk' runs on Modal only and cannot run on docker:"
+            f" {OPENHANDS!r} is the same agent in containers of this machine. Allowed: {listed(DOCKER_AGENTS)}."
         )
     elif agent.name not in DOCKER_AGENTS and not agent.external:
         yield (

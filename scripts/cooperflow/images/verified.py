@@ -17,9 +17,9 @@ from cooperflow.engine.containers import Labels
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.openhands import layering
 from cooperflow.images import image_lock, pulling, registry, rolling, room
 from cooperflow.layout import Pair
+from cooperflow.openhands import layering
 
 SCHEMA = 1
 

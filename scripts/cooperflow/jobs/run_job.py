@@ -156,9 +156,7 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
 
 def _anew(plan: Plan, image: str) -> str | None:
     """Fetch and verify an image that has gone since it was verified; return its id."""
-    print(
-        f"{image}: the image is not there any more, or nothing says that it is verified."
-    )
+    print(f"{image}: the image is not there any more, or nothing says that it is verified.")
     try:
         with processes.claim(plan.results.claims, image, IMAGE_SECONDS):
             return str(verified.ensure(plan, image)["id"])

@@ -36,7 +36,7 @@ replace_modal()
 
 
 @register(OPENHANDS)
-class OpenHandsDocker(adapter.OpenHandsSDKRunner):  # type: ignore[misc]
+class OpenHandsDocker(adapter.OpenHandsSDKRunner):
     """Upstream's runner; `agent.config.agent` sets its three limits by upstream's names."""
 
     def run(self, task: str, image: str, **options: Any) -> Any:

@@ -90,9 +90,9 @@ def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str,
         )
         limit = time.monotonic() + HEALTHY_SECONDS
         while time.monotonic() < limit:
-            code, output = container.exec_run([parts.PYTHON, "-c", _ASK], demux=True)
-            if code == 0:
-                return {"agent_server": str(json.loads(output[0])["version"])}
+            code, output = container.exec_run([parts.PYTHON, "-c", _ASK])
+            if code == 0 and isinstance(output, bytes):
+                return {"agent_server": str(json.loads(output)["version"])}
             container.reload()
             if container.status != "running":
                 break
