@@ -105,9 +105,9 @@ def before_run(experiment):
     def waits(wildcards):
         result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
         # One whose document is broken is put back from its attempt, which costs nothing.
-        return (
-            mend(result) if os.path.exists(result) else ancient(images_before(wildcards.pair, True))
-        )
+        if os.path.exists(result):
+            return mend(result)
+        return ancient(images_before(wildcards.pair, experiment))
 
     return waits
 
@@ -139,16 +139,19 @@ def graded_run(experiment):
     return result
 
 
-def images_before(pair, for_run=False):
+def images_before(pair, runs=None):
     """What a run or grading waits for: all images verified; in rolling mode its own."""
-    return str(RESULTS.sentinel(image_of(pair, for_run))) if PLAN.config.images.rolling else GATE
+    return str(RESULTS.sentinel(image_of(pair, runs))) if PLAN.config.images.rolling else GATE
 
 
-def image_of(pair, for_run=False):
-    """The image in which a pair is graded or run, by its path below an experiment."""
+def image_of(pair, runs=None):
+    """The image in which a pair is graded, or is run in the experiment `runs`."""
     repo, task, _ = pair.split("/")
     image = layout.image_name(repo, int(task))
-    return layout.with_agent_server(image) if for_run and PLAN.config.agent.openhands else image
+    return layout.with_agent_server(image) if runs and runs.agent.openhands else image
+
+
+RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.experiments}
 
 
 def image_uses(jobs):
@@ -156,8 +159,8 @@ def image_uses(jobs):
     uses = {}
     for job in jobs:
         if str(job.rule).startswith(("run_", "eval_", "oracle_pair")):
-            image = image_of(job.wildcards.pair, str(job.rule).startswith("run_"))
-            files = uses.setdefault(image, [])
+            runs = RUN_RULES.get(str(job.rule))
+            files = uses.setdefault(image_of(job.wildcards.pair, runs), [])
             files.extend(str(file) for file in job.output)
     return uses
 

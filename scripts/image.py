@@ -2,6 +2,7 @@
 
 import sys
 
+from cooperflow import layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.images import verified
@@ -20,7 +21,9 @@ def main() -> int:
         made = plan.make(config.from_environment())
         for pair in made.pairs:
             if (pair.repo, pair.task_id) == (arguments.repo, arguments.task):
-                image = made.run_image(pair) if arguments.agent_server else pair.image
+                image = pair.image
+                if arguments.agent_server:
+                    image = layout.with_agent_server(image)
                 if arguments.save:
                     size = verified.save(made, image)
                     print(f"{verified.archive_path(made, image)}: {size / 1e6:.1f} MB")

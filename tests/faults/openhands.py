@@ -65,8 +65,8 @@ def _signal_server(number: str) -> Callable[[Lab], None]:
 
     def strike(here: Lab) -> None:
         container = here.containers()[0]
-        # Not the init process, which has the server's command line as well.
-        script = f"for n in $({find}); do [ $n = 1 ] || kill -{number} $n; done"
+        # Not the init process and this shell, whose command lines name the server as well.
+        script = f"for n in $({find}); do [ $n = 1 ] || [ $n = $$ ] || kill -{number} $n; done"
         here.docker("exec", container, "sh", "-c", script, check=False)
 
     return strike

@@ -45,19 +45,6 @@ class Dataset(_Table):
     sample: Sample | None = Field(None, description="only so many pairs, chosen by a seed")
 
 
-class Model(_Table):
-    """A model as litellm calls it."""
-
-    model: str = Field(description="litellm's name of the model")
-    api_base: str | None = Field(None, description="full URL; null: the provider's own")
-    api_key: str | None = Field(
-        None, description="name of the environment variable that holds the key; null: none needed"
-    )
-    replay: str | None = Field(
-        None, description="a folder of recordings: a local server plays them in the model's place"
-    )
-
-
 class Agent(_Table):
     """The agent framework and what is laid over upstream's config of it."""
 
@@ -75,6 +62,22 @@ class Agent(_Table):
     def openhands(self) -> bool:
         """Whether it is OpenHands, which works in images with an agent server."""
         return self.name == OPENHANDS
+
+
+class Model(_Table):
+    """A model as litellm calls it."""
+
+    model: str = Field(description="litellm's name of the model")
+    api_base: str | None = Field(None, description="full URL; null: the provider's own")
+    api_key: str | None = Field(
+        None, description="name of the environment variable that holds the key; null: none needed"
+    )
+    replay: str | None = Field(
+        None, description="a folder of recordings: a local server plays them in the model's place"
+    )
+    agent: Agent | None = Field(
+        None, description="another agent for this entry, instead of the one at the top level"
+    )
 
 
 class Limits(_Table):

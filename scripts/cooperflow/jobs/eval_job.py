@@ -28,7 +28,7 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
                 atomic.sweep(place)
             with breaker.passage(plan, run, graded=True):
                 code = _grade(plan, run, folder, this)
-        for image in dict.fromkeys((plan.run_image(run.pair), run.pair.image)):
+        for image in dict.fromkeys((run.image, run.pair.image)):
             rolling.release(plan, image)
         return code
     except Interrupted as why:

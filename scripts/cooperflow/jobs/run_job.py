@@ -133,7 +133,7 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
 
 def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
     """Return the id of the run's image if it is the verified one, and whether Docker is lost."""
-    image = plan.run_image(run.pair)
+    image = run.image
     sentinel = atomic.read_json(plan.results.sentinel(image)) or {}
     try:
         client = containers.engine()
@@ -168,20 +168,28 @@ def _anew(plan: Plan, image: str) -> str | None:
 def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
     config, setting = plan.config, run.experiment.setting
     a, b = run.pair.features
-    model = run.experiment.model
+    model, agent = run.experiment.model, run.experiment.agent
     token = watch.new_token()
     logs = place.resolve() / "logs"
-    arguments = ["run", "-n", run.experiment.run_name, "-m", model.model, "-a", config.agent.name]
+    arguments = [
+        "run",
+        "-n",
+        run.experiment.run_name,
+        "-m",
+        model.model,
+        "-a",
+        run.experiment.agent.name,
+    ]
     arguments += ["-r", run.pair.repo, "-t", str(run.pair.task_id), "-f", f"{a},{b}"]
     arguments += [*setting.flags, "--backend", config.backend]
     arguments += ["--dataset-dir", str(Path(config.dataset.dir).resolve()), "--log-dir", str(logs)]
     arguments += ["--no-auto-eval", "-c", "1"]
     environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": str(config.limits.call_tries)}
-    if config.agent.external:
-        environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(config.agent.external)
+    if agent.external:
+        environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(agent.external)
     own_network = None
-    if config.agent.openhands:
-        own_network = watch.OwnNetwork(config.agent.outside, config.limits.call_tries)
+    if agent.openhands:
+        own_network = watch.OwnNetwork(agent.outside, config.limits.call_tries)
     limits, sdk_limits = containers.limits(config.containers, "--git" in setting.flags)
     return watch.Job(
         run=run,
@@ -191,7 +199,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         seconds=config.limits.run_seconds,
         environment=environment,
         key=key_of(model),
-        image=plan.run_image(run.pair),
+        image=run.image,
         step_limit=fingerprint.step_limit(run.experiment, plan),
         redis_url=config.redis.url,
         run_arguments=tuple(limits),
