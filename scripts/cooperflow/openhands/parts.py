@@ -15,6 +15,13 @@ PREFIX = "/opt/agent-server-venv"
 PYTHON = f"{PREFIX}/bin/python"
 PORT = 8000
 SERVER = (PYTHON, "-m", "openhands.agent_server", "--host", "0.0.0.0", "--port", str(PORT))
+# What a server is to leave alone as it starts: fetching litellm's prices, from where nothing is
+# reached, and starting an editor and a browser, which no agent here is given.
+ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "OH_ENABLE_VSCODE": "0",
+    "OH_PRELOAD_TOOLS": "0",
+}
 
 
 def stamp() -> str:

@@ -31,8 +31,7 @@ def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
 
     The model's address and the run's token reach the server with the agent itself.
     """
-    # Without it litellm fetches its prices as it is imported, from where nothing is reached.
-    told = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    told = dict(parts.ENVIRONMENT)
     info = coop_info or {}
     names = {"REDIS_URL": "redis_url", "GIT_URL": "git_url", "AGENT_ID": "agent_id"}
     told |= {variable: str(info[name]) for variable, name in names.items() if info.get(name)}
