@@ -19,6 +19,7 @@ from cooperflow.outcomes import usage
 
 KEY = "a-provider-key-7c1b9e"
 TOKEN = "the-runs-own-token"
+NAMED = f"{TOKEN}/agent1"
 TERMINAL = {
     "type": "function",
     "function": {
@@ -47,7 +48,7 @@ def gateway(tmp_path: Path, server: Server) -> Iterator[Gateway]:
     assert KEY not in "".join(p.read_text() for p in tmp_path.iterdir() if p.is_file())
 
 
-def ask(gateway: Gateway, token: str = TOKEN, **more: Any) -> httpx.Response:
+def ask(gateway: Gateway, token: str = NAMED, **more: Any) -> httpx.Response:
     """Ask as agent1 of a coop run with messages does at its first step."""
     told = "You are OpenHands agent, ...\nYou are agent1 working as a team with: agent1, agent2."
     body = {
@@ -78,7 +79,7 @@ def test_it_serves_who_has_the_token(gateway: Gateway, server: Server, tmp_path:
     gateway.end()  # what was answered is written down by then
     (one,) = usage.calls(read_lines(tmp_path / "calls.jsonl"))
     (told,) = server.ledger()
-    assert (one.kind, one.thread) == (usage.ANSWERED, "127.0.0.1")
+    assert (one.kind, one.thread) == (usage.ANSWERED, "agent1")
     assert (one.input_tokens, one.output_tokens) == (told["input_tokens"], told["output_tokens"])
     # The config's model at the config's end point, whatever a client asks for.
     assert told["model"] == "command-a-03-2025"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -28,6 +29,7 @@ from cooperflow.outcomes import usage
 PATH = "/v1/chat/completions"
 # A longer request is no conversation, bytes.
 LONGEST = 64 << 20
+_NAME = re.compile(r"[\w-]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,10 @@ class Upstream:
 
 
 class Gateway:
-    """A gateway that listens on ``address`` and serves whoever has ``token``."""
+    """A gateway that listens on ``address`` and serves whoever has ``token``.
+
+    What follows a slash behind the token names the agent; without it its address does.
+    """
 
     def __init__(self, address: str, token: str, upstream: Upstream, log: Path) -> None:
         """Fork it.
@@ -98,7 +103,7 @@ def _serve(listener: socket.socket, token: str, upstream: Upstream) -> int:
     child.prepare_environment()
     from cooperflow.attempt import recorder
 
-    # The agents are told apart by the address of their container.
+    # A handler's thread has the name of the agent that it serves.
     recorder.install(upstream.calls, upstream.key, lambda: threading.current_thread().name)
     server = _Server(listener.getsockname()[:2], _Handler, bind_and_activate=False)
     server.socket.close()
@@ -155,9 +160,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        agent = self.client_address[0]
-        threading.current_thread().name = agent
         given = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        given, _, name = given.partition("/")
+        agent = name if _NAME.fullmatch(name) else str(self.client_address[0])
+        threading.current_thread().name = agent
         length = int(self.headers.get("Content-Length") or 0)
         if length > LONGEST:
             self.close_connection = True

@@ -6,6 +6,7 @@ collaboration, the patch); what it takes from Modal is replaced where it looks f
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from cooperflow.experiment.keys import OPENHANDS
@@ -14,8 +15,18 @@ from cooperflow.openhands import git_server, parts, sandbox
 parts.importable()
 
 import cooperbench.runner.coop  # noqa: E402
+from cooperbench.agents import _azure  # noqa: E402
 from cooperbench.agents.openhands_agent_sdk import adapter  # noqa: E402
 from cooperbench.agents.registry import register  # noqa: E402
+
+_agent = threading.local()
+_end_point = _azure.resolve_azure_config
+
+
+def _named() -> dict[str, str] | None:
+    """Return the gateway's address and the run's token, with the name of this thread's agent."""
+    known = _end_point()
+    return known and {**known, "api_key": f"{known['api_key']}/{_agent.name}"}
 
 
 def _no_redis(run_id: str, agents: list[str], timeout: int = 3600) -> str:
@@ -25,6 +36,7 @@ def _no_redis(run_id: str, agents: list[str], timeout: int = 3600) -> str:
 def replace_modal() -> None:
     """Put our own in the place of what upstream's adapter has in Modal."""
     adapter.ModalSandboxContext = sandbox.Sandbox
+    _azure.resolve_azure_config = _named
     adapter._get_or_create_redis = _no_redis
     adapter._get_or_create_git_server = git_server.get
     adapter._release_git_server = git_server.release
@@ -44,4 +56,5 @@ class OpenHandsDocker(adapter.OpenHandsSDKRunner):
         for name in ("max_iterations", "timeout", "cost_limit"):
             setattr(self, name, given.get(name, getattr(self, name)))
         git_server.image = self._get_oh_image(image)
+        _agent.name = options.get("agent_id", "agent")
         return super().run(task, image, **options)
