@@ -1,4 +1,4 @@
-"""What agents that live in containers reach: a network of the run's own, its gateway, its Redis."""
+"""What an attempt starts for its agents: a Redis, and for those in containers their network too."""
 
 from __future__ import annotations
 
@@ -43,8 +43,22 @@ class Services:
         return self.gateway is not None and self.gateway.died
 
 
-def start(wanted: Wanted, folder: Path, logs: Path, stack: contextlib.ExitStack) -> Services:
-    """Start the services of a run; ``stack`` ends them. The network goes with its labels.
+def beside(
+    messaging: bool, redis_url: str | None, folder: Path, logs: Path, stack: contextlib.ExitStack
+) -> Services:
+    """Start what agents that call their model from this machine need; ``stack`` ends it."""
+    if not messaging:
+        return Services()
+    if redis_url:
+        return Services(["--redis", redis_url])
+    redis = RedisServer(folder, logs / "redis.log")
+    stack.callback(redis.end)
+    redis.wait()
+    return Services(["--redis", redis.url], redis=redis)
+
+
+def inside(wanted: Wanted, folder: Path, logs: Path, stack: contextlib.ExitStack) -> Services:
+    """Start what agents that live in containers need; ``stack`` ends it, labels the network.
 
     Raises:
         EngineError: Docker makes no network.

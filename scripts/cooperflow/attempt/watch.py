@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, layout, processes, runtime
-from cooperflow.attempt import child, secrecy, services
+from cooperflow.attempt import child, replay, secrecy, services
 from cooperflow.attempt.gateway import Upstream
 from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.attempt.services import Services
@@ -103,7 +101,8 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
         stop_note.touch()
         model = dict(agent_file)
         if job.replay:
-            base = _replay(job, stack)
+            model_name = job.run.experiment.model.model
+            base = replay.start(job.replay, job.folder, model_name, stack)
             model["config"]["model"]["model_kwargs"]["api_base"] = base
         try:
             started = _services(job, model, folder, stack)
@@ -224,38 +223,13 @@ def _services(
     job: Job, agent_file: Mapping[str, Any], folder: Path, stack: contextlib.ExitStack
 ) -> Services:
     messaging, own = job.run.experiment.setting.messaging, job.own_network
-    if own is not None:
-        kwargs = services.model_kwargs(agent_file)
-        model = job.run.experiment.model.model
-        upstream = Upstream(model, job.key, kwargs, own.call_tries, job.calls)
-        wanted = services.Wanted(job.labels, upstream, own.outside, messaging, job.redis_url)
-        return services.start(wanted, folder, job.folder, stack)
-    if not messaging:
-        return Services()
-    if job.redis_url:
-        return Services(["--redis", job.redis_url])
-    server = RedisServer(folder, job.folder / "redis.log")
-    stack.callback(server.end)
-    server.wait()
-    return Services(["--redis", server.url], redis=server)
-
-
-def _replay(job: Job, stack: contextlib.ExitStack) -> str:
-    """Start a server that plays recordings in the model's place; return its URL."""
-    port = job.folder / ".port"
-    command = [sys.executable, str(layout.REPOSITORY / "demo" / "replay_server.py")]
-    command += ["--recordings", str(job.replay), "--port-file", str(port)]
-    command += ["--ledger", str(job.folder / "ledger.jsonl")]
-    with (job.folder / "replay.log").open("ab") as log:
-        server = processes.spawn(command, stdout=log, stderr=subprocess.STDOUT)
-    stack.callback(port.unlink, missing_ok=True)
-    stack.callback(processes.end, server)
-    limit = time.monotonic() + 30
-    while not port.exists() and server.poll() is None and time.monotonic() < limit:
-        time.sleep(0.02)
-    base = f"http://127.0.0.1:{port.read_text().strip() if port.exists() else 9}"
-    openai = job.run.experiment.model.model.startswith("openai/")
-    return f"{base}/v1" if openai else f"{base}/v2/chat"
+    if own is None:
+        return services.beside(messaging, job.redis_url, folder, job.folder, stack)
+    kwargs = services.model_kwargs(agent_file)
+    model = job.run.experiment.model.model
+    upstream = Upstream(model, job.key, kwargs, own.call_tries, job.calls)
+    wanted = services.Wanted(job.labels, upstream, own.outside, messaging, job.redis_url)
+    return services.inside(wanted, folder, job.folder, stack)
 
 
 def _evidence(
