@@ -100,22 +100,15 @@ def end(process: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
     process.wait()
 
 
-def end_fork(process: int, ended: bool, seconds: float = 2.0) -> None:
-    """End a fork that leads a group of its own: asked first, killed after ``seconds``.
-
-    Args:
-        ended: it was waited for already.
-    """
+def end_fork(process: int, seconds: float = 2.0) -> None:
+    """End a fork that leads a group of its own: asked first, killed after ``seconds``."""
     limit = time.monotonic() + seconds
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
-        if not ended:
-            os.kill(process, signal.SIGTERM)
-        while not ended and time.monotonic() < limit:
-            ended = os.waitpid(process, os.WNOHANG)[0] != 0
+        os.kill(process, signal.SIGTERM)
+        while os.waitpid(process, os.WNOHANG)[0] == 0:
+            if time.monotonic() > limit:
+                kill_group(process)
             time.sleep(0.02)
-        kill_group(process)
-        if not ended:
-            os.waitpid(process, 0)
 
 
 def kill_group(group: int) -> None:

@@ -69,8 +69,9 @@ class Gateway:
 
     def end(self, seconds: float = 2.0) -> None:
         """End it: asked first, so that the last answer is written down, then killed."""
-        processes.end_fork(self.process, self.died, seconds)
-        self._ended = True
+        if not self.died:
+            processes.end_fork(self.process, seconds)
+            self._ended = True
 
 
 def _fork(listener: socket.socket, token: str, upstream: Upstream, log: Path) -> int:

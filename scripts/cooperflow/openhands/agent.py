@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from cooperflow.experiment.keys import OPENHANDS
+from cooperflow.experiment.keys import LONGEST_RUN, OPENHANDS
 from cooperflow.openhands import git_server, parts, sandbox
 
 parts.importable()
@@ -49,11 +49,12 @@ replace_modal()
 
 @register(OPENHANDS)
 class OpenHandsDocker(adapter.OpenHandsSDKRunner):
-    """Upstream's runner; `agent.config.agent` sets its three limits by upstream's names."""
+    """Upstream's runner; `agent.config.agent` sets its two limits by upstream's names."""
 
     def run(self, task: str, image: str, **options: Any) -> Any:
         given = ((options.get("config") or {}).get("config") or {}).get("agent") or {}
-        for name in ("max_iterations", "timeout", "cost_limit"):
+        self.timeout = LONGEST_RUN  # the run's own time limit comes first
+        for name in ("max_iterations", "cost_limit"):
             setattr(self, name, given.get(name, getattr(self, name)))
         git_server.image = self._get_oh_image(image)
         _agent.name = options.get("agent_id", "agent")
