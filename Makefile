@@ -15,7 +15,7 @@ BIN := .venv/bin
 SETUP := envs/setup.sh
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make .venv with the locked packages
 	@$(SETUP) python
@@ -30,8 +30,14 @@ dataset: setup ## Fetch the benchmark's data set, or check the one that is there
 pilot: setup ## Run 3 pairs in all settings, then estimate cost and time of the rest (CONFIG=file)
 	@$(BIN)/python scripts/pilot.py $(CONFIGFILE)
 
+openhands: setup engine ## Make what OpenHands' agents run on in containers (agent.name: openhands_docker)
+	@$(SETUP) openhands
+
 demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
 	@$(BIN)/python scripts/demo.py
+
+demo-openhands: openhands ## Run one pair in all settings with OpenHands and a replayed model: no cost
+	@$(BIN)/python scripts/demo.py config/demo-openhands.yaml
 
 retry-infra: setup ## List the runs that ended as infra_error and put them back (CONFIG=file)
 	@$(BIN)/python scripts/retry_infra.py $(CONFIGFILE)

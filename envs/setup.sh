@@ -7,6 +7,7 @@
 #   envs/setup.sh chromium     a headless browser for the tests of the report
 #   envs/setup.sh registry     an image registry and a small shell for the tests of images
 #   envs/setup.sh slurm        Slurm's programs for `make slurm`; starts none of them
+#   envs/setup.sh openhands    what OpenHands' agents run on (envs/openhands.sh)
 #   envs/setup.sh all          python, engine, base-image, in this order
 #   envs/setup.sh doctor       tells what is here; changes nothing
 #   envs/setup.sh lock         writes envs/requirements.txt anew from pyproject.toml
@@ -143,6 +144,13 @@ need_uv() {
     run "installing uv" .tools/uv/bin/python -m pip install --require-hashes -r envs/uv.txt
 }
 
+# pip's settings, where uv knows the same under another name.
+index_settings() {
+    [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}"
+    [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"
+    export UV_PYTHON_DOWNLOADS=never
+}
+
 step_python() {
     local start=$SECONDS hash python uv
     hash=$(sha256sum <"$LOCK")
@@ -153,10 +161,7 @@ step_python() {
     fi
     need_uv
     need_python
-    # pip's settings, where uv knows the same under another name
-    [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}"
-    [ -z "${PIP_CERT:-}" ] || export SSL_CERT_FILE="${SSL_CERT_FILE:-$PIP_CERT}"
-    export UV_PYTHON_DOWNLOADS=never
+    index_settings
     local hint="Is the Python package index in reach? UV_DEFAULT_INDEX names another. Then call this again."
     # Built beside, stamped, and only then moved to its place: whatever ends this early, .venv
     # is either the old one or a whole new one. Relocatable, so that the move breaks nothing.
@@ -184,6 +189,10 @@ step_lock() {
     run "resolving uv" "$uv" pip compile --group setup --universal \
         --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
         --no-header --no-annotate "$@" -o envs/uv.txt
+    # As of the days of the release: nothing later was tried with it.
+    run "resolving OpenHands' packages" "$uv" pip compile envs/openhands.in --python-version 3.13 \
+        --python-platform x86_64-manylinux_2_28 --exclude-newer 2026-01-28 --generate-hashes \
+        --no-emit-index-url --no-emit-find-links --no-header --no-annotate "$@" -o envs/openhands.txt
     say "$(grep -c '==' "$LOCK") packages in $LOCK ($(took "$start"))"
 }
 
@@ -289,6 +298,18 @@ step_base_image() {
     local hint="Are the Debian package sources in reach? Then call this again."
     run "making $IMAGE" demo/base-image.sh
     say "$IMAGE was made ($(took "$start"))"
+}
+
+step_openhands() {
+    local start=$SECONDS cooperbench
+    have mmdebstrap || apt_install "making OpenHands' Python needs mmdebstrap" mmdebstrap debian-archive-keyring
+    is_root || fail "making OpenHands' Python needs root" "Run:  sudo $PWD/envs/setup.sh openhands" "then call this again."
+    need_uv
+    index_settings
+    cooperbench=$(.venv/bin/python -c 'import importlib.util as u; print(*u.find_spec("cooperbench").submodule_search_locations)')
+    local hint="Are the Debian and Python package sources in reach? Then call this again."
+    run "making OpenHands' parts" envs/openhands.sh "$uv" "$cooperbench"
+    say "$(tail -n 1 "$LOG") ($(took "$start"))"
 }
 
 # --- browser --------------------------------------------------------------------------------
@@ -448,6 +469,7 @@ case "$command" in
     python) prepare; step=python; step_python ;;
     engine) prepare; step=engine; step_engine ;;
     base-image) prepare; step=base-image; step_base_image ;;
+    openhands) prepare; step=openhands; step_openhands ;;
     chromium) prepare; step=chromium; step_chromium ;;
     registry) prepare; step=registry; step_registry ;;
     slurm) prepare; step=slurm; step_slurm ;;

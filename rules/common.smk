@@ -130,7 +130,9 @@ def before_run(experiment):
     def waits(wildcards):
         result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
         # One whose document is broken is put back from its attempt, which costs nothing.
-        return mend(result) if os.path.exists(result) else ancient(images_before(wildcards.pair))
+        if os.path.exists(result):
+            return mend(result)
+        return ancient(images_before(wildcards.pair, experiment))
 
     return waits
 
@@ -156,22 +158,26 @@ def before_eval(experiment):
     return waits
 
 
-def images_before(pair):
-    """What a run waits for: all images verified; in rolling mode its own; on Modal none."""
+def images_before(pair, runs=None):
+    """What a run or grading waits for: all images; in rolling mode its own; on Modal none."""
     if not PLAN.config.docker:
         return []
-    return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.images.rolling else GATE
+    return str(RESULTS.sentinel(image_of(pair, runs))) if PLAN.config.images.rolling else GATE
 
 
 def own_image(pair):
-    """The sentinel of a pair's image; on Modal none."""
+    """The sentinel of the image in which a pair is graded; on Modal none."""
     return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.docker else []
 
 
-def image_of(pair):
-    """The image of a pair, by its path below an experiment."""
+def image_of(pair, runs=None):
+    """The image in which a pair is graded, or is run in the experiment `runs`."""
     repo, task, _ = pair.split("/")
-    return layout.image_name(repo, int(task))
+    image = layout.image_name(repo, int(task))
+    return layout.with_agent_server(image) if runs and runs.agent.openhands else image
+
+
+RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.experiments}
 
 
 def image_uses(jobs):
@@ -179,7 +185,8 @@ def image_uses(jobs):
     uses = {}
     for job in jobs:
         if str(job.rule).startswith(("run_", "eval_", "oracle_pair")):
-            files = uses.setdefault(image_of(job.wildcards.pair), [])
+            runs = RUN_RULES.get(str(job.rule))
+            files = uses.setdefault(image_of(job.wildcards.pair, runs), [])
             files.extend(str(file) for file in job.output)
     return uses
 

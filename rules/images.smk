@@ -1,10 +1,22 @@
 # One sentinel per verified image, and one file that says that all are.
-IMAGE_PAIRS = {layout.image_key(pair.image): pair for pair in PLAN.pairs}
+IMAGE_PAIRS = {layout.image_key(image): pair for image, pair in PLAN.image_pairs.items()}
+
+
+def task_image_of(image):
+    """The verified image that one with an agent server is layered onto."""
+    task = layout.task_image(image)
+    return [] if task == image else ancient(RESULTS.root / "images" / f"{task}.json")
+
+
+def with_server(image):
+    """What tells the script of an image that it is the one with an agent server."""
+    return "" if task_image_of(image) == [] else "--agent-server"
 
 
 rule image:
     input:
         lambda wc: mend(RESULTS.root / "images" / f"{wc.image}.json"),
+        lambda wc: task_image_of(wc.image),
     output:
         RESULTS.root / "images" / "{image}.json",
     log:
@@ -19,8 +31,9 @@ rule image:
         call=call("image"),
         repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
         task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
+        server=lambda wc: with_server(wc.image),
     shell:
-        "{params.call} --repo {params.repo:q} --task {params.task} --log {log:q}"
+        "{params.call} --repo {params.repo:q} --task {params.task} {params.server} --log {log:q}"
 
 
 rule images_verified:
@@ -58,8 +71,10 @@ rule image_archive:
         call=call("image"),
         repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
         task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
+        server=lambda wc: with_server(wc.image),
     shell:
-        "{params.call} --save --repo {params.repo:q} --task {params.task}" " --log {log:q}"
+        "{params.call} --save --repo {params.repo:q} --task {params.task} {params.server}"
+        " --log {log:q}"
 
 
 rule images_archive:

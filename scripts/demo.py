@@ -13,18 +13,19 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.tables import aggregate, show
 
-FILE = layout.REPOSITORY / "config" / "demo.yaml"
+FILE = Path("config/demo.yaml")
 
 
 def main() -> int:
     os.chdir(layout.REPOSITORY)
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
     begun = time.monotonic()
     snakemake = Path(sys.executable).with_name("snakemake")
-    code = subprocess.call([str(snakemake), "all", "--configfile", str(FILE)])
+    code = subprocess.call([str(snakemake), "all", "--configfile", str(file)])
     if code:
         print(f"The demo did not finish (exit code {code}); the messages above say why.")
         return code
-    made = plan.make(config.load([FILE]))
+    made = plan.make(config.load([file]))
     runs, summary = aggregate.collect(made)
     show.tables(made.results, runs, summary, Console())
     print(f"report   {made.results.report}/index.html: open it in a browser")

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-from cooperflow import processes
+from cooperflow import layout, processes
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.images import landing, verified
@@ -14,6 +14,7 @@ def main() -> int:
     parser = command.parser(__doc__)
     parser.add_argument("--repo", required=True)
     parser.add_argument("--task", type=int, required=True)
+    parser.add_argument("--agent-server", action="store_true", help="the one with OpenHands")
     parser.add_argument("--save", action="store_true", help="write its tar to images.archive")
     arguments = parser.parse_args()
 
@@ -21,16 +22,19 @@ def main() -> int:
         made = plan.make(config.from_environment())
         for pair in made.pairs:
             if (pair.repo, pair.task_id) == (arguments.repo, arguments.task):
+                image = pair.image
+                if arguments.agent_server:
+                    image = layout.with_agent_server(image)
                 if arguments.save:
-                    size = verified.save(made, pair.image)
-                    print(f"{verified.archive_path(made, pair.image)}: {size / 1e6:.1f} MB")
+                    size = verified.save(made, image)
+                    print(f"{verified.archive_path(made, image)}: {size / 1e6:.1f} MB")
                     return 0
                 # On one machine pull_slots says how many; on a cluster, of all nodes together.
                 with contextlib.ExitStack() as stack:
                     if processes.on_a_node():
                         stack.enter_context(landing.one_at_a_time(made))
-                    sentinel = verified.ensure(made, pair)
-                print(f"{pair.image}: {sentinel['source']} and verified")
+                    sentinel = verified.ensure(made, image)
+                print(f"{image}: {sentinel['source']} and verified")
                 return 0
         raise UserError(f"The config has no task {arguments.repo}/{arguments.task}.")
 

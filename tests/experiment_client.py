@@ -41,6 +41,8 @@ def clone_of(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, folder / name)
     (folder / ".venv").symlink_to(REPOSITORY / ".venv")
+    (folder / ".tools").mkdir()
+    (folder / ".tools" / "openhands").symlink_to(REPOSITORY / ".tools" / "openhands")
     return folder
 
 

@@ -65,7 +65,17 @@ def with_(path: str, value: Any) -> dict[str, Any]:
             with_("models/a", {"model": "x", "replay": "r", "adopt": {"solo": "x"}}),
             ["models.a", "exclude each other"],
         ),
-        (with_("agent/name", "openhands_sdk"), ["agent.name", "Modal only", "mini_swe_agent_v2"]),
+        (with_("agent/name", "openhands_sdk"), ["agent.name", "Modal only", "openhands_docker"]),
+        (with_("models/command-a/agent", {"name": "codx"}), ["command-a.agent.name", "codex?"]),
+        (
+            with_("models/a", {"model": "x/gpt-5", "agent": {"name": "openhands_docker"}}),
+            ["models.a.model", "responses", "openhands_docker"],
+        ),
+        (with_("agent/outside", True), ["agent.outside", "openhands_docker"]),
+        (
+            with_("agent/name", "openhands_docker") | {"containers": {"network": "none"}},
+            ["containers.network", "agent.outside"],
+        ),
         (with_("agent/name", "mini_swe_agent"), ["Did you mean mini_swe_agent_v2?"]),
         (with_("agent/config", {"agents": {}}), ["agent.config.agents", "Did you mean agent?"]),
         (with_("redis/url", "localhost"), ["redis.url", "'localhost' is no URL"]),

@@ -56,6 +56,14 @@ def last(kind: str, waited: float = 0.0) -> tuple[CallsEnd, ...]:
             Verdict("infra_error", "oom_killed", again=True),
         ),
         (
+            Evidence(True, agents=DONE, calls=FINE, gateway_died=True),
+            Verdict("infra_error", "process_died", again=True),
+        ),
+        (
+            Evidence(True, agents=(AgentEnd("solo", "CostLimitExceeded", steps=9),), calls=FINE),
+            Verdict(None, "cost_limit"),
+        ),
+        (
             Evidence(False, timed_out=True, calls=FINE, engine_lost=True),
             Verdict("infra_error", "docker_unavailable", again=True),
         ),

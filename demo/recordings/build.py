@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Makes the recordings (*.json) from their sources (sources/*.yaml), which are easier to read.
 
+A source's `runs` are those of mini-swe-agent, and lie here; its `openhands` those of OpenHands,
+which has other tools, and lie in ../openhands.
+
 python demo/recordings/build.py            writes them
 python demo/recordings/build.py --check    only says whether they agree (exit code 1: they do not)
 """
@@ -15,6 +18,7 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).resolve().parent
+OPENHANDS = HERE.parent / "openhands"
 DATASET = HERE.parent / "dataset"
 SCHEMA = 1
 
@@ -27,17 +31,19 @@ def title(repo: str, task_id: int, feature: int) -> str:
     return next(line for line in text.splitlines() if line.startswith("**Title**"))
 
 
-def recordings(source: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The recordings of one source by their path below the recordings' directory."""
+def recordings(source: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
+    """The recordings of a part of one source by their path below the recordings' directory."""
     repo, task_id, pair = source["repo"], source["task_id"], source["features"]
     made = {}
-    for run in source["runs"]:
+    for run in source.get(part, []):
         kind, agent = run["kind"], run["agent"]
         asked = pair if agent == "solo" else [pair[int(agent.removeprefix("agent")) - 1]]
         turns = []
         for turn in run["turns"]:
-            commands = turn["run"] if isinstance(turn["run"], list) else [turn["run"]]
-            turns.append({"text": turn["text"], "commands": [c.rstrip("\n") for c in commands]})
+            run_it = turn.get("run", [])
+            commands = run_it if isinstance(run_it, list) else [run_it]
+            made_turn = {"text": turn["text"], "commands": [c.rstrip("\n") for c in commands]}
+            turns.append(made_turn | ({"tools": turn["tools"]} if "tools" in turn else {}))
         name = f"{repo}/task{task_id}/f{pair[0]}_f{pair[1]}/{kind}.{agent}.json"
         made[name.replace("solo.solo", "solo")] = {
             "schema": SCHEMA,
@@ -59,13 +65,16 @@ def main(argv: list[str]) -> int:
     """Write or check all recordings."""
     wanted: dict[Path, str] = {}
     for path in sorted((HERE / "sources").glob("*.yaml")):
-        for name, recording in recordings(yaml.safe_load(path.read_text("utf-8"))).items():
-            wanted[HERE / name] = json.dumps(recording, ensure_ascii=False, indent=1) + "\n"
-    stale = {path for path in HERE.glob("*/**/*.json") if path not in wanted}
+        source = yaml.safe_load(path.read_text("utf-8"))
+        for part, place in (("runs", HERE), ("openhands", OPENHANDS)):
+            for name, recording in recordings(source, part).items():
+                wanted[place / name] = json.dumps(recording, ensure_ascii=False, indent=1) + "\n"
+    there = [*HERE.glob("*/**/*.json"), *OPENHANDS.glob("*/**/*.json")]
+    stale = {path for path in there if path not in wanted}
     differing = {p for p, text in wanted.items() if not p.exists() or p.read_text("utf-8") != text}
     if "--check" in argv:
         for path in sorted(stale | differing):
-            print(f"{path.relative_to(HERE)} does not agree with its source")
+            print(f"{path.relative_to(HERE.parent)} does not agree with its source")
         return 1 if stale | differing else 0
     for path in stale:
         path.unlink()

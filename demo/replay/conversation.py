@@ -14,6 +14,9 @@ SUMMARY_MARK = "Turns summarized by the replay:"
 _SUMMARY_COUNT = re.compile(re.escape(SUMMARY_MARK) + r" (\d+)")
 _TRANSCRIPT = re.compile(r"--- BEGIN TRANSCRIPT ---\n(.*)\n--- END TRANSCRIPT ---", re.DOTALL)
 _AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
+# What OpenHands is told beside its task.
+_OPENHANDS = re.compile(r"^You are OpenHands agent")
+_OPENHANDS_TEAM = re.compile(r"^You are (agent\d+) working as a team with", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Conversation:
     """A request, understood: the task text, the agent, the kind, and the step.
 
     step counts the assistant's turns so far. summary says that upstream asks for a summary of
-    the conversation instead of its next turn.
+    the conversation instead of its next turn. agent is empty where nothing tells it.
     """
 
     task_text: str
@@ -48,6 +51,9 @@ def understand(messages: list[Message]) -> Conversation:
     first = next((message.text for message in messages if message.role == "user"), None)
     if first is None:
         raise NotUnderstood("there is no user message")
+    system = next((message.text for message in messages if message.role == "system"), "")
+    if _OPENHANDS.match(system):
+        return _openhands(system, first, messages)
     transcript = _TRANSCRIPT.search(first)
     if transcript:
         task_text = transcript.group(1)
@@ -63,6 +69,17 @@ def understand(messages: list[Message]) -> Conversation:
     messaging = re.search(r"^## Messaging\s*$", task_text[told.start() :], re.MULTILINE)
     kind = "coop-comm" if messaging else "coop-nocomm"
     return Conversation(task_text, kind, told.group(1), step, bool(transcript))
+
+
+def _openhands(system: str, task_text: str, messages: list[Message]) -> Conversation:
+    """OpenHands tells its agents of each other in the system prompt, and only if they may talk."""
+    step = sum(message.role == "assistant" for message in messages)
+    told = _OPENHANDS_TEAM.search(system)
+    if told:
+        return Conversation(task_text, "coop-comm", told.group(1), step, False)
+    if task_text.startswith("## Feature "):
+        return Conversation(task_text, "solo", "solo", step, False)
+    return Conversation(task_text, "coop-nocomm", "", step, False)
 
 
 def _turns(answers: list[Message]) -> int:

@@ -35,7 +35,8 @@ class RecordingPlayer:
         found = [
             one
             for one in titled
-            if (one.role.kind, one.role.agent) == (conversation.kind, conversation.agent)
+            if one.role.kind == conversation.kind
+            and conversation.agent in (one.role.agent, "")  # its feature tells it then
         ]
         # A solo task holds both titles of a pair; nothing that holds fewer may stand for it.
         found = [one for one in found if len(one.titles) == max(len(o.titles) for o in found)]

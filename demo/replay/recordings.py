@@ -17,16 +17,17 @@ class RecordingError(ValueError):
     """A recording that cannot be used; the message names the file and the reason."""
 
 
-_TURN = {"text", "commands", "tokens", "after", "full"}
+_TURN = {"text", "commands", "tools", "tokens", "after", "full"}
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer of the assistant: what it says, and the bash commands it asks for.
+    """One answer of the assistant: what it says, the bash commands and other tools it asks for.
 
     tokens: what the answer is to be told as, in and out; None: counted from the text.
     after: how many turns the other agents must have asked for before this one is answered.
     full: the context window is full; an error is answered instead.
+    tools: for each its name and the JSON text of its arguments.
     """
 
     text: str
@@ -34,12 +35,16 @@ class Turn:
     tokens: tuple[int, int] | None = None
     after: tuple[tuple[str, int], ...] = ()
     full: bool = False
+    tools: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def from_json(cls, data: Any) -> Turn:
-        """The turn from {"text": str, "commands": [str, ...], ...}; ValueError when it is none."""
+        """The turn from {"text": str, "commands": [str, ...], "tools": {name: arguments}, ...}.
+
+        ValueError when it is not one.
+        """
         if not isinstance(data, dict) or set(data) - _TURN:
-            raise ValueError("a turn is an object with 'text' and 'commands'")
+            raise ValueError("a turn is an object with 'text', 'commands' and 'tools'")
         text, commands = data.get("text", ""), data.get("commands", [])
         if not isinstance(text, str) or not isinstance(commands, list):
             raise ValueError("'text' is a string and 'commands' a list")
@@ -49,7 +54,11 @@ class Turn:
         if tokens is not None:
             tokens = (int(tokens[0]), int(tokens[1]))
         known = tuple((str(agent), int(turns)) for agent, turns in after.items())
-        return cls(text, tuple(commands), tokens, known, data.get("full") is True)
+        tools = data.get("tools", {})
+        if not isinstance(tools, dict) or not all(isinstance(v, dict) for v in tools.values()):
+            raise ValueError("'tools' holds a tool's arguments by its name")
+        told = tuple((name, json.dumps(v, ensure_ascii=False)) for name, v in tools.items())
+        return cls(text, tuple(commands), tokens, known, data.get("full") is True, told)
 
 
 @dataclass(frozen=True)

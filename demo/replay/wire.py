@@ -52,18 +52,20 @@ class Answer:
 
     def calls(self) -> list[dict[str, Any]]:
         """The tool calls; both formats write them alike."""
+        asked = [
+            (self.tool, json.dumps({"command": command}, ensure_ascii=False))
+            for command in self.turn.commands
+        ]
         return [
             {
                 "id": f"call_{self.id}_{number}",
                 "type": "function",
                 "function": {
-                    "name": self.tool,
-                    "arguments": self.arguments
-                    if self.arguments is not None
-                    else json.dumps({"command": command}, ensure_ascii=False),
+                    "name": name,
+                    "arguments": self.arguments if self.arguments is not None else arguments,
                 },
             }
-            for number, command in enumerate(self.turn.commands)
+            for number, (name, arguments) in enumerate([*asked, *self.turn.tools])
         ]
 
 
@@ -86,7 +88,7 @@ class Cohere:
 
     def answer(self, answer: Answer) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant"}
-        if answer.turn.commands:
+        if answer.turn.commands or answer.turn.tools:
             message["tool_plan"] = answer.turn.text
             message["tool_calls"] = answer.calls()
         else:
@@ -94,7 +96,7 @@ class Cohere:
         usage = answer.usage
         return {
             "id": answer.id,
-            "finish_reason": "TOOL_CALL" if answer.turn.commands else "COMPLETE",
+            "finish_reason": "TOOL_CALL" if "tool_calls" in message else "COMPLETE",
             "message": message,
             "usage": {
                 "billed_units": {
@@ -119,7 +121,7 @@ class OpenAI:
 
     def answer(self, answer: Answer) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": answer.turn.text or None}
-        if answer.turn.commands:
+        if answer.turn.commands or answer.turn.tools:
             message["tool_calls"] = answer.calls()
         usage = answer.usage
         return {
@@ -132,7 +134,7 @@ class OpenAI:
                     "index": 0,
                     "message": message,
                     "logprobs": None,
-                    "finish_reason": "tool_calls" if answer.turn.commands else "stop",
+                    "finish_reason": "tool_calls" if "tool_calls" in message else "stop",
                 }
             ],
             "usage": {
@@ -183,7 +185,7 @@ def count(request: Request, turn: Turn) -> Usage:
     if turn.tokens is not None:
         return Usage(*turn.tokens, *turn.tokens)
     billed_in = -(-request.chars // CHARS_PER_TOKEN)
-    said = turn.text + "".join(turn.commands)
+    said = turn.text + "".join(turn.commands) + "".join(f"{n}{a}" for n, a in turn.tools)
     billed_out = max(1, -(-len(said) // CHARS_PER_TOKEN))
     return Usage(
         input_tokens=billed_in + TOKENS_AROUND_MESSAGE * len(request.messages),
@@ -204,14 +206,15 @@ def _text(content: Any) -> str:
 
 
 def _tool(tools: Any) -> str | None:
-    """The tool that takes a shell command: bash, else the first with a 'command' parameter."""
+    """The tool that takes a shell command: bash or terminal, else one with such a parameter."""
     names: list[str] = []
     for tool in tools if isinstance(tools, list) else []:
         function = tool.get("function", {}) if isinstance(tool, dict) else {}
         properties = (function.get("parameters") or {}).get("properties") or {}
         if "command" in properties:
             names.append(str(function.get("name")))
-    return "bash" if "bash" in names else (names[0] if names else None)
+    known = [name for name in ("bash", "terminal") if name in names]
+    return next(iter([*known, *names]), None)
 
 
 def _short_hash(text: str) -> str:

@@ -41,6 +41,9 @@ PLOTS = (
 )
 PLOT_KINDS = ("png", "svg", "pdf")
 
+# What the tag of an image with OpenHands' agent server has at its end.
+AGENT_SERVER = "-oh"
+
 # A name that is a folder, a part of a run name and a part of a container label at once.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # CooperBench discovers only folders that end so.
@@ -83,6 +86,16 @@ def dashed(path: str) -> str:
 def image_name(repo: str, task_id: int) -> str:
     """Return the Docker image of a task, by upstream's rule (cooperbench.utils.get_image_name)."""
     return f"akhatua/cooperbench-{repo.replace('_task', '').replace('_', '-')}:task{task_id}"
+
+
+def with_agent_server(image: str) -> str:
+    """Return the image in which OpenHands works at a task, by upstream's rule: the tag and -oh."""
+    return f"{image}{AGENT_SERVER}"
+
+
+def task_image(image: str) -> str:
+    """Return the task's own image of one with an agent server."""
+    return image.removesuffix(AGENT_SERVER)
 
 
 def image_key(image: str) -> str:

@@ -110,6 +110,17 @@ def end(process: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
     process.wait()
 
 
+def end_fork(process: int, seconds: float = 2.0) -> None:
+    """End a fork that leads a group of its own: asked first, killed after ``seconds``."""
+    limit = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+        os.kill(process, signal.SIGTERM)
+        while os.waitpid(process, os.WNOHANG)[0] == 0:
+            if time.monotonic() > limit:
+                kill_group(process)
+            time.sleep(0.02)
+
+
 def kill_group(group: int) -> None:
     """Kill every process of a group, if there is still one."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

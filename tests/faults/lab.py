@@ -42,12 +42,19 @@ Rules = Sequence[Mapping[str, Any]]
 class Server:
     """A replay server: the model of a laboratory, its faults and its ledger."""
 
-    def __init__(self, folder: Path, delay: str = "0", name: str = "model", port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        delay: str = "0",
+        name: str = "model",
+        port: int = 0,
+        recordings: str = "recordings",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._ledger = folder / f"{name}.ledger.jsonl"
         port_file = folder / f"{name}.port"
         command = [sys.executable, str(REPOSITORY / "demo" / "replay_server.py")]
-        command += ["--recordings", str(REPOSITORY / "demo" / "recordings"), "--delay", delay]
+        command += ["--recordings", str(REPOSITORY / "demo" / recordings), "--delay", delay]
         command += ["--port-file", str(port_file), "--ledger", str(self._ledger)]
         command += ["--port", str(port)]
         with (folder / f"{name}.log").open("ab") as log:
@@ -304,6 +311,8 @@ def clone_to(folder: Path) -> None:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
+    (folder / ".tools").mkdir()
+    (folder / ".tools" / "openhands").symlink_to(REPOSITORY / ".tools" / "openhands")
 
 
 def config_of(
@@ -359,6 +368,7 @@ def laboratory(
     bases: Mapping[str, str] | None = None,
     delay: str = "0",
     docker_host: str | None = None,
+    recordings: str = "recordings",
     **config: Any,
 ) -> Iterator[Lab]:
     """Give a laboratory; ``models``: the fault rules of each model, which has its own server."""
@@ -366,7 +376,7 @@ def laboratory(
     folder = Path(tempfile.mkdtemp(prefix="cflab-", dir="/tmp"))
     servers: dict[str, Server] = {}
     for name, rules in ({"lab": ()} if models is None else models).items():
-        servers[name] = Server(folder / "servers", delay, name)
+        servers[name] = Server(folder / "servers", delay, name, recordings=recordings)
         if rules:
             servers[name].fail(rules)
     urls = {name: server.url for name, server in servers.items()} | dict(bases or {})

@@ -87,14 +87,14 @@ def start(command: Command) -> int:
         processes.die_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        _redirect(command.log)
+        redirect(command.log)
         code = _main(command)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:
-        _finish(code)
+        finish(code)
     raise AssertionError("unreachable")
 
 
@@ -107,6 +107,11 @@ def _main(command: Command) -> int:
     os.environ["COOPERFLOW_DOCKER_LOG"] = str(command.log)
 
     import cooperbench.cli
+
+    # Upstream imports these as it is imported itself, which here was before this run was known.
+    for module in os.environ.get("COOPERBENCH_EXTERNAL_AGENTS", "").split(","):
+        if module.strip():
+            importlib.import_module(module.strip())
 
     from cooperflow.attempt import seams
 
@@ -151,7 +156,8 @@ def _hand_over_key(model: str, key: str | None) -> None:
     litellm.api_key = key
 
 
-def _redirect(log: Path) -> None:
+def redirect(log: Path) -> None:
+    """Send all that this process prints to ``log``, and give it nothing to read."""
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     with log.open("ab") as stream:
@@ -166,7 +172,7 @@ def open_streams() -> None:
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
 
 
-def _finish(code: int) -> None:
+def finish(code: int) -> None:
     """End without the parent's exit handlers, but let worker threads write what they have."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]

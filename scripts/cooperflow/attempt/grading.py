@@ -68,7 +68,7 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
                 command_seconds=plan.config.limits.test_seconds,
             ),
             place_of,
-            plan.config.limits.eval_seconds,
+            lambda: float(plan.config.limits.eval_seconds),
         )
     document = atomic.read_json(staged / layout.EVAL)
     with contextlib.suppress(OSError):
@@ -101,7 +101,7 @@ def _make_way(plan: Plan, labels: Labels, pair: Pair) -> None:
     containers.sweep(client, labels.results, labels.run)
     client.close()
     if processes.on_a_node():
-        landing.ensure(plan, pair)
+        landing.ensure(plan, pair.image)
 
 
 def new_place(folder: Path) -> Path:

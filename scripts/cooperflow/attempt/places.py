@@ -40,6 +40,17 @@ class Place(Protocol):
         """Remove all that is left of the attempt; ``ended``: when it was over, in seconds."""
 
 
+def clear(labels: Labels) -> bool:
+    """Remove an attempt's containers; return whether the engine is lost to us."""
+    try:
+        client = containers.engine(ENGINE_PATIENCE)
+        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+        client.close()
+    except EngineError:
+        return True
+    return False
+
+
 class DockerHere:
     """This machine's Docker: its own events, and whether it answers."""
 
@@ -61,21 +72,12 @@ class DockerHere:
     def end(self, ended: float) -> Seen:
         broke, stalled = self._events.broke, self._probe.stalled
         self._probe.end()
-        lost = self._clear()
+        lost = clear(self._labels)
         processes.end(self._events.process)
         return Seen(self._fates(ended), broke or lost, stalled)
 
     def _fates(self, until: float) -> Fates:
         return self._events.fates(self._stop_note.read_text().split(), until)
-
-    def _clear(self) -> bool:
-        try:
-            client = containers.engine(ENGINE_PATIENCE)
-            containers.remove(client, {containers.TOKEN_LABEL: self._labels.token})
-            client.close()
-        except EngineError:
-            return True
-        return False
 
 
 class ModalElsewhere:

@@ -7,6 +7,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,25 @@ LONGEST_ANSWER = 16_384
 UNRECORDED = 74
 
 
+def _thread() -> str:
+    return str(threading.get_ident())
+
+
 class CallRecorder(CustomLogger):
     """Appends two lines per call to a file: at its start, and at its answer or error.
 
     The file outlives the process, so that a killed run's calls stay in the books.
     """
 
-    def __init__(self, path: Path, key: str | None, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        key: str | None,
+        pace: Pace | None = None,
+        asker: Callable[[], str] = _thread,
+    ) -> None:
         super().__init__()
+        self._asker = asker
         self._path = path
         self._key = key
         self._pace = pace
@@ -41,7 +53,7 @@ class CallRecorder(CustomLogger):
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         call = str(kwargs.get("litellm_call_id"))
-        self._asked[call] = str(threading.get_ident())
+        self._asked[call] = self._asker()
         self._hold(call)
         sent = json.dumps(messages, default=str, ensure_ascii=False)
         tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
@@ -89,7 +101,7 @@ class CallRecorder(CustomLogger):
         self._write(
             event="end",
             id=call,
-            thread=self._asked.get(call, str(threading.get_ident())),
+            thread=self._asked.get(call, self._asker()),
             started=_seconds(start_time),
             kind=kind,
             status=status,
@@ -119,12 +131,16 @@ class CallRecorder(CustomLogger):
             os._exit(UNRECORDED)
 
 
-def install(path: Path, key: str | None, pace: Pace | None = None) -> None:
+def install(
+    path: Path, key: str | None, pace: Pace | None = None, asker: Callable[[], str] = _thread
+) -> None:
     """Record all calls that this process makes through litellm into ``path``, ``key`` left out.
 
-    With ``pace`` each of them waits for its turn.
+    Args:
+        pace: each call waits for its turn.
+        asker: names the agent that the calling thread calls for.
     """
-    litellm.callbacks = [CallRecorder(path, key, pace)]
+    litellm.callbacks = [CallRecorder(path, key, pace, asker)]
 
 
 # How upstream's prompts tell an agent among several who it is.

@@ -1,4 +1,4 @@
-"""A private redis-server for one run: a socket that only this user can open, no file left."""
+"""A private redis-server for one run: at a socket that only this user can open, or an address."""
 
 from __future__ import annotations
 
@@ -32,25 +32,41 @@ def program() -> str:
 class RedisServer:
     """A redis-server on a unix socket in ``folder`` (which is the caller's, of mode 0700).
 
-    With ``gateway`` it listens on a port of this machine instead, at that address too, so that
-    commands in containers reach it: upstream's team setting has such. Whatever runs on Docker's
-    bridge meanwhile can reach it as well.
+    Args:
+        gateway: listen on a port of this machine and at that address too, so that commands in
+            containers reach it: upstream's team setting has such. Whatever runs on Docker's
+            bridge meanwhile can reach it as well.
+        address: listen there as well, for whoever has the password beside it; its URL is that.
     """
 
-    def __init__(self, folder: Path, log: Path, gateway: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        log: Path,
+        gateway: str | None = None,
+        address: tuple[str, str] | None = None,
+    ) -> None:
         self._socket = folder / "redis.sock"
-        self._port = _free_port() if gateway else 0
-        command = [program(), "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
-        command += ["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", str(folder)]
-        command += ["--port", str(self._port)]
-        if gateway:
-            command += ["--bind", "127.0.0.1", gateway, "--protected-mode", "no"]
+        self._url = f"unix://{self._socket}"
+        port, listen = 0, []
+        if address is not None:
+            host, password = address
+            port = _free_port(host)
+            listen = ["--bind", host, "--requirepass", password]
+            self._url = f"redis://:{password}@{host}:{port}"
+        elif gateway is not None:
+            port = _free_port("127.0.0.1")
+            listen = ["--bind", "127.0.0.1", gateway, "--protected-mode", "no"]
+            self._url = f"redis://127.0.0.1:{port}"
+        command = [program(), "--port", str(port), *listen, "--unixsocket", str(self._socket)]
+        command += ["--unixsocketperm", "700", "--save", "", "--appendonly", "no"]
+        command += ["--daemonize", "no", "--dir", str(folder)]
         with log.open("ab") as stream:
             self.process = processes.spawn(command, stdout=stream, stderr=subprocess.STDOUT)
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}" if self._port else f"unix://{self._socket}"
+        return self._url
 
     @property
     def died(self) -> bool:
@@ -73,7 +89,6 @@ class RedisServer:
         processes.end(self.process)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as probe:
         return int(probe.getsockname()[1])

@@ -6,20 +6,20 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, layout, processes, runtime
-from cooperflow.attempt import child, secrecy
+from cooperflow.attempt import child, replay, secrecy, services
+from cooperflow.attempt.gateway import Upstream
 from cooperflow.attempt.pace import Pace
-from cooperflow.attempt.places import ENGINE_PATIENCE, DockerHere, ModalElsewhere, Place
+from cooperflow.attempt.places import ENGINE_PATIENCE, DockerHere, ModalElsewhere, Place, clear
 from cooperflow.attempt.redis_server import RedisServer
+from cooperflow.attempt.services import Services
 from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.engine.probe import full
@@ -32,6 +32,14 @@ from cooperflow.outcomes.outcome import CallsEnd, Evidence
 TICK = 0.1
 # How often its containers and the engine are looked at meanwhile, seconds.
 LOOK = 1.0
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """The network of a run whose agents live in containers."""
+
+    outside: bool  # whether it reaches more than the run's own services
+    call_tries: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class Job:
     replay: str | None = None
     docker: bool = True  # else its containers are Modal's sandboxes
     pace: Pace | None = None
+    # For agents that call their model from containers; None: agents call it from here.
+    own_network: OwnNetwork | None = None
 
     @property
     def calls(self) -> Path:
@@ -92,44 +102,61 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
     with runtime.scratch() as folder, contextlib.ExitStack() as stack:
         stop_note = folder / "put-away"
         stop_note.touch()
-        redis, arguments = _redis(job, folder, stack)
         model = dict(agent_file)
         if job.replay:
-            base = _replay(job, stack)
+            model_name = job.run.experiment.model.model
+            base = replay.start(str(_recordings(job)), job.folder, model_name, stack)
             model["config"]["model"]["model_kwargs"]["api_base"] = base
+        try:
+            started = _services(job, model, folder, stack)
+        except EngineError as error:
+            print(f"{job.run.key}: {error}")
+            clear(job.labels)
+            return Evidence(document=False, engine_lost=True)
         config = job.folder / "agent.yaml"
         atomic.write_text(config, json.dumps(model, indent=2))
         command = child.Command(
-            arguments=[*job.arguments, *arguments, "--agent-config", str(config)],
+            arguments=[*job.arguments, *started.arguments, "--agent-config", str(config)],
             log=job.folder / "cooperbench.log",
             stop_note=stop_note,
             labels=job.labels.as_dict(),
             tags=None if job.docker else sandboxes.tags(job.labels),
             run_arguments=job.run_arguments,
             sdk_arguments=job.sdk_arguments or {},
-            environment=job.environment,
+            environment={**job.environment, **started.environment},
             model=job.run.experiment.model.model,
-            key=job.key,
-            calls=job.calls,
-            pace=job.pace,
+            # With a gateway it is that alone which has the key and keeps the books.
+            key=None if started.gateway else job.key,
+            calls=None if started.gateway else job.calls,
+            pace=None if started.gateway else job.pace,
         )
         try:
-            watched = watch(command, _place(job, stop_note), job.seconds)
+            watched = watch(
+                command, _place(job, stop_note), lambda: _limit(job), lambda: started.died
+            )
+            gateway_died = started.died
         finally:
+            if started.gateway:
+                started.gateway.end()  # it writes the last answer down
             secrecy.scrub(job.folder, job.key)
-        return _evidence(job, watched, redis)
+        return _evidence(job, watched, started.redis, gateway_died)
 
 
-def watch(command: child.Command, place: Place, seconds: float) -> Watched:
-    """Run cooperbench for at most ``seconds``; its processes and containers are gone afterwards.
+def watch(
+    command: child.Command,
+    place: Place,
+    limit: Callable[[], float],
+    in_vain: Callable[[], bool] = lambda: False,
+) -> Watched:
+    """Run cooperbench for at most ``limit()`` seconds; then its processes and containers are gone.
 
     It is ended before its time when nothing good can come of it: when a container of it died,
-    or the engine did. Each further model call would be paid for in vain.
+    or the engine did, or ``in_vain`` says so. Each further call would be paid for in vain.
 
     Raises:
         Interrupted: asked to end, or the owner has ended.
     """
-    begun = time.monotonic()
+    begun, longest = time.monotonic(), limit()
     status: int | None = None
     timed_out = False
     process = child.start(command)
@@ -142,12 +169,14 @@ def watch(command: child.Command, place: Place, seconds: float) -> Watched:
                 status = code
                 break
             now = time.monotonic()
-            if now - begun > seconds and now - begun > _limit(command, seconds):
+            if now - begun > longest:
+                longest = limit()
+            if now - begun > longest:
                 timed_out = True
                 break
             if now - looked > LOOK:
                 looked = now
-                if place.doomed():
+                if in_vain() or place.doomed():
                     break
             processes.heed_owner()
             time.sleep(TICK)
@@ -179,27 +208,26 @@ def _place(job: Job, stop_note: Path) -> Place:
     return ModalElsewhere(job.folder, job.labels, agents + ("--git" in setting.flags))
 
 
-def _limit(command: child.Command, seconds: float) -> float:
+def _limit(job: Job) -> float:
     """Return the time limit with what our own pace has taken of it given back, seconds."""
-    if command.pace is None or command.calls is None:
-        return seconds
-    held = usage.held(atomic.read_lines(command.calls))
-    return max(seconds, min(seconds + held, keys.LONGEST_RUN))
+    if job.pace is None:
+        return job.seconds
+    held = usage.held(atomic.read_lines(job.calls))
+    return max(job.seconds, min(job.seconds + held, keys.LONGEST_RUN))
 
 
-def _redis(
-    job: Job, folder: Path, stack: contextlib.ExitStack
-) -> tuple[RedisServer | None, list[str]]:
-    setting = job.run.experiment.setting
-    if not setting.redis:
-        return None, []
-    if job.redis_url:
-        return None, ["--redis", job.redis_url]
-    gateway = _gateway() if setting.redis_in_containers else None
-    server = RedisServer(folder, job.folder / "redis.log", gateway)
-    stack.callback(server.end)
-    server.wait()
-    return server, ["--redis", server.url]
+def _services(
+    job: Job, agent_file: Mapping[str, Any], folder: Path, stack: contextlib.ExitStack
+) -> Services:
+    setting, own = job.run.experiment.setting, job.own_network
+    if own is None:
+        gateway = _gateway() if setting.redis_in_containers else None
+        return services.beside(setting.redis, job.redis_url, gateway, folder, job.folder, stack)
+    kwargs = services.model_kwargs(agent_file)
+    model = job.run.experiment.model.model
+    upstream = Upstream(model, job.key, kwargs, own.call_tries, job.calls, job.pace)
+    wanted = services.Wanted(job.labels, upstream, own.outside, setting.redis, job.redis_url)
+    return services.inside(wanted, folder, job.folder, stack)
 
 
 def _gateway() -> str | None:
@@ -211,24 +239,6 @@ def _gateway() -> str | None:
         finally:
             client.close()
     return None
-
-
-def _replay(job: Job, stack: contextlib.ExitStack) -> str:
-    """Start a server that plays recordings in the model's place; return its URL."""
-    port = job.folder / ".port"
-    command = [sys.executable, str(layout.REPOSITORY / "demo" / "replay_server.py")]
-    command += ["--recordings", str(_recordings(job)), "--port-file", str(port)]
-    command += ["--ledger", str(job.folder / "ledger.jsonl")]
-    with (job.folder / "replay.log").open("ab") as log:
-        server = processes.spawn(command, stdout=log, stderr=subprocess.STDOUT)
-    stack.callback(port.unlink, missing_ok=True)
-    stack.callback(processes.end, server)
-    limit = time.monotonic() + 30
-    while not port.exists() and server.poll() is None and time.monotonic() < limit:
-        time.sleep(0.02)
-    base = f"http://127.0.0.1:{port.read_text().strip() if port.exists() else 9}"
-    openai = job.run.experiment.model.model.startswith("openai/")
-    return f"{base}/v1" if openai else f"{base}/v2/chat"
 
 
 def _recordings(job: Job) -> Path:
@@ -244,7 +254,9 @@ def _recordings(job: Job) -> Path:
     return next((place for place in (setting, own) if place.is_dir()), root)
 
 
-def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence:
+def _evidence(
+    job: Job, watched: Watched, redis: RedisServer | None, gateway_died: bool
+) -> Evidence:
     document = upstream_document(job)
     records = atomic.read_lines(job.calls)
     calls = usage.calls(records)
@@ -277,6 +289,7 @@ def _evidence(job: Job, watched: Watched, redis: RedisServer | None) -> Evidence
         disk_full=watched.disk_full,
         image_missing=image_missing,
         redis_died=redis is not None and redis.died,
+        gateway_died=gateway_died,
         step_limit=job.step_limit,
         held=usage.held(records),
     )

@@ -28,9 +28,10 @@ def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "api_base": model.api_base,
         "replay": model.replay,
         "flags": list(experiment.setting.flags),
-        "agent": config.agent.name,
-        "agent_config": config.agent.config,
-        "external_agents": config.agent.external,
+        "agent": experiment.agent.name,
+        "agent_config": experiment.agent.config,
+        "external_agents": experiment.agent.external,
+        **({"outside": experiment.agent.outside} if experiment.agent.openhands else {}),
         "backend": config.backend,
         "containers": config.containers.model_dump(),
         "run_seconds": config.limits.run_seconds,
@@ -44,7 +45,7 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
     return {
         "cooperbench": importlib.metadata.version("cooperbench"),
         "litellm": importlib.metadata.version("litellm"),
-        "agent_config": agent_defaults(plan.config.agent.name, experiment.setting.mode),
+        "agent_config": agent_defaults(experiment.agent.name, experiment.setting.mode),
         "tasks": dict(tasks),
     }
 
@@ -61,7 +62,7 @@ def agent_defaults(agent: str, mode: str) -> Any:
 
 def agent_file(experiment: Experiment, plan: Plan, api_base: str | None) -> dict[str, Any]:
     """Return the document that upstream takes as --agent-config. It never holds a key."""
-    given = plan.config.agent.config
+    given = experiment.agent.config
     model = dict(given.get("model") or {})
     kwargs: dict[str, Any] = {"timeout": plan.config.limits.call_seconds}
     # A client that retries on its own would make calls that are recorded as one.
@@ -74,8 +75,8 @@ def agent_file(experiment: Experiment, plan: Plan, api_base: str | None) -> dict
 
 def step_limit(experiment: Experiment, plan: Plan) -> int | None:
     """Return the agent's limit of steps, None where it has none that we know."""
-    defaults = agent_defaults(plan.config.agent.name, experiment.setting.mode) or {}
-    agent = {**(defaults.get("agent") or {}), **(plan.config.agent.config.get("agent") or {})}
+    defaults = agent_defaults(experiment.agent.name, experiment.setting.mode) or {}
+    agent = {**(defaults.get("agent") or {}), **(experiment.agent.config.get("agent") or {})}
     return agent.get("step_limit") or None
 
 

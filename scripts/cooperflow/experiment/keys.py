@@ -8,7 +8,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
-DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex")
+OPENHANDS = "openhands_docker"  # upstream's OpenHands, in containers of this machine; ours
+DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
 MODES = ("solo", "coop", "team")
 # An agent's container ends by itself after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000
@@ -44,6 +45,25 @@ class Dataset(_Table):
     sample: Sample | None = Field(None, description="only so many pairs, chosen by a seed")
 
 
+class Agent(_Table):
+    """The agent framework and what is laid over upstream's config of it."""
+
+    name: str = "mini_swe_agent_v2"
+    config: dict[str, Any] = Field(default_factory=dict)
+    external: list[str] = Field(
+        default_factory=list, description="modules with agents (COOPERBENCH_EXTERNAL_AGENTS)"
+    )
+    outside: bool = Field(
+        False,
+        description="openhands_docker: whether a run reaches more than its own services",
+    )
+
+    @property
+    def openhands(self) -> bool:
+        """Whether it is OpenHands, which works in images with an agent server."""
+        return self.name == OPENHANDS
+
+
 class Model(_Table):
     """A model as litellm calls it."""
 
@@ -63,6 +83,9 @@ class Model(_Table):
     provider: str | None = Field(
         None, description="an entry of `providers`, whose limits it keeps together with others"
     )
+    agent: Agent | None = Field(
+        None, description="another agent for this entry, instead of the one at the top level"
+    )
 
 
 class Provider(_Table):
@@ -71,16 +94,6 @@ class Provider(_Table):
     runs: int | None = Field(None, gt=0, description="runs at a time; null: run_slots alone")
     requests_per_minute: float | None = Field(
         None, gt=0, description="model calls of all runs, evenly spaced; null: no limit"
-    )
-
-
-class Agent(_Table):
-    """The agent framework and what is laid over upstream's config of it."""
-
-    name: str = "mini_swe_agent_v2"
-    config: dict[str, Any] = Field(default_factory=dict)
-    external: list[str] = Field(
-        default_factory=list, description="modules with agents (COOPERBENCH_EXTERNAL_AGENTS)"
     )
 
 

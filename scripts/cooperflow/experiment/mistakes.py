@@ -11,7 +11,15 @@ from pydantic import BaseModel
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
 from cooperflow.experiment import backends
-from cooperflow.experiment.keys import DOCKER_AGENTS, MODES, Agent, Config, Model, Provider
+from cooperflow.experiment.keys import (
+    DOCKER_AGENTS,
+    MODES,
+    OPENHANDS,
+    Agent,
+    Config,
+    Model,
+    Provider,
+)
 
 
 def explain(error: pydantic.ValidationError) -> Iterator[str]:
@@ -74,6 +82,9 @@ def problems(config: Config) -> Iterator[str]:
     yield from _provider_problems(config)
     yield from _agent_problems(config.agent)
     yield from backends.problems(config)
+    for name, model in config.models.items():
+        if model is not None and model.agent is not None:
+            yield from _agent_problems(model.agent, f"models.{name}.agent")
     if config.dataset.first is not None and config.dataset.sample is not None:
         yield "dataset.first, dataset.sample: only one of them can choose. Take the other out."
     if config.redis.url is not None and not re.match(r"(redis|rediss|unix)://", config.redis.url):
@@ -85,6 +96,7 @@ def problems(config: Config) -> Iterator[str]:
             f"images.registry: {config.images.registry!r} is no registry. Write its host, with a "
             "port or a path if need be, such as mirror.example.org:5000; no https://."
         )
+    yield from _openhands_problems(config)
     if config.containers.network == "host":
         yield (
             "containers.network: 'host' would let what a model says reach this machine's own"
@@ -146,26 +158,57 @@ def _provider_problems(config: Config) -> Iterator[str]:
             )
 
 
-def _agent_problems(agent: Agent) -> Iterator[str]:
+def _agent_problems(agent: Agent, where: str = "agent") -> Iterator[str]:
     if agent.name == "openhands_sdk":
         yield (
-            "agent.name: 'openhands_sdk' runs on Modal only and cannot run on docker. Allowed:"
+            f"{where}.name: 'openhands_sdk' runs on Modal only and cannot run on docker:"
+            f" {OPENHANDS!r} is the same agent in containers of this machine. Allowed:"
             f" {listed(DOCKER_AGENTS)}."
         )
     elif agent.name not in DOCKER_AGENTS and not agent.external:
         yield (
-            f"agent.name: {agent.name!r} is not known. Allowed: {listed(DOCKER_AGENTS)}, or one"
-            f" that a module in agent.external brings.{nearest(agent.name, DOCKER_AGENTS)}"
+            f"{where}.name: {agent.name!r} is not known. Allowed: {listed(DOCKER_AGENTS)}, or one"
+            f" that a module in {where}.external brings.{nearest(agent.name, DOCKER_AGENTS)}"
         )
     kwargs = (agent.config.get("model") or {}).get("model_kwargs") or {}
     if "api_key" in kwargs:
         yield (
-            "agent.config.model.model_kwargs.api_key: a key does not belong in a file. Put it in an"
-            " environment variable and name that as models.NAME.api_key."
+            f"{where}.config.model.model_kwargs.api_key: a key does not belong in a file. Put it in"
+            " an environment variable and name that as models.NAME.api_key."
         )
     unknown = [key for key in agent.config if key not in ("agent", "model", "environment")]
     for key in unknown:
         yield (
-            f"agent.config.{key}: there is no such part. Allowed: agent, model, environment."
+            f"{where}.config.{key}: there is no such part. Allowed: agent, model, environment."
             f"{nearest(key, ('agent', 'model', 'environment'))}"
         )
+
+
+# Models that OpenHands calls by OpenAI's responses, which the gateway does not serve; as its SDK
+# has them (llm/utils/model_features.py), anywhere in a model's name.
+_RESPONSES = ("gpt-5", "codex-mini-latest")
+
+
+def _openhands_problems(config: Config) -> Iterator[str]:
+    models = {name: model for name, model in config.models.items() if model is not None}
+    agents = {name: model.agent or config.agent for name, model in models.items()}
+    ours = [name for name, agent in agents.items() if agent.openhands]
+    if ours and len(ours) == len(models) and config.containers.network is not None:
+        yield (
+            f"containers.network: {config.containers.network!r}: with {OPENHANDS} each run has a"
+            " network of its own. Leave it null; agent.outside says whether it reaches more."
+        )
+    for name in ours:
+        if any(word in models[name].model.lower() for word in _RESPONSES):
+            yield (
+                f"models.{name}.model: {models[name].model!r}: OpenHands calls this model by"
+                f" OpenAI's responses, which {OPENHANDS} does not serve. Allowed with it:"
+                f" models called by chat completions (no {listed(_RESPONSES)})."
+            )
+    for name, agent in agents.items():
+        if agent.outside and not agent.openhands:
+            where = "agent" if models[name].agent is None else f"models.{name}.agent"
+            yield (
+                f"{where}.outside: true: only {OPENHANDS} has it; other agents have"
+                " containers.network."
+            )

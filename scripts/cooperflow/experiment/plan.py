@@ -11,7 +11,7 @@ from pathlib import Path
 from cooperflow import layout
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment import filters, pairs
-from cooperflow.experiment.keys import Config, Model, Provider
+from cooperflow.experiment.keys import Agent, Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
 
 
@@ -50,6 +50,7 @@ class Experiment:
     model_name: str
     model: Model
     setting: Setting
+    agent: Agent
     repeat: int = 1
 
     @property
@@ -73,6 +74,12 @@ class Run:
     def key(self) -> str:
         """The run's own name: its folder below runs/."""
         return f"{self.experiment.run_name}/{self.experiment.setting.mode}/{self.pair.folder}"
+
+    @property
+    def image(self) -> str:
+        """The image in which the agents work; the tests are run in the task's own."""
+        own = self.pair.image
+        return layout.with_agent_server(own) if self.experiment.agent.openhands else own
 
     @property
     def dashed(self) -> str:
@@ -108,7 +115,7 @@ class Plan:
     @cached_property
     def experiments(self) -> tuple[Experiment, ...]:
         return tuple(
-            Experiment(name, model, setting, repeat)
+            Experiment(name, model, setting, model.agent or self.config.agent, repeat)
             for setting in self.settings
             for repeat in self.repeats
             for name, model in self.config.models.items()
@@ -131,7 +138,17 @@ class Plan:
 
     @cached_property
     def images(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(pair.image for pair in self.pairs))
+        return tuple(self.image_pairs)
+
+    @cached_property
+    def image_pairs(self) -> dict[str, Pair]:
+        """All images that are needed, in order, each with a pair of its task."""
+        found: dict[str, Pair] = {}
+        for pair in self.pairs:
+            found.setdefault(pair.image, pair)
+            if any(experiment.agent.openhands for experiment in self.experiments):
+                found.setdefault(layout.with_agent_server(pair.image), pair)
+        return found
 
     @cached_property
     def _by_name(self) -> dict[str, Experiment]:

@@ -10,28 +10,27 @@ from cooperflow.engine import containers
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import verified
-from cooperflow.layout import Pair
 
 # Other jobs may be fetching images, seconds.
 PATIENCE = 6 * 3600
 
 
-def ensure(plan: Plan, pair: Pair) -> str:
+def ensure(plan: Plan, image: str) -> str:
     """Return the id of the verified image of a task, which is fetched if this machine lacks it.
 
     Raises:
         UserError: it cannot be had, or this machine has another one of that name.
         EngineError: Docker does not answer.
     """
-    path = plan.results.sentinel(pair.image)
+    path = plan.results.sentinel(image)
     sentinel = atomic.read_json(path) or {}
     client = containers.engine()
     try:
-        here = containers.image_id(client, pair.image)
+        here = containers.image_id(client, image)
         if here is None or not sentinel.get("id"):
-            here = _fetch(plan, pair, bool(sentinel.get("id")))
+            here = _fetch(plan, image, bool(sentinel.get("id")))
             sentinel = atomic.read_json(path) or {}
-        digests = containers.image_digests(client, pair.image)
+        digests = containers.image_digests(client, image)
     finally:
         client.close()
     # Engines with different storage give one content different ids; its digest is the same.
@@ -39,7 +38,7 @@ def ensure(plan: Plan, pair: Pair) -> str:
     verified_content = str(sentinel.get("digest") or "").rpartition("@")[2]
     if sentinel.get("id") and here != sentinel["id"] and verified_content not in content:
         raise UserError(
-            f"{pair.image}: is {here} on {socket.gethostname()}, but {sentinel['id']} was "
+            f"{image}: is {here} on {socket.gethostname()}, but {sentinel['id']} was "
             f"verified. Remove the image there to have the right one fetched, or remove {path} "
             "to have it verified again."
         )
@@ -52,14 +51,12 @@ def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
     return processes.claim(plan.results.claims, name, PATIENCE)
 
 
-def _fetch(plan: Plan, pair: Pair, known: bool) -> str:
+def _fetch(plan: Plan, image: str, known: bool) -> str:
     """Fetch and verify an image."""
     place = f"on {socket.gethostname()}" if processes.on_a_node() else "here"
-    print(
-        f"{pair.image}: is not {place}." if known else f"{pair.image}: nothing says it is verified."
-    )
+    print(f"{image}: is not {place}." if known else f"{image}: nothing says it is verified.")
     with one_at_a_time(plan):
         # What a cluster's first node has verified the others compare with, and leave as it is.
         once = known and processes.on_a_node()
-        found = verified.bring(plan, pair) if once else verified.ensure(plan, pair)
+        found = verified.bring(plan, image) if once else verified.ensure(plan, image)
     return str(found["id"])

@@ -13,10 +13,11 @@ from cooperflow.engine import containers
 from cooperflow.engine.containers import EngineError
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
+from cooperflow.openhands import layering
 
 PULLED, LOADED = "pulled", "loaded"
 # Images of these sources were brought here by this workflow; no others are removed.
-OURS = (PULLED, LOADED)
+OURS = (PULLED, LOADED, layering.LAYERED)
 
 
 def plan_use(plan: Plan, wanted: Mapping[str, Iterable[str]]) -> list[str]:

@@ -19,6 +19,7 @@ from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import image_lock, pulling, registry, rolling, room
 from cooperflow.layout import Pair
+from cooperflow.openhands import layering
 
 SCHEMA = 1
 
@@ -30,19 +31,19 @@ CHECKS = {
 }
 
 
-def ensure(plan: Plan, pair: Pair) -> dict[str, Any]:
-    """See to the image of a task and return its sentinel, which is written too.
+def ensure(plan: Plan, image: str) -> dict[str, Any]:
+    """See to an image of a task and return its sentinel, which is written too.
 
     Raises:
         UserError: it cannot be had, there is no room for it, or it is not what a run needs.
         EngineError: Docker does not answer.
     """
-    sentinel = bring(plan, pair)
-    atomic.write_json(plan.results.sentinel(pair.image), sentinel)
+    sentinel = bring(plan, image)
+    atomic.write_json(plan.results.sentinel(image), sentinel)
     return sentinel
 
 
-def bring(plan: Plan, pair: Pair) -> dict[str, Any]:
+def bring(plan: Plan, image: str) -> dict[str, Any]:
     """See to the image of a task on this machine and return what a sentinel says of it.
 
     Raises:
@@ -50,10 +51,9 @@ def bring(plan: Plan, pair: Pair) -> dict[str, Any]:
         EngineError: Docker does not answer.
     """
     client = containers.engine()
-    image = pair.image
     source = "present"
-    if containers.image_id(client, image) is None:
-        source = _fetch(plan, client, pair)
+    if containers.image_id(client, image) is None or layering.is_stale(client, image):
+        source = _fetch(plan, client, image)
     found = client.images.get(image)
     _as_pinned(plan, image, found.attrs.get("RepoDigests") or [])
     if source in rolling.OURS:
@@ -65,7 +65,10 @@ def bring(plan: Plan, pair: Pair) -> dict[str, Any]:
         "digest": next(iter(found.attrs.get("RepoDigests") or []), None),
         "size": found.attrs.get("Size"),
         "source": source,
-        "checked": _verify(plan, client, image, str(found.id)),
+        "checked": {
+            **_verify(plan, client, image, str(found.id)),
+            **(layering.verify(client, image, _labels(plan, image)) if _serves(image) else {}),
+        },
         "time": time.time(),
     }
     client.close()
@@ -82,14 +85,26 @@ def _as_pinned(plan: Plan, image: str, digests: Sequence[str]) -> None:
     image_lock.choose(image, pinned.digest, found[0], plan.config.images.moved, lock)
 
 
-def _fetch(plan: Plan, client: docker.DockerClient, pair: Pair) -> str:
-    """Load, pull or build the image, whichever the config allows and works first."""
+def _serves(image: str) -> bool:
+    """Return whether an image has OpenHands' agent server in it."""
+    return image != layout.task_image(image)
+
+
+def _labels(plan: Plan, image: str) -> Labels:
+    token = f"image-{time.time_ns()}"
+    return Labels.new(guard.identity(plan.results), f"image {image}", token)
+
+
+def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
+    """Load, pull, build or layer the image, whichever the config allows and works first."""
     config, tried = plan.config.images, []
     ways: list[tuple[str, bool, Callable[[], None]]] = [
-        (rolling.LOADED, config.archive is not None, lambda: _load(plan, client, pair.image)),
-        (rolling.PULLED, config.pull, lambda: _pull(plan, client, pair.image)),
-        ("built", config.build, lambda: _build(plan, client, pair)),
+        (rolling.LOADED, config.archive is not None, lambda: _load(plan, client, image)),
+        (rolling.PULLED, config.pull, lambda: _pull(plan, client, image)),
+        ("built", config.build, lambda: _build(plan, client, plan.image_pairs[image])),
     ]
+    if _serves(image):
+        ways[-1] = (layering.LAYERED, True, lambda: layering.layer(client, image))
     for word, allowed, way in ways:
         if not allowed:
             continue
@@ -100,7 +115,7 @@ def _fetch(plan: Plan, client: docker.DockerClient, pair: Pair) -> str:
         else:
             return word
     raise UserError(
-        f"{pair.image} is not here and could not be had:\n"
+        f"{image} is not here and could not be had:\n"
         + ("\n".join(tried) or "images.pull, images.build and images.archive are all off.")
     )
 
@@ -196,7 +211,7 @@ def _verify(plan: Plan, client: docker.DockerClient, image: str, found: str) -> 
         for name, check in CHECKS.items()
     )
     _, limits = containers.limits(plan.config.containers)
-    labels = Labels.new(guard.identity(plan.results), f"image {image}", f"image-{time.time_ns()}")
+    labels = _labels(plan, image)
     try:
         output = client.containers.run(
             found,

@@ -31,7 +31,8 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
                 atomic.sweep(place)
             with breaker.passage(plan, run, graded=True):
                 code = _grade(plan, run, folder, this)
-        rolling.release(plan, run.pair.image)
+        for image in dict.fromkeys((run.image, run.pair.image)):
+            rolling.release(plan, image)
         return code
     except Interrupted as why:
         print(f"{run.key}: grading ended: {why}")

@@ -159,7 +159,7 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
         client = containers.engine()
         containers.sweep(client, *labels)
         client.close()
-        return landing.ensure(plan, run.pair), False
+        return landing.ensure(plan, run.image), False
     except EngineError as error:
         print(error if not plan.config.docker else f"Docker does not answer: {error}")
         return None, True
@@ -171,18 +171,29 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
 def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
     config, setting = plan.config, run.experiment.setting
     a, b = run.pair.features
-    model = run.experiment.model
+    model, agent = run.experiment.model, run.experiment.agent
     token = watch.new_token()
     logs = place.resolve() / "logs"
-    arguments = ["run", "-n", run.experiment.run_name, "-m", model.model, "-a", config.agent.name]
+    arguments = [
+        "run",
+        "-n",
+        run.experiment.run_name,
+        "-m",
+        model.model,
+        "-a",
+        run.experiment.agent.name,
+    ]
     arguments += ["-r", run.pair.repo, "-t", str(run.pair.task_id), "-f", f"{a},{b}"]
     arguments += [*setting.flags, "--backend", config.backend]
     arguments += ["--dataset-dir", str(Path(config.dataset.dir).resolve()), "--log-dir", str(logs)]
     arguments += ["--no-auto-eval", "-c", "1"]
     environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": str(config.limits.call_tries)}
-    if config.agent.external:
-        environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(config.agent.external)
+    if agent.external:
+        environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(agent.external)
     rate = plan.limits(run.experiment).requests_per_minute
+    own_network = None
+    if agent.openhands:
+        own_network = watch.OwnNetwork(agent.outside, config.limits.call_tries)
     limits, sdk_limits = containers.limits(config.containers, "--git" in setting.flags)
     return watch.Job(
         run=run,
@@ -192,7 +203,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         seconds=config.limits.run_seconds,
         environment=environment,
         key=key_of(model),
-        image=run.pair.image,
+        image=run.image,
         step_limit=fingerprint.step_limit(run.experiment, plan),
         redis_url=config.redis.url,
         run_arguments=tuple(limits),
@@ -200,6 +211,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         replay=str(Path(model.replay).resolve()) if model.replay else None,
         docker=config.docker,
         pace=Pace(plan.results.paces / str(model.provider), rate) if rate else None,
+        own_network=own_network,
     )
 
 

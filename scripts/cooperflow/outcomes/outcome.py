@@ -99,6 +99,7 @@ class Evidence:
     engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
     image_missing: bool = False
     redis_died: bool = False
+    gateway_died: bool = False  # the way from agents in containers to their model
     step_limit: int | None = None
     held: float = 0.0  # seconds for which our own limit of requests held an agent back
 
@@ -167,6 +168,8 @@ def judge_run(evidence: Evidence) -> Verdict:
         if agent.status == "LimitsExceeded":
             steps = evidence.step_limit
             return Verdict(None, STEP_LIMIT if steps and agent.steps >= steps else COST_LIMIT)
+        if agent.status == "CostLimitExceeded":
+            return Verdict(None, COST_LIMIT)
     return Verdict(None)
 
 
@@ -181,6 +184,8 @@ def _infrastructure(evidence: Evidence) -> Verdict | None:
         return _infra(CONTAINER_DIED)
     if evidence.image_missing:
         return _infra(IMAGE_MISSING)
+    if evidence.gateway_died:
+        return _infra(PROCESS_DIED)
     return None
 
 

@@ -107,11 +107,11 @@ class Source:
             if document.get("messages"):
                 agent = str(document.get("agent_id") or name.removesuffix(TRAJECTORY))
                 documents[agent] = document
-        if not documents:
-            agents = list(self.result.get("agents") or ()) or ["solo"]
-            return trajectory.of_calls(records, sorted(agents))
         conversation = atomic.read_json(self.folder.path / "conversation.json")
         sent = [m for m in conversation or [] if isinstance(m, dict)]
+        if not any(trajectory.has_steps(document) for document in documents.values()):
+            agents = list(self.result.get("agents") or ()) or ["solo"]
+            return trajectory.of_calls(records, sorted(agents), sent)
         ordered = {agent: documents[agent] for agent in sorted(documents)}
         return trajectory.with_failed_calls(trajectory.of_trajectories(ordered, sent), records)
 

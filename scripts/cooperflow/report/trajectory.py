@@ -66,11 +66,23 @@ def of_trajectories(
     return Story(tuple(documents), tuple(in_order(events)), told, answers=answers)
 
 
-def of_calls(records: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Story:
+def has_steps(document: Mapping[str, Any]) -> bool:
+    """Return whether a trajectory tells each step (OpenHands' has the words of its events only)."""
+    messages = document.get("messages") or []
+    return any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages)
+
+
+def of_calls(
+    records: Iterable[Mapping[str, Any]],
+    names: Sequence[str],
+    conversation: Sequence[Mapping[str, Any]] = (),
+) -> Story:
     """Return what the record of one attempt's model calls tells; an agent is a thread."""
     ends = [r for r in records if r.get("event") == "end"]
     threads = list(dict.fromkeys(str(r.get("thread")) for r in ends))
-    if len(threads) != len(names):
+    if set(threads) <= set(names):
+        names = threads  # agents in containers say who they are
+    elif len(threads) != len(names):
         names = [f"agent on thread {n}" for n, _ in enumerate(threads, start=1)]
     agents = dict(zip(threads, names, strict=True))
     counts = dict.fromkeys(names, 0)
@@ -96,6 +108,7 @@ def of_calls(records: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Stor
                 cost=_number(record.get("cost")) or 0.0,
             )
         )
+    events += [_message(str(m.get("from")), m, _number(m.get("timestamp"))) for m in conversation]
     return Story(tuple(names), tuple(in_order(events)), complete=False)
 
 

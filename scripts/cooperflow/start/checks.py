@@ -37,7 +37,7 @@ def lines(plan: Plan, runs: Sequence[Run], engine: bool = True) -> Iterator[Line
     yield _open_files()
     yield _disk(plan)
     yield from _data(plan)
-    yield from _agent(plan, runs)
+    yield from _agent(runs)
     if plan.config.redis.url is None and any(run.experiment.setting.redis for run in runs):
         yield _redis()
     models = {run.experiment.model_name: run.experiment.model for run in runs}
@@ -157,9 +157,9 @@ def _data(plan: Plan) -> Iterator[Line]:
         yield Line("data set", BAD, str(error))
 
 
-def _agent(plan: Plan, runs: Sequence[Run]) -> Iterator[Line]:
-    for mode in dict.fromkeys(run.experiment.setting.mode for run in runs):
-        name = plan.config.agent.name
+def _agent(runs: Sequence[Run]) -> Iterator[Line]:
+    kinds = {(run.experiment.agent.name, run.experiment.setting.mode): run for run in runs}
+    for (name, mode), run in kinds.items():
         try:
             defaults = fingerprint.agent_defaults(name, mode)
         except (OSError, ValueError, SyntaxError) as error:
@@ -167,7 +167,7 @@ def _agent(plan: Plan, runs: Sequence[Run]) -> Iterator[Line]:
             continue
         unknown = [
             f"{part}.{key}"
-            for part, keys in plan.config.agent.config.items()
+            for part, keys in run.experiment.agent.config.items()
             if isinstance(keys, dict) and defaults and part == "agent"
             for key in keys
             if key not in (defaults.get(part) or {})

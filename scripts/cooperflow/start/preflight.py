@@ -15,6 +15,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import room
+from cooperflow.openhands import parts
 
 # What the results of a run may take on disk, bytes; a start needs room for all runs to do.
 RUN_BYTES = 5_000_000
@@ -47,6 +48,7 @@ def check(plan: Plan, work: Work) -> str | None:
     if not work.needs_engine:
         return None
     problems = [*_keys(work.runs), *_data(plan), *_redis(work.runs, plan), *_disk(plan, work)]
+    problems += _openhands(work.runs)
     version = None
     if not plan.config.docker:
         problems += filter(None, [sandboxes.lacking()])
@@ -88,6 +90,14 @@ def _redis(runs: Iterable[Run], plan: Plan) -> Iterator[str]:
             redis_server.program()
         except UserError as error:
             yield f"Redis: {error}"
+
+
+def _openhands(runs: Iterable[Run]) -> Iterator[str]:
+    if any(run.experiment.agent.openhands for run in runs):
+        try:
+            parts.stamp()
+        except UserError as error:
+            yield f"OpenHands: {error}"
 
 
 def _disk(plan: Plan, work: Work) -> Iterator[str]:

@@ -1,0 +1,19 @@
+"""OpenHands in containers of this machine: its parts, images, sandboxes and agent."""
+
+MODULE = "cooperflow.openhands.agent"
+NETWORK = "COOPERFLOW_NETWORK"
+
+
+def agent_environment(network: str, gateway: str, token: str) -> dict[str, str]:
+    """Return what the agent's module and upstream's adapter read in the cooperbench process.
+
+    Upstream has two variables by which its adapters call an OpenAI-compatible end point instead
+    of a provider (made for Azure's deployments); the gateway is such an end point.
+    """
+    return {
+        "COOPERBENCH_EXTERNAL_AGENTS": MODULE,
+        NETWORK: network,
+        "AZURE_OPENAI_ENDPOINT": gateway,
+        "AZURE_OPENAI_API_KEY": token,
+        "OPENHANDS_SUPPRESS_BANNER": "1",
+    }

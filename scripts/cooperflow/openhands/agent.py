@@ -1,0 +1,61 @@
+"""The agent `openhands_docker`: upstream's OpenHands with containers of this machine for Modal's.
+
+cooperbench imports this as an external agent. All of upstream's runner stays (prompts, tools,
+collaboration, the patch); what it takes from Modal is replaced where it looks for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from cooperflow.experiment.keys import LONGEST_RUN, OPENHANDS
+from cooperflow.openhands import git_server, parts, sandbox
+
+parts.importable()
+
+import cooperbench.runner.coop  # noqa: E402
+from cooperbench.agents import _azure  # noqa: E402
+from cooperbench.agents.openhands_agent_sdk import adapter  # noqa: E402
+from cooperbench.agents.registry import register  # noqa: E402
+
+_agent = threading.local()
+_end_point = _azure.resolve_azure_config
+
+
+def _named() -> dict[str, str] | None:
+    """Return the gateway's address and the run's token, with the name of this thread's agent."""
+    known = _end_point()
+    return known and {**known, "api_key": f"{known['api_key']}/{_agent.name}"}
+
+
+def _no_redis(run_id: str, agents: list[str], timeout: int = 3600) -> str:
+    raise RuntimeError("the workflow gives a Redis that containers reach; there is none")
+
+
+def replace_modal() -> None:
+    """Put our own in the place of what upstream's adapter has in Modal."""
+    adapter.ModalSandboxContext = sandbox.Sandbox
+    _azure.resolve_azure_config = _named
+    adapter._get_or_create_redis = _no_redis
+    adapter._get_or_create_git_server = git_server.get
+    adapter._release_git_server = git_server.release
+    # The runner makes a server of its own for any agent of another name than openhands_sdk.
+    cooperbench.runner.coop.create_git_server = git_server.unused
+
+
+replace_modal()
+
+
+@register(OPENHANDS)
+class OpenHandsDocker(adapter.OpenHandsSDKRunner):
+    """Upstream's runner; `agent.config.agent` sets its two limits by upstream's names."""
+
+    def run(self, task: str, image: str, **options: Any) -> Any:
+        given = ((options.get("config") or {}).get("config") or {}).get("agent") or {}
+        self.timeout = LONGEST_RUN  # the run's own time limit comes first
+        for name in ("max_iterations", "cost_limit"):
+            setattr(self, name, given.get(name, getattr(self, name)))
+        git_server.image = self._get_oh_image(image)
+        _agent.name = options.get("agent_id", "agent")
+        return super().run(task, image, **options)

@@ -1,0 +1,109 @@
+"""An image with OpenHands' agent server: layered onto a task's, and verified by its health."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+
+import docker
+import docker.errors
+
+from cooperflow import layout
+from cooperflow.engine import containers
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import UserError
+from cooperflow.openhands import parts
+
+LAYERED = "layered"
+LABEL = "cooperflow.openhands"
+BASE_LABEL = "cooperflow.openhands.base"
+
+# How long a server may take until it is healthy, seconds: 5 on an idle machine, many times that
+# where several start at once on a busy one.
+HEALTHY_SECONDS = 240
+
+# Asks the server from inside, so that no network is needed.
+_ASK = (
+    "import sys, urllib.request as r\n"
+    f"at = 'http://127.0.0.1:{parts.PORT}/'\n"
+    "r.urlopen(at + 'health', timeout=5).read()\n"
+    "sys.stdout.write(r.urlopen(at + 'server_info', timeout=5).read().decode())"
+)
+
+
+def layer(client: docker.DockerClient, image: str) -> None:
+    """Lay the parts onto the task's own image, which is here and verified.
+
+    Raises:
+        UserError: the parts are not there, or their image is not.
+        DockerException: Docker would not build.
+    """
+    source, task = parts.image(), layout.task_image(image)
+    base = containers.image_id(client, task)
+    if base is None:
+        raise UserError(f"{task} is not here, onto which it is layered")
+    if containers.image_id(client, source) is None:
+        raise UserError(f"{source} is not here; run `make openhands`")
+    recipe = "\n".join(
+        (
+            f"FROM {task}",
+            f"COPY --from={source} {parts.PREFIX} {parts.PREFIX}",
+            f"LABEL {LABEL}={parts.stamp()} {BASE_LABEL}={base}",
+            f"EXPOSE {parts.PORT}",
+            f"ENTRYPOINT {json.dumps(list(parts.SERVER))}",
+            "CMD []",
+        )
+    )
+    client.images.build(fileobj=io.BytesIO(recipe.encode()), tag=image, rm=True, forcerm=True)
+
+
+def is_stale(client: docker.DockerClient, image: str) -> bool:
+    """Return whether we layered an image that is here onto another one than is here now.
+
+    It is, too, if it was layered with other parts.
+    """
+    try:
+        labels = client.images.get(image).labels
+    except docker.errors.ImageNotFound:
+        return False
+    if BASE_LABEL not in labels:
+        return False
+    now = containers.image_id(client, layout.task_image(image))
+    return (labels[BASE_LABEL], labels.get(LABEL)) != (now, parts.stamp())
+
+
+def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str, str]:
+    """Start the agent server of an image; return its version when it is healthy.
+
+    Raises:
+        UserError: it does not start, or is not healthy in time.
+    """
+    try:
+        container = client.containers.run(
+            image,
+            detach=True,
+            init=True,
+            working_dir="/",
+            network_mode="none",
+            environment=dict(parts.ENVIRONMENT),
+            labels=labels.as_dict(),
+        )
+        limit = time.monotonic() + HEALTHY_SECONDS
+        while time.monotonic() < limit:
+            code, output = container.exec_run([parts.PYTHON, "-c", _ASK])
+            if code == 0 and isinstance(output, bytes):
+                return {"agent_server": str(json.loads(output)["version"])}
+            container.reload()
+            if container.status != "running":
+                break
+            time.sleep(0.5)
+        said = container.logs(tail=5).decode(errors="replace").strip()
+    except docker.errors.APIError as error:
+        said = str(error)
+    finally:
+        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+    raise UserError(
+        f"{image}: its agent server is not healthy after {HEALTHY_SECONDS} s, or ended. It said: "
+        f"{said or 'nothing'}. Remove the image, then start again."
+    )

@@ -1,0 +1,123 @@
+"""A container with OpenHands' agent server: started, waited for, watched, put away.
+
+It stands in for upstream's sandbox in Modal and is made as that one: with the image, a time
+limit (which here is the run's own) and what the agents share; entering it gives the URL.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import docker
+import docker.errors
+import httpx
+from docker.models.containers import Container
+
+from cooperflow.openhands import NETWORK, parts
+from cooperflow.openhands.layering import HEALTHY_SECONDS
+
+# How often a server is asked for its health while an agent is at work, seconds.
+EVERY = 5.0
+# How long it may leave us without an answer before it counts as hung, seconds.
+PATIENCE = 60.0
+
+
+def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the variables of an agent's container: what upstream gives it, without any key. Pure.
+
+    The model's address and the run's token reach the server with the agent itself.
+    """
+    told = dict(parts.ENVIRONMENT)
+    info = coop_info or {}
+    names = {"REDIS_URL": "redis_url", "GIT_URL": "git_url", "AGENT_ID": "agent_id"}
+    told |= {variable: str(info[name]) for variable, name in names.items() if info.get(name)}
+    if info.get("agents"):
+        told["AGENTS"] = ",".join(info["agents"])
+    told |= {name: str(value) for name, value in (info.get("team_env") or {}).items() if value}
+    return told
+
+
+class Sandbox:
+    """A context: the agent server's URL while it is entered."""
+
+    def __init__(self, image_name: str, timeout: int, coop_info: dict[str, Any] | None = None):
+        self._image = image_name
+        self._coop_info = coop_info
+        self._client = docker.from_env()
+        self._container: Container | None = None
+        self._left = threading.Event()
+
+    def __enter__(self) -> str:
+        network = os.environ[NETWORK]
+        # Labels and limits are laid around the SDK (attempt/seams.py).
+        self._container = self._client.containers.run(
+            self._image,
+            detach=True,
+            init=True,
+            # Not in the repository: its modules would shadow the server's.
+            working_dir="/",
+            network=network,
+            environment=environment(self._coop_info),
+        )
+        try:
+            self._container.reload()
+            settings = self._container.attrs["NetworkSettings"]["Networks"]
+            url = f"http://{settings[network]['IPAddress']}:{parts.PORT}"
+            self._wait(url)
+        except BaseException:
+            self._put_away()
+            raise
+        threading.Thread(target=self._watch, args=(url,), daemon=True, name="health").start()
+        return url
+
+    def __exit__(self, *_: object) -> None:
+        self._put_away()
+
+    def _wait(self, url: str) -> None:
+        assert self._container is not None
+        limit = time.monotonic() + HEALTHY_SECONDS
+        while time.monotonic() < limit:
+            if healthy(url):
+                return
+            self._container.reload()
+            if self._container.status != "running":
+                break
+            time.sleep(0.3)
+        said = self._container.logs(tail=20).decode(errors="replace")
+        raise TimeoutError(f"the agent server was not healthy in {HEALTHY_SECONDS} s: {said}")
+
+    def _watch(self, url: str) -> None:
+        """Kill the container when its server hangs, so that the run ends as one whose did die."""
+        assert self._container is not None
+        heard = time.monotonic()
+        while not self._left.wait(EVERY):
+            if healthy(url):
+                heard = time.monotonic()
+            elif time.monotonic() - heard > PATIENCE and not self._left.is_set():
+                print(f"{url}: no answer for {PATIENCE:g} s: the agent server hangs", flush=True)
+                try:
+                    self._container.kill()
+                except docker.errors.APIError as error:
+                    print(error, flush=True)
+                return
+
+    def _put_away(self) -> None:
+        self._left.set()
+        if self._container is not None:
+            try:
+                self._container.remove(force=True, v=True)
+            except docker.errors.APIError as error:
+                print(f"{self._image}: {error}", flush=True)  # the supervisor removes it
+        self._client.close()
+
+
+def healthy(url: str) -> bool:
+    """Return whether an agent server says that it is well."""
+    try:
+        return httpx.get(f"{url}/health", timeout=EVERY, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False

@@ -1,0 +1,126 @@
+"""Faults of agents that live in containers: their server, and their way to the model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import psutil
+
+from . import invariants, lab
+from .lab import Lab, wait_for
+from .report import TRUE, Campaign, Case, Control
+
+OPTIONS: Mapping[str, Any] = {
+    "recordings": "openhands",
+    "delay": "1",
+    "agent": {"name": "openhands_docker"},
+}
+_control: dict[str, Control] = {}
+
+
+def control() -> Control:
+    """Return the rows of an undisturbed run with OpenHands."""
+    if not _control:
+        with lab.laboratory(**OPTIONS) as quiet:
+            assert quiet.run().process.returncode == 0, quiet.starts[-1].text[-3000:]
+            _control["rows"] = invariants.control_rows(quiet.rows())
+    return _control["rows"]
+
+
+@contextlib.contextmanager
+def _mid_run(here: Lab, calls: int = 2) -> Iterator[None]:
+    start = here.start()
+    model = here.servers["lab"]
+    wait_for(lambda: len(model.ledger()) >= calls or start.process.poll() is not None, 240, "calls")
+    yield
+    start.finished()
+
+
+def _struck(
+    campaign: Campaign, fault: str, strike: Callable[[Lab], None], first: str, calls: int = 2
+) -> None:
+    """Strike in mid-run: attempt 1 must say ``first``, a later one go well."""
+    undisturbed = control()
+    with (
+        campaign.line("OpenHands", fault) as line,
+        lab.laboratory(**OPTIONS) as here,
+    ):
+        others = invariants.Bystanders.begin(here, campaign.image)
+        with _mid_run(here, calls):
+            strike(here)
+        text = (here.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
+        line.add(TRUE, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"])
+        campaign.expect(line, here.rows(), ("pass", ""))
+        campaign.settle(line, here, undisturbed, others)
+        others.end()
+
+
+def _signal_server(number: str) -> Callable[[Lab], None]:
+    find = "for p in /proc/[0-9]*; do grep -qsF agent_server $p/cmdline && echo ${p#/proc/}; done"
+
+    def strike(here: Lab) -> None:
+        container = here.containers()[0]
+        # Not the init process and this shell, whose command lines name the server as well.
+        script = f"for n in $({find}); do [ $n = 1 ] || [ $n = $$ ] || kill -{number} $n; done"
+        here.docker("exec", container, "sh", "-c", script, check=False)
+
+    return strike
+
+
+def _kill_gateway(here: Lab) -> None:
+    """Kill the process that listens on the run's network and is no Redis."""
+    for pid, _ in here.processes():
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            listens = [c for c in process.net_connections("inet") if c.status == "LISTEN"]
+            if process.name() != "redis-server" and any(
+                not c.laddr.ip.startswith("127.") for c in listens
+            ):
+                os.kill(pid, signal.SIGKILL)
+                return
+    raise AssertionError("there is no gateway")
+
+
+def server_dies(campaign: Campaign) -> None:
+    _struck(campaign, "the agent server dies in mid-run", _signal_server("KILL"), "container_died")
+
+
+def server_hangs(campaign: Campaign) -> None:
+    _struck(campaign, "the agent server hangs (SIGSTOP)", _signal_server("STOP"), "container_died")
+
+
+def gateway_dies(campaign: Campaign) -> None:
+    _struck(campaign, "the gateway is killed in mid-run", _kill_gateway, "process_died")
+
+
+def never_healthy(campaign: Campaign) -> None:
+    """The server is stopped before it is healthy, and stays so."""
+    undisturbed = control()
+    with (
+        campaign.line("OpenHands", "the agent server never gets healthy") as line,
+        lab.laboratory(**OPTIONS) as here,
+    ):
+        done = here.run("-j", "4", "images")
+        assert done.process.returncode == 0, done.text[-2000:]
+        start = here.start()
+        wait_for(here.containers, 120, "the container")
+        time.sleep(0.5)  # it takes some seconds to be healthy
+        _signal_server("STOP")(here)
+        start.finished()
+        text = (here.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
+        line.add(TRUE, [] if '"reason": "agent_error"' in text else [f"attempt 1: {text[:600]}"])
+        campaign.expect(line, here.rows(), ("pass", ""))
+        campaign.settle(line, here, undisturbed)
+
+
+CASES = (
+    Case("openhands: server dies", server_dies),
+    Case("openhands: server hangs", server_hangs),
+    Case("openhands: server never healthy", never_healthy),
+    Case("openhands: gateway dies", gateway_dies),
+)

@@ -1,0 +1,110 @@
+"""The gateway of a run: a real one, before a real replay server, called as a container calls it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from experiment_client import REPOSITORY
+from replay_client import Server, feature_text
+from replay_client import server as serving
+
+from cooperflow.atomic import read_lines
+from cooperflow.attempt.gateway import Gateway, Upstream
+from cooperflow.outcomes import usage
+
+KEY = "a-provider-key-7c1b9e"
+TOKEN = "the-runs-own-token"
+NAMED = f"{TOKEN}/agent1"
+TERMINAL = {
+    "type": "function",
+    "function": {
+        "name": "terminal",
+        "parameters": {"type": "object", "properties": {"command": {"type": "string"}}},
+    },
+}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with serving(folder, recordings=REPOSITORY / "demo" / "openhands") as running:
+        yield running
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, server: Server) -> Iterator[Gateway]:
+    kwargs = {"api_base": f"{server.url}/v2/chat", "timeout": 20, "max_retries": 0}
+    upstream = Upstream("command-a-03-2025", KEY, kwargs, 3, tmp_path / "calls.jsonl")
+    made = Gateway("127.0.0.1", TOKEN, upstream, tmp_path / "gateway.log")
+    yield made
+    made.end()
+    assert made.died
+    assert KEY not in "".join(p.read_text() for p in tmp_path.iterdir() if p.is_file())
+
+
+def ask(gateway: Gateway, token: str = NAMED, **more: Any) -> httpx.Response:
+    """Ask as agent1 of a coop run with messages does at its first step."""
+    told = "You are OpenHands agent, ...\nYou are agent1 working as a team with: agent1, agent2."
+    body = {
+        "model": "another-model-altogether",
+        "messages": [
+            {"role": "system", "content": [{"type": "text", "text": told}]},
+            {"role": "user", "content": feature_text("demo_inventory_task", 1, 1)},
+        ],
+        "tools": [TERMINAL],
+        "temperature": 0.0,
+        "api_base": "http://127.0.0.1:9/elsewhere",
+        "metadata": {"what": "a provider need not know"},
+        **more,
+    }
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.post(f"{gateway.url}/chat/completions", json=body, headers=headers, timeout=60)
+
+
+def test_it_serves_who_has_the_token(gateway: Gateway, server: Server, tmp_path: Path) -> None:
+    for token in ("x", KEY, TOKEN + "x"):
+        assert ask(gateway, token).status_code == 401
+    assert not server.ledger_file.exists() or not server.ledger()
+    answer = ask(gateway)
+    assert answer.status_code == 200, answer.text
+    call = answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]
+    assert call["name"] == "terminal"
+    assert "inventory/report.py" in json.loads(call["arguments"])["command"]
+    gateway.end()  # what was answered is written down by then
+    (one,) = usage.calls(read_lines(tmp_path / "calls.jsonl"))
+    (told,) = server.ledger()
+    assert (one.kind, one.thread) == (usage.ANSWERED, "agent1")
+    assert (one.input_tokens, one.output_tokens) == (told["input_tokens"], told["output_tokens"])
+    # The config's model at the config's end point, whatever a client asks for.
+    assert told["model"] == "command-a-03-2025"
+    assert one.cost > 0
+
+
+def test_what_it_does_not_serve(gateway: Gateway) -> None:
+    assert ask(gateway, stream=True).status_code == 400
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    assert httpx.post(f"{gateway.url}/responses", json={}, headers=headers).status_code == 404
+    broken = httpx.post(f"{gateway.url}/chat/completions", content=b"[", headers=headers)
+    assert broken.status_code == 400
+
+
+def test_failures_are_told_and_after_some_final(
+    gateway: Gateway, server: Server, tmp_path: Path
+) -> None:
+    """The provider's status reaches the agent; when trying again is in vain, one that says so."""
+    server.faults({"match": {}, "action": "rate_limited"})
+    answers = [ask(gateway) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [429, 429, 403]
+    assert {answer.headers["x-should-retry"] for answer in answers} == {"false"}
+    kinds = [call.kind for call in usage.calls(read_lines(tmp_path / "calls.jsonl"))]
+    assert kinds == [usage.RATE_LIMITED] * 3
+    server.faults()
+    assert ask(gateway).status_code == 200
+    server.faults({"match": {}, "action": "unauthorized"})
+    assert ask(gateway).status_code == 401

@@ -1,0 +1,133 @@
+"""OpenHands in containers of this machine: the real agent server, no model, no cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from experiment_client import (
+    INVENTORY,
+    KEY,
+    REPOSITORY,
+    Experiment,
+    containers_of,
+    ledger_tokens,
+    wait_for,
+)
+from replay_client import Server
+from replay_client import server as serving
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+RECORDINGS = REPOSITORY / "demo" / "openhands"
+# What the clients of package sources say when they reach none.
+UNREACHABLE = re.compile(r"could not resolve|failed to (fetch|connect)|unable to connect|dns error")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def parts() -> None:
+    """What agents run on is made once; without package sources it cannot be."""
+    done = subprocess.run(
+        ["envs/setup.sh", "openhands"], cwd=REPOSITORY, capture_output=True, text=True, timeout=550
+    )
+    if done.returncode and UNREACHABLE.search((done.stdout + done.stderr).lower()):
+        pytest.skip("the Debian and Python package sources are out of reach")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A replay server that plays OpenHands' recordings, slowly."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with serving(folder, "--delay", "1", recordings=RECORDINGS) as running:
+        yield running
+
+
+def networks_of(results: Path) -> list[str]:
+    identity = (results / ".state" / "id").read_text().strip()
+    command = ["docker", "network", "ls", "-q", "--filter", f"label=cooperflow.results={identity}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_demo(clone: Path) -> None:
+    """One pair in the three settings passes; agents that may talk do; the books are right."""
+    done = subprocess.run(
+        [".venv/bin/python", "scripts/demo.py", "config/demo-openhands.yaml"],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = clone / "results" / "demo-openhands"
+    one = Experiment(clone, results, clone / "config/demo-openhands.yaml", None)  # type: ignore[arg-type]
+    assert {r["setting"]: (r["outcome"], r["reason"], r["attempts"]) for r in one.rows()} == {
+        "solo": ("pass", "", "1"),
+        "coop-comm": ("pass", "", "1"),
+        "coop-nocomm": ("pass", "", "1"),
+    }
+    assert {r["setting"]: r["messages_sent"] for r in one.rows()}["coop-comm"] == "4"
+    said = json.loads(next(results.rglob("conversation.json")).read_text())
+    assert {(m["from"], m["to"]) for m in said} <= {("agent1", "agent2"), ("agent2", "agent1")}
+    # What one sends reaches the other's own conversation, that of the slower one at least.
+    talks = results / "runs" / "replay-coop-comm"
+    heard = "".join(path.read_text() for path in talks.rglob("agent?_traj.json"))
+    assert re.search(r"\[Message from agent[12]\]: I plan to modify", heard)
+    threads = {json.loads(line)["thread"] for path in talks.rglob("calls.jsonl")
+               for line in path.read_text().splitlines()}  # fmt: skip
+    assert threads == {"agent1", "agent2"}
+    calls = [
+        json.loads(line)
+        for path in results.rglob("ledger.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert calls and all(call["answered"] for call in calls)
+    assert one.books() == (
+        sum(call["input_tokens"] for call in calls),
+        sum(call["output_tokens"] for call in calls),
+    )
+    sentinel = json.loads(
+        (results / "images" / "cooperbench-demo-inventory_task1-oh.json").read_text()
+    )
+    assert sentinel["checked"]["agent_server"] == "1.10.0"
+    assert containers_of(results) == [] and networks_of(results) == []
+
+
+def test_what_a_container_reaches(experiment: Callable[..., Experiment]) -> None:
+    """No key enters a container; it reaches its run's services and nothing outside."""
+    one = experiment(
+        pairs=[(INVENTORY, 1, 1, 2)], settings=("coop-comm",), agent={"name": "openhands_docker"}
+    )
+    process = one.start()
+    wait_for(lambda: one.recorded() >= 4, 240)
+    agents = containers_of(one.results)
+    assert len(agents) == 2
+    script = (
+        "import os, socket; print(os.environ); "
+        "print([l.split()[1] for l in open('/proc/net/route').readlines()[1:]]); "
+        "print(open('/proc/1/cmdline').read())"
+    )
+    for container in agents:
+        told = _docker("exec", container, "python3", "-c", script)
+        told += _docker("exec", container, "sh", "-c", "cat /proc/*/environ | tr '\\0' '\\n'")
+        told += _docker("inspect", container)
+        assert KEY not in told
+        assert "'00000000'" not in told, "there is a way out of the run's network"
+    found = _docker("exec", agents[0], "sh", "-c", f"grep -rlF {KEY} / --exclude-dir=proc "
+                    "--exclude-dir=sys 2>/dev/null || true")  # fmt: skip
+    assert not found
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert [(r["outcome"], r["attempts"]) for r in one.rows()] == [("pass", "1")]
+    assert one.books() == ledger_tokens(one.server)
+    assert networks_of(one.results) == []
+
+
+def _docker(*arguments: str) -> str:
+    return subprocess.run(
+        ["docker", *arguments], check=True, capture_output=True, text=True, timeout=120
+    ).stdout
