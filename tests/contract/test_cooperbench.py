@@ -57,7 +57,7 @@ def test_settings_are_solo_coop_and_team(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_agents_that_run_on_docker_are_registered() -> None:
-    assert set(keys.DOCKER_AGENTS) <= set(registry.list_agents())
+    assert set(keys.DOCKER_AGENTS) - {keys.OPENHANDS} <= set(registry.list_agents())
 
 
 def test_an_unknown_agent_is_a_value_error() -> None:
