@@ -74,7 +74,7 @@ esac
 cp -r "$vendored/openhands-sdk/openhands/sdk" "$vendored/openhands-tools/openhands/tools" \
     "$packages/openhands/"
 # Descriptions of Google's services (110 MB) and scripts with this machine's paths: none is used.
-rm -rf "$packages/googleapiclient/discovery_cache/documents" "$packages/bin"
+rm -rf "$packages/googleapiclient/discovery_cache/documents" "${packages:?}/bin"
 find "$venv" -name __pycache__ -type d -prune -exec rm -rf {} +
 
 mkdir -p "$work/host/openhands"

@@ -104,9 +104,10 @@ BROKEN_EVALS = broken_evals()
 
 def every(name):
     """That document of every run. A function: jobs on a cluster's nodes never ask for the list."""
-    folders = [str(RESULTS.mode(one.run_name, one.setting.mode)) for one in PLAN.experiments]
-    pairs = [pair.folder for pair in PLAN.pairs]
-    return [f"{folder}/{pair}/{name}" for folder in folders for pair in pairs]
+    folders = {
+        one.run_name: str(RESULTS.mode(one.run_name, one.setting.mode)) for one in PLAN.experiments
+    }
+    return [f"{folders[run.experiment.run_name]}/{run.pair.folder}/{name}" for run in PLAN.runs]
 
 
 def mend(document):
@@ -178,6 +179,17 @@ def image_of(pair, runs=None):
 
 
 RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.experiments}
+
+
+def task_image_of(image):
+    """The verified image that one with an agent server is layered onto."""
+    task = layout.task_image(image)
+    return [] if task == image else ancient(RESULTS.root / "images" / f"{task}.json")
+
+
+def with_server(image):
+    """What tells the script of an image that it is the one with an agent server."""
+    return "" if task_image_of(image) == [] else "--agent-server"
 
 
 def image_uses(jobs):

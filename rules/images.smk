@@ -2,17 +2,6 @@
 IMAGE_PAIRS = {layout.image_key(image): pair for image, pair in PLAN.image_pairs.items()}
 
 
-def task_image_of(image):
-    """The verified image that one with an agent server is layered onto."""
-    task = layout.task_image(image)
-    return [] if task == image else ancient(RESULTS.root / "images" / f"{task}.json")
-
-
-def with_server(image):
-    """What tells the script of an image that it is the one with an agent server."""
-    return "" if task_image_of(image) == [] else "--agent-server"
-
-
 rule image:
     input:
         lambda wc: mend(RESULTS.root / "images" / f"{wc.image}.json"),

@@ -69,7 +69,7 @@ class Gateway:
             self._ended = os.waitpid(self.process, os.WNOHANG)[0] != 0
         return self._ended
 
-    def end(self, seconds: float = 2.0) -> None:
+    def end(self, seconds: float = 10.0) -> None:
         """End it: asked first, so that the last answer is written down, then killed."""
         if not self.died:
             processes.end_fork(self.process, seconds)
