@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from replay_client import Server, feature_text
 from replay_client import server as serving
 
 from cooperflow.atomic import read_lines
-from cooperflow.attempt.gateway import Gateway, Upstream
 from cooperflow.outcomes import usage
 
 KEY = "a-provider-key-7c1b9e"
@@ -38,14 +39,51 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
+class Gateway:
+    """A gateway, and a run's process that has made no call of its own.
+
+    A fork of this one would have what other tests left in litellm: its first recorder for good, and
+    a pool whose threads are not there.
+    """
+
+    PROGRAM = """
+import json, sys
+from pathlib import Path
+from cooperflow.attempt.gateway import Gateway, Upstream
+folder, kwargs = Path(sys.argv[1]), json.loads(sys.argv[2])
+upstream = Upstream("command-a-03-2025", {key!r}, kwargs, 3, folder / "calls.jsonl")
+made = Gateway("127.0.0.1", {token!r}, upstream, folder / "gateway.log")
+print(made.url, flush=True)
+sys.stdin.read()
+made.end()
+print("died" if made.died else "alive")
+"""
+
+    def __init__(self, folder: Path, kwargs: dict[str, Any]) -> None:
+        program = self.PROGRAM.format(key=KEY, token=TOKEN)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program, str(folder), json.dumps(kwargs)],
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY / "scripts")},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+        self.told: str | None = None
+
+    def end(self) -> None:
+        if self.told is None:
+            self.told, _ = self._process.communicate(timeout=60)
+
+
 @pytest.fixture
 def gateway(tmp_path: Path, server: Server) -> Iterator[Gateway]:
     kwargs = {"api_base": f"{server.url}/v2/chat", "timeout": 20, "max_retries": 0}
-    upstream = Upstream("command-a-03-2025", KEY, kwargs, 3, tmp_path / "calls.jsonl")
-    made = Gateway("127.0.0.1", TOKEN, upstream, tmp_path / "gateway.log")
+    made = Gateway(tmp_path, kwargs)
     yield made
     made.end()
-    assert made.died
+    assert made.told == "died\n"
     assert KEY not in "".join(p.read_text() for p in tmp_path.iterdir() if p.is_file())
 
 
@@ -77,7 +115,6 @@ def test_it_serves_who_has_the_token(gateway: Gateway, server: Server, tmp_path:
     call = answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]
     assert call["name"] == "terminal"
     assert "inventory/report.py" in json.loads(call["arguments"])["command"]
-    time.sleep(3)  # litellm tells of an answer from a thread of its own
     gateway.end()  # what was answered is written down by then
     (one,) = usage.calls(read_lines(tmp_path / "calls.jsonl"))
     (told,) = server.ledger()
