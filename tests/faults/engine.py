@@ -147,7 +147,6 @@ def container_killed(campaign: Campaign) -> None:
             line.add(TRUE, [] if told and spent <= 8 else [f"{spent} calls on a dead container"])
         campaign.expect(line, here.rows(), ("pass", ""))
         campaign.settle(line, here, control, others)
-        others.end()
 
 
 def out_of_memory(campaign: Campaign) -> None:
@@ -161,7 +160,6 @@ def out_of_memory(campaign: Campaign) -> None:
         here.run()
         campaign.expect(line, here.rows(), ("infra_error", "oom_killed"))
         campaign.settle(line, here, control, others)
-        others.end()
 
 
 def eval_container_killed(campaign: Campaign) -> None:
@@ -202,7 +200,6 @@ def daemon(
         line.add(TRUE, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"])
         campaign.expect(line, here.rows(), ("pass", ""))
         campaign.settle(line, here, control, others)
-        others.end()
 
 
 def stop_and_start(engine: Engine) -> None:

@@ -214,12 +214,10 @@ class Bystanders:
         labels = ["--label", "cooperflow.results=another", "--label", "cooperflow.run=x"]
         labels += ["--label", "cooperflow.owner=nowhere:1:0", "--label", "cooperflow.token=t"]
         for name, extra in ((foreign, labels), (plain, [])):
+            lab.bystanders.append(name)  # the laboratory removes it, however the case ends
             lab.docker("run", "-d", "--name", name, *extra, "--entrypoint", "sleep", image, "3600")
         return cls(lab, (foreign, plain))
 
     def missing(self) -> list[str]:
         there = self.lab.docker("ps", "-a", "--format", "{{.Names}}").split()
         return [f"{name}, of others, is gone" for name in self.names if name not in there]
-
-    def end(self) -> None:
-        self.lab.docker("rm", "-f", *self.names, check=False)

@@ -111,6 +111,7 @@ class Lab:
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
     starts: list[Start] = field(default_factory=list)
     wrapper: tuple[str, ...] = ()  # a program that Snakemake is started through
+    bystanders: list[str] = field(default_factory=list)  # containers that are not of its runs
 
     @property
     def clone(self) -> Path:
@@ -269,7 +270,7 @@ class Lab:
         for server in self.servers.values():
             server.end()
         with contextlib.suppress(Exception):
-            left = self.containers()
+            left = [*self.containers(), *self.bystanders]
             if left:
                 self.docker("rm", "-f", *left, check=False)
 

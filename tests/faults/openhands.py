@@ -57,7 +57,6 @@ def _struck(
         line.add(TRUE, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"])
         campaign.expect(line, here.rows(), ("pass", ""))
         campaign.settle(line, here, undisturbed, others)
-        others.end()
 
 
 def _signal_server(number: str) -> Callable[[Lab], None]:

@@ -116,7 +116,6 @@ def storm(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) -> None:
                         )
                 for line in mine:
                     line.add(TRUE, [])
-            others.end()
     campaign.lines += lines.values()
     for line in lines.values():
         print(f"  {line.fault} x{line.times}: {'held' if line.held else 'BROKEN'} {line.wrong}")
@@ -219,7 +218,6 @@ def few_kills(campaign: Campaign) -> None:
             start.finished()
             line.add(LEFT, invariants.nothing_left(here, others, swept=False))
         campaign.settle(line, here, control, others)
-        others.end()
 
 
 CASES = (

@@ -158,7 +158,6 @@ def batch(group: str, table: Sequence[Told], **config: Any) -> Callable[[Campaig
                 second = here.run(seconds=1800)
                 broken += [second.text[-1500:]] if second.process.returncode else []
             left = invariants.nothing_left(here, others)
-            others.end()
             after = {row["model"]: row for row in here.rows()} if rows else {}
             books += invariants.books(here, skip=tuple(bases)) if rows else []
             whole, once = invariants.whole(here), invariants.no_further_call(here)
