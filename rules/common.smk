@@ -189,7 +189,7 @@ def task_image_of(image):
 
 def with_server(image):
     """What tells the script of an image that it is the one with an agent server."""
-    return "" if task_image_of(image) == [] else "--agent-server"
+    return "" if layout.task_image(image) == image else "--agent-server"
 
 
 def image_uses(jobs):

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,19 @@ def start(command: Command) -> int:
 
     The process dies with the caller. Its exit code is cooperbench's.
     """
+    return fork(command.log, lambda: _main(command))
+
+
+def fork(
+    log: Path, work: Callable[[], int], terminated: Callable[[int, object], None] | None = None
+) -> int:
+    """Fork and do ``work``, which prints to ``log``; return the process id and that of its group.
+
+    The process dies with the caller. Its exit code is what ``work`` returns.
+
+    Args:
+        terminated: what a SIGTERM calls there; None: it ends the process.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     process = os.fork()
@@ -85,10 +98,11 @@ def start(command: Command) -> int:
     try:
         os.setsid()
         processes.die_with_parent()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        redirect(command.log)
-        code = _main(command)
+        signal.signal(signal.SIGTERM, terminated or signal.SIG_DFL)
+        redirect(log)
+        code = work()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
@@ -108,11 +122,7 @@ def _main(command: Command) -> int:
 
     import cooperbench.cli
 
-    # Upstream imports these as it is imported itself, which here was before this run was known.
-    for module in os.environ.get("COOPERBENCH_EXTERNAL_AGENTS", "").split(","):
-        if module.strip():
-            importlib.import_module(module.strip())
-
+    _bring_external_agents()
     from cooperflow.attempt import seams
 
     if command.tags is not None:
@@ -120,7 +130,6 @@ def _main(command: Command) -> int:
     seams.label_all(command.labels, command.sdk_arguments, command.stop_note)
     if "--git" in command.arguments:
         seams.own_git_server(command.labels[containers.TOKEN_LABEL])
-    _bring_external_agents()
     if command.command_seconds is not None:
         seams.limit_commands(command.command_seconds)
     if command.calls is not None:

@@ -11,10 +11,8 @@ import hmac
 import json
 import os
 import re
-import signal
 import socket
 import threading
-import traceback
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -59,7 +57,7 @@ class Gateway:
         """
         listener = socket.create_server((address, 0), backlog=64)
         self.url = f"http://{address}:{listener.getsockname()[1]}/v1"
-        self.process = _fork(listener, token, upstream, log)
+        self.process = child.fork(log, lambda: _serve(listener, token, upstream), _leave)
         self._ended = False
         listener.close()
 
@@ -74,28 +72,6 @@ class Gateway:
         if not self.died:
             processes.end_fork(self.process, seconds)
             self._ended = True
-
-
-def _fork(listener: socket.socket, token: str, upstream: Upstream, log: Path) -> int:
-    process = os.fork()
-    if process:
-        return process
-    code = 70
-    try:
-        os.setsid()
-        processes.die_with_parent()
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, _leave)
-        child.redirect(log)
-        code = _serve(listener, token, upstream)
-    except SystemExit:
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        child.finish(code)
-    raise AssertionError("unreachable")
 
 
 def _leave(number: int, frame: object) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, guard, layout, processes, runtime
-from cooperflow.attempt import child, watch
-from cooperflow.attempt.places import DockerHere, ModalElsewhere, Place
+from cooperflow.attempt import child, places, watch
 from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.errors import UserError
@@ -52,11 +51,6 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
         except (EngineError, UserError) as error:
             print(error)
             return None
-        place_of: Place
-        if plan.config.docker:
-            place_of = DockerHere(place, labels, stop_note)
-        else:
-            place_of = ModalElsewhere(place, labels, None)
         watched = watch.watch(
             child.Command(
                 arguments=_arguments(plan, subject, logs),
@@ -67,7 +61,7 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
                 sdk_arguments=containers.limits(plan.config.containers)[1],
                 command_seconds=plan.config.limits.test_seconds,
             ),
-            place_of,
+            places.place(plan.config.docker, place, labels, stop_note, None),
             lambda: float(plan.config.limits.eval_seconds),
         )
     document = atomic.read_json(staged / layout.EVAL)

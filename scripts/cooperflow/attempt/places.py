@@ -80,6 +80,19 @@ class DockerHere:
         return self._events.fates(self._stop_note.read_text().split(), until)
 
 
+def place(
+    docker_here: bool, folder: Path, labels: Labels, stop_note: Path, sandboxes_wanted: int | None
+) -> Place:
+    """Return where the containers of an attempt will be; ``folder`` keeps what is seen of them.
+
+    Args:
+        sandboxes_wanted: how many the attempt needs on Modal, None where it may have any number.
+    """
+    if docker_here:
+        return DockerHere(folder, labels, stop_note)
+    return ModalElsewhere(folder, labels, sandboxes_wanted)
+
+
 class ModalElsewhere:
     """Sandboxes on Modal: each that is begun is noted by our seam in the cooperbench process."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,10 @@ def beside(
     """
     if not redis_needed:
         return Services()
-    if redis_url:
-        return Services(["--redis", redis_url])
-    redis = RedisServer(folder, logs / "redis.log", gateway)
-    stack.callback(redis.end)
-    redis.wait()
-    return Services(["--redis", redis.url], redis=redis)
+    arguments, redis = _redis(
+        redis_url, lambda: RedisServer(folder, logs / "redis.log", gateway), stack
+    )
+    return Services(arguments, redis=redis)
 
 
 def inside(wanted: Wanted, folder: Path, logs: Path, stack: contextlib.ExitStack) -> Services:
@@ -87,12 +85,23 @@ def inside(wanted: Wanted, folder: Path, logs: Path, stack: contextlib.ExitStack
     environment: dict[str, str] = agent_environment(network.name, gateway.url, token)
     if not wanted.messaging:
         return Services([], environment, None, gateway)
-    if wanted.redis_url:
-        return Services(["--redis", wanted.redis_url], environment, None, gateway)
-    redis = RedisServer(folder, logs / "redis.log", address=(network.address, token))
+    address = network.address, token
+    arguments, redis = _redis(
+        wanted.redis_url, lambda: RedisServer(folder, logs / "redis.log", address=address), stack
+    )
+    return Services(arguments, environment, redis, gateway)
+
+
+def _redis(
+    url: str | None, start: Callable[[], RedisServer], stack: contextlib.ExitStack
+) -> tuple[list[str], RedisServer | None]:
+    """Return what tells cooperbench of its Redis: that of ``url``, else one that is started."""
+    if url:
+        return ["--redis", url], None
+    redis = start()
     stack.callback(redis.end)
     redis.wait()
-    return Services(["--redis", redis.url], environment, redis, gateway)
+    return ["--redis", redis.url], redis
 
 
 def model_kwargs(agent_file: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, layout, processes, runtime
-from cooperflow.attempt import child, replay, secrecy, services
+from cooperflow.attempt import child, places, replay, secrecy, services
 from cooperflow.attempt.gateway import Upstream
 from cooperflow.attempt.pace import Pace
-from cooperflow.attempt.places import ENGINE_PATIENCE, DockerHere, ModalElsewhere, Place, clear
+from cooperflow.attempt.places import ENGINE_PATIENCE, Place, clear
 from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.attempt.services import Services
 from cooperflow.engine import containers, sandboxes
@@ -201,11 +201,10 @@ def watch(
 
 
 def _place(job: Job, stop_note: Path) -> Place:
-    if job.docker:
-        return DockerHere(job.folder, job.labels, stop_note)
     setting = job.run.experiment.setting
     agents = 1 if setting.mode == "solo" else 2
-    return ModalElsewhere(job.folder, job.labels, agents + ("--git" in setting.flags))
+    wanted = agents + ("--git" in setting.flags)
+    return places.place(job.docker, job.folder, job.labels, stop_note, wanted)
 
 
 def _limit(job: Job) -> float:
