@@ -69,7 +69,7 @@ lint: setup ## Check format, style, types and the workflow
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(SETUP) chromium
 	@$(SETUP) registry
-	@$(BIN)/pytest -n $(TESTERS) --dist loadfile -m 'not slurm' $(ARGS)
+	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m 'not slurm' $(ARGS)
 
 test-faults: setup engine ## Run the quick part of the fault campaign alone
 	@$(BIN)/pytest tests/test_faults.py

@@ -16,6 +16,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without an engine the tests that need one fail at once, and say why: none is skipped."""
     if any(item.get_closest_marker("docker") for item in items) and not docker_answers():
         pytest.exit("no Docker engine answers: run `make engine` first", returncode=3)
+    # Slow files first: no tester is left with one of them at the end.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
