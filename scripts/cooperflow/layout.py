@@ -78,6 +78,12 @@ class Pair:
         return f"{self.repo}/{self.task_id} features {a},{b}"
 
 
+def recordings(root: Path, pair: Pair) -> Path:
+    """Return where the recordings of a pair lie if they lie apart, one folder per setting."""
+    a, b = pair.sorted_features
+    return root / pair.repo / f"task{pair.task_id}" / f"f{a}_f{b}"
+
+
 def dashed(path: str) -> str:
     """Return a path as a single file name."""
     return path.replace("/", "--")

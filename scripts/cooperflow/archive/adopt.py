@@ -75,7 +75,7 @@ def _experiment(plan: Plan, experiment: Experiment) -> Taken:
         else:
             try:
                 document = _document(folder, run)
-                _same(key, folder, document, run, plan)
+                _same(key, folder, document, run)
                 found.append((run, folder, document))
             except ValueError as error:
                 refused.append(f"{folder}: {error}")
@@ -116,13 +116,13 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
     return document
 
 
-def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run, plan: Plan) -> None:
+def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None:
     """Raise a UserError where the document is of another experiment than the config's."""
     setting = run.experiment.setting
     expected = {
         "setting": setting.mode,
         "model": run.experiment.model.model,
-        "agent_framework": plan.config.agent.name,
+        "agent_framework": run.experiment.agent.name,
     }
     wrong = [
         f"{name} is {document[name]!r} there, {value!r} in the config"
@@ -201,10 +201,7 @@ def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, 
     evaluation = atomic.read_json(source / layout.EVAL)
     if not isinstance(evaluation, dict):
         return None
-    patches = _patches(source)
-    empty = [not path.read_bytes().strip() for path in patches]
-    largest = max((path.stat().st_size for path in patches), default=0)
-    final = outcome.judge_eval(evaluation, empty, verdict.reason, largest)
+    final = eval_job.judged(evaluation, source, verdict.reason)
     return None if final.again else (evaluation, final)
 
 

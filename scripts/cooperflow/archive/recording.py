@@ -18,6 +18,7 @@ import yaml
 
 from cooperflow import atomic, layout
 from cooperflow.errors import UserError
+from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import outcome, usage
 
@@ -202,7 +203,7 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
         f"agent{i}": [feature] for i, feature in enumerate(run.pair.sorted_features, start=1)
     }
     a, b = run.pair.sorted_features
-    pair = to / run.experiment.model_name / run.pair.repo / f"task{run.pair.task_id}" / f"f{a}_f{b}"
+    pair = layout.recordings(to / run.experiment.model_name, run.pair)
     for agent in agents:
         atomic.write_json(
             pair / run.experiment.setting.name / f"{agent}.json",
@@ -262,7 +263,8 @@ def _title(plan: Plan, run: Run, feature: int) -> str:
     Raises:
         UserError: the data set does not have it.
     """
-    task = Path(plan.config.dataset.dir) / run.pair.repo / f"task{run.pair.task_id}"
+    root = Path(plan.config.dataset.dir)
+    task = dataset.task_folder(root, run.pair.repo, run.pair.task_id)
     path = task / f"feature{feature}" / "feature.md"
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]

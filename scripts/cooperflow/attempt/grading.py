@@ -86,15 +86,8 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
 
 def _make_way(plan: Plan, labels: Labels, pair: Pair) -> None:
     """Remove what earlier tries left, and see to the image where the job landed."""
-    if not plan.config.docker:
-        chosen = sandboxes.tags(labels)
-        chosen.pop(sandboxes.TOKEN)
-        sandboxes.remove(chosen)
-        return
-    client = containers.engine()
-    containers.sweep(client, labels.results, labels.run)
-    client.close()
-    if processes.on_a_node():
+    places.sweep(plan.config.docker, labels.results, labels.run)
+    if plan.config.docker and processes.on_a_node():
         landing.ensure(plan, pair.image)
 
 

@@ -40,6 +40,20 @@ class Place(Protocol):
         """Remove all that is left of the attempt; ``ended``: when it was over, in seconds."""
 
 
+def sweep(docker_here: bool, results: str, run: str) -> None:
+    """Remove what earlier tries at a run or grading left.
+
+    Raises:
+        EngineError: what they ran on cannot be asked.
+    """
+    if not docker_here:
+        sandboxes.sweep(results, run)
+        return
+    client = containers.engine()
+    containers.sweep(client, results, run)
+    client.close()
+
+
 def clear(labels: Labels) -> bool:
     """Remove an attempt's containers; return whether the engine is lost to us."""
     try:

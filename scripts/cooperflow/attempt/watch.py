@@ -245,10 +245,8 @@ def _recordings(job: Job) -> Path:
 
     A coop agent's prompt does not name the other feature: only the folder tells two pairs apart.
     """
-    pair = job.run.pair
-    a, b = pair.sorted_features
     root = Path(str(job.replay))
-    own = root / pair.repo / f"task{pair.task_id}" / f"f{a}_f{b}"
+    own = layout.recordings(root, job.run.pair)
     setting = own / job.run.experiment.setting.name
     return next((place for place in (setting, own) if place.is_dir()), root)
 

@@ -61,6 +61,15 @@ def remove(chosen: Mapping[str, str]) -> int:
     return _ask(*(f"{key}={value}" for key, value in chosen.items()))
 
 
+def sweep(results: str, run: str | None = None) -> int:
+    """End what is left of a results folder, or of one run of it; return how many.
+
+    Raises:
+        EngineError: Modal cannot be asked.
+    """
+    return remove({RESULTS: results, **({RUN: run_tag(run)} if run else {})})
+
+
 def _ask(*tags: str) -> int:
     """Do it in a process of its own: Modal's client keeps threads, which no fork may inherit."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, guard, processes
@@ -51,9 +52,7 @@ def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
         return DONE
     begun = time.monotonic()
     document = _test(plan, run, folder)
-    verdict = outcome.judge_eval(
-        document, empty_patches(folder), told["reason"], largest_patch(folder)
-    )
+    verdict = judged(document, folder.path, told["reason"])
     if verdict.again and not this.last:
         print(f"{run.key}: grading: {verdict.outcome} {verdict.reason}; tried again.")
         return TRY_AGAIN
@@ -75,14 +74,12 @@ def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
     return grading.grade(plan, subject, grading.new_place(folder.evals))
 
 
-def empty_patches(folder: RunFolder) -> list[bool]:
-    """Return for each patch of a run whether there is nothing in it."""
-    return [not path.read_bytes().strip() for path in sorted(folder.path.glob("*.patch"))]
-
-
-def largest_patch(folder: RunFolder) -> int:
-    """Return the bytes of a run's largest patch."""
-    return max((path.stat().st_size for path in folder.path.glob("*.patch")), default=0)
+def judged(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
+    """Return what upstream's document says of a run whose patches lie in the folder ``patches``."""
+    found = sorted(patches.glob("*.patch"))
+    empty = [not path.read_bytes().strip() for path in found]
+    largest = max((path.stat().st_size for path in found), default=0)
+    return outcome.judge_eval(document, empty, reason, largest)
 
 
 def publish_verdict(

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, guard, halt, layout, processes, runtime
-from cooperflow.attempt import watch
+from cooperflow.attempt import places, watch
 from cooperflow.attempt.pace import Pace
-from cooperflow.engine import containers, sandboxes
+from cooperflow.engine import containers
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
@@ -149,19 +149,12 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
 
     On Modal there is none to look at: the id is empty.
     """
-    labels = guard.identity(plan.results), run.key
+    docker = plan.config.docker
     try:
-        if not plan.config.docker:
-            sandboxes.remove(
-                {sandboxes.RESULTS: labels[0], sandboxes.RUN: sandboxes.run_tag(run.key)}
-            )
-            return "", False
-        client = containers.engine()
-        containers.sweep(client, *labels)
-        client.close()
-        return landing.ensure(plan, run.image), False
+        places.sweep(docker, guard.identity(plan.results), run.key)
+        return landing.ensure(plan, run.image) if docker else "", False
     except EngineError as error:
-        print(error if not plan.config.docker else f"Docker does not answer: {error}")
+        print(error if not docker else f"Docker does not answer: {error}")
         return None, True
     except UserError as error:
         print(error)
@@ -181,7 +174,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         "-m",
         model.model,
         "-a",
-        run.experiment.agent.name,
+        agent.name,
     ]
     arguments += ["-r", run.pair.repo, "-t", str(run.pair.task_id), "-f", f"{a},{b}"]
     arguments += [*setting.flags, "--backend", config.backend]

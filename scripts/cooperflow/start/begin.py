@@ -81,7 +81,7 @@ def _sweep(plan: Plan) -> int:
     try:
         if not plan.config.docker:
             # No other start is at work on these results, and jobs here end with their start.
-            return sandboxes.remove({sandboxes.RESULTS: guard.identity(plan.results)})
+            return sandboxes.sweep(guard.identity(plan.results))
         client = containers.engine()
         count = containers.sweep(client, guard.identity(plan.results))
         client.close()
