@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pypdf import PdfReader
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -61,6 +65,15 @@ def resize(driver: Any, width: int, height: int) -> None:
     """Show the page as a device of this width does."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def printed(driver: Any) -> list[str]:
+    """Print to paper (A4); return the text of each page."""
+    paper = {"paperWidth": 8.27, "paperHeight": 11.69}
+    document = driver.execute_cdp_cmd("Page.printToPDF", paper)["data"]
+    pages = PdfReader(io.BytesIO(base64.b64decode(document))).pages
+    # Fonts may have one glyph for "ffi".
+    return [unicodedata.normalize("NFKC", page.extract_text()) for page in pages]
 
 
 def url(path: Path) -> str:

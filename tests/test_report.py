@@ -213,6 +213,26 @@ def test_every_figure_is_drawn(driver: Any, lite: Plan) -> None:
     assert browser.overflow(driver) <= 0
 
 
+def test_print_has_every_figure_and_every_column(driver: Any, lite: Plan) -> None:
+    show(driver, index(lite))
+    ready(driver)
+    WebDriverWait(driver, 20).until(lambda d: d.execute_script("return 'Plotly' in window"))
+    pages = browser.printed(driver)
+    words = " ".join(" ".join(page.split()) for page in pages)
+    script = "return cooperflowFigures.map(f => f.layout.xaxis.title?.text).filter(Boolean)"
+    titles = driver.execute_script(script)
+    assert len(titles) >= 6
+    assert [title for title in titles if title not in words] == []
+    # The last column of each table: nothing is cut at the right.
+    first = " ".join(pages[0].split())
+    assert "Time" in first
+    assert "left out" in first
+    assert "2 h 30 min" in first
+    # What was drawn for paper is drawn for the screen again.
+    script = "return document.querySelector('.plot svg').getAttribute('width')"
+    WebDriverWait(driver, 20).until(lambda d: d.execute_script(script) != "680")
+
+
 def test_links_lead_somewhere(lite: Plan) -> None:
     import re
     from urllib.parse import unquote

@@ -7,7 +7,9 @@
 
   // --- figures -------------------------------------------------------------------------------
 
-  let plotly = null; // loaded when the first figure is looked at
+  const PAPER = 680; // pixels: what a page of A4 or Letter has room for
+  let plotly = null; // loaded when the first figure is looked at, or when there is nothing to do
+  let printing = false;
   const drawn = new Set();
 
   const load = (source) =>
@@ -21,16 +23,17 @@
 
   const themed = (layout) => {
     const style = getComputedStyle(document.body);
-    const soft = dark.matches ? "#34383e" : "#e3e2dd";
+    const soft = dark.matches && !printing ? "#34383e" : "#e3e2dd";
     const axis = { gridcolor: soft, zerolinecolor: soft, linecolor: soft, fixedrange: true };
     const axes = Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
     return {
       ...layout,
       ...Object.fromEntries(axes.map((key) => [key, { ...axis, ...layout[key] }])),
-      autosize: true,
+      autosize: !printing,
+      width: printing ? PAPER : undefined,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: style.fontFamily, size: 12, color: style.color },
+      font: { family: style.fontFamily, size: 12, color: printing ? "#1c1e21" : style.color },
       margin: { l: 50, r: 16, t: 34, b: 52 },
       // Above the plot, and above the titles of its panels where it has some.
       legend: {
@@ -44,12 +47,13 @@
     };
   };
 
+  const library = () => (plotly ??= load("assets/plotly.min.js"));
+
   const draw = async (place) => {
     const figure = window.cooperflowFigures.find((one) => one.name === place.dataset.figure);
-    plotly ??= load("assets/plotly.min.js");
-    await plotly;
+    await library();
     await window.Plotly.react(place, figure.data, themed(figure.layout), {
-      responsive: true,
+      responsive: !printing,
       displayModeBar: false,
       displaylogo: false,
       showTips: false,
@@ -74,7 +78,16 @@
       seen.observe(place);
     }
     dark.addEventListener("change", () => drawn.forEach(draw));
-    addEventListener("beforeprint", () => places.forEach((place) => drawn.has(place) || draw(place)));
+    // Paper is light, has a width of its own and cannot be scrolled. What is printed is what is
+    // there when the event has been handled: the library must have been loaded by then.
+    const print = (on) => {
+      printing = on;
+      (on ? places : drawn).forEach(draw);
+    };
+    addEventListener("beforeprint", () => print(true));
+    addEventListener("afterprint", () => print(false));
+    const idle = window.requestIdleCallback ?? setTimeout;
+    addEventListener("load", () => idle(library));
   };
 
   // --- the table of all runs -----------------------------------------------------------------
