@@ -82,6 +82,8 @@ class Experiment:
     results: Path
     config: Path
     server: Server
+    # What is asked for: the tables, or, far slower, the plots and the report too.
+    target: str
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @classmethod
@@ -92,8 +94,10 @@ class Experiment:
         server: Server,
         pairs: Sequence[tuple[str, int, int, int]] = ((INVENTORY, 1, 1, 2),),
         settings: Sequence[str] = ("solo",),
+        whole: bool = False,
         **config: Any,
     ) -> Experiment:
+        """Write an experiment's config; ``whole``: ask for all, not for the tables alone."""
         folder.mkdir(parents=True)
         table = folder / "pairs.csv"
         rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, p)) for p in pairs)]
@@ -118,7 +122,9 @@ class Experiment:
         for key, value in config.items():
             whole[key] = {**whole[key], **value} if isinstance(whole.get(key), dict) else value
         (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
-        return cls(clone, folder / "results", folder / "config.yaml", server)
+        results = folder / "results"
+        target = "all" if whole else str(results / "summary.csv")
+        return cls(clone, results, folder / "config.yaml", server, target)
 
     def command(self, *arguments: str) -> list[str]:
         return [".venv/bin/snakemake", *arguments, "--configfile", str(self.config)]
@@ -129,7 +135,7 @@ class Experiment:
     def run(self, *arguments: str, seconds: float = 400) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end."""
         return subprocess.run(
-            self.command(*(arguments or ("-j", "4", "all"))),
+            self.command(*(arguments or ("-j", "4", self.target))),
             cwd=self.clone,
             env=self.environment(),
             stdout=subprocess.PIPE,
@@ -138,10 +144,14 @@ class Experiment:
             timeout=seconds,
         )
 
+    def dry_run(self) -> str:
+        """Return what Snakemake says that there is to do."""
+        return self.run("--dry-run", self.target).stdout
+
     def start(self) -> subprocess.Popen[str]:
         """Start Snakemake in a process group of its own, as a terminal does."""
         process = subprocess.Popen(
-            self.command("-j", "4", "all"),
+            self.command("-j", "4", self.target),
             cwd=self.clone,
             env=self.environment(),
             stdout=subprocess.PIPE,

@@ -46,7 +46,9 @@ def cooperbench(one: Experiment, *arguments: str) -> str:
 @pytest.mark.slow
 def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     """Their outcomes are upstream's where evidence permits; an error is never a fail."""
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)])
+    one = experiment(
+        pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)], whole=True
+    )
     done = one.run("images")
     assert done.returncode == 0, done.stdout
     agent = tmp_path / "agent.yaml"
@@ -72,7 +74,7 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     raw = yaml.safe_load(one.config.read_text())
     raw["models"]["theirs"] = {"model": MODEL, "adopt": {"solo": str(logs / "plain")}}
     one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
-    assert "theirs" not in one.run("--dry-run").stdout
+    assert "theirs" not in one.dry_run()
     done = one.run("adopt")
     assert "theirs-solo: 3 runs taken over, 2 of them with their grading" in done.stdout
     assert one.server.ledger() == paid
@@ -101,7 +103,7 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     # Nothing of it is ever run here: not after a retry, and not a second time.
     assert "nothing to put back" in one.script("retry_infra").stdout
     assert "0 runs taken over, 0 of them with their grading; 3 before" in one.run("adopt").stdout
-    assert "Nothing to be done" in one.run("--dry-run").stdout
+    assert "Nothing to be done" in one.dry_run()
 
     # The other way round: upstream finds what we made, and takes it for graded.
     there = ["--log-dir", str(one.results / "runs")]

@@ -112,6 +112,7 @@ def test_a_second_model_beside_a_first(experiment: Make) -> None:
     """It is compared with the first, both keep their provider's limits, and nothing runs again."""
     one = experiment(
         pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)],
+        whole=True,
         limits={"run_seconds": 20},  # less than what the pace alone takes of a run
     )
     _with_models(one, ["first"])
@@ -122,7 +123,7 @@ def test_a_second_model_beside_a_first(experiment: Make) -> None:
     assert calls
 
     _with_models(one, ["first", "second"])
-    dry = one.run("--dry-run").stdout
+    dry = one.dry_run()
     assert "run_second_solo" in dry
     assert "run_first_solo" not in dry
     done = one.run()
@@ -148,7 +149,7 @@ def test_a_second_model_beside_a_first(experiment: Make) -> None:
     )
     # 20 a minute; a call is told a little after its turn, never before it.
     assert all(b - a > 2.9 for a, b in itertools.pairwise(starts))
-    assert "Nothing to be done" in one.run("--dry-run").stdout
+    assert "Nothing to be done" in one.dry_run()
 
 
 @pytest.mark.docker

@@ -42,7 +42,7 @@ def test_demo(clone: Path) -> None:
 
     shown = demo()
     results = clone / "results" / "demo"
-    one = Experiment(clone, results, clone / "config" / "demo.yaml", None)  # type: ignore[arg-type]
+    one = Experiment(clone, results, clone / "config" / "demo.yaml", None, "all")  # type: ignore[arg-type]
     ends = {(r["setting"], r["repo"], r["features"]): _end(r) for r in one.rows()}
     assert ends == {
         ("solo", INVENTORY, "1,2"): "pass",
@@ -118,7 +118,7 @@ def test_stop_and_go_on(experiment: Make, how: str) -> None:
         assert "False" in {r["cost_complete"] for r in one.rows()}
     else:
         assert tokens == answered
-    assert "Nothing to be done" in one.run("--dry-run").stdout
+    assert "Nothing to be done" in one.dry_run()
 
 
 def test_provider_down_to_the_end(experiment: Make) -> None:
@@ -132,12 +132,12 @@ def test_provider_down_to_the_end(experiment: Make) -> None:
     assert ends[TEXTKIT] == ("infra_error", "api_unavailable", "3")
     assert one.summary()[0]["pass_rate"] == "1.0"
     assert one.summary()[0]["pass_rate_all"] == "0.5"
-    assert "Nothing to be done" in one.run("--dry-run").stdout
+    assert "Nothing to be done" in one.dry_run()
 
     one.server.faults()
     listed = one.script("retry_infra", "--list")
     assert "api_unavailable" in listed.stdout
-    assert "Nothing to be done" in one.run("--dry-run").stdout
+    assert "Nothing to be done" in one.dry_run()
     put_back = one.script("retry_infra")
     assert "1 runs" in put_back.stdout
     dry = one.run("--dry-run", "--quiet", "rules").stdout
@@ -161,7 +161,7 @@ def test_time_limit(experiment: Make) -> None:
         {"match": {"repo": INVENTORY}, "action": "override", "turns": asleep},
         {"match": {"repo": TEXTKIT}, "action": "hang"},
     )
-    done = one.run("-j", "4", "all", "--retries", "0")
+    done = one.run("-j", "4", one.target, "--retries", "0")
     assert done.returncode == 0, done.stdout
     ends = {r["repo"]: (r["outcome"], r["reason"]) for r in one.rows()}
     assert ends == {INVENTORY: ("fail", "timeout"), TEXTKIT: ("infra_error", "api_timeout")}
@@ -199,7 +199,7 @@ def test_a_wrong_key_halts(experiment: Make) -> None:
 
 def test_a_removed_result_is_put_back(experiment: Make) -> None:
     """What was paid for is found again in the attempt's folder; nothing is paid twice."""
-    one = experiment(launcher="off")
+    one = experiment(launcher="off", whole=True)  # a result is asked for by `all` itself
     assert one.run().returncode == 0
     calls = one.recorded()
     (result,) = (one.results / "runs").glob("*/*/*/*/*/result.json")
@@ -237,7 +237,7 @@ def test_another_configuration_under_the_same_name(experiment: Make) -> None:
     assert stopped.returncode != 0
     assert "call_tries: 2 -> 3" in stopped.stdout
     assert "Traceback" not in stopped.stdout
-    accepted = one.run("-j", "4", "all", "--config", 'accept=["tested-solo"]')
+    accepted = one.run("-j", "4", one.target, "--config", 'accept=["tested-solo"]')
     assert accepted.returncode == 0, accepted.stdout
     document = json.loads((one.results / "runs/tested-solo/experiment.json").read_text())
     assert document["history"][0]["changes"] == ["call_tries: 2 -> 3"]

@@ -48,7 +48,11 @@ def environment() -> dict[str, str]:
 
 
 def upstream(work: Workload, folder: Path, delay: str, seed: int) -> tuple[Side, list[Cost]]:
-    """Three `cooperbench run -c 4`, one after the other, then three `cooperbench eval -c 4`."""
+    """Three `cooperbench run -c 4`, one after the other, then three `cooperbench eval -c 4`.
+
+    The gradings are not given the subset: with it upstream leaves out, and says nothing of it, the
+    runs whose pair is not written in ascending order there.
+    """
     folder.mkdir()
     log = folder / "log"
     costs = []
@@ -56,10 +60,10 @@ def upstream(work: Workload, folder: Path, delay: str, seed: int) -> tuple[Side,
         agent = folder / "agent.yaml"
         agent.write_text(yaml.safe_dump({"config": {"model": {"model_kwargs": {"api_base": url}}}}))
         shared = ["--dataset-dir", str(work.dataset), "--log-dir", str(folder / "logs")]
-        shared += ["-c", str(SLOTS), "--backend", "docker", "-s", "bench"]
+        shared += ["-c", str(SLOTS), "--backend", "docker"]
         for name, flags in SETTINGS.items():
             command = [str(BIN / "cooperbench"), "run", "-n", name, "-m", "command-a-03-2025"]
-            command += [*flags, *shared, "--no-auto-eval", "--redis", redis]
+            command += [*flags, *shared, "-s", "bench", "--no-auto-eval", "--redis", redis]
             command += ["--agent-config", str(agent)]
             costs.append(measure(command, folder, environment(), log))
         for name in SETTINGS:

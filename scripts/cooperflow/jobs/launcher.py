@@ -38,6 +38,12 @@ WARM = (
     "cooperflow.jobs.eval_job",
     "cooperflow.jobs.oracle_job",
     "cooperflow.jobs.run_job",
+    # What litellm leaves to its first call: a second of processor time, in each fork anew.
+    "litellm.litellm_core_utils.default_encoding",
+    "litellm.proxy.openai_files_endpoints.common_utils",
+    "litellm.responses.mcp.chat_completions_handler",
+    "httpcore",
+    "openai.resources.chat",
 )
 
 
