@@ -103,7 +103,7 @@ class Experiment:
         rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, p)) for p in pairs)]
         table.write_text("\n".join(rows) + "\n")
         every = ("solo", "coop-comm", "coop-nocomm")
-        whole: dict[str, Any] = {
+        document: dict[str, Any] = {
             "results": str(folder / "results"),
             "dataset": {"dir": "demo/dataset", "subset": str(table)},
             "models": {
@@ -120,8 +120,9 @@ class Experiment:
             "images": {"pull": False, "build": True, "free_gb": 1},
         }
         for key, value in config.items():
-            whole[key] = {**whole[key], **value} if isinstance(whole.get(key), dict) else value
-        (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+            both = isinstance(document.get(key), dict)
+            document[key] = {**document[key], **value} if both else value
+        (folder / "config.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
         results = folder / "results"
         target = "all" if whole else str(results / "summary.csv")
         return cls(clone, results, folder / "config.yaml", server, target)

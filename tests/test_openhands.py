@@ -92,6 +92,9 @@ def test_demo(clone: Path) -> None:
         sum(call["input_tokens"] for call in calls),
         sum(call["output_tokens"] for call in calls),
     )
+    logs = {path.name: path for path in results.rglob("agent-server-*.log")}
+    assert set(logs) == {f"agent-server-{name}.log" for name in ("solo", "agent1", "agent2")}
+    assert all("/health" in path.read_text() for path in logs.values())
     sentinel = json.loads(
         (results / "images" / "cooperbench-demo-inventory_task1-oh.json").read_text()
     )

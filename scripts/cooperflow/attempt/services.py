@@ -82,7 +82,7 @@ def inside(wanted: Wanted, folder: Path, logs: Path, stack: contextlib.ExitStack
             f"({error}). openhands_docker needs a Docker engine on the machine that runs it."
         ) from error
     stack.callback(gateway.end)
-    environment: dict[str, str] = agent_environment(network.name, gateway.url, token)
+    environment: dict[str, str] = agent_environment(network.name, gateway.url, token, logs)
     if not wanted.messaging:
         return Services([], environment, None, gateway)
     address = network.address, token

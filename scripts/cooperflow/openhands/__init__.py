@@ -1,10 +1,13 @@
 """OpenHands in containers of this machine: its parts, images, sandboxes and agent."""
 
+from pathlib import Path
+
 MODULE = "cooperflow.openhands.agent"
 NETWORK = "COOPERFLOW_NETWORK"
+LOGS = "COOPERFLOW_LOGS"
 
 
-def agent_environment(network: str, gateway: str, token: str) -> dict[str, str]:
+def agent_environment(network: str, gateway: str, token: str, logs: Path) -> dict[str, str]:
     """Return what the agent's module and upstream's adapter read in the cooperbench process.
 
     Upstream has two variables by which its adapters call an OpenAI-compatible end point instead
@@ -13,6 +16,7 @@ def agent_environment(network: str, gateway: str, token: str) -> dict[str, str]:
     return {
         "COOPERBENCH_EXTERNAL_AGENTS": MODULE,
         NETWORK: network,
+        LOGS: str(logs.absolute()),
         "AZURE_OPENAI_ENDPOINT": gateway,
         "AZURE_OPENAI_API_KEY": token,
         "OPENHANDS_SUPPRESS_BANNER": "1",

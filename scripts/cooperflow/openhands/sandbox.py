@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -17,13 +18,15 @@ import docker.errors
 import httpx
 from docker.models.containers import Container
 
-from cooperflow.openhands import NETWORK, parts
+from cooperflow.openhands import LOGS, NETWORK, parts
 from cooperflow.openhands.layering import HEALTHY_SECONDS
 
 # How often a server is asked for its health while an agent is at work, seconds.
 EVERY = 5.0
 # How long it may leave us without an answer before it counts as hung, seconds.
 PATIENCE = 60.0
+# How much of what a server says is kept, bytes.
+LOG_BYTES = 20_000_000
 
 
 def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
@@ -63,6 +66,7 @@ class Sandbox:
             network=network,
             environment=environment(self._coop_info),
         )
+        threading.Thread(target=self._keep_log, daemon=True, name="log").start()
         try:
             self._container.reload()
             settings = self._container.attrs["NetworkSettings"]["Networks"]
@@ -89,6 +93,25 @@ class Sandbox:
             time.sleep(0.3)
         said = self._container.logs(tail=20).decode(errors="replace")
         raise TimeoutError(f"the agent server was not healthy in {HEALTHY_SECONDS} s: {said}")
+
+    def _keep_log(self) -> None:
+        """Write what the server says as it says it: a run that is ended leaves it too."""
+        assert self._container is not None
+        agent = (self._coop_info or {}).get("agent_id", "solo")
+        # A client of its own: two threads do not share a connection.
+        client = docker.from_env()
+        try:
+            server = client.containers.get(str(self._container.id))
+            with (Path(os.environ[LOGS]) / f"agent-server-{agent}.log").open("ab") as kept:
+                for said in server.logs(stream=True, follow=True):
+                    if kept.tell() > LOG_BYTES:
+                        break
+                    kept.write(said)
+                    kept.flush()
+        except (docker.errors.DockerException, OSError) as error:
+            print(f"the agent server's log: {error}", flush=True)
+        finally:
+            client.close()
 
     def _watch(self, url: str) -> None:
         """Kill the container when its server hangs, so that the run ends as one whose did die."""
