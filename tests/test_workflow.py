@@ -227,7 +227,7 @@ def test_two_starts(experiment: Make) -> None:
 
 def test_another_configuration_under_the_same_name(experiment: Make) -> None:
     """Results of two configurations do not mix, unless that is accepted by name."""
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2)])
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2)], whole=True)
     assert one.run().returncode == 0
     text = one.config.read_text()
     two = one.config.parent / "pairs.csv"
