@@ -213,6 +213,14 @@ def test_image_names_are_upstreams() -> None:
         assert layout.image_name(repo, task) == get_image_name(repo, task)
 
 
+def test_the_demo_of_two_agents_is_a_config() -> None:
+    folder = layout.REPOSITORY / "config"
+    made = plan.make(config.load([folder / "demo-agents.yaml"]))
+    agents = {one.model_name: one.agent.name for one in made.experiments}
+    assert agents == {"mini": "mini_swe_agent_v2", "openhands": "openhands_docker"}
+    assert len(made.runs) == 6
+
+
 def test_the_demos_further_settings_are_a_config() -> None:
     folder = layout.REPOSITORY / "config"
     made = plan.make(config.load([folder / "demo.yaml", folder / "demo-settings.yaml"]))
