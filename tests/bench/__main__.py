@@ -1,4 +1,4 @@
-"""`make bench`: measure, side by side and repeated, and write the figures as JSON and markdown."""
+"""`make bench`: measure, side by side and repeated, and write the figures as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from cooperflow import atomic
 
-from . import parsing, scale, sides, workload
+from . import parsing, plot, scale, sides, workload
 
 # Seconds per call, and one conversation in ten four times as slow.
 WAITING = "lognormal:1.5:0.5,tail:0.1:4"
@@ -44,6 +44,7 @@ def main() -> int:
             whole[name] = {"date": time.strftime("%Y-%m-%d"), "figures": None}
             whole[name]["figures"] = parts[name](Path(temporary), arguments.repeats)
             atomic.write_json(arguments.out, whole)
+    plot.draw(whole, arguments.out.with_suffix(".png"))
     return 0
 
 
