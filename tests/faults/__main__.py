@@ -47,6 +47,9 @@ def main() -> int:
     arguments = parser.parse_args()
     cases = [case for case in CASES if re.search(arguments.only, case.name)]
     cases = [case for case in cases if case.quick or not arguments.quick]
+    if not cases:
+        names = "\n  ".join(case.name for case in CASES)
+        parser.error(f"no case's name matches {arguments.only!r}. There are:\n  {names}")
     seed = int(time.time()) % 100_000 if arguments.seed is None else arguments.seed
     begun = time.monotonic()
     campaign = run(cases, seed, arguments.control)
