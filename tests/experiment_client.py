@@ -83,7 +83,7 @@ class Experiment:
     config: Path
     server: Server
     # What is asked for: the tables, or, far slower, the plots and the report too.
-    target: str
+    target: str = "all"
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @classmethod

@@ -66,7 +66,7 @@ def test_demo(clone: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = clone / "results" / "demo-openhands"
-    one = Experiment(clone, results, clone / "config/demo-openhands.yaml", None, "all")  # type: ignore[arg-type]
+    one = Experiment(clone, results, clone / "config/demo-openhands.yaml", None)  # type: ignore[arg-type]
     assert {r["setting"]: (r["outcome"], r["reason"], r["attempts"]) for r in one.rows()} == {
         "solo": ("pass", "", "1"),
         "coop-comm": ("pass", "", "1"),

@@ -39,7 +39,7 @@ def test_a_recorded_experiment_ends_as_it_did(experiment: Make) -> None:
     config = yaml.safe_load((to / "replay.yaml").read_text())
     config["results"] = str(one.results.parent / "replayed")
     (to / "replay.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    again = Experiment(one.clone, Path(config["results"]), to / "replay.yaml", one.server, "all")
+    again = Experiment(one.clone, Path(config["results"]), to / "replay.yaml", one.server)
     done = again.run()
     assert done.returncode == 0, done.stdout
     assert len(one.server.ledger()) == calls

@@ -42,7 +42,7 @@ def test_demo(clone: Path) -> None:
 
     shown = demo()
     results = clone / "results" / "demo"
-    one = Experiment(clone, results, clone / "config" / "demo.yaml", None, "all")  # type: ignore[arg-type]
+    one = Experiment(clone, results, clone / "config" / "demo.yaml", None)  # type: ignore[arg-type]
     ends = {(r["setting"], r["repo"], r["features"]): _end(r) for r in one.rows()}
     assert ends == {
         ("solo", INVENTORY, "1,2"): "pass",
@@ -99,7 +99,7 @@ def _end(row: dict[str, str]) -> str:
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_stop_and_go_on(experiment: Make, how: str) -> None:
     """Stopped in mid-run, the same command goes on: nothing is lost, nothing paid twice."""
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2)], settings=SETTINGS[:2])
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2)], settings=SETTINGS)
     process = one.start()
     wait_for(lambda: one.recorded() >= 8, 120)
     number = getattr(signal, how)

@@ -40,18 +40,18 @@ class Place(Protocol):
         """Remove all that is left of the attempt; ``ended``: when it was over, in seconds."""
 
 
-def sweep(docker_here: bool, results: str, run: str) -> None:
-    """Remove what earlier tries at a run or grading left.
+def sweep(docker_here: bool, results: str, run: str | None = None) -> int:
+    """Remove what is left of a results folder, or of earlier tries at one run; return how many.
 
     Raises:
         EngineError: what they ran on cannot be asked.
     """
     if not docker_here:
-        sandboxes.sweep(results, run)
-        return
+        return sandboxes.sweep(results, run)
     client = containers.engine()
-    containers.sweep(client, results, run)
+    count = containers.sweep(client, results, run)
     client.close()
+    return count
 
 
 def clear(labels: Labels) -> bool:

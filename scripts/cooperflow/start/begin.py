@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 from cooperflow import guard, halt, runtime
-from cooperflow.attempt import pace
-from cooperflow.engine import containers, sandboxes
+from cooperflow.attempt import pace, places
 from cooperflow.engine.containers import EngineError
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset, fingerprint
@@ -77,17 +76,15 @@ def _bring_to_now(plan: Plan, clone: Path) -> None:
 
 
 def _sweep(plan: Plan) -> int:
-    """Remove the containers of earlier starts that are dead."""
+    """Remove the containers of earlier starts that are dead.
+
+    On Modal that is all of them: no other start is at work on these results, and jobs here end
+    with their start.
+    """
     try:
-        if not plan.config.docker:
-            # No other start is at work on these results, and jobs here end with their start.
-            return sandboxes.sweep(guard.identity(plan.results))
-        client = containers.engine()
-        count = containers.sweep(client, guard.identity(plan.results))
-        client.close()
+        return places.sweep(plan.config.docker, guard.identity(plan.results))
     except EngineError:
         return 0
-    return count
 
 
 def _told(plan: Plan, work: Work, swept: int) -> str:
