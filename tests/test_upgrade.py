@@ -48,6 +48,13 @@ def test_times_may_differ_and_nothing_else() -> None:
     assert upgrade.differing(run(), run(input_tokens="101"))
 
 
+def test_what_depends_on_when_a_message_arrives_may_differ_where_agents_talk() -> None:
+    told = run(messages_sent="2")
+    assert upgrade.differing(told, run(messages_sent="2", input_tokens="101", cost_usd="0.2")) == []
+    assert upgrade.differing(told, run(messages_sent="2", steps="9"))
+    assert upgrade.differing(told, run(input_tokens="101"))
+
+
 def test_a_run_that_is_missing_is_told() -> None:
     (line,) = upgrade.differing(run(), {})
     assert "outcome pass -> (none)" in line
