@@ -16,7 +16,7 @@ from typing import Any
 
 from cooperflow import atomic
 
-from . import parsing, plot, scale, sides, workload
+from . import idle, parsing, plot, scale, sides, workload
 
 # Seconds per call, and one conversation in ten four times as slow.
 WAITING = "lognormal:1.5:0.5,tail:0.1:4"
@@ -25,7 +25,7 @@ SEED = 20
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="makespan, no-delay, parse, scale")
+    parser.add_argument("--only", default="", help="makespan, no-delay, parse, idle, scale")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("../docs/performance.json"))
     arguments = parser.parse_args()
@@ -33,6 +33,7 @@ def main() -> int:
         "makespan": lambda folder, n: _makespan(folder, n, WAITING),
         "no-delay": lambda folder, n: _makespan(folder, n, "0"),
         "parse": _parse,
+        "idle": _idle,
         "scale": _scale,
     }
     chosen = [name for name in parts if not arguments.only or name in arguments.only.split(",")]
@@ -108,6 +109,16 @@ def _parse(folder: Path, repeats: int) -> dict[str, Any]:
             **{k: _spread([r[k] for r in rounds]) for k in ("time_ratio", "memory_ratio")},
         }
     return figures
+
+
+def _idle(folder: Path, repeats: int) -> dict[str, Any]:
+    """Return seconds and megabytes of starts that have nothing to do."""
+    costs = idle.figures(folder, repeats)
+    rounds = [
+        {"wall_s": round(c.wall, 2), "cpu_s": round(c.cpu, 2), "mb": round(c.memory)} for c in costs
+    ]
+    print(json.dumps(rounds), flush=True)
+    return {"rounds": rounds, "wall_s": _spread([one["wall_s"] for one in rounds])}
 
 
 def _scale(folder: Path, repeats: int) -> dict[str, Any]:

@@ -39,8 +39,14 @@ class Workload:
         return 3 * self.pairs
 
 
-def make(folder: Path, copies: int = COPIES, turns: int = TURNS) -> Workload:
-    """Make the work in ``folder``; the images of the copies are the demo's under other names."""
+def make(
+    folder: Path, copies: int = COPIES, turns: int = TURNS, most: int | None = None
+) -> Workload:
+    """Make the work in ``folder``; the images of the copies are the demo's under other names.
+
+    Args:
+        most: take no more pairs of a task than this.
+    """
     dataset = folder / "dataset"
     tasks = []
     subset = json.loads((DEMO / "dataset/subsets/demo.json").read_text())
@@ -53,7 +59,7 @@ def make(folder: Path, copies: int = COPIES, turns: int = TURNS) -> Workload:
             again = image_name(task["repo"], number)
             if again != image:
                 subprocess.run(["docker", "tag", image, again], check=True)
-            tasks.append({**task, "task_id": number})
+            tasks.append({**task, "task_id": number, "pairs": task["pairs"][:most]})
     (dataset / "subsets").mkdir()
     (dataset / "subsets" / "bench.json").write_text(json.dumps({"tasks": tasks}))
     rows = [(t["repo"], t["task_id"], *pair) for t in tasks for pair in t["pairs"]]

@@ -1,0 +1,94 @@
+"""A short cut of `make bench`: each part on little work; what it measures, not how fast it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench import idle, parsing, plot, scale, sides, workload
+from bench.cpu import Group, measure
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="control groups need root")
+BURN = "import time\nwhile time.process_time() < 0.5: pass"
+
+
+def test_bound_of_four_slots() -> None:
+    assert sides.bound([4, 3, 2, 1, 5], slots=4) == 6
+    assert sides.bound([2, 2, 2], slots=1) == 6
+    assert sides.bound([]) == 0
+
+
+@needs_root
+def test_what_a_detached_process_uses_is_counted(tmp_path: Path) -> None:
+    detached = (
+        "import subprocess, sys; "
+        f"subprocess.Popen([sys.executable, '-c', {BURN!r}], start_new_session=True)"
+    )
+    cost = measure([sys.executable, "-c", detached], tmp_path, dict(os.environ), tmp_path / "log")
+    assert cost.code == 0
+    assert cost.cpu >= 0.5
+
+
+@pytest.fixture
+def second_version(tmp_path: Path) -> Iterator[Path]:
+    """Control groups of the second version, where the machine has those of the first."""
+    folder = tmp_path / "cgroup2"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "cgroup2", "none", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@needs_root
+def test_the_second_version_of_control_groups_counts_too(second_version: Path) -> None:
+    group = Group(second_version)
+    subprocess.run([sys.executable, "-c", BURN], check=True, preexec_fn=group.enter)
+    assert 0.5 <= group.close() < 5
+    assert not group.path.exists()
+
+
+@needs_root
+def test_both_dry_runs_have_the_same_jobs(tmp_path: Path) -> None:
+    ours, bare = parsing.dry_runs(tmp_path / "dry", 3)
+    assert ours.code == bare.code == 0
+    for name in ("ours", "bare"):
+        said = (tmp_path / "dry" / name).read_text()
+        counts = dict(line.split()[:2] for line in said.splitlines() if len(line.split()) == 2)
+        jobs = [int(n) for rule, n in counts.items() if rule.startswith(("run_", "eval_"))]
+        assert jobs == [3] * 6, said
+
+
+@needs_root
+@pytest.mark.slow
+def test_stages_of_a_finished_experiment(tmp_path: Path) -> None:
+    costs = scale.figures(tmp_path, "flash", models=1)
+    assert set(scale.STAGES) | {"status"} < set(costs)
+
+
+@needs_root
+@pytest.mark.slow
+def test_a_start_with_nothing_to_do(tmp_path: Path) -> None:
+    (start,) = idle.figures(tmp_path, 1, "flash")
+    assert start.code == 0
+
+
+@needs_root
+@pytest.mark.docker
+@pytest.mark.slow
+def test_both_sides_come_to_the_same(tmp_path: Path) -> None:
+    work = workload.make(tmp_path, copies=1, turns=0, most=1)
+    try:
+        theirs, costs = sides.upstream(work, tmp_path / "u", "0", 1)
+        ours, times = sides.workflow(work, tmp_path / "w", "0", 1)
+    finally:
+        workload.untag(work)
+    assert [cost.code for cost in costs] == [0] * 6
+    assert theirs.passed == ours.passed
+    assert len(times) == work.runs == 6
+    one = {"upstream_parts_s": [c.wall for c in costs], "workflow_s": ours.wall, "bound_s": 1.0}
+    plot.draw({"makespan": {"figures": {"runs": 6, "rounds": [one]}}}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
