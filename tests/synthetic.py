@@ -111,7 +111,9 @@ def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps
         for number, name in enumerate(agents):
             document = {"agent_id": name, "messages": _messages(number, steps, began, words)}
             _write(folder.path / f"{name}_traj.json", document)
-            _text(folder.path / f"{name}.patch", words.patch)
+            # No two runs' patches are the same, as with real ones.
+            own = words.patch.replace("return 2", f"return {began + number:.0f}")
+            _text(folder.path / f"{name}.patch", own)
         if run.experiment.setting.messaging:
             first, second = agents
             message = {"from": first, "to": second, "message": words.message, "timestamp": None}

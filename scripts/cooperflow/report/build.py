@@ -135,22 +135,18 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
     for pair, group in together.items():
         sources = [Source(run, run.folder(plan.results)) for run in group]
         marks = [mark(source.folder) for source in sources]
+        tabs = pages.tabs(group)
+        # Which runs have a page: the tabs lead to those.
+        others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
         for source, state in zip(sources, marks, strict=True):
-            made += _run_page(source, state, group, book)
+            page, wanted = names.run_page(source.run), [state, others]
+            if book.stale(page, wanted):
+                book.write(page, pages.run_page(source, tabs, book.report), wanted)
+                made += 1
         page = names.pair_page(pair)
         if book.stale(page, marks):
             book.write(page, pages.pair_page(pair, sources, book.report), marks)
     return made
-
-
-def _run_page(source: Source, state: list[int] | None, group: list[Run], book: _Book) -> bool:
-    page = names.run_page(source.run)
-    # The tabs lead to those of the pair's runs that have a page.
-    wanted = [state, [run.experiment.run_name for run in group]]
-    if not book.stale(page, wanted):
-        return False
-    book.write(page, pages.run_page(source, group, book.report), wanted)
-    return True
 
 
 def _tables(plan: Plan, at: Results) -> Tables:

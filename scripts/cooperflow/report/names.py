@@ -54,6 +54,11 @@ def pair_key(pair: Pair) -> str:
     return pair.folder.replace("/", "--")
 
 
+def to_top(page: str) -> str:
+    """Return the way from a page to the report's folder: a prefix of relative URLs."""
+    return "../" * page.count("/")
+
+
 def percent(value: Any) -> str:
     number = number_of(value)
     return "–" if number is None else f"{100 * number:.1f} %"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
 from cooperflow.report import names, patches, text, timeline
-from cooperflow.report.source import Source, link, linker
+from cooperflow.report.source import Patch, Source, linker
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -54,10 +57,30 @@ def environment() -> jinja2.Environment:
     return made
 
 
-def run_page(source: Source, siblings: Sequence[Run], report: Path) -> str:
+@dataclass(frozen=True)
+class Tab:
+    """One of a pair's runs, as the pages of all of them lead to it."""
+
+    key: str
+    url: str
+    name: Markup
+
+
+def tabs(runs: Sequence[Run]) -> list[Tab]:
+    """Return the tabs of a pair's runs: the same on each page, for all lie equally deep."""
+    found = []
+    for run in runs:
+        page = names.run_page(run)
+        name = text.inline(run.experiment.run_name)
+        found.append(Tab(run.key, names.to_top(page) + quote(page), name))
+    return found
+
+
+def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
     """Return the page of a run; ``siblings`` are the runs of its pair, itself included."""
-    page = report / names.run_page(source.run)
-    raw = linker(source.folder.path, page)
+    page = names.run_page(source.run)
+    top = names.to_top(page)
+    raw = linker(source.folder.path, report / page)
     result = source.result.get("workflow") or {}
     story = source.story
     last = source.attempts[-1].record if source.attempts else {}
@@ -74,38 +97,36 @@ def run_page(source: Source, siblings: Sequence[Run], report: Path) -> str:
             story=story,
             rows=timeline.rows(story.events, story.agents, start),
             agents=_agents(source.result),
-            patches=[(p, raw(p.name)) for p in source.patches],
+            patches=_patches(source, report / page),
             attempts=source.attempts,
             files=[(name, raw(name)) for name in source.files],
             raw=raw,
-            siblings=[(r, link(report / names.run_page(r), page)) for r in siblings],
-            pair_url=link(report / names.pair_page(source.run.pair), page),
-            home=link(report / "index.html", page),
-            assets=link(report / "assets", page),
+            key=source.run.key,
+            siblings=siblings,
+            pair_url=top + quote(names.pair_page(source.run.pair)),
+            home=f"{top}index.html",
+            assets=f"{top}assets",
         )
     )
 
 
 def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
     """Return the page that shows the settings of a pair side by side."""
-    page = report / names.pair_page(pair)
+    page = names.pair_page(pair)
+    top = names.to_top(page)
     return (
         environment()
         .get_template("pair.html")
         .render(
             pair=pair,
             columns=[
-                (
-                    source,
-                    link(report / names.run_page(source.run), page),
-                    [(p, link(source.folder.path / p.name, page)) for p in source.patches],
-                )
+                (source, top + quote(names.run_page(source.run)), _patches(source, report / page))
                 for source in sources
             ],
             replay=any(source.run.experiment.model.replay for source in sources),
             adopted=any(source.run.experiment.adopted for source in sources),
-            home=link(report / "index.html", page),
-            assets=link(report / "assets", page),
+            home=f"{top}index.html",
+            assets=f"{top}assets",
         )
     )
 
@@ -113,6 +134,12 @@ def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
 def index_page(plan: Plan, content: Mapping[str, Any]) -> str:
     """Return the first page."""
     return environment().get_template("index.html").render(plan=plan, **content)
+
+
+def _patches(source: Source, page: Path) -> list[tuple[Patch, str]]:
+    """Return a run's patches, each with the URL of its file."""
+    raw = linker(source.folder.path, page)
+    return [(patch, raw(patch.name)) for patch in source.patches]
 
 
 def _agents(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from markupsafe import Markup
 from pygments import highlight
@@ -42,8 +43,7 @@ def _file(part: str, is_open: bool) -> tuple[str, bool]:
     lines = part.split("\n")
     added = sum(line.startswith("+") and not line.startswith("+++ ") for line in lines)
     removed = sum(line.startswith("-") and not line.startswith("--- ") for line in lines)
-    short, cut = text.shorten(text.plain(part))
-    body = text.visible(highlight(short, _LEXER, _FORMATTER))
+    body, cut = _body(part)
     state = " open" if is_open else ""
     return (
         f'<details class="file"{state}><summary><span class="path">{text.inline(_name(lines))}'
@@ -51,6 +51,13 @@ def _file(part: str, is_open: bool) -> tuple[str, bool]:
         f'</summary><pre class="block diff" tabindex="0">{body}</pre></details>',
         cut,
     )
+
+
+@lru_cache(maxsize=256)
+def _body(part: str) -> tuple[str, bool]:
+    """Return the coloured lines. Kept for a while: a run's page and its pair's show the same."""
+    short, cut = text.shorten(text.plain(part))
+    return text.visible(highlight(short, _LEXER, _FORMATTER)), cut
 
 
 def _name(lines: list[str]) -> str:

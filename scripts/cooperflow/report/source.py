@@ -132,14 +132,9 @@ def mark(folder: RunFolder) -> list[int] | None:
     return [result.st_mtime_ns, result.st_size, evaluation.st_mtime_ns, evaluation.st_size]
 
 
-def link(path: Path | str, page: Path) -> str:
-    """Return the relative URL of a file on the page that lies at ``page``."""
-    return quote(os.path.relpath(path, page.parent), errors="surrogateescape")
-
-
 def linker(folder: Path, page: Path) -> Callable[[str], str]:
-    """Return what gives the relative URL of each file in a folder."""
-    base = link(folder, page)
+    """Return what gives the relative URL of each file in a folder on the page at ``page``."""
+    base = quote(os.path.relpath(folder, page.parent), errors="surrogateescape")
     return lambda name: f"{base}/{quote(name, errors='surrogateescape')}"
 
 
