@@ -244,10 +244,11 @@ class Results:
 
     def mode(self, name: str, mode: str) -> Path:
         """The folder of an experiment's runs; below it is a pair's own path."""
-        return self.runs / name / mode
+        return Path(self.runs, name, mode)
 
     def run(self, name: str, mode: str, pair: Pair) -> RunFolder:
-        return RunFolder(self.mode(name, mode) / pair.folder)
+        # Put together at once: asked for each of thousands of runs, several times.
+        return RunFolder(Path(self.runs, name, mode, pair.folder))
 
 
 @dataclass(frozen=True)

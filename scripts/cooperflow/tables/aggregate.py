@@ -39,9 +39,10 @@ def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
 def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
     for run in plan.runs:
         folder = run.folder(plan.results)
-        result, evaluation = atomic.read_json(folder.result), atomic.read_json(folder.eval)
+        paths = folder.documents
+        result, evaluation = map(atomic.read_json, paths)
         if not partial:
-            for path, document in ((folder.result, result), (folder.eval, evaluation)):
+            for path, document in zip(paths, (result, evaluation), strict=True):
                 if not isinstance(document, dict) or "workflow" not in document:
                     raise UserError(
                         f"{path} is missing or not whole. Remove it, then start again: what was "
