@@ -432,12 +432,14 @@ memory_limit() {
 # out: what the *_API_KEY variables hold, what follows a key's name, users in URLs.
 last_errors() {
     local log found=no
+    # A run that failed its tests is no error; what the preflight could not find is one.
+    local like='error|not started|no further run|traceback|cannot|there is none|(^|[^_])failed|^NO  '
     [ -d logs ] || { echo "  none: there is no logs/"; return; }
     while IFS= read -r log; do
-        grep -aiE 'error|not started|no further run|traceback|infra_error|cannot|failed' "$log" 2>/dev/null |
+        grep -aiE "$like" "$log" 2>/dev/null |
             grep -avE '0 (errors|failed)' | tail -n 3 | hide_secrets | cut -c 1-200 | sed "s|^|  ${log#logs/}: |" | grep . && found=yes
     done < <(find logs -type f -name '*.log' -printf '%T@ %p\n' 2>/dev/null | sort -rn | head -n 40 | cut -d ' ' -f 2- |
-        xargs -r -d '\n' grep -lsaiE 'error|not started|no further run|traceback|cannot|failed' | head -n 6)
+        xargs -r -d '\n' grep -lsaiE "$like" | head -n 6)
     [ $found = yes ] || echo "  none"
 }
 

@@ -19,7 +19,11 @@ def main() -> int:
         if arguments.partial:
             made = plan.make(config.load(arguments.configfile))
             at = made.results.partial
-            aggregate.write(at, *aggregate.collect(made, partial=True))
+            runs, summary = aggregate.collect(made, partial=True)
+            if runs.empty:
+                print(f"No run of this experiment has begun in {made.results.root}.")
+                return 0
+            aggregate.write(at, runs, summary)
         else:
             made = plan.make(config.from_environment())
             at = made.results

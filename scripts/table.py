@@ -22,7 +22,8 @@ def main() -> int:
         return 0
     aggregate.write(made.results.partial, runs, summary)
     show.tables(made.results.partial, runs, summary, Console())
-    print(f"{len(runs)} of {len(made.runs)} runs have begun; the others have no row.")
+    rest = "" if len(runs) == len(made.runs) else "; the others have no row"
+    print(f"{len(runs)} of {len(made.runs)} runs have begun{rest}.")
     return 0
 
 

@@ -92,8 +92,16 @@ def ask(plan: Plan, client: docker.DockerClient, absent: Iterable[str]) -> dict[
     return found
 
 
-def check(plan: Plan, client: docker.DockerClient, absent: list[str]) -> str | None:
-    """Return in words how much is to be fetched, None where there is nothing.
+@dataclass(frozen=True)
+class Fit:
+    """How much is to be fetched, in words; ``known``: whether the registry told any sizes."""
+
+    words: str
+    known: bool
+
+
+def check(plan: Plan, client: docker.DockerClient, absent: list[str]) -> Fit | None:
+    """Return how much is to be fetched, which fits as far as is known; None: nothing is.
 
     Raises:
         UserError: it does not fit on Docker's disk.
@@ -118,18 +126,23 @@ def check(plan: Plan, client: docker.DockerClient, absent: list[str]) -> str | N
             f"stay free (images.free_gb). Docker's root {root} has {free / 1e9:.1f} GB free: "
             f"{(wanted - free) / 1e9:.1f} GB are missing. {advice(root, config.rolling)}"
         )
-    return f"{told}{_unpacked(room)}; {root} has " + (
+    there = (
         f"{free / 1e9:.1f} GB free" if free is not None else "room that cannot be seen from here"
     )
+    return Fit(f"{told}{_unpacked(room)}; {root} has {there}", whole.unknown < whole.images)
 
 
 def _words(whole: Need) -> str:
     if whole.unknown == whole.images:
-        return f"{whole.images} images to fetch, of unknown size: the registry was not reached"
-    told = f"{whole.images} images, {whole.packed / 1e9:.1f} GB to fetch"
+        return f"{_images(whole.images)} to fetch, of unknown size: the registry was not reached"
+    told = f"{_images(whole.images)}, {whole.packed / 1e9:.1f} GB to fetch"
     if whole.unknown:
         told += f" (the registry did not tell the size of {whole.unknown})"
     return told
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'' if count == 1 else 's'}"
 
 
 def _unpacked(room: int) -> str:

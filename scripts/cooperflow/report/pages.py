@@ -96,7 +96,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             verdict=source.evaluation.get("workflow") or {},
             story=story,
             rows=timeline.rows(story.events, story.agents, start),
-            agents=_agents(source.result),
+            agents=source.agents,
             patches=_patches(source, report / page),
             attempts=source.attempts,
             files=[(name, raw(name)) for name in source.files],
@@ -140,14 +140,6 @@ def _patches(source: Source, page: Path) -> list[tuple[Patch, str]]:
     """Return a run's patches, each with the URL of its file."""
     raw = linker(source.folder.path, page)
     return [(patch, raw(patch.name)) for patch in source.patches]
-
-
-def _agents(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return how upstream says that each agent ended, by its name."""
-    if isinstance(result.get("agent"), dict):
-        return {"solo": result["agent"]}
-    agents = result.get("agents")
-    return {name: agents[name] for name in sorted(agents)} if isinstance(agents, dict) else {}
 
 
 def first_line(value: str, length: int = 110) -> str:

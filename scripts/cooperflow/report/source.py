@@ -24,10 +24,12 @@ LARGEST_FILE = 20_000_000
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch file and its text."""
+    """A patch file and its text; whose it is and of which feature, where two worked."""
 
     name: str
     text: str
+    agent: str = ""
+    feature: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,24 @@ class Source:
 
     @cached_property
     def patches(self) -> list[Patch]:
+        # Upstream names the file after the feature, not after the agent.
+        makers = {
+            f"agent{end['feature_id']}.patch": (agent, int(end["feature_id"]))
+            for agent, end in self.agents.items()
+            if len(self.agents) > 1 and isinstance(end.get("feature_id"), int)
+        }
         names = [f for f in self.files if f.endswith(".patch") and "/" not in f]
-        return [Patch(name, _read(self.folder.path / name)) for name in names]
+        return [
+            Patch(name, _read(self.folder.path / name), *makers.get(name, ())) for name in names
+        ]
+
+    @cached_property
+    def agents(self) -> dict[str, Mapping[str, Any]]:
+        """How upstream says that each agent ended, by its name."""
+        if isinstance(self.result.get("agent"), dict):
+            return {"solo": self.result["agent"]}
+        agents = self.result.get("agents")
+        return {name: agents[name] for name in sorted(agents)} if isinstance(agents, dict) else {}
 
     @cached_property
     def attempts(self) -> list[Attempt]:

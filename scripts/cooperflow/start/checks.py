@@ -65,7 +65,8 @@ def _docker(plan: Plan) -> Iterator[Line]:
         try:
             told = room.check(plan, client, absent)
             yield from _changed(plan, client)
-            yield Line("images", OK, told or f"all {len(plan.images)} are here")
+            state = NOTE if told and not told.known else OK
+            yield Line("images", state, told.words if told else f"all {len(plan.images)} are here")
         except UserError as error:
             yield Line("images", BAD, str(error))
 

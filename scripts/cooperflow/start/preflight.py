@@ -149,7 +149,7 @@ def _engine(plan: Plan, images: bool) -> str:
     finally:
         client.close()
     if told:
-        print(f"images: {told}")
+        print(f"images: {told.words}")
     return version
 
 
