@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--cooperbench", help="its new version; the others follow their ranges")
     arguments = parser.parse_args()
     os.chdir(REPOSITORY)
-    before, old_demo = locked(LOCK.read_text("utf-8")), demo("before")
+    before = locked(LOCK.read_text("utf-8"))
     if arguments.cooperbench:
         text = PROJECT.read_text("utf-8")
         PROJECT.write_text(pinned(text, arguments.cooperbench), "utf-8")
@@ -40,6 +40,7 @@ def main() -> int:
     if not changes:
         print("The lock is up to date: no package has changed.")
         return 0
+    old_demo = demo("before")  # .venv is still the old one
     call("make", "setup")
     broken = contract()
     new_demo = demo("after")

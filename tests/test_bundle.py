@@ -96,6 +96,15 @@ def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
         bundle.check(path)
 
 
+def test_a_bundle_that_was_cut_off_is_told(made: Plan, tmp_path: Path) -> None:
+    whole = bundle.pack(made).read_bytes()
+    path = tmp_path / "cut.tar.gz"
+    for length in (20, len(whole) // 2, len(whole) * 4 // 5):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="not all of one"):
+            bundle.check(path)
+
+
 def test_provenance_tells_where_results_come_from(made: Plan) -> None:
     document = json.loads(made.results.provenance.read_text())
     facts = document["facts"]

@@ -32,8 +32,10 @@ def test_a_recorded_experiment_ends_as_it_did(experiment: Make) -> None:
     said = one.script("record", "--to", str(to))
     assert said.returncode == 0, said.stdout
     assert "6 runs of 2 pairs recorded" in said.stdout
-    # In place of the first recording; nothing of it is left.
-    assert one.script("record", "--to", str(to)).returncode == 0
+    # A recording that is there may hold more than this one would: it is left alone.
+    said = one.script("record", "--to", str(to))
+    assert said.returncode == 1
+    assert "is not empty" in said.stdout
 
     calls = len(one.server.ledger())
     config = yaml.safe_load((to / "replay.yaml").read_text())
@@ -58,8 +60,12 @@ def test_nothing_to_record(experiment: Make, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     said = one.script("record", "--to", str(tmp_path / "other"))
-    assert "is not empty and no recording" in said.stdout
+    assert "is not empty" in said.stdout
     assert (tmp_path / "other" / "thesis.tex").exists()
+    said = one.script("record", "--to", str(tmp_path / "other" / "thesis.tex"))
+    assert "cannot be written" in said.stdout
+    assert "Traceback" not in said.stdout
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def _answers(*moments: tuple[float, float], last: str = "ls") -> list[Answer]:

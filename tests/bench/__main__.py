@@ -36,7 +36,13 @@ def main() -> int:
         "idle": _idle,
         "scale": _scale,
     }
-    chosen = [name for name in parts if not arguments.only or name in arguments.only.split(",")]
+    chosen = list(filter(None, arguments.only.split(","))) or list(parts)
+    if unknown := set(chosen) - set(parts):
+        parser.error(
+            f"no part is named {', '.join(sorted(unknown))}. There are: {', '.join(parts)}"
+        )
+    if arguments.repeats < 1:
+        parser.error("at least one round (REPEATS=1) is needed")
     whole = atomic.read_json(arguments.out) or {}
     whole["versions"] = _versions()
     for name in chosen:

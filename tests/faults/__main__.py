@@ -45,7 +45,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the table to this file")
     parser.add_argument("--control", type=Path, help="rows of an undisturbed run, as it was kept")
     arguments = parser.parse_args()
-    cases = [case for case in CASES if re.search(arguments.only, case.name)]
+    try:
+        wanted = re.compile(arguments.only)
+    except re.error as error:
+        parser.error(f"{arguments.only!r} is no regular expression: {error}")
+    cases = [case for case in CASES if wanted.search(case.name)]
     cases = [case for case in cases if case.quick or not arguments.quick]
     if not cases:
         names = "\n  ".join(case.name for case in CASES)

@@ -86,9 +86,13 @@ def check(archive: Path) -> list[Finding]:
             with tarfile.open(archive) as opened:
                 _unpack(opened, folder)
             hashes = json.loads((folder / MANIFEST).read_bytes())
+            if not isinstance(hashes, dict):
+                raise ValueError(f"{MANIFEST} is no table")
             plan = _plan(folder)
-        except (OSError, tarfile.TarError, ValueError) as error:
-            raise UserError(f"{archive} is no bundle of this workflow ({error}).") from error
+        # EOFError: it was cut off.
+        except (OSError, EOFError, tarfile.TarError, TypeError, ValueError) as error:
+            told = str(error).replace(f"{folder}/", "")
+            raise UserError(f"{archive} is no bundle of this workflow, or not all of one ({told}).") from error
         return [*_files(folder, hashes), *_tables(folder, recomputed(plan))]
 
 

@@ -8,7 +8,7 @@ was then, so that messages and pushed branches are met in the same order.
 from __future__ import annotations
 
 import json
-import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,12 +147,26 @@ def write(plan: Plan, to: Path) -> Written:
     """Write the recordings of all finished runs below ``to``, and a config that replays them.
 
     Raises:
-        UserError: the folder holds something else, or no run can be recorded.
+        UserError: the folder holds something or cannot be written, or no run can be recorded.
     """
-    if to.exists() and not (to / "replay.yaml").exists() and any(to.iterdir()):
-        raise UserError(f"{to} is not empty and no recording. Name another folder: TO=...")
-    fresh = to.with_name(f".{to.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        if to.exists() and any(to.iterdir()):
+            raise UserError(f"{to} is not empty. Name another folder (TO=...), or remove it first.")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{to.name}.", dir=to.parent) as made:
+            fresh = Path(made) / "new"
+            fresh.mkdir()
+            written = _write(plan, to, fresh)
+            fresh.rename(to.resolve())
+    except OSError as error:
+        raise UserError(
+            f"{to}: cannot be written ({error}). Name another folder: TO=..."
+        ) from error
+    return written
+
+
+def _write(plan: Plan, to: Path, fresh: Path) -> Written:
+    """Write everything below ``fresh``, which is to become ``to``."""
     left_out: list[str] = []
     whole: dict[str, list[Run]] = {}
     first = [run for run in plan.runs if run.experiment.repeat == 1]
@@ -176,8 +190,6 @@ def write(plan: Plan, to: Path) -> Written:
     )
     config = yaml.safe_dump(replay_config(plan, to), sort_keys=False)
     atomic.write_text(fresh / "replay.yaml", f"{_HEAD.format(path=to / 'replay.yaml')}{config}")
-    shutil.rmtree(to, ignore_errors=True)
-    fresh.rename(to)
     runs = sum(len(whole[pair.folder]) for pair in pairs)
     return Written(to, runs, tuple(left_out), len(pairs))
 

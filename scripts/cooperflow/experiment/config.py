@@ -51,9 +51,12 @@ def load(files: list[Path]) -> Config:
     merged: dict[str, Any] = {}
     for path in [layout.CONFIG_FILE, *files]:
         try:
-            _lay_over(merged, yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-        except (OSError, yaml.YAMLError) as error:
+            found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path}: cannot be read ({error}).") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: is no config: it needs keys at its top, such as `results:`.")
+        _lay_over(merged, found)
     return parse(merged, ", ".join(path.name for path in files) or layout.CONFIG_FILE.name)
 
 

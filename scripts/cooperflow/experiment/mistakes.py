@@ -102,8 +102,18 @@ def problems(config: Config) -> Iterator[str]:
             "containers.network: 'host' would let what a model says reach this machine's own"
             " services. Allowed: null, none, or the name of a Docker network."
         )
+    if config.images.archive is not None and not config.images.archive.strip():
+        yield "images.archive: is empty. Write the folder of the tars, or null."
     if not config.results.strip():
         yield "results: is empty. Write the folder that everything is written to."
+
+
+# Flags of upstream's that the workflow gives; what has one letter there is one of them.
+_OURS = (
+    *("--name", "--subset", "--repo", "--task", "--features", "--model", "--agent"),
+    *("--concurrency", "--redis", "--force", "--no-auto-eval", "--eval-concurrency", "--backend"),
+    *("--agent-config", "--dataset-dir", "--log-dir", "--base-url", "--auth-token"),
+)
 
 
 def _setting_problems(name: str, flags: list[str]) -> Iterator[str]:
@@ -115,10 +125,17 @@ def _setting_problems(name: str, flags: list[str]) -> Iterator[str]:
             f"settings.{name}: --setting is followed by {shown}. Allowed: {listed(MODES)}."
             f"{nearest(mode, MODES) if mode else ''}"
         )
-    ours = {"-n", "--name", "-m", "--model", "-r", "--repo", "-t", "--task", "-f", "--features"}
+    if flags.count("--setting") > 1:
+        yield f"settings.{name}: --setting stands there more than once. Write one."
     for flag in flags:
-        if flag in ours or flag in ("--redis", "--log-dir", "--dataset-dir", "-a", "--agent"):
-            yield f"settings.{name}: {flag} is set by the workflow itself; leave it out."
+        word, _, value = flag.partition("=")
+        # Upstream takes every beginning of a flag for the flag.
+        meant = [own for own in _OURS if word == own or (len(word) > 2 and own.startswith(word))]
+        if meant or re.match(r"-[A-Za-z]", flag):
+            known = f" ({meant[0]})" if meant and meant[0] != word else ""
+            yield f"settings.{name}: {flag}{known} is set by the workflow itself; leave it out."
+        elif value or (word != "--setting" and len(word) > 2 and "--setting".startswith(word)):
+            yield f"settings.{name}: {flag}: write flags in full, and a value behind its flag."
 
 
 def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:
@@ -170,6 +187,14 @@ def _agent_problems(agent: Agent, where: str = "agent") -> Iterator[str]:
             f"{where}.name: {agent.name!r} is not known. Allowed: {listed(DOCKER_AGENTS)}, or one"
             f" that a module in {where}.external brings.{nearest(agent.name, DOCKER_AGENTS)}"
         )
+    parts = {"config": agent.config, **{f"config.{k}": v for k, v in agent.config.items()}}
+    model = agent.config.get("model")
+    if isinstance(model, dict):
+        parts["config.model.model_kwargs"] = model.get("model_kwargs")
+    for key, value in parts.items():
+        if value is not None and not isinstance(value, dict):
+            yield f"{where}.{key}: {value!r} is no table. Write keys and values below it."
+            return
     kwargs = (agent.config.get("model") or {}).get("model_kwargs") or {}
     if "api_key" in kwargs:
         yield (

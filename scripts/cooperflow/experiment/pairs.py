@@ -82,7 +82,7 @@ def _read_csv(path: Path) -> list[Pair]:
 def _read_json(path: Path) -> list[Pair]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        tasks = [(t["repo"], t["task_id"], t["pairs"]) for t in document["tasks"]]
+        tasks = [(t["repo"], t["task_id"], list(t["pairs"])) for t in document["tasks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: is no subset file ({type(error).__name__}: {error}). It needs "
