@@ -92,7 +92,9 @@ def check(archive: Path) -> list[Finding]:
         # EOFError: it was cut off.
         except (OSError, EOFError, tarfile.TarError, TypeError, ValueError) as error:
             told = str(error).replace(f"{folder}/", "")
-            raise UserError(f"{archive} is no bundle of this workflow, or not all of one ({told}).") from error
+            raise UserError(
+                f"{archive} is no bundle of this workflow, or not all of one ({told})."
+            ) from error
         return [*_files(folder, hashes), *_tables(folder, recomputed(plan))]
 
 
