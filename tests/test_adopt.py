@@ -213,6 +213,23 @@ def test_an_errors_grading_is_not_believed(theirs: Theirs) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"agents": "x"}, "agents: "),
+        ({"agents": {"agent1": {"steps": "many"}}}, "agents.agent1.steps: "),
+        ({"duration_seconds": "abc"}, "duration_seconds: "),
+    ],
+)
+def test_what_is_not_upstreams_is_left(theirs: Theirs, changes: Any, words: str) -> None:
+    folder, make = theirs
+    (folder / "agent1_traj.json").write_text('{"messages": 3}')
+    made = make(**changes)
+    said = adopt.adopt(made)
+    assert f"result.json is not upstream's: {words}" in said
+    assert not list(made.results.root.rglob("*.patch"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
         ({"model": "other"}, "model is 'other' there, 'm' in the config"),
         ({"agent_framework": "codex"}, "agent_framework is 'codex' there"),
         ({"setting": "team"}, "setting is 'team' there"),

@@ -15,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from cooperflow import atomic, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
@@ -88,6 +90,25 @@ def _experiment(plan: Plan, experiment: Experiment) -> Taken:
     return taken
 
 
+class _End(pydantic.BaseModel):
+    """What is read of an agent's end in upstream's result.json."""
+
+    steps: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+
+
+class _Told(pydantic.BaseModel):
+    """What is read of upstream's result.json beside the pair and the times."""
+
+    agent: _End | None = None
+    agents: dict[str, _End] | None = None
+    duration_seconds: float | None = None
+    messages_sent: int | None = None
+    total_cost: float | None = None
+
+
 def _folder(source: Path, run: Run) -> Path | None:
     """Return the run's folder below a run name's, in upstream's layout or its older one."""
     for below in (run.experiment.setting.mode, ""):
@@ -113,6 +134,12 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
         raise ValueError("its patches are not there")
     for key in ("started_at", "ended_at"):
         _moment(document.get(key))
+    try:
+        _Told.model_validate(document)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"result.json is not upstream's: {where}: {first['msg']}") from error
     return document
 
 
@@ -268,7 +295,7 @@ def _answers(trajectories: Sequence[Any]) -> list[Mapping[str, Any]]:
     found = []
     for trajectory in trajectories:
         messages = trajectory.get("messages") if isinstance(trajectory, dict) else None
-        for message in messages or []:
+        for message in messages if isinstance(messages, list) else []:
             extra = message.get("extra") if isinstance(message, dict) else None
             response = (extra or {}).get("response") if isinstance(extra, dict) else None
             if isinstance(response, dict) and isinstance(response.get("usage"), dict):
