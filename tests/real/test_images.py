@@ -210,7 +210,7 @@ def test_too_little_room_is_told_before_the_first_byte(
     plan_for: Any, bench: Bench, proxy: engines.Proxy
 ) -> None:
     plan = plan_for(unpacked=200)
-    with pytest.raises(UserError, match=r"1 images, 0.0 GB to fetch.*GB are missing") as told:
+    with pytest.raises(UserError, match=r"1 image, 0.0 GB to fetch.*GB are missing") as told:
         room.check(plan, bench.client, list(plan.images))
     assert "data-root" in str(told.value)
     assert "images.rolling: true" in str(told.value)
