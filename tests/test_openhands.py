@@ -107,9 +107,11 @@ def test_what_a_container_reaches(experiment: Callable[..., Experiment]) -> None
     one = experiment(
         pairs=[(INVENTORY, 1, 1, 2)], settings=("coop-comm",), agent={"name": "openhands_docker"}
     )
+    # One agent may be done with all its calls before the other has its server: slow answers.
+    one.server.faults({"match": {}, "action": "drip", "seconds": 0.005})
     process = one.start()
-    # One agent may be done with several calls before the other has its server.
     wait_for(lambda: one.recorded() >= 4 and len(containers_of(one.results)) == 2, 240)
+    one.server.faults()
     agents = containers_of(one.results)
     assert len(agents) == 2
     with _outside() as address:
