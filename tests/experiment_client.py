@@ -163,6 +163,22 @@ class Experiment:
         self.started.append(process)
         return process
 
+    def until(
+        self, process: subprocess.Popen[str], what: Callable[[], Any], seconds: float = 60
+    ) -> None:
+        """Wait until ``what`` is true; fail with what the process said if it ends before."""
+
+        def settled() -> bool:
+            return bool(what()) or process.poll() is not None
+
+        try:
+            wait_for(settled, seconds)
+        except AssertionError:
+            os.killpg(process.pid, signal.SIGINT)
+            raise AssertionError(f"not within {seconds} s:\n{process.communicate()[0]}") from None
+        # What was waited for may have come true with the process's last step.
+        assert what(), f"ended before:\n{process.communicate()[0]}"
+
     def script(
         self, name: str, *arguments: str, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:

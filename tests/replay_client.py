@@ -60,6 +60,15 @@ class Server:
         """Put these rules in force, and no others."""
         self.request("/_control/faults", {"rules": list(rules)}, "PUT")
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody is answered within; whoever asks waits."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def ledger(self) -> list[dict[str, Any]]:
         """The ledger's lines, as they stand in the file."""
         return [json.loads(line) for line in self.ledger_file.read_text("utf-8").splitlines()]

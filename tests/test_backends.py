@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment_client import INVENTORY, Experiment, ledger_tokens, wait_for
+from experiment_client import INVENTORY, Experiment, ledger_tokens
 
 from cooperflow.engine import sandboxes
 from cooperflow.errors import UserError
@@ -155,7 +155,7 @@ def test_a_sandbox_that_dies_is_no_fail_of_the_model(modal: tuple[Make, Path]) -
     make, calls = modal
     one = make()
     process = one.start()
-    wait_for(lambda: one.recorded() > 1, 120)
+    one.until(process, lambda: one.recorded() > 1, 120)
     Path(os.environ["STANDIN_KILL"]).touch()
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
@@ -170,7 +170,7 @@ def test_sandboxes_of_a_killed_start_are_ended_by_the_next(modal: tuple[Make, Pa
     make, _ = modal
     one = make()
     process = one.start()
-    wait_for(lambda: one.recorded() > 1, 120)
+    one.until(process, lambda: one.recorded() > 1, 120)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     done = one.run()

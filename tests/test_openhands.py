@@ -107,28 +107,39 @@ def test_what_a_container_reaches(experiment: Callable[..., Experiment]) -> None
     one = experiment(
         pairs=[(INVENTORY, 1, 1, 2)], settings=("coop-comm",), agent={"name": "openhands_docker"}
     )
-    # One agent may be done with all its calls before the other has its server: slow answers.
-    one.server.faults({"match": {}, "action": "drip", "seconds": 0.005})
     process = one.start()
-    wait_for(lambda: one.recorded() >= 4 and len(containers_of(one.results)) == 2, 240)
-    one.server.faults()
-    agents = containers_of(one.results)
-    assert len(agents) == 2
-    with _outside() as address:
+    one.until(process, lambda: containers_of(one.results), 300)
+    # One agent may be done before the other has its server: nobody is answered until both ask.
+    with one.server.held():
+        one.until(process, lambda: _asking(one) == {"agent1", "agent2"}, 300)
+    one.until(process, lambda: one.recorded() >= 4, 120)
+    with one.server.held():
+        agents = containers_of(one.results)
+        assert len(agents) == 2
         for container in agents:
-            told = _docker("exec", container, "sh", "-c", "cat /proc/*/environ | tr '\\0' '\\n'")
-            told += _docker("inspect", container)
-            assert KEY not in told
-            assert _reaches(container, "127.0.0.1", 8000), "its own server"
-            assert not _reaches(container, address, 8000), "there is a way out of the network"
-            places = "/workspace /tmp /root /etc /run /var"
-            found = _docker("exec", container, "sh", "-c", f"grep -rlF {KEY} {places} || true")
-            assert not found
+            _look_into(container)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert [(r["outcome"], r["attempts"]) for r in one.rows()] == [("pass", "1")]
     assert one.books() == ledger_tokens(one.server)
     assert networks_of(one.results) == []
+
+
+def _asking(one: Experiment) -> set[str]:
+    """The agents that have made a call."""
+    files = (one.results / "runs").rglob("calls.jsonl")
+    return {json.loads(line)["thread"] for file in files for line in file.read_text().splitlines()}
+
+
+def _look_into(container: str) -> None:
+    told = _docker("exec", container, "sh", "-c", "cat /proc/*/environ | tr '\\0' '\\n'")
+    told += _docker("inspect", container)
+    assert KEY not in told
+    places = "/workspace /tmp /root /etc /run /var"
+    assert not _docker("exec", container, "sh", "-c", f"grep -rlF {KEY} {places} || true")
+    with _outside() as address:
+        assert _reaches(container, "127.0.0.1", 8000), "its own server"
+        assert not _reaches(container, address, 8000), "there is a way out of the network"
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def test_stop_and_go_on(experiment: Make, how: str) -> None:
     """Stopped in mid-run, the same command goes on: nothing is lost, nothing paid twice."""
     one = experiment(pairs=[(INVENTORY, 1, 1, 2)], settings=SETTINGS)
     process = one.start()
-    wait_for(lambda: one.recorded() >= 8, 120)
+    one.until(process, lambda: one.recorded() >= 8, 120)
     number = getattr(signal, how)
     if how == "SIGINT":
         os.killpg(process.pid, number)
@@ -216,7 +216,7 @@ def test_two_starts(experiment: Make) -> None:
     """The second start on the same results says who is at work, and stops."""
     one = experiment()
     process = one.start()
-    wait_for(lambda: one.recorded() > 0, 120)
+    one.until(process, lambda: one.recorded() > 0, 120)
     second = one.run()
     assert second.returncode != 0
     assert f"process {process.pid} " in second.stdout
