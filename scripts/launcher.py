@@ -1,4 +1,4 @@
-"""The warm launcher of one start; begun by its first job, gone with its Snakemake."""
+"""The warm launcher of one start; begun before its first job, gone with its Snakemake."""
 
 import sys
 from pathlib import Path

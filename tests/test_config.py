@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,10 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         (with_("settings/solo", ["--setting", "solo", "-mgpt"]), ["-mgpt", "leave it out"]),
         (with_("settings/solo", ["--setting", "solo", "--forc"]), ["--forc (--force)"]),
         (with_("settings/solo", ["--setting", "solo", "--set", "x"]), ["flags in full"]),
+        (
+            with_("settings/solo", ["--setting", "coop", "--gti"]),
+            ["--gti", "no such flag", "--team-no-mcp", "Did you mean --git?"],
+        ),
         (with_("agent/config", {"model": "hello"}), ["agent.config.model", "'hello' is no table"]),
         (with_("agent/config", {"agent": [1]}), ["agent.config.agent", "[1] is no table"]),
         (with_("agent/config", {"model": {"model_kwargs": "x"}}), ["model_kwargs", "no table"]),
@@ -89,6 +94,12 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         (with_("agent/config", {"agents": {}}), ["agent.config.agents", "Did you mean agent?"]),
         (with_("redis/url", "localhost"), ["redis.url", "'localhost' is no URL"]),
         (with_("results", " "), ["results: is empty"]),
+        (with_("results", "//"), ["results: '/'", "whole machine"]),
+        (with_("results", "res{pair}"), ["'res{pair}'", "braces"]),
+        (with_("providers", {"p": {"runs": True}}), ["providers.p.runs", "True", "a number"]),
+        (with_("limits/call_tries", True), ["limits.call_tries", "True", "a number"]),
+        (with_("limits/pause_seconds", math.inf), ["limits.pause_seconds", "finite"]),
+        (with_("containers", {"memory": "0g"}), ["containers.memory", "'0g'"]),
     ],
 )
 def test_mistakes(raw: dict[str, Any], words: list[str]) -> None:

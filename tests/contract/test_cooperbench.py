@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from cooperflow import layout
 from cooperflow.archive import recording
 from cooperflow.attempt import child, seams
-from cooperflow.experiment import fingerprint, keys
+from cooperflow.experiment import keys, upstream
 
 child.prepare_environment()
 
@@ -48,6 +49,11 @@ EVAL_FLAGS = "-n -r -t -f -c --backend --dataset-dir --log-dir --force"
 def test_flags(command: str, flags: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     text = usage_of(command, monkeypatch, capsys)
     assert [flag for flag in flags.split() if f"{flag} " not in text.replace(",", " ")] == []
+
+
+def test_the_source_tells_the_flags_of_run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    shown = set(re.findall(r"--[a-z-]+", usage_of("run", monkeypatch, capsys)))
+    assert upstream.run_flags() == shown - {"--help"}
 
 
 def test_settings_are_solo_coop_and_team(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -185,12 +191,12 @@ def test_eval_finds_what_lies_in_our_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["solo", "coop"])
 def test_the_agents_own_config_tells_its_step_limit(mode: str) -> None:
-    told = fingerprint.agent_defaults("mini_swe_agent_v2", mode)
+    told = upstream.agent_defaults("mini_swe_agent_v2", mode)
     assert told["agent"]["step_limit"] > 0
 
 
 def prompt(mode: str, **values: object) -> str:
-    told = fingerprint.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
+    told = upstream.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
     known = {"task": "T", "agent_id": "agent1", "agents": ["agent1", "agent2"], "system": "Linux"}
     known |= {"release": "6", "version": "1", "machine": "x", "git_enabled": False}
     return jinja2.Template(told).render(known | values)

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from cooperflow import atomic
+from cooperflow.errors import UserError
 from cooperflow.experiment.keys import Model
 from cooperflow.layout import REPOSITORY
 from cooperflow.outcomes import usage
-from cooperflow.start import checks, findings, model_check
+from cooperflow.start import checks, findings, model_check, preflight
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
@@ -140,3 +141,34 @@ def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
     atomic.write_json(plan.results.sentinel(plan.images[0]), {"id": "sha256:other"})
     (bad,) = checks.failed(checks._docker(plan))
     assert f"remove {plan.results.sentinel(plan.images[0])}" in bad.text
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "words"),
+    [
+        ({"step_limit": "many"}, findings.BAD, "config.agent.step_limit: 'many' is of another"),
+        ({"step_limit": True}, findings.BAD, "True is of another kind"),
+        ({"step_limt": 5}, findings.NOTE, "not among upstream's keys: agent.step_limt"),
+        ({"step_limit": 5, "cost_limit": 2}, findings.OK, "config read"),
+    ],
+)
+def test_an_agents_config_is_held_beside_upstreams(
+    make_plan: Any, given: dict[str, Any], state: str, words: str
+) -> None:
+    plan = make_plan(agent={"name": "mini_swe_agent_v2", "config": {"agent": given}})
+    found = list(checks._agent(plan.runs))
+    assert {line.state for line in found} == {state}
+    assert words in found[0].text
+
+
+@pytest.mark.docker
+def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
+    """A network that is not there, a module that is not there: each run would break on it."""
+    asked = {"containers": {"network": "no-such-network"}, "images": {"free_gb": 0}}
+    plan = make_plan(**asked, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
+    work = preflight.Work(images=False, runs=plan.runs, gradings=[])
+    with pytest.raises(UserError) as told:
+        preflight.check(plan, work)
+    assert "docker network create no-such-network" in str(told.value)
+    assert "no module no_such_module.agents (external, for some)" in str(told.value)
+    assert "no module json" not in str(told.value)

@@ -1,9 +1,10 @@
-"""A network of a run's own, and the address of this machine in it."""
+"""Docker's networks: whether one is there; a run's own, and this machine's address in it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import docker
 import docker.errors
 import requests.exceptions
 
@@ -42,3 +43,18 @@ def create(labels: Labels, internal: bool) -> Network:
         raise EngineError(f"no network for the run: {error}") from error
     finally:
         client.close()
+
+
+def exists(client: docker.DockerClient, name: str) -> bool:
+    """Return whether there is a network of that name (or id), made by whoever.
+
+    Raises:
+        EngineError: the engine does not answer.
+    """
+    try:
+        client.networks.get(name)
+    except docker.errors.NotFound:
+        return False
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise EngineError(str(error)) from error
+    return True

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cooperflow import atomic
 from cooperflow.errors import UserError, listed
+from cooperflow.experiment import upstream
 from cooperflow.experiment.plan import Experiment, Plan
 
 SCHEMA = 1
@@ -45,19 +43,9 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
     return {
         "cooperbench": importlib.metadata.version("cooperbench"),
         "litellm": importlib.metadata.version("litellm"),
-        "agent_config": agent_defaults(experiment.agent.name, experiment.setting.mode),
+        "agent_config": upstream.agent_defaults(experiment.agent.name, experiment.setting.mode),
         "tasks": dict(tasks),
     }
-
-
-def agent_defaults(agent: str, mode: str) -> Any:
-    """Return upstream's own config of an agent in a setting, None where it has no such file."""
-    spec = importlib.util.find_spec("cooperbench")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    name = "solo.yaml" if mode == "solo" else "coop.yaml"
-    path = Path(spec.submodule_search_locations[0]) / "agents" / agent / "config" / name
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def agent_file(experiment: Experiment, plan: Plan, api_base: str | None) -> dict[str, Any]:
@@ -75,7 +63,7 @@ def agent_file(experiment: Experiment, plan: Plan, api_base: str | None) -> dict
 
 def step_limit(experiment: Experiment, plan: Plan) -> int | None:
     """Return the agent's limit of steps, None where it has none that we know."""
-    defaults = agent_defaults(experiment.agent.name, experiment.setting.mode) or {}
+    defaults = upstream.agent_defaults(experiment.agent.name, experiment.setting.mode) or {}
     agent = {**(defaults.get("agent") or {}), **(experiment.agent.config.get("agent") or {})}
     return agent.get("step_limit") or None
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import typing
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
 OPENHANDS = "openhands_docker"  # upstream's OpenHands, in containers of this machine; ours
@@ -16,7 +18,16 @@ LONGEST_RUN = 7000
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: object, info: pydantic.ValidationInfo) -> object:
+        kinds = typing.get_args(cls.model_fields[info.field_name or ""].annotation)
+        kinds = kinds or (cls.model_fields[info.field_name or ""].annotation,)
+        if isinstance(value, bool) and {int, float} & {*kinds}:
+            raise PydanticCustomError("number", "Input should be a number")
+        return value
 
 
 class Sample(_Table):
@@ -133,7 +144,7 @@ class Containers(_Table):
     """What the containers of agents and tests may take of the machine."""
 
     memory: str | None = Field(
-        "16g", pattern=r"^\d+[bkmg]$", description="without swap; null: no limit"
+        "16g", pattern=r"^[1-9]\d*[bkmg]$", description="without swap; null: no limit"
     )
     cpus: float | None = Field(
         None, gt=0, description="processors; null: no limit (they are shared by weight)"

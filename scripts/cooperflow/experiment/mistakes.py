@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
-from cooperflow.experiment import backends
+from cooperflow.experiment import backends, upstream
 from cooperflow.experiment.keys import (
     DOCKER_AGENTS,
     MODES,
@@ -106,6 +106,10 @@ def problems(config: Config) -> Iterator[str]:
         yield "images.archive: is empty. Write the folder of the tars, or null."
     if not config.results.strip():
         yield "results: is empty. Write the folder that everything is written to."
+    if set(config.results) == {"/"}:
+        yield "results: '/' is the whole machine. Write a folder of its own."
+    if re.search(r"[{}]", config.results):
+        yield f"results: {config.results!r}: braces are Snakemake's own in a path. Leave them out."
 
 
 # Flags of upstream's that the workflow gives; what has one letter there is one of them.
@@ -114,6 +118,8 @@ _OURS = (
     *("--concurrency", "--redis", "--force", "--no-auto-eval", "--eval-concurrency", "--backend"),
     *("--agent-config", "--dataset-dir", "--log-dir", "--base-url", "--auth-token"),
 )
+# Flags of the three settings that most experiments have.
+_COMMON = ("--setting", "--no-messaging")
 
 
 def _setting_problems(name: str, flags: list[str]) -> Iterator[str]:
@@ -127,15 +133,23 @@ def _setting_problems(name: str, flags: list[str]) -> Iterator[str]:
         )
     if flags.count("--setting") > 1:
         yield f"settings.{name}: --setting stands there more than once. Write one."
+    # Every start would read upstream's source for flags that all know.
+    known = upstream.run_flags() if set(flags) - {*_COMMON, *MODES} else frozenset()
     for flag in flags:
         word, _, value = flag.partition("=")
         # Upstream takes every beginning of a flag for the flag.
         meant = [own for own in _OURS if word == own or (len(word) > 2 and own.startswith(word))]
         if meant or re.match(r"-[A-Za-z]", flag):
-            known = f" ({meant[0]})" if meant and meant[0] != word else ""
-            yield f"settings.{name}: {flag}{known} is set by the workflow itself; leave it out."
+            full = f" ({meant[0]})" if meant and meant[0] != word else ""
+            yield f"settings.{name}: {flag}{full} is set by the workflow itself; leave it out."
         elif value or (word != "--setting" and len(word) > 2 and "--setting".startswith(word)):
             yield f"settings.{name}: {flag}: write flags in full, and a value behind its flag."
+        elif word.startswith("--") and word not in _COMMON and word not in (known or {word}):
+            free = sorted(known - set(_OURS))
+            yield (
+                f"settings.{name}: {flag}: upstream's `cooperbench run` has no such flag. Allowed:"
+                f" {listed(free)}.{nearest(word, free)}"
+            )
 
 
 def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:

@@ -42,6 +42,17 @@ def call(work: str) -> int:
     return command.perform_named(work, sys.argv[1:])
 
 
+def begin_launcher() -> None:
+    """Begin the launcher before the first job asks for it: its import goes on meanwhile."""
+    if os.environ[environment.LAUNCHER] == "off":
+        return
+    with contextlib.suppress(OSError):
+        path = socket_path(os.environ[environment.OWNER])
+        connection = _connect(path) or _started(path)
+        if connection is not None:
+            connection.close()
+
+
 def _warm(work: str) -> int | None:
     path = socket_path(os.environ[environment.OWNER])
     connection = _connect(path) or _started(path)

@@ -15,7 +15,7 @@ from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import rolling
-from cooperflow.jobs import breaker
+from cooperflow.jobs import breaker, client
 from cooperflow.start import checks, estimate, preflight
 from cooperflow.start.preflight import Work
 from cooperflow.tables import gold
@@ -30,6 +30,8 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     """
     guard.hold(plan.results, clone)
     docker_version = preflight.check(plan, work)
+    if (work.runs or work.gradings or work.oracles) and not work.cluster:
+        client.begin_launcher()
     _try_for_real(plan, work)
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)

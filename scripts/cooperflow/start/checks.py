@@ -17,7 +17,7 @@ from cooperflow.attempt import redis_server, watch
 from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EngineError, Labels
 from cooperflow.errors import UserError
-from cooperflow.experiment import dataset, fingerprint
+from cooperflow.experiment import dataset, upstream
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import room
 from cooperflow.start import findings, model_check
@@ -162,22 +162,34 @@ def _agent(runs: Sequence[Run]) -> Iterator[Line]:
     kinds = {(run.experiment.agent.name, run.experiment.setting.mode): run for run in runs}
     for (name, mode), run in kinds.items():
         try:
-            defaults = fingerprint.agent_defaults(name, mode)
+            defaults = upstream.agent_defaults(name, mode)
         except (OSError, ValueError, SyntaxError) as error:
             yield Line("agent", BAD, f"{name}: its config cannot be read ({error}): `make setup`.")
             continue
-        unknown = [
-            f"{part}.{key}"
-            for part, keys in run.experiment.agent.config.items()
-            if isinstance(keys, dict) and defaults and part == "agent"
-            for key in keys
-            if key not in (defaults.get(part) or {})
-        ]
+        own = (defaults or {}).get("agent") or {}
+        given = run.experiment.agent.config.get("agent") or {}
+        wrong = [key for key, value in given.items() if key in own and not _alike(value, own[key])]
+        unknown = [f"agent.{key}" for key in given if own and key not in own]
         told = f"{name}, {mode}: config {'read' if defaults else 'is its own'}"
+        for key in wrong:
+            text = f"config.agent.{key}: {given[key]!r} is of another kind than {own[key]!r}"
+            yield Line("agent", BAD, f"{text}, which upstream has there")
         if unknown:
             yield Line("agent", NOTE, f"{told}; not among upstream's keys: {', '.join(unknown)}")
-        else:
+        elif not wrong:
             yield Line("agent", OK, told)
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value can stand where upstream has ``default``; None there tells nothing."""
+    if value is None or default is None:
+        return True
+    numbers = (int, float)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, numbers):
+        return isinstance(value, numbers)
+    return isinstance(value, type(default))
 
 
 def _redis() -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cooperflow.attempt import redis_server
-from cooperflow.engine import containers, sandboxes
+from cooperflow.engine import containers, networks, sandboxes
 from cooperflow.engine.containers import EngineError
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
@@ -48,7 +49,7 @@ def check(plan: Plan, work: Work) -> str | None:
     if not work.needs_engine:
         return None
     problems = [*_keys(work.runs), *_data(plan), *_redis(work.runs, plan), *_disk(plan, work)]
-    problems += _openhands(work.runs)
+    problems += [*_openhands(work.runs), *_external(work.runs)]
     version = None
     if not plan.config.docker:
         problems += filter(None, [sandboxes.lacking()])
@@ -100,6 +101,17 @@ def _openhands(runs: Iterable[Run]) -> Iterator[str]:
             yield f"OpenHands: {error}"
 
 
+def _external(runs: Iterable[Run]) -> Iterator[str]:
+    """The modules that bring agents are looked for, not imported: they are not ours."""
+    names = {name: run.experiment.agent for run in runs for name in run.experiment.agent.external}
+    for name, agent in names.items():
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            yield (
+                f"Agent: there is no module {name} (external, for {agent.name}). Put the folder "
+                "that holds it into PYTHONPATH."
+            )
+
+
 def _disk(plan: Plan, work: Work) -> Iterator[str]:
     root = plan.results.root
     existing = root
@@ -143,6 +155,12 @@ def _engine(plan: Plan, images: bool) -> str:
     except EngineError as error:
         raise UserError(_out_of_reach(error)) from error
     version = containers.version(client)
+    network = plan.config.containers.network
+    if network not in (None, "none") and not networks.exists(client, network):
+        raise UserError(
+            f"Network: Docker has none of the name {network} (containers.network). Make it "
+            f"(`docker network create {network}`), or name one that `docker network ls` shows."
+        )
     absent = [i for i in plan.images if containers.image_id(client, i) is None] if images else []
     try:
         told = room.check(plan, client, absent)
