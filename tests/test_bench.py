@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench import idle, parsing, plot, scale, sides, workload
+from bench import idle, parsing, plot, scale, sides, wave, workload
 from bench.cpu import Group, measure
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="control groups need root")
@@ -92,3 +92,11 @@ def test_both_sides_come_to_the_same(tmp_path: Path) -> None:
     one = {"upstream_parts_s": [c.wall for c in costs], "workflow_s": ours.wall, "bound_s": 1.0}
     plot.draw({"makespan": {"figures": {"runs": 6, "rounds": [one]}}}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+@pytest.mark.docker
+def test_a_wave_of_containers_is_begun_apart_and_removed() -> None:
+    told = wave.measure(0.5, containers=2)
+    assert 0.5 < told.last
+    assert told.mean < told.last
+    assert told.slowest <= told.last

@@ -62,10 +62,11 @@ def append_line(path: Path, line: str, shared: bool = False) -> None:
         os.close(handle)
 
 
-def read_json(path: Path) -> Any | None:
+def read_json(path: Path | str) -> Any | None:
     """Return the document at ``path``, or None when it is absent, empty or not whole."""
     try:
-        return json.loads(path.read_bytes())
+        with open(path, "rb") as stream:  # pathlib takes as long for it as the reading itself
+            return json.loads(stream.read())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 

@@ -1,4 +1,4 @@
-"""The one exception that is told to the user in plain words, without a traceback."""
+"""The exceptions that are told to the user in plain words, without a traceback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class UserError(Exception):
     """Something the user can put right: the text says what, where and how."""
+
+
+class EngineError(Exception):
+    """The Docker engine does not answer, or refuses what a run needs."""
 
 
 def nearest(word: object, allowed: Iterable[object]) -> str:

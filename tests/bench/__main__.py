@@ -16,7 +16,7 @@ from typing import Any
 
 from cooperflow import atomic
 
-from . import idle, parsing, plot, scale, sides, workload
+from . import idle, parsing, plot, scale, sides, wave, workload
 
 # Seconds per call, and one conversation in ten four times as slow.
 WAITING = "lognormal:1.5:0.5,tail:0.1:4"
@@ -25,7 +25,7 @@ SEED = 20
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="makespan, no-delay, parse, idle, scale")
+    parser.add_argument("--only", default="", help="parts, with commas; all if empty")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("../docs/performance.json"))
     arguments = parser.parse_args()
@@ -34,6 +34,7 @@ def main() -> int:
         "no-delay": lambda folder, n: _makespan(folder, n, "0"),
         "parse": _parse,
         "idle": _idle,
+        "wave": _wave,
         "scale": _scale,
     }
     chosen = list(filter(None, arguments.only.split(","))) or list(parts)
@@ -125,6 +126,19 @@ def _idle(folder: Path, repeats: int) -> dict[str, Any]:
     ]
     print(json.dumps(rounds), flush=True)
     return {"rounds": rounds, "wall_s": _spread([one["wall_s"] for one in rounds])}
+
+
+def _wave(folder: Path, repeats: int) -> dict[str, Any]:
+    """Return seconds until a first wave of containers was there, by the pause between two."""
+    found: dict[str, list[dict[str, float]]] = {}
+    for _ in range(repeats):
+        for pause in wave.STAGGERS:
+            told = wave.measure(pause)
+            seconds = {"mean_s": told.mean, "last_s": told.last, "slowest_s": told.slowest}
+            rounded = {key: round(value, 2) for key, value in seconds.items()}
+            found.setdefault(str(pause), []).append(rounded)
+            print(pause, json.dumps(rounded), flush=True)
+    return found
 
 
 def _scale(folder: Path, repeats: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 from cooperflow.attempt import child
 from cooperflow.jobs import oracle_job
 from cooperflow.jobs.oracle_job import Repetition
-from cooperflow.jobs.run_job import Try
+from cooperflow.jobs.tries import Try
 from cooperflow.layout import REPOSITORY, Pair
 from cooperflow.outcomes import oracle
 from cooperflow.outcomes.oracle import Probe

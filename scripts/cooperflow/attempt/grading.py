@@ -13,8 +13,8 @@ from typing import Any
 from cooperflow import atomic, guard, layout, processes, runtime
 from cooperflow.attempt import child, places, watch
 from cooperflow.engine import containers, sandboxes
-from cooperflow.engine.containers import EngineError, Labels
-from cooperflow.errors import UserError
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import landing
 from cooperflow.layout import Pair

@@ -11,8 +11,9 @@ from typing import Protocol
 
 from cooperflow import atomic, layout, processes
 from cooperflow.engine import containers, sandboxes
-from cooperflow.engine.containers import EngineError, EventRecord, Fates, Labels
+from cooperflow.engine.containers import EventRecord, Fates, Labels
 from cooperflow.engine.probe import EngineProbe
+from cooperflow.errors import EngineError
 
 # How long the engine may leave us without an answer before the attempt counts it as lost, seconds.
 ENGINE_PATIENCE = 30

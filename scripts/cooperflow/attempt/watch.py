@@ -21,8 +21,9 @@ from cooperflow.attempt.places import ENGINE_PATIENCE, Place, clear
 from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.attempt.services import Services
 from cooperflow.engine import containers, sandboxes
-from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.engine.containers import Labels
 from cooperflow.engine.probe import full
+from cooperflow.errors import EngineError
 from cooperflow.experiment import keys
 from cooperflow.experiment.plan import Run
 from cooperflow.outcomes import outcome, publish, usage

@@ -17,6 +17,7 @@ import docker.errors
 import requests.exceptions
 
 from cooperflow.atomic import read_lines
+from cooperflow.errors import EngineError
 from cooperflow.experiment.keys import Containers
 from cooperflow.processes import Process, spawn, this_process
 
@@ -31,10 +32,6 @@ OOM_SCORE = 500
 
 # Seconds that the engine has for one answer.
 PATIENCE = 60
-
-
-class EngineError(Exception):
-    """The Docker engine does not answer, or refuses what a run needs."""
 
 
 @dataclass(frozen=True)

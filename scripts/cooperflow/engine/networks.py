@@ -9,7 +9,8 @@ import docker.errors
 import requests.exceptions
 
 from cooperflow.engine import containers
-from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import EngineError
 
 
 @dataclass(frozen=True)

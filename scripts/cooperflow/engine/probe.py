@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cooperflow.engine import containers
-from cooperflow.engine.containers import EngineError
+from cooperflow.errors import EngineError
 
 # How often a running attempt's engine is asked, and how long it may think, seconds.
 EVERY = 2.0

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from cooperflow.engine.containers import EngineError, Labels
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import EngineError
 
 # Modal's tags are plain words: no colons, no slashes.
 RESULTS = "cooperflow-results"

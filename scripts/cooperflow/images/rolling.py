@@ -10,8 +10,7 @@ import docker.errors
 
 from cooperflow import atomic, processes
 from cooperflow.engine import containers
-from cooperflow.engine.containers import EngineError
-from cooperflow.errors import UserError
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan
 from cooperflow.openhands import layering
 

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import environment, processes
-from cooperflow.engine.containers import EngineError
-from cooperflow.errors import UserError
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs.run_job import Try
+from cooperflow.jobs.tries import Try
 
 
 class _Both:

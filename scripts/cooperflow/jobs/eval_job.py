@@ -12,7 +12,7 @@ from cooperflow.attempt import grading
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import rolling
 from cooperflow.jobs import breaker
-from cooperflow.jobs.run_job import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
+from cooperflow.jobs.tries import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import outcome, publish
 from cooperflow.outcomes.outcome import Verdict

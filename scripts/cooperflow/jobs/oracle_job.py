@@ -13,7 +13,7 @@ from cooperflow.attempt import grading
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import rolling
-from cooperflow.jobs.run_job import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
+from cooperflow.jobs.tries import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.layout import Pair
 from cooperflow.outcomes import oracle
 from cooperflow.outcomes.oracle import Probe

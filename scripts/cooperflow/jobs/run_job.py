@@ -6,7 +6,6 @@ import dataclasses
 import os
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +13,21 @@ from cooperflow import atomic, guard, halt, layout, processes, runtime
 from cooperflow.attempt import places, watch
 from cooperflow.attempt.pace import Pace
 from cooperflow.engine import containers
-from cooperflow.engine.containers import EngineError, Labels
-from cooperflow.errors import UserError
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.keys import Model
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import landing
 from cooperflow.jobs import breaker
+from cooperflow.jobs.tries import DONE, HALTED, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.outcomes import outcome, publish, usage
 from cooperflow.outcomes.outcome import Evidence, Verdict
 from cooperflow.outcomes.records import AttemptRecord
 from cooperflow.processes import Interrupted
 
-# Exit codes of a job, as sysexits.h has them.
-DONE = 0
-TRY_AGAIN = 75
-HALTED = 77
-INTERRUPTED = 130
-
-# A process of an earlier start may still be dying: how long to wait for it, seconds.
-CLAIM_SECONDS = 90
 # The longest pause that a provider's Retry-After can ask for, seconds.
 LONGEST_PAUSE = 600
-
-
-@dataclass(frozen=True)
-class Try:
-    """Which of Snakemake's tries this is."""
-
-    number: int  # 1, 2, 3
-    last: bool
 
 
 def perform(plan: Plan, run: Run, this: Try) -> int:
@@ -72,17 +56,6 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     except Interrupted as why:
         print(f"{run.key}: ended: {why}")
         return INTERRUPTED
-
-
-def claim_seconds(plan: Plan) -> float:
-    """Return how long another process may still be at a run or grading, seconds.
-
-    On a cluster it may be a whole job of an earlier start, which goes on and whose result is
-    waited for; elsewhere it is dying.
-    """
-    limits = plan.config.limits
-    longest = max(limits.run_seconds, limits.eval_seconds)
-    return CLAIM_SECONDS + (longest if processes.on_a_node() else 0)
 
 
 def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from cooperflow import guard, halt, runtime
 from cooperflow.attempt import pace, places
-from cooperflow.engine.containers import EngineError
-from cooperflow.errors import UserError, listed
+from cooperflow.errors import EngineError, UserError, listed
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import rolling

@@ -15,8 +15,8 @@ import docker.errors
 from cooperflow import atomic, guard, runtime
 from cooperflow.attempt import redis_server, watch
 from cooperflow.engine import containers, sandboxes
-from cooperflow.engine.containers import EngineError, Labels
-from cooperflow.errors import UserError
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset, upstream
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import room

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from cooperflow.attempt import redis_server
 from cooperflow.engine import containers, networks, sandboxes
-from cooperflow.engine.containers import EngineError
-from cooperflow.errors import UserError
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import room

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from cooperflow import atomic
+from cooperflow import atomic, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
@@ -39,7 +39,8 @@ def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
 def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
     for run in plan.runs:
         folder = run.folder(plan.results)
-        paths = folder.documents
+        # Of tens of thousands, whose paths put together by pathlib were a tenth of the time.
+        paths = f"{folder.path}/{layout.RESULT}", f"{folder.path}/{layout.EVAL}"
         result, evaluation = map(atomic.read_json, paths)
         if not partial:
             for path, document in zip(paths, (result, evaluation), strict=True):
