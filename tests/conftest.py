@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from experiment_client import Experiment, clone_of, containers_of, docker_answers
 from replay_client import Server
 from replay_client import server as serving
+
+# Else litellm asks for prices over the network, three times, wherever a test imports it.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -108,13 +108,11 @@ def _with_models(one: Experiment, names: Sequence[str]) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_a_second_model_beside_a_first(experiment: Make) -> None:
-    """It is compared with the first, both keep their provider's limits, and nothing runs again."""
-    one = experiment(
-        pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)],
-        whole=True,
-        limits={"run_seconds": 20},  # less than what the pace alone takes of a run
-    )
+def test_further_models_beside_a_first(experiment: Make) -> None:
+    """All are compared and keep their provider's limits together, and nothing runs again."""
+    # Less than what the pace alone takes of a run.
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2)], limits={"run_seconds": 20})
+    one.target = str(one.results / "comparison.csv")
     _with_models(one, ["first"])
     done = one.run()
     assert done.returncode == 0, done.stdout
@@ -122,22 +120,24 @@ def test_a_second_model_beside_a_first(experiment: Make) -> None:
     calls = len(one.server.ledger())
     assert calls
 
-    _with_models(one, ["first", "second"])
+    _with_models(one, ["first", "second", "third"])
     dry = one.dry_run()
     assert "run_second_solo" in dry
     assert "run_first_solo" not in dry
     done = one.run()
     assert done.returncode == 0, done.stdout
     assert all(p.stat().st_mtime_ns == then for p, then in documents.items())
-    assert len(one.server.ledger()) == 2 * calls
+    assert len(one.server.ledger()) == 3 * calls
 
     rows = one.rows()
-    assert [row["outcome"] for row in rows] == ["pass"] * 4
-    assert [row["model"] for row in one.summary()] == ["first", "second"]
+    assert [row["outcome"] for row in rows] == ["pass"] * 3
+    assert [row["model"] for row in one.summary()] == ["first", "second", "third"]
     with (one.results / "comparison.csv").open(newline="") as stream:
         compared = list(csv.DictReader(stream))
     assert [(r["compared"], r["a"], r["b"], r["pairs"]) for r in compared] == [
-        ("models", "first-solo", "second-solo", "2")
+        ("models", "first-solo", "second-solo", "1"),
+        ("models", "first-solo", "third-solo", "1"),
+        ("models", "second-solo", "third-solo", "1"),
     ]
     assert not _overlap(rows)
     assert any(float(row["waited_s"]) > 0 for row in rows)

@@ -43,10 +43,10 @@ def parts() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A replay server that plays OpenHands' recordings, slowly."""
+    """A replay server that plays OpenHands' recordings."""
     folder = tmp_path / "server"
     folder.mkdir()
-    with serving(folder, "--delay", "4", recordings=RECORDINGS) as running:
+    with serving(folder, "--delay", "1", recordings=RECORDINGS) as running:
         yield running
 
 

@@ -40,17 +40,22 @@ class Workload:
 
 
 def make(
-    folder: Path, copies: int = COPIES, turns: int = TURNS, most: int | None = None
+    folder: Path,
+    copies: int = COPIES,
+    turns: int = TURNS,
+    most: int | None = None,
+    tasks: int | None = None,
 ) -> Workload:
     """Make the work in ``folder``; the images of the copies are the demo's under other names.
 
     Args:
         most: take no more pairs of a task than this.
+        tasks: take no more of the demo's tasks than this.
     """
     dataset = folder / "dataset"
-    tasks = []
+    taken = []
     subset = json.loads((DEMO / "dataset/subsets/demo.json").read_text())
-    for task in subset["tasks"]:
+    for task in subset["tasks"][:tasks]:
         for copy in range(copies):
             number = task["task_id"] + 10 * copy
             source = DEMO / "dataset" / task["repo"] / f"task{task['task_id']}"
@@ -59,10 +64,10 @@ def make(
             again = image_name(task["repo"], number)
             if again != image:
                 subprocess.run(["docker", "tag", image, again], check=True)
-            tasks.append({**task, "task_id": number, "pairs": task["pairs"][:most]})
+            taken.append({**task, "task_id": number, "pairs": task["pairs"][:most]})
     (dataset / "subsets").mkdir()
-    (dataset / "subsets" / "bench.json").write_text(json.dumps({"tasks": tasks}))
-    rows = [(t["repo"], t["task_id"], *pair) for t in tasks for pair in t["pairs"]]
+    (dataset / "subsets" / "bench.json").write_text(json.dumps({"tasks": taken}))
+    rows = [(t["repo"], t["task_id"], *pair) for t in taken for pair in t["pairs"]]
     table = folder / "pairs.csv"
     lines = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, row)) for row in rows)]
     table.write_text("\n".join(lines) + "\n")
