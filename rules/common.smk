@@ -17,6 +17,7 @@ from cooperflow import atomic, environment, halt, layout, processes
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
+from cooperflow.tables import current
 
 
 def stop(error):
@@ -120,13 +121,24 @@ def mend(document):
     path = Path(document)
     if not path.exists() or atomic.is_whole(path):
         return []
-    newer = Path(".snakemake") / "cooperflow-broken"
+    return newer_than(path)
+
+
+def newer_than(*paths):
+    """A file newer than these, which makes what has it for an input be made anew."""
+    newer = layout.NEWER
     newer.parent.mkdir(exist_ok=True)
     with newer.open("a") as stream:
-        stream.write(f"{path} {time.time()}\n")  # of other contents too, which Snakemake compares
-    then = max(newer.stat().st_mtime, path.stat().st_mtime + 0.01)
+        stream.write(f"{paths} {time.time()}\n")  # of other contents too, which Snakemake compares
+    then = max(newer.stat().st_mtime, *(path.stat().st_mtime + 0.01 for path in paths))
     os.utime(newer, (then, then))
     return str(newer)
+
+
+def other_plan():
+    """What the tables wait for when they are there, but of another choice of runs."""
+    tables = [path for path in (RESULTS.runs_csv, RESULTS.summary_csv) if path.exists()]
+    return newer_than(*tables) if tables and not current.are_of(PLAN) else []
 
 
 def before_run(experiment):

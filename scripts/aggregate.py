@@ -12,8 +12,7 @@ def main() -> int:
 
     def work() -> int:
         made = plan.make(config.from_environment())
-        runs, summary = aggregate.collect(made)
-        aggregate.write(made.results, runs, summary)
+        runs, summary = aggregate.make(made)
         print(f"{made.results.summary_csv}: {len(summary)} experiments, {len(runs)} runs")
         return 0
 

@@ -203,7 +203,8 @@ class Experiment:
         for process in self.started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            if process.stdout is not None and not process.stdout.closed:
+                process.communicate()
 
     def rows(self) -> list[dict[str, str]]:
         with (self.results / "runs.csv").open(newline="") as stream:

@@ -58,7 +58,7 @@ def finish(made: Plan, words: Words | None = None, steps: int = 3) -> None:
     for number, run in enumerate(made.runs):
         kind = chance.choices(("pass", "fail", "infra_error"), (6, 3, 1))[0]
         write_run(made, run, kind, BEGAN + 40 * number, words or Words(), steps)
-    aggregate.write(made.results, *aggregate.collect(made))
+    aggregate.make(made)
 
 
 def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps: int = 3) -> None:

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docker
+import docker.errors
 import pytest
 from experiment_client import (
     INVENTORY,
@@ -22,6 +24,8 @@ from experiment_client import (
 )
 from replay_client import Server
 from replay_client import server as serving
+
+from cooperflow.openhands import sandbox
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -165,3 +169,32 @@ def _docker(*arguments: str) -> str:
     return subprocess.run(
         ["docker", *arguments], check=True, capture_output=True, text=True, timeout=120
     ).stdout
+
+
+def test_a_patch_is_whole_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream's own way gives an empty one where it could not ask."""
+    client = docker.from_env()
+    image = "akhatua/cooperbench-demo-inventory:task1"
+    container = client.containers.run(
+        image, ["300"], entrypoint="sleep", detach=True, remove=True, init=True
+    )
+    try:
+        this = object.__new__(sandbox.Sandbox)
+        monkeypatch.setattr(this, "_container", container, raising=False)
+        monkeypatch.setattr(this, "_base", this._git("rev-parse", "HEAD").strip(), raising=False)
+        assert this.patch() == ""
+        change = "echo new > new.txt; git add -A; git -c user.email=a -c user.name=a commit -qm x"
+        _docker("exec", "-w", sandbox.REPOSITORY, container.id, "sh", "-c", change)
+        _docker("exec", "-w", sandbox.REPOSITORY, container.id, "sh", "-c", "echo more > more.txt")
+        assert "+++ b/new.txt" in this.patch()
+        assert "+++ b/more.txt" in this.patch()
+        _docker("exec", container.id, "rm", "-rf", f"{sandbox.REPOSITORY}/.git")
+        with pytest.raises(RuntimeError, match="git add -A ended with 128"):
+            this.patch()
+        container.kill()
+        with pytest.raises(docker.errors.DockerException):
+            this.patch()
+    finally:
+        with contextlib.suppress(docker.errors.DockerException):
+            container.remove(force=True)
+        client.close()

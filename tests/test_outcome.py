@@ -60,6 +60,14 @@ def last(kind: str, waited: float = 0.0) -> tuple[CallsEnd, ...]:
             Verdict("infra_error", "process_died", again=True),
         ),
         (
+            Evidence(True, agents=DONE, calls=FINE, silent=1),
+            Verdict("infra_error", "agent_error", again=True),
+        ),
+        (
+            Evidence(True, agents=DONE, calls=FINE, patch_unread=True),
+            Verdict("infra_error", "docker_unavailable", again=True),
+        ),
+        (
             Evidence(True, agents=(AgentEnd("solo", "CostLimitExceeded", steps=9),), calls=FINE),
             Verdict(None, "cost_limit"),
         ),

@@ -82,7 +82,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         path.write_text(json.dumps(document))
     from cooperflow.tables import aggregate
 
-    aggregate.write(made.results, *aggregate.collect(made))
+    aggregate.make(made)
     build.build(made)
     return made
 

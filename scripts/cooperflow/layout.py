@@ -14,8 +14,12 @@ RESULT = "result.json"
 EVAL = "eval.json"
 CALLS = "calls.jsonl"
 EVENTS = "events.jsonl"
+UNREAD = "patch_unread.log"
 ATTEMPT = "attempt.json"
 RETIRED = "result.retired.json"
+
+# In the folder Snakemake runs in: a file newer than what is to be made anew.
+NEWER = Path(".snakemake") / "cooperflow-newer"
 
 # The small tables and the plots, by name.
 BREAKDOWNS = (
@@ -161,6 +165,11 @@ class Results:
     def oracle_note(self) -> Path:
         """Newer than the tables when the oracle has said something new."""
         return self.state / "oracle"
+
+    @property
+    def tables_of(self) -> Path:
+        """Which plan the tables were last made for."""
+        return self.state / "tables"
 
     def oracle(self, pair: Pair) -> Path:
         """What the gold patches of a pair came to: one document per repetition."""

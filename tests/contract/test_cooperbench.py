@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import sys
@@ -260,3 +261,20 @@ def test_a_local_redis_is_told_to_containers_as_the_hosts() -> None:
     assert rewrite_comm_url_for_container("redis://127.0.0.1:7#run:x") == (
         "redis://host.docker.internal:7#run:x"
     )
+
+
+def test_what_openhands_takes_from_modal_is_found_by_these_names() -> None:
+    """An attribute that is no longer there could be set all the same, and nobody would look."""
+    adapter = importlib.import_module("cooperbench.agents.openhands_agent_sdk.adapter")
+    names = ("ModalSandboxContext", "_extract_patch", "_get_or_create_redis")
+    names += ("_get_or_create_git_server", "_release_git_server", "OpenHandsSDKRunner")
+    assert [name for name in names if not hasattr(adapter, name)] == []
+
+
+def test_an_agents_patch_is_read_by_commands_that_tell_if_they_did_not_end() -> None:
+    git = importlib.import_module("cooperbench.agents.mini_swe_agent_v2.connectors.git")
+    assert "self._exec(" in inspect.getsource(git.GitConnector.submitted_patch)
+    environment = importlib.import_module(
+        "cooperbench.agents.mini_swe_agent_v2.environments.docker"
+    )
+    assert '"exception_info"' in inspect.getsource(environment.DockerEnvironment.execute)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cooperflow import layout
+from cooperflow.experiment import config
 from cooperflow.layout import REPOSITORY
 
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
@@ -60,6 +62,19 @@ def test_a_resource_can_be_limited_by_the_workflow(tmp_path: Path) -> None:
     text += rule("a", one, "resources: run_slots=1, **{'provider_p': 1}")
     text += rule("b", one, "resources: run_slots=1, **{'provider_p': 1}")
     snakemake(tmp_path, text, "--retries", "0")
+
+
+def test_a_config_is_merged_in_the_order_in_which_ours_is(tmp_path: Path) -> None:
+    """What the scripts read with config.load has its models in the order of the tables."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.yaml").write_text(layout.CONFIG_FILE.read_text())
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("settings: {coop-comm: [--setting, coop]}\nmodels: {z: {model: x}}\n")
+    text = 'configfile: "config/config.yaml"\nprint(*config["settings"], *config["models"])\n'
+    said = snakemake(tmp_path, text + rule("a"), "a", "--configfile", str(mine)).stdout
+    ours = config.load([mine])
+    assert said.split() == [*ours.settings, *ours.models]
+    assert said.split()[0] == "coop-comm"
 
 
 def test_a_failed_job_is_tried_again_and_told_its_number(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class Command:
     key: str | None = None  # of the model's provider; never written down
     calls: Path | None = None  # where model calls are recorded
     pace: Pace | None = None  # what holds them back
+    unread: Path | None = None  # gets what kept an agent's patch from being read
     command_seconds: float | None = None  # limit for one command in an SDK container
 
 
@@ -132,6 +133,8 @@ def _main(command: Command) -> int:
         seams.own_git_server(command.labels[containers.TOKEN_LABEL])
     if command.command_seconds is not None:
         seams.limit_commands(command.command_seconds)
+    if command.unread is not None:
+        seams.note_unread_patches(command.unread)
     if command.calls is not None:
         from cooperflow.attempt import recorder
 

@@ -98,6 +98,37 @@ def own_git_server(token: str) -> None:
         setattr(server, name, f"{getattr(server, name)}-{token[:12]}")
 
 
+def note_unread_patches(note: Path) -> None:
+    """Note in ``note`` each command that did not end while an agent's patch was read.
+
+    Upstream takes what such a command had said for all that there is, as a rule nothing: an
+    engine that is busy for 30 s would make of a run one whose agent submitted nothing.
+    """
+    from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector
+
+    execute, submitted = GitConnector._exec, GitConnector.submitted_patch
+    reading = threading.local()
+
+    def noted_exec(self: Any, env: Any, command: str) -> Any:
+        result = execute(self, env, command)
+        if getattr(reading, "now", False) and result.get("exception_info"):
+            _append(note, f"{self.agent_id}: {result['exception_info']}")
+        return result
+
+    def noted_submitted(self: Any, env: Any) -> str:
+        reading.now = True
+        try:
+            return submitted(self, env)
+        except Exception as error:
+            _append(note, f"{self.agent_id}: {error}")
+            raise
+        finally:
+            reading.now = False
+
+    _replace(GitConnector, "_exec", noted_exec)
+    _replace(GitConnector, "submitted_patch", noted_submitted)
+
+
 def limit_commands(seconds: float) -> None:
     """End a command in a container ``seconds`` after its start, and keep its output bounded.
 

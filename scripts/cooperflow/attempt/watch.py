@@ -130,6 +130,7 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             key=None if started.gateway else job.key,
             calls=None if started.gateway else job.calls,
             pace=None if started.gateway else job.pace,
+            unread=job.folder / layout.UNREAD,
         )
         try:
             watched = watch(
@@ -258,6 +259,8 @@ def _evidence(
     document = upstream_document(job)
     records = atomic.read_lines(job.calls)
     calls = usage.calls(records)
+    agents, threads = outcome.agent_ends(document), usage.threads(calls)
+    recorded = job.run.experiment.agent.name in keys.RECORDED
     image_missing = False
     fates = watched.fates
     if job.docker and not watched.engine_lost and not fates.started:
@@ -270,14 +273,15 @@ def _evidence(
         timed_out=watched.timed_out,
         exit_code=watched.exit_code,
         seconds=watched.seconds,
-        agents=outcome.agent_ends(document),
+        agents=agents,
+        silent=max(len(agents) - len(threads), 0) if recorded else 0,
         calls=tuple(
             CallsEnd(
                 last=thread[-1].kind,
                 waited=usage.waited(thread, watched.ended),
                 seconds=watched.ended - thread[0].start,
             )
-            for thread in usage.threads(calls)
+            for thread in threads
         ),
         containers_started=fates.started if job.docker and not watched.engine_lost else None,
         containers_died=fates.died,
@@ -288,6 +292,7 @@ def _evidence(
         image_missing=image_missing,
         redis_died=redis is not None and redis.died,
         gateway_died=gateway_died,
+        patch_unread=(job.folder / layout.UNREAD).exists(),
         step_limit=job.step_limit,
         held=usage.held(records),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,19 +46,30 @@ def from_environment() -> Config:
 
 
 def load(files: list[Path]) -> Config:
-    """Return the config of ``files``, each laid over the one before, config.yaml first."""
+    """Return the config of ``files``, each laid over the one before, config.yaml below all.
+
+    What stands in ``files`` comes first, as with Snakemake: the order of models and settings is
+    that of the tables.
+    """
+    own: dict[str, Any] = {}
+    for path in files:
+        _lay_over(own, _read(path))
+    merged = copy.deepcopy(own)
+    _lay_over(merged, _read(layout.CONFIG_FILE))
+    _lay_over(merged, own)
+    return parse(merged, ", ".join(path.name for path in files) or layout.CONFIG_FILE.name)
+
+
+def _read(path: Path) -> dict[str, Any]:
     import yaml
 
-    merged: dict[str, Any] = {}
-    for path in [layout.CONFIG_FILE, *files]:
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path}: cannot be read ({error}).") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{path}: is no config: it needs keys at its top, such as `results:`.")
-        _lay_over(merged, found)
-    return parse(merged, ", ".join(path.name for path in files) or layout.CONFIG_FILE.name)
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is no config: it needs keys at its top, such as `results:`.")
+    return found
 
 
 def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
 OPENHANDS = "openhands_docker"  # upstream's OpenHands, in containers of this machine; ours
 DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
+# Those whose calls are all recorded: they make them in cooperbench's process or by our gateway.
+RECORDED = ("mini_swe_agent_v2", OPENHANDS)
 MODES = ("solo", "coop", "team")
 # An agent's container ends by itself after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000

@@ -1,16 +1,18 @@
 """The agent `openhands_docker`: upstream's OpenHands with containers of this machine for Modal's.
 
 cooperbench imports this as an external agent. All of upstream's runner stays (prompts, tools,
-collaboration, the patch); what it takes from Modal is replaced where it looks for it.
+collaboration); what it takes from Modal is replaced where it looks for it, and the patch is taken
+in a way that can fail: upstream's gives none where the server was too slow to be asked.
 """
 
 from __future__ import annotations
 
-import threading
+import time
 from typing import Any
 
 from cooperflow.experiment.keys import LONGEST_RUN, OPENHANDS
 from cooperflow.openhands import git_server, parts, sandbox
+from cooperflow.openhands.layering import HEALTHY_SECONDS
 
 parts.importable()
 
@@ -19,14 +21,13 @@ from cooperbench.agents import _azure  # noqa: E402
 from cooperbench.agents.openhands_agent_sdk import adapter  # noqa: E402
 from cooperbench.agents.registry import register  # noqa: E402
 
-_agent = threading.local()
 _end_point = _azure.resolve_azure_config
 
 
 def _named() -> dict[str, str] | None:
     """Return the gateway's address and the run's token, with the name of this thread's agent."""
     known = _end_point()
-    return known and {**known, "api_key": f"{known['api_key']}/{_agent.name}"}
+    return known and {**known, "api_key": f"{known['api_key']}/{sandbox.this.agent}"}
 
 
 def _no_redis(run_id: str, agents: list[str], timeout: int = 3600) -> str:
@@ -37,6 +38,7 @@ def replace_modal() -> None:
     """Put our own in the place of what upstream's adapter has in Modal."""
     adapter.ModalSandboxContext = sandbox.Sandbox
     _azure.resolve_azure_config = _named
+    adapter._extract_patch = sandbox.patch
     adapter._get_or_create_redis = _no_redis
     adapter._get_or_create_git_server = git_server.get
     adapter._release_git_server = git_server.release
@@ -45,6 +47,27 @@ def replace_modal() -> None:
 
 
 replace_modal()
+
+
+def wait_until_it_runs() -> None:
+    """Have the SDK wait where its server has been told to begin and has not begun yet.
+
+    It asks for the state right after, and takes `idle` for done: on a busy machine an agent that
+    never called its model had submitted nothing.
+    """
+    from openhands.sdk.conversation.impl.remote_conversation import RemoteConversation
+
+    ended = RemoteConversation._handle_conversation_status
+
+    def has_ended(self: Any, status: str | None) -> bool:
+        if status != "idle":
+            return bool(ended(self, status))
+        self.idle_since = getattr(self, "idle_since", time.monotonic())
+        if time.monotonic() - self.idle_since > HEALTHY_SECONDS:
+            raise TimeoutError(f"the agent had not begun in {HEALTHY_SECONDS} s")
+        return False
+
+    RemoteConversation._handle_conversation_status = has_ended
 
 
 @register(OPENHANDS)
@@ -57,5 +80,6 @@ class OpenHandsDocker(adapter.OpenHandsSDKRunner):
         for name in ("max_iterations", "cost_limit"):
             setattr(self, name, given.get(name, getattr(self, name)))
         git_server.image = self._get_oh_image(image)
-        _agent.name = options.get("agent_id", "agent")
+        sandbox.this.agent = options.get("agent_id", "agent")
+        wait_until_it_runs()
         return super().run(task, image, **options)

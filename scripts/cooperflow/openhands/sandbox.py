@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import docker
 import docker.errors
@@ -27,6 +27,11 @@ EVERY = 5.0
 PATIENCE = 60.0
 # How much of what a server says is kept, bytes.
 LOG_BYTES = 20_000_000
+# Where a task's image has its repository.
+REPOSITORY = "/workspace/repo"
+
+# Of each agent's own thread: its name (`agent`) and its `sandbox`.
+this = threading.local()
 
 
 def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
@@ -53,6 +58,8 @@ class Sandbox:
         self._client = docker.from_env()
         self._container: Container | None = None
         self._left = threading.Event()
+        self._base = ""
+        this.sandbox = self
 
     def __enter__(self) -> str:
         network = os.environ[NETWORK]
@@ -66,12 +73,13 @@ class Sandbox:
             network=network,
             environment=environment(self._coop_info),
         )
-        threading.Thread(target=self._keep_log, daemon=True, name="log").start()
+        threading.Thread(target=self._keep_log, args=(this.agent,), daemon=True, name="log").start()
         try:
             self._container.reload()
             settings = self._container.attrs["NetworkSettings"]["Networks"]
             url = f"http://{settings[network]['IPAddress']}:{parts.PORT}"
             self._wait(url)
+            self._base = self._git("rev-parse", "HEAD").strip()
         except BaseException:
             self._put_away()
             raise
@@ -80,6 +88,26 @@ class Sandbox:
 
     def __exit__(self, *_: object) -> None:
         self._put_away()
+
+    def patch(self) -> str:
+        """Return all that was changed since the container began: upstream's two commands.
+
+        Raises:
+            RuntimeError: git failed.
+            DockerException: the engine or the container did.
+        """
+        self._git("add", "-A")
+        return self._git("diff", self._base)
+
+    def _git(self, *arguments: str) -> str:
+        assert self._container is not None
+        command = ["git", *arguments]
+        done = self._container.exec_run(command, workdir=REPOSITORY, demux=True)
+        out, err = cast("tuple[bytes | None, bytes | None]", done.output)
+        if done.exit_code != 0:
+            said = (err or b"").decode(errors="replace").strip()
+            raise RuntimeError(f"{' '.join(command)} ended with {done.exit_code}: {said}")
+        return (out or b"").decode(errors="replace")
 
     def _wait(self, url: str) -> None:
         assert self._container is not None
@@ -94,10 +122,9 @@ class Sandbox:
         said = self._container.logs(tail=20).decode(errors="replace")
         raise TimeoutError(f"the agent server was not healthy in {HEALTHY_SECONDS} s: {said}")
 
-    def _keep_log(self) -> None:
+    def _keep_log(self, agent: str) -> None:
         """Write what the server says as it says it: a run that is ended leaves it too."""
         assert self._container is not None
-        agent = (self._coop_info or {}).get("agent_id", "solo")
         # A client of its own: two threads do not share a connection.
         client = docker.from_env()
         try:
@@ -136,6 +163,11 @@ class Sandbox:
             except docker.errors.APIError as error:
                 print(f"{self._image}: {error}", flush=True)  # the supervisor removes it
         self._client.close()
+
+
+def patch(_workspace: object, _base_commit: str | None) -> str:
+    """Stand in for upstream's function: the patch of this thread's agent."""
+    return str(this.sandbox.patch())
 
 
 def healthy(url: str) -> bool:

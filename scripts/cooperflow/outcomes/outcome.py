@@ -100,6 +100,8 @@ class Evidence:
     image_missing: bool = False
     redis_died: bool = False
     gateway_died: bool = False  # the way from agents in containers to their model
+    silent: int = 0  # agents without a single call, where all calls are recorded
+    patch_unread: bool = False  # Docker gave no answer while an agent's patch was read
     step_limit: int | None = None
     held: float = 0.0  # seconds for which our own limit of requests held an agent back
 
@@ -164,6 +166,9 @@ def judge_run(evidence: Evidence) -> Verdict:
         return Verdict(None, CONTEXT_LIMIT)
     if evidence.redis_died:
         return _infra(REDIS_UNAVAILABLE)
+    if evidence.silent:
+        # It did nothing, whatever its framework says: that tells nothing of the model.
+        return _infra(AGENT_ERROR)
     for agent in evidence.agents:
         if agent.status == "LimitsExceeded":
             steps = evidence.step_limit
@@ -186,6 +191,8 @@ def _infrastructure(evidence: Evidence) -> Verdict | None:
         return _infra(IMAGE_MISSING)
     if evidence.gateway_died:
         return _infra(PROCESS_DIED)
+    if evidence.patch_unread:
+        return _infra(DOCKER_UNAVAILABLE)
     return None
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from cooperflow import guard, halt, runtime
+from cooperflow import guard, halt, layout, runtime
 from cooperflow.attempt import pace, places
 from cooperflow.errors import EngineError, UserError, listed
 from cooperflow.experiment import dataset, fingerprint
@@ -69,7 +69,7 @@ def _bring_to_now(plan: Plan, clone: Path) -> None:
     results, now = plan.results, time.time()
     documents = [path for run in plan.runs for path in run.folder(results).documents]
     documents += [results.gate, *(results.sentinel(image) for image in plan.images)]
-    documents += [results.runs_csv, results.summary_csv, clone / ".snakemake" / "cooperflow-broken"]
+    documents += [results.runs_csv, results.summary_csv, clone / layout.NEWER]
     for path in documents:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime > now:

@@ -11,7 +11,19 @@ from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import publish
-from cooperflow.tables import gold, tables
+from cooperflow.tables import current, gold, tables
+
+
+def make(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make both tables of a finished experiment anew, and return them.
+
+    Raises:
+        UserError: a document is missing or not whole.
+    """
+    runs, summary = collect(plan)
+    write(plan.results, runs, summary)
+    current.remember(plan)
+    return runs, summary
 
 
 def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
