@@ -198,3 +198,39 @@ def test_a_patch_is_whole_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         with contextlib.suppress(docker.errors.DockerException):
             container.remove(force=True)
         client.close()
+
+
+BEGINS_LATE = """
+import sys
+sys.path[:0] = ["scripts"]
+from cooperflow.attempt import child
+child.prepare_environment()
+from cooperflow.openhands import agent
+from openhands.sdk.conversation.impl.remote_conversation import RemoteConversation
+
+one = object.__new__(RemoteConversation)
+print("upstream", one._handle_conversation_status("idle"))
+agent.wait_until_it_runs()
+print("idle", one._handle_conversation_status("idle"))
+print("running", one._handle_conversation_status("running"))
+print("finished", one._handle_conversation_status("finished"))
+agent.HEALTHY_SECONDS = 0
+try:
+    one._handle_conversation_status("idle")
+except TimeoutError as error:
+    print("late", error)
+"""
+
+
+def test_an_agent_that_has_not_begun_has_not_ended() -> None:
+    """The fact of the SDK that this mends stands first: once it is gone, so can the mending."""
+    done = subprocess.run(
+        [".venv/bin/python", "-c", BEGINS_LATE], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-5:] == [
+        "upstream True",
+        "idle False",
+        "running False",
+        "finished True",
+        "late the agent had not begun in 0 s",
+    ], done.stdout + done.stderr
