@@ -15,13 +15,23 @@ from replay_client import server as serving
 # Else litellm asks for prices over the network, three times, wherever a test imports it.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
+# Files that take minutes each, the longest first.
+LONGEST = ("test_workflow", "test_faults", "test_openhands", "test_bench", "test_record")
+LONGEST += ("test_adopt", "test_models", "test_rolling", "test_settings", "test_backends")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without an engine the tests that need one fail at once, and say why: none is skipped."""
     if any(item.get_closest_marker("docker") for item in items) and not docker_answers():
         pytest.exit("no Docker engine answers: run `make engine` first", returncode=3)
-    # Slow files first: no tester is left with one of them at the end.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    # Slow files first, the longest before all: no tester is left with one of them at the end.
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> tuple[int, bool]:
+    name = item.path.stem
+    longest = LONGEST.index(name) if name in LONGEST else len(LONGEST)
+    return longest, item.get_closest_marker("slow") is None
 
 
 @pytest.fixture(scope="session")
