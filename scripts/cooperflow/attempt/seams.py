@@ -99,10 +99,10 @@ def own_git_server(token: str) -> None:
 
 
 def note_unread_patches(note: Path) -> None:
-    """Note in ``note`` each command that did not end while an agent's patch was read.
+    """Note in ``note`` each command that did not come to an end while an agent's patch was read.
 
-    Upstream takes what such a command had said for all that there is, as a rule nothing: an
-    engine that is busy for 30 s would make of a run one whose agent submitted nothing.
+    Upstream takes what such a command had said for all that there is, as a rule nothing: a
+    docker program that cannot be begun makes of a run one whose agent submitted nothing.
     """
     from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector
 
