@@ -29,6 +29,10 @@ PATIENCE = 60.0
 LOG_BYTES = 20_000_000
 # Where a task's image has its repository.
 REPOSITORY = "/workspace/repo"
+# The highest exit code of git's own (128: fatal, 129: usage); above it a signal has ended it.
+GIT_REFUSES = 129
+# Exit codes of a command that could not be begun.
+_NOT_GITS = (126, 127)
 
 # Of each agent's own thread: its name (`agent`) and its `sandbox`.
 this = threading.local()
@@ -80,6 +84,8 @@ class Sandbox:
             url = f"http://{settings[network]['IPAddress']}:{parts.PORT}"
             self._wait(url)
             self._base = self._git("rev-parse", "HEAD").strip()
+            if not self._base:
+                raise RuntimeError(f"{self._image} has no repository at {REPOSITORY}")
         except BaseException:
             self._put_away()
             raise
@@ -92,22 +98,25 @@ class Sandbox:
     def patch(self) -> str:
         """Return all that was changed since the container began: upstream's two commands.
 
+        Empty too where git refuses, as with upstream: then the agent has broken its repository.
+
         Raises:
-            RuntimeError: git failed.
-            DockerException: the engine or the container did.
+            RuntimeError: git could not be begun, or was killed.
+            DockerException: the engine or the container did not serve.
         """
         self._git("add", "-A")
         return self._git("diff", self._base)
 
     def _git(self, *arguments: str) -> str:
+        """Return what git says; nothing where it refuses."""
         assert self._container is not None
         command = ["git", *arguments]
         done = self._container.exec_run(command, workdir=REPOSITORY, demux=True)
         out, err = cast("tuple[bytes | None, bytes | None]", done.output)
-        if done.exit_code != 0:
+        if done.exit_code is None or done.exit_code in _NOT_GITS or done.exit_code > GIT_REFUSES:
             said = (err or b"").decode(errors="replace").strip()
             raise RuntimeError(f"{' '.join(command)} ended with {done.exit_code}: {said}")
-        return (out or b"").decode(errors="replace")
+        return "" if done.exit_code else (out or b"").decode(errors="replace")
 
     def _wait(self, url: str) -> None:
         assert self._container is not None
