@@ -280,6 +280,11 @@ class RunFolder:
         return self.result, self.eval
 
     @property
+    def document_names(self) -> tuple[str, str]:
+        """The same as plain strings: pathlib takes as long to join as reading takes."""
+        return f"{self.path}/{RESULT}", f"{self.path}/{EVAL}"
+
+    @property
     def attempts(self) -> Path:
         return self.path / "attempts"
 

@@ -60,7 +60,8 @@ class Labels:
 
 
 @contextlib.contextmanager
-def _told() -> Any:
+def told() -> Any:
+    """Tell what the SDK raises within as an EngineError."""
     try:
         yield
     except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
@@ -73,7 +74,7 @@ def engine(patience: float = PATIENCE) -> docker.DockerClient:
     Raises:
         EngineError: it does not answer within ``patience`` seconds.
     """
-    with _told():
+    with told():
         client = docker.from_env(timeout=int(max(patience, 1)))
         client.ping()
         return client
@@ -90,7 +91,7 @@ def answers(patience: float = 10) -> bool:
 
 def image_id(client: docker.DockerClient, image: str) -> str | None:
     """Return the id of a local image, None when it is not there."""
-    with _told():
+    with told():
         try:
             return str(client.images.get(image).id)
         except docker.errors.ImageNotFound:
@@ -99,7 +100,7 @@ def image_id(client: docker.DockerClient, image: str) -> str | None:
 
 def image_digests(client: docker.DockerClient, image: str) -> list[str]:
     """Return the digests that a registry gave an image, none where it was built or loaded."""
-    with _told():
+    with told():
         try:
             return list(client.images.get(image).attrs.get("RepoDigests") or [])
         except docker.errors.ImageNotFound:
@@ -128,7 +129,7 @@ def sweep(client: docker.DockerClient, results: str, run: str | None = None) -> 
 def _remove(client: docker.DockerClient, labels: Mapping[str, str], wanted: Any) -> int:
     chosen = {"label": [f"{key}={value}" for key, value in labels.items()]}
     count = 0
-    with _told():
+    with told():
         for found in client.api.containers(all=True, filters=chosen):
             if wanted(found.get("Labels") or {}):
                 with contextlib.suppress(docker.errors.NotFound):
@@ -238,7 +239,7 @@ def limits(config: Containers, own_network: bool = False) -> tuple[list[str], di
 
 def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
     """Return Docker's own storage folder and its free bytes (None: not on this machine)."""
-    with _told():
+    with told():
         root = Path(client.info()["DockerRootDir"])
     try:
         return root, shutil.disk_usage(root).free
@@ -248,12 +249,12 @@ def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
 
 def gateway(client: docker.DockerClient) -> str | None:
     """Return the address of this machine on Docker's own bridge, None where it has none."""
-    with _told():
+    with told():
         ways = client.networks.get("bridge").attrs["IPAM"]["Config"] or []
     return next((str(way["Gateway"]) for way in ways if way.get("Gateway")), None)
 
 
 def version(client: docker.DockerClient) -> str:
     """Return the engine's version."""
-    with _told():
+    with told():
         return str(client.version()["Version"])

@@ -52,10 +52,9 @@ def exists(client: docker.DockerClient, name: str) -> bool:
     Raises:
         EngineError: the engine does not answer.
     """
-    try:
-        client.networks.get(name)
-    except docker.errors.NotFound:
-        return False
-    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        raise EngineError(str(error)) from error
-    return True
+    with containers.told():
+        try:
+            client.networks.get(name)
+        except docker.errors.NotFound:
+            return False
+        return True

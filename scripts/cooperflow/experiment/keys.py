@@ -25,9 +25,8 @@ class _Table(BaseModel):
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: object, info: pydantic.ValidationInfo) -> object:
-        kinds = typing.get_args(cls.model_fields[info.field_name or ""].annotation)
-        kinds = kinds or (cls.model_fields[info.field_name or ""].annotation,)
-        if isinstance(value, bool) and {int, float} & {*kinds}:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and {int, float} & {kind, *typing.get_args(kind)}:
             raise PydanticCustomError("number", "Input should be a number")
         return value
 

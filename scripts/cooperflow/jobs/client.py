@@ -47,15 +47,13 @@ def begin_launcher() -> None:
     if os.environ[environment.LAUNCHER] == "off":
         return
     with contextlib.suppress(OSError):
-        path = socket_path(os.environ[environment.OWNER])
-        connection = _connect(path) or _started(path)
+        connection = _launcher()
         if connection is not None:
             connection.close()
 
 
 def _warm(work: str) -> int | None:
-    path = socket_path(os.environ[environment.OWNER])
-    connection = _connect(path) or _started(path)
+    connection = _launcher()
     if connection is None:
         return None
     with connection:
@@ -101,6 +99,12 @@ def socket_path(owner: str) -> Path:
     return (
         runtime.folder() / f"{hashlib.sha256(f'{owner} {SCRIPTS}'.encode()).hexdigest()[:20]}.sock"
     )
+
+
+def _launcher() -> socket.socket | None:
+    """Return a connection to this start's launcher, which is begun if it is not there."""
+    path = socket_path(os.environ[environment.OWNER])
+    return _connect(path) or _started(path)
 
 
 def _connect(path: Path) -> socket.socket | None:

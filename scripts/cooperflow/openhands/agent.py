@@ -7,6 +7,7 @@ in a way that can fail: upstream's gives none where the server was too slow to b
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -49,6 +50,7 @@ def replace_modal() -> None:
 replace_modal()
 
 
+@functools.cache
 def wait_until_it_runs() -> None:
     """Have the SDK wait where its server has been told to begin and has not begun yet.
 

@@ -101,7 +101,7 @@ class Evidence:
     redis_died: bool = False
     gateway_died: bool = False  # the way from agents in containers to their model
     silent: int = 0  # agents without a single call, where all calls are recorded
-    patch_unread: bool = False  # Docker gave no answer while an agent's patch was read
+    patch_unread: bool = False  # a command that reads an agent's patch did not come to its end
     step_limit: int | None = None
     held: float = 0.0  # seconds for which our own limit of requests held an agent back
 

@@ -29,7 +29,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     """
     guard.hold(plan.results, clone)
     docker_version = preflight.check(plan, work)
-    if (work.runs or work.gradings or work.oracles) and not work.cluster:
+    if work.needs_cooperbench and not work.cluster:
         client.begin_launcher()
     _try_for_real(plan, work)
     halt.lift(plan.results)

@@ -182,14 +182,12 @@ def _agent(runs: Sequence[Run]) -> Iterator[Line]:
 
 def _alike(value: Any, default: Any) -> bool:
     """Whether a value can stand where upstream has ``default``; None there tells nothing."""
-    if value is None or default is None:
-        return True
-    numbers = (int, float)
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, numbers):
-        return isinstance(value, numbers)
-    return isinstance(value, type(default))
+    return value is None or default is None or _kind(value) is _kind(default)
+
+
+def _kind(value: Any) -> type:
+    """Return a value's type; all numbers are of one, and truth values are none."""
+    return float if type(value) is int else type(value)
 
 
 def _redis() -> Line:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import docker
+
 from cooperflow.attempt import redis_server
 from cooperflow.engine import containers, networks, sandboxes
 from cooperflow.errors import EngineError, UserError
@@ -34,9 +36,14 @@ class Work:
     cluster: bool = False  # the jobs run on other machines
 
     @property
+    def needs_cooperbench(self) -> bool:
+        """Whether there is a job that calls upstream's command."""
+        return bool(self.runs) or bool(self.gradings) or self.oracles > 0
+
+    @property
     def needs_engine(self) -> bool:
         """Whether Docker has work to do, here or on the machines of a cluster."""
-        return self.images or bool(self.runs) or bool(self.gradings) or self.oracles > 0
+        return self.images or self.needs_cooperbench
 
 
 def check(plan: Plan, work: Work) -> str | None:
@@ -153,21 +160,26 @@ def _engine(plan: Plan, images: bool) -> str:
         client = containers.engine(10)
     except EngineError as error:
         raise UserError(_out_of_reach(error)) from error
-    version = containers.version(client)
-    network = plan.config.containers.network
-    if network not in (None, "none") and not networks.exists(client, network):
-        raise UserError(
-            f"Network: Docker has none of the name {network} (containers.network). Make it "
-            f"(`docker network create {network}`), or name one that `docker network ls` shows."
-        )
-    absent = [i for i in plan.images if containers.image_id(client, i) is None] if images else []
     try:
+        version = containers.version(client)
+        _network(plan, client)
+        wanted = plan.images if images else ()
+        absent = [i for i in wanted if containers.image_id(client, i) is None]
         told = room.check(plan, client, absent)
     finally:
         client.close()
     if told:
         print(f"images: {told.words}")
     return version
+
+
+def _network(plan: Plan, client: docker.DockerClient) -> None:
+    network = plan.config.containers.network
+    if network not in (None, "none") and not networks.exists(client, network):
+        raise UserError(
+            f"Network: Docker has none of the name {network} (containers.network). Make it "
+            f"(`docker network create {network}`), or name one that `docker network ls` shows."
+        )
 
 
 def _out_of_reach(error: EngineError) -> str:

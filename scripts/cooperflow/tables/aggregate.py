@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from cooperflow import atomic, layout
+from cooperflow import atomic
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
@@ -51,8 +51,7 @@ def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
 def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
     for run in plan.runs:
         folder = run.folder(plan.results)
-        # Of tens of thousands, whose paths put together by pathlib were a tenth of the time.
-        paths = f"{folder.path}/{layout.RESULT}", f"{folder.path}/{layout.EVAL}"
+        paths = folder.document_names
         result, evaluation = map(atomic.read_json, paths)
         if not partial:
             for path, document in zip(paths, (result, evaluation), strict=True):
