@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pytest
 
 from cooperflow import atomic
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as plan_module
 from cooperflow.start import estimate, model_check
 
 MODELS = {"m": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}}
@@ -19,32 +20,50 @@ def _price(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_check, "probe", lambda *_, **__: told)
 
 
-def test_without_runs_it_states_its_assumption(make_plan: Any) -> None:
-    plan = make_plan(models=MODELS)
+@pytest.fixture
+def shipped() -> plan_module.Plan:
+    return plan_module.make(config.load([]))
+
+
+def test_the_default_is_the_public_run(shipped: plan_module.Plan) -> None:
+    """300 runs of the shipped experiment cost 138.59 USD; the range is a third to three times."""
+    made = estimate.make(shipped, shipped.runs)
+    costs = [one.cost for one in made if one.cost is not None]
+    assert [one.runs for one in made] == [100, 100, 100]
+    assert sum(cost.mid for cost in costs) == pytest.approx(138.59, rel=0.001)
+    solo, messaging, silent = (cost.mid for cost in costs)
+    assert solo < silent < messaging
+    for cost in costs:
+        assert cost.mid / cost.low == pytest.approx(3.2, abs=0.3)
+        assert cost.high / cost.mid == pytest.approx(2.9, abs=0.3)
+    text = "\n".join(estimate.text(made, 4))
+    assert "assumed: 10.4 calls of 10000 tokens" in text
+    assert "assumed: 21.4 calls of 10000 tokens" in text
+
+
+def test_an_assumption_of_the_config_wins(make_plan: Any) -> None:
+    assume = {"calls": 40, "input_tokens": 15_000, "output_tokens": 250}
+    plan = make_plan(models=MODELS, assume=assume)
     solo, coop = estimate.make(plan, plan.runs)
     assert solo.cost is not None
     assert coop.cost is not None
     # 40 calls of 15,000 in at 2.50 and 250 out at 10.00 USD a million tokens, 4 pairs
     assert solo.cost.mid == pytest.approx(4 * 40 * (0.0375 + 0.0025))
     assert coop.cost.mid == pytest.approx(2 * solo.cost.mid)
-    assert (solo.cost.low, solo.cost.high) == (solo.cost.mid / 3, solo.cost.mid * 3)
-    assert "assumed: 40 calls of 15000 tokens" in "\n".join(estimate.text([solo, coop], 4))
 
 
-def test_finished_runs_speak_for_the_rest(make_plan: Any) -> None:
+def test_finished_runs_replace_the_assumption_from_the_first_on(make_plan: Any) -> None:
     plan = make_plan(models=MODELS)
     solo = [run for run in plan.runs if run.experiment.setting.name == "solo"]
-    for run, cost in zip(solo, (1.0, 2.0, 3.0), strict=False):
+    expected = [estimate.make(plan, solo[3:])[0]]
+    for run, cost in zip(solo, (3.0, 2.0, 4.0), strict=False):
         told = {"cost_usd": cost, "seconds": 60.0, "outcome": None}
         atomic.write_json(run.folder(plan.results).result, {"workflow": told})
-    found, _ = estimate.make(plan, [r for r in plan.runs if r not in solo[:3]])
-    assert found.runs == 1
-    assert found.cost is not None
-    assert found.cost.mid == pytest.approx(2.0)
-    assert found.cost.low < 1.0
-    assert found.cost.high > 3.0
-    assert found.seconds.mid == pytest.approx(60.0)
-    assert found.basis == "from 3 finished runs of it"
+        expected += estimate.make(plan, solo[3:])
+    means = [one.cost.mid for one in expected if one.cost is not None]
+    assert means[0] < 0.3 < means[1] < means[2] < means[3] < 3.0
+    assert 60 < expected[-1].seconds.mid < 300
+    assert expected[-1].basis == "from 3 finished runs of it and the assumption"
 
 
 def test_nothing_to_do_costs_nothing(make_plan: Any) -> None:
@@ -59,12 +78,11 @@ def test_an_unknown_price_is_no_price(make_plan: Any, monkeypatch: pytest.Monkey
     assert "no price is known" in "\n".join(estimate.text(estimate.make(plan, plan.runs), 4))
 
 
-def test_the_range_holds_nineteen_times_of_twenty() -> None:
-    draw = random.Random(7)
-    held = 0
-    for _ in range(400):
-        seen = [draw.gauss(10, 3) for _ in range(6)]
-        truth = sum(draw.gauss(10, 3) for _ in range(30))
-        told = estimate.from_sample(seen, 30)
-        held += told.low <= truth <= told.high
-    assert 0.92 < held / 400 < 0.98
+def test_an_unknown_price_is_no_price_after_runs_either(
+    make_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_check, "probe", lambda *_, **__: {"known": True, "price": None})
+    plan = make_plan(models={"m": {"model": "openai/mine"}})
+    told = {"cost_usd": 0.0, "seconds": 60.0, "outcome": None}
+    atomic.write_json(plan.runs[0].folder(plan.results).result, {"workflow": told})
+    assert estimate.make(plan, plan.runs[1:])[0].cost is None

@@ -9,6 +9,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from cooperflow.experiment import public_run
+
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
 OPENHANDS = "openhands_docker"  # upstream's OpenHands, in containers of this machine; ours
 DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
@@ -197,11 +199,17 @@ class Oracle(_Table):
 
 
 class Assumptions(_Table):
-    """What an agent is taken to use while no run is done; only for the estimate."""
+    """Assumed usage of an agent for the estimate; the default is a published run."""
 
-    calls: int = Field(40, gt=0, description="model calls of one agent")
-    input_tokens: int = Field(15_000, gt=0, description="tokens in of one call")
-    output_tokens: int = Field(250, gt=0, description="tokens out of one call")
+    calls: float | None = Field(
+        None,
+        gt=0,
+        description="model calls of one agent; null: 10.4 solo, 10.7 with messages, 8.7 without",
+    )
+    input_tokens: int = Field(public_run.INPUT_TOKENS, gt=0, description="input tokens of one call")
+    output_tokens: int = Field(
+        public_run.OUTPUT_TOKENS, gt=0, description="output tokens of one call"
+    )
     run_seconds: int = Field(300, gt=0, description="duration of a run, seconds")
 
 

@@ -1,38 +1,17 @@
-"""What the runs to do may cost and take: from the runs done, else from stated assumptions."""
+"""Estimate of cost and time of the pending runs: an assumption, corrected by the finished runs."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from cooperflow import atomic
+from cooperflow.experiment import public_run
 from cooperflow.experiment.keys import Assumptions
 from cooperflow.experiment.plan import Experiment, Plan, Run
+from cooperflow.outcomes import forecast
+from cooperflow.outcomes.forecast import NOTHING, Range
 from cooperflow.start import model_check
-
-# Between the lowest and the highest of an assumption, and the figure itself.
-ASSUMED_FACTOR = 3.0
-# So many finished runs of an experiment are needed to speak from them.
-ENOUGH = 3
-
-
-@dataclass(frozen=True)
-class Range:
-    """A figure with a low and a high one around it."""
-
-    low: float
-    mid: float
-    high: float
-
-    def __add__(self, other: Range) -> Range:
-        return Range(self.low + other.low, self.mid + other.mid, self.high + other.high)
-
-    def scaled(self, factor: float) -> Range:
-        return Range(self.low * factor, self.mid * factor, self.high * factor)
-
-
-NOTHING = Range(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -45,29 +24,6 @@ class Estimate:
     seconds: Range  # of all runs, one after the other
     basis: str
     replay: bool = False
-
-
-def from_sample(values: Sequence[float], count: int) -> Range:
-    """Return the sum of ``count`` more draws, from those seen, with a range of 95 %.
-
-    The range holds both how unsure the mean is and how much single runs differ: Student's t
-    interval for the sum of ``count`` new observations (a prediction interval).
-    """
-    from scipy import stats
-
-    n = len(values)
-    mean = sum(values) / n
-    if n < 2:
-        return assumed(mean, count)
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
-    wide = float(stats.t.ppf(0.975, n - 1)) * spread * math.sqrt(count**2 / n + count)
-    return Range(max(count * mean - wide, 0.0), count * mean, count * mean + wide)
-
-
-def assumed(each: float, count: int) -> Range:
-    """Return the sum of ``count`` runs of which nothing is known but an assumption."""
-    whole = each * count
-    return Range(whole / ASSUMED_FACTOR, whole, whole * ASSUMED_FACTOR)
 
 
 def make(plan: Plan, to_do: Iterable[Run]) -> list[Estimate]:
@@ -87,33 +43,47 @@ def make(plan: Plan, to_do: Iterable[Run]) -> list[Estimate]:
 
 
 def _one(plan: Plan, one: Experiment, count: int, price: Sequence[float] | None) -> Estimate:
-    done = list(_done(plan, one))
-    replay = one.model.replay is not None
-    if len(done) >= ENOUGH:
-        costs, seconds = ([d[i] for d in done] for i in (0, 1))
-        basis = f"from {len(done)} finished runs of it"
-        cost = from_sample(costs, count)
-        return Estimate(one.run_name, count, cost, from_sample(seconds, count), basis, replay)
+    finished = list(_done(plan, one))
+    costs, seconds = [cost for cost, _ in finished], [lasted for _, lasted in finished]
     guess = plan.config.assume
-    each = _assumed_cost(guess, one, price)
-    agents = 1 if one.setting.mode == "solo" else 2
-    basis = (
-        f"assumed: {agents * guess.calls} calls of {guess.input_tokens} tokens in and "
-        f"{guess.output_tokens} out"
-    )
-    cost_range = None if each is None else assumed(each, count)
+    expected = assumed_cost(guess, one, price)
+    known = expected is not None or any(costs)
     limit = float(min(guess.run_seconds, plan.config.limits.run_seconds))
-    return Estimate(one.run_name, count, cost_range, assumed(limit, count), basis, replay)
+    basis = (
+        f"assumed: {_agents(one) * _calls(guess, one):g} calls of {guess.input_tokens} tokens in "
+        f"and {guess.output_tokens} out"
+    )
+    if finished:
+        basis = f"from {len(finished)} finished runs of it and the assumption"
+    return Estimate(
+        one.run_name,
+        count,
+        forecast.total(expected, costs, count) if known else None,
+        forecast.total(limit, seconds, count) or NOTHING,
+        basis,
+        one.model.replay is not None,
+    )
 
 
-def _assumed_cost(
+def _agents(one: Experiment) -> int:
+    return 1 if one.setting.mode == "solo" else 2
+
+
+def _calls(guess: Assumptions, one: Experiment) -> float:
+    """Return the model calls of one agent."""
+    if guess.calls is not None:
+        return guess.calls
+    return public_run.calls(one.setting.mode == "solo", one.setting.messaging)
+
+
+def assumed_cost(
     guess: Assumptions, one: Experiment, price: Sequence[float] | None
 ) -> float | None:
+    """Return the assumed cost of one run, None without a price."""
     if not price or not price[0]:
         return None
-    agents = 1 if one.setting.mode == "solo" else 2
     per_call = guess.input_tokens * price[0] + guess.output_tokens * (price[1] or 0.0)
-    return agents * guess.calls * per_call
+    return _agents(one) * _calls(guess, one) * per_call
 
 
 def _done(plan: Plan, one: Experiment) -> Iterator[tuple[float, float]]:
