@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from cooperflow import layout
 from cooperflow.archive import provenance
+from cooperflow.attempt import secrecy
 from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
 from cooperflow.experiment.keys import Config
@@ -30,8 +31,6 @@ RESULTS = "results"
 # Made from the rest, or of no use elsewhere.
 LEFT_OUT = {".state", "report", "partial"}
 LOCKS = ("envs/requirements.txt", "pyproject.toml")
-# What a key is replaced by, as in the record of calls.
-NO_KEY = b"[key]"
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,14 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
     target = plan.results.root / NAME
     temporary = target.with_name(f".{NAME}.tmp")
     hashes: dict[str, str] = {}
-    hidden = [secret.encode() for secret in secrets if len(secret) >= 6]
+    redactor = secrecy.Redactor.of(secrets)
     with (
         temporary.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name, data in _contents(plan):
-            for secret in hidden:
-                data = data.replace(secret, NO_KEY)
+            data = redactor.data(data)
             hashes[name] = hashlib.sha256(data).hexdigest()
             _add(archive, name, data)
         _add(archive, MANIFEST, json.dumps(hashes, indent=1, sort_keys=True).encode())
@@ -71,7 +69,7 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
 def secrets_of(plan: Plan) -> list[str]:
     """Return the keys of the plan's models, as far as they are in the environment."""
     names = [model.api_key for model in plan.config.models.values() if model and model.api_key]
-    return [os.environ[name] for name in names if os.environ.get(name)]
+    return secrecy.raw_values(names, os.environ)
 
 
 def check(archive: Path) -> list[Finding]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import environment, processes
+from cooperflow.attempt import secrecy
+from cooperflow.attempt.secrecy import RedactedStream, Redactor
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
@@ -21,13 +23,15 @@ from cooperflow.jobs.tries import Try
 class _Both:
     """Prints to the terminal and to a log."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, redactor: Redactor) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._redactor = redactor
         self._streams = (sys.stdout, log.open("a", encoding="utf-8", errors="replace"))
 
     def write(self, text: str) -> int:
+        clean = self._redactor.text(text)
         for stream in self._streams:
-            stream.write(text)
+            stream.write(clean)
             stream.flush()
         return len(text)
 
@@ -52,13 +56,25 @@ def job_parser(text: str) -> argparse.ArgumentParser:
 
 def perform(work: Callable[[], int], log: Path | None = None) -> int:
     """Do a script's work; tell a user's error in its own words. Return the exit code."""
+    redactor = _redactor()
+    sys.stderr = RedactedStream(sys.stderr, redactor)
     if log is not None:
-        sys.stdout = _Both(log)
+        sys.stdout = _Both(log, redactor)
     try:
         return work()
     except (UserError, EngineError) as error:
         print(error)
         return 1
+
+
+def _redactor() -> Redactor:
+    """Return what removes the keys of the session's models from everything printed here."""
+    try:
+        models = configuration.from_environment().models.values()
+    except (UserError, ValueError):
+        return Redactor(())
+    names = [model.api_key for model in models if model is not None]
+    return Redactor.of(secrecy.raw_values(names, os.environ))
 
 
 def perform_named(name: str, arguments: Sequence[str]) -> int:

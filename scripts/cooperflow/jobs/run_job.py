@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, guard, halt, layout, processes, runtime
-from cooperflow.attempt import places, watch
+from cooperflow.attempt import places, secrecy, watch
 from cooperflow.attempt.pace import Pace
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
@@ -42,6 +42,7 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
                 return DONE
             for place in (folder.path, *map(folder.attempt, folder.attempt_numbers())):
                 atomic.sweep(place)
+            _redact_killed(run, folder)
             if publish.restore(run, folder) is not None:
                 print(f"{run.key}: result.json was gone; put back from its attempt, nothing paid.")
                 return DONE
@@ -56,6 +57,14 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     except Interrupted as why:
         print(f"{run.key}: ended: {why}")
         return INTERRUPTED
+
+
+def _redact_killed(run: Run, folder: layout.RunFolder) -> None:
+    """Remove the key from the files of attempts that were killed before they could do so."""
+    for number in folder.attempt_numbers():
+        record = atomic.read_json(folder.attempt(number) / layout.ATTEMPT)
+        if isinstance(record, dict) and record.get("state") == "running":
+            secrecy.scrub(folder.attempt(number), key_of(run.experiment.model))
 
 
 def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
@@ -185,7 +194,7 @@ def key_of(model: Model) -> str | None:
     """Return the key of a model's provider; a replay takes any."""
     if model.replay is not None:
         return "replay"
-    return os.environ.get(model.api_key or "") or None
+    return secrecy.value(model.api_key, os.environ)
 
 
 def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:

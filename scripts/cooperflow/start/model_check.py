@@ -14,6 +14,7 @@ from typing import Any
 import requests
 
 from cooperflow import atomic, halt, layout
+from cooperflow.attempt import secrecy
 from cooperflow.experiment.keys import Model
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import usage
@@ -29,10 +30,16 @@ def lines(plan: Plan, name: str, model: Model) -> Iterator[Line]:
     if model.replay is not None:
         yield Line("model", OK, f"{name}: replay of {model.replay}: no key, no cost")
         return
-    key = os.environ.get(model.api_key or "") or None
+    given = secrecy.read(model.api_key, os.environ)
+    if given.problem:
+        yield Line("key", BAD, given.problem)
+        return
+    key = given.value
     if model.api_key and not key:
         yield Line("key", BAD, f"{model.api_key} is not set: `export {model.api_key}=...`")
         return
+    if given.note:
+        yield Line("key", NOTE, given.note)
     told = _fresh(plan, name, model) or probe(model, key, call=True)
     yield from model_lines(name, model, told)
     if told.get("kind") == usage.ANSWERED:

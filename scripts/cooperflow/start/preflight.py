@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
 
-from cooperflow.attempt import redis_server
+from cooperflow.attempt import redis_server, secrecy
 from cooperflow.engine import containers, networks, sandboxes
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
@@ -75,11 +76,16 @@ def check(plan: Plan, work: Work) -> str | None:
 def _keys(runs: Iterable[Run]) -> Iterator[str]:
     models = {run.experiment.model_name: run.experiment.model for run in runs}
     for name, model in models.items():
-        if model.replay is None and model.api_key and not os.environ.get(model.api_key):
+        key = secrecy.read(model.api_key if model.replay is None else None, os.environ)
+        if key.problem:
+            yield f"Key: {key.problem}"
+        elif model.replay is None and model.api_key and not key.value:
             yield (
                 f"Key: the environment variable {model.api_key} (models.{name}.api_key) is not "
                 f"set. Run `export {model.api_key}=...`."
             )
+        elif key.note:
+            print(f"key: {key.note}", file=sys.stderr)
         if model.replay is not None and not Path(model.replay).is_dir():
             yield f"Recordings: models.{name}.replay: there is no folder {model.replay}."
 
