@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import docker.credentials.errors
 import docker.errors
 import requests.exceptions
 
 from cooperflow.atomic import read_lines
+from cooperflow.engine import endpoint
 from cooperflow.errors import EngineError
 from cooperflow.experiment.keys import Containers
 from cooperflow.processes import Process, spawn, this_process
@@ -32,6 +34,14 @@ OOM_SCORE = 500
 
 # Seconds that the engine has for one answer.
 PATIENCE = 60
+
+# What the SDK raises. A credentials helper that is missing has its own kind.
+FAILURES = (
+    docker.errors.DockerException,
+    docker.credentials.errors.StoreError,
+    requests.exceptions.RequestException,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -61,23 +71,44 @@ class Labels:
 
 @contextlib.contextmanager
 def told() -> Any:
-    """Tell what the SDK raises within as an EngineError."""
+    """Turn what the SDK raises within into an EngineError."""
     try:
         yield
-    except (docker.errors.DockerException, requests.exceptions.RequestException, OSError) as error:
-        raise EngineError(str(error)) from error
+    except FAILURES as error:
+        raise EngineError(describe(error)) from error
+
+
+def describe(error: BaseException) -> str:
+    """Return an SDK error as text, with advice where Docker's configuration is at fault."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, docker.credentials.errors.StoreError):
+        path = endpoint.config_folder(os.environ) / "config.json"
+        return (
+            f"Docker's credentials helper does not work: {text}. Install it, or remove "
+            f"`credsStore` and `credHelpers` from {path}"
+        )
+    return text
 
 
 def engine(patience: float = PATIENCE) -> docker.DockerClient:
-    """Return a client of the engine that the environment names.
+    """Return a client of the engine that the `docker` command uses.
 
     Raises:
         EngineError: it does not answer within ``patience`` seconds.
     """
-    with told():
+    where = endpoint.apply()
+    if where.host.startswith(endpoint.SSH):
+        raise EngineError(
+            f"{where}: the Docker SDK cannot use ssh:// as the docker command does. Forward the "
+            "engine's socket (`ssh -N -L /tmp/docker.sock:/var/run/docker.sock HOST`) and set "
+            "DOCKER_HOST=unix:///tmp/docker.sock"
+        )
+    try:
         client = docker.from_env(timeout=int(max(patience, 1)))
         client.ping()
-        return client
+    except FAILURES as error:
+        raise EngineError(f"{where}: {describe(error)}") from error
+    return client
 
 
 def answers(patience: float = 10) -> bool:

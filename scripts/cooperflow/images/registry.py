@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import docker.auth
+import docker.credentials.errors
 import requests
 
 from cooperflow.errors import UserError
@@ -190,7 +191,12 @@ class Client:
 def _credentials(host: str) -> tuple[str, str] | None:
     try:
         found = docker.auth.load_config().resolve_authconfig(host)
-    except (docker.errors.DockerException, OSError, json.JSONDecodeError):
+    except (
+        docker.errors.DockerException,
+        docker.credentials.errors.StoreError,
+        OSError,
+        json.JSONDecodeError,
+    ):
         return None
     if not found or not found.get("username"):
         return None

@@ -110,8 +110,8 @@ def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
             continue
         try:
             way()
-        except (docker.errors.DockerException, OSError, UserError) as error:
-            tried.append(f"not {word}: {str(error).strip() or type(error).__name__}")
+        except (*containers.FAILURES, UserError) as error:
+            tried.append(f"not {word}: {containers.describe(error)}")
         else:
             return word
     raise UserError(
@@ -149,7 +149,7 @@ def save(plan: Plan, image: str) -> int:
             stream.flush()
             os.fsync(stream.fileno())
         part.replace(path)
-    except (docker.errors.DockerException, OSError) as error:
+    except containers.FAILURES as error:
         raise UserError(f"{path}: could not be written: {_first_line(error)}.") from error
     finally:
         part.unlink(missing_ok=True)

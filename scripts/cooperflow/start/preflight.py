@@ -13,7 +13,7 @@ from pathlib import Path
 import docker
 
 from cooperflow.attempt import redis_server, secrecy
-from cooperflow.engine import containers, networks, sandboxes
+from cooperflow.engine import containers, endpoint, networks, sandboxes
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
@@ -167,7 +167,7 @@ def _engine(plan: Plan, images: bool) -> str:
     except EngineError as error:
         raise UserError(_out_of_reach(error)) from error
     try:
-        version = containers.version(client)
+        version = _usable(client)
         _network(plan, client)
         wanted = plan.images if images else ()
         absent = [i for i in wanted if containers.image_id(client, i) is None]
@@ -188,6 +188,37 @@ def _network(plan: Plan, client: docker.DockerClient) -> None:
         )
 
 
+def _usable(client: docker.DockerClient) -> str:
+    """Return the engine's version where the `docker` command and the SDK use the same engine.
+
+    Raises:
+        UserError: they do not, the command cannot use the engine, or it is not Docker's.
+    """
+    with containers.told():
+        answer, info = client.version(), client.info()
+    podman = [c for c in answer.get("Components") or [] if "podman" in str(c.get("Name")).lower()]
+    if podman:
+        raise UserError(
+            f"Docker: the engine is Podman {podman[0].get('Version')}, which is not supported: it "
+            "reports no out-of-memory events and loses output of short containers. Set "
+            "DOCKER_HOST to a Docker engine, or run `make engine`."
+        )
+    try:
+        _, command_id = endpoint.ask_command()
+    except EngineError as error:
+        raise UserError(
+            f"Docker: the engine ({answer.get('Version')}) answers the SDK, but the docker command "
+            f"cannot use it: {error}. Agents need the command; install a newer one (Debian 13: "
+            "`apt-get install docker-cli`)."
+        ) from error
+    if command_id and info.get("ID") and command_id != info["ID"]:
+        raise UserError(
+            f"Docker: the docker command uses engine {command_id}, the SDK uses engine "
+            f"{info['ID']}. Set DOCKER_HOST to one of them (`docker context ls` lists them)."
+        )
+    return str(answer["Version"])
+
+
 def _out_of_reach(error: EngineError) -> str:
     text = str(error)
     if "Permission denied" in text:
@@ -195,8 +226,7 @@ def _out_of_reach(error: EngineError) -> str:
             "Docker: the daemon runs, but this user may not use it. Add the user to the group "
             "docker (`sudo usermod -aG docker $USER`, then log in anew), or be root."
         )
-    where = os.environ.get("DOCKER_HOST", "the default socket")
     return (
-        f"Docker: no daemon answers at {where}. Start it (`systemctl start docker`, or "
+        f"Docker: no daemon answers: {text}. Start it (`systemctl start docker`, or "
         "`make engine` as root), or set DOCKER_HOST to one that runs."
     )

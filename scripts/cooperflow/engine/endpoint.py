@@ -1,0 +1,162 @@
+"""The Docker endpoint of this process: one for the `docker` command and the SDK."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cooperflow.errors import EngineError
+
+DEFAULT = "default"
+# What the `docker` command uses where nothing names another endpoint.
+DEFAULT_HOST = "unix:///var/run/docker.sock"
+# Upstream's evaluation uses the SDK without an SSH client.
+SSH = "ssh://"
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a Docker engine listens, and which setting names it."""
+
+    host: str
+    source: str  # as a message names it
+    context: str | None = None  # the context to resolve into variables; None: none is needed
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.host} ({self.source})"
+
+
+def config_folder(environment: Mapping[str, str]) -> Path:
+    """Return the folder of the `docker` command's configuration."""
+    home = environment.get("HOME") or os.path.expanduser("~")
+    return Path(environment.get("DOCKER_CONFIG") or Path(home) / ".docker")
+
+
+def resolve(environment: Mapping[str, str]) -> Endpoint:
+    """Return the endpoint that the `docker` command uses with ``environment``.
+
+    The order is the command's own: DOCKER_HOST, DOCKER_CONTEXT, the configured current context.
+
+    Raises:
+        EngineError: the context does not exist, or names no Docker endpoint.
+    """
+    host = environment.get("DOCKER_HOST")
+    if host:
+        return Endpoint(host, "DOCKER_HOST")
+    folder = config_folder(environment)
+    name = environment.get("DOCKER_CONTEXT")
+    source = f"DOCKER_CONTEXT={name}"
+    if not name:
+        name = _current_context(folder)
+        source = f"the current Docker context {name}"
+    if name == DEFAULT:
+        return Endpoint(DEFAULT_HOST, "the default socket")
+    return _context(folder, name, source)
+
+
+def apply(environment: MutableMapping[str, str] | None = None) -> Endpoint:
+    """Resolve the endpoint and name it in ``environment`` for the command and the SDK alike.
+
+    The SDK does not read contexts. Without this, the two could use different engines.
+
+    Raises:
+        EngineError: the context does not exist, or names no Docker endpoint.
+    """
+    variables = os.environ if environment is None else environment
+    endpoint = resolve(variables)
+    if endpoint.context is not None:
+        variables.update(endpoint.variables)
+        variables.pop("DOCKER_CONTEXT", None)
+    return endpoint
+
+
+def is_this_machine(
+    endpoint: Endpoint, info: Mapping[str, Any], contained: bool | None = None
+) -> bool:
+    """Return whether an engine runs on this machine, so that its paths and addresses are local.
+
+    A socket alone does not prove it: it may be forwarded, or belong to a virtual machine.
+
+    Args:
+        contained: whether this process runs in a container, which has a host name of its own.
+    """
+    local = platform.uname()
+    if contained is None:
+        contained = Path("/.dockerenv").exists()
+    return (
+        endpoint.host.startswith("unix://")
+        and info.get("KernelVersion") == local.release
+        and (contained or info.get("Name") == local.node)
+    )
+
+
+def ask_command(seconds: float = 20) -> tuple[str, str]:
+    """Return the engine's version and id as the `docker` command reports them.
+
+    Raises:
+        EngineError: the command cannot use the engine; the text has the engine's own words.
+    """
+    version = _call(["docker", "version", "--format", "{{.Server.Version}}"], seconds)
+    return version, _call(["docker", "info", "--format", "{{.ID}}"], seconds)
+
+
+def _call(command: list[str], seconds: float) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EngineError(f"`{' '.join(command[:2])}`: no answer within {seconds:g} s") from error
+    except OSError as error:
+        raise EngineError(f"`{' '.join(command[:2])}`: {error}") from error
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode:
+        words = lines[-1] if lines else f"exit code {done.returncode}"
+        raise EngineError(f"`{' '.join(command[:2])}`: {words[:400]}")
+    return done.stdout.strip()
+
+
+def _current_context(folder: Path) -> str:
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return str(document.get("currentContext") or DEFAULT)
+    except (OSError, ValueError, AttributeError):
+        return DEFAULT
+
+
+def _context(folder: Path, name: str, source: str) -> Endpoint:
+    identifier = hashlib.sha256(name.encode()).hexdigest()
+    path = folder / "contexts" / "meta" / identifier / "meta.json"
+    try:
+        endpoints = json.loads(path.read_text(encoding="utf-8"))["Endpoints"]
+        docker = endpoints["docker"]
+        host = str(docker["Host"])
+    except FileNotFoundError as error:
+        raise EngineError(
+            f"{source}: there is no context of this name. `docker context ls` lists the contexts; "
+            "`docker context use default` selects this machine's engine"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{source}: {path} names no Docker endpoint") from error
+    variables = {"DOCKER_HOST": host}
+    certificates = folder / "contexts" / "tls" / identifier / "docker"
+    if certificates.is_dir():
+        unverified = bool(docker.get("SkipTLSVerify"))
+        variables |= {"DOCKER_CERT_PATH": str(certificates), "DOCKER_TLS": "1"}
+        # For both programs an empty value means: do not verify.
+        variables["DOCKER_TLS_VERIFY"] = "" if unverified else "1"
+    return Endpoint(host, source, name, variables)

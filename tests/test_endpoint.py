@@ -1,0 +1,166 @@
+"""The engine's endpoint: one for the docker command and the SDK, and whether it is local."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker.credentials.errors
+import pytest
+
+from cooperflow import layout
+from cooperflow.engine import containers, endpoint
+from cooperflow.errors import EngineError, UserError
+from cooperflow.experiment import config, plan
+from cooperflow.images import verified
+from cooperflow.start import preflight
+
+MachineContext = Callable[..., None]
+
+
+@pytest.fixture
+def add_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MachineContext:
+    """Write a context of the docker command into a private configuration folder."""
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+
+    def add(name: str, host: str, current: bool = False, tls: bool = False, **more: Any) -> None:
+        identifier = hashlib.sha256(name.encode()).hexdigest()
+        folder = tmp_path / "contexts" / "meta" / identifier
+        folder.mkdir(parents=True)
+        document = {"Name": name, "Endpoints": {"docker": {"Host": host, **more}}}
+        (folder / "meta.json").write_text(json.dumps(document))
+        if tls:
+            (tmp_path / "contexts" / "tls" / identifier / "docker").mkdir(parents=True)
+        if current:
+            (tmp_path / "config.json").write_text(json.dumps({"currentContext": name}))
+
+    return add
+
+
+def test_the_sdk_follows_the_context_of_the_command(
+    add_context: MachineContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_context("current", "unix:///no/current.sock", current=True)
+    add_context("named", "unix:///no/named.sock")
+    for context, host in ((None, "/no/current.sock"), ("named", "/no/named.sock")):
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+        if context:
+            monkeypatch.setenv("DOCKER_CONTEXT", context)
+        with pytest.raises(EngineError) as failure:
+            containers.engine(2)
+        assert host in str(failure.value)
+        assert str(context or "current") in str(failure.value)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///no/host.sock")
+    monkeypatch.setenv("DOCKER_CONTEXT", "named")
+    with pytest.raises(EngineError, match=r"/no/host\.sock \(DOCKER_HOST\)"):
+        containers.engine(2)
+
+
+def test_a_context_with_certificates_serves_both_programs(add_context: MachineContext) -> None:
+    add_context("secure", "tcp://machine:2376", tls=True)
+    add_context("lax", "tcp://machine:2376", tls=True, SkipTLSVerify=True)
+    for name, verify in (("secure", "1"), ("lax", "")):
+        variables = {"DOCKER_CONTEXT": name, "DOCKER_CONFIG": os.environ["DOCKER_CONFIG"]}
+        endpoint.apply(variables)
+        assert variables["DOCKER_HOST"] == "tcp://machine:2376"
+        assert variables["DOCKER_TLS_VERIFY"] == verify
+        assert variables["DOCKER_CERT_PATH"].endswith("/docker")
+        assert "DOCKER_CONTEXT" not in variables
+
+
+def test_a_missing_context_and_ssh_are_named(
+    add_context: MachineContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_context("far", "ssh://user@machine")
+    monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
+    with pytest.raises(EngineError, match="DOCKER_CONTEXT=nowhere: there is no context"):
+        containers.engine(2)
+    monkeypatch.setenv("DOCKER_CONTEXT", "far")
+    with pytest.raises(EngineError, match=r"ssh://user@machine .*ssh -N -L"):
+        containers.engine(2)
+    assert "ssh -N -L" in preflight._out_of_reach(EngineError("ssh://x: `ssh -N -L` does it"))
+
+
+def test_only_an_engine_on_this_machine_is_local() -> None:
+    here = platform.uname()
+    info = {"Name": here.node, "KernelVersion": here.release}
+    socket = endpoint.Endpoint("unix:///var/run/docker.sock", "the default socket")
+    assert endpoint.is_this_machine(socket, info, contained=False)
+    assert not endpoint.is_this_machine(socket, {**info, "Name": "other"}, contained=False)
+    assert endpoint.is_this_machine(socket, {**info, "Name": "other"}, contained=True)
+    assert not endpoint.is_this_machine(socket, {**info, "KernelVersion": "6.10-linuxkit"})
+    assert not endpoint.is_this_machine(endpoint.Endpoint("tcp://x:1", "DOCKER_HOST"), info)
+
+
+class _Client:
+    """The answers of an engine's SDK client."""
+
+    def __init__(self, components: list[dict[str, str]] | None = None) -> None:
+        self._components = components or [{"Name": "Engine", "Version": "29.0.1"}]
+
+    def version(self) -> dict[str, Any]:
+        return {"Version": "29.0.1", "Components": self._components}
+
+    def info(self) -> dict[str, Any]:
+        return {"ID": "engine-a"}
+
+
+def _fake_docker(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "docker"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_every_session_asks_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client: Any = _Client()
+    old = "Error response from daemon: client version 1.41 is too old"
+    _fake_docker(tmp_path, f'echo "{old}" >&2; exit 1', monkeypatch)
+    with pytest.raises(UserError, match=r"client version 1\.41 is too old.*docker-cli"):
+        preflight._usable(client)
+    _fake_docker(tmp_path, "echo engine-b", monkeypatch)
+    with pytest.raises(UserError, match="engine engine-b, the SDK uses engine engine-a"):
+        preflight._usable(client)
+    _fake_docker(tmp_path, "echo engine-a", monkeypatch)
+    assert preflight._usable(client) == "29.0.1"
+
+
+def test_podman_is_refused_by_name() -> None:
+    client: Any = _Client([{"Name": "Podman Engine", "Version": "5.4.2"}])
+    with pytest.raises(UserError, match=r"Podman 5\.4\.2, which is not supported"):
+        preflight._usable(client)
+
+
+def test_a_missing_credentials_helper_is_explained() -> None:
+    with pytest.raises(EngineError, match=r"credentials helper.*credsStore"), containers.told():
+        raise docker.credentials.errors.InitializationError("docker-credential-x not installed")
+
+
+def test_a_build_without_its_credentials_helper_ends_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helper = docker.credentials.errors.InitializationError("docker-credential-x not installed")
+
+    def build(*_: object) -> None:
+        raise helper
+
+    monkeypatch.setattr(verified, "_build", build)
+    raw = {
+        "results": str(tmp_path),
+        "dataset": {"dir": "demo/dataset", "subset": "demo"},
+        "models": {"replay": {"model": "command-a-03-2025", "replay": "demo/recordings"}},
+        "settings": {"solo": ["--setting", "solo"]},
+        "images": {"pull": False, "build": True},
+    }
+    monkeypatch.chdir(layout.REPOSITORY)
+    demo = plan.make(config.parse(raw))
+    client: Any = None
+    with pytest.raises(UserError, match=r"not built: Docker's credentials helper.*config\.json"):
+        verified._fetch(demo, client, demo.images[0])
