@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cooperflow.outcomes import outcome, usage
+from cooperflow.outcomes import outcome, patch_text, usage
 from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence, Verdict, judge_eval, judge_run
 
 DONE = (AgentEnd("solo", "Submitted", steps=4),)
@@ -160,8 +160,19 @@ def coop(status: str, passed: bool, strategy: str = "naive", **more: Any) -> dic
         (solo("", "", False), [True], Verdict("fail", "empty_patch")),
         (
             solo("error: No valid patches in input\n", "", False),
-            [False],
+            [True],
             Verdict("fail", "empty_patch"),
+        ),
+        # Something is in the patch, and git finds no change there: colour codes, a gitlink.
+        (
+            solo("error: No valid patches in input\n", "", False),
+            [False],
+            Verdict("fail", "patch_not_applied"),
+        ),
+        (
+            coop("clean", False, feature1={"test_output": "error: No valid patches in input\n"}),
+            [False] * 2,
+            Verdict("fail", "patch_not_applied"),
         ),
         (
             solo("error: patch failed: a.py:3\nerror: a.py: patch does not apply\n", "", False),
@@ -192,6 +203,30 @@ def coop(status: str, passed: bool, strategy: str = "naive", **more: Any) -> dic
 )
 def test_eval(document: dict[str, Any] | None, empty: list[bool], verdict: Verdict) -> None:
     assert judge_eval(document, empty) == verdict
+
+
+TESTS_ONLY = b"diff --git a/tests/test_a.py b/tests/test_a.py\n+def test_a(): pass\n"
+ONE_FILE = b"diff --git a/a.py b/a.py\n+a = 1\n"
+
+
+@pytest.mark.parametrize(
+    ("patch", "empty", "caveats"),
+    [
+        (b"", True, ()),
+        (b"\n \n", True, ()),
+        (TESTS_ONLY, True, ()),
+        (TESTS_ONLY + ONE_FILE, False, ()),
+        (TESTS_ONLY.replace(b"diff", b"\x1b[1mdiff"), False, ()),
+        (b"diff --git a/lib b/lib\n+Subproject commit 1234\n", False, ()),
+        (ONE_FILE.replace(b"1\n", b"1\r\n"), False, ("line_endings",)),
+        (ONE_FILE.replace(b"1", "'\u00e9'".encode("latin-1")), False, ("not_utf8",)),
+        (ONE_FILE.replace(b"1", "'\u00e9'".encode()), False, ()),
+        (b"-a\r\n+\xff\n", False, ("line_endings", "not_utf8")),
+    ],
+)
+def test_patch(patch: bytes, empty: bool, caveats: tuple[str, ...]) -> None:
+    assert patch_text.is_empty(patch) is empty
+    assert patch_text.text_caveats(patch) == caveats
 
 
 def test_an_agents_limit_is_the_reason_only_if_the_tests_fail() -> None:

@@ -19,12 +19,13 @@ from cooperflow import layout
 from cooperflow.archive import recording
 from cooperflow.attempt import child, seams
 from cooperflow.experiment import keys, upstream
+from cooperflow.outcomes import patch_text
 
 child.prepare_environment()
 
 from cooperbench import agents, cli, utils  # noqa: E402
 from cooperbench.agents import registry  # noqa: E402
-from cooperbench.eval import runs  # noqa: E402
+from cooperbench.eval import runs, sandbox  # noqa: E402
 from cooperbench.runner import coop, solo, tasks  # noqa: E402
 
 REPO = "demo_textkit_task"
@@ -278,3 +279,26 @@ def test_an_agents_patch_is_read_by_commands_that_tell_if_they_did_not_end() -> 
         "cooperbench.agents.mini_swe_agent_v2.environments.docker"
     )
     assert '"exception_info"' in inspect.getsource(environment.DockerEnvironment.execute)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "src/a.py",
+        "tests/a.py",
+        "src/tests/deep/a.rs",
+        "test_a.py",
+        "chi/mux_test.go",
+        "src/form.test.tsx",
+        "src/form.spec.js",
+        "FooTest.java",
+        "tests.py",
+        "src/testing.py",
+        "__tests__/a.ts",
+        "go/testdata/a.txt",
+    ],
+)
+def test_test_files_are_removed_from_patches_by_the_rule_we_know(path: str) -> None:
+    patch = f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-a\n+b\n"
+    left = sandbox._filter_test_files(patch)
+    assert patch_text.is_empty(patch.encode()) is not bool(left.strip())

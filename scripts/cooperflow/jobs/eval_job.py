@@ -14,7 +14,7 @@ from cooperflow.images import rolling
 from cooperflow.jobs import breaker
 from cooperflow.jobs.tries import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.layout import RunFolder
-from cooperflow.outcomes import outcome, publish
+from cooperflow.outcomes import outcome, patch_text, publish
 from cooperflow.outcomes.outcome import Verdict
 from cooperflow.outcomes.records import EvalRecord
 from cooperflow.processes import Interrupted
@@ -77,7 +77,7 @@ def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
 def judged(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
     """Return what upstream's document says of a run whose patches lie in the folder ``patches``."""
     found = sorted(patches.glob("*.patch"))
-    empty = [not path.read_bytes().strip() for path in found]
+    empty = [patch_text.is_empty(path.read_bytes()) for path in found]
     largest = max((path.stat().st_size for path in found), default=0)
     return outcome.judge_eval(document, empty, reason, largest)
 

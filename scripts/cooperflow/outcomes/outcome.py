@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cooperflow.outcomes import usage
+from cooperflow.outcomes import runner_output, usage
 
 PASS = "pass"
 FAIL = "fail"
@@ -211,7 +211,7 @@ def judge_eval(
 
     Args:
         document: upstream's eval.json, None where there is none that is whole.
-        empty_patches: for each patch of the run whether it is empty.
+        empty_patches: for each patch of the run whether upstream gets nothing of it.
         reason: the reason to give if the tests fail (an agent's limit), empty if none.
         largest_patch: bytes of the run's largest patch.
     """
@@ -248,11 +248,8 @@ def _why(
     if merge.get("status") == "conflicts":
         return MERGE_CONFLICT
     for output in outputs:
-        if not count_tests(output, failed=True):
-            if _NOTHING_LEFT.search(output):
-                return EMPTY_PATCH
-            if _NOT_APPLIED.search(output):
-                return PATCH_NOT_APPLIED
+        if not count_tests(output, failed=True) and _NOT_APPLIED.search(output):
+            return PATCH_NOT_APPLIED
     return TESTS_FAILED
 
 
@@ -264,9 +261,9 @@ def _output(document: Mapping[str, Any], merge: Mapping[str, Any], number: int) 
 # Upstream hands a patch over as one argument of a shell, which the kernel limits to 128 KiB.
 LARGEST_PATCH = 98_000
 _PATCH_NOT_WRITTEN = re.compile(r"Failed to write (?!tests)\w+\.patch")
-_NOTHING_LEFT = re.compile(r"^error: No valid patches in input", re.MULTILINE)
 _NOT_APPLIED = re.compile(
-    r"^error: (?:patch failed: |corrupt patch |unrecognized input|.*: patch does not apply"
+    r"^error: (?:No valid patches in input|git diff header lacks filename information"
+    r"|patch failed: |corrupt patch |unrecognized input|.*: patch does not apply"
     r"|.*: does not exist in index|.*: already exists in (?:index|working directory)"
     r"|.*: No such file or directory)",
     re.MULTILINE,
@@ -274,29 +271,6 @@ _NOT_APPLIED = re.compile(
 
 
 def count_tests(output: str, failed: bool = False) -> int:
-    """Return how many tests passed (with ``failed``: passed or failed) by a runner's output.
-
-    Knows the runners of the data set: pytest, jest and vitest, go test, cargo test. A Go
-    package that was built but had no test to run counts as none, unlike upstream's count.
-    """
-    jest = re.search(r"Tests:\s*(?:(\d+)\s*failed,\s*)?(\d+)\s*passed", output)
-    if jest:
-        return int(jest[2]) + (int(jest[1] or 0) if failed else 0)
-    cargo = re.findall(r"test result:.*?(\d+) passed.*?(\d+) failed", output)
-    if cargo:
-        return sum(int(p) + (int(f) if failed else 0) for p, f in cargo)
-    words = "passed|failed|error" if failed else "passed"
-    counted = sum(int(n) for n in re.findall(rf"(\d+) (?:{words})", output))
-    if counted:
-        return counted
-    marks = "PASS|FAIL" if failed else "PASS"
-    counted = len(re.findall(rf"--- (?:{marks}):", output))
-    if counted:
-        return counted
-    packages = re.findall(r"^(ok|FAIL)\s+\S+.*$", output, re.MULTILINE)
-    lines = re.findall(r"^(?:ok|FAIL)\s+\S+.*$", output, re.MULTILINE)
-    return sum(
-        1
-        for word, line in zip(packages, lines, strict=True)
-        if (failed or word == "ok") and "no tests to run" not in line
-    )
+    """Return how many tests passed (with ``failed``: passed or failed) by a runner's output."""
+    counted = runner_output.count(output)
+    return counted.total if failed else counted.passed
