@@ -18,7 +18,7 @@ import docker.errors
 import requests.exceptions
 
 from cooperflow.atomic import read_lines
-from cooperflow.engine import endpoint
+from cooperflow.engine import endpoint, image_identity
 from cooperflow.errors import EngineError
 from cooperflow.experiment.keys import Containers
 from cooperflow.processes import Process, spawn, this_process
@@ -129,13 +129,19 @@ def image_id(client: docker.DockerClient, image: str) -> str | None:
             return None
 
 
-def image_digests(client: docker.DockerClient, image: str) -> list[str]:
-    """Return the digests that a registry gave an image, none where it was built or loaded."""
+def image_attributes(client: docker.DockerClient, image: str) -> dict[str, Any] | None:
+    """Return what the engine reports of a local image, None where it is missing."""
     with told():
         try:
-            return list(client.images.get(image).attrs.get("RepoDigests") or [])
+            return dict(client.images.get(image).attrs)
         except docker.errors.ImageNotFound:
-            return []
+            return None
+
+
+def image_content(client: docker.DockerClient, image: str) -> str | None:
+    """Return the content of a local image, which no image store changes; None: it is missing."""
+    attributes = image_attributes(client, image)
+    return None if attributes is None else image_identity.content(attributes)
 
 
 def remove(client: docker.DockerClient, labels: Mapping[str, str]) -> int:

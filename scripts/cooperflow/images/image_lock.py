@@ -12,17 +12,20 @@ from typing import Literal
 from cooperflow import atomic
 from cooperflow.errors import UserError
 
-COLUMNS = ("image", "digest", "size")
+COLUMNS = ("image", "digest", "size", "content")
+# Locks of older versions have no content.
+OLD_COLUMNS = COLUMNS[:3]
 Moved = Literal["error", "pinned", "accept"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An image and its pinned content; size: packed bytes, 0 where it is not known."""
+    """An image and its pinned content."""
 
     image: str
     digest: str
-    size: int
+    size: int  # packed bytes, 0 where it is not known
+    content: str = ""  # as image_identity.content has it, empty where it is not known
 
 
 def read(path: Path) -> dict[str, Entry]:
@@ -36,10 +39,13 @@ def read(path: Path) -> dict[str, Entry]:
     except FileNotFoundError:
         return {}
     rows = csv.DictReader(io.StringIO(text))
-    if tuple(rows.fieldnames or ()) != COLUMNS:
+    if tuple(rows.fieldnames or ()) not in (COLUMNS, OLD_COLUMNS):
         raise UserError(f"{path}: the first line must be {','.join(COLUMNS)}.")
     try:
-        entries = [Entry(r["image"], r["digest"], int(r["size"] or 0)) for r in rows]
+        entries = [
+            Entry(r["image"], r["digest"], int(r["size"] or 0), r.get("content") or "")
+            for r in rows
+        ]
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}. Restore it, or remove it to pin anew.") from error
     return {entry.image: entry for entry in entries}

@@ -6,7 +6,7 @@ import contextlib
 import socket
 
 from cooperflow import atomic, processes
-from cooperflow.engine import containers
+from cooperflow.engine import containers, image_identity
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import verified
@@ -26,17 +26,15 @@ def ensure(plan: Plan, image: str) -> str:
     sentinel = atomic.read_json(path) or {}
     client = containers.engine()
     try:
-        here = containers.image_id(client, image)
-        if here is None or not sentinel.get("id"):
-            here = _fetch(plan, image, bool(sentinel.get("id")))
+        attributes = containers.image_attributes(client, image)
+        if attributes is None or not sentinel.get("id"):
+            _fetch(plan, image, bool(sentinel.get("id")))
             sentinel = atomic.read_json(path) or {}
-        digests = containers.image_digests(client, image)
+            attributes = containers.image_attributes(client, image) or {}
     finally:
         client.close()
-    # Engines with different storage give one content different ids; its digest is the same.
-    content = [digest.rpartition("@")[2] for digest in digests]
-    verified_content = str(sentinel.get("digest") or "").rpartition("@")[2]
-    if sentinel.get("id") and here != sentinel["id"] and verified_content not in content:
+    here = str(attributes.get("Id"))
+    if sentinel.get("id") and not image_identity.is_same(sentinel, attributes):
         raise UserError(
             f"{image}: is {here} on {socket.gethostname()}, but {sentinel['id']} was "
             f"verified. Remove the image there to have the right one fetched, or remove {path} "
@@ -51,12 +49,14 @@ def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
     return processes.claim(plan.results.claims, name, PATIENCE)
 
 
-def _fetch(plan: Plan, image: str, known: bool) -> str:
+def _fetch(plan: Plan, image: str, known: bool) -> None:
     """Fetch and verify an image."""
     place = f"on {socket.gethostname()}" if processes.on_a_node() else "here"
     print(f"{image}: is not {place}." if known else f"{image}: nothing says it is verified.")
     with one_at_a_time(plan):
         # What a cluster's first node has verified the others compare with, and leave as it is.
         once = known and processes.on_a_node()
-        found = verified.bring(plan, image) if once else verified.ensure(plan, image)
-    return str(found["id"])
+        if once:
+            verified.bring(plan, image)
+        else:
+            verified.ensure(plan, image)

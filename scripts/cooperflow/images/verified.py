@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import docker
 import docker.errors
 
 from cooperflow import atomic, guard, layout
-from cooperflow.engine import containers
+from cooperflow.engine import containers, image_identity
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
@@ -55,14 +55,20 @@ def bring(plan: Plan, image: str) -> dict[str, Any]:
     if containers.image_id(client, image) is None or layering.is_stale(client, image):
         source = _fetch(plan, client, image)
     found = client.images.get(image)
-    _as_pinned(plan, image, found.attrs.get("RepoDigests") or [])
+    pinned = image_lock.read(Path(plan.config.images.lock)).get(image)
+    pulled = source == rolling.PULLED
+    digests = image_identity.registry_digests(
+        found.attrs, pulled, pinned.digest if pinned else None
+    )
+    _check_pin(plan, pinned, found.attrs, digests)
     if source in rolling.OURS:
         atomic.write_json(plan.results.fetched(image), {"image": image, "id": found.id})
     sentinel = {
         "schema": SCHEMA,
         "name": image,
         "id": found.id,
-        "digest": next(iter(found.attrs.get("RepoDigests") or []), None),
+        "content": image_identity.content(found.attrs),
+        "digest": next(iter(digests), None),
         "size": found.attrs.get("Size"),
         "source": source,
         "checked": {
@@ -75,14 +81,20 @@ def bring(plan: Plan, image: str) -> dict[str, Any]:
     return sentinel
 
 
-def _as_pinned(plan: Plan, image: str, digests: Sequence[str]) -> None:
-    """Raise where the image that is here is known by digests, and the lock's is not among them."""
-    lock = Path(plan.config.images.lock)
-    pinned = image_lock.read(lock).get(image)
-    found = [digest.rpartition("@")[2] for digest in digests]
-    if pinned is None or not found or pinned.digest in found:
+def _check_pin(
+    plan: Plan,
+    pinned: image_lock.Entry | None,
+    attributes: Mapping[str, Any],
+    digests: Sequence[str],
+) -> None:
+    """Raise where a local image is known not to be the one that the lock pins."""
+    if pinned is None:
         return
-    image_lock.choose(image, pinned.digest, found[0], plan.config.images.moved, lock)
+    known = [image_identity.digest_of(digest) for digest in digests]
+    is_pinned = pinned.digest in known or pinned.content == image_identity.content(attributes)
+    if known and not is_pinned:
+        config = plan.config.images
+        image_lock.choose(pinned.image, pinned.digest, known[0], config.moved, Path(config.lock))
 
 
 def _serves(image: str) -> bool:
@@ -189,7 +201,8 @@ def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
         found.tag(name, tag)
         digest = digest or next(d.rpartition("@")[2] for d in found.attrs["RepoDigests"])
         size = manifest.size if manifest else progress.total
-        image_lock.put(lock, image_lock.Entry(image, digest, size))
+        content = image_identity.content(found.attrs)
+        image_lock.put(lock, image_lock.Entry(image, digest, size, content))
         seconds = time.monotonic() - begun
         pulling.say(f"{place}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s")
 

@@ -40,7 +40,7 @@ def layer(client: docker.DockerClient, image: str) -> None:
         DockerException: Docker would not build.
     """
     source, task = parts.image(), layout.task_image(image)
-    base = containers.image_id(client, task)
+    base = containers.image_content(client, task)
     if base is None:
         raise UserError(f"{task} is not here, onto which it is layered")
     if containers.image_id(client, source) is None:
@@ -69,8 +69,10 @@ def is_stale(client: docker.DockerClient, image: str) -> bool:
         return False
     if BASE_LABEL not in labels:
         return False
-    now = containers.image_id(client, layout.task_image(image))
-    return (labels[BASE_LABEL], labels.get(LABEL)) != (now, parts.stamp())
+    task = layout.task_image(image)
+    # Images of older versions have the base's id.
+    base = (containers.image_content(client, task), containers.image_id(client, task))
+    return labels[BASE_LABEL] not in base or labels.get(LABEL) != parts.stamp()
 
 
 def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str, str]:

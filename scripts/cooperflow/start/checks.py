@@ -14,7 +14,7 @@ import docker.errors
 
 from cooperflow import atomic, guard, runtime
 from cooperflow.attempt import redis_server, watch
-from cooperflow.engine import containers, sandboxes
+from cooperflow.engine import containers, image_identity, sandboxes
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset, upstream
@@ -85,11 +85,11 @@ def _modal() -> Line:
 def _changed(plan: Plan, client: docker.DockerClient) -> Iterator[Line]:
     """Tell images that are not those that were verified: every run on them would be refused."""
     for image in plan.images:
-        sentinel = plan.results.sentinel(image)
-        verified = (atomic.read_json(sentinel) or {}).get("id")
-        here = containers.image_id(client, image)
-        if verified and here and here != verified:
-            text = f"{image} is another one than was verified: remove {sentinel} to verify it anew"
+        path = plan.results.sentinel(image)
+        sentinel = atomic.read_json(path) or {}
+        attributes = containers.image_attributes(client, image)
+        if sentinel.get("id") and attributes and not image_identity.is_same(sentinel, attributes):
+            text = f"{image} is another one than was verified: remove {path} to verify it anew"
             yield Line("images", BAD, text)
 
 
