@@ -17,6 +17,7 @@ from cooperflow.archive import adopt
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
+from cooperflow.upstream import trajectory
 
 Make = Callable[..., Experiment]
 MODEL = "command-a-03-2025"
@@ -46,14 +47,20 @@ def cooperbench(one: Experiment, *arguments: str) -> str:
 @pytest.mark.slow
 def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     """Their outcomes are upstream's where evidence permits; an error is never a fail."""
+    # Each conversation is compacted after its first turns.
+    settings = {"compaction_token_trigger": 1}
     one = experiment(
-        pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)], whole=True
+        pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)],
+        whole=True,
+        agent={"config": {"agent": settings}},
     )
     done = one.run("images")
     assert done.returncode == 0, done.stdout
     agent = tmp_path / "agent.yaml"
     base = {"api_base": f"{one.server.url}/v2/chat"}
-    agent.write_text(yaml.safe_dump({"config": {"model": {"model_kwargs": base}}}))
+    agent.write_text(
+        yaml.safe_dump({"config": {"model": {"model_kwargs": base}, "agent": settings}})
+    )
     logs = tmp_path / "logs"
 
     def run(repo: str, task: int, pair: str, *more: str) -> None:
@@ -87,6 +94,14 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     assert {row["adopted"] for row in ours} == {"False"}
     assert {row["cost_complete"] for row in theirs} == {"False"}
     assert {row["cost_bound_usd"] for row in theirs} == {""}
+    full = list(one.results.glob("runs/*/*/*/*/*/solo_full_traj.json"))
+    assert len(full) == 4  # the two runs that ended, of both models
+    for path in full:
+        told = json.loads((path.parent / "result.json").read_text())
+        named = {p.name: json.loads(p.read_text()) for p in path.parent.glob("*_traj.json")}
+        (read,) = trajectory.parse(named).values()
+        assert len(read.turns) == told["agent"]["steps"]
+        assert len(read.entries) > len(read.turns)  # the summaries
     # What its trajectories say of the tokens is what our record of the same answers says.
     same = [(row["input_tokens"], row["output_tokens"], row["cost_usd"]) for row in ours[:2]]
     assert [(r["input_tokens"], r["output_tokens"], r["cost_usd"]) for r in theirs[:2]] == same

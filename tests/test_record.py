@@ -11,6 +11,7 @@ from experiment_client import INVENTORY, TEXTKIT, Experiment
 
 from cooperflow.archive import recording
 from cooperflow.archive.recording import Answer
+from cooperflow.upstream import trajectory
 from replay.recordings import Turn
 
 Make = Callable[..., Experiment]
@@ -137,7 +138,13 @@ def test_what_a_compaction_cut_off_comes_first() -> None:
         {"event": "start", "id": "c", "time": 5.0},
         {"event": "end", "id": "c", "response_id": "r3", "time": 6.0, "input_tokens": 7},
     ]
-    found = recording.of_trajectories([full, {"messages": [summary, _message(3)]}], records)
+    documents = {
+        "agent1_full_traj.json": full,
+        "agent7_traj.json": {"agent_id": "agent1", "messages": [summary, _message(3)]},
+    }
+    read = trajectory.parse(documents)
+    assert list(read) == ["agent1"]
+    found = recording.of_trajectory(read["agent1"], records)
     assert [answer.commands for answer in found] == [("one",), ("two",), ("three",)]
     assert (found[2].asked, found[2].answered, found[2].tokens) == (5.0, 6.0, (7, 0))
 

@@ -26,6 +26,8 @@ from cooperflow.outcomes import outcome
 from cooperflow.outcomes.outcome import Evidence, Verdict
 from cooperflow.outcomes.records import RunRecord
 from cooperflow.outcomes.usage import Usage
+from cooperflow.upstream import conversation, result, trajectory
+from cooperflow.upstream.trajectory import Tokens
 
 
 @dataclass
@@ -156,7 +158,7 @@ def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None
         for name, value in expected.items()
         if document.get(name) not in (None, value)
     ]
-    if not setting.messaging and document.get("messages_sent"):
+    if not setting.messaging and _messages(folder, document, _trajectories(folder)):
         wrong.append(f"messages were sent there, and {setting.name} has none")
     if wrong:
         raise UserError(f"{key}: {folder} is of another experiment: {'; '.join(wrong)}.")
@@ -208,8 +210,10 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     agents = outcome.agent_ends(document)
     limit = fingerprint.step_limit(run.experiment, plan)
     verdict = outcome.judge_run(Evidence(document=True, agents=agents, step_limit=limit))
-    trajectories = [atomic.read_json(path) for path in sorted(source.glob("*_traj.json"))]
-    record = _record(run, document, verdict, used(document, trajectories), _patches(source))
+    trajectories = _trajectories(source)
+    messages = _messages(source, document, trajectories)
+    usage = used(document, trajectories)
+    record = _record(run, document, verdict, usage, messages, _patches(source))
     folder.eval.unlink(missing_ok=True)
     graded = _grading(source, verdict)
     if graded is not None:
@@ -237,6 +241,7 @@ def _record(
     document: Mapping[str, Any],
     verdict: Verdict,
     used: Usage,
+    messages: int,
     patches: Sequence[Path],
 ) -> RunRecord:
     started, ended = _moment(document.get("started_at")), _moment(document.get("ended_at"))
@@ -254,7 +259,7 @@ def _record(
         waited_seconds=0.0,
         model_seconds=0.0,
         steps=sum(end.steps for end in outcome.agent_ends(document)),
-        messages_sent=int(document.get("messages_sent") or 0),
+        messages_sent=messages,
         patch_lines=sum(len(path.read_bytes().splitlines()) for path in patches),
         started=started,
         ended=ended,
@@ -262,45 +267,52 @@ def _record(
     )
 
 
-def used(document: Mapping[str, Any], trajectories: Sequence[Any]) -> Usage:
+def used(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
     """Return what a run used by upstream's word: at least this, as failed calls are in no file.
 
     Tokens are those of the document, or of the answers in the trajectories where it says 0.
+
+    Args:
+        trajectories: the run's parsed trajectory files by name.
     """
+    answers = [
+        entry.tokens
+        for read in trajectory.parse(trajectories).values()
+        for entry in read.entries
+        if entry.tokens is not None
+    ]
+    tokens = result.tokens(document)
+    if tokens == Tokens():
+        tokens = Tokens(
+            sum(answer.input for answer in answers),
+            sum(answer.output for answer in answers),
+            sum(answer.cached for answer in answers),
+        )
     ends = document.get("agents") or {"solo": document.get("agent") or {}}
-    answers = list(_answers(trajectories))
-    tokens = {
-        "input_tokens": sum(int(end.get("input_tokens") or 0) for end in ends.values()),
-        "output_tokens": sum(int(end.get("output_tokens") or 0) for end in ends.values()),
-        "cached_tokens": sum(int(end.get("cache_read_tokens") or 0) for end in ends.values()),
-    }
-    if not any(tokens.values()):
-        details = [answer.get("prompt_tokens_details") or {} for answer in answers]
-        tokens = {
-            "input_tokens": sum(int(answer.get("prompt_tokens") or 0) for answer in answers),
-            "output_tokens": sum(int(answer.get("completion_tokens") or 0) for answer in answers),
-            "cached_tokens": sum(int(part.get("cached_tokens") or 0) for part in details),
-        }
     return Usage(
         calls=len(answers) or sum(int(end.get("steps") or 0) for end in ends.values()),
+        input_tokens=tokens.input,
+        output_tokens=tokens.output,
+        cached_tokens=tokens.cached,
         cost_usd=float(document.get("total_cost") or 0.0),
         cost_complete=False,
         cost_bound_usd=None,
-        **tokens,
     )
 
 
-def _answers(trajectories: Sequence[Any]) -> list[Mapping[str, Any]]:
-    """Return the usage of each answer that stands in upstream's trajectories."""
-    found = []
-    for trajectory in trajectories:
-        messages = trajectory.get("messages") if isinstance(trajectory, dict) else None
-        for message in messages if isinstance(messages, list) else []:
-            extra = message.get("extra") if isinstance(message, dict) else None
-            response = (extra or {}).get("response") if isinstance(extra, dict) else None
-            if isinstance(response, dict) and isinstance(response.get("usage"), dict):
-                found.append(response["usage"])
-    return found
+def _trajectories(folder: Path) -> dict[str, Any]:
+    """Return the parsed trajectory files of a run by name."""
+    names = (path for path in sorted(folder.iterdir()) if trajectory.is_trajectory(path.name))
+    return {path.name: atomic.read_json(path) for path in names}
+
+
+def _messages(folder: Path, document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> int:
+    """Return how many messages were sent, by upstream's own count where it left no list."""
+    path = folder / conversation.FILE
+    if not path.is_file():
+        return int(document.get("messages_sent") or 0)
+    framework = str(document.get("agent_framework") or "")
+    return len(conversation.sent(atomic.read_json(path), trajectories, framework))
 
 
 def _patches(folder: Path) -> list[Path]:

@@ -7,7 +7,6 @@ was then, so that messages and pushed branches are met in the same order.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import outcome, usage
+from cooperflow.upstream import trajectory
+from cooperflow.upstream.trajectory import Command, Trajectory
 
 SCHEMA = 1
 # By which an agent says that it has done.
@@ -50,28 +51,21 @@ class Written:
     pairs: int
 
 
-def of_trajectories(
-    documents: Iterable[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]
-) -> list[Answer]:
-    """Return the turns of one agent from its trajectories, the ones cut by a compaction first.
+def of_trajectory(read: Trajectory, records: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    """Return the turns of one agent from its trajectory.
 
     Args:
-        documents: upstream's trajectories of the agent, with `segments` where it was compacted.
         records: the record of the attempt's model calls, for times and tokens.
     """
     starts = {r["id"]: float(r["time"]) for r in records if r.get("event") == "start"}
     ends = {r.get("response_id"): r for r in records if r.get("event") == "end"}
-    found: dict[str, Answer] = {}
-    for document in documents:
-        parts = [part.get("messages") or [] for part in document.get("segments") or []]
-        for message in [m for part in [*parts, document.get("messages") or []] for m in part]:
-            extra = message.get("extra") or {}
-            answer = (extra.get("response") or {}).get("id")
-            if message.get("role") != "assistant" or extra.get("summary") or not answer:
-                continue
-            call = ends.get(answer) or {}
-            found.setdefault(answer, _answer(message, call, starts.get(call.get("id"))))
-    return list(found.values())
+    answers = []
+    for turn in read.turns:
+        if turn.answer_id:
+            call = ends.get(turn.answer_id) or {}
+            asked = starts.get(call.get("id"))
+            answers.append(_answer(turn.text, turn.commands, call, asked))
+    return answers
 
 
 def of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
@@ -82,7 +76,7 @@ def of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
         if r.get("event") == "start" and r.get("agent", "") == agent
     }
     answers = [
-        _answer(r.get("message") or {}, r, calls[r["id"]])
+        _recorded_answer(r, calls[r["id"]])
         for r in records
         if r.get("event") == "end" and r.get("id") in calls and r.get("kind") == usage.ANSWERED
     ]
@@ -90,25 +84,23 @@ def of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
     return [answer for answer in answers if answer.commands]
 
 
-def _answer(message: Mapping[str, Any], call: Mapping[str, Any], asked: float | None) -> Answer:
+def _recorded_answer(record: Mapping[str, Any], asked: float) -> Answer:
+    message = record.get("message") or {}
+    text = trajectory.text_of(message.get("content"))
+    return _answer(text, trajectory.commands_of(message), record, asked)
+
+
+def _answer(
+    text: str, commands: Iterable[Command], call: Mapping[str, Any], asked: float | None
+) -> Answer:
     tokens = (int(call.get("input_tokens") or 0), int(call.get("output_tokens") or 0))
     return Answer(
-        text=str(message.get("content") or ""),
-        commands=tuple(_commands(message.get("tool_calls") or [])),
+        text=text,
+        commands=tuple(command.text for command in commands if command.is_shell),
         asked=asked,
         answered=float(call["time"]) if "time" in call else None,
         tokens=tokens if any(tokens) else None,
     )
-
-
-def _commands(calls: Iterable[Mapping[str, Any]]) -> Iterable[str]:
-    for call in calls:
-        try:
-            arguments = json.loads((call.get("function") or {}).get("arguments") or "")
-        except ValueError:
-            continue
-        if isinstance(arguments, dict) and isinstance(arguments.get("command"), str):
-            yield arguments["command"]
 
 
 def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> list[dict[str, Any]]:
@@ -251,16 +243,13 @@ def _answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
     """Return what each agent answered in the attempt whose result stands."""
     numbers = [n for n in folder.attempt_numbers() if (folder.attempt(n) / layout.RESULT).exists()]
     records = atomic.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []
-    documents: dict[str, list[Mapping[str, Any]]] = {}
-    for path in sorted(folder.path.glob("*_traj.json")):
-        document = atomic.read_json(path)
-        if isinstance(document, dict) and document.get("messages"):
-            name = str(document.get("agent_id") or path.name.split("_")[0])
-            documents.setdefault(name, []).append(document)
-    # What was cut off by a compaction comes before what was not.
+    documents = {
+        path.name: atomic.read_json(path)
+        for path in sorted(folder.path.iterdir())
+        if trajectory.is_trajectory(path.name)
+    }
     found = {
-        name: of_trajectories(sorted(parts, key=lambda d: "segments" not in d), records)
-        for name, parts in documents.items()
+        agent: of_trajectory(read, records) for agent, read in trajectory.parse(documents).items()
     }
     if found:
         return found

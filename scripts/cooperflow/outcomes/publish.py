@@ -17,6 +17,7 @@ from cooperflow.outcomes import usage
 from cooperflow.outcomes.outcome import Evidence, Verdict
 from cooperflow.outcomes.records import RunRecord
 from cooperflow.outcomes.usage import Usage
+from cooperflow.upstream import conversation, trajectory
 
 
 def result(
@@ -54,7 +55,7 @@ def result(
         ),
         model_seconds=round(usage.model_seconds(attempt_calls(folder.attempt(attempt))), 3),
         steps=sum(agent.steps for agent in evidence.agents),
-        messages_sent=int(whole.get("messages_sent") or 0),
+        messages_sent=_messages(run, folder.attempt(attempt), upstream, whole),
         patch_lines=sum(_lines(path) for path in sorted(upstream.glob("*.patch"))),
         started=started,
         ended=time.time(),
@@ -122,6 +123,24 @@ def books(folder: RunFolder) -> Usage:
     for number in folder.attempt_numbers():
         whole += usage.total(attempt_calls(folder.attempt(number)))
     return whole
+
+
+def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, Any]) -> int:
+    """Return how many messages the agents sent to each other.
+
+    An attempt that was ended left no conversation.json: then its answered calls are counted.
+    """
+    path = upstream / conversation.FILE
+    if path.is_file():
+        names = (p for p in upstream.iterdir() if trajectory.is_trajectory(p.name))
+        documents = {p.name: atomic.read_json(p) for p in names}
+        framework = str(document.get("agent_framework") or "")
+        return len(conversation.sent(atomic.read_json(path), documents, framework))
+    if not run.experiment.setting.messaging:
+        return 0
+    records = atomic.read_lines(attempt / layout.CALLS)
+    answers = [r for r in records if r.get("event") == "end" and r.get("kind") == usage.ANSWERED]
+    return len(conversation.of_calls(("", None, r.get("message") or {}) for r in answers))
 
 
 def _lines(path: Path) -> int:

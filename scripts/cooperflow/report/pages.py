@@ -95,6 +95,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             evaluation=source.evaluation,
             verdict=source.evaluation.get("workflow") or {},
             story=story,
+            messages=len(source.messages),
             rows=timeline.rows(story.events, story.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),

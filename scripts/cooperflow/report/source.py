@@ -16,8 +16,10 @@ from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
 from cooperflow.report import trajectory
 from cooperflow.report.trajectory import Story
+from cooperflow.upstream import conversation
+from cooperflow.upstream import trajectory as upstream_trajectory
+from cooperflow.upstream.conversation import Message
 
-TRAJECTORY = "_traj.json"
 # A file larger than this is not read into a page; the page links to it.
 LARGEST_FILE = 20_000_000
 
@@ -85,6 +87,7 @@ class Source:
             if len(self.agents) > 1 and isinstance(end.get("feature_id"), int)
         }
         names = [f for f in self.files if f.endswith(".patch") and "/" not in f]
+        names.sort(key=upstream_trajectory.by_number)
         return [
             Patch(name, _read(self.folder.path / name), *makers.get(name, ())) for name in names
         ]
@@ -95,7 +98,7 @@ class Source:
         if isinstance(self.result.get("agent"), dict):
             return {"solo": self.result["agent"]}
         agents = self.result.get("agents")
-        return {name: agents[name] for name in sorted(agents)} if isinstance(agents, dict) else {}
+        return _in_order(agents) if isinstance(agents, dict) else {}
 
     @cached_property
     def attempts(self) -> list[Attempt]:
@@ -115,27 +118,49 @@ class Source:
         }
 
     @cached_property
+    def _trajectories(self) -> dict[str, Mapping[str, Any]]:
+        """The run's trajectories by file name."""
+        names = [f for f in self.files if "/" not in f and upstream_trajectory.is_trajectory(f)]
+        return {name: _document(self.folder.path / name) for name in names}
+
+    @cached_property
+    def _last_records(self) -> list[dict[str, Any]]:
+        """The record of model calls of the attempt whose result stands."""
+        return self._records[max(self._records)] if self._records else []
+
+    @cached_property
+    def messages(self) -> list[Message]:
+        """The messages that the agents sent to each other."""
+        path = self.folder.path / conversation.FILE
+        if path.is_file() or not self.run.experiment.setting.messaging:
+            framework = str(self.result.get("agent_framework") or "")
+            return conversation.sent(atomic.read_json(path), self._trajectories, framework)
+        return conversation.of_calls(trajectory.answered(self._last_records, self._names))
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.agents) or ["solo"]
+
+    @cached_property
     def story(self) -> Story:
         """What the agents did in the attempt whose result stands."""
-        records = self._records[max(self._records)] if self._records else []
-        names = [f for f in self.files if f.endswith(TRAJECTORY) and "/" not in f]
-        documents: dict[str, Mapping[str, Any]] = {}
-        for name in names:
-            document = _document(self.folder.path / name)
-            if document.get("messages"):
-                agent = str(document.get("agent_id") or name.removesuffix(TRAJECTORY))
-                documents[agent] = document
-        conversation = atomic.read_json(self.folder.path / "conversation.json")
-        sent = [m for m in conversation or [] if isinstance(m, dict)]
-        if not any(trajectory.has_steps(document) for document in documents.values()):
-            agents = list(self.result.get("agents") or ()) or ["solo"]
-            return trajectory.of_calls(records, sorted(agents), sent)
-        ordered = {agent: documents[agent] for agent in sorted(documents)}
-        return trajectory.with_failed_calls(trajectory.of_trajectories(ordered, sent), records)
+        read = upstream_trajectory.parse(self._trajectories)
+        records = self._last_records
+        # An attempt that was ended may hold the trajectory of one agent only.
+        some = any(one.has_turns for one in read.values())
+        if not some or (records and not all(name in read for name in self._names)):
+            return trajectory.of_calls(records, self._names, self.messages)
+        return trajectory.with_failed_calls(
+            trajectory.of_trajectories(read, self.messages), records
+        )
 
     @cached_property
     def finished(self) -> bool:
         return "workflow" in self.result and "workflow" in self.evaluation
+
+
+def _in_order(agents: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: agents[name] for name in sorted(agents, key=upstream_trajectory.by_number)}
 
 
 def mark(folder: RunFolder) -> list[int] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cooperflow.outcomes import usage
+from cooperflow.upstream import trajectory
+from cooperflow.upstream.conversation import Message
+from cooperflow.upstream.trajectory import Trajectory, number_of, text_of
 
 SEND = "send_message"
 
@@ -28,7 +30,7 @@ class Event:
 
     agent: str
     time: float | None
-    kind: str  # step, message, received, error
+    kind: str  # step, message, received, summary, error
     number: int = 0  # of a step
     text: str = ""
     commands: tuple[Command, ...] = ()
@@ -47,49 +49,44 @@ class Story:
     task: Mapping[str, str] = field(default_factory=dict)  # what each agent was told at first
     complete: bool = True  # False: from the record of calls, which holds no outputs
     answers: Mapping[str, str] = field(default_factory=dict)  # id of a model's answer -> agent
+    files: Mapping[str, str] = field(default_factory=dict)  # agent -> its trajectory's file
 
 
 def of_trajectories(
-    documents: Mapping[str, Mapping[str, Any]], conversation: Sequence[Mapping[str, Any]]
+    trajectories: Mapping[str, Trajectory], conversation: Sequence[Message]
 ) -> Story:
-    """Return the story that trajectories tell, by agent, with the messages where they were sent."""
-    told: dict[str, str] = {}
+    """Return the story of some trajectories, with the messages where they were sent."""
     events: list[Event] = []
-    answers: dict[str, str] = {}
-    for agent, document in documents.items():
-        messages = [m for m in document.get("messages") or [] if isinstance(m, dict)]
-        own, first = _steps(agent, messages)
-        told[agent] = first
-        answers |= dict.fromkeys(_answer_ids(messages), agent)
-        sent = [m for m in conversation if m.get("from") == agent]
-        events += _with_messages(agent, own, sent)
-    return Story(tuple(documents), tuple(in_order(events)), told, answers=answers)
-
-
-def has_steps(document: Mapping[str, Any]) -> bool:
-    """Return whether a trajectory tells each step (OpenHands' has the words of its events only)."""
-    messages = document.get("messages") or []
-    return any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages)
+    for agent, read in trajectories.items():
+        sent = [m for m in conversation if m.sender == agent]
+        events += _with_messages(agent, _events(read), sent)
+    return Story(
+        tuple(trajectories),
+        tuple(in_order(events)),
+        {agent: read.task for agent, read in trajectories.items()},
+        answers={
+            entry.answer_id: agent
+            for agent, read in trajectories.items()
+            for entry in read.entries
+            if entry.answer_id
+        },
+        files={agent: read.files[0] for agent, read in trajectories.items() if read.files},
+    )
 
 
 def of_calls(
     records: Iterable[Mapping[str, Any]],
     names: Sequence[str],
-    conversation: Sequence[Mapping[str, Any]] = (),
+    conversation: Sequence[Message] = (),
 ) -> Story:
     """Return what the record of one attempt's model calls tells; an agent is a thread."""
     ends = [r for r in records if r.get("event") == "end"]
-    threads = list(dict.fromkeys(str(r.get("thread")) for r in ends))
-    if set(threads) <= set(names):
-        names = threads  # agents in containers say who they are
-    elif len(threads) != len(names):
-        names = [f"agent on thread {n}" for n, _ in enumerate(threads, start=1)]
-    agents = dict(zip(threads, names, strict=True))
-    counts = dict.fromkeys(names, 0)
+    agents = _by_thread(ends, names)
+    counts = dict.fromkeys(agents.values(), 0)
     events = []
     for record in ends:
         agent = agents[str(record.get("thread"))]
-        time = _number(record.get("time"))
+        time = number_of(record.get("time"))
         if record.get("kind") != usage.ANSWERED:
             events.append(failed_call(record, agent))
             continue
@@ -101,15 +98,38 @@ def of_calls(
                 time,
                 "step",
                 counts[agent],
-                _text(message.get("content")),
-                tuple(Command(c) for c in _commands(message)),
+                text_of(message.get("content")),
+                tuple(Command(c.text) for c in trajectory.commands_of(message)),
                 input_tokens=int(record.get("input_tokens") or 0),
                 output_tokens=int(record.get("output_tokens") or 0),
-                cost=_number(record.get("cost")) or 0.0,
+                cost=number_of(record.get("cost")) or 0.0,
             )
         )
-    events += [_message(str(m.get("from")), m, _number(m.get("timestamp"))) for m in conversation]
-    return Story(tuple(names), tuple(in_order(events)), complete=False)
+    events += [_message(m, m.time) for m in conversation]
+    return Story(tuple(agents.values()), tuple(in_order(events)), complete=False)
+
+
+def answered(
+    records: Iterable[Mapping[str, Any]], names: Sequence[str]
+) -> list[tuple[str, float | None, Mapping[str, Any]]]:
+    """Return agent, time and message of each answered call of one attempt."""
+    ends = [r for r in records if r.get("event") == "end"]
+    agents = _by_thread(ends, names)
+    return [
+        (agents[str(r.get("thread"))], number_of(r.get("time")), r.get("message") or {})
+        for r in ends
+        if r.get("kind") == usage.ANSWERED
+    ]
+
+
+def _by_thread(ends: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[str, str]:
+    """Return the agent of each thread."""
+    threads = list(dict.fromkeys(str(r.get("thread")) for r in ends))
+    if set(threads) <= set(names):
+        names = threads  # agents in containers say who they are
+    elif len(threads) != len(names):
+        names = [f"agent on thread {n}" for n, _ in enumerate(threads, start=1)]
+    return dict(zip(threads, names, strict=True))
 
 
 def with_failed_calls(story: Story, records: Sequence[Mapping[str, Any]]) -> Story:
@@ -131,7 +151,7 @@ def with_failed_calls(story: Story, records: Sequence[Mapping[str, Any]]) -> Sto
 def failed_call(record: Mapping[str, Any], agent: str) -> Event:
     """Return a model call that was not answered, as an event."""
     said = f"{record.get('kind')}: {record.get('error') or ''}"
-    return Event(agent, _number(record.get("time")), "error", text=said)
+    return Event(agent, number_of(record.get("time")), "error", text=said)
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:
@@ -143,25 +163,33 @@ def in_order(events: Iterable[Event]) -> list[Event]:
     return [event for _, event in sorted(keyed, key=lambda pair: pair[0])]
 
 
-def _steps(agent: str, messages: Sequence[Mapping[str, Any]]) -> tuple[list[Event], str]:
-    """Return an agent's events and what it was told before its first step."""
-    outputs = {str(m.get("tool_call_id")): m for m in messages if m.get("role") == "tool"}
+def _events(read: Trajectory) -> list[Event]:
+    """Return an agent's events; a summary is none of its steps."""
     events: list[Event] = []
-    first: list[str] = []
     number = 0
-    for message in messages:
-        role = message.get("role")
-        if role == "assistant":
-            number += 1
-            events.append(_step(agent, number, message, outputs))
-        elif role in ("user", "system"):
-            content = _text(message.get("content"))
-            if not number:
-                first.append(content)
-            else:
-                time = _number((message.get("extra") or {}).get("timestamp"))
-                events.append(Event(agent, time, "received", text=content))
-    return _received_when_read(events), "\n\n".join(first)
+    for entry in read.entries:
+        tokens = entry.tokens or trajectory.Tokens()
+        number += entry.kind == trajectory.TURN
+        events.append(
+            Event(
+                read.agent,
+                entry.time,
+                "step" if entry.kind == trajectory.TURN else entry.kind,
+                number if entry.kind == trajectory.TURN else 0,
+                entry.text,
+                tuple(_command(command, entry.time) for command in entry.commands),
+                input_tokens=tokens.input,
+                output_tokens=tokens.output,
+                cost=entry.cost,
+            )
+        )
+    return _received_when_read(events)
+
+
+def _command(command: trajectory.Command, begun: float | None) -> Command:
+    ended = command.ended
+    seconds = ended - begun if ended is not None and begun is not None else None
+    return Command(command.text, command.output, command.code, seconds)
 
 
 def _received_when_read(events: Sequence[Event]) -> list[Event]:
@@ -176,66 +204,7 @@ def _received_when_read(events: Sequence[Event]) -> list[Event]:
     return timed[::-1]
 
 
-def _answer_ids(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the ids of the model's answers, by which a thread is known as an agent."""
-    found = ((m.get("extra") or {}).get("response") or {} for m in messages)
-    return [str(response["id"]) for response in found if response.get("id")]
-
-
-def _step(
-    agent: str, number: int, message: Mapping[str, Any], outputs: Mapping[str, Mapping[str, Any]]
-) -> Event:
-    extra = message.get("extra") or {}
-    begun = _number(extra.get("timestamp"))
-    tokens = (extra.get("response") or {}).get("usage") or {}
-    calls = message.get("tool_calls") or []
-    commands = []
-    for call, text in zip(calls, _commands(message), strict=True):
-        answer = outputs.get(str(call.get("id"))) or {}
-        about = answer.get("extra") or {}
-        ended = _number(about.get("timestamp"))
-        output = about.get("raw_output", answer.get("content"))
-        seconds = ended - begun if ended is not None and begun is not None else None
-        commands.append(
-            Command(
-                text,
-                None if output is None else _text(output),
-                about.get("returncode"),
-                seconds,
-            )
-        )
-    return Event(
-        agent,
-        begun,
-        "step",
-        number,
-        _text(message.get("content")),
-        tuple(commands),
-        input_tokens=int(tokens.get("prompt_tokens") or 0),
-        output_tokens=int(tokens.get("completion_tokens") or 0),
-        cost=_number(extra.get("cost")) or 0.0,
-    )
-
-
-def _commands(message: Mapping[str, Any]) -> list[str]:
-    """Return the command of each tool call; one that is none, as it stands."""
-    commands = []
-    for call in message.get("tool_calls") or []:
-        asked = (call.get("function") or {}).get("arguments")
-        try:
-            arguments = json.loads(asked) if isinstance(asked, str) else asked
-        except ValueError:
-            arguments = asked
-        if isinstance(arguments, dict) and isinstance(arguments.get("command"), str):
-            commands.append(arguments["command"])
-        else:
-            commands.append(_text(arguments))
-    return commands
-
-
-def _with_messages(
-    agent: str, events: Sequence[Event], sent: Sequence[Mapping[str, Any]]
-) -> list[Event]:
+def _with_messages(agent: str, events: Sequence[Event], sent: Sequence[Message]) -> list[Event]:
     """Put each message behind the step that sent it: upstream's own record has no times."""
     waiting = list(sent)
     placed: list[Event] = []
@@ -244,28 +213,12 @@ def _with_messages(
         for command in event.commands:
             if SEND not in command.text:
                 continue
-            for message in [m for m in waiting if _text(m.get("message")).strip() in command.text]:
+            for message in [m for m in waiting if m.text.strip() in command.text]:
                 waiting.remove(message)
-                placed.append(_message(agent, message, event.time))
+                placed.append(_message(message, event.time))
     last = events[-1].time if events else None
-    return placed + [_message(agent, m, _number(m.get("timestamp")) or last) for m in waiting]
+    return placed + [_message(m, m.time or last) for m in waiting]
 
 
-def _message(agent: str, message: Mapping[str, Any], time: float | None) -> Event:
-    text = _text(message.get("message"))
-    return Event(agent, time, "message", text=text, to=_text(message.get("to")))
-
-
-def _text(value: Any) -> str:
-    """Return any content as text: a string, a list of parts, or whatever a model made of it."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(p, dict) and "text" in p for p in value):
-        return "\n".join(str(p["text"]) for p in value)
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+def _message(message: Message, time: float | None) -> Event:
+    return Event(message.sender, time, "message", text=message.text, to=message.to)

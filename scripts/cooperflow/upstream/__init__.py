@@ -1,0 +1,1 @@
+"""Facts about the documents that cooperbench writes. Pure; tests/contract pins them."""

@@ -1,0 +1,123 @@
+"""Pages of single runs: who acted when, in runs whose documents are unusual."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.layout import RunFolder
+from cooperflow.report import pages
+from cooperflow.report.source import Source
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Plan:
+    subset = tmp_path / "one.json"
+    tasks = [{"repo": "pallets_click_task", "task_id": 2068, "pairs": [[4, 10]]}]
+    subset.write_text(json.dumps({"tasks": tasks}))
+    return synthetic.make_plan(tmp_path / "results", str(subset))
+
+
+def run_of(made: Plan, setting: str) -> tuple[Run, RunFolder]:
+    run = next(run for run in made.runs if run.experiment.setting.name == setting)
+    synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words(), steps=6)
+    return run, run.folder(made.results)
+
+
+def page(made: Plan, run: Run) -> str:
+    return pages.run_page(Source(run, run.folder(made.results)), [], made.results.report)
+
+
+def compacted(messages: list[dict[str, Any]], response: str) -> dict[str, Any]:
+    """Return a full trajectory: all but the last two turns replaced by a summary."""
+    summary = {
+        "role": "assistant",
+        "content": "## FILE MAP",
+        "extra": {
+            "summary": True,
+            "timestamp": synthetic.BEGAN + 100,
+            "response": {"id": response},
+        },
+    }
+    now = [messages[0], summary, *messages[-4:]]
+    parts = [
+        {"kind": "solver", "messages": messages[:-3]},
+        {"kind": "summarizer", "messages": [*messages[:-4], {"role": "user"}, summary]},
+        {"kind": "solver", "messages": now},
+    ]
+    return {"messages": now, "segments": parts}
+
+
+def test_a_compacted_run_has_two_agents_and_all_their_steps(made: Plan) -> None:
+    run, folder = run_of(made, "coop-comm")
+    for agent in ("agent4", "agent10"):
+        path = folder.path / f"{agent}_traj.json"
+        document = json.loads(path.read_text())
+        full = compacted(document["messages"], f"summary-{agent}")
+        (folder.path / f"{agent}_full_traj.json").write_text(json.dumps(full))
+        path.write_text(json.dumps({**document, "messages": full["messages"]}))
+    story = Source(run, folder).story
+    assert story.agents == ("agent4", "agent10")
+    for agent in story.agents:
+        events = [event for event in story.events if event.agent == agent]
+        assert [e.number for e in events if e.kind == "step"] == [1, 2, 3, 4, 5, 6]
+        assert [e.kind for e in events].count("summary") == 1
+    assert [e.text for e in story.events if e.kind == "message"] == [synthetic.Words().message]
+    html = page(made, run)
+    assert 'class="timeline n2"' in html
+    assert "conversation compacted" in html
+
+
+def test_a_quoted_message_is_not_on_the_page(made: Plan) -> None:
+    run, folder = run_of(made, "coop-comm")
+    path = folder.path / "agent4_traj.json"
+    document = json.loads(path.read_text())
+    document["messages"][1]["content"] = 'I could run send_message agent10 "a quotation".'
+    path.write_text(json.dumps(document))
+    listed = json.loads((folder.path / "conversation.json").read_text())
+    quoted = {"from": "agent4", "to": "agent10", "message": "a quotation"}
+    (folder.path / "conversation.json").write_text(json.dumps([*listed, quoted]))
+    assert [m.text for m in Source(run, folder).messages] == [synthetic.Words().message]
+
+
+def test_an_ended_run_shows_its_messages_and_both_agents(made: Plan) -> None:
+    """One agent had ended and left a full trajectory; the other one was stopped at its work."""
+    run, folder = run_of(made, "coop-comm")
+    document = json.loads((folder.path / "agent4_traj.json").read_text())
+    for name in ("agent4_traj.json", "agent10_traj.json", "conversation.json"):
+        (folder.path / name).unlink()
+    full = json.dumps(compacted(document["messages"], "s"))
+    (folder.path / "agent4_full_traj.json").write_text(full)
+    calls = folder.attempt(1) / "calls.jsonl"
+    records = [json.loads(line) for line in calls.read_text().splitlines()]
+    command = "send_message agent10 <<'MSG'\nI take store.py.\nMSG"
+    arguments = json.dumps({"command": command})
+    records[0]["message"]["tool_calls"] = [{"function": {"arguments": arguments}}]
+    calls.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = Source(run, folder)
+    assert set(source.story.agents) == {"agent4", "agent10"}
+    assert [(m.sender, m.to, m.text) for m in source.messages] == [
+        ("agent4", "agent10", "I take store.py.")
+    ]
+    assert "message" in {event.kind for event in source.story.events}
+
+
+def test_patches_are_in_the_order_of_their_features(made: Plan) -> None:
+    run, folder = run_of(made, "coop-comm")
+    names = [patch.name for patch in Source(run, folder).patches]
+    assert names == ["agent4.patch", "agent10.patch"]
+
+
+def test_an_agents_error_is_on_its_page(made: Plan) -> None:
+    run, folder = run_of(made, "coop-comm")
+    result = json.loads(folder.result.read_text())
+    result["agents"]["agent10"] |= {"status": "Error", "error": "the container <b>is gone</b>"}
+    folder.result.write_text(json.dumps(result))
+    html = page(made, run)
+    assert "the container &lt;b&gt;is gone&lt;/b&gt;" in html
+    assert "agent10" in html
