@@ -39,6 +39,9 @@ demo: setup engine ## Run the whole workflow on the demo tasks with a replayed m
 demo-openhands: openhands ## Run one pair in all settings with OpenHands and a replayed model: no cost
 	@$(BIN)/python scripts/demo.py config/demo-openhands.yaml
 
+drain: setup ## Let the running session finish what runs and start nothing more (CONFIG=file)
+	@$(BIN)/python scripts/drain.py $(CONFIGFILE)
+
 retry-infra: setup ## List the runs that ended as infra_error and put them back (CONFIG=file)
 	@$(BIN)/python scripts/retry_infra.py $(CONFIGFILE)
 

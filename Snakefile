@@ -24,6 +24,14 @@ onstart:
     begin_start(workflow.dag)
 
 
+onsuccess:
+    end_session(True)
+
+
+onerror:
+    end_session(False)
+
+
 # Made where Snakemake runs: what asks for nothing but files, and takes seconds.
 localrules:
     adopt,

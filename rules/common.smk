@@ -92,8 +92,27 @@ def begin_start(dag):
         print(begin.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
-    if work.cluster:
-        halt.heed(RESULTS)
+    halt.heed(RESULTS)
+
+
+def end_session(success):
+    """Called once, after the last job of a session; not for a dry run."""
+    from cooperflow.jobs import notify
+
+    if not workflow.remote_exec:
+        notify.session_ended(PLAN, success)
+
+
+def is_dry_run():
+    """Whether a dry run was asked for: Snakemake itself knows it only after parsing."""
+    return any(re.fullmatch(r"--dry-?run|-[A-Zfkpqr]*n[A-Zfkpqr]*", word) for word in sys.argv[1:])
+
+
+# A session prints it with its plan.
+if PLAN.config.limits.budget_usd is not None and is_dry_run():
+    from cooperflow.jobs import budget
+
+    print(budget.line(PLAN), file=sys.stderr)
 
 
 def broken_evals():

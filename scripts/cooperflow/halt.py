@@ -23,16 +23,28 @@ ADVICE = {
     "quota": "The provider's quota is used up. Raise it, or wait until it is renewed.",
 }
 
+# Not a failure: the user asked for it (`make drain`).
+DRAIN = "drain"
+DRAINING = (
+    "drained: running runs finish, nothing more starts. Start again as usual to resume; "
+    "evaluations that were not started are done then."
+)
 
-def declare(results: Results, run: str, reason: str, message: str) -> bool:
+
+def declare(
+    results: Results, run: str, reason: str, message: str, session: processes.Process | None = None
+) -> bool:
     """Note that this start is over for paid runs, and ask Snakemake to begin no further job.
 
     Snakemake lets running jobs end when it gets a SIGTERM. Returns whether this run is the first
     one to say so: the message is to be told once.
+
+    Args:
+        session: the session process, where the caller is not one of its jobs.
     """
-    owner = processes.owner()
+    owner = session or processes.owner()
     with processes.claim(results.claims, "halt", CLAIM_SECONDS):
-        if current(results):
+        if current(results, owner):
             return False
         atomic.write_json(
             results.halt,
@@ -52,9 +64,10 @@ def declare(results: Results, run: str, reason: str, message: str) -> bool:
 
 
 def heed(results: Results) -> None:
-    """In the process of a start whose jobs cannot signal it: look for their note, and obey it.
+    """In the session process: look for a note of jobs or of `make drain`, and obey it.
 
-    Files of other machines come late, so that a few jobs may still be sent; they do nothing.
+    Those on other machines cannot signal it. Their files come late, so that a few jobs may still
+    be sent; they do nothing.
     """
 
     def look() -> None:
@@ -65,10 +78,10 @@ def heed(results: Results) -> None:
     threading.Thread(target=look, daemon=True, name="halt").start()
 
 
-def current(results: Results) -> str | None:
-    """Return why this start is halted, None when it is not."""
+def current(results: Results, session: processes.Process | None = None) -> str | None:
+    """Return why this session (or the one given) is halted, None when it is not."""
     note = atomic.read_json(results.halt)
-    if isinstance(note, dict) and note.get("owner") == str(processes.owner()):
+    if isinstance(note, dict) and note.get("owner") == str(session or processes.owner()):
         return str(note["message"])
     return None
 

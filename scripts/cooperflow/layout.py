@@ -228,6 +228,11 @@ class Results:
         return self.state / "halt.json"
 
     @property
+    def notified(self) -> Path:
+        """The events of this session for which the notify command was called, a file each."""
+        return self.state / "notified"
+
+    @property
     def gate(self) -> Path:
         """Says that every image is verified; runs wait for it."""
         return self.root / "images" / "verified.json"

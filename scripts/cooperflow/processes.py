@@ -199,6 +199,19 @@ def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
         stream.close()
 
 
+def is_claimed(folder: Path, name: str) -> bool:
+    """Return whether a process on this file system holds the claim on ``name``."""
+    path = folder / hashlib.sha256(name.encode()).hexdigest()[:24]
+    try:
+        with path.open("r") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _try_lock(path: Path) -> IO[str] | None:
     stream = path.open("a+")
     try:

@@ -124,6 +124,12 @@ class Limits(_Table):
     pause_seconds: float = Field(
         30, ge=0, description="before attempt 2, twice that before 3, give or take half, seconds"
     )
+    budget_usd: float | None = Field(
+        None,
+        gt=0,
+        description="no run starts once the cost so far, the bound of open calls and the expected"
+        " cost of running runs exceed it, USD; running runs finish; null: no budget",
+    )
 
 
 class Redis(_Table):
@@ -140,6 +146,9 @@ class Breaker(_Table):
     )
     pause_seconds: float = Field(
         30, ge=0, description="before one run looks whether it is over, doubled each time, seconds"
+    )
+    notify_minutes: float = Field(
+        10, ge=0, description="how long runs wait before `notify` is called, minutes"
     )
 
 
@@ -253,6 +262,12 @@ class Config(_Table):
     @classmethod
     def _words_that_yaml_takes_for_truth(cls, value: object) -> object:
         return {False: "off", True: "warm"}.get(value, value) if isinstance(value, bool) else value
+
+    notify: list[str] = Field(
+        default_factory=list,
+        description="command and arguments, called when a session ends, halts, waits long or"
+        " reaches its budget, with a JSON document on stdin; empty: none",
+    )
 
     accept: Annotated[
         list[str], Field(description="run names whose changed fingerprint is accepted")

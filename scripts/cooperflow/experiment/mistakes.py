@@ -104,6 +104,8 @@ def problems(config: Config) -> Iterator[str]:
         )
     if config.images.archive is not None and not config.images.archive.strip():
         yield "images.archive: is empty. Write the folder of the tars, or null."
+    if config.notify and not config.notify[0].strip():
+        yield "notify: the first word is empty. Write a command and its arguments as a list."
     if not config.results.strip():
         yield "results: is empty. Write the folder that everything is written to."
     if set(config.results) == {"/"}:

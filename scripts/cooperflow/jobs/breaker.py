@@ -20,6 +20,7 @@ from typing import Any
 from cooperflow import atomic, halt, processes
 from cooperflow.engine import probe
 from cooperflow.experiment.plan import Plan, Run
+from cooperflow.jobs import notify
 from cooperflow.layout import Results
 
 # The longest pause between two attempts that look whether the trouble is over, seconds.
@@ -75,6 +76,7 @@ def passage(plan: Plan, run: Run, graded: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         trial = False
         said, silence = 0.0, float(SAY)
+        since = time.monotonic()
         while (why := _obstacle(plan, run, graded, trial)) and not halt.current(plan.results):
             if not trial and not graded:
                 trial = _try_hold(plan.results, stack)
@@ -82,6 +84,9 @@ def passage(plan: Plan, run: Run, graded: bool = False) -> Iterator[None]:
                 silence = min(2 * silence, LONGEST) if said else silence
                 said = time.monotonic()
                 print(f"{run.key}: waits: {why}", flush=True)
+            waited = (time.monotonic() - since) / 60
+            if waited >= plan.config.breaker.notify_minutes:
+                notify.send(plan, notify.WAITING, f"Runs wait for {waited:.0f} min: {why}")
             for _ in range(LOOK * 5):
                 processes.heed_owner()
                 time.sleep(0.2)

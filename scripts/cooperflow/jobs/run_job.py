@@ -19,7 +19,7 @@ from cooperflow.experiment import fingerprint
 from cooperflow.experiment.keys import Model
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import landing
-from cooperflow.jobs import breaker
+from cooperflow.jobs import breaker, budget, notify
 from cooperflow.jobs.tries import DONE, HALTED, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.outcomes import outcome, publish, usage
 from cooperflow.outcomes.outcome import Evidence, Verdict
@@ -51,9 +51,14 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
             _pause(plan, folder, this)
             with breaker.passage(plan, run):
                 if halt.current(plan.results):
-                    print(f"{run.key}: not begun: the provider refuses.")
+                    print(f"{run.key}: not started: no further run is started.")
                     return HALTED
-                return _attempt(plan, run, folder, this)
+                with budget.admission(plan, run) as refusal:
+                    if not refusal:
+                        begun = _begin(folder)
+                if refusal:
+                    return _over_budget(plan, run, refusal)
+                return _attempt(plan, run, folder, this, begun)
     except Interrupted as why:
         print(f"{run.key}: ended: {why}")
         return INTERRUPTED
@@ -67,13 +72,30 @@ def _redact_killed(run: Run, folder: layout.RunFolder) -> None:
             secrecy.scrub(folder.attempt(number), key_of(run.experiment.model))
 
 
-def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
+def _begin(folder: layout.RunFolder) -> AttemptRecord:
+    """Make the folder of a further attempt and note there that it is running."""
     number = max(folder.attempt_numbers(), default=0) + 1
+    folder.attempt(number).mkdir(parents=True)
+    record = AttemptRecord(number, "running", time.time(), str(processes.this_process()))
+    atomic.write_json(folder.attempt(number) / layout.ATTEMPT, record.as_dict())
+    return record
+
+
+def _over_budget(plan: Plan, run: Run, message: str) -> int:
+    """Halt the session, unless another run has done so, and return the exit code of the job."""
+    if not halt.current(plan.results) and halt.declare(
+        plan.results, run.key, budget.REASON, message
+    ):
+        print(message)
+        notify.send(plan, notify.BUDGET, message)
+    return HALTED
+
+
+def _attempt(
+    plan: Plan, run: Run, folder: layout.RunFolder, this: Try, record: AttemptRecord
+) -> int:
+    number, started = record.number, record.started
     place = folder.attempt(number)
-    place.mkdir(parents=True)
-    started = time.time()
-    record = AttemptRecord(number, "running", started, str(processes.this_process()))
-    atomic.write_json(place / layout.ATTEMPT, record.as_dict())
     image, engine_lost = _image(plan, run)
     document: dict[str, Any] | None = None
     upstream = place / "logs"
@@ -105,6 +127,8 @@ def _attempt(plan: Plan, run: Run, folder: layout.RunFolder, this: Try) -> int:
         message = _halt_message(run, verdict, place)
         first = halt.declare(plan.results, run.key, verdict.reason, message)
         print(message if first else f"{run.key}: refused as well: {verdict.reason}.")
+        if first:
+            notify.send(plan, notify.HALTED, message)
         return HALTED
     if verdict.again and not this.last:
         print(f"{run.key}: attempt {number}: {verdict.outcome} {verdict.reason}; tried again.")
@@ -206,7 +230,7 @@ def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
     asked = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
     seconds = max(base, min(asked, LONGEST_PAUSE))
     limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
+    while time.monotonic() < limit and not halt.current(plan.results):
         processes.heed_owner()
         time.sleep(min(0.5, max(limit - time.monotonic(), 0)))
 

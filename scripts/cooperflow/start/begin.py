@@ -14,7 +14,7 @@ from cooperflow.errors import EngineError, UserError, listed
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import rolling
-from cooperflow.jobs import breaker, client
+from cooperflow.jobs import breaker, budget, client, notify
 from cooperflow.start import checks, estimate, preflight
 from cooperflow.start.preflight import Work
 from cooperflow.tables import gold
@@ -35,6 +35,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)
     breaker.forget(plan.results)
+    notify.forget(plan)
     pace.forget(plan.results)
     runtime.sweep()
     _bring_to_now(plan, clone)
@@ -102,6 +103,7 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
     paid = [run for run in work.runs if run.experiment.model.replay is None]
     if paid:
         lines += estimate.text(estimate.make(plan, paid), work.slots)
+        lines += _budget(plan)
     if work.runs:
         lines.append(f"oracle: {gold.summary(plan)}")
     waiting = [
@@ -119,6 +121,19 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
             f"{failed} finished runs are infra_error; `make retry-infra` puts them back to be done."
         )
     return "\n".join(lines)
+
+
+def _budget(plan: Plan) -> list[str]:
+    """Return the lines about the budget, and leave what the jobs need to keep it."""
+    if plan.config.limits.budget_usd is None:
+        return []
+    assumed = estimate.assumptions(plan)
+    budget.remember(plan, assumed)
+    lines = [text for text in [budget.line(plan)] if text]
+    unknown = budget.uncounted(plan, assumed)
+    if unknown:
+        lines.append(f"budget: does not hold the cost of {listed(unknown)}, which is not known.")
+    return lines
 
 
 def infra_errors(plan: Plan) -> int:

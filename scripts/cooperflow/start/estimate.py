@@ -29,17 +29,37 @@ class Estimate:
 def make(plan: Plan, to_do: Iterable[Run]) -> list[Estimate]:
     """Return an estimate for each experiment that has runs to do."""
     waiting = list(to_do)
-    prices = atomic.read_json(plan.results.state / "preflight.json") or {}
+    prices = _Prices(plan)
     found = []
     for one in plan.experiments:
         count = sum(run.experiment == one for run in waiting)
         if count:
-            if one.model_name not in prices and one.model.replay is None:
-                told = model_check.probe(one.model, None, call=False)
-                prices[one.model_name] = {"told": told}
-            price = (prices.get(one.model_name, {}).get("told") or {}).get("price")
-            found.append(_one(plan, one, count, price))
+            found.append(_one(plan, one, count, prices.of(one)))
     return found
+
+
+def assumptions(plan: Plan) -> dict[str, float | None]:
+    """Return the assumed cost of one run of each paid experiment, None without a price."""
+    prices = _Prices(plan)
+    return {
+        one.run_name: assumed_cost(plan.config.assume, one, prices.of(one))
+        for one in plan.experiments
+        if one.model.replay is None and not one.adopted
+    }
+
+
+class _Prices:
+    """Prices of models, USD per token: as the last preflight found them, else from litellm."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._known = atomic.read_json(plan.results.state / "preflight.json") or {}
+
+    def of(self, one: Experiment) -> Sequence[float] | None:
+        told = (self._known.get(one.model_name) or {}).get("told")
+        if told is None and one.model.replay is None:
+            told = model_check.probe(one.model, None, call=False)
+            self._known[one.model_name] = {"told": told}
+        return (told or {}).get("price")
 
 
 def _one(plan: Plan, one: Experiment, count: int, price: Sequence[float] | None) -> Estimate:

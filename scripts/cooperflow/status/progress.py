@@ -11,6 +11,7 @@ from typing import Any
 
 from cooperflow import atomic, layout
 from cooperflow.experiment.plan import Plan, Run
+from cooperflow.jobs import budget
 from cooperflow.outcomes import publish, usage
 from cooperflow.processes import Process
 from cooperflow.status import trouble
@@ -55,6 +56,7 @@ class Reader:
                 *trouble.wrong(states, active, now),
                 *trouble.broken(self.plan),
             ],
+            budget.line(self.plan),
         )
 
     def _run(self, run: Run, now: float) -> tuple[RunState, Active | None]:

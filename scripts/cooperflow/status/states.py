@@ -87,6 +87,7 @@ class Status:
     experiments: Sequence[ExperimentState]
     active: Sequence[Active]
     wrong: Sequence[str]
+    budget: str | None = None
 
     @property
     def seconds_left(self) -> float | None:

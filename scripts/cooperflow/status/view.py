@@ -122,6 +122,8 @@ def _sums(now: Status) -> Iterator[Text]:
     if any(one.replay for one in now.experiments):
         text.append(" (what such calls would have cost; a replay pays nothing)", style="dim")
     yield text
+    if now.budget:
+        yield Text.assemble(("Budget   ", "bold"), now.budget.removeprefix("budget: "))
     total = sum(one.of for one in now.experiments)
     done = sum(one.states.get(states.DONE, 0) for one in now.experiments)
     text = Text.assemble(("Runs     ", "bold"), f"{done} of {total} done")

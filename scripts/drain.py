@@ -1,0 +1,31 @@
+"""Drain the running session: what runs finishes, nothing more starts, the usual start resumes."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cooperflow import guard, halt
+from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.processes import Process
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    arguments = parser.parse_args()
+    results = plan.make(config.load(arguments.configfile)).results
+    session = Process.parse(guard.holder(results) or "")
+    if session is None:
+        print(f"No session is running on {results.root}: nothing to drain.")
+        return 0
+    halt.declare(results, "", halt.DRAIN, halt.DRAINING, session)
+    print(f"Process {session.pid} on {session.host}: {halt.DRAINING}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"\n{error}\n")

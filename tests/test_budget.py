@@ -1,0 +1,315 @@
+"""The budget, the notify command and draining: what stops new runs, and what never happens."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+from experiment_client import INVENTORY, TEXTKIT, Experiment, wait_for
+
+from cooperflow import atomic, halt, processes
+from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.jobs import breaker, budget, notify, run_job
+from cooperflow.outcomes import forecast, spending, usage
+
+Make = Callable[..., Experiment]
+RUNS = "runs/*/*/*/*/f*_f*/result.json"
+
+
+def limited(tmp_path: Path, usd: float | None = 1.0, **keys: Any) -> Plan:
+    made = synthetic.make_plan(tmp_path / "results", "flash")
+    raw = made.config.model_dump()
+    raw["limits"]["budget_usd"] = usd
+    return plan.make(config.parse({**raw, **keys}))
+
+
+def attempt(made: Plan, run: Run, number: int, state: str, *calls: dict[str, Any]) -> None:
+    place = run.folder(made.results).attempt(number)
+    place.mkdir(parents=True)
+    me = str(processes.this_process())
+    atomic.write_json(place / "attempt.json", {"state": state, "process": me})
+    (place / "calls.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls))
+
+
+def answered(number: int, cost: float) -> dict[str, Any]:
+    return {"event": "end", "id": str(number), "thread": "1", "time": 2.0, "started": 1.0,
+            "kind": usage.ANSWERED, "cost": cost}  # fmt: skip
+
+
+def in_flight(number: int, bound: float) -> dict[str, Any]:
+    return {"event": "start", "id": str(number), "thread": "1", "time": 1.0, "cost_bound": bound}
+
+
+def test_all_money_counts(tmp_path: Path) -> None:
+    """Finished, running and retried attempts, calls in flight, and what runs will still cost."""
+    made = limited(tmp_path, 1.0)
+    runs = made.runs
+    synthetic.write_run(made, runs[0], "pass", synthetic.BEGAN, synthetic.Words())  # 0.03
+    attempt(made, runs[1], 1, "ended", answered(1, 0.2))
+    attempt(made, runs[1], 2, "running", answered(2, 0.01), in_flight(3, 0.05))
+    attempt(made, runs[2], 1, "interrupted", in_flight(4, 0.07))
+    budget.remember(made, {runs[1].experiment.run_name: 0.5})
+    now = budget.position(made)
+    assert now is not None
+    # A finished run's bound counts too: 0.06 of it.
+    assert now.known == pytest.approx(0.03 + 0.2 + 0.01)
+    assert now.open == pytest.approx(0.03 + 0.05 + 0.07)
+    mean = forecast.mean(0.5, [0.03])
+    assert mean is not None
+    assert now.expected == pytest.approx(mean - 0.06)
+    assert now.running == 1
+    assert now.reached == (now.known + now.open + now.expected > 1.0)
+    assert "2 running" not in str(now)
+
+
+def test_replayed_and_adopted_runs_cost_nothing(tmp_path: Path) -> None:
+    made = limited(tmp_path)
+    for run, label in zip(made.runs, ("replay", "adopted"), strict=False):
+        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
+        path = run.folder(made.results).result
+        document = json.loads(path.read_text())
+        document["workflow"][label] = True
+        path.write_text(json.dumps(document))
+    assert spending.read(made.results) == spending.Spending()
+
+
+def test_without_a_budget_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = limited(tmp_path, None)
+    monkeypatch.setattr(spending, "read", lambda _: pytest.fail("read"))
+    with budget.admission(made, made.runs[0]) as refusal:
+        assert refusal == ""
+
+
+def test_two_runs_do_not_start_on_the_same_money(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits until the first is noted, then until it has finished, and starts then."""
+    monkeypatch.setattr(budget, "LOOK", 0.01)
+    made = limited(tmp_path, 0.4)
+    first, second = made.runs[:2]
+    budget.remember(made, {first.experiment.run_name: 0.5})
+    said: list[str] = []
+
+    def other() -> None:
+        with budget.admission(made, second) as refusal:
+            said.append(refusal)
+
+    with budget.admission(made, first) as refusal:
+        assert refusal == ""
+        waiting = threading.Thread(target=other)
+        waiting.start()
+        time.sleep(0.3)
+        assert said == []
+        attempt(made, first, 1, "running")
+    time.sleep(0.3)
+    assert said == []
+    # It was cheaper than expected: there is money left after all.
+    synthetic.write_run(made, first, "pass", synthetic.BEGAN, synthetic.Words())
+    waiting.join(20)
+    assert said == [""]
+
+
+def test_the_budget_waits_for_evaluations_then_says_what_remains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "LOOK", 0.01)
+    monkeypatch.setattr(budget, "QUIET", 0.5)
+    made = limited(tmp_path, 0.01)
+    done = made.runs[0]
+    synthetic.write_run(made, done, "pass", synthetic.BEGAN, synthetic.Words())
+    evaluation = done.folder(made.results).eval
+    document = evaluation.read_text()
+    evaluation.unlink()
+    budget.remember(made, {one.run_name: 0.5 for one in made.experiments})
+    said: list[str] = []
+
+    def run() -> None:
+        with budget.admission(made, made.runs[1]) as refusal:
+            said.append(refusal)
+
+    with processes.claim(made.results.claims, f"eval {done.key}", 1):
+        waiting = threading.Thread(target=run)
+        waiting.start()
+        time.sleep(1.0)
+        assert said == []
+        evaluation.write_text(document)
+    waiting.join(20)
+    (message,) = said
+    assert "Budget reached" in message
+    assert "149 runs remain" in message
+    assert "limits.budget_usd" in message
+    assert "finished runs stay" in message
+
+
+def test_a_retry_of_a_halted_session_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every further try at any run ends at once, and no attempt is made of it."""
+    monkeypatch.setattr(budget, "QUIET", 0.0)
+    made = limited(tmp_path, 0.001)
+    attempt(made, made.runs[0], 1, "ended", answered(1, 0.5))
+    codes = [
+        run_job.perform(made, run, run_job.Try(number, number == 3))
+        for run in made.runs[:2]
+        for number in (1, 2, 3)
+    ]
+    assert codes == [run_job.HALTED] * 6
+    assert [len(run.folder(made.results).attempt_numbers()) for run in made.runs[:2]] == [1, 0]
+
+
+def test_models_without_a_price_are_named(tmp_path: Path) -> None:
+    made = limited(tmp_path)
+    names = [one.run_name for one in made.experiments]
+    assert budget.uncounted(made, {names[0]: 0.3, names[1]: None}) == [names[1]]
+
+
+def test_budget_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(config.UserError, match=r"limits\.budget_usd"):
+        limited(tmp_path, 0.0)
+
+
+def listener(tmp_path: Path, more: str = "") -> tuple[list[str], Path]:
+    """A command that writes each document to a file, a line each."""
+    target = tmp_path / "said.jsonl"
+    script = tmp_path / "listen.py"
+    script.write_text(
+        "import os, sys\n"
+        f"with open({str(target)!r}, 'a') as stream:\n"
+        "    stream.write(sys.stdin.read())\n"
+        "    assert 'COHERE_API_KEY' not in os.environ\n" + more
+    )
+    return [sys.executable, str(script)], target
+
+
+def said(target: Path) -> list[dict[str, Any]]:
+    if not target.exists():
+        return []
+    return [json.loads(line) for line in target.read_text().splitlines()]
+
+
+def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COHERE_API_KEY", "a-key")
+    command, target = listener(tmp_path)
+    made = limited(tmp_path, notify=command)
+    synthetic.write_run(made, made.runs[0], "pass", synthetic.BEGAN, synthetic.Words())
+    assert notify.send(made, notify.HALTED, "auth")
+    assert not notify.send(made, notify.HALTED, "auth")
+    notify.session_ended(made, success=False)
+    halted, ended = said(target)
+    assert (halted["schema"], halted["event"], halted["message"]) == (1, "halted", "auth")
+    assert (ended["event"], ended["success"]) == ("ended", False)
+    assert ended["runs"] == {
+        "total": 150, "pass": 1, "fail": 0, "infra_error": 0, "unfinished": 149,
+    }  # fmt: skip
+    assert ended["cost_usd"] == pytest.approx(0.03)
+    assert ended["budget_usd"] == 1.0
+    notify.forget(made)
+    assert notify.send(made, notify.HALTED, "auth")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["/nowhere/to/be/found"], "No such file"),
+        ([sys.executable, "-c", "raise SystemExit(3)"], "exit code 3"),
+        ([sys.executable, "-c", "import time; time.sleep(60)"], "no end after 1 s"),
+        (["true\0"], "null byte"),
+    ],
+)
+def test_a_failing_command_changes_nothing(
+    command: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notify, "SECONDS", 1.0)
+    made = limited(tmp_path, notify=command)
+    assert not notify.send(made, notify.ENDED, "x")
+    out = capsys.readouterr().out
+    assert words in out
+    assert "The session is not affected." in out
+
+
+def test_a_command_is_a_list_of_words(tmp_path: Path) -> None:
+    with pytest.raises(config.UserError, match="notify"):
+        limited(tmp_path, notify="mail -s done me@example.org")
+    with pytest.raises(config.UserError, match="notify: the first word is empty"):
+        limited(tmp_path, notify=[" "])
+
+
+def test_a_long_wait_at_the_circuit_breaker_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(breaker, "LOOK", 0)
+    command, target = listener(tmp_path)
+    made = limited(tmp_path, notify=command, breaker={"notify_minutes": 0})
+    obstacles = iter(["the provider does not answer", "the provider does not answer", ""])
+    monkeypatch.setattr(breaker, "_obstacle", lambda *_: next(obstacles))
+    made.results.state.mkdir(parents=True)
+    with breaker.passage(made, made.runs[0]):
+        pass
+    (event,) = said(target)
+    assert event["event"] == "waiting"
+    assert "the provider does not answer" in event["message"]
+
+
+def test_a_drained_session_is_halted_for_its_jobs_alone(tmp_path: Path) -> None:
+    made = limited(tmp_path, None)
+    other = processes.Process("another-host", 1, "x")
+    assert halt.declare(made.results, "", halt.DRAIN, halt.DRAINING, other)
+    assert halt.current(made.results, other) == halt.DRAINING
+    assert halt.current(made.results) is None
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_budget_then_a_drain_then_the_rest(experiment: Make, tmp_path: Path) -> None:
+    """Three sessions: the budget stops new runs, `make drain` stops them, the last one resumes."""
+    command, target = listener(tmp_path, more="raise SystemExit(1)\n")
+    one = experiment(
+        pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)],
+        limits={"pause_seconds": 0, "call_tries": 2, "budget_usd": 0.0001},
+        notify=command,
+    )
+    assert "budget: 0.00 of 0.00 USD: 0.00 known" in one.dry_run()
+    first = one.run()
+    assert first.returncode == 1, first.stdout
+    assert first.stdout.count("Budget reached") == 1
+    assert "2 runs remain" in first.stdout
+    results = list(one.results.glob(RUNS))
+    assert len(results) == 1
+    assert results[0].with_name("eval.json").exists()  # what ran is evaluated
+    assert [event["event"] for event in said(target)] == ["budget", "ended"]
+    assert "The session is not affected." in first.stdout  # the command fails each time
+    assert "reached, no further run starts" in one.script("status").stdout
+    paid = len(one.server.ledger())
+
+    text = one.config.read_text()
+    one.config.write_text(text.replace("budget_usd: 0.0001", "budget_usd: 50"))
+    process = one.start()
+    one.until(process, lambda: len(one.server.ledger()) > paid)
+    drained = one.script("drain")
+    assert "running runs finish" in drained.stdout
+    output = process.communicate(timeout=120)[0]
+    # What had started has finished; at most evaluations are left, and a run that had not started.
+    assert {path.parents[2] for path in one.results.rglob("attempts/*/attempt.json")} == {
+        path.parent for path in one.results.glob(RUNS)
+    }, output
+    last = one.run()
+    assert last.returncode == 0, last.stdout
+    assert len(one.rows()) == 3
+    assert one.unanswered() == 0
+    assert "nothing to drain" in one.script("drain").stdout
+    wait_for(lambda: said(target)[-1]["success"] is True)
