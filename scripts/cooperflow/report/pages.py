@@ -14,7 +14,8 @@ from markupsafe import Markup
 
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
-from cooperflow.report import names, patches, text, timeline
+from cooperflow.report import evaluations, names, patches, text, timeline
+from cooperflow.report.evaluations import Feature
 from cooperflow.report.source import Patch, Source, linker
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -66,6 +67,16 @@ class Tab:
     name: Markup
 
 
+@dataclass(frozen=True)
+class Column:
+    """One run on the page of its pair."""
+
+    source: Source
+    url: str
+    patches: Sequence[tuple[Patch, str]]
+    features: Sequence[Feature]
+
+
 def tabs(runs: Sequence[Run]) -> list[Tab]:
     """Return the tabs of a pair's runs: the same on each page, for all lie equally deep."""
     found = []
@@ -93,6 +104,8 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             result=source.result,
             told=result,
             evaluation=source.evaluation,
+            features=evaluations.features(source.evaluation, source.run.pair.sorted_features),
+            evaluated=evaluations.was_evaluated(source.result, source.evaluation),
             verdict=source.evaluation.get("workflow") or {},
             story=story,
             messages=len(source.messages),
@@ -121,7 +134,12 @@ def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
         .render(
             pair=pair,
             columns=[
-                (source, top + quote(names.run_page(source.run)), _patches(source, report / page))
+                Column(
+                    source=source,
+                    url=top + quote(names.run_page(source.run)),
+                    patches=_patches(source, report / page),
+                    features=evaluations.features(source.evaluation, pair.sorted_features),
+                )
                 for source in sources
             ],
             replay=any(source.run.experiment.model.replay for source in sources),
