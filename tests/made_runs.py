@@ -58,6 +58,8 @@ def experiment(
         "input_tokens": 1000,
         "output_tokens": 100,
         "cached_tokens": 0,
+        "cache_write_tokens": 0,
+        "reasoning_tokens": 0,
         "cost_usd": 0.1,
         "cost_complete": True,
         "cost_bound_usd": 0.1,

@@ -80,6 +80,8 @@ def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps
         "input_tokens": 1000 * steps,
         "output_tokens": 50 * steps,
         "cached_tokens": 0,
+        "cache_write_tokens": 0,
+        "reasoning_tokens": 0,
         "seconds": 90.0,
         "waited_seconds": 0.0,
         "model_seconds": 12.5,

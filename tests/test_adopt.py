@@ -103,8 +103,13 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
         assert len(read.turns) == told["agent"]["steps"]
         assert len(read.entries) > len(read.turns)  # the summaries
     # What its trajectories say of the tokens is what our record of the same answers says.
-    same = [(row["input_tokens"], row["output_tokens"], row["cost_usd"]) for row in ours[:2]]
-    assert [(r["input_tokens"], r["output_tokens"], r["cost_usd"]) for r in theirs[:2]] == same
+    same = [(row["input_tokens"], row["output_tokens"]) for row in ours[:2]]
+    assert [(r["input_tokens"], r["output_tokens"]) for r in theirs[:2]] == same
+    # Upstream multiplies counted tokens; Cohere bills its own units, which are fewer here.
+    costs = [
+        (float(a["cost_usd"]), float(b["cost_usd"])) for a, b in zip(ours, theirs, strict=True)
+    ]
+    assert all(0 < billed < counted for billed, counted in costs[:2])
     assert [(r["run_name"], r["adopted"], r["cost_complete"]) for r in one.summary()] == [
         ("tested-solo", "False", "True"),
         ("theirs-solo", "True", "False"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .recordings import Role, Turn
+from .shapes import SHAPES
 
 _TRIAL = (
     "You can continue to use the Trial key for free or upgrade to a Production key with higher "
@@ -55,6 +56,16 @@ STATUS_ACTIONS: dict[str, tuple[int, str]] = {
         "too many tokens: total number of tokens in the prompt cannot exceed 4081 - received "
         "4292. Try using a shorter prompt, or enabling prompt truncating.",
     ),
+    "output_limit": (
+        400,
+        "max tokens must be less than or equal to 8000, the maximum output for this model - "
+        "received 99999.",
+    ),
+    "unusable_output": (422, "no valid tool call or response generated"),
+    "cancelled": (499, "request cancelled"),
+    "overloaded": (529, "Overloaded"),
+    "not_ready": (425, "the model is not ready, try again later"),
+    "loading": (503, "Model {model} is currently loading"),
 }
 # Actions that break the answer on its way, or replace it.
 BROKEN_ACTIONS = frozenset(
@@ -91,8 +102,8 @@ class Rule:
             raise ValueError(f"unknown keys {sorted(unknown)}")
         if not isinstance(match, dict) or set(match) - _MATCHES:
             raise ValueError(f"'match' is an object with keys out of {sorted(_MATCHES)}")
-        if action not in STATUS_ACTIONS and action not in BROKEN_ACTIONS:
-            known = sorted(STATUS_ACTIONS) + sorted(BROKEN_ACTIONS)
+        if action not in STATUS_ACTIONS and action not in BROKEN_ACTIONS and action not in SHAPES:
+            known = sorted(STATUS_ACTIONS) + sorted(BROKEN_ACTIONS) + sorted(SHAPES)
             raise ValueError(f"unknown action {action!r}; known: {', '.join(known)}")
         if times is not None and (not isinstance(times, int) or times < 0):
             raise ValueError("'times' is a whole number or null")

@@ -18,7 +18,8 @@ class Entry:
 
     purpose is "turn" or "summary"; fault is the action of the rule that struck, or None.
     answered: the whole answer went out, its last byte right after this line was on the disk.
-    A call whose answer carried no usage has answered false and 0 tokens.
+    A call that failed has answered false and 0 tokens. usage_sent is false where the tokens were
+    billed and the answer did not report them. Cohere bills the billed units, others the tokens.
     """
 
     time: float
@@ -40,6 +41,12 @@ class Entry:
     fault: str | None
     answered: bool
     error: str | None = None
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+    reported_cost: float | None = None
+    usage_sent: bool = True
 
 
 class Ledger:

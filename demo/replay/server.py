@@ -19,7 +19,8 @@ from .faults import STATUS_ACTIONS, Faults, Rule
 from .ledger import Entry, Ledger
 from .players import Player, Unknown, summary_of, turn_at
 from .recordings import Role, Turn
-from .wire import Answer, Cohere, OpenAI, Request, Usage, Wire, count, read_request
+from .shapes import SHAPES
+from .wire import Answer, Anthropic, Cohere, OpenAI, Request, Usage, Wire, count, read_request
 
 NO_USAGE = Usage(0, 0, 0, 0)
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
@@ -40,6 +41,7 @@ class Call:
     name: str | None = None
     fault: str | None = None
     error: str | None = None
+    usage_sent: bool = True
 
     def entry(self, status: int, usage: Usage, answered: bool) -> Entry:
         """The ledger line of this call."""
@@ -64,6 +66,12 @@ class Call:
             fault=self.fault,
             answered=answered,
             error=self.error,
+            cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            reported_cost=usage.reported_cost,
+            usage_sent=self.usage_sent,
         )
 
 
@@ -84,6 +92,7 @@ class Replay:
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_post("/v2/chat", self._chat(Cohere()))
         app.router.add_post("/v1/chat/completions", self._chat(OpenAI()))
+        app.router.add_post("/v1/messages", self._chat(Anthropic()))
         app.router.add_put("/_control/faults", self._put_faults)
         app.router.add_get("/_control/faults", self._get_faults)
         app.router.add_get("/_control/ledger", self._get_ledger)
@@ -103,7 +112,8 @@ class Replay:
         return chat
 
     async def _answer(self, call: Call) -> web.StreamResponse:
-        if not call.http.headers.get("Authorization", "").removeprefix("Bearer").strip():
+        key = call.http.headers.get("x-api-key") or call.http.headers.get("Authorization", "")
+        if not key.removeprefix("Bearer").strip():
             return await self._error(call, 401, "no api key supplied")
         try:
             document = json.loads(await call.http.text())
@@ -178,7 +188,14 @@ class Replay:
             answer = dataclasses.replace(answer, arguments='{"command": "ls')
         elif action == "huge":
             answer = dataclasses.replace(answer, turn=_padded(turn, parameters))
-        body = _json(call.wire.answer(answer))
+        document = {}
+        shape = SHAPES.get(action)
+        if shape and call.wire.name in shape.wires:
+            answer = dataclasses.replace(answer, usage=shape.usage(answer.usage))
+            document = call.wire.answer(answer)
+            shape.document(document)
+            call.usage_sent = shape.usage_sent
+        body = _json(document or call.wire.answer(answer))
         if action == "truncated":
             return await self._send(call, body[: len(body) // 2], NO_USAGE)
         if action == "empty":

@@ -1,4 +1,4 @@
-"""The two wire formats: how a request is read and an answer written, and what counts as a token."""
+"""The three wire formats: how a request is read, an answer written, a token counted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,20 @@ OPENAI_CONTEXT_ERROR = "This model's maximum context length is 4081 tokens."
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one call, counted from the text; billed units leave out the wrapping."""
+    """Tokens of one call, counted from the text; billed units leave out the wrapping.
+
+    Cache reads and writes are part of the input, reasoning is part of the output.
+    """
 
     input_tokens: int
     output_tokens: int
     billed_input_tokens: int
     billed_output_tokens: int
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+    reported_cost: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Answer:
     arguments: str | None = None
 
     def calls(self) -> list[dict[str, Any]]:
-        """The tool calls; both formats write them alike."""
+        """The tool calls, as Cohere and OpenAI write them."""
         asked = [
             (self.tool, json.dumps({"command": command}, ensure_ascii=False))
             for command in self.turn.commands
@@ -94,11 +102,13 @@ class Cohere:
         else:
             message["content"] = [{"type": "text", "text": answer.turn.text}]
         usage = answer.usage
+        cached = {"cached_tokens": usage.cached_tokens} if usage.cached_tokens else {}
         return {
             "id": answer.id,
             "finish_reason": "TOOL_CALL" if "tool_calls" in message else "COMPLETE",
             "message": message,
             "usage": {
+                **cached,
                 "billed_units": {
                     "input_tokens": usage.billed_input_tokens,
                     "output_tokens": usage.billed_output_tokens,
@@ -141,6 +151,7 @@ class OpenAI:
                 "prompt_tokens": usage.input_tokens,
                 "completion_tokens": usage.output_tokens,
                 "total_tokens": usage.input_tokens + usage.output_tokens,
+                **_openai_details(usage),
             },
         }
 
@@ -154,8 +165,68 @@ class OpenAI:
         return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
+class Anthropic:
+    """Anthropic's messages."""
+
+    name = "anthropic"
+
+    def answer(self, answer: Answer) -> dict[str, Any]:
+        content: list[dict[str, Any]] = []
+        if answer.turn.text:
+            content.append({"type": "text", "text": answer.turn.text})
+        for made in answer.calls():
+            called = made["function"]
+            content.append(
+                {
+                    "type": "tool_use",
+                    "id": made["id"],
+                    "name": called["name"],
+                    "input": {} if answer.arguments else json.loads(called["arguments"]),
+                }
+            )
+        usage = answer.usage
+        hour = usage.cache_write_1h_tokens
+        return {
+            "id": f"msg_{answer.id}",
+            "type": "message",
+            "role": "assistant",
+            "model": answer.model,
+            "content": content,
+            "stop_reason": "tool_use" if answer.calls() else "end_turn",
+            "stop_sequence": None,
+            "usage": {
+                "input_tokens": usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens,
+                "output_tokens": usage.output_tokens,
+                "cache_read_input_tokens": usage.cached_tokens,
+                "cache_creation_input_tokens": usage.cache_write_tokens,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": usage.cache_write_tokens - hour,
+                    "ephemeral_1h_input_tokens": hour,
+                },
+            },
+        }
+
+    def error(self, status: int, message: str) -> dict[str, Any]:
+        kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+        kinds |= {429: "rate_limit_error", 529: "overloaded_error"}
+        kind = kinds.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+def _openai_details(usage: Usage) -> dict[str, Any]:
+    """The parts of OpenAI's usage that only some answers have."""
+    told: dict[str, Any] = {}
+    if usage.cached_tokens:
+        told["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.reasoning_tokens:
+        told["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    if usage.reported_cost is not None:
+        told["cost"] = usage.reported_cost
+    return told
+
+
 def read_request(data: Any) -> Request:
-    """A request from its document; both formats write it nearly alike.
+    """A request from its document; the formats write it nearly alike.
 
     NotUnderstood when it has no model or no messages, or wants a stream.
     """
@@ -170,9 +241,9 @@ def read_request(data: Any) -> Request:
         raise NotUnderstood("streaming ('stream': true) is not spoken here")
     if not all(isinstance(message, dict) for message in messages):
         raise NotUnderstood("a message is no object")
-    read = [
-        Message(str(message.get("role")), _text(message.get("content"))) for message in messages
-    ]
+    read = [Message(_role(message), _text(message.get("content"))) for message in messages]
+    if data.get("system"):  # Anthropic's
+        read.insert(0, Message("system", _text(data["system"])))
     told = json.dumps([messages, data.get("tools")], ensure_ascii=False, sort_keys=True)
     return Request(model, read, _tool(data.get("tools")), len(told))
 
@@ -195,6 +266,16 @@ def count(request: Request, turn: Turn) -> Usage:
     )
 
 
+def _role(message: dict[str, Any]) -> str:
+    """The role of a message; Anthropic has tool results in the user's."""
+    content = message.get("content")
+    parts = (
+        [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    )
+    results = any(part.get("type") == "tool_result" for part in parts)
+    return "tool" if results else str(message.get("role"))
+
+
 def _text(content: Any) -> str:
     """The text of a message's content: a string, or a list of parts."""
     if isinstance(content, str):
@@ -209,8 +290,9 @@ def _tool(tools: Any) -> str | None:
     """The tool that takes a shell command: bash or terminal, else one with such a parameter."""
     names: list[str] = []
     for tool in tools if isinstance(tools, list) else []:
-        function = tool.get("function", {}) if isinstance(tool, dict) else {}
-        properties = (function.get("parameters") or {}).get("properties") or {}
+        function = tool.get("function", tool) if isinstance(tool, dict) else {}
+        taken = function.get("parameters") or function.get("input_schema") or {}
+        properties = taken.get("properties") or {}
         if "command" in properties:
             names.append(str(function.get("name")))
     known = [name for name in ("bash", "terminal") if name in names]

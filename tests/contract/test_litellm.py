@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from replay_client import BASH, Server, first_messages
+import recorded_calls
+from replay_client import Server
 from replay_client import server as serving
 
-from cooperflow import atomic
 from cooperflow.attempt import child
 from cooperflow.outcomes import usage
 
@@ -22,12 +19,7 @@ child.prepare_environment()
 
 import litellm  # noqa: E402
 
-from cooperflow.attempt import recorder  # noqa: E402
-
 MODEL = "command-a-03-2025"
-# litellm keeps the first callback of a kind for good: a process has one.
-RECORDER = recorder.CallRecorder(Path(os.devnull), None)
-MESSAGES = first_messages("demo_textkit_task", 2, [1, 2], "solo", "solo")
 
 
 @pytest.fixture
@@ -38,25 +30,7 @@ def replay(tmp_path: Path) -> Iterator[Server]:
 
 def ask(server: Server, book: Path) -> list[dict[str, Any]]:
     """Make one call as upstream does, and return what the callback wrote of it."""
-    RECORDER._path = book
-    litellm.callbacks = [RECORDER]
-    with contextlib.suppress(Exception):  # what it raises is in the book
-        litellm.completion(
-            model=MODEL,
-            messages=MESSAGES,
-            tools=[BASH],
-            api_base=f"{server.url}/v2/chat",
-            api_key="x",
-            timeout=20,
-            max_retries=0,
-        )
-    # An answer is told from a worker thread.
-    limit = time.monotonic() + 10
-    while time.monotonic() < limit:
-        if any(record["event"] == "end" for record in atomic.read_lines(book)):
-            break
-        time.sleep(0.02)
-    return atomic.read_lines(book)
+    return recorded_calls.ask(server, book, "cohere").records
 
 
 def test_an_end_point_is_the_whole_url(replay: Server, tmp_path: Path) -> None:

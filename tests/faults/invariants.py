@@ -24,6 +24,7 @@ PRICE_IN, PRICE_OUT = 2.5e-6, 10e-6
 FREE = (
     *("run_name", "model", "replay", "attempts", "started", "ended", "duration_s", "model_s"),
     *("waited_s", "eval_s", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"),
+    *("cache_write_tokens", "reasoning_tokens"),
     *("cost_complete", "cost_bound_usd"),
 )
 
@@ -48,7 +49,8 @@ def _against(
     answered = [entry for entry in ledger if entry["answered"]]
     asked = [sum(int(e[key]) for e in answered) for key in ("input_tokens", "output_tokens")]
     told = [sum(int(row[key]) for row in rows) for key in ("input_tokens", "output_tokens")]
-    cost = asked[0] * PRICE_IN + asked[1] * PRICE_OUT
+    billed = [sum(int(e[f"billed_{key}_tokens"]) for e in answered) for key in ("input", "output")]
+    cost = billed[0] * PRICE_IN + billed[1] * PRICE_OUT
     known = sum(float(row["cost_usd"]) for row in rows)
     if all(row["cost_complete"] == "True" for row in rows):
         if told != asked:

@@ -123,7 +123,9 @@ class _Model:
         from cooperflow.attempt import recorder
 
         status, message = recorder.status_of(error) or 500, str(error)
-        kind = usage.kind_of_error(type(error).__name__, status, message, recorder.causes_of(error))
+        kind = recorder.failure_of(error, None)[0]
+        if kind in usage.WAITING and status != 429 and status < 500:
+            status = 503  # 425, 499 and the like are not tried again by every client
         # A client tries again after a 429 or 5xx; where that is in vain it is told a 403.
         if kind == usage.QUOTA or self.failures[agent] >= self.upstream.tries:
             status = 403

@@ -17,7 +17,9 @@ from litellm.integrations.custom_logger import CustomLogger
 from cooperflow.atomic import append_line
 from cooperflow.attempt import secrecy
 from cooperflow.attempt.pace import Pace
-from cooperflow.outcomes import usage
+from cooperflow.attempt.raw_answers import Noted, RawAnswers, seconds_of
+from cooperflow.outcomes import provider_answer, usage
+from cooperflow.outcomes.provider_answer import Answer, Cost, Prices
 
 # Where a model's own limit is not known, an answer is taken to be no longer than this, tokens.
 LONGEST_ANSWER = 16_384
@@ -41,8 +43,11 @@ class CallRecorder(CustomLogger):
         key: str | None,
         pace: Pace | None = None,
         asker: Callable[[], str] = _thread,
+        answers: RawAnswers | None = None,
     ) -> None:
         super().__init__()
+        self._answers = answers or RawAnswers()
+        self._bounds: dict[str, float | None] = {}
         self._asker = asker
         self._path = path
         self._key = key
@@ -58,6 +63,8 @@ class CallRecorder(CustomLogger):
         sent = json.dumps(messages, default=str, ensure_ascii=False)
         tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
         size = len(sent.encode("utf-8", errors="replace")) + len(tools)
+        self._bounds[call] = _bound(kwargs, model, size)
+        self._answers.begin(call)
         self._write(
             event="start",
             id=call,
@@ -65,15 +72,18 @@ class CallRecorder(CustomLogger):
             model=model,
             input_bytes=size,
             agent=_agent(messages),
-            cost_bound=_bound(str(kwargs.get("model") or model), size),
+            cost_bound=self._bounds[call],
         )
 
     def log_success_event(
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
     ) -> None:
         call = str(kwargs.get("litellm_call_id"))
-        tokens = getattr(response_obj, "usage", None)
-        details = getattr(tokens, "prompt_tokens_details", None)
+        noted = self._answers.take(call)
+        answer = noted.answer if noted else None
+        computed = kwargs.get("response_cost")
+        if answer is None:
+            answer = _passed_on(response_obj, known=noted is None)
         self._write(
             event="end",
             id=call,
@@ -82,11 +92,9 @@ class CallRecorder(CustomLogger):
             kind=usage.ANSWERED,
             response_id=getattr(response_obj, "id", None),
             message=_message(response_obj),
-            input_tokens=getattr(tokens, "prompt_tokens", 0) or 0,
-            output_tokens=getattr(tokens, "completion_tokens", 0) or 0,
-            cached_tokens=getattr(details, "cached_tokens", 0) or 0,
-            cost=kwargs.get("response_cost") or 0.0,
-            priced=kwargs.get("response_cost") is not None,
+            **_reported(answer),
+            **self._cost(call, answer, kwargs, computed),
+            priced=computed is not None,
         )
 
     def log_failure_event(
@@ -94,10 +102,18 @@ class CallRecorder(CustomLogger):
     ) -> None:
         call = str(kwargs.get("litellm_call_id"))
         error = kwargs.get("exception")
+        noted = self._answers.take(call)
+        kind, status, wait = failure_of(error, noted)
         causes = causes_of(error)
-        status = status_of(error)
-        message = str(error)
-        kind = usage.kind_of_error(type(error).__name__, status, message, causes)
+        answer = noted.answer if noted else None
+        if answer is not None:
+            # Served, and paid for, whatever became of it.
+            cost = self._cost(call, answer, kwargs, None)
+            reported = _reported(answer)
+        else:
+            billed = not usage.surely_unbilled(kind, status, causes)
+            cost = {"billed": billed}
+            reported = {}
         self._write(
             event="end",
             id=call,
@@ -107,10 +123,17 @@ class CallRecorder(CustomLogger):
             status=status,
             error_class=type(error).__name__,
             causes=causes,
-            error=message[:2000],
-            retry_after=_retry_after(error),
-            billed=not usage.surely_unbilled(kind, status, causes),
+            error=str(error)[:2000],
+            retry_after=wait,
+            **reported,
+            **cost,
         )
+
+    def _cost(
+        self, call: str, answer: Answer, kwargs: dict[str, Any], computed: float | None
+    ) -> dict[str, Any]:
+        cost = provider_answer.cost_of(answer, prices_of(kwargs), computed, self._bounds.get(call))
+        return _as_record(cost)
 
     def _hold(self, call: str) -> None:
         """Wait for this call's turn. Told beforehand: the run's time limit leaves it out."""
@@ -132,15 +155,129 @@ class CallRecorder(CustomLogger):
 
 
 def install(
-    path: Path, key: str | None, pace: Pace | None = None, asker: Callable[[], str] = _thread
+    path: Path,
+    key: str | None,
+    pace: Pace | None = None,
+    asker: Callable[[], str] = _thread,
+    return_tool_plan: bool = False,
 ) -> None:
     """Record all calls that this process makes through litellm into ``path``, ``key`` left out.
 
     Args:
         pace: each call waits for its turn.
         asker: names the agent that the calling thread calls for.
+        return_tool_plan: Cohere's tool_plan is sent back with its tool calls.
     """
-    litellm.callbacks = [CallRecorder(path, key, pace, asker)]
+    register_prices()
+    answers = RawAnswers(return_tool_plan)
+    answers.install()
+    litellm.callbacks = [CallRecorder(path, key, pace, asker, answers)]
+
+
+def register_prices() -> None:
+    """Register the prices of a file in litellm's format, as upstream does for its own agent."""
+    path = os.environ.get("LITELLM_MODEL_REGISTRY_PATH")
+    if path and Path(path).is_file():
+        litellm.register_model(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def prices_of(kwargs: dict[str, Any]) -> Prices:
+    """Return the prices of the model that is called; all unknown where litellm has none."""
+    entry = _price_entry(str(kwargs.get("model") or ""), kwargs.get("custom_llm_provider"))
+    thresholds = [
+        int(found[1]) * 1000
+        for key in entry
+        if (found := re.fullmatch(r"input_cost_per_token_above_(\d+)k_tokens", key))
+    ]
+    return Prices(
+        input=entry.get("input_cost_per_token"),
+        output=entry.get("output_cost_per_token"),
+        cache_read=entry.get("cache_read_input_token_cost"),
+        cache_write=entry.get("cache_creation_input_token_cost"),
+        cache_write_1h=entry.get("cache_creation_input_token_cost_above_1hr"),
+        reasoning=entry.get("output_cost_per_reasoning_token"),
+        tier=min(thresholds, default=None),
+    )
+
+
+def _price_entry(model: str, provider: str | None) -> dict[str, Any]:
+    """Return litellm's own entry: get_model_info() reports an unknown price as 0."""
+    for name in (f"{provider}/{model}", model, model.partition("/")[2]):
+        if name and name in litellm.model_cost:
+            return dict(litellm.model_cost[name])
+    try:
+        key = litellm.get_model_info(model, custom_llm_provider=provider)["key"]
+    except Exception:  # litellm raises plain Exception for a model it does not know
+        return {}
+    return dict(litellm.model_cost.get(str(key)) or {})
+
+
+def _passed_on(response: Any, known: bool) -> Answer:
+    """Return what litellm passes on of an answer whose wire format is unknown."""
+    tokens: Any = getattr(response, "usage", None)
+    read = getattr(tokens, "prompt_tokens_details", None)
+    written = getattr(tokens, "completion_tokens_details", None)
+    has_usage = known and bool(getattr(tokens, "total_tokens", 0))
+    return Answer(
+        "",
+        input_tokens=int(tokens.prompt_tokens or 0) if has_usage else None,
+        output_tokens=int(tokens.completion_tokens or 0) if has_usage else None,
+        cached_tokens=int(getattr(read, "cached_tokens", 0) or 0),
+        cache_write_tokens=int(getattr(read, "cache_creation_tokens", 0) or 0),
+        reasoning_tokens=int(getattr(written, "reasoning_tokens", 0) or 0),
+        finish_reason=_finish_reason(response),
+    )
+
+
+def _finish_reason(response: Any) -> str:
+    try:
+        return str(response.choices[0].finish_reason or "")
+    except (AttributeError, IndexError, TypeError):
+        return ""
+
+
+def _reported(answer: Answer) -> dict[str, Any]:
+    """Return what goes into the call log of an answer, its cost left out."""
+    return {
+        "wire": answer.wire,
+        "usage_reported": answer.has_usage,
+        "input_tokens": answer.input_tokens or 0,
+        "output_tokens": answer.output_tokens or 0,
+        "billed_input_tokens": answer.billed_input_tokens,
+        "billed_output_tokens": answer.billed_output_tokens,
+        "cached_tokens": answer.cached_tokens,
+        "cache_write_tokens": answer.cache_write_tokens,
+        "cache_write_1h_tokens": answer.cache_write_1h_tokens,
+        "reasoning_tokens": answer.reasoning_tokens,
+        "finish_reason": answer.finish_reason,
+        "request_id": answer.request_id,
+        "reported_cost": answer.reported_cost,
+        "thought": answer.thought,
+        "refusal": answer.refusal,
+    }
+
+
+def _as_record(cost: Cost) -> dict[str, Any]:
+    return {"cost": cost.known, "cost_complete": cost.complete, "cost_bound": cost.bound}
+
+
+def failure_of(error: Any, noted: Noted | None) -> tuple[str, int | None, float | None]:
+    """Return how a call failed, its HTTP status, and the seconds the provider asks to wait.
+
+    litellm replaces some statuses (Anthropic's 529 by 500); the raw one counts.
+    """
+    failed = noted if noted and (noted.status >= 400 or noted.answer) else None
+    status = failed.status if failed and failed.answer is None else status_of(error)
+    wait = _retry_after(error)
+    if wait is None and failed:
+        wait = failed.retry_after
+    causes = causes_of(error)
+    if failed and failed.answer and failed.answer.failure == provider_answer.TIMED_OUT:
+        return usage.API_TIMEOUT, status, wait
+    if failed and failed.answer:
+        return usage.API_UNAVAILABLE, status, wait
+    kind = usage.kind_of_error(type(error).__name__, status, str(error), causes, wait)
+    return kind, status, wait
 
 
 # How upstream's prompts tell an agent among several who it is.
@@ -165,15 +302,15 @@ def _message(response: Any) -> Any:
         return None
 
 
-def _bound(model: str, size: int) -> float | None:
+def _bound(kwargs: dict[str, Any], model: str, size: int) -> float | None:
     """Return what a call can cost at most, USD: a token is at least one byte of the request."""
-    try:
-        info = litellm.get_model_info(model)
-    except Exception:  # litellm raises plain Exception for a model it does not know
+    prices = prices_of({**kwargs, "model": kwargs.get("model") or model})
+    read, written = prices.dearest_input, prices.dearest_output
+    if read is None or written is None:
         return None
-    answer = info.get("max_output_tokens") or LONGEST_ANSWER
-    price_in = info.get("input_cost_per_token") or 0.0
-    return float(size * price_in + answer * (info.get("output_cost_per_token") or 0.0))
+    entry = _price_entry(str(kwargs.get("model") or model), kwargs.get("custom_llm_provider"))
+    answer = entry.get("max_output_tokens") or LONGEST_ANSWER
+    return float(size * read + answer * written)
 
 
 def status_of(error: object) -> int | None:
@@ -204,10 +341,7 @@ def _retry_after(error: BaseException | None) -> float | None:
             for name in ("headers", "litellm_response_headers"):
                 value = (getattr(holder, name, None) or {}).get("retry-after")
                 if value is not None:
-                    try:
-                        return float(value)
-                    except ValueError:
-                        return None
+                    return seconds_of(str(value))
     return None
 
 

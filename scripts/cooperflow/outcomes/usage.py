@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from cooperflow.outcomes import provider_answer
+
 SCHEMA = 1
 
 # How a call ended. The reasons of `infra_error` that come from a provider are among them.
@@ -64,14 +66,74 @@ _QUOTA = re.compile(
     r"|payment required|out of credits",
     re.IGNORECASE,
 )
+# The prompt does not fit into the model's context window.
 _TOO_LONG = re.compile(
-    r"context(?:[ _]length|[ _]window)|maximum context|too many (?:input )?tokens"
-    r"|number of tokens .{0,40}exceed|prompt is too long",
+    r"context(?:[ _]length|[ _]window|[ _]limit)|maximum context|model'?s context"
+    r"|too many (?:input )?tokens|number of tokens .{0,40}exceed|prompt is too long"
+    r"|input is too long|input token count .{0,40}exceeds|input tokens exceed|prompt contains \d+",
+    re.IGNORECASE,
+)
+# The config asks for more output than the model can write.
+_TOO_MUCH_OUTPUT = re.compile(
+    r"max[_ ]?(?:completion[_ ]|output[_ ]|new[_ ])?tokens.{0,80}?"
+    r"(?:less than or equal|too large|at most|must be|supported range|> \d+, which is the maximum"
+    r"|exceeds? the (?:model|maximum)|maximum allowed)"
+    r"|maxOutputTokens.{0,80}(?:supported range|must be|invalid)"
+    r"|maximum tokens you requested exceeds|supports at most \d+ completion tokens",
+    re.IGNORECASE | re.DOTALL,
+)
+# A window, and the output that was asked for, as vLLM, OpenAI and Anthropic word it.
+_WINDOW = re.compile(
+    r"(?:maximum context length is|context limit: \d+ \+ \d+ >|max_model_len of) (\d+)",
+    re.IGNORECASE,
+)
+_ASKED_OUTPUT = re.compile(
+    r"(\d+) in the completion|requested (\d+) output tokens|is too large: (\d+)"
+    r"|context limit: \d+ \+ (\d+) >",
+    re.IGNORECASE,
+)
+# The model is not ready. In words, because some providers use a status of their own.
+_OVERLOADED = re.compile(
+    r"overloaded|model is (?:currently |still )?loading|(?:is|are) at capacity|currently loading"
+    r"|model .{0,80}(?:is starting|warming up|not ready)|server is busy|engine is currently busy",
+    re.IGNORECASE,
+)
+# The model's output was unusable, or the provider gave up on the request.
+_UNUSABLE_OUTPUT = re.compile(r"no valid (?:tool call|response)", re.IGNORECASE)
+CANCELLED = 499
+# A call for very few tokens was understood and could not be finished.
+_TOO_FEW_TOKENS = re.compile(
+    r"could not finish the message because max_tokens|model output limit was reached"
+    r"|max_(?:output_|completion_)?tokens'?\W.{0,60}(?:below minimum|>= ?\d+|at least \d+"
+    r"|greater than or equal)",
     re.IGNORECASE,
 )
 
 
-def kind_of_error(name: str, status: int | None, message: str, causes: Sequence[str] = ()) -> str:
+def proves_model(message: str) -> bool:
+    """Return whether an error on a call of one token proves that key and model are accepted."""
+    return _TOO_FEW_TOKENS.search(message) is not None
+
+
+def is_output_setting(message: str) -> bool:
+    """Return whether an error refuses the limit of output tokens that the config set.
+
+    A conversation that has grown beyond the window is not that: its limit was accepted before.
+    """
+    window, asked = _WINDOW.search(message), _ASKED_OUTPUT.search(message)
+    if window and asked:
+        return int(next(group for group in asked.groups() if group)) >= int(window[1])
+    overflow = _TOO_LONG.search(message)
+    return overflow is None and _TOO_MUCH_OUTPUT.search(message) is not None
+
+
+def kind_of_error(
+    name: str,
+    status: int | None,
+    message: str,
+    causes: Sequence[str] = (),
+    retry_after: float | None = None,
+) -> str:
     """Return how a failed call ended.
 
     Args:
@@ -79,7 +141,12 @@ def kind_of_error(name: str, status: int | None, message: str, causes: Sequence[
         status: HTTP status of the answer, None where there was none.
         message: the provider's error body, as the exception tells it.
         causes: classes of the exceptions behind it, outermost first.
+        retry_after: seconds after which the provider asks to be called again.
     """
+    if name in _CLASSES and _is_busy(status, message, retry_after):
+        return RATE_LIMITED
+    if status == CANCELLED or (status == 422 and _UNUSABLE_OUTPUT.search(message)):
+        return API_UNAVAILABLE
     timed_out = any("Timeout" in cause for cause in causes) and "ConnectTimeout" not in causes
     answered = any("HTTPStatusError" in cause for cause in causes)
     if answered and status is not None and (status == 429 or status >= 500):
@@ -92,6 +159,8 @@ def kind_of_error(name: str, status: int | None, message: str, causes: Sequence[
     kind = kind or _CLASSES.get(name, API_UNAVAILABLE)
     if kind in (RATE_LIMITED, AUTH) and _QUOTA.search(message):
         return QUOTA
+    if kind in (BAD_REQUEST, CONTEXT) and is_output_setting(message):
+        return BAD_REQUEST
     if kind == BAD_REQUEST and _TOO_LONG.search(message):
         return CONTEXT
     if kind == API_UNAVAILABLE and timed_out:
@@ -99,8 +168,21 @@ def kind_of_error(name: str, status: int | None, message: str, causes: Sequence[
     return kind
 
 
+def _is_busy(status: int | None, message: str, retry_after: float | None) -> bool:
+    """Return whether the model is loading or overloaded: that passes, like a rate limit."""
+    if status in (425, 529) or (status == 503 and retry_after is not None):
+        return True
+    refused = status is not None and (status >= 500 or status == 400)
+    return refused and _OVERLOADED.search(message) is not None
+
+
 def surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> bool:
-    """Return whether a failed call cannot have been served: refused, or never sent."""
+    """Return whether a failed call cannot have been served: refused, or never sent.
+
+    A status about the model's own output comes after the output was generated.
+    """
+    if status in (CANCELLED, 422) and kind == API_UNAVAILABLE:
+        return False
     if "JSONDecodeError" in causes:
         return False
     if status is not None and status >= 400 and kind != API_TIMEOUT and _from_answer(causes):
@@ -132,6 +214,22 @@ class Call:
     status: int | None = None
     error: str = ""
     retry_after: float | None = None
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    finish_reason: str = ""
+    # None: not recorded, as in logs of older versions; then the kind decides.
+    cost_known: bool | None = None
+
+    @property
+    def cost_complete(self) -> bool:
+        """Whether ``cost`` is all that the call can have cost."""
+        if self.cost_known is not None:
+            return self.cost_known
+        return self.kind == ANSWERED or not self.billed
+
+    @property
+    def hit_output_limit(self) -> bool:
+        return self.kind == ANSWERED and provider_answer.hit_output_limit(self.finish_reason)
 
 
 def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
@@ -163,11 +261,15 @@ def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
                 output_tokens=int(end.get("output_tokens") or 0),
                 cached_tokens=int(end.get("cached_tokens") or 0),
                 cost=float(end.get("cost") or 0.0),
-                cost_bound=bound,
+                cost_bound=end.get("cost_bound", bound),
                 billed=bool(end.get("billed", True)),
                 status=end.get("status"),
                 error=str(end.get("error") or ""),
                 retry_after=end.get("retry_after"),
+                cache_write_tokens=int(end.get("cache_write_tokens") or 0),
+                reasoning_tokens=int(end.get("reasoning_tokens") or 0),
+                finish_reason=str(end.get("finish_reason") or ""),
+                cost_known=end.get("cost_complete"),
             )
         )
     return sorted(joined, key=lambda call: call.start)
@@ -177,7 +279,8 @@ def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
 class Usage:
     """Sums over calls. cost_usd is what is known; cost_bound_usd is an upper bound of the whole.
 
-    cost_complete is False where a call may have been served without its answer reaching us.
+    cost_complete is False where a call may have been served without its answer being received,
+    where an answer had no usage, or where a price is unknown.
     """
 
     calls: int = 0
@@ -187,6 +290,8 @@ class Usage:
     cost_usd: float = 0.0
     cost_complete: bool = True
     cost_bound_usd: float | None = 0.0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         bound = (
@@ -202,6 +307,8 @@ class Usage:
             self.cost_usd + other.cost_usd,
             self.cost_complete and other.cost_complete,
             bound,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -212,16 +319,17 @@ def total(all_calls: Iterable[Call]) -> Usage:
     """Return the books of some calls."""
     books = Usage()
     for call in all_calls:
-        unsure = call.kind != ANSWERED and call.billed
-        bound = call.cost_bound if unsure else call.cost
+        bound = call.cost if call.cost_complete else call.cost_bound
         books += Usage(
             calls=1,
             input_tokens=call.input_tokens,
             output_tokens=call.output_tokens,
             cached_tokens=call.cached_tokens,
             cost_usd=call.cost,
-            cost_complete=not unsure,
+            cost_complete=call.cost_complete,
             cost_bound_usd=bound,
+            cache_write_tokens=call.cache_write_tokens,
+            reasoning_tokens=call.reasoning_tokens,
         )
     return books
 

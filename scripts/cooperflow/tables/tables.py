@@ -36,6 +36,8 @@ RUN_COLUMNS = (
     "input_tokens",
     "output_tokens",
     "cached_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
     "cost_usd",
     "cost_complete",
     "cost_bound_usd",
@@ -66,6 +68,8 @@ SUMMARY_COLUMNS = (
     "messages_sent",
     "input_tokens",
     "output_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
     "cost_usd",
     "cost_complete",
     "duration_s",
@@ -89,6 +93,8 @@ _TEXTS = (
     "started",
     "ended",
 )
+# Columns that tables of older versions do not have; their calls recorded none.
+_SINCE = {"cache_write_tokens": 0, "reasoning_tokens": 0}
 # In a table of a half-finished experiment: the run has begun, but has no outcome yet.
 UNFINISHED = "unfinished"
 
@@ -125,6 +131,8 @@ def run_row(
         "input_tokens": told.get("input_tokens", 0),
         "output_tokens": told.get("output_tokens", 0),
         "cached_tokens": told.get("cached_tokens", 0),
+        "cache_write_tokens": told.get("cache_write_tokens", 0),
+        "reasoning_tokens": told.get("reasoning_tokens", 0),
         "cost_usd": round(told.get("cost_usd", 0.0), 6),
         "cost_complete": told.get("cost_complete", True),
         "cost_bound_usd": told.get("cost_bound_usd", 0.0),
@@ -164,6 +172,9 @@ def read_runs(path: Path) -> pd.DataFrame:
     """
     text = dict.fromkeys(_TEXTS, str)
     runs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"cost_bound_usd": [""]})
+    for column, value in _SINCE.items():
+        if column not in runs:
+            runs[column] = value
     missing = [column for column in RUN_COLUMNS if column not in runs]
     if missing:
         raise UserError(
@@ -207,6 +218,8 @@ def _summary_row(name: object, group: pd.DataFrame) -> dict[str, Any]:
         "messages_sent": int(group["messages_sent"].sum()),
         "input_tokens": int(group["input_tokens"].sum()),
         "output_tokens": int(group["output_tokens"].sum()),
+        "cache_write_tokens": int(group["cache_write_tokens"].sum()),
+        "reasoning_tokens": int(group["reasoning_tokens"].sum()),
         "cost_usd": round(float(group["cost_usd"].sum()), 6),
         "cost_complete": bool(group["cost_complete"].all()),
         "duration_s": round(float(group["duration_s"].sum()), 3),

@@ -1,0 +1,190 @@
+"""Patch applied to httpx inside a process that calls models: raw answers noted, and completed.
+
+litellm drops what it has no field for, and fails on an answer without usage after it was paid
+for. All its synchronous providers send through ``httpx.Client.send``, so this one function sees
+the raw answer of each. The rules are in `outcomes/provider_answer.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from cooperflow.outcomes import provider_answer
+from cooperflow.outcomes.provider_answer import Answer
+
+# Assumed for an answer without usage, so that an agent's own limits still work: bytes per token.
+BYTES_PER_TOKEN = 4
+# Status in place of 200 where the answer says that the provider failed.
+_STATUS = {provider_answer.FAILED: 500, provider_answer.TIMED_OUT: 504}
+
+
+@dataclass(frozen=True)
+class Noted:
+    """One HTTP answer: its status, and its content where the wire format is known."""
+
+    status: int
+    answer: Answer | None = None
+    retry_after: float | None = None
+
+
+@dataclass
+class RawAnswers:
+    """The HTTP answers to a process's calls, by litellm's id of the call.
+
+    Args:
+        return_tool_plan: send Cohere's ``tool_plan`` back with the tool calls it belongs to.
+    """
+
+    return_tool_plan: bool = False
+    _current: threading.local = field(default_factory=threading.local)
+    _noted: dict[str, Noted] = field(default_factory=dict)
+    _plans: dict[str, str] = field(default_factory=dict)  # id of a tool call -> its plan
+
+    def begin(self, call: str) -> None:
+        """Note under ``call`` what this thread is answered from now on."""
+        self._current.call = call
+
+    def take(self, call: str) -> Noted | None:
+        """Return and forget the answer to a call; None where it never came."""
+        return self._noted.pop(call, None)
+
+    def install(self) -> None:
+        """Wrap ``httpx.Client.send`` in this process."""
+        send = httpx.Client.send
+
+        def noted_send(client: Any, request: Any, **options: Any) -> Any:
+            call = getattr(self._current, "call", None)
+            if call is None or options.get("stream") or request.method != "POST":
+                return send(client, request, **options)
+            response = send(client, self._with_plans(request), **options)
+            return self._read(call, request, response)
+
+        httpx.Client.send = noted_send  # type: ignore[method-assign, assignment]
+
+    def _read(self, call: str, request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        try:
+            document = response.json()
+        except (ValueError, UnicodeDecodeError):
+            document = None
+        answer = provider_answer.read_answer(document) if response.is_success else None
+        if answer is not None or response.is_error:
+            wait = seconds_of(response.headers.get("retry-after"))
+            self._noted[call] = Noted(response.status_code, answer, wait)
+        if answer is None or not isinstance(document, dict):
+            return response
+        self._remember_plan(document)
+        if answer.failure:
+            said = f"the answer's finish_reason is {answer.finish_reason or 'missing'}"
+            if not answer.finish_reason and not document.get("choices"):
+                said = "the answer has no choices"
+            error = {"message": said, "error": {"message": said, "type": "server_error"}}
+            return _replaced(response, _STATUS[answer.failure], error)
+        completed = _with_usage(document, answer, len(request.content), len(response.content))
+        return response if completed is None else _replaced(response, 200, completed)
+
+    def _remember_plan(self, document: Mapping[str, Any]) -> None:
+        message = document.get("message")
+        if not self.return_tool_plan or not isinstance(message, dict):
+            return
+        for made in message.get("tool_calls") or []:
+            if message.get("tool_plan") and isinstance(made, dict):
+                self._plans[str(made.get("id"))] = str(message["tool_plan"])
+
+    def _with_plans(self, request: httpx.Request) -> httpx.Request:
+        """Return the request with the plan of each assistant message whose calls had one."""
+        if not self._plans:
+            return request
+        try:
+            document = json.loads(request.content)
+            messages = document["messages"]
+        except (ValueError, KeyError, TypeError):
+            return request
+        changed = False
+        for message in messages:
+            made = (message.get("tool_calls") or [{}]) if isinstance(message, dict) else [{}]
+            plan = self._plans.get(str(made[0].get("id")))
+            if plan and not message.get("tool_plan"):
+                message["tool_plan"], changed = plan, True
+        if not changed:
+            return request
+        return httpx.Request(
+            request.method,
+            request.url,
+            headers=_without_length(request.headers),
+            content=json.dumps(document).encode(),
+            extensions=request.extensions,
+        )
+
+
+def seconds_of(header: str | None) -> float | None:
+    """Return the seconds of a Retry-After header; None where it is a date or missing."""
+    try:
+        return None if header is None else float(header)
+    except ValueError:
+        return None
+
+
+def _with_usage(
+    document: dict[str, Any], answer: Answer, sent: int, received: int
+) -> dict[str, Any] | None:
+    """Return the document with the usage that litellm needs; None where it has one.
+
+    The estimate reaches litellm and the agent only. The call log records that there was none.
+    """
+    billed = answer.billed_input_tokens, answer.billed_output_tokens
+    if answer.wire == provider_answer.COHERE:
+        known = (document.get("usage") or {}).get("tokens")
+        if known and answer.has_usage:
+            return None
+    elif answer.has_usage:
+        return None
+    if answer.has_billed_units:
+        read, written = billed
+    else:
+        read = max(sent // BYTES_PER_TOKEN, 1)
+        written = max(received // BYTES_PER_TOKEN, 1)
+    names = {
+        provider_answer.COHERE: ("input_tokens", "output_tokens"),
+        provider_answer.OPENAI: ("prompt_tokens", "completion_tokens"),
+        provider_answer.RESPONSES: ("input_tokens", "output_tokens"),
+        provider_answer.ANTHROPIC: ("input_tokens", "output_tokens"),
+        provider_answer.GEMINI: ("promptTokenCount", "candidatesTokenCount"),
+        provider_answer.BEDROCK: ("inputTokens", "outputTokens"),
+    }[answer.wire]
+    totals = {
+        provider_answer.OPENAI: "total_tokens",
+        provider_answer.RESPONSES: "total_tokens",
+        provider_answer.GEMINI: "totalTokenCount",
+        provider_answer.BEDROCK: "totalTokens",
+    }
+    counted: dict[str, Any] = {names[0]: read, names[1]: written}
+    if answer.wire in totals:
+        counted[totals[answer.wire]] = (read or 0) + (written or 0)
+    key = "usageMetadata" if answer.wire == provider_answer.GEMINI else "usage"
+    if answer.wire == provider_answer.COHERE:
+        counted = {**(document.get("usage") or {}), "tokens": counted}
+    return {**document, key: counted}
+
+
+def _replaced(response: httpx.Response, status: int, document: Mapping[str, Any]) -> httpx.Response:
+    made = httpx.Response(
+        status,
+        headers=_without_length(response.headers),
+        content=json.dumps(document).encode(),
+        request=response.request,
+        history=response.history,
+        extensions={k: v for k, v in response.extensions.items() if k != "reason_phrase"},
+    )
+    made.elapsed = response.elapsed
+    return made
+
+
+def _without_length(headers: httpx.Headers) -> dict[str, str]:
+    of_the_body = ("content-length", "content-encoding", "transfer-encoding")
+    return {name: value for name, value in headers.items() if name.lower() not in of_the_body}

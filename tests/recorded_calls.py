@@ -1,0 +1,98 @@
+"""Model calls made through litellm as upstream makes them, with the call log they leave."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from replay_client import BASH, Server, first_messages
+
+from cooperflow import atomic
+from cooperflow.attempt import child
+from cooperflow.attempt.raw_answers import RawAnswers
+from cooperflow.outcomes import usage
+
+child.prepare_environment()
+
+import litellm  # noqa: E402
+
+from cooperflow.attempt import recorder  # noqa: E402
+
+MESSAGES = first_messages("demo_textkit_task", 2, [1, 2], "solo", "solo")
+# Wire format -> model and path of the end point.
+WIRES = {
+    "cohere": ("command-a-03-2025", "/v2/chat"),
+    "openai": ("openai/gpt-4o", "/v1"),
+    "anthropic": ("anthropic/claude-sonnet-4-5", ""),
+}
+# A process has one recorder and one patch: litellm keeps the first callback of a kind for good.
+ANSWERS = RawAnswers()
+ANSWERS.install()
+RECORDER = recorder.CallRecorder(Path(os.devnull), None, answers=ANSWERS)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call: litellm's answer or error, the records of the log, the ledger's line."""
+
+    answer: Any
+    error: Exception | None
+    records: list[dict[str, Any]]
+    ledger: dict[str, Any]
+
+    @property
+    def end(self) -> dict[str, Any]:
+        return self.records[-1]
+
+    @property
+    def books(self) -> usage.Usage:
+        return usage.total(usage.calls(self.records))
+
+
+def ask(server: Server, book: Path, wire: str, **options: Any) -> Asked:
+    """Make one call and wait for its end in ``book``, which litellm writes from another thread."""
+    RECORDER._path = book
+    before = len(atomic.read_lines(book))
+    litellm.callbacks = [RECORDER]
+    litellm.suppress_debug_info = True
+    model, path = WIRES[wire]
+    answer, error = None, None
+    try:
+        answer = litellm.completion(
+            **{
+                "model": model,
+                "messages": MESSAGES,
+                "tools": [BASH],
+                "api_base": f"{server.url}{path}",
+                "api_key": "x",
+                "timeout": 20,
+                "max_retries": 0,
+                **options,
+            }
+        )
+    except Exception as raised:
+        error = raised
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit:
+        records = atomic.read_lines(book)[before:]
+        if any(record["event"] == "end" for record in records):
+            break
+        time.sleep(0.02)
+    ledger = server.ledger()
+    return Asked(answer, error, records, ledger[-1] if ledger else {})
+
+
+@contextmanager
+def returning_tool_plans() -> Iterator[None]:
+    """Turn the return of Cohere's tool_plan on for a while."""
+    ANSWERS.return_tool_plan = True
+    try:
+        yield
+    finally:
+        ANSWERS.return_tool_plan = False
+        ANSWERS._plans.clear()

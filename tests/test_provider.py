@@ -1,0 +1,342 @@
+"""What providers really answer: accounting and outcomes, for every wire format."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import recorded_calls
+from replay_client import DEMO, Server, server
+
+from cooperflow.outcomes import usage
+from cooperflow.outcomes.provider_answer import Prices, cost_of, read_answer
+
+sys.path.insert(0, str(DEMO))
+
+from replay.shapes import SHAPES, THOUGHT
+
+# Prices that the ledger is multiplied by, USD per token: written down here, not read from litellm.
+PRICES = {
+    "cohere": {"input": 2.5e-6, "output": 10e-6},
+    "openai": {"input": 2.5e-6, "output": 10e-6, "read": 1.25e-6},
+    "anthropic": {
+        "input": 3e-6,
+        "output": 15e-6,
+        "read": 0.3e-6,
+        "write": 3.75e-6,
+        "write_1h": 6e-6,
+    },
+}
+
+
+def billed(line: dict[str, Any]) -> float:
+    """What the server's ledger says that a call costs."""
+    if line["reported_cost"] is not None:
+        return float(line["reported_cost"])
+    price = PRICES[line["wire"]]
+    if line["wire"] == "cohere":
+        return float(
+            line["billed_input_tokens"] * price["input"]
+            + line["billed_output_tokens"] * price["output"]
+        )
+    read, written = line["cached_tokens"], line["cache_write_tokens"]
+    hour = line["cache_write_1h_tokens"]
+    return float(
+        (line["input_tokens"] - read - written) * price["input"]
+        + read * price.get("read", 0)
+        + (written - hour) * price.get("write", 0)
+        + hour * price.get("write_1h", 0)
+        + line["output_tokens"] * price["output"]
+    )
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with server(tmp_path_factory.mktemp("provider")) as running:
+        yield running
+
+
+# Wire format, shape of the answer, how the call ended. None: the recording as it is.
+CASES = [("cohere", None), ("openai", None), ("anthropic", None)]
+CASES += [(wire, name) for name, shape in SHAPES.items() for wire in sorted(shape.wires)]
+ENDS = {
+    "finish_error": usage.API_UNAVAILABLE,
+    "finish_timeout": usage.API_TIMEOUT,
+    "empty_choices": usage.API_UNAVAILABLE,
+    "choice_error": usage.API_UNAVAILABLE,
+}
+
+
+@pytest.mark.parametrize(("wire", "shape"), CASES)
+def test_cost_is_the_ledgers(replay: Server, tmp_path: Path, wire: str, shape: str | None) -> None:
+    """Cost, tokens and ending of every shape, against the server's own ledger."""
+    replay.faults(*([{"action": shape}] if shape else []))
+    asked = recorded_calls.ask(replay, tmp_path / "calls", wire)
+    books, line = asked.books, asked.ledger
+    assert asked.end["kind"] == ENDS.get(shape or "", usage.ANSWERED), asked.error
+    assert (asked.error is None) == (asked.end["kind"] == usage.ANSWERED)
+    assert line["answered"]
+    assert line["wire"] == wire
+    if not line["usage_sent"]:
+        assert (books.cost_complete, books.input_tokens) == (False, 0)
+        assert books.cost_bound_usd is not None
+        assert books.cost_bound_usd >= billed(line)
+        return
+    assert books.cost_complete
+    assert books.cost_usd == pytest.approx(billed(line), abs=1e-9)
+    assert books.cost_bound_usd == pytest.approx(books.cost_usd)
+    assert asked.records[0]["cost_bound"] >= billed(line)
+    expected = [line[f"{kind}_tokens"] for kind in ("cached", "cache_write", "reasoning")]
+    assert [books.cached_tokens, books.cache_write_tokens, books.reasoning_tokens] == expected
+    if shape != "billed_only":
+        told = (books.input_tokens, books.output_tokens)
+        assert told == (line["input_tokens"], line["output_tokens"])
+
+
+@pytest.mark.parametrize("wire", ["cohere", "openai", "anthropic"])
+def test_an_answer_without_usage_reaches_the_agent(
+    replay: Server, tmp_path: Path, wire: str
+) -> None:
+    """The agent gets its command, one call is made, and upstream can compute a positive cost."""
+    replay.faults({"action": "no_usage"})
+    before = len(replay.ledger())
+    asked = recorded_calls.ask(replay, tmp_path / "calls", wire)
+    assert len(replay.ledger()) == before + 1
+    assert asked.answer.choices[0].message.tool_calls
+    assert asked.answer.usage.prompt_tokens > 0
+    assert asked.answer.usage.completion_tokens > 0
+    assert asked.end["usage_reported"] is False
+
+
+def test_billed_units_alone_count_for_the_agents_own_limits(replay: Server, tmp_path: Path) -> None:
+    replay.faults({"action": "billed_only"})
+    asked = recorded_calls.ask(replay, tmp_path / "calls", "cohere")
+    assert asked.answer.usage.prompt_tokens == asked.ledger["billed_input_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "shape", "thought"),
+    [
+        ("cohere", None, "look"),
+        ("cohere", "text_beside_tools", THOUGHT),
+        ("cohere", "thinking", THOUGHT),
+        ("openai", "thinking", THOUGHT),
+        ("anthropic", "thinking", THOUGHT),
+    ],
+)
+def test_thoughts_are_in_the_call_log(
+    replay: Server, tmp_path: Path, wire: str, shape: str | None, thought: str
+) -> None:
+    replay.faults(*([{"action": shape}] if shape else []))
+    end = recorded_calls.ask(replay, tmp_path / "calls", wire).end
+    assert thought in end["thought"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "shape", "reason", "cut"),
+    [
+        ("cohere", None, "TOOL_CALL", False),
+        ("cohere", "finish_max_tokens", "MAX_TOKENS", True),
+        ("openai", "length", "length", True),
+        ("openai", "content_filter", "content_filter", False),
+        ("anthropic", "stop_max_tokens", "max_tokens", True),
+    ],
+)
+def test_the_finish_reason_is_the_providers(
+    replay: Server, tmp_path: Path, wire: str, shape: str | None, reason: str, cut: bool
+) -> None:
+    replay.faults(*([{"action": shape}] if shape else []))
+    asked = recorded_calls.ask(replay, tmp_path / "calls", wire)
+    assert asked.end["finish_reason"] == reason
+    assert asked.end["request_id"]
+    assert [call.hit_output_limit for call in usage.calls(asked.records)] == [cut]
+
+
+def test_a_refusal_is_recorded(replay: Server, tmp_path: Path) -> None:
+    replay.faults({"action": "refusal"})
+    assert "cannot help" in recorded_calls.ask(replay, tmp_path / "calls", "openai").end["refusal"]
+
+
+@pytest.mark.parametrize(
+    ("wire", "rule", "kind", "sure"),
+    [
+        ("cohere", {"action": "unusable_output"}, usage.API_UNAVAILABLE, False),
+        ("cohere", {"action": "cancelled"}, usage.API_UNAVAILABLE, False),
+        ("cohere", {"action": "output_limit"}, usage.BAD_REQUEST, True),
+        ("cohere", {"action": "not_ready"}, usage.RATE_LIMITED, True),
+        ("cohere", {"action": "overloaded"}, usage.RATE_LIMITED, True),
+        ("anthropic", {"action": "overloaded"}, usage.RATE_LIMITED, True),
+        ("openai", {"action": "loading"}, usage.RATE_LIMITED, True),
+        ("openai", {"action": "unavailable", "retry_after": 9}, usage.RATE_LIMITED, True),
+        ("openai", {"action": "unavailable"}, usage.API_UNAVAILABLE, True),
+        ("anthropic", {"action": "unavailable", "retry_after": 9}, usage.RATE_LIMITED, True),
+    ],
+)
+def test_kind_of_a_refused_call(
+    replay: Server, tmp_path: Path, wire: str, rule: dict[str, Any], kind: str, sure: bool
+) -> None:
+    replay.faults(rule)
+    asked = recorded_calls.ask(replay, tmp_path / "calls", wire)
+    assert asked.end["kind"] == kind
+    assert asked.end["retry_after"] == rule.get("retry_after")
+    assert asked.books.cost_complete is sure
+    if not sure:
+        assert asked.books.cost_bound_usd == asked.records[0]["cost_bound"]
+
+
+def test_litellm_cannot_hide_anthropics_status(replay: Server, tmp_path: Path) -> None:
+    replay.faults({"action": "overloaded"})
+    assert recorded_calls.ask(replay, tmp_path / "calls", "anthropic").end["status"] == 529
+
+
+FULL = Prices(input=1.0, output=10.0, cache_read=0.1, cache_write=1.25, cache_write_1h=2.0)
+
+
+@pytest.mark.parametrize(
+    ("prices", "known", "complete", "bound"),
+    [
+        (FULL, 50 + 2.0 + 12.5 + 40.0 + 100, True, 204.5),
+        # A price of its own for reasoning.
+        (Prices(1.0, 10.0, 0.1, 1.25, 2.0, reasoning=20.0), 204.5 + 40, True, 244.5),
+        # Unknown prices of the cache: known cost without them, and the dearest as the bound.
+        (Prices(1.0, 10.0, None, 1.25, 2.0), 202.5, False, 222.5),
+        (Prices(1.0, 10.0, 0.1, None, 2.0), 192.0, False, 212.0),
+        (Prices(1.0, 10.0, 0.1, 1.25, None), 164.5, False, 204.5),
+        # No price at all is no price of 0.
+        (Prices(), 0.0, False, None),
+        (Prices(0.0, 0.0, 0.0, 0.0, 0.0), 0.0, True, 0.0),
+    ],
+)
+def test_cost_by_prices(prices: Prices, known: float, complete: bool, bound: float | None) -> None:
+    answer = read_answer(
+        {
+            "type": "message",
+            "stop_reason": "end_turn",
+            "content": [],
+            "usage": {
+                "input_tokens": 50,
+                "cache_read_input_tokens": 20,
+                "cache_creation_input_tokens": 30,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": 10,
+                    "ephemeral_1h_input_tokens": 20,
+                },
+                "output_tokens": 10,
+            },
+        }
+    )
+    assert answer is not None
+    assert answer.input_tokens == 100
+    if prices.reasoning:
+        answer = dataclasses.replace(answer, reasoning_tokens=4)
+    cost = cost_of(answer, prices, None, 999.0)
+    assert (cost.known, cost.complete, cost.bound) == (
+        pytest.approx(known),
+        complete,
+        None if bound is None else pytest.approx(bound),
+    )
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (
+            {
+                "candidates": [{"finishReason": "MAX_TOKENS", "content": {"parts": []}}],
+                "usageMetadata": {
+                    "promptTokenCount": 100,
+                    "candidatesTokenCount": 5,
+                    "thoughtsTokenCount": 7,
+                    "cachedContentTokenCount": 60,
+                },
+                "responseId": "g",
+            },
+            ("gemini", 100, 12, 60, 0, 7, True, "g"),
+        ),
+        (
+            {
+                "output": {"message": {"content": [{"text": "hi"}]}},
+                "stopReason": "max_tokens",
+                "usage": {
+                    "inputTokens": 10,
+                    "outputTokens": 5,
+                    "cacheReadInputTokens": 20,
+                    "cacheWriteInputTokens": 30,
+                },
+            },
+            ("bedrock", 60, 5, 20, 30, 0, True, ""),
+        ),
+        (
+            {
+                "id": "resp_1",
+                "object": "response",
+                "status": "incomplete",
+                "incomplete_details": {"reason": "max_output_tokens"},
+                "output": [],
+                "usage": {
+                    "input_tokens": 40,
+                    "input_tokens_details": {"cached_tokens": 30},
+                    "output_tokens": 20,
+                    "output_tokens_details": {"reasoning_tokens": 15},
+                },
+            },
+            ("responses", 40, 20, 30, 0, 15, True, "resp_1"),
+        ),
+    ],
+)
+def test_other_wire_formats_are_read(document: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    answer = read_answer(document)
+    assert answer is not None
+    assert (
+        answer.wire,
+        answer.input_tokens,
+        answer.output_tokens,
+        answer.cached_tokens,
+        answer.cache_write_tokens,
+        answer.reasoning_tokens,
+        answer.was_cut,
+        answer.request_id,
+    ) == expected
+
+
+@pytest.mark.parametrize(
+    "document", [None, [], "x", {}, {"error": {"message": "x"}}, {"message": "no api key"}]
+)
+def test_what_is_no_answer_is_not_read(document: object) -> None:
+    assert read_answer(document) is None
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"choices": [None], "usage": 3},
+        {"choices": [{"message": "x"}], "usage": {"prompt_tokens": "many"}},
+        {"finish_reason": None, "message": [], "usage": []},
+        {"stop_reason": None, "content": 7, "usage": None},
+        {"candidates": [{"content": None}]},
+        {"stopReason": 1, "output": [], "usage": {"inputTokens": True}},
+    ],
+)
+def test_a_malformed_answer_has_no_usage(document: dict[str, Any]) -> None:
+    answer = read_answer(document)
+    assert answer is not None
+    assert not answer.has_usage
+
+
+def test_call_logs_of_older_versions_are_read() -> None:
+    """Lines as commit b9ce344 wrote them: an unpriced answer, a failure, an open call."""
+    records: list[dict[str, Any]] = [
+        {"event": "start", "id": "a", "time": 1, "thread": "1", "cost_bound": 0.5},
+        {"event": "end", "id": "a", "time": 2, "kind": "answered", "input_tokens": 10}
+        | {"output_tokens": 2, "cached_tokens": 1, "cost": 0.001, "priced": True},
+        {"event": "start", "id": "b", "time": 3, "thread": "1", "cost_bound": 0.5},
+        {"event": "end", "id": "b", "time": 4, "kind": "api_timeout", "billed": True},
+    ]
+    books = usage.total(usage.calls(records))
+    assert (books.cost_usd, books.cost_bound_usd, books.cost_complete) == (0.001, 0.501, False)
+    assert (books.cache_write_tokens, books.reasoning_tokens) == (0, 0)
+    assert usage.total(usage.calls(records[:2])).cost_complete
