@@ -46,3 +46,23 @@ def test_a_docker_that_does_not_answer_is_noted(
     assert note.exists() == unread
     if unread:
         assert "agent2: An error occurred while executing the command" in note.read_text()
+
+
+def test_a_patch_that_the_engine_did_not_let_be_read_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that starts no command gives no patch."""
+    for method in ("_exec", "submitted_patch"):
+        monkeypatch.setattr(GitConnector, method, getattr(GitConnector, method))
+    program, note = tmp_path / "docker", tmp_path / "note"
+    program.write_text("#!/bin/sh\necho 'OCI runtime exec failed: cgroup is gone' >&2\nexit 126\n")
+    program.chmod(0o755)
+    environment: Any = object.__new__(DockerEnvironment)
+    environment.config = DockerEnvironmentConfig(image="any", executable=str(program), timeout=5)
+    environment.container_id = "any"
+    connector: Any = object.__new__(GitConnector)
+    connector.agent_id, connector._base_sha = "agent2", "HEAD"
+    connector._logger = logging.getLogger(__name__)
+    seams.note_unread_patches(note)
+    connector.submitted_patch(environment)  # upstream takes the engine's words for a patch
+    assert "agent2: OCI runtime exec failed: cgroup is gone" in note.read_text()

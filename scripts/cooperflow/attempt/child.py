@@ -119,6 +119,8 @@ def _main(command: Command) -> int:
     labels = [f"--label={key}={value}" for key, value in command.labels.items()]
     os.environ["COOPERFLOW_RUN_ARGS"] = "\n".join([*labels, *command.run_arguments])
     os.environ["COOPERFLOW_STOP_NOTE"] = str(command.stop_note)
+    events = command.log.parent / layout.EVENTS
+    os.environ["COOPERFLOW_EVENTS"] = str(events)
     os.environ["COOPERFLOW_DOCKER_LOG"] = str(command.log)
 
     import cooperbench.cli
@@ -127,7 +129,7 @@ def _main(command: Command) -> int:
     from cooperflow.attempt import seams
 
     if command.tags is not None:
-        seams.tag_sandboxes(command.tags, command.log.parent / layout.EVENTS)
+        seams.tag_sandboxes(command.tags, events)
     seams.label_all(command.labels, command.sdk_arguments, command.stop_note)
     if "--git" in command.arguments:
         seams.own_git_server(command.labels[containers.TOKEN_LABEL])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cooperflow import atomic, layout, processes
+from cooperflow.attempt import child
 from cooperflow.engine import containers, sandboxes
 from cooperflow.engine.containers import EventRecord, Fates, Labels
 from cooperflow.engine.probe import EngineProbe
@@ -17,6 +20,8 @@ from cooperflow.errors import EngineError
 
 # How long the engine may leave us without an answer before the attempt counts it as lost, seconds.
 ENGINE_PATIENCE = 30
+# How long the engine may take to start a command in a container, seconds.
+PROBE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class DockerHere:
     def __init__(self, folder: Path, labels: Labels, stop_note: Path) -> None:
         self._labels = labels
         self._stop_note = stop_note
+        self._folder = folder
         self._events = EventRecord(folder / layout.EVENTS, labels.token)
         self._probe = EngineProbe()
 
@@ -87,9 +93,28 @@ class DockerHere:
     def end(self, ended: float) -> Seen:
         broke, stalled = self._events.broke, self._probe.stalled
         self._probe.end()
+        self._examine(answers=stalled == 0)
         lost = clear(self._labels)
         processes.end(self._events.process)
         return Seen(self._fates(ended), broke or lost, stalled)
+
+    def _examine(self, answers: bool) -> None:
+        """Note what is seen only while a container exists, of those that no one has stopped.
+
+        Args:
+            answers: whether the engine is worth asking.
+        """
+        events = self._folder / layout.EVENTS
+        environment = {**os.environ, "COOPERFLOW_EVENTS": str(events)}
+        for container in containers.running(atomic.read_lines(events)):
+            for command in ("note-kills", "probe") if answers else ("note-kills",):
+                with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                    subprocess.run(
+                        [str(child.SHIM), command, container],
+                        env=environment,
+                        timeout=PROBE_SECONDS,
+                        check=False,
+                    )
 
     def _fates(self, until: float) -> Fates:
         return self._events.fates(self._stop_note.read_text().split(), until)

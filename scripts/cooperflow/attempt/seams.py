@@ -7,6 +7,8 @@ Only calls of the SDK are wrapped; cooperbench itself stays as it is.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,10 @@ from typing import Any, NamedTuple
 from docker.models.containers import Container, ContainerCollection
 from docker.models.networks import NetworkCollection
 from docker.models.volumes import VolumeCollection
+
+from cooperflow.engine import containers
+
+SHIM = Path(__file__).with_name("docker-labelled")
 
 # What is kept of a command's output, bytes: its head and its tail (which holds the counts).
 KEPT_HEAD = 1_000_000
@@ -59,10 +65,12 @@ def label_all(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Pat
 
     def noted_stop(self: Any, **_: Any) -> None:
         _append(note, self.id)
+        note_kills(self.id)
         self.kill()
 
     def noted_remove(self: Any, **options: Any) -> None:
         _append(note, self.id)
+        note_kills(self.id)
         remove(self, **options)
 
     _replace(ContainerCollection, "run", labelled_run)
@@ -70,6 +78,12 @@ def label_all(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Pat
     _replace(VolumeCollection, "create", labelled_volume)
     _replace(Container, "stop", noted_stop)
     _replace(Container, "remove", noted_remove)
+
+
+def note_kills(container: str) -> None:
+    """Write the kernel's out-of-memory kills in a container to the attempt's events."""
+    if os.environ.get("COOPERFLOW_EVENTS"):
+        subprocess.run([str(SHIM), "note-kills", container], check=False)
 
 
 def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
@@ -102,7 +116,8 @@ def note_unread_patches(note: Path) -> None:
     """Note in ``note`` each command that did not come to an end while an agent's patch was read.
 
     Upstream takes what such a command had said for all that there is, as a rule nothing: a
-    docker program that cannot be begun makes of a run one whose agent submitted nothing.
+    docker program that cannot be begun makes of a run one whose agent submitted nothing. So does
+    an engine that starts no command in a running container.
     """
     from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector
 
@@ -111,8 +126,12 @@ def note_unread_patches(note: Path) -> None:
 
     def noted_exec(self: Any, env: Any, command: str) -> Any:
         result = execute(self, env, command)
-        if getattr(reading, "now", False) and result.get("exception_info"):
-            _append(note, f"{self.agent_id}: {result['exception_info']}")
+        if getattr(reading, "now", False):
+            problem = result.get("exception_info")
+            if not problem and result.get("returncode"):
+                problem = _refusal(env)
+            if problem:
+                _append(note, f"{self.agent_id}: {problem}")
         return result
 
     def noted_submitted(self: Any, env: Any) -> str:
@@ -127,6 +146,18 @@ def note_unread_patches(note: Path) -> None:
 
     _replace(GitConnector, "_exec", noted_exec)
     _replace(GitConnector, "submitted_patch", noted_submitted)
+
+
+def _refusal(environment: Any) -> str:
+    """Return why the engine starts no command in an agent's container, empty if it does."""
+    program = getattr(environment.config, "executable", "docker")
+    command = [program, "exec", str(environment.container_id), "true"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    # `true` prints nothing: these are the engine's words.
+    return done.stderr.strip() if done.returncode and containers.is_refusal(done.stderr) else ""
 
 
 def limit_commands(seconds: float) -> None:

@@ -286,6 +286,7 @@ def _evidence(
         containers_started=fates.started if job.docker and not watched.engine_lost else None,
         containers_died=fates.died,
         containers_oom=fates.oom,
+        exec_refused=fates.refused,
         engine_lost=watched.engine_lost,
         engine_stalled=watched.engine_stalled,
         disk_full=watched.disk_full,

@@ -204,6 +204,7 @@ class Fates:
     started: int
     died: int  # ended otherwise than by the agent's own cleanup
     oom: int  # in which the kernel killed a process for want of memory
+    refused: int = 0  # running ones in which the engine starts no command
 
 
 class EventRecord:
@@ -234,19 +235,57 @@ class EventRecord:
 def fates(events: Sequence[Mapping[str, Any]], put_away: Iterable[str], until: float) -> Fates:
     """Return what became of containers up to ``until`` (seconds since the epoch). Pure."""
     ended = tuple(put_away)
-    started, died, oom = set(), set(), set()
+    started, died, oom, refused = set(), set(), set(), set()
     for event in events:
         container = str(event.get("id") or (event.get("Actor") or {}).get("ID") or "")
         action = str(event.get("status") or event.get("Action") or "")
         if action == "start":
             started.add(container)
+        elif action == "exec_refused":
+            if is_refusal(str(event.get("words") or "")):
+                refused.add(container)
         elif float(event.get("timeNano") or 0) / 1e9 > until:
             continue
         elif action == "oom":
             oom.add(container)
         elif action == "die" and not any(container.startswith(e) for e in ended if e):
             died.add(container)
-    return Fates(len(started), len(died), len(oom))
+    return Fates(len(started), len(died), len(oom), len(refused))
+
+
+def running(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the containers that started and did not end, by an attempt's events. Pure."""
+    alive: dict[str, None] = {}
+    for event in events:
+        container = str(event.get("id") or (event.get("Actor") or {}).get("ID") or "")
+        action = str(event.get("status") or event.get("Action") or "")
+        if action == "start":
+            alive[container] = None
+        elif action in ("die", "destroy"):
+            alive.pop(container, None)
+    return list(alive)
+
+
+# What an engine says of `docker exec CONTAINER true` where the container is the reason: it does not
+# run, its agent removed the program, or its processes or memory are used up.
+_NOT_THE_ENGINE = (
+    "is not running",
+    "no such container",
+    "paused",
+    "stopped",
+    "exec: 'true'",
+    'exec: "true"',
+    "resource temporarily unavailable",
+    "cannot allocate memory",
+    "init-p",
+    "final child",
+)
+
+
+def is_refusal(words: str) -> bool:
+    """Return whether an engine's words on a failed exec show that the engine is at fault. Pure."""
+    said = words.strip().lower()
+    return bool(said) and not any(reason in said for reason in _NOT_THE_ENGINE)
 
 
 def limits(config: Containers, own_network: bool = False) -> tuple[list[str], dict[str, Any]]:

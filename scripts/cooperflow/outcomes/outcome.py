@@ -94,6 +94,7 @@ class Evidence:
     containers_started: int | None = None  # None: not known
     containers_died: int = 0  # ended while their agent was at work, and not by its own cleanup
     containers_oom: int = 0
+    exec_refused: int = 0  # running ones in which the engine started no command
     disk_full: bool = False  # nothing more could be written where the run's files lie
     engine_stalled: float = 0.0  # seconds for which Docker gave no answer
     engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
@@ -158,10 +159,13 @@ def judge_run(evidence: Evidence) -> Verdict:
             return _infra(REDIS_UNAVAILABLE)
         if not evidence.document:
             killed = evidence.exit_code is None or evidence.exit_code < 0
-            return _infra(PROCESS_DIED if killed else AGENT_ERROR)
+            if killed:
+                return _infra(PROCESS_DIED)
+            return _infra(DOCKER_UNAVAILABLE if evidence.exec_refused else AGENT_ERROR)
         if usage.CONTEXT not in last:
             started = evidence.containers_started
             refused = started is not None and started < len(evidence.agents)
+            refused = refused or evidence.exec_refused > 0
             return _infra(DOCKER_UNAVAILABLE if refused else AGENT_ERROR)
         return Verdict(None, CONTEXT_LIMIT)
     if evidence.redis_died:

@@ -1,0 +1,118 @@
+"""What is noted of a container before it is removed: out-of-memory kills, refused commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cooperflow import atomic
+from cooperflow.attempt import child
+from cooperflow.engine import containers
+from cooperflow.outcomes import outcome
+from cooperflow.outcomes.outcome import AgentEnd, Evidence
+
+CONTAINER = "c" * 64
+BROKEN = 'OCI runtime exec failed: exec failed: unable to start: "cgroup" is read-only'
+
+
+def _docker(folder: Path, words: str) -> None:
+    """Put a docker command into ``folder`` that only fails to exec, if ``words`` is not empty."""
+    program = folder / "docker"
+    fails = f"printf '%s' '{words}' >&2; exit 126" if words else "exit 0"
+    program.write_text(f'#!/bin/sh\n[ "$1" = exec ] || exit 0\n{fails}\n')
+    program.chmod(0o755)
+
+
+def _stop(folder: Path, *arguments: str) -> list[dict[str, Any]]:
+    events = folder / "events.jsonl"
+    environment = {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "COOPERFLOW_EVENTS": str(events),
+        "COOPERFLOW_CGROUPS": str(folder / "cgroup"),
+        "COOPERFLOW_STOP_NOTE": str(folder / "put-away"),
+    }
+    subprocess.run([str(child.SHIM), *arguments, CONTAINER], env=environment, check=True)
+    return list(atomic.read_lines(events))
+
+
+@pytest.mark.parametrize(
+    ("group", "file"),
+    [
+        (f"system.slice/docker-{CONTAINER}.scope", "memory.events"),
+        (f"machine.slice/libpod-{CONTAINER}.scope", "memory.events"),
+        (f"memory/docker/{CONTAINER}", "memory.oom_control"),
+    ],
+)
+def test_the_kernels_count_is_read_before_a_container_is_removed(
+    group: str, file: str, tmp_path: Path
+) -> None:
+    _docker(tmp_path, "")
+    folder = tmp_path / "cgroup" / group
+    folder.mkdir(parents=True)
+    (folder / file).write_text("oom 0\noom_kill 0\n")
+    assert _stop(tmp_path, "stop") == []
+    (folder / file).write_text("under_oom 0\noom_kill 2\n")
+    events = _stop(tmp_path, "rm", "-f")
+    assert containers.fates(events, [], until=0).oom == 1
+
+
+def test_an_engine_that_starts_no_command_is_noted(tmp_path: Path) -> None:
+    _docker(tmp_path, BROKEN)
+    (event,) = _stop(tmp_path, "stop")
+    assert containers.fates([event], [], until=0).refused == 1
+    assert "cgroup' is read-only" in event["words"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "Error response from daemon: container 1 is not running",
+        'OCI runtime exec failed: exec: "true": executable file not found in $PATH',
+    ],
+)
+def test_what_an_agent_did_to_its_container_is_not_the_engines_fault(
+    words: str, tmp_path: Path
+) -> None:
+    assert not containers.is_refusal(words)
+    _docker(tmp_path, words)
+    assert containers.fates(_stop(tmp_path, "stop"), [], until=0).refused == 0
+
+
+def test_an_engine_whose_exec_fails_is_unavailable() -> None:
+    agents = (AgentEnd("solo", "Error", "exec failed"),)
+    failed = Evidence(True, agents=agents, containers_started=1, exec_refused=1)
+    assert outcome.judge_run(failed).reason == outcome.DOCKER_UNAVAILABLE
+    assert outcome.judge_run(Evidence(False, exit_code=1, exec_refused=1)).reason == (
+        outcome.DOCKER_UNAVAILABLE
+    )
+    other = Evidence(True, agents=agents, containers_started=1)
+    assert outcome.judge_run(other).reason == outcome.AGENT_ERROR
+
+
+def test_running_containers_are_those_that_did_not_end() -> None:
+    events = [{"status": "start", "id": i} for i in "abc"]
+    events += [{"status": "die", "id": "a"}, {"Action": "destroy", "Actor": {"ID": "b"}}]
+    assert containers.running(events) == ["c"]
+
+
+@pytest.mark.docker
+def test_a_real_kill_is_counted(tmp_path: Path) -> None:
+    command = ["docker", "run", "-d", "--rm", "--label=cooperflow.test", "--network=none"]
+    command += ["--memory=32m", "--memory-swap=32m", "cooperflow/demo-base:bookworm", "sleep", "60"]
+    container = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    events = tmp_path / "events.jsonl"
+    environment = {**os.environ, "COOPERFLOW_EVENTS": str(events)}
+    try:
+        eat = ["docker", "exec", container, "python3", "-c", "x = bytearray(1 << 28)"]
+        assert subprocess.run(eat, check=False, capture_output=True).returncode == 137
+        subprocess.run([str(child.SHIM), "note-kills", container], env=environment, check=True)
+        subprocess.run([str(child.SHIM), "probe", container], env=environment, check=True)
+    finally:
+        subprocess.run(["docker", "rm", "-f", container], capture_output=True, check=False)
+    assert containers.fates(atomic.read_lines(events), [], until=0) == containers.Fates(0, 0, 1, 0)
