@@ -9,7 +9,7 @@ from typing import Any
 import synthetic
 from test_runner_output import GO, PYTEST
 
-from cooperflow.report import evaluations, names, pages
+from cooperflow.report import build, evaluations, names, pages
 from cooperflow.report.source import Source
 
 
@@ -67,3 +67,29 @@ def test_a_run_without_an_evaluation_shows_none(tmp_path: Path) -> None:
     assert "failed with this error" not in page
     broken = _page(tmp_path, "", "infra_error", reason="eval_error")
     assert "The evaluation failed with this error" in broken
+
+
+def test_the_first_page_shows_the_oracle(tmp_path: Path) -> None:
+    made = synthetic.make_plan(tmp_path / "results", "flash")
+    probe = {"tests_passed": [3, 4], "merge_strategy": "", "applied": True, "seconds": 1.0}
+    probes = {
+        "solo": {**probe, "passed": [True, True], "merge_status": ""},
+        "coop": {**probe, "passed": [False, True], "merge_status": "clean"},
+        "control": {**probe, "passed": [False, False], "merge_status": ""},
+    }
+    path = made.results.oracle_repeat(made.pairs[0], 1)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"repeat": 1, "probes": probes}))
+    synthetic.finish(made)
+    index = build.build(made).index.read_text()
+    assert '<section id="oracle">' in index
+    assert 'data-key="gold_ceiling" data-value="1.0">100.0 %' in index  # solo
+    assert 'data-key="gold_ceiling" data-value="0.0">0.0 %' in index  # coop
+    data = (made.results.report / "data" / "runs.js").read_text()
+    assert '"key":"oracle"' in data
+
+
+def test_the_first_page_has_no_empty_oracle(tmp_path: Path) -> None:
+    made = synthetic.make_plan(tmp_path / "results", "flash")
+    synthetic.finish(made)
+    assert '<section id="oracle">' not in build.build(made).index.read_text()

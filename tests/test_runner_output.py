@@ -140,3 +140,18 @@ def test_colours_change_nothing() -> None:
     )
     assert runner_output.count(coloured) == Count(1, 2)
     assert runner_output.failing_tests(coloured) == runner_output.failing_tests(PYTEST)
+
+
+@pytest.mark.parametrize(
+    ("output", "failed"),
+    [
+        (GO_BUILD, True),
+        ("error: could not compile `typst` (lib) due to 2 previous errors", True),
+        ("ERROR: Could not find a version that satisfies the requirement x", True),
+        (GO_VERBOSE, False),
+        (PYTEST, False),
+        (CARGO, False),
+    ],
+)
+def test_a_failed_build_is_no_failed_test(output: str, failed: bool) -> None:
+    assert runner_output.build_failed(output) is failed

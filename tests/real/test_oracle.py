@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 
 from cooperflow.attempt import child
+from cooperflow.errors import UserError
 from cooperflow.jobs import oracle_job
 from cooperflow.jobs.oracle_job import Repetition
-from cooperflow.jobs.tries import Try
+from cooperflow.jobs.tries import TRY_AGAIN, Try
 from cooperflow.layout import REPOSITORY, Pair
 from cooperflow.outcomes import oracle
 from cooperflow.outcomes.oracle import Probe
@@ -61,11 +62,23 @@ GOOD = {
         ),
         ({"solo": [_probe((False, True))]}, "failed", "solo_gold_failed"),
         ({"solo": [_probe((False, False), applied=False)]}, "failed", "solo_gold_not_applied"),
-        ({"solo": [_probe(tests_passed=(0, 3))]}, "failed", "no_tests_run"),
+        ({"solo": [_probe(tests_passed=(0, 3))]}, "failed", "no_tests_run: feature 4"),
+        ({"control": [_probe((False, True))]}, "failed", "control_passed: feature 7"),
+        # Where no test runs the control passes as well; both are named.
         (
-            {"control": [_probe((False, True))]},
+            {"solo": [_probe(tests_passed=(0, 3))], "control": [_probe((True, False))]},
             "failed",
-            "control_passed: feature 2 of the pair",
+            "no_tests_run: feature 4; control_passed: feature 4",
+        ),
+        (
+            {"solo": [_probe((True, False), built=(True, False))]},
+            "failed",
+            "solo_build_failed: feature 7",
+        ),
+        (
+            {"solo": [_probe((True, False), tests_run=(3, 0))]},
+            "failed",
+            "solo_gold_failed; no_tests_run: feature 7",
         ),
         ({"solo": [_probe(), _probe((True, False))]}, "flaky", "solo"),
         (
@@ -76,7 +89,7 @@ GOOD = {
     ],
 )
 def test_what_the_probes_make_of_a_pair(changed: Any, status: str, reason: str) -> None:
-    assert oracle.judge({**GOOD, **changed}) == (status, reason)
+    assert oracle.judge({**GOOD, **changed}, (4, 7)) == (status, reason)
 
 
 def _document(probes: Any, number: int = 1) -> dict[str, Any]:
@@ -101,7 +114,14 @@ def test_a_row_knows_how_often_it_was_tried() -> None:
 
 def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
     rows = [
-        {"run_name": name, "repo": "a_task", "task_id": 1, "features": features, "outcome": how}
+        {
+            "run_name": name,
+            "mode": name.removeprefix("m-"),
+            "repo": "a_task",
+            "task_id": 1,
+            "features": features,
+            "outcome": how,
+        }
         for name, features, how in (
             ("m-solo", "1,2", "pass"),
             ("m-solo", "1,3", "fail"),
@@ -119,15 +139,62 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
         ]
     )
     runs = gold.mark(pd.DataFrame(rows), probed)
-    assert list(runs["oracle"]) == ["ok", "failed", "ok", "failed"]
+    # Gold patches that merge but break each other take nothing from the solo runs.
+    assert list(runs["oracle"]) == ["ok", "ok", "ok", "failed"]
     summary = pd.DataFrame({"run_name": ["m-solo", "m-coop"], "pass_rate": [0.5, 0.5]})
     whole = gold.beside(summary, runs, probed, {"m-solo": "solo", "m-coop": "coop"})
     assert list(whole["pass_rate"]) == [0.5, 0.5]
-    assert list(whole["pass_rate_oracle_ok"]) == [1.0, 1.0]
-    assert list(whole["oracle_failed"]) == [1, 1]
+    assert list(whole["pass_rate_oracle_ok"]) == [0.5, 1.0]
+    assert list(whole["oracle_failed"]) == [0, 1]
     assert list(whole["gold_ceiling"]) == [1.0, 0.5]
     untold = gold.mark(pd.DataFrame(rows), gold.table([]))
     assert set(untold["oracle"]) == {"not run"}
+
+
+def test_a_row_names_the_features_and_the_patch_that_passed() -> None:
+    pair = Pair("a_task", 1, (7, 4))
+    alone = _probe((True, True), merge_status="conflicts", merge_strategy="solo-agent1")
+    control = _probe((False, True))
+    row = oracle.row(pair, [_document({**GOOD, "coop": [alone], "control": [control]})])
+    assert (row["coop_passed"], row["lead_alone"]) == (True, True)
+    assert (row["control_failed"], row["control_passed"]) == (False, "7")
+    assert (row["feature1_tests"], row["feature2_tests"]) == (3, 4)
+
+
+def test_documents_of_older_versions_are_read() -> None:
+    old = {
+        key: value for key, value in _probe().as_dict().items() if key not in ("built", "tests_run")
+    }
+    probe = Probe.parse(json.loads(json.dumps(old)))
+    assert (probe.passed, probe.built, probe.tests_run) == ((True, True), (True, True), None)
+
+
+def test_a_lead_alone_pass_is_no_merge(make_plan: Any) -> None:
+    plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
+    alone = _probe(merge_status="conflicts", merge_strategy="solo-agent1")
+    path = plan.results.oracle_repeat(PAIR, 1)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(_document({**GOOD, "coop": [alone]})))
+    line = gold.summary(plan)
+    assert "merge and pass: 0;" in line
+    assert "patch alone after a conflict: 1" in line
+
+
+def test_an_image_other_than_the_verified_one_is_not_evaluated(
+    make_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
+
+    def refuse(_plan: Any, image: str) -> str:
+        raise UserError(f"{image}: is sha256:2 here, but sha256:1 was verified.")
+
+    monkeypatch.setattr(oracle_job.landing, "ensure", refuse)
+    repetition = Repetition(PAIR, 1)
+    assert oracle_job.perform(plan, repetition, Try(1, last=False)) == TRY_AGAIN
+    assert oracle_job.perform(plan, repetition, Try(3, last=True)) == 0
+    (row,) = gold.rows(plan)
+    assert row["status"] == "failed"
+    assert "sha256:2 here, but sha256:1 was verified" in row["reason"]
 
 
 def test_gold_patches_are_the_data_sets_own(dataset: Path) -> None:

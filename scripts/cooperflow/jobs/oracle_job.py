@@ -10,9 +10,10 @@ from pathlib import Path
 
 from cooperflow import atomic, guard, processes
 from cooperflow.attempt import grading
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import rolling
+from cooperflow.images import landing, rolling
 from cooperflow.jobs.tries import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.layout import Pair
 from cooperflow.outcomes import oracle
@@ -62,8 +63,14 @@ def _repetition(plan: Plan, pair: Pair, number: int, key: str, this: Try) -> int
     place = folder / str(number)
     patches, kind = gold_patches(Path(plan.config.dataset.dir), pair)
     probes: dict[str, Probe] = {}
-    for name in oracle.PROBES:
-        probes[name] = _probe(plan, pair, f"{key}/{name}", name, patches[name], place / name)
+    image, refused = _image(plan, pair)
+    if refused:
+        print(f"{key}: not evaluated: {refused}")
+        if not this.last:
+            return TRY_AGAIN
+        probes = dict.fromkeys(oracle.PROBES, Probe.without_verdict(refused))
+    for name in oracle.PROBES if not refused else ():
+        probes[name] = _probe(plan, pair, key, name, patches[name], place / name, image)
         if probes[name].broke and not this.last:
             print(f"{key}: {name}: grading broke ({probes[name].broke}); tried again.")
             return TRY_AGAIN
@@ -75,7 +82,7 @@ def _repetition(plan: Plan, pair: Pair, number: int, key: str, this: Try) -> int
         "repeat": number,
         "solo_patch": kind,
         "task_hash": dataset.task_hash(Path(plan.config.dataset.dir), pair.repo, pair.task_id),
-        "image_id": (atomic.read_json(plan.results.sentinel(pair.image)) or {}).get("id"),
+        "image_id": image,
         "probes": {name: probe.as_dict() for name, probe in probes.items()},
         "time": time.time(),
     }
@@ -86,12 +93,28 @@ def _repetition(plan: Plan, pair: Pair, number: int, key: str, this: Try) -> int
     return DONE
 
 
+def _image(plan: Plan, pair: Pair) -> tuple[str | None, str]:
+    """Return the id of the pair's image as the engine gives it, or why it must not be used."""
+    if not plan.config.docker:
+        return (atomic.read_json(plan.results.sentinel(pair.image)) or {}).get("id"), ""
+    try:
+        return landing.ensure(plan, pair.image), ""
+    except (EngineError, UserError) as error:
+        return None, str(error)
+
+
 def _probe(
-    plan: Plan, pair: Pair, key: str, name: str, patches: Mapping[str, bytes], place: Path
+    plan: Plan,
+    pair: Pair,
+    key: str,
+    name: str,
+    patches: Mapping[str, bytes],
+    place: Path,
+    image: str | None,
 ) -> Probe:
-    """Grade one set of patches; a whole document of an earlier, cut-off try is taken as it is."""
+    """Evaluate one set of patches, or return what an interrupted try found with this image."""
     done = atomic.read_json(place / "probe.json")
-    if isinstance(done, dict):
+    if isinstance(done, dict) and done.get("image_id", image) == image:
         return Probe.parse(done)
     mode = oracle.COOP if name == oracle.COOP else oracle.SOLO
     shutil.rmtree(place / "patches", ignore_errors=True)
@@ -101,11 +124,11 @@ def _probe(
         files[file] = place / "patches" / file
         files[file].write_bytes(content)
     begun = time.monotonic()
-    subject = grading.Subject(key, "oracle", mode, pair, files)
+    subject = grading.Subject(f"{key}/{name}", "oracle", mode, pair, files)
     document = grading.grade(plan, subject, grading.new_place(place / "evals"))
     found = oracle.probe(document, time.monotonic() - begun)
     if not found.broke:
-        atomic.write_json(place / "probe.json", found.as_dict())
+        atomic.write_json(place / "probe.json", {"image_id": image, **found.as_dict()})
     return found
 
 

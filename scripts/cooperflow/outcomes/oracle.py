@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cooperflow.layout import Pair
-from cooperflow.outcomes import outcome
+from cooperflow.outcomes import outcome, runner_output
 
 # The three gradings of one repetition.
 SOLO = "solo"  # the gold patch of both features
@@ -49,6 +49,12 @@ COLUMNS = (
     "flaky",
     "seconds",
     "solo_patch",
+    "solo_status",
+    "coop_status",
+    "lead_alone",
+    "control_passed",
+    "feature1_tests",
+    "feature2_tests",
 )
 
 
@@ -63,10 +69,18 @@ class Probe:
     applied: bool
     seconds: float
     broke: str = ""  # why there is no verdict
+    # Documents written before these were recorded lack them.
+    tests_run: tuple[int, int] | None = None  # passed or failed, by feature
+    built: tuple[bool, bool] = (True, True)  # False: the code did not build, so no test ran
 
     @property
     def both(self) -> bool:
         return all(self.passed)
+
+    @property
+    def lead_alone(self) -> bool:
+        """Upstream's pass after a conflict: agent 1's patch alone passed both features' tests."""
+        return self.both and self.merge_strategy.startswith("solo-")
 
     @property
     def verdict(self) -> tuple[object, ...]:
@@ -77,10 +91,16 @@ class Probe:
         return asdict(self)
 
     @classmethod
+    def without_verdict(cls, why: str, seconds: float = 0.0) -> Probe:
+        return cls((False, False), (0, 0), "", "", False, round(seconds, 3), why)
+
+    @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Probe:
-        kept = dict(document)
-        for name in ("passed", "tests_passed"):
-            kept[name] = tuple(kept[name])
+        known = {field.name for field in fields(cls)}
+        kept = {name: value for name, value in document.items() if name in known}
+        for name in ("passed", "tests_passed", "tests_run", "built"):
+            if isinstance(kept.get(name), list):
+                kept[name] = tuple(kept[name])
         return cls(**kept)
 
 
@@ -89,7 +109,7 @@ def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
     verdict = outcome.judge_eval(document, [])
     if document is None or verdict.outcome == outcome.INFRA_ERROR:
         why = str((document or {}).get("error") or "the grading broke")
-        return Probe((False, False), (0, 0), "", "", False, round(seconds, 3), why)
+        return Probe.without_verdict(why, seconds)
     merge = document.get("merge") or {}
     features = [document.get(f"feature{n}") or {} for n in (1, 2)]
     outputs = [str(f.get("test_output") or f.get("output") or "") for f in features]
@@ -101,6 +121,14 @@ def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
         merge_strategy=str(merge.get("strategy") or ""),
         applied=verdict.reason != outcome.PATCH_NOT_APPLIED,
         seconds=round(seconds, 3),
+        tests_run=(
+            outcome.count_tests(outputs[0], failed=True),
+            outcome.count_tests(outputs[1], failed=True),
+        ),
+        built=(
+            first or not runner_output.build_failed(outputs[0]),
+            second or not runner_output.build_failed(outputs[1]),
+        ),
     )
 
 
@@ -109,10 +137,12 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     a, b = pair.sorted_features
     base = {"repo": pair.repo, "task_id": pair.task_id, "features": f"{a},{b}"}
     if not repeats:
-        return {**dict.fromkeys(COLUMNS), **base, "status": NOT_RUN, "reason": "", "repeats": 0}
+        nothing = {"reason": "", "repeats": 0, "solo_status": NOT_RUN, "coop_status": NOT_RUN}
+        return {**dict.fromkeys(COLUMNS), **base, "status": NOT_RUN, **nothing}
     probes = {name: [Probe.parse(r["probes"][name]) for r in repeats] for name in PROBES}
-    status, reason = judge(probes)
+    status, reason = judge(probes, (a, b))
     solo, coop, control = (probes[name] for name in PROBES)
+    counts = [min(p.tests_passed[n] for p in solo) for n in (0, 1)]
     return {
         **base,
         "status": status,
@@ -127,32 +157,82 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "flaky": _flaky(probes) if len(repeats) > 1 else None,
         "seconds": round(sum(p.seconds for p in solo) / len(solo), 3),
         "solo_patch": repeats[0].get("solo_patch", ""),
+        "solo_status": judge_solo(probes, (a, b))[0],
+        "coop_status": status,
+        "lead_alone": all(p.lead_alone for p in coop),
+        "control_passed": _numbers([any(p.passed[n] for p in control) for n in (0, 1)], (a, b)),
+        "feature1_tests": counts[0],
+        "feature2_tests": counts[1],
     }
 
 
-def judge(probes: Mapping[str, Sequence[Probe]]) -> tuple[str, str]:
-    """Return what the oracle says of a pair, and why.
+def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:
+    """Return what the oracle says of a pair, and why, for runs of two agents.
 
     A conflict of the gold patches is no failure: it bounds what can be reached (the ceiling).
     """
-    broke = [p.broke for name in PROBES for p in probes[name] if p.broke]
+    status, reason = judge_solo(probes, features)
+    coop = probes[COOP]
+    broke = _broke(probes, PROBES)
     if broke:
-        return FAILED, f"grading_broke: {broke[0].splitlines()[0][:120]}"
-    if _flaky(probes):
-        return FLAKY, ",".join(name for name in PROBES if _differ(probes[name]))
-    solo, coop, control = (probes[name][0] for name in PROBES)
-    if any(control.passed):
-        passed = [str(n) for n, is_so in enumerate(control.passed, start=1) if is_so]
-        return FAILED, f"control_passed: feature {' and '.join(passed)} of the pair"
-    if not solo.both:
-        return FAILED, "solo_gold_failed" if solo.applied else "solo_gold_not_applied"
-    if not all(solo.tests_passed):
-        return FAILED, outcome.NO_TESTS_RUN
-    if coop.merge_status == "missing_input" or not coop.applied:
-        return FAILED, "coop_gold_not_applied"
-    if coop.merge_status in ("clean", "identical") and not coop.both:
-        return FAILED, "coop_gold_failed"
-    return OK, "gold_conflict" if coop.merge_status == "conflicts" else ""
+        return FAILED, broke
+    differing = [name for name in PROBES if _differ(probes[name])]
+    if differing:
+        return FLAKY, ",".join(differing)
+    reasons = [reason] if reason else []
+    if coop[0].merge_status == "missing_input" or not coop[0].applied:
+        reasons.append("coop_gold_not_applied")
+    elif coop[0].merge_status in ("clean", "identical") and not coop[0].both:
+        built = all(coop[0].built)
+        reasons.append("coop_gold_failed" if built else "coop_build_failed")
+    if reasons:
+        return FAILED, "; ".join(reasons)
+    return status, "gold_conflict" if coop[0].merge_status == "conflicts" else ""
+
+
+def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:
+    """Return what the oracle says of a pair, and why, for runs of one agent.
+
+    Gold patches that merge but break each other take nothing from the pair's solo runs.
+    """
+    names = (SOLO, CONTROL)
+    broke = _broke(probes, names)
+    if broke:
+        return FAILED, broke
+    differing = [name for name in names if _differ(probes[name])]
+    if differing:
+        return FLAKY, ",".join(differing)
+    solo, control = probes[SOLO][0], probes[CONTROL][0]
+    reasons = []
+    if not solo.applied:
+        reasons.append("solo_gold_not_applied")
+    elif not solo.both:
+        unbuilt = _numbers([not built for built in solo.built], features)
+        reasons.append(f"solo_build_failed: feature {unbuilt}" if unbuilt else "solo_gold_failed")
+    untested = _numbers([_ran_none(solo, n) for n in (0, 1)], features)
+    if solo.applied and untested:
+        reasons.append(f"{outcome.NO_TESTS_RUN}: feature {untested}")
+    passed = _numbers(control.passed, features)
+    if passed:
+        reasons.append(f"control_passed: feature {passed}")
+    return (FAILED, "; ".join(reasons)) if reasons else (OK, "")
+
+
+def _broke(probes: Mapping[str, Sequence[Probe]], names: Sequence[str]) -> str:
+    broke = [p.broke for name in names for p in probes[name] if p.broke]
+    return f"grading_broke: {broke[0].splitlines()[0][:120]}" if broke else ""
+
+
+def _ran_none(probe: Probe, index: int) -> bool:
+    """Return whether a feature's verdict is not that of a test; a failed build has its own name."""
+    if probe.passed[index]:
+        return not probe.tests_passed[index]
+    return probe.built[index] and probe.tests_run is not None and not probe.tests_run[index]
+
+
+def _numbers(chosen: Sequence[bool], features: Sequence[int]) -> str:
+    """Return the data set's numbers of the chosen features."""
+    return " and ".join(str(f) for f, is_so in zip(features, chosen, strict=True) if is_so)
 
 
 def _flaky(probes: Mapping[str, Sequence[Probe]]) -> bool:

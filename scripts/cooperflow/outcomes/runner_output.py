@@ -105,3 +105,16 @@ def first_failure(output: str) -> int:
     """Return where the line of the first failure begins; 0 where no failure is recognized."""
     match = _FIRST_FAILURE.search(output)
     return match.start() if match else 0
+
+
+_BUILD_FAILED = re.compile(
+    r"\[(?:build|setup) failed\]|^error: could not compile |^error\[E\d+\]: |: error TS\d+: "
+    r"|^npm (?:ERR!|error)|^ERROR: (?:Failed building|Could not (?:find a version|build|install))"
+    r"|subprocess-exited-with-error",
+    re.MULTILINE,
+)
+
+
+def build_failed(output: str) -> bool:
+    """Return whether the tests could not run because the code or its dependencies did not build."""
+    return bool(_BUILD_FAILED.search(_ANSI.sub("", output)))

@@ -77,6 +77,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "adopted": bool(runs["adopted"].any()),
             "dates": content.dates(runs),
             "summary": content.headline(summary),
+            "oracle": content.has_oracle(runs),
             "comparison": content.comparison(tables.comparison),
             "tables": sorted(p.name for p in (at.root / "tables").glob("*.csv")),
             "figures": drawn,

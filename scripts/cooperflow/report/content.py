@@ -9,6 +9,7 @@ import pandas as pd
 
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
+from cooperflow.outcomes import oracle
 
 # Columns of the table of all runs: of runs.csv, their heading, whether they are numbers.
 COLUMNS = (
@@ -33,6 +34,8 @@ COLUMNS = (
 FILTERS = ("outcome", "reason", "setting", "model", "repo")
 # Columns that say what kind of run it is; shown where any run is of that kind.
 LABELS = ("replay", "adopted")
+# Shown where the oracle was run for any pair.
+ORACLE = ("oracle", "Oracle", False)
 
 
 def run_of_row(
@@ -59,6 +62,8 @@ def runs_data(
     for label in LABELS:
         if bool(runs[label].any()):
             columns.insert(1, (label, label.capitalize(), False))
+    if has_oracle(runs):
+        columns.append(ORACLE)
     values: list[list[Any]] = []
     for key, _, number in columns:
         column = runs[key]
@@ -70,13 +75,18 @@ def runs_data(
             values.append(["" if pd.isna(v) else str(v) for v in column.tolist()])
     return {
         "columns": [
-            {"key": key, "title": title, "number": number, "filter": key in FILTERS}
+            {"key": key, "title": title, "number": number, "filter": key in (*FILTERS, ORACLE[0])}
             for key, title, number in columns
         ],
         "rows": [list(row) for row in zip(*values, strict=True)],
         "pages": pages,
         "pairs": pairs,
     }
+
+
+def has_oracle(table: pd.DataFrame) -> bool:
+    """Return whether the gold patches of any pair in the table of runs were evaluated."""
+    return "oracle" in table and bool((table["oracle"] != oracle.NOT_RUN).any())
 
 
 def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:

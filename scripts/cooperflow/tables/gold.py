@@ -46,8 +46,10 @@ def summary(plan: Plan) -> str:
     if counts[oracle.NOT_RUN] == len(told):
         return "not run. `snakemake oracle` grades the gold patches first: no model, no cost."
     parts = [f"{count} {state}" for state, count in counts.items() if count]
-    merge = sum(bool(row["coop_passed"]) for row in told)
-    return f"{', '.join(parts)} of {len(told)} pairs; gold patches merge and pass: {merge}"
+    alone = sum(bool(row["lead_alone"]) for row in told)
+    merged = sum(bool(row["coop_passed"]) for row in told) - alone
+    line = f"{', '.join(parts)} of {len(told)} pairs; gold patches merge and pass: {merged}"
+    return f"{line}; pass by agent 1's patch alone after a conflict: {alone}" if alone else line
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -56,9 +58,19 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def mark(runs: pd.DataFrame, probed: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of runs with the oracle's word on each run's pair in column `oracle`."""
-    known = dict(zip(_keys(probed), map(str, probed["status"]), strict=True))
-    return runs.assign(oracle=[known.get(key, oracle.NOT_RUN) for key in _keys(runs)])
+    """Return the table of runs with the oracle's word on each run's pair in column `oracle`.
+
+    A run is judged by what the gold patches did in its own mode: solo or merged.
+    """
+    states = {
+        mode: dict(zip(_keys(probed), map(str, probed[column]), strict=True))
+        for mode, column in ((oracle.SOLO, "solo_status"), (oracle.COOP, "coop_status"))
+    }
+    modes = [oracle.SOLO if mode == oracle.SOLO else oracle.COOP for mode in runs["mode"]]
+    word = [
+        states[mode].get(key, oracle.NOT_RUN) for mode, key in zip(modes, _keys(runs), strict=True)
+    ]
+    return runs.assign(oracle=word)
 
 
 def beside(
