@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cooperflow import halt
 from cooperflow.outcomes import outcome, patch_text, usage
 from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence, Verdict, judge_eval, judge_run
 
@@ -303,3 +304,27 @@ def test_words_of_an_agent_change_nothing(evidence: Evidence, words: str) -> Non
 
     talking = tuple(dataclasses.replace(agent, error=words) for agent in evidence.agents)
     assert judge_run(dataclasses.replace(evidence, agents=talking)) == judge_run(evidence)
+
+
+def test_a_setting_that_the_model_refuses_halts() -> None:
+    """Every other run would be refused as well; a bad request about a conversation is one run's."""
+    refused = (CallsEnd(usage.BAD_REQUEST, 0.0, 100.0, refused_setting=True),)
+    assert judge_run(Evidence(True, agents=BROKE, calls=refused)) == Verdict(
+        "infra_error", "bad_request", halts=True
+    )
+    # What upstream's retries got through in the end is no refusal.
+    fine = (CallsEnd(usage.ANSWERED, 0.0, 100.0),)
+    assert judge_run(Evidence(True, agents=DONE, calls=fine)) == Verdict(None)
+
+
+def test_a_halt_names_the_key_to_change() -> None:
+    advice = halt.ADVICE[usage.BAD_REQUEST].format(key="K", model="m")
+    assert "agent.config.model.model_kwargs.max_tokens" in advice
+
+
+@pytest.mark.parametrize(
+    ("caveat", "strict"),
+    [("", True), ("output_limit", True), ("lead_alone", False), ("no_tests_run", False)],
+)
+def test_which_caveats_leave_a_pass_strict(caveat: str, strict: bool) -> None:
+    assert outcome.is_strict(caveat) is strict

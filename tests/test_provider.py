@@ -12,8 +12,14 @@ import pytest
 import recorded_calls
 from replay_client import DEMO, Server, server
 
+from cooperflow import atomic
+from cooperflow.experiment.keys import Model
+from cooperflow.jobs import eval_job
+from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
+from cooperflow.outcomes.outcome import Verdict
 from cooperflow.outcomes.provider_answer import Prices, cost_of, read_answer
+from cooperflow.start import model_check
 
 sys.path.insert(0, str(DEMO))
 
@@ -340,3 +346,220 @@ def test_call_logs_of_older_versions_are_read() -> None:
     assert (books.cost_usd, books.cost_bound_usd, books.cost_complete) == (0.001, 0.501, False)
     assert (books.cache_write_tokens, books.reasoning_tokens) == (0, 0)
     assert usage.total(usage.calls(records[:2])).cost_complete
+
+
+# Error bodies as the providers word them, paraphrased: who, status, words, what it is.
+BODIES = [
+    # The config asks for more output than the model can write.
+    ("cohere", 400, "max tokens must be less than or equal to 8000 - received 99999.", "bad"),
+    (
+        "cohere",
+        400,
+        "invalid request: max_tokens must be less than or equal to 4096, the maximum output for"
+        " this model - received 5000.",
+        "bad",
+    ),
+    (
+        "openai",
+        400,
+        "max_tokens is too large: 99999. This model supports at most 16384 completion tokens,"
+        " whereas you provided 99999.",
+        "bad",
+    ),
+    (
+        "anthropic",
+        400,
+        "max_tokens: 99999 > 64000, which is the maximum allowed number of output tokens for the"
+        " model",
+        "bad",
+    ),
+    (
+        "vllm",
+        400,
+        "This model's maximum context length is 8192 tokens. However, you requested 9000 output"
+        " tokens and your prompt contains at least 200 input tokens, for a total of 9200 tokens.",
+        "bad",
+    ),
+    (
+        "vllm",
+        400,
+        "'max_tokens' or 'max_completion_tokens' is too large: 99999. This model's maximum context"
+        " length is 8192 tokens and your request has 100 input tokens (99999 > 8192 - 100).",
+        "bad",
+    ),
+    (
+        "gemini",
+        400,
+        "Unable to submit request because it has a maxOutputTokens value of 99999 but the"
+        " supported range is from 1 (inclusive) to 65537 (exclusive). Update the value.",
+        "bad",
+    ),
+    ("mistral", 422, "max_tokens: Input should be less than or equal to 32768", "bad"),
+    (
+        "bedrock",
+        400,
+        "The maximum tokens you requested exceeds the model limit of 4096. Try again with a"
+        " maximum tokens value that is lower than 4096.",
+        "bad",
+    ),
+    # Other mistakes of a request.
+    ("cohere", 400, "invalid request: tool call id not found in previous tool calls", "other"),
+    ("openai", 400, "Invalid schema for function 'bash': schema must be an object", "other"),
+    # The conversation does not fit into the window.
+    (
+        "cohere",
+        400,
+        "too many tokens: total number of tokens in the prompt cannot exceed 256000 - received"
+        " 256412. Try using a shorter prompt, or enabling prompt truncating.",
+        "context",
+    ),
+    (
+        "cohere",
+        400,
+        "too many tokens: size limit exceeded by 1200 tokens. Try using shorter or fewer inputs,"
+        " or setting prompt_truncation='AUTO'.",
+        "context",
+    ),
+    (
+        "openai",
+        400,
+        "This model's maximum context length is 8192 tokens. However, you requested 9192 tokens"
+        " (8192 in the messages, 1000 in the completion). Please reduce the length.",
+        "context",
+    ),
+    ("openai", 400, "Your input exceeds the context window of this model.", "context"),
+    (
+        "openai",
+        400,
+        "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in"
+        " 281234 tokens. Please reduce the length of the messages.",
+        "context",
+    ),
+    ("anthropic", 400, "prompt is too long: 208310 tokens > 200000 maximum", "context"),
+    (
+        "anthropic",
+        400,
+        "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000, decrease"
+        " input length or `max_tokens` and try again",
+        "context",
+    ),
+    (
+        "vllm",
+        400,
+        "This model's maximum context length is 8192 tokens. However, your prompt contains 9001"
+        " input tokens. Please reduce the length of the input prompt.",
+        "context",
+    ),
+    (
+        "vllm",
+        400,
+        "'max_tokens' or 'max_completion_tokens' is too large: 1024. This model's maximum context"
+        " length is 8192 tokens and your request has 7900 input tokens (1024 > 8192 - 7900).",
+        "context",
+    ),
+    (
+        "gemini",
+        400,
+        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048575).",
+        "context",
+    ),
+    (
+        "mistral",
+        400,
+        "Prompt contains 40000 tokens and 0 draft tokens, too large for model with 32768 maximum"
+        " context length",
+        "context",
+    ),
+    ("bedrock", 400, "Input is too long for requested model.", "context"),
+    # The provider's own failures, and a model that is not ready.
+    ("cohere", 422, "no valid tool call or response generated", "unavailable"),
+    ("cohere", 499, "request cancelled by the client or the server", "unavailable"),
+    ("anthropic", 529, "Overloaded", "busy"),
+    ("vllm", 503, "The model is currently loading, please retry", "busy"),
+    ("huggingface", 503, "Model my-org/my-model is currently loading", "busy"),
+    ("mistral", 500, "Service tier capacity exceeded: the model is overloaded.", "busy"),
+    ("gemini", 503, "The model is overloaded. Please try again later.", "busy"),
+    ("any", 425, "Too early", "busy"),
+    ("bedrock", 429, "Too many tokens, please wait before trying again.", "busy"),
+]
+KINDS = {
+    "bad": usage.BAD_REQUEST,
+    "other": usage.BAD_REQUEST,
+    "context": usage.CONTEXT,
+    "unavailable": usage.API_UNAVAILABLE,
+    "busy": usage.RATE_LIMITED,
+}
+
+
+@pytest.mark.parametrize(("who", "status", "words", "what"), BODIES)
+def test_kind_of_a_real_error_body(who: str, status: int, words: str, what: str) -> None:
+    """litellm chooses its class by words as well: both that it may raise give the same kind."""
+    names = {
+        429: ["RateLimitError"],
+        500: ["InternalServerError"],
+        503: ["ServiceUnavailableError"],
+    }
+    in_400s = ["BadRequestError", "APIError"]
+    if what in ("bad", "context"):
+        in_400s.append("ContextWindowExceededError")
+    for name in names.get(status, in_400s):
+        assert usage.kind_of_error(name, status, words, (name, "HTTPStatusError")) == KINDS[what]
+    assert usage.is_output_setting(words) is (what == "bad")
+
+
+@pytest.mark.parametrize(
+    ("words", "accepted"),
+    [
+        (
+            "Could not finish the message because max_tokens or model output limit was reached."
+            " Please try again with higher max_tokens.",
+            True,
+        ),
+        (
+            "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 16, but"
+            " got 1 instead.",
+            True,
+        ),
+        ("max_tokens must be greater than or equal to 2", True),
+        ("max_tokens is too large: 99999. This model supports at most 16384", False),
+        ("model 'x' not found", False),
+        ("invalid api token", False),
+    ],
+)
+def test_what_proves_that_a_model_exists(words: str, accepted: bool) -> None:
+    assert usage.proves_model(words) is accepted
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"action": "no_usage"}, "at no known price"),
+        (
+            {
+                "action": "context_length",
+                "message": "Could not finish the message because max_tokens or model output limit"
+                " was reached.",
+            },
+            "at no known price",
+        ),
+    ],
+)
+def test_preflight_accepts_what_proves_the_model(
+    replay: Server, rule: dict[str, Any], words: str
+) -> None:
+    """The probe's one token: no usage, or too few tokens to finish, both prove key and model."""
+    replay.faults({**rule, "match": {"probe": True}})
+    model = Model(model="command-a-03-2025", api_base=f"{replay.url}/v2/chat")
+    told = model_check.probe(model, "x", call=True)
+    assert told["kind"] == usage.ANSWERED, told
+    lines = [line.text for line in model_check.model_lines("m", model, told)]
+    assert any(words in line for line in lines)
+
+
+def test_a_caveat_of_the_run_is_that_of_its_evaluation(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    atomic.write_json(folder.result, {"workflow": {"cut_answers": 2}})
+    verdict = Verdict("pass", caveat="lead_alone")
+    assert eval_job._caveat(folder, verdict) == "lead_alone;output_limit"
+    atomic.write_json(folder.result, {"workflow": {}})  # as commit b9ce344 wrote it
+    assert eval_job._caveat(folder, Verdict("fail")) == ""

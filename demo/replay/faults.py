@@ -74,6 +74,8 @@ BROKEN_ACTIONS = frozenset(
 )
 _PARAMETERS = {"retry_after", "status", "message", "seconds", "bytes", "where", "turns"}
 _MATCHES = {"repo", "task", "features", "agent", "kind", "conversation", "from_step", "to_step"}
+# "probe": true: the calls of one token by which a client tries its key, and no others.
+_MATCHES |= {"probe"}
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Rule:
 
     def applies(self, role: Role, conversation: str, step: int) -> bool:
         """Whether the call is one the rule is meant for (its times left aside)."""
+        if self.match.get("probe"):
+            return False
         first = int(self.match.get("from_step", 0))
         last = self.match.get("to_step")
         if step < first or (last is not None and step > int(last)):
@@ -179,6 +183,15 @@ class Faults:
             spent = rule.times is not None and self._struck[key] >= rule.times
             if not spent and rule.applies(role, conversation, step):
                 self._struck[key] += 1
+                return rule
+        return None
+
+    def strike_probe(self) -> Rule | None:
+        """The first rule for calls of one token, counted as struck."""
+        for number, rule in enumerate(self.rules):
+            spent = rule.times is not None and self._struck[number, ""] >= rule.times
+            if rule.match.get("probe") and not spent:
+                self._struck[number, ""] += 1
                 return rule
         return None
 

@@ -168,9 +168,14 @@ class Replay:
 
     async def _probe(self, call: Call, request: Request) -> web.StreamResponse:
         """Answer a call of one token, by which a client tries its key, outside of any recording."""
+        rule = self.faults.strike_probe()
+        call.fault = rule.action if rule else None
+        if rule and rule.action in STATUS_ACTIONS:
+            return await self._status(call, rule)
         turn = Turn("Hello", ())
         answer = Answer("probe", turn, count(request, turn), request.model, request.tool or "bash")
-        return await self._send(call, _json(call.wire.answer(answer)), answer.usage)
+        answer, document = _shaped(call, answer)
+        return await self._send(call, _json(document), answer.usage)
 
     async def _turn(self, call: Call, turn: Turn, rule: Rule | None) -> web.StreamResponse:
         """Send the turn, broken in the way the rule says."""
@@ -188,14 +193,8 @@ class Replay:
             answer = dataclasses.replace(answer, arguments='{"command": "ls')
         elif action == "huge":
             answer = dataclasses.replace(answer, turn=_padded(turn, parameters))
-        document = {}
-        shape = SHAPES.get(action)
-        if shape and call.wire.name in shape.wires:
-            answer = dataclasses.replace(answer, usage=shape.usage(answer.usage))
-            document = call.wire.answer(answer)
-            shape.document(document)
-            call.usage_sent = shape.usage_sent
-        body = _json(document or call.wire.answer(answer))
+        answer, document = _shaped(call, answer)
+        body = _json(document)
         if action == "truncated":
             return await self._send(call, body[: len(body) // 2], NO_USAGE)
         if action == "empty":
@@ -304,6 +303,18 @@ class Replay:
 
     async def _get_stats(self, http: web.Request) -> web.Response:
         return web.json_response({**self.ledger.stats(), "waiting": self.waiting})
+
+
+def _shaped(call: Call, answer: Answer) -> tuple[Answer, dict[str, Any]]:
+    """The answer and its document, in the shape that the fault orders, if it orders one."""
+    shape = SHAPES.get(call.fault or "")
+    if shape is None or call.wire.name not in shape.wires:
+        return answer, call.wire.answer(answer)
+    answer = dataclasses.replace(answer, usage=shape.usage(answer.usage))
+    document = call.wire.answer(answer)
+    shape.document(document)
+    call.usage_sent = shape.usage_sent
+    return answer, document
 
 
 def _json(document: dict[str, Any]) -> bytes:

@@ -202,9 +202,13 @@ def prices_of(kwargs: dict[str, Any]) -> Prices:
 
 def _price_entry(model: str, provider: str | None) -> dict[str, Any]:
     """Return litellm's own entry: get_model_info() reports an unknown price as 0."""
-    for name in (f"{provider}/{model}", model, model.partition("/")[2]):
-        if name and name in litellm.model_cost:
-            return dict(litellm.model_cost[name])
+    bare = model.removeprefix(f"{provider}/")
+    for name in (f"{provider}/{bare}", bare):
+        entry = dict(litellm.model_cost.get(name) or {})
+        owner = str(entry.get("litellm_provider") or provider or "")
+        # The same name at another provider has another price.
+        if entry and (provider is None or owner.startswith(provider) or provider.startswith(owner)):
+            return entry
     try:
         key = litellm.get_model_info(model, custom_llm_provider=provider)["key"]
     except Exception:  # litellm raises plain Exception for a model it does not know

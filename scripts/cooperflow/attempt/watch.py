@@ -280,6 +280,7 @@ def _evidence(
                 last=thread[-1].kind,
                 waited=usage.waited(thread, watched.ended),
                 seconds=watched.ended - thread[0].start,
+                refused_setting=usage.is_output_setting(thread[-1].error),
             )
             for thread in threads
         ),
@@ -295,6 +296,7 @@ def _evidence(
         gateway_died=gateway_died,
         patch_unread=(job.folder / layout.UNREAD).exists(),
         step_limit=job.step_limit,
+        cut_answers=sum(call.hit_output_limit for call in calls),
         held=usage.held(records),
     )
 

@@ -96,7 +96,7 @@ def publish_verdict(
     record = EvalRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,
-        caveat=verdict.caveat,
+        caveat=_caveat(folder, verdict),
         seconds=round(seconds, 3),
         tests_passed=(outcome.count_tests(outputs[0]), outcome.count_tests(outputs[1])),
     )
@@ -110,6 +110,13 @@ def publish_verdict(
         atomic.write_text(
             plan.results.broken_evals / f"{run.dashed}.{time.time_ns()}", run.key + "\n"
         )
+
+
+def _caveat(folder: RunFolder, verdict: Verdict) -> str:
+    """Return the evaluation's caveats and those of the run itself."""
+    told = (atomic.read_json(folder.result) or {}).get("workflow") or {}
+    cut = [outcome.OUTPUT_LIMIT] if told.get("cut_answers") else []
+    return ";".join([*filter(None, [verdict.caveat]), *cut])
 
 
 def not_graded(run: Run, verdict: Verdict) -> dict[str, Any]:

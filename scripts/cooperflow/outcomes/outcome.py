@@ -39,6 +39,8 @@ EVAL_ERROR = "eval_error"
 # Caveats of `pass`.
 LEAD_ALONE = "lead_alone"
 NO_TESTS_RUN = "no_tests_run"
+# Caveat of any outcome: an answer was cut at the limit of output tokens.
+OUTPUT_LIMIT = "output_limit"
 
 # A provider that says so to one run says so to all: no further paid run is started.
 HALTING = frozenset({usage.AUTH, usage.MODEL_NOT_FOUND, usage.QUOTA})
@@ -70,11 +72,13 @@ class CallsEnd:
     """How the calls of one agent went: its last one, and the seconds it waited in vain.
 
     seconds: from its first call to the end of the attempt.
+    refused_setting: the last call was refused for a setting of the config, as every other will be.
     """
 
     last: str
     waited: float
     seconds: float
+    refused_setting: bool = False
 
     @property
     def mostly_waited(self) -> bool:
@@ -104,6 +108,7 @@ class Evidence:
     silent: int = 0  # agents without a single call, where all calls are recorded
     patch_unread: bool = False  # a command that reads an agent's patch did not come to its end
     step_limit: int | None = None
+    cut_answers: int = 0  # ended at the limit of output tokens
     held: float = 0.0  # seconds for which our own limit of requests held an agent back
 
 
@@ -119,6 +124,11 @@ class Verdict:
     caveat: str = ""
     again: bool = False
     halts: bool = False
+
+
+def is_strict(caveat: str) -> bool:
+    """Return whether nothing about a pass is in doubt. A cut answer makes none easier."""
+    return caveat in ("", OUTPUT_LIMIT)
 
 
 def agent_ends(document: Mapping[str, Any] | None) -> tuple[AgentEnd, ...]:
@@ -154,7 +164,8 @@ def judge_run(evidence: Evidence) -> Verdict:
         last = {calls.last for calls in evidence.calls}
         for reason in _PROVIDER:
             if reason in last:
-                return _infra(reason)
+                refused = any(calls.refused_setting for calls in evidence.calls)
+                return _infra(reason, halts=refused and reason == usage.BAD_REQUEST)
         if evidence.redis_died:
             return _infra(REDIS_UNAVAILABLE)
         if not evidence.document:
@@ -200,8 +211,8 @@ def _infrastructure(evidence: Evidence) -> Verdict | None:
     return None
 
 
-def _infra(reason: str) -> Verdict:
-    halts = reason in HALTING
+def _infra(reason: str, halts: bool = False) -> Verdict:
+    halts = halts or reason in HALTING
     return Verdict(INFRA_ERROR, reason, again=not halts, halts=halts)
 
 

@@ -297,6 +297,8 @@ def cost_of(answer: Answer, prices: Prices, computed: float | None, request: flo
         return Cost(answer.reported_cost, True, answer.reported_cost)
     if not answer.has_usage or answer.output_tokens is None:
         return Cost(0.0, False, request)
+    if computed and (prices.input is None or prices.output is None):
+        return Cost(computed, True, computed)  # litellm found a price where we did not
     if answer.has_billed_units:
         return _plain(prices, answer.billed_input_tokens or 0, answer.billed_output_tokens or 0)
     assert answer.input_tokens is not None

@@ -59,6 +59,7 @@ def result(
         patch_lines=sum(_lines(path) for path in sorted(upstream.glob("*.patch"))),
         started=started,
         ended=time.time(),
+        cut_answers=evidence.cut_answers,
     )
     whole["workflow"] = record.as_dict()
     folder.eval.unlink(missing_ok=True)

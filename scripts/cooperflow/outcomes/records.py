@@ -35,6 +35,7 @@ class RunRecord:
     patch_lines: int
     started: float
     ended: float
+    cut_answers: int = 0  # ended at the limit of output tokens, in the last attempt
     adopted: bool = False  # plain cooperbench made it; there is no record of its calls
 
     def as_dict(self) -> dict[str, Any]:

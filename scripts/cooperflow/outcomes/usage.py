@@ -172,8 +172,8 @@ def _is_busy(status: int | None, message: str, retry_after: float | None) -> boo
     """Return whether the model is loading or overloaded: that passes, like a rate limit."""
     if status in (425, 529) or (status == 503 and retry_after is not None):
         return True
-    refused = status is not None and (status >= 500 or status == 400)
-    return refused and _OVERLOADED.search(message) is not None
+    failed = status is not None and status >= 500
+    return failed and _OVERLOADED.search(message) is not None
 
 
 def surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> bool:

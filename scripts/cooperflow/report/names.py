@@ -22,6 +22,8 @@ MEANINGS = {
     "context_limit": "an agent filled its model's context window",
     "lead_alone": "the merge conflicted; agent 1's patch alone passed both features' tests",
     "no_tests_run": "no test was run",
+    "output_limit": "an answer was cut at the limit of output tokens, which the config or the"
+    " model's default sets",
     "line_endings": "a patch has carriage returns, which upstream's own evaluation removes",
     "not_utf8": "a patch is not UTF-8, which upstream's own evaluation cannot read",
     "rate_limited": "the provider kept refusing for its rate limit",

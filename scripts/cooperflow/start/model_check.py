@@ -67,7 +67,7 @@ def model_lines(name: str, model: Model, told: dict[str, Any]) -> Iterator[Line]
         again = " (a moment ago)" if told.get("again") else ""
         yield Line("key", OK, f"{name}: accepted{again}: one call of one token {spent}")
         yield Line("model", OK, f"{name}: {model.model} answers")
-    elif kind in halt.ADVICE:
+    elif kind in halt.ADVICE and kind != usage.BAD_REQUEST:
         advice = halt.ADVICE[str(kind)].format(key=model.api_key or "(none)", model=name)
         which = "model" if kind == usage.MODEL_NOT_FOUND else "key"
         yield Line(which, BAD, f"{name}: {advice} It said: {said}")
@@ -86,8 +86,9 @@ def model_lines(name: str, model: Model, told: dict[str, Any]) -> Iterator[Line]
         yield Line(
             "price",
             NOTE,
-            f"{name}: litellm knows no price: its costs will be told as 0. Name a "
-            "file with its price in LITELLM_MODEL_REGISTRY_PATH (litellm's format) to have them.",
+            f"{name}: litellm has no price for this model. Its cost will be unknown: cost_complete "
+            "False, without a bound. Name a file with its price in LITELLM_MODEL_REGISTRY_PATH "
+            "(litellm's format); a price of 0 declares it free.",
         )
 
 

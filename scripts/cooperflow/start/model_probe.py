@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from cooperflow.attempt import secrecy
 
-# Seconds for the one call.
+# Name of the one call.
+_CALL = "preflight"
+# Seconds for it.
 PATIENCE = 60
 
 
@@ -23,7 +24,8 @@ def ask(asked: dict[str, Any]) -> dict[str, Any]:
     import litellm
 
     from cooperflow.attempt import recorder
-    from cooperflow.outcomes import usage
+    from cooperflow.attempt.raw_answers import RawAnswers
+    from cooperflow.outcomes import provider_answer, usage
 
     litellm.suppress_debug_info = True
     told: dict[str, Any] = {"known": True, "price": None, "called": False}
@@ -31,9 +33,7 @@ def ask(asked: dict[str, Any]) -> dict[str, Any]:
         _, told["provider"], _, _ = litellm.get_llm_provider(asked["model"])
     except Exception as error:
         return {**told, "known": False, "message": _line(error)}
-    prices = os.environ.get("LITELLM_MODEL_REGISTRY_PATH")
-    if prices and Path(prices).is_file():
-        litellm.register_model(json.loads(Path(prices).read_text()))
+    recorder.register_prices()
     try:
         info = litellm.get_model_info(asked["model"])
         told["price"] = [info.get("input_cost_per_token"), info.get("output_cost_per_token")]
@@ -48,18 +48,26 @@ def ask(asked: dict[str, Any]) -> dict[str, Any]:
     if asked.get("key"):
         options["api_key"] = asked["key"]
     messages = [{"role": "user", "content": "Hi"}]
+    answers = RawAnswers()
+    answers.install()
+    answers.begin(_CALL)
     try:
         answer = litellm.completion(model=asked["model"], messages=messages, **options)
     except Exception as error:
-        causes = recorder.causes_of(error)
-        status = recorder.status_of(error)
-        kind = usage.kind_of_error(type(error).__name__, status, str(error), causes)
+        kind, _, _ = recorder.failure_of(error, answers.take(_CALL))
+        if usage.proves_model(str(error)):
+            kind = usage.ANSWERED
         return {**told, "called": True, "kind": kind, "message": _line(error)}
     tokens = getattr(answer, "usage", None)
+    noted = answers.take(_CALL)
     try:
         cost = litellm.completion_cost(completion_response=answer, model=asked["model"])
     except Exception:  # no price
         cost = None
+    if noted and noted.answer:
+        kwargs = {"model": asked["model"], "custom_llm_provider": told["provider"]}
+        known = provider_answer.cost_of(noted.answer, recorder.prices_of(kwargs), cost, None)
+        cost = known.known if known.complete else None
     return {
         **told,
         "called": True,

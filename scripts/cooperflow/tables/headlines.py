@@ -113,8 +113,8 @@ def summary(table: pd.DataFrame) -> Headline:
         )
     caption = (
         "Pass rates by model and setting: passes among the graded pairs, with Wilson intervals; "
-        "infrastructure errors (Infra) are left out of the rate. Strict: passes without a caveat."
-        + _labels(table)
+        "infrastructure errors (Infra) are left out of the rate. Strict: passes without a caveat "
+        "on the tests." + _labels(table)
     )
     return Headline("summary", columns, (False, *[True] * 7), tuple(rows), caption)
 

@@ -201,7 +201,7 @@ def _summary_row(name: object, group: pd.DataFrame) -> dict[str, Any]:
     passed, failed = counts[outcome.PASS], counts[outcome.FAIL]
     done = sum(counts.values())
     low, high = stats.wilson(passed, passed + failed)
-    strict = (group["outcome"] == outcome.PASS) & (group["caveat"] == "")
+    strict = (group["outcome"] == outcome.PASS) & group["caveat"].map(outcome.is_strict)
     first = group.iloc[0]
     return {
         "run_name": name,
