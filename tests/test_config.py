@@ -212,6 +212,31 @@ def test_a_data_set_that_differs_from_the_table(tmp_path: Path) -> None:
         pairs.load("lite", tmp_path)
 
 
+def test_groups_of_three_agents_are_refused(tmp_path: Path) -> None:
+    """cooperbench runs all pairs of such a task, whatever the groups are."""
+    path = tmp_path / "team3.json"
+    tasks = [{"repo": "go_chi_task", "task_id": 26, "groups": [[2, 3, 4]]}]
+    path.write_text(json.dumps({"tasks": tasks}))
+    with pytest.raises(UserError, match=r"groups.*three or more.*go_chi_task/26.*all pairs"):
+        pairs.load(str(path), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["core", "flash_10", "spark"])
+def test_a_subset_of_upstream_that_is_not_shipped_says_where_it_is(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"Get {name}\.json from .*{name}\.json"):
+        pairs.load(name, tmp_path)
+    (tmp_path / "subsets").mkdir()
+    tasks = [{"repo": "go_chi_task", "task_id": 26, "pairs": [[1, 2]]}]
+    (tmp_path / "subsets" / f"{name}.json").write_text(json.dumps({"tasks": tasks}))
+    if name == "core":  # its counts were not established
+        assert len(pairs.load(name, tmp_path)) == 1
+    else:
+        with pytest.raises(UserError, match=f"upstream's {name} has .*this file has 1 of 1 in 1"):
+            pairs.load(name, tmp_path)
+
+
 def test_features_keep_the_subsets_order_and_folders_do_not() -> None:
     pair = layout.Pair("dspy_task", 8394, (5, 3))
     assert pair.folder == "dspy_task/8394/f3_f5"

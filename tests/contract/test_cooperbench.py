@@ -35,6 +35,12 @@ OF_A_RUN = {"repo", "task_id", "features", "setting", "run_name", "model", "agen
 OF_A_RUN |= {"started_at", "ended_at", "duration_seconds", "total_cost", "log_dir"}
 
 
+def test_the_data_set_is_where_prepare_fetches_it() -> None:
+    from cooperbench import dataset
+
+    assert dataset.REPO_ID == upstream.DATASET
+
+
 def usage_of(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
     monkeypatch.setattr(sys, "argv", ["cooperbench", command, "--help"])
     with pytest.raises(SystemExit):

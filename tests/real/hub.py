@@ -17,6 +17,8 @@ class Hub:
         self.folder = folder
         self.served: list[str] = []
         self.refuse_after: int | None = None  # that many files are served, then 503
+        self.newest = SHA
+        self.revisions: list[str] = []  # of the files served
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -32,11 +34,18 @@ class Hub:
         return sorted(p for p in self.folder.rglob("*") if p.is_file())
 
     async def info(self, request: web.Request) -> web.Response:
+        asked = request.match_info.get("revision", self.newest)
+        if asked not in (SHA, self.newest, "main"):
+            return web.json_response(
+                {"error": "Revision not found"},
+                status=404,
+                headers={"X-Error-Code": "RevisionNotFound"},
+            )
         names = [str(p.relative_to(self.folder)) for p in self._files()]
         return web.json_response(
             {
                 "id": f"{request.match_info['owner']}/{request.match_info['name']}",
-                "sha": SHA,
+                "sha": SHA if asked == SHA else self.newest,
                 "private": False,
                 "tags": [],
                 "downloads": 0,
@@ -59,6 +68,7 @@ class Hub:
         )
 
     async def resolve(self, request: web.Request) -> web.Response:
+        self.revisions.append(request.match_info["revision"])
         path = self.folder / request.match_info["path"]
         content = path.read_bytes()
         headers = {"ETag": f'"{_blob(content)}"', "X-Repo-Commit": SHA, "Accept-Ranges": "bytes"}

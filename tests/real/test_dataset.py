@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub import Hub
+from hub import SHA, Hub
 from serving import served
 
 from cooperflow import environment
@@ -30,11 +30,18 @@ def hub(dataset: Path) -> Iterator[tuple[Hub, str]]:
         yield stand_in, url
 
 
-def _fetch(tmp_path: Path, url: str, **more: str) -> subprocess.CompletedProcess[str]:
+def _fetch(
+    tmp_path: Path, url: str, dataset_keys: dict[str, Any] | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Call the rule's script as Snakemake does; the hub is where the client's variable says."""
     raw = {
         "results": str(tmp_path / "results"),
-        "dataset": {"dir": str(tmp_path / "fetched"), "subset": str(tmp_path / "subset.json")},
+        "dataset": {
+            "dir": str(tmp_path / "fetched"),
+            "subset": str(tmp_path / "subset.json"),
+            "lock": str(tmp_path / "lock.json"),
+            **(dataset_keys or {}),
+        },
         "models": {"m": {"model": "command-a-03-2025"}},
         "settings": {"solo": ["--setting", "solo"]},
     }
@@ -91,6 +98,50 @@ def test_a_fetch_that_is_cut_off_is_gone_on_with(
     assert told["source"] == "fetched"
     assert set(told["tasks"]) == {"pallets_click_task/2068"}
     assert told["hash"] == dataset.whole_hash(told["tasks"])
+    assert told["revision"] == told["pinned"] == SHA
+    lock = json.loads((tmp_path / "lock.json").read_text())
+    assert lock["revision"] == SHA
+    assert lock["tasks"]["pallets_click_task/2068"] == told["tasks"]["pallets_click_task/2068"]
+    assert len(lock["tasks"]) > len(told["tasks"])
+    # A newer revision is named, and not taken.
+    stand_in.newest = "f" * 40
+    third = _fetch(tmp_path, url)
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert f"the hub has a newer revision, {'f' * 40}; {SHA} stays in use" in third.stdout
+    # Another one is asked for than the folder holds.
+    fourth = _fetch(tmp_path, url, {"revision": "e" * 40})
+    assert fourth.returncode == 1
+    assert f"holds revision {SHA}, the config asks for {'e' * 40}" in fourth.stdout
+    # A copy by hand has no revision; what differs from the pinned contents is listed per task.
+    shutil.rmtree(tmp_path / "results")
+    (tmp_path / "fetched" / ".revision.json").unlink()
+    changed = tmp_path / "fetched" / "pallets_click_task" / "task2068" / "runner.sh"
+    changed.write_text(changed.read_text() + "\n")
+    fifth = _fetch(tmp_path, url)
+    assert fifth.returncode == 0, fifth.stdout + fifth.stderr
+    assert "pallets_click_task/2068: its contents have another hash" in fifth.stdout
+    told = json.loads((tmp_path / "results" / "dataset.json").read_text())
+    assert (told["revision"], told["pinned"]) == (None, SHA)
+    assert told["differs"] == ["pallets_click_task/2068"]
+
+
+@pytest.mark.slow
+def test_the_pinned_revision_is_fetched_and_no_other(
+    tmp_path: Path, published: Path, hub: tuple[Hub, str]
+) -> None:
+    stand_in, url = hub
+    stand_in.newest = "f" * 40
+    (tmp_path / "lock.json").write_text(
+        json.dumps({"schema": 1, "repository": "x/y", "revision": SHA, "tasks": {}})
+    )
+    done = _fetch(tmp_path, url)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"the hub has a newer revision, {'f' * 40}; it is not taken" in done.stdout
+    assert set(stand_in.revisions) == {SHA}
+    unknown = _fetch(tmp_path, url, {"dir": str(tmp_path / "other"), "revision": "nowhere"})
+    assert unknown.returncode == 1
+    assert "has no revision nowhere" in unknown.stdout
+    assert "Traceback" not in unknown.stdout + unknown.stderr
 
 
 def test_without_a_network_both_ways_are_named(tmp_path: Path) -> None:

@@ -32,8 +32,13 @@ def collect(plan: Plan) -> dict[str, Any]:
     }
     known = [document for document in experiments.values() if isinstance(document, dict)]
     tasks: dict[str, str] = {}
+    revisions: set[str] = set()
     for document in known:
-        tasks |= (document.get("resolved") or {}).get("tasks") or {}
+        resolved = document.get("resolved") or {}
+        tasks |= resolved.get("tasks") or {}
+        revisions |= (
+            {str(resolved["dataset_revision"])} if resolved.get("dataset_revision") else set()
+        )
     images = {
         image: atomic.read_json(plan.results.sentinel(image)) for image in sorted(plan.images)
     }
@@ -43,6 +48,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "git commit": git_commit(layout.REPOSITORY),
         "lock": f"sha256:{file_hash(LOCK)}",
         "data set": f"sha256:{combined(tasks)}" if tasks else "unknown",
+        "data set revision": ", ".join(sorted(revisions)) or "unknown",
         "subset": f"{plan.config.dataset.subset}, {len(plan.pairs)} pairs",
         "Docker": ", ".join(sorted({str(d["docker"]) for d in known if d.get("docker")})) or "?",
         "Python": platform.python_version(),

@@ -1,45 +1,73 @@
-"""Getting the data set the upstream way, whole or not at all."""
+"""Fetching the data set from the hub: exactly one revision, complete or not at all."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from cooperflow import atomic, processes
+from cooperflow import atomic, layout, processes
 from cooperflow.errors import UserError, listed
-from cooperflow.experiment import dataset
+from cooperflow.experiment import dataset, dataset_revision, upstream
 from cooperflow.experiment.plan import Plan
+
+Answer = TypeVar("Answer")
 
 SCHEMA = 1
 CLAIM_SECONDS = 1.0
 # Below this many bytes of a download log nobody reads on.
 TOLD = 400
+# How long the hub may take to name its newest revision, seconds.
+NEWEST_SECONDS = 5.0
+COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 def settle(plan: Plan) -> dict[str, Any]:
-    """See to the data set, check it against the pairs, and write what it is to dataset.json.
+    """Ensure that the data set exists, check it against the pairs, and describe it in dataset.json.
 
     Raises:
-        UserError: it is not there and cannot be fetched, or it lacks something.
+        UserError: it does not exist and cannot be fetched, it is of another revision than the
+            config asks for, or it lacks something.
     """
-    root = Path(plan.config.dataset.dir)
+    config = plan.config.dataset
+    root, lock = Path(config.dir), dataset_revision.read_lock(Path(config.lock))
+    wanted = config.revision or (lock.revision if lock else None)
     source = "present"
     if not root.exists():
         with processes.claim(plan.results.claims, f"data set {root}", CLAIM_SECONDS):
-            fetch(root, plan)
+            fetch(root, plan, wanted)
         source = "fetched"
     dataset.check(root, plan.pairs)
+    revision = dataset_revision.of(root)
+    _check_revision(root, revision, config.revision)
+    if source == "fetched" and lock is None and revision is not None:
+        dataset_revision.write_lock(Path(config.lock), upstream.DATASET, revision, root)
+        print(f"data set: revision {revision} pinned in {config.lock}")
+    elif source == "present" and revision is not None:
+        _name_newer(revision)
     hashes = dataset.task_hashes(root, plan.pairs)
+    differing = lock.differing(hashes) if lock else []
+    if lock and differing:
+        print(
+            f"data set: {len(differing)} tasks differ from revision {lock.revision} of "
+            f"{config.lock}:"
+        )
+        print("\n".join(f"  {task}: its contents have another hash" for task in differing))
     document = {
         "schema": SCHEMA,
         "dir": str(root),
         "source": source,
-        "subset": plan.config.dataset.subset,
+        "repository": upstream.DATASET if revision else None,
+        "revision": revision,
+        "pinned": lock.revision if lock else revision,
+        "differs": differing,
+        "subset": config.subset,
         "pairs": len(plan.pairs),
         "hash": dataset.whole_hash(hashes),
         "tasks": hashes,
@@ -56,31 +84,77 @@ def settle(plan: Plan) -> dict[str, Any]:
     return document
 
 
-def fetch(root: Path, plan: Plan) -> None:
-    """Have `cooperbench prepare` download into a folder beside ``root``, check, and rename.
+def _check_revision(root: Path, revision: str | None, asked: str | None) -> None:
+    """Raise where a folder is known to hold another revision than the config asks for."""
+    if asked and revision and not revision.startswith(asked) and COMMIT.fullmatch(asked):
+        raise UserError(
+            f"dataset.revision: {root} holds revision {revision}, the config asks for {asked}."
+            f" Remove the folder and run `make dataset`, name another dataset.dir, or set the key"
+            f" to {revision}."
+        )
+    if asked and revision is None:
+        print(
+            f"data set: {root} was copied, so its revision is unknown; dataset.revision {asked}"
+            " cannot be checked except by the hashes of the lock"
+        )
 
-    A download that was cut off is gone on with: the hub's client keeps what it has.
+
+def _name_newer(revision: str) -> None:
+    """Name a newer revision of the hub, if there is one and the hub answers; it is not taken."""
+    try:
+        newest = _resolve(None, timeout=NEWEST_SECONDS)
+    except Exception as error:  # offline is the usual case here
+        print(f"data set: a newer revision was not looked for ({type(error).__name__})")
+        return
+    if newest != revision:
+        print(
+            f"data set: the hub has a newer revision, {newest}; {revision} stays in use. To take"
+            " the newer one: set dataset.revision, and fetch into another dataset.dir"
+        )
+
+
+def _resolve(revision: str | None, timeout: float | None = None) -> str:
+    """Return the commit that a revision of the hub stands for; None: the newest."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=os.environ.get("HF_TOKEN"))
+    found = api.dataset_info(upstream.DATASET, revision=revision, timeout=timeout)
+    if not found.sha:
+        raise ValueError("the hub names no commit")
+    return str(found.sha)
+
+
+def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
+    """Download a revision into a folder beside ``root``, check it, and rename the folder.
+
+    A download that was interrupted continues: the hub's client keeps what it has.
 
     Raises:
-        UserError: the hub cannot be reached, or what came is not whole.
+        UserError: the hub cannot be reached, has no such revision, or the download is incomplete.
     """
     place = root.parent / f".{root.name}.partial"
-    place.mkdir(parents=True, exist_ok=True)
-    expected = _listing(root)
-    print(f"data set: {len(expected)} files, {sum(expected.values()) / 1e6:.1f} MB, into {root}")
-    command = [sys.executable, "-m", "cooperbench.cli", "prepare"]
-    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_DISABLE_XET": "1"}
+    revision, expected = _listing(root, wanted)
+    newest = revision if wanted is None else _answer(root, None, lambda: _resolve(None))
+    here = place / revision
+    here.mkdir(parents=True, exist_ok=True)
+    print(
+        f"data set: revision {revision}: {len(expected)} files, "
+        f"{sum(expected.values()) / 1e6:.1f} MB, into {root}"
+    )
+    if newest != revision:
+        print(f"data set: the hub has a newer revision, {newest}; it is not taken")
+    module = "cooperflow.experiment.dataset_download"
+    command = [sys.executable, "-m", module, upstream.DATASET, revision, str(here)]
+    environment = {**os.environ, "HF_HUB_DISABLE_XET": "1"}
+    environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     log = place / "prepare.log"
     with log.open("ab") as stream:
         begun = stream.tell()
-        process = processes.spawn(
-            command, cwd=place, env=environment, stdout=stream, stderr=subprocess.STDOUT
-        )
+        process = processes.spawn(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
         try:
             code = process.wait()
         finally:
             processes.end(process)
-    here = place / "dataset"
     lacking = absent(here, expected)
     if code or lacking:
         said = log.read_bytes()[begun:].decode(errors="replace").strip()
@@ -91,22 +165,45 @@ def fetch(root: Path, plan: Plan) -> None:
             "Start again: it goes on with what is here. Nothing of it is used until it is whole."
         )
     dataset.check(here, plan.pairs)
+    dataset_revision.mark(here, upstream.DATASET, revision)
     here.replace(root)
+    shutil.rmtree(place, ignore_errors=True)
     atomic.sync_directory(root.parent)
     print(f"data set: whole, at {root}")
 
 
-def _listing(root: Path) -> dict[str, int]:
-    """Return the files of the published data set and their sizes, as the hub tells them."""
-    from cooperbench.dataset import REPO_ID
+def _listing(root: Path, wanted: str | None) -> tuple[str, dict[str, int]]:
+    """Return the commit of a revision, and its files with their sizes, from the hub."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.hf_api import RepoFile
 
-    token = os.environ.get("HF_TOKEN")
+    def ask() -> tuple[str, dict[str, int]]:
+        commit = _resolve(wanted)
+        api = HfApi(token=os.environ.get("HF_TOKEN"))
+        found = api.list_repo_tree(
+            upstream.DATASET, recursive=True, repo_type="dataset", revision=commit
+        )
+        sizes = {entry.path: int(entry.size) for entry in found if isinstance(entry, RepoFile)}
+        return commit, sizes
+
+    return _answer(root, wanted, ask)
+
+
+def _answer(root: Path, wanted: str | None, ask: Callable[[], Answer]) -> Answer:
+    """Return the hub's answer.
+
+    Raises:
+        UserError: it has no such revision, or does not serve.
+    """
+    from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+
     try:
-        found = HfApi(token=token).list_repo_tree(REPO_ID, recursive=True, repo_type="dataset")
-        return {entry.path: int(entry.size) for entry in found if isinstance(entry, RepoFile)}
+        return ask()
+    except RevisionNotFoundError as error:
+        raise UserError(
+            f"dataset.revision: the hub's {upstream.DATASET} has no revision {wanted}. Write one of"
+            " its commits (40 hexadecimal digits), or null for the newest."
+        ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(_offline(root, error)) from error
     except Exception as error:  # the client's network errors have no base class of their own

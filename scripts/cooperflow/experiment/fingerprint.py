@@ -12,7 +12,7 @@ from typing import Any
 
 from cooperflow import atomic
 from cooperflow.errors import UserError, listed
-from cooperflow.experiment import upstream
+from cooperflow.experiment import dataset_revision, upstream
 from cooperflow.experiment.plan import Experiment, Plan
 
 SCHEMA = 1
@@ -45,6 +45,7 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
         "litellm": importlib.metadata.version("litellm"),
         "agent_config": upstream.agent_defaults(experiment.agent.name, experiment.setting.mode),
         "tasks": dict(tasks),
+        "dataset_revision": dataset_revision.of(Path(plan.config.dataset.dir)),
     }
 
 
@@ -70,7 +71,9 @@ def step_limit(experiment: Experiment, plan: Plan) -> int | None:
 
 def fingerprint(document: Mapping[str, Any]) -> str:
     """Return a short name of all that decides an experiment's results, its tasks left out."""
-    kept = {"asked": document["asked"], "resolved": {**document["resolved"], "tasks": None}}
+    # The contents of the tasks decide, not the revision that they came from.
+    resolved = {k: v for k, v in document["resolved"].items() if k != "dataset_revision"}
+    kept = {"asked": document["asked"], "resolved": {**resolved, "tasks": None}}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -106,7 +109,11 @@ def settle(
         if changes:
             history.append({"until": _now(), "changes": changes, "was": _core(before)})
         now["resolved"]["tasks"] = {**before["resolved"]["tasks"], **now["resolved"]["tasks"]}
-        if not changes and now["resolved"]["tasks"] == before["resolved"]["tasks"]:
+        known = now["resolved"]["dataset_revision"] in (
+            None,
+            before["resolved"].get("dataset_revision"),
+        )
+        if not changes and known and now["resolved"]["tasks"] == before["resolved"]["tasks"]:
             return
     atomic.write_json(
         path,
@@ -131,6 +138,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for part in ("asked", "resolved"):
         old, new = before.get(part) or {}, now[part]
         for key in new:
+            if key == "dataset_revision":
+                continue  # informs; the contents of the tasks decide
             if key == "tasks":
                 changed = [t for t, h in new[key].items() if (old.get(key) or {}).get(t, h) != h]
                 found += [f"data set: {task} has other contents" for task in changed]

@@ -45,6 +45,16 @@ class Dataset(_Table):
 
     dir: str = Field("dataset", description="CooperBench's data set")
     subset: str = Field("lite", description="a data set's subset, a shipped table, or a path")
+    revision: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        description="commit of the data set on the hub; null: the one that `lock` pins, else the"
+        " newest when it is fetched",
+    )
+    lock: str = Field(
+        "config/dataset.lock.json",
+        description="the revision that was fetched first, with the hash of each task",
+    )
     languages: dict[str, str] = Field(
         default_factory=dict, description="repo -> its language, for repos of your own"
     )

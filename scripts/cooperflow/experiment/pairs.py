@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import json
 from collections.abc import Iterable
 from functools import cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow.errors import UserError, listed, nearest
+from cooperflow.experiment import upstream
 from cooperflow.layout import PAIR_TABLES, REPO, Pair
 
 COLUMNS = ("repo", "task_id", "feature_a", "feature_b")
@@ -52,7 +54,13 @@ def load(subset: str, dataset: Path) -> list[Pair]:
             _same(pairs, _read(own), tables[subset], own)
         return pairs
     if own.is_file():
-        return _checked(_read(own), str(own))
+        return _check_counts(subset, own, _checked(_read(own), str(own)))
+    if subset in upstream.OTHER_SUBSETS:
+        raise UserError(
+            f"dataset.subset: {subset} is a subset of upstream that is not shipped here. Get "
+            f"{subset}.json from {upstream.SUBSETS_AT}, and either copy it to {own} or name it by "
+            f"its path (dataset.subset: path/to/{subset}.json)."
+        )
     in_dataset = [p.stem for p in sorted((dataset / "subsets").glob("*.json"))]
     allowed = sorted({*tables, *in_dataset})
     raise UserError(
@@ -82,6 +90,7 @@ def _read_csv(path: Path) -> list[Pair]:
 def _read_json(path: Path) -> list[Pair]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_groups(path, document)
         tasks = [(t["repo"], t["task_id"], list(t["pairs"])) for t in document["tasks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -89,6 +98,31 @@ def _read_json(path: Path) -> list[Pair]:
             '{"tasks": [{"repo": ..., "task_id": ..., "pairs": [[a, b], ...]}]}.'
         ) from error
     return [_pair(path, repo, task, features) for repo, task, pairs in tasks for features in pairs]
+
+
+def _refuse_groups(path: Path, document: Any) -> None:
+    """Raise for groups of three and more agents: cooperbench ignores them and runs all pairs."""
+    groups = [task for task in document["tasks"] if "groups" in task]
+    if groups:
+        raise UserError(
+            f"{path}: {len(groups)} tasks have `groups`, which are features for three or more"
+            f" agents (the first is {groups[0].get('repo')}/{groups[0].get('task_id')})."
+            f" cooperbench {importlib.metadata.version('cooperbench')} runs two agents: it would"
+            " ignore the groups and run all pairs of these tasks. Use a subset with `pairs`."
+        )
+
+
+def _check_counts(subset: str, path: Path, pairs: list[Pair]) -> list[Pair]:
+    """Raise where a file of the name of one of upstream's subsets has another number of pairs."""
+    expected = upstream.OTHER_SUBSETS.get(subset)
+    found = (len(pairs), len({(p.repo, p.task_id) for p in pairs}), len({p.repo for p in pairs}))
+    if expected and found != expected:
+        raise UserError(
+            f"{path}: upstream's {subset} has {expected[0]} pairs of {expected[1]} tasks in"
+            f" {expected[2]} repos, this file has {found[0]} of {found[1]} in {found[2]}. Get it"
+            f" again from {upstream.SUBSETS_AT}, or use another file name for another choice."
+        )
+    return pairs
 
 
 def _pair(path: Path, repo: Any, task: Any, features: Any) -> Pair:

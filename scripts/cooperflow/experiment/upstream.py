@@ -10,6 +10,17 @@ from typing import Any
 
 import yaml
 
+# The data set's repository on the hub (cooperbench.dataset.REPO_ID). Importing it costs seconds.
+DATASET = "CodeConflict/cooperbench-dataset"
+
+# Subsets of upstream's repository that are no table here: pairs, tasks, repos.
+OTHER_SUBSETS: dict[str, tuple[int, int, int] | None] = {
+    "core": None,
+    "flash_10": (10, 10, 9),
+    "spark": (20, 13, 10),
+}
+SUBSETS_AT = "github.com/cooperbench/CooperBench, folder dataset/subsets"
+
 
 def _package() -> Path | None:
     spec = importlib.util.find_spec("cooperbench")
