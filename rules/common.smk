@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
@@ -13,11 +12,10 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 # new ones took a fifth of a start's time.
 gc.set_threshold(50_000)
 
-from cooperflow import atomic, environment, halt, layout, processes
+from cooperflow import environment, halt, layout, processes, redo
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
-from cooperflow.tables import current
 
 
 def stop(error):
@@ -99,8 +97,13 @@ def end_session(success):
     """Called once, after the last job of a session; not for a dry run."""
     from cooperflow.jobs import notify
 
-    if not workflow.remote_exec:
-        notify.session_ended(PLAN, success)
+    if workflow.remote_exec:
+        return
+    files = (str(file) for job in workflow.dag.jobs for file in job.output)
+    missing = redo.missing_outputs(files) if success else []
+    notify.session_ended(PLAN, success and not missing)
+    if missing:
+        stop(redo.missing_message(missing))
 
 
 def is_dry_run():
@@ -115,16 +118,7 @@ if PLAN.config.limits.budget_usd is not None and is_dry_run():
     print(budget.line(PLAN), file=sys.stderr)
 
 
-def broken_evals():
-    """The newest note of each grading that broke: a folder that is empty as a rule."""
-    try:
-        notes = sorted(entry.path for entry in os.scandir(RESULTS.broken_evals))
-    except FileNotFoundError:
-        return {}
-    return {Path(note).name.rpartition(".")[0]: note for note in notes}
-
-
-BROKEN_EVALS = broken_evals()
+BROKEN_EVALUATIONS = redo.broken_evaluations(RESULTS)
 
 
 def every(name):
@@ -135,64 +129,88 @@ def every(name):
     return [f"{folders[run.experiment.run_name]}/{run.pair.folder}/{name}" for run in PLAN.runs]
 
 
-def mend(document):
-    """What a document that is there but not whole waits for: a file newer than it."""
-    path = Path(document)
-    if not path.exists() or atomic.is_whole(path):
-        return []
-    return newer_than(path)
+def make_again(document):
+    """Have Snakemake make an existing file again, as --forcerun would, if its job is in the DAG."""
+    workflow.dag.forcefiles.add(str(document))
 
 
-def newer_than(*paths):
-    """A file newer than these, which makes what has it for an input be made anew."""
-    newer = layout.NEWER
-    newer.parent.mkdir(exist_ok=True)
-    with newer.open("a") as stream:
-        stream.write(f"{paths} {time.time()}\n")  # of other contents too, which Snakemake compares
-    then = max(newer.stat().st_mtime, *(path.stat().st_mtime + 0.01 for path in paths))
-    os.utime(newer, (then, then))
-    return str(newer)
-
-
-def other_plan():
-    """What the tables wait for when they are there, but of another choice of runs."""
-    tables = [path for path in (RESULTS.runs_csv, RESULTS.summary_csv) if path.exists()]
-    return newer_than(*tables) if tables and not current.are_of(PLAN) else []
-
-
-def before_run(experiment):
-    """What a run waits for. A finished one has no inputs: nothing can make it be paid again."""
+def inputs_of_run(experiment):
+    """The verified images; a finished run has no inputs, so nothing can make it be paid again."""
     folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
 
-    def waits(wildcards):
+    def inputs(wildcards):
         result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
-        # One whose document is broken is put back from its attempt, which costs nothing.
-        if os.path.exists(result):
-            return mend(result)
-        return ancient(images_before(wildcards.pair, experiment))
+        if not os.path.exists(result):
+            return images_before(wildcards.pair, experiment)
+        # An incomplete document is restored from its attempt, which costs nothing.
+        if redo.is_incomplete(result):
+            make_again(result)
+        return []
 
-    return waits
+    return inputs
 
 
-def before_eval(experiment):
-    """What a grading waits for: its run, and images if they may be gone; a note if it broke."""
+def inputs_of_evaluation(experiment):
+    """The run and the verified images; a finished evaluation of a finished run has no inputs."""
     folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
-    name = f"{experiment.run_name}--{experiment.setting.mode}--"
 
-    def waits(wildcards):
-        pair = wildcards.pair
-        result = f"{folder}/{pair}/{layout.RESULT}"
-        if not (os.path.exists(result) and atomic.is_whole(Path(result))):
+    def inputs(wildcards):
+        result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
+        evaluation = f"{folder}/{wildcards.pair}/{layout.EVAL}"
+        if not redo.is_complete(result):
             return result  # the run waits for the images
-        graded = f"{folder}/{pair}/{layout.EVAL}"
-        # The time of a run that is there says nothing: copies have any.
-        if not os.path.exists(graded):
-            return [ancient(file) for file in (result, images_before(pair)) if file]
-        # A grading that broke left a note, which is newer than its eval.json.
-        newer = BROKEN_EVALS.get(name + layout.dashed(pair)) or mend(graded)
-        return [ancient(result), newer] if newer else ancient(result)
+        broken = redo.evaluation_name(folder, wildcards.pair) in BROKEN_EVALUATIONS
+        if redo.is_complete(evaluation) and not broken:
+            return []
+        if os.path.exists(evaluation):
+            make_again(evaluation)
+        return [result, images_before(wildcards.pair)]
 
-    return waits
+    return inputs
+
+
+def inputs_of_oracle(wildcards):
+    """The verified image of a pair; a finished document of the oracle has no inputs."""
+    document = RESULTS.root / "oracle" / wildcards.pair / f"repeat-{wildcards.repeat}.json"
+    broken = redo.oracle_name(wildcards.pair, wildcards.repeat) in BROKEN_EVALUATIONS
+    if redo.is_complete(document) and not broken:
+        return []
+    if document.exists():
+        make_again(document)
+    return own_image(wildcards.pair)
+
+
+def inputs_of_image(wildcards):
+    """The task's sentinel for an image with an agent server; none for one that is verified."""
+    sentinel = RESULTS.root / "images" / f"{wildcards.image}.json"
+    if redo.is_complete(sentinel):
+        return []
+    if sentinel.exists():
+        make_again(sentinel)
+    task = layout.task_image(wildcards.image)
+    return [] if task == wildcards.image else RESULTS.root / "images" / f"{task}.json"
+
+
+def inputs_of_gate(_):
+    """The sentinel of every image that the plan needs."""
+    if redo.gate_is_outdated(PLAN) or redo.is_incomplete(RESULTS.gate):
+        make_again(RESULTS.gate)
+    return [RESULTS.sentinel(image) for image in PLAN.images]
+
+
+def inputs_of_archive(wildcards):
+    """The sentinel of the image; a tar that exists is not written again."""
+    exists = (Path(PLAN.config.images.archive or "archive") / f"{wildcards.image}.tar").exists()
+    return [] if exists else RESULTS.root / "images" / f"{wildcards.image}.json"
+
+
+def inputs_of_tables(_):
+    """Every evaluation and result, and the oracle's note once there is one."""
+    documents = [*every(layout.EVAL), *every(layout.RESULT)]
+    if redo.tables_are_outdated(PLAN, documents):
+        make_again(RESULTS.runs_csv)
+    # No rule makes the note: it is newer than the tables when the oracle's results have changed.
+    return documents + ([str(RESULTS.oracle_note)] if RESULTS.oracle_note.exists() else [])
 
 
 def images_before(pair, runs=None):
@@ -215,12 +233,6 @@ def image_of(pair, runs=None):
 
 
 RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.experiments}
-
-
-def task_image_of(image):
-    """The verified image that one with an agent server is layered onto."""
-    task = layout.task_image(image)
-    return [] if task == image else ancient(RESULTS.root / "images" / f"{task}.json")
 
 
 def with_server(image):

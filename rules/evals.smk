@@ -5,7 +5,7 @@ for experiment in PLAN.experiments:
         name:
             f"eval_{PLAN.rule(experiment)}"
         input:
-            before_eval(experiment),
+            inputs_of_evaluation(experiment),
         output:
             f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.EVAL}",
         log:

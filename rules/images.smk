@@ -4,8 +4,7 @@ IMAGE_PAIRS = {layout.image_key(image): pair for image, pair in PLAN.image_pairs
 
 rule image:
     input:
-        lambda wc: mend(RESULTS.root / "images" / f"{wc.image}.json"),
-        lambda wc: task_image_of(wc.image),
+        inputs_of_image,
     output:
         RESULTS.root / "images" / "{image}.json",
     log:
@@ -27,8 +26,7 @@ rule image:
 
 rule images_verified:
     input:
-        [RESULTS.sentinel(image) for image in PLAN.images],
-        lambda _: mend(RESULTS.gate),
+        inputs_of_gate,
     output:
         RESULTS.gate,
     log:
@@ -46,7 +44,7 @@ rule images:
 
 rule image_archive:
     input:
-        ancient(RESULTS.root / "images" / "{image}.json"),
+        inputs_of_archive,
     output:
         Path(PLAN.config.images.archive or "archive") / "{image}.tar",
     log:

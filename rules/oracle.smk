@@ -8,9 +8,7 @@ ORACLE = [
 
 rule oracle_pair:
     input:
-        image=lambda wc: ancient(own_image(wc.pair)),
-        # A grading that broke left a note, which is newer than its document.
-        broken=lambda wc: BROKEN_EVALS.get(layout.dashed(f"oracle--{wc.pair}--{wc.repeat}"), []),
+        inputs_of_oracle,
     output:
         RESULTS.root / "oracle" / PAIR / "repeat-{repeat}.json",
     log:

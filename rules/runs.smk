@@ -7,7 +7,7 @@ for experiment in PLAN.experiments:
         name:
             f"run_{PLAN.rule(experiment)}"
         input:
-            before_run(experiment),
+            inputs_of_run(experiment),
         output:
             f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.RESULT}",
         log:

@@ -18,9 +18,6 @@ UNREAD = "patch_unread.log"
 ATTEMPT = "attempt.json"
 RETIRED = "result.retired.json"
 
-# In the folder Snakemake runs in: a file newer than what is to be made anew.
-NEWER = Path(".snakemake") / "cooperflow-newer"
-
 # The small tables and the plots, by name.
 BREAKDOWNS = (
     "by_repo",

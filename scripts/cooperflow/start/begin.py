@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from cooperflow import guard, halt, layout, runtime
+from cooperflow import guard, halt, runtime
 from cooperflow.attempt import pace, places
 from cooperflow.errors import EngineError, UserError, listed
 from cooperflow.experiment import dataset, fingerprint
@@ -38,7 +38,7 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     notify.forget(plan)
     pace.forget(plan.results)
     runtime.sweep()
-    _bring_to_now(plan, clone)
+    _bring_to_now(plan)
     swept = _sweep(plan) if work.needs_engine and not work.cluster else 0
     root = Path(plan.config.dataset.dir)
     # A grading reads the data set too: it must be the one that the run was made with.
@@ -62,7 +62,7 @@ def _try_for_real(plan: Plan, work: Work) -> None:
         raise UserError("Not started:\n" + "\n".join(f"  {line.name}: {line.text}" for line in bad))
 
 
-def _bring_to_now(plan: Plan, clone: Path) -> None:
+def _bring_to_now(plan: Plan) -> None:
     """Take files from the future back, should the clock have been set back since.
 
     Snakemake would call every new output a failure, and remove it, for being older than those.
@@ -70,7 +70,7 @@ def _bring_to_now(plan: Plan, clone: Path) -> None:
     results, now = plan.results, time.time()
     documents = [path for run in plan.runs for path in run.folder(results).documents]
     documents += [results.gate, *(results.sentinel(image) for image in plan.images)]
-    documents += [results.runs_csv, results.summary_csv, clone / layout.NEWER]
+    documents += [results.runs_csv, results.summary_csv]
     for path in documents:
         with contextlib.suppress(OSError):
             if path.stat().st_mtime > now:

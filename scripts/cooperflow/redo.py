@@ -1,0 +1,94 @@
+"""Reasons to make an existing file again. docs/what-runs-again.md describes the rules.
+
+A complete document has no inputs in the DAG, so nothing but a reason listed here makes it again.
+Nothing in this module writes: a dry run changes no file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cooperflow import atomic, layout
+from cooperflow.errors import listed
+from cooperflow.experiment.plan import Plan
+from cooperflow.layout import Results
+from cooperflow.tables import current
+
+
+def is_incomplete(document: Path | str) -> bool:
+    """Return whether the document exists and cannot be read in full."""
+    path = Path(document)
+    return path.exists() and not atomic.is_whole(path)
+
+
+def is_complete(document: Path | str) -> bool:
+    """Return whether the document exists and can be read in full."""
+    path = Path(document)
+    return path.exists() and atomic.is_whole(path)
+
+
+def broken_evaluations(results: Results) -> frozenset[str]:
+    """Return the names of the evaluations whose last try broke, one note each.
+
+    A run's name is its key with dashes, the oracle's is `oracle--{pair}--{repeat}`.
+    """
+    try:
+        notes = os.listdir(results.broken_evals)
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset(name.rpartition(".")[0] for name in notes)
+
+
+def evaluation_name(mode_folder: str, pair: str) -> str:
+    """Return the name under which a note of a run's broken evaluation is kept.
+
+    Args:
+        mode_folder: the experiment's folder, ending in {run_name}/{mode}.
+    """
+    name, mode = Path(mode_folder).parts[-2:]
+    return layout.dashed(f"{name}/{mode}/{pair}")
+
+
+def oracle_name(pair: str, repeat: str) -> str:
+    """Return the name under which a note of the oracle's broken evaluation is kept."""
+    return layout.dashed(f"oracle--{pair}--{repeat}")
+
+
+def gate_is_outdated(plan: Plan) -> bool:
+    """Return whether the gate exists although an image that the plan needs has no sentinel.
+
+    The images of added tasks must be verified before the tasks' runs.
+    """
+    results = plan.results
+    return results.gate.exists() and not all(
+        results.sentinel(image).exists() for image in plan.images
+    )
+
+
+def tables_are_outdated(plan: Plan, documents: Iterable[str]) -> bool:
+    """Return whether the tables exist but are of another plan or lack one of their documents.
+
+    Args:
+        documents: the result.json and eval.json of every run of the plan.
+    """
+    results = plan.results
+    if not (results.runs_csv.exists() or results.summary_csv.exists()):
+        return False
+    return not current.are_of(plan) or not all(map(os.path.exists, documents))
+
+
+def missing_outputs(asked: Iterable[str]) -> list[str]:
+    """Return which of the files that a session was asked for do not exist, in order."""
+    return sorted(path for path in set(asked) if not os.path.exists(path))
+
+
+def missing_message(missing: Sequence[str]) -> str:
+    """Return what to print when a session ends as a success without all files it was asked for."""
+    return (
+        f"Not complete: Snakemake reports success, but {len(missing)} requested files do not "
+        f"exist: {listed(missing, 20)}.\n"
+        "Start the same command again; what is finished is kept. If the message comes back, "
+        "report it as an error of the workflow."
+    )

@@ -1,0 +1,159 @@
+"""Sessions on the real Snakefile without running a job: Snakemake builds the DAG, stubs write.
+
+A session here starts no process and no container, so that hundreds of them take seconds.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from snakemake.api import SnakemakeApi
+from snakemake.settings.enums import Quietness, RerunTrigger
+from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
+
+from cooperflow import atomic
+from cooperflow.experiment import config as configuration
+from cooperflow.experiment import plan as planning
+from cooperflow.experiment.plan import Plan
+from cooperflow.layout import REPOSITORY
+from cooperflow.tables import current
+
+Row = tuple[str, int, int, int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that Snakemake would run."""
+
+    rule: str
+    outputs: tuple[str, ...]
+    needs: frozenset[int]  # the positions of the jobs it waits for
+
+
+@dataclass
+class Simulation:
+    """An experiment in a folder, its config, and sessions on it."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        for name in ("config", "demo", "report"):
+            (self.folder / name).symlink_to(REPOSITORY / name)
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "mine.yaml"
+
+    @property
+    def plan(self) -> Plan:
+        with working_in(self.folder):
+            return planning.make(configuration.load([self.config_file]))
+
+    def ask(self, pairs: Sequence[Row], settings: Iterable[str], **more: Any) -> None:
+        """Write the config of an experiment on these pairs."""
+        table = self.folder / "pairs.csv"
+        rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, row)) for row in pairs)]
+        table.write_text("\n".join(rows) + "\n")
+        wanted = set(settings)
+        every = ("solo", "coop-comm", "coop-nocomm")
+        document = {
+            "results": "results",
+            "dataset": {"dir": "demo/dataset", "subset": str(table)},
+            "settings": {name: None for name in every if name not in wanted},
+            **more,
+        }
+        self.config_file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+    def jobs(self, *targets: str) -> list[Job]:
+        """Return what a dry run lists, in an order in which it could run."""
+        kept, chosen = dict(os.environ), logging.root.manager.disable
+        thresholds = gc.get_threshold()
+        logging.disable(logging.CRITICAL)
+        try:
+            with (
+                working_in(self.folder),
+                SnakemakeApi(OutputSettings(quiet=set(Quietness.all()), dryrun=True)) as api,
+            ):
+                workflow = api.workflow(
+                    resource_settings=ResourceSettings(cores=4, nodes=4),
+                    config_settings=ConfigSettings(configfiles=[self.config_file]),
+                    snakefile=REPOSITORY / "Snakefile",
+                    workdir=self.folder,
+                )
+                dag = workflow.dag(
+                    dag_settings=DAGSettings(
+                        targets=frozenset(targets or ("all",)),
+                        rerun_triggers=frozenset([RerunTrigger.MTIME]),
+                    )
+                )
+                dag.execute_workflow(executor="dryrun")
+                return _ordered(workflow._workflow.dag)
+        finally:
+            logging.disable(chosen)
+            gc.set_threshold(*thresholds)
+            os.environ.clear()
+            os.environ.update(kept)
+
+    def perform(
+        self, jobs: Sequence[Job], chance: random.Random, at_most: int | None = None
+    ) -> int:
+        """Do jobs in a random order that their inputs allow; stop after ``at_most``, as a kill."""
+        done: set[int] = set()
+        while len(done) < (len(jobs) if at_most is None else min(at_most, len(jobs))):
+            ready = [n for n in range(len(jobs)) if n not in done and jobs[n].needs <= done]
+            number = chance.choice(ready)
+            self._write(jobs[number])
+            done.add(number)
+        return len(done)
+
+    def _write(self, job: Job) -> None:
+        made = self.plan
+        if job.rule.startswith("run_"):
+            lacking = [image for image in made.images if not self._sentinel(image).exists()]
+            assert not lacking, f"{job.outputs}: run before {lacking} is verified"
+        for output in job.outputs:
+            atomic.write_text(self.folder / output, "{\n}\n")
+        if job.rule.startswith("eval_") or job.rule == "oracle_pair":
+            key = job.outputs[0].split("/", 2 if job.rule.startswith("eval_") else 1)[-1]
+            name = key.rpartition("/")[0].replace("/", "--")
+            for note in (self.folder / made.results.broken_evals).glob(f"{name}.*"):
+                note.unlink()
+        if job.rule == "aggregate":
+            with working_in(self.folder):
+                current.remember(made)
+
+    def _sentinel(self, image: str) -> Path:
+        return self.folder / self.plan.results.sentinel(image)
+
+
+def _ordered(dag: Any) -> list[Job]:
+    needed = list(dag.needrun_jobs(exclude_finished=False))
+    numbers = {job: number for number, job in enumerate(needed)}
+    return [
+        Job(
+            str(job.rule),
+            tuple(map(str, job.output)),
+            frozenset(numbers[other] for other in dag.dependencies[job] if other in numbers),
+        )
+        for job in needed
+    ]
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Work in a folder for a while."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
