@@ -137,6 +137,29 @@ def clock(campaign: Campaign) -> None:
         line.add(TRUE, [] if len(here.rows()) == 2 else ["the tables lack the new run"])
 
 
+def growth(campaign: Campaign) -> None:
+    """Add a task, then a pair with a gate older than the sentinels: each new run is made once."""
+    grown = [*PAIRS, (lab.INVENTORY, 1, (2, 3))]
+    control = campaign.control(grown, ["solo"])
+    with (
+        campaign.line("Files", "an experiment grows while its gate is old", times=2) as line,
+        lab.laboratory() as here,
+    ):
+        assert here.run().process.returncode == 0, here.starts[-1].text[-2000:]
+        for number in (2, 3):
+            lab.write_pairs(here.clone / "pairs.json", grown[:number])
+            os.utime(here.results / "images" / "verified.json", (1, 1))
+            calls = len(here.servers["lab"].ledger())
+            dry = here.run("-n", "all")
+            line.add(TRUE, [] if "run_solo" in dry.text else ["the dry run lists no run"])
+            done = here.run()
+            line.add(GOES_ON, [done.text[-1500:]] if done.process.returncode else [])
+            conversations = {e["conversation"] for e in here.servers["lab"].ledger()[calls:]}
+            line.add(ONCE, [] if len(conversations) == 1 else [f"{len(conversations)} runs"])
+            line.add(TRUE, [] if len(here.rows()) == number else [f"{len(here.rows())} rows"])
+        campaign.settle(line, here, control, run=False)
+
+
 def moved(campaign: Campaign) -> None:
     """Results in another clone at another path, their times in any order."""
     control = campaign.control(PAIRS, ["solo"])
@@ -340,6 +363,7 @@ CASES = (
     Case("files: half published", half_published),
     Case("files: two starts", two_starts),
     Case("files: clock", clock),
+    Case("files: growth", growth, quick=True),
     Case("files: moved", moved),
     Case("files: version", another_version),
     Case("files: config", config_changed),
