@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 # new ones took a fifth of a start's time.
 gc.set_threshold(50_000)
 
-from cooperflow import environment, halt, layout, processes, redo
+from cooperflow import environment, halt, layout, processes, redo, snakemake_setup
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
@@ -61,6 +61,8 @@ def run_slots():
     value = workflow.global_resources.get("run_slots").value
     return value if isinstance(value, int) else 4
 
+
+snakemake_setup.restore_resources(workflow, Path(workflow.basedir) / "profiles")
 
 # What a provider bears at a time; `--resources provider_NAME=...` wins.
 for name, slots in PLAN.run_limits.items():
