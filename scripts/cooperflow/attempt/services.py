@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cooperflow.attempt import store
 from cooperflow.attempt.gateway import Gateway, Upstream
 from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.engine import networks
 from cooperflow.engine.containers import Labels
-from cooperflow.errors import UserError
+from cooperflow.engine.networks import Network
+from cooperflow.errors import EngineError, StoreError
 from cooperflow.openhands import agent_environment
 
 
@@ -22,7 +24,7 @@ class Wanted:
     """What the services of a run are to be."""
 
     labels: Labels
-    upstream: Upstream
+    image: str  # in which the agents' containers start
     outside: bool  # whether the network reaches more than these services
     messaging: bool
     redis_url: str | None  # of the config; None: a private one
@@ -34,6 +36,7 @@ class Services:
 
     arguments: list[str] = field(default_factory=list)
     environment: Mapping[str, str] = field(default_factory=dict)
+    run_arguments: list[str] = field(default_factory=list)  # of the agents' `docker run`
     redis: RedisServer | None = None
     gateway: Gateway | None = None
 
@@ -44,64 +47,92 @@ class Services:
 
 
 def beside(
-    redis_needed: bool,
-    redis_url: str | None,
-    gateway: str | None,
-    folder: Path,
-    logs: Path,
-    stack: contextlib.ExitStack,
+    redis_url: str | None, folder: Path, logs: Path, stack: contextlib.ExitStack
 ) -> Services:
-    """Start what agents that call their model from this machine need; ``stack`` ends it.
+    """Start the message store of agents that talk from this machine; ``stack`` ends it.
 
     Args:
         redis_url: of the config; None: a private one.
-        gateway: this machine's address for containers, where commands in them use the Redis.
+
+    Raises:
+        StoreError: it does not start, or does not answer.
     """
-    if not redis_needed:
-        return Services()
-    arguments, redis = _redis(
-        redis_url, lambda: RedisServer(folder, logs / "redis.log", gateway), stack
-    )
-    return Services(arguments, redis=redis)
+    if redis_url:
+        store.ping(redis_url)
+        return Services(["--redis", redis_url])
+    redis = _started(RedisServer(folder, logs / "redis.log"), stack)
+    return Services(["--redis", redis.url], redis=redis)
 
 
-def inside(wanted: Wanted, folder: Path, logs: Path, stack: contextlib.ExitStack) -> Services:
+def on_network(
+    network: Network, wanted: Wanted, folder: Path, logs: Path, stack: contextlib.ExitStack
+) -> Services:
+    """Start the message store of agents whose containers, on ``network``, call it themselves.
+
+    Raises:
+        EngineError: Docker starts no container that tries it.
+        StoreError: it does not start, or containers do not reach it.
+    """
+    if wanted.redis_url:
+        store.ping(wanted.redis_url)
+        store.reach(wanted.labels, wanted.image, network.name, wanted.redis_url)
+        return Services(["--redis", wanted.redis_url])
+    redis = _reachable(network, wanted, folder, logs, stack)
+    return Services(["--redis", redis.url], redis=redis)
+
+
+def inside(
+    wanted: Wanted, upstream: Upstream, folder: Path, logs: Path, stack: contextlib.ExitStack
+) -> Services:
     """Start what agents that live in containers need; ``stack`` ends it, labels the network.
 
     Raises:
-        EngineError: Docker makes no network.
-        UserError: its networks are none of this machine's.
+        EngineError: Docker makes no network, or its networks are on another machine.
+        StoreError: the message store does not start, or containers do not reach it.
     """
-    network = networks.create(wanted.labels, internal=not wanted.outside)
+    network = networks.create(networks.own_name(wanted.labels), wanted.labels, not wanted.outside)
+    if network.address is None:
+        raise EngineError(f"Docker's network {network.name} has no gateway.")
     token = secrets.token_hex(16)
     try:
-        gateway = Gateway(network.address, token, wanted.upstream, logs / "gateway.log")
+        gateway = Gateway(network.address, token, upstream, logs / "gateway.log")
     except OSError as error:
-        raise UserError(
+        raise EngineError(
             f"The address {network.address} of a network of Docker's is none of this machine's "
             f"({error}). openhands_docker needs a Docker engine on the machine that runs it."
         ) from error
     stack.callback(gateway.end)
     environment: dict[str, str] = agent_environment(network.name, gateway.url, token, logs)
     if not wanted.messaging:
-        return Services([], environment, None, gateway)
-    address = network.address, token
-    arguments, redis = _redis(
-        wanted.redis_url, lambda: RedisServer(folder, logs / "redis.log", address=address), stack
-    )
-    return Services(arguments, environment, redis, gateway)
+        return Services(environment=environment, gateway=gateway)
+    if wanted.redis_url:
+        store.ping(wanted.redis_url)
+        store.reach(wanted.labels, wanted.image, network.name, wanted.redis_url)
+        return Services(["--redis", wanted.redis_url], environment, gateway=gateway)
+    redis = _reachable(network, wanted, folder, logs, stack)
+    return Services(["--redis", redis.url], environment, redis=redis, gateway=gateway)
 
 
-def _redis(
-    url: str | None, start: Callable[[], RedisServer], stack: contextlib.ExitStack
-) -> tuple[list[str], RedisServer | None]:
-    """Return what tells cooperbench of its Redis: that of ``url``, else one that is started."""
-    if url:
-        return ["--redis", url], None
-    redis = start()
+def _reachable(
+    network: Network, wanted: Wanted, folder: Path, logs: Path, stack: contextlib.ExitStack
+) -> RedisServer:
+    """Start a store at this machine's address in ``network`` and try it from a container there."""
+    if network.address is None:
+        raise StoreError(
+            f"Docker's network {network.name} has no gateway, so containers in it cannot reach "
+            "this machine. Name another one as containers.network, or leave the key out."
+        )
+    password = secrets.token_hex(16)
+    server = RedisServer(folder, logs / "redis.log", network.address, password)
+    redis = _started(server, stack)
+    store.reach(wanted.labels, wanted.image, network.name, redis.url)
+    return redis
+
+
+def _started(redis: RedisServer, stack: contextlib.ExitStack) -> RedisServer:
     stack.callback(redis.end)
     redis.wait()
-    return ["--redis", redis.url], redis
+    return redis
 
 
 def model_kwargs(agent_file: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -20,10 +21,11 @@ from cooperflow.attempt.pace import Pace
 from cooperflow.attempt.places import ENGINE_PATIENCE, Place, clear
 from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.attempt.services import Services
-from cooperflow.engine import containers, sandboxes
+from cooperflow.engine import containers, networks, sandboxes
 from cooperflow.engine.containers import Labels
+from cooperflow.engine.networks import Network
 from cooperflow.engine.probe import full
-from cooperflow.errors import EngineError
+from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.experiment import keys
 from cooperflow.experiment.plan import Run
 from cooperflow.outcomes import outcome, publish, usage
@@ -62,6 +64,7 @@ class Job:
     replay: str | None = None
     docker: bool = True  # else its containers are Modal's sandboxes
     pace: Pace | None = None
+    network: str | None = None  # containers.network of the config
     # For agents that call their model from containers; None: agents call it from here.
     own_network: OwnNetwork | None = None
 
@@ -110,10 +113,16 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             model["config"]["model"]["model_kwargs"]["api_base"] = base
         try:
             started = _services(job, model, folder, stack)
-        except EngineError as error:
-            print(f"{job.run.key}: {error}")
+        except (EngineError, StoreError, UserError) as error:
+            # Without its network or its store a setting is not what it is named after.
             clear(job.labels)
-            return Evidence(document=False, engine_lost=True)
+            lost = isinstance(error, EngineError)
+            return Evidence(
+                document=False,
+                engine_lost=lost,
+                store_unavailable=not lost,
+                detail=secrecy.hidden(str(error), job.key),
+            )
         config = job.folder / "agent.yaml"
         atomic.write_text(config, json.dumps(model, indent=2))
         command = child.Command(
@@ -122,7 +131,7 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             stop_note=stop_note,
             labels=job.labels.as_dict(),
             tags=None if job.docker else sandboxes.tags(job.labels),
-            run_arguments=job.run_arguments,
+            run_arguments=[*job.run_arguments, *started.run_arguments],
             sdk_arguments=job.sdk_arguments or {},
             environment={**job.environment, **started.environment},
             model=job.run.experiment.model.model,
@@ -205,7 +214,7 @@ def watch(
 def _place(job: Job, stop_note: Path) -> Place:
     setting = job.run.experiment.setting
     agents = 1 if setting.mode == "solo" else 2
-    wanted = agents + ("--git" in setting.flags)
+    wanted = agents + setting.git
     return places.place(job.docker, job.folder, job.labels, stop_note, wanted)
 
 
@@ -221,25 +230,37 @@ def _services(
     job: Job, agent_file: Mapping[str, Any], folder: Path, stack: contextlib.ExitStack
 ) -> Services:
     setting, own = job.run.experiment.setting, job.own_network
-    if own is None:
-        gateway = _gateway() if setting.redis_in_containers else None
-        return services.beside(setting.redis, job.redis_url, gateway, folder, job.folder, stack)
-    kwargs = services.model_kwargs(agent_file)
-    model = job.run.experiment.model.model
-    upstream = Upstream(model, job.key, kwargs, own.call_tries, job.calls, job.pace)
-    wanted = services.Wanted(job.labels, upstream, own.outside, setting.redis, job.redis_url)
-    return services.inside(wanted, folder, job.folder, stack)
+    outside = own.outside if own else job.network != "none"
+    wanted = services.Wanted(job.labels, job.image, outside, setting.redis, job.redis_url)
+    if own is not None:
+        kwargs = services.model_kwargs(agent_file)
+        model = job.run.experiment.model.model
+        upstream = Upstream(model, job.key, kwargs, own.call_tries, job.calls, job.pace)
+        return services.inside(wanted, upstream, folder, job.folder, stack)
+    network = _network(job, outside) if job.docker else None
+    if not setting.redis:
+        return Services()
+    if network is None or not job.run.experiment.store_in_containers:
+        return services.beside(job.redis_url, folder, job.folder, stack)
+    started = services.on_network(network, wanted, folder, job.folder, stack)
+    if setting.git:
+        return started  # upstream puts the agents' containers there itself
+    return dataclasses.replace(started, run_arguments=[f"--network={network.name}"])
 
 
-def _gateway() -> str | None:
-    """Return the address at which containers reach this machine; None if nobody can say."""
-    with contextlib.suppress(EngineError):
-        client = containers.engine(ENGINE_PATIENCE)
-        try:
-            return containers.gateway(client)
-        finally:
-            client.close()
-    return None
+def _network(job: Job, outside: bool) -> Network | None:
+    """Create the attempt's own network if its setting has one, or look up the configured one.
+
+    Upstream's git server would create its network itself, and what Docker says then is lost.
+    """
+    setting = job.run.experiment.setting
+    if setting.git:
+        return networks.create(networks.git_name(job.labels), job.labels, not outside)
+    if not job.run.experiment.store_in_containers:
+        return None
+    if job.network not in (None, "none"):
+        return networks.existing(str(job.network))
+    return networks.create(networks.own_name(job.labels), job.labels, not outside)
 
 
 def _recordings(job: Job) -> Path:
@@ -293,6 +314,7 @@ def _evidence(
         disk_full=watched.disk_full,
         image_missing=image_missing,
         redis_died=redis is not None and redis.died,
+        store_ended_by_agent=redis is not None and redis.port > 0 and redis.ended_by_client,
         gateway_died=gateway_died,
         patch_unread=(job.folder / layout.UNREAD).exists(),
         step_limit=job.step_limit,

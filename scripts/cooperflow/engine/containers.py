@@ -323,13 +323,6 @@ def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
         return root, None
 
 
-def gateway(client: docker.DockerClient) -> str | None:
-    """Return the address of this machine on Docker's own bridge, None where it has none."""
-    with told():
-        ways = client.networks.get("bridge").attrs["IPAM"]["Config"] or []
-    return next((str(way["Gateway"]) for way in ways if way.get("Gateway")), None)
-
-
 def version(client: docker.DockerClient) -> str:
     """Return the engine's version."""
     with told():

@@ -1,8 +1,10 @@
-"""Docker's networks: whether one is there; a run's own, and this machine's address in it."""
+"""Docker's networks: one per run, and this machine's address in a network."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import docker
 import docker.errors
@@ -12,38 +14,79 @@ from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError
 
+# The engine's words when it has no subnet left: from version 27 on, and before.
+_EXHAUSTED = ("fully subnetted", "non-overlapping IPv4 address pool")
+POOLS = (
+    "Docker has no address range left for another network. Remove unused networks (`docker "
+    'network prune`), or give Docker more in /etc/docker/daemon.json: {"default-address-pools": '
+    '[{"base": "172.16.0.0/12", "size": 24}]}, then restart it.'
+)
+
 
 @dataclass(frozen=True)
 class Network:
-    """A bridge of Docker's; ``address`` is this machine's end of it."""
+    """A bridge network; ``address`` is this machine's end of it, None where it has none."""
 
     name: str
-    address: str
+    address: str | None
 
 
-def create(labels: Labels, internal: bool) -> Network:
-    """Make a network with ``labels``, by which it is removed with the run's containers.
+def own_name(labels: Labels) -> str:
+    """Return the name of an attempt's network. Pure."""
+    return f"cooperflow-{labels.token[:12]}"
+
+
+def git_name(labels: Labels) -> str:
+    """Return the name that the network of an attempt's git server has (attempt/seams.py). Pure."""
+    return f"cooperbench-{labels.token[:12]}"
+
+
+def create(name: str, labels: Labels, internal: bool) -> Network:
+    """Create a network with ``labels``, by which it is removed with the run's containers.
 
     Args:
         internal: nothing in it reaches further than this machine.
 
     Raises:
-        EngineError: Docker does not make it.
+        EngineError: Docker refuses; the text has the engine's words.
     """
     client = containers.engine()
     try:
         made = client.networks.create(
-            f"cooperflow-{labels.token[:12]}",
-            driver="bridge",
-            internal=internal,
-            labels=labels.as_dict(),
+            name, driver="bridge", internal=internal, labels=labels.as_dict()
         )
         made.reload()
-        return Network(str(made.name), str(made.attrs["IPAM"]["Config"][0]["Gateway"]))
+        return Network(name, _gateway(made.attrs))
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        raise EngineError(f"no network for the run: {error}") from error
+        raise EngineError(f"no network for the run: {explain(str(error))}") from error
     finally:
         client.close()
+
+
+def existing(name: str) -> Network:
+    """Return a network that the user made.
+
+    Raises:
+        EngineError: it does not exist, or the engine does not answer.
+    """
+    client = containers.engine()
+    try:
+        with containers.told():
+            return Network(name, _gateway(client.networks.get(name).attrs))
+    finally:
+        client.close()
+
+
+def explain(words: str) -> str:
+    """Return the engine's words, with advice where its address pools are exhausted. Pure."""
+    return f"{words} {POOLS}" if any(text in words for text in _EXHAUSTED) else words
+
+
+def _gateway(attrs: Mapping[str, Any]) -> str | None:
+    """Return the IPv4 gateway of a network's description, None where it has none."""
+    ways = (attrs.get("IPAM") or {}).get("Config") or []
+    addresses = [str(way["Gateway"]).partition("/")[0] for way in ways if way.get("Gateway")]
+    return next((address for address in addresses if ":" not in address), None)
 
 
 def exists(client: docker.DockerClient, name: str) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import urlsplit
 
-from cooperflow.experiment.keys import Config, Containers, Images, Limits
+from cooperflow.experiment.keys import INSIDE, Config, Containers, Images, Limits
 
 DOCKER, MODAL, GCP = "docker", "modal", "gcp"
 
-# Agents whose commands run inside the sandbox and talk from there.
-_INSIDE = ("claude_code", "codex")
 # Keys that say something to Docker here, and to Modal nothing.
 _IMAGES = ("build", "archive", "registry", "rolling")
 
@@ -46,11 +44,7 @@ def _modal(config: Config) -> Iterator[str]:
             "limits.test_seconds: a grading on Modal has upstream's own limit of 600 s. Take the "
             "key out, or use backend: docker."
         )
-    talks_from_inside = [
-        name
-        for name, flags in config.settings.items()
-        if flags and ("team" in flags or (config.agent.name in _INSIDE and _talks(flags)))
-    ]
+    talks_from_inside = from_inside(config, INSIDE)
     if talks_from_inside and not _reachable(config.redis.url):
         yield (
             f"settings.{talks_from_inside[0]}: its agents talk from inside their sandboxes, which "
@@ -58,6 +52,19 @@ def _modal(config: Config) -> Iterator[str]:
             "reach (rediss://, with a password), or leave the setting out "
             f"(settings: {{{talks_from_inside[0]}: null}})."
         )
+
+
+def from_inside(config: Config, agents: Collection[str]) -> list[str]:
+    """Return the settings whose agents, if among ``agents``, send messages from their containers.
+
+    A team's agents always do.
+    """
+    inside = config.agent.name in agents
+    return [
+        name
+        for name, flags in config.settings.items()
+        if flags and ("team" in flags or (inside and _talks(flags)))
+    ]
 
 
 def _talks(flags: list[str]) -> bool:

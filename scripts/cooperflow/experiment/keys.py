@@ -16,6 +16,8 @@ OPENHANDS = "openhands_docker"  # upstream's OpenHands, in containers of this ma
 DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
 # Those whose calls are all recorded: they make them in cooperbench's process or by our gateway.
 RECORDED = ("mini_swe_agent_v2", OPENHANDS)
+# Agents of cooperbench whose messages are sent from inside their containers.
+INSIDE = ("claude_code", "codex")
 MODES = ("solo", "coop", "team")
 # An agent's container ends by itself after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000

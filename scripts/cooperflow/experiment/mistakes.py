@@ -13,6 +13,7 @@ from cooperflow.errors import listed, nearest
 from cooperflow.experiment import backends, upstream
 from cooperflow.experiment.keys import (
     DOCKER_AGENTS,
+    INSIDE,
     MODES,
     OPENHANDS,
     Agent,
@@ -89,6 +90,14 @@ def problems(config: Config) -> Iterator[str]:
         yield "dataset.first, dataset.sample: only one of them can choose. Take the other out."
     if config.redis.url is not None and not re.match(r"(redis|rediss|unix)://", config.redis.url):
         yield f"redis.url: {config.redis.url!r} is no URL. Allowed: redis://, rediss://, unix://."
+    if (config.redis.url or "").startswith("unix://") and (
+        inside := backends.from_inside(config, (*INSIDE, OPENHANDS))
+    ):
+        yield (
+            f"redis.url: {config.redis.url!r} cannot be reached from containers, from where the "
+            f"agents of settings.{inside[0]} call it. Use a redis:// URL, or null for a private "
+            "server."
+        )
     if config.images.registry is not None and not re.fullmatch(
         r"[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9._/-]+)?", config.images.registry
     ):

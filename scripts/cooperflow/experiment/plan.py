@@ -11,7 +11,7 @@ from pathlib import Path
 from cooperflow import layout
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment import filters, pairs
-from cooperflow.experiment.keys import Agent, Config, Model, Provider
+from cooperflow.experiment.keys import INSIDE, Agent, Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
 
 
@@ -38,9 +38,9 @@ class Setting:
         return self.messaging or self.mode == "team"
 
     @property
-    def redis_in_containers(self) -> bool:
-        """Whether commands inside the agents' containers talk to that Redis, too."""
-        return self.mode == "team"
+    def git(self) -> bool:
+        """Whether its agents share a git server, and with it a network."""
+        return "--git" in self.flags
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ class Experiment:
     def adopted(self) -> bool:
         """Whether plain cooperbench made its runs: they are taken over, and none is run here."""
         return bool(self.model.adopt)
+
+    @property
+    def store_in_containers(self) -> bool:
+        """Whether commands inside the agents' containers call the message store themselves."""
+        inside = self.agent.openhands or self.agent.name in INSIDE
+        return self.setting.mode == "team" or (self.setting.messaging and inside)
 
     @property
     def run_name(self) -> str:

@@ -96,12 +96,12 @@ def _attempt(
 ) -> int:
     number, started = record.number, record.started
     place = folder.attempt(number)
-    image, engine_lost = _image(plan, run)
+    image, trouble = _image(plan, run)
     document: dict[str, Any] | None = None
     upstream = place / "logs"
     try:
-        if engine_lost or image is None:
-            evidence = Evidence(False, engine_lost=engine_lost, image_missing=image is None)
+        if trouble is not None:
+            evidence = trouble
         else:
             job = _job(plan, run, place)
             base = run.experiment.model.api_base
@@ -111,6 +111,8 @@ def _attempt(
         _note(place, dataclasses.replace(record, state="interrupted", ended=time.time()))
         raise
     verdict = outcome.judge_run(evidence)
+    if evidence.detail:
+        print(f"{run.key}: {evidence.detail}")
     _note(
         place,
         dataclasses.replace(
@@ -150,21 +152,20 @@ def _attempt(
     return DONE
 
 
-def _image(plan: Plan, run: Run) -> tuple[str | None, bool]:
-    """Return the id of the run's image if it is the verified one, and whether Docker is lost.
+def _image(plan: Plan, run: Run) -> tuple[str | None, Evidence | None]:
+    """Return the id of the run's image if it is the verified one, else why it cannot be used.
 
     On Modal there is none to look at: the id is empty.
     """
     docker = plan.config.docker
     try:
         places.sweep(docker, guard.identity(plan.results), run.key)
-        return landing.ensure(plan, run.image) if docker else "", False
+        return landing.ensure(plan, run.image) if docker else "", None
     except EngineError as error:
-        print(error if not docker else f"Docker does not answer: {error}")
-        return None, True
+        words = f"Docker does not answer: {error}" if docker else str(error)
+        return None, Evidence(False, engine_lost=True, detail=words)
     except UserError as error:
-        print(error)
-        return None, False
+        return None, Evidence(False, image_missing=True, detail=str(error))
 
 
 def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
@@ -193,7 +194,9 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
     own_network = None
     if agent.openhands:
         own_network = watch.OwnNetwork(agent.outside, config.limits.call_tries)
-    limits, sdk_limits = containers.limits(config.containers, "--git" in setting.flags)
+    network = config.containers.network
+    own = setting.git or (run.experiment.store_in_containers and network in (None, "none"))
+    limits, sdk_limits = containers.limits(config.containers, own)
     return watch.Job(
         run=run,
         folder=place.resolve(),
@@ -210,6 +213,7 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
         replay=str(Path(model.replay).resolve()) if model.replay else None,
         docker=config.docker,
         pace=Pace(plan.results.paces / str(model.provider), rate) if rate else None,
+        network=network,
         own_network=own_network,
     )
 

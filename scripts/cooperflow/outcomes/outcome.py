@@ -24,6 +24,7 @@ TIMEOUT = "timeout"
 STEP_LIMIT = "step_limit"
 COST_LIMIT = "cost_limit"
 CONTEXT_LIMIT = "context_limit"
+STORE_ENDED = "store_ended"
 
 # Reasons of `infra_error` beside those of usage.py.
 CONTAINER_DIED = "container_died"
@@ -104,6 +105,9 @@ class Evidence:
     engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
     image_missing: bool = False
     redis_died: bool = False
+    store_ended_by_agent: bool = False  # a client's command ended the message store
+    store_unavailable: bool = False  # it did not start, or its agents do not reach it
+    detail: str = ""  # in the engine's words: what could not be provided
     gateway_died: bool = False  # the way from agents in containers to their model
     silent: int = 0  # agents without a single call, where all calls are recorded
     patch_unread: bool = False  # a command that reads an agent's patch did not come to its end
@@ -166,8 +170,10 @@ def judge_run(evidence: Evidence) -> Verdict:
             if reason in last:
                 refused = any(calls.refused_setting for calls in evidence.calls)
                 return _infra(reason, halts=refused and reason == usage.BAD_REQUEST)
-        if evidence.redis_died:
+        if evidence.redis_died and not evidence.store_ended_by_agent:
             return _infra(REDIS_UNAVAILABLE)
+        if evidence.store_ended_by_agent:
+            return Verdict(None if evidence.document else FAIL, STORE_ENDED)
         if not evidence.document:
             killed = evidence.exit_code is None or evidence.exit_code < 0
             if killed:
@@ -179,7 +185,7 @@ def judge_run(evidence: Evidence) -> Verdict:
             refused = refused or evidence.exec_refused > 0
             return _infra(DOCKER_UNAVAILABLE if refused else AGENT_ERROR)
         return Verdict(None, CONTEXT_LIMIT)
-    if evidence.redis_died:
+    if evidence.redis_died and not evidence.store_ended_by_agent:
         return _infra(REDIS_UNAVAILABLE)
     if evidence.silent:
         # It did nothing, whatever its framework says: that tells nothing of the model.
@@ -198,6 +204,8 @@ def _infrastructure(evidence: Evidence) -> Verdict | None:
         return _infra(DISK_FULL)
     if evidence.engine_lost:
         return _infra(DOCKER_UNAVAILABLE)
+    if evidence.store_unavailable:
+        return _infra(REDIS_UNAVAILABLE)
     if evidence.containers_oom:
         return _infra(OOM_KILLED)
     if evidence.containers_died:

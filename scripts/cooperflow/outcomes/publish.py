@@ -161,7 +161,7 @@ def _in_upstreams_place(run: Run, evidence: Evidence, started: float) -> dict[st
         "cache_read_tokens": 0,
         "cache_write_tokens": 0,
         "patch_lines": 0,
-        "error": "ended by the workflow before it had written a result",
+        "error": evidence.detail or "ended by the workflow before it had written a result",
     }
     agents = (
         {"agent": end}

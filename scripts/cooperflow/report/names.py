@@ -20,6 +20,7 @@ MEANINGS = {
     "step_limit": "an agent reached its step limit",
     "cost_limit": "an agent reached its cost limit",
     "context_limit": "an agent filled its model's context window",
+    "store_ended": "an agent ended the message store",
     "lead_alone": "the merge conflicted; agent 1's patch alone passed both features' tests",
     "no_tests_run": "no test was run",
     "output_limit": "an answer was cut at the limit of output tokens, which the config or the"
@@ -38,7 +39,7 @@ MEANINGS = {
     "docker_unavailable": "Docker did not answer",
     "image_missing": "the task's image was gone",
     "disk_full": "the disk with the results was full",
-    "redis_unavailable": "the message store was gone",
+    "redis_unavailable": "the message store was not available",
     "process_died": "the benchmark's process was killed",
     "agent_error": "the agent's own program failed",
     "eval_error": "the grading itself broke",

@@ -16,7 +16,7 @@ from cooperflow import atomic, guard, runtime
 from cooperflow.attempt import redis_server, watch
 from cooperflow.engine import containers, image_identity, sandboxes
 from cooperflow.engine.containers import Labels
-from cooperflow.errors import EngineError, UserError
+from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.experiment import dataset, upstream
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import room
@@ -197,10 +197,10 @@ def _redis() -> Line:
         except (UserError, OSError) as error:
             return Line("redis", BAD, str(error))
         try:
-            if server.wait(10):
-                return Line("redis", OK, "a private one starts")
-            said = (folder / "log").read_text(errors="replace").strip().splitlines()
-            return Line("redis", BAD, f"it does not start ({said[-1] if said else 'no word'}).")
+            server.wait(10)
+            return Line("redis", OK, "a private one starts")
+        except StoreError as error:
+            return Line("redis", BAD, f"{error}.")
         finally:
             server.end()
 

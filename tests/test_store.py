@@ -1,0 +1,218 @@
+"""The message store of a run: who reaches it, and which commands it accepts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import cooperbench
+import pytest
+import redis
+
+from cooperflow.attempt import services, store
+from cooperflow.attempt.redis_server import COMMANDS, RedisServer
+from cooperflow.engine import containers, networks
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import StoreError
+from cooperflow.outcomes.outcome import AgentEnd, Evidence, Verdict, judge_run
+
+BASE = "cooperflow/demo-base:bookworm"
+# What no client of upstream's sends, and what would reach beyond a run's messages.
+HOSTILE = (
+    *("CONFIG SET dir /tmp", "SAVE", "BGSAVE", "BGREWRITEAOF", "SHUTDOWN NOSAVE"),
+    *("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "KEYS *", "SCAN 0", "MONITOR", "INFO", "CLIENT LIST"),
+    *("EVAL x 0", "EVALSHA x 0", "SCRIPT FLUSH", "FUNCTION LIST", "FCALL x 0", "MODULE LIST"),
+    *("DEBUG SEGFAULT", "REPLICAOF 127.0.0.1 1", "SLAVEOF 127.0.0.1 1", "MIGRATE a 1 k 0 1"),
+    *("ACL LIST", "ACL SETUSER default on nopass +@all", "SUBSCRIBE x", "RESTORE a 0 b"),
+)
+# Groups of commands of which none may be allowed.
+GROUPS = ("admin", "dangerous", "scripting")
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path, tmp_path / "log", "127.0.0.1", "a password of this run")
+    server.wait()
+    yield server
+    server.end()
+
+
+def client(url: str) -> redis.Redis:
+    return redis.from_url(url, socket_timeout=5)
+
+
+@pytest.mark.parametrize("command", HOSTILE)
+def test_a_hostile_command_is_refused(started: RedisServer, command: str, tmp_path: Path) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(redis.ResponseError):
+        client(started.url).execute_command(*command.split())
+    assert client(started.url).ping()
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_only_who_has_the_password_is_served(started: RedisServer, tmp_path: Path) -> None:
+    for url in (f"redis://127.0.0.1:{started.port}", f"unix://{tmp_path}/redis.sock"):
+        with pytest.raises(redis.AuthenticationError):
+            client(url).ping()
+    line = Path(f"/proc/{started.process.pid}/cmdline").read_text()
+    assert "password" not in line
+
+
+def test_no_command_of_the_list_is_admin_dangerous_or_scripting(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, tmp_path / "log", commands=("acl|cat",))
+    try:
+        server.wait()
+        asked = client(server.url)
+        refused = {
+            str(name) for group in GROUPS for name in asked.execute_command("ACL CAT", group)
+        }
+    finally:
+        server.end()
+    assert len(refused) > 50
+    assert not refused & set(COMMANDS)
+
+
+def test_the_list_has_every_command_of_upstreams_clients() -> None:
+    """Read from cooperbench's own source: a method called on a client of redis-py."""
+    root = Path(str(cooperbench.__file__)).parent
+    call = re.compile(r"(?:\bclient|\b_client|\b_r)\.([a-z]+)\(")
+    names = {"delete": "del"}
+    used = set()
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "redis" in text and "openhands-sdk" not in str(path):
+            used |= {names.get(word, word) for word in call.findall(text)}
+    ours = {"list", "close", "create", "run"}  # methods of other clients
+    sent = {word for word in used if hasattr(redis.Redis, word) or word == "del"} - ours
+    assert sent <= set(COMMANDS), sent - set(COMMANDS)
+    assert {"rpush", "lpop", "blpop", "hset", "smembers"} <= sent
+
+
+def test_the_store_refuses_to_grow_without_end(started: RedisServer) -> None:
+    asked = client(started.url)
+    value = b"x" * (4 << 20)
+
+    def fill() -> None:
+        for _ in range(100):
+            asked.rpush("x", value)
+
+    with pytest.raises(redis.ResponseError, match="maxmemory"):
+        fill()
+    assert asked.ping()
+
+
+def test_a_start_that_fails_is_an_error_with_the_servers_words(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path, tmp_path / "log", commands=("nosuchcommand",))
+    with pytest.raises(StoreError, match=r"does not start: .*\w"):
+        server.wait()
+    server.end()
+
+
+def test_an_address_of_another_machine_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    """As with a rootless engine, whose bridges are in another namespace."""
+    with pytest.raises(StoreError, match=r"cannot listen on 192\.0\.2\.77.*rootless.*redis\.url"):
+        RedisServer(tmp_path, tmp_path / "log", "192.0.2.77", "secret")
+
+
+def test_a_network_without_a_gateway_is_no_network_for_a_store(tmp_path: Path) -> None:
+    wanted = services.Wanted(Labels("r", "run", "t", "o"), BASE, True, True, None)
+    with contextlib.ExitStack() as stack, pytest.raises(StoreError, match="has no gateway"):
+        services.on_network(networks.Network("own", None), wanted, tmp_path, tmp_path, stack)
+
+
+def test_who_ended_the_server(tmp_path: Path) -> None:
+    """A client's SHUTDOWN is the agent's doing, a signal is not."""
+    for how, by_client in (("client", True), (signal.SIGTERM, False), (signal.SIGKILL, False)):
+        rights = (*COMMANDS, "shutdown")
+        server = RedisServer(tmp_path, tmp_path / f"log-{how}", commands=rights)
+        server.wait()
+        if how == "client":
+            with contextlib.suppress(redis.ConnectionError):
+                client(server.url).execute_command("SHUTDOWN", "NOSAVE")
+        else:
+            os.kill(server.process.pid, how)
+        server.process.wait(10)
+        assert server.ended_by_client is by_client, how
+        server.end()
+
+
+SUBMITTED = (
+    AgentEnd("agent1", "Submitted", "", 1, 0.0),
+    AgentEnd("agent2", "Submitted", "", 1, 0.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict"),
+    [
+        (
+            Evidence(document=False, store_unavailable=True, detail="x"),
+            Verdict("infra_error", "redis_unavailable", again=True),
+        ),
+        (
+            Evidence(True, agents=SUBMITTED, redis_died=True, store_ended_by_agent=True),
+            Verdict(None),
+        ),
+        (
+            Evidence(
+                True,
+                agents=(SUBMITTED[0], AgentEnd("agent2", "Error", "Connection refused", 1, 0.0)),
+                redis_died=True,
+                store_ended_by_agent=True,
+            ),
+            Verdict(None, "store_ended"),
+        ),
+        (
+            Evidence(False, redis_died=True, store_ended_by_agent=True),
+            Verdict("fail", "store_ended"),
+        ),
+    ],
+)
+def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) -> None:
+    assert judge_run(evidence) == verdict
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://127.0.0.1", ("host.docker.internal", 6379)),
+        ("redis://:x@localhost:7/0", ("host.docker.internal", 7)),
+        ("rediss://:x@redis.example.org:6380#run:a", ("redis.example.org", 6380)),
+        ("redis://172.18.0.1:5", ("172.18.0.1", 5)),
+    ],
+)
+def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) -> None:
+    assert store.target(url) == expected
+
+
+@pytest.mark.docker
+def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -> None:
+    """The run's network reaches it, and one that only listens elsewhere is refused."""
+    labels = Labels.new("store-test", "run", secrets.token_hex(16))
+    made = networks.create(networks.own_name(labels), labels, internal=True)
+    try:
+        assert made.address
+        server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
+        server.wait()
+        store.reach(labels, BASE, made.name, server.url)
+        server.end()
+        with pytest.raises(StoreError, match=f"do not reach the message store at {made.address}"):
+            store.reach(labels, BASE, made.name, server.url)
+        # A foreign container on Docker's own bridge gets no further than the password.
+        server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
+        server.wait()
+        connect = f"exec 3<>/dev/tcp/{made.address}/{server.port}"
+        ask = f"{connect}; printf 'FLUSHALL\\r\\n' >&3; head -1 <&3"
+        command = ["docker", "run", "--rm", "--entrypoint", "/bin/bash", BASE, "-c", ask]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "NOAUTH" in said.stdout or "refused" in said.stderr, said
+        server.end()
+    finally:
+        with contextlib.closing(containers.engine()) as engine:
+            containers.remove(engine, {containers.TOKEN_LABEL: labels.token})
