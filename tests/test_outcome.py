@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cooperflow import halt
+from cooperflow.layout import Pair
 from cooperflow.outcomes import outcome, patch_text, usage
 from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence, Verdict, judge_eval, judge_run
 
@@ -228,6 +230,25 @@ ONE_FILE = b"diff --git a/a.py b/a.py\n+a = 1\n"
 def test_patch(patch: bytes, empty: bool, caveats: tuple[str, ...]) -> None:
     assert patch_text.is_empty(patch) is empty
     assert patch_text.text_caveats(patch) == caveats
+
+
+def test_a_pass_whose_patch_is_not_plain_text_has_a_caveat() -> None:
+    caveats = patch_text.all_caveats([b"+a\r\n", b"+b\r\n", b"+\xff\n"])
+    passed = judge_eval(solo(PYTEST, PYTEST, True), [False], text_caveats=caveats)
+    assert passed == Verdict("pass", caveat="line_endings;not_utf8")
+    failed = judge_eval(solo(FAILED, FAILED, False), [False], text_caveats=caveats)
+    assert failed == Verdict("fail", "tests_failed")
+
+
+def test_tasks_with_patches_that_are_not_plain_text_are_found(tmp_path: Path) -> None:
+    for task, content in ((1, b"+a\n"), (2, b"+a\r\n+\xff\n")):
+        for feature in (1, 2):
+            folder = tmp_path / "a_task" / f"task{task}" / f"feature{feature}"
+            folder.mkdir(parents=True)
+            for name in patch_text.PATCH_FILES:
+                (folder / name).write_bytes(content)
+    pairs = [Pair("a_task", task, (1, 2)) for task in (1, 2)]
+    assert patch_text.task_caveats(tmp_path, pairs) == {"a_task 2": ("line_endings", "not_utf8")}
 
 
 def test_an_agents_limit_is_the_reason_only_if_the_tests_fail() -> None:

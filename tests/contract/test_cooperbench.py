@@ -281,6 +281,7 @@ def test_what_openhands_takes_from_modal_is_found_by_these_names() -> None:
 def test_an_agents_patch_is_read_by_commands_that_tell_if_they_did_not_end() -> None:
     git = importlib.import_module("cooperbench.agents.mini_swe_agent_v2.connectors.git")
     assert "self._exec(" in inspect.getsource(git.GitConnector.submitted_patch)
+    assert inspect.getsource(git.GitConnector.submitted_patch).count(f'f"{seams.DIFF}') == 2
     environment = importlib.import_module(
         "cooperbench.agents.mini_swe_agent_v2.environments.docker"
     )

@@ -237,6 +237,45 @@ def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) ->
     assert len(pd.read_csv(plan.results.oracle_csv)) == 1
 
 
+BYTES = b"""\
+diff --git a/notes.txt b/notes.txt
+new file mode 100644
+--- /dev/null
++++ b/notes.txt
+@@ -0,0 +1 @@
++caf\xe9\r
+"""
+BYTES_TEST = b"""\
+diff --git a/tests/test_bytes.py b/tests/test_bytes.py
+new file mode 100644
+--- /dev/null
++++ b/tests/test_bytes.py
+@@ -0,0 +1,4 @@
++from pathlib import Path
++
++def test_bytes():
++    assert Path("notes.txt").read_bytes() == b"caf\\xe9\\r\\n"
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_patches_reach_the_tests_byte_for_byte(make_plan: Any, dataset: Path) -> None:
+    """A file in latin-1 with carriage returns: upstream's own evaluation cannot read its patch."""
+    plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
+    task = dataset / PAIR.repo / "task2"
+    patches = (task / "combined.patch", task / "feature1" / "feature.patch")
+    for path in patches:
+        path.write_bytes(path.read_bytes() + BYTES)
+    tests = task / "feature1" / "tests.patch"
+    tests.write_bytes(tests.read_bytes() + BYTES_TEST)
+    child.preload()
+    assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
+    (row,) = gold.rows(plan)
+    assert (row["solo_passed"], row["coop_passed"], row["merge_status"]) == (True, True, "clean")
+    assert row["patch_text"] == "line_endings;not_utf8"
+
+
 FLAKY = """\
 diff --git a/tests/test_flaky.py b/tests/test_flaky.py
 new file mode 100644

@@ -135,6 +135,7 @@ def _main(command: Command) -> int:
         seams.own_git_server(command.labels[containers.TOKEN_LABEL])
     if command.command_seconds is not None:
         seams.limit_commands(command.command_seconds)
+    seams.keep_patches_exact()
     if command.unread is not None:
         seams.note_unread_patches(command.unread)
     if command.calls is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
             places.place(plan.config.docker, place, labels, stop_note, None),
             lambda: float(plan.config.limits.eval_seconds),
         )
-    document = atomic.read_json(staged / layout.EVAL)
+    document = _writable(atomic.read_json(staged / layout.EVAL))
     with contextlib.suppress(OSError):
         (staged / layout.EVAL).replace(place / layout.EVAL)
     shutil.rmtree(logs, ignore_errors=True)
@@ -82,6 +83,15 @@ def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
         print(f"{subject.key}: grading broke: {', '.join(found)}; see {place}")
         return None
     return document
+
+
+def _writable(document: Any) -> Any:
+    """Return a document without halves of surrogate pairs, which no file in UTF-8 can hold.
+
+    They stand for the bytes of a patch that are not UTF-8; upstream quotes patches it merged.
+    """
+    text = json.dumps(document, ensure_ascii=False)
+    return json.loads(text.encode("utf-8", "replace"))
 
 
 def _make_way(plan: Plan, labels: Labels, pair: Pair) -> None:

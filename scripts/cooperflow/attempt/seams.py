@@ -6,6 +6,7 @@ Only calls of the SDK are wrapped; cooperbench itself stays as it is.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -31,6 +32,13 @@ GRACE = 5
 
 # Upstream's constants for the container, the network and the volume of its git server.
 GIT_SERVER_NAMES = ("_CONTAINER_NAME", "_NETWORK_NAME", "_VOLUME_NAME")
+
+
+PATCH = ".patch"
+# The codec in which any bytes become a text and the same bytes again.
+EXACT = ("utf-8", "surrogateescape")
+# How the command begins with which upstream reads an agent's patch.
+DIFF = "git --no-pager diff "
 
 
 class _Exec(NamedTuple):
@@ -148,6 +156,65 @@ def note_unread_patches(note: Path) -> None:
     _replace(GitConnector, "submitted_patch", noted_submitted)
 
 
+def keep_patches_exact() -> None:
+    """Have upstream read and write patches byte for byte.
+
+    Upstream handles them as text: carriage returns are lost, bytes that are not UTF-8 are
+    replaced, and the patch of a file with either does not apply. A patch without them is the same
+    either way, and so is its evaluation. The other runs get a caveat (outcomes.patch_text).
+
+    A short patch that upstream takes for the name of a file is taken for a patch.
+    """
+    from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector
+    from cooperbench.eval import sandbox
+
+    read_text, write_text, execute = Path.read_text, Path.write_text, GitConnector._exec
+    load_patch, write_patch = sandbox._load_patch, sandbox._write_patch
+
+    def exact_read(self: Path, *args: Any, **options: Any) -> str:
+        if self.suffix != PATCH:
+            return read_text(self, *args, **options)
+        return self.read_bytes().decode(*EXACT)
+
+    def exact_write(self: Path, data: str, *args: Any, **options: Any) -> int:
+        if self.suffix != PATCH:
+            return write_text(self, data, *args, **options)
+        return self.write_bytes(data.encode(*EXACT))
+
+    def exact_exec(self: Any, env: Any, command: str) -> Any:
+        if not command.startswith(DIFF):
+            return execute(self, env, command)
+        result = execute(self, env, f"{{ {command}; }} 2>&1 | base64 -w 0")
+        try:
+            content = base64.b64decode(str(result.get("output")).strip(), validate=True)
+        except ValueError:  # the image has no such program, or the engine refused
+            return execute(self, env, command)
+        return {**result, "output": content.decode(*EXACT)}
+
+    def load_text(patch: Any) -> Any:
+        if isinstance(patch, str):
+            return sandbox._sanitize_patch(patch) if patch.strip() else None
+        return load_patch(patch)
+
+    def write_exact_patch(sandbox_: Any, filename: str, content: str) -> None:
+        write_patch(sandbox_, filename, _Exact(content))
+
+    _replace(Path, "read_text", exact_read)
+    _replace(Path, "write_text", exact_write)
+    _replace(GitConnector, "_exec", exact_exec)
+    _replace(sandbox, "_load_patch", load_text)
+    _replace(sandbox, "_write_patch", write_exact_patch)
+
+
+class _Exact(str):
+    """A text that is encoded as the bytes from which it was read."""
+
+    __slots__ = ()
+
+    def encode(self, *_: Any, **__: Any) -> bytes:
+        return str.encode(self, *EXACT)
+
+
 def _refusal(environment: Any) -> str:
     """Return why the engine starts no command in an agent's container, empty if it does."""
     program = getattr(environment.config, "executable", "docker")
@@ -194,7 +261,7 @@ def limit_commands(seconds: float) -> None:
     _replace(Container, "exec_run", bounded)
 
 
-def _replace(kind: type, method: str, function: Callable[..., Any]) -> None:
+def _replace(kind: Any, method: str, function: Callable[..., Any]) -> None:
     setattr(kind, method, function)
 
 

@@ -76,10 +76,14 @@ def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
 
 def judged(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
     """Return what upstream's document says of a run whose patches lie in the folder ``patches``."""
-    found = sorted(patches.glob("*.patch"))
-    empty = [patch_text.is_empty(path.read_bytes()) for path in found]
-    largest = max((path.stat().st_size for path in found), default=0)
-    return outcome.judge_eval(document, empty, reason, largest)
+    contents = [path.read_bytes() for path in sorted(patches.glob("*.patch"))]
+    return outcome.judge_eval(
+        document,
+        [patch_text.is_empty(content) for content in contents],
+        reason,
+        max(map(len, contents), default=0),
+        patch_text.all_caveats(contents),
+    )
 
 
 def publish_verdict(

@@ -16,7 +16,7 @@ from cooperflow.experiment.plan import Plan
 from cooperflow.images import landing, rolling
 from cooperflow.jobs.tries import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.layout import Pair
-from cooperflow.outcomes import oracle
+from cooperflow.outcomes import oracle, patch_text
 from cooperflow.outcomes.oracle import Probe
 from cooperflow.processes import Interrupted
 
@@ -83,6 +83,9 @@ def _repetition(plan: Plan, pair: Pair, number: int, key: str, this: Try) -> int
         "solo_patch": kind,
         "task_hash": dataset.task_hash(Path(plan.config.dataset.dir), pair.repo, pair.task_id),
         "image_id": image,
+        "patch_text": patch_text.all_caveats(
+            content for files in patches.values() for content in files.values()
+        ),
         "probes": {name: probe.as_dict() for name, probe in probes.items()},
         "time": time.time(),
     }

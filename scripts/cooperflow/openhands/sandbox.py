@@ -116,7 +116,8 @@ class Sandbox:
         if done.exit_code is None or done.exit_code in _NOT_GITS or done.exit_code > GIT_REFUSES:
             said = (err or b"").decode(errors="replace").strip()
             raise RuntimeError(f"{' '.join(command)} ended with {done.exit_code}: {said}")
-        return "" if done.exit_code else (out or b"").decode(errors="replace")
+        # The seam for patches writes the same bytes again (attempt.seams).
+        return "" if done.exit_code else (out or b"").decode("utf-8", "surrogateescape")
 
     def _wait(self, url: str) -> None:
         assert self._container is not None

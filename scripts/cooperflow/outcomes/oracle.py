@@ -55,6 +55,7 @@ COLUMNS = (
     "control_passed",
     "feature1_tests",
     "feature2_tests",
+    "patch_text",
 )
 
 
@@ -163,6 +164,7 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "control_passed": _numbers([any(p.passed[n] for p in control) for n in (0, 1)], (a, b)),
         "feature1_tests": counts[0],
         "feature2_tests": counts[1],
+        "patch_text": ";".join(repeats[0].get("patch_text") or ()),
     }
 
 

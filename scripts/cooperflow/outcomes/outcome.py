@@ -229,6 +229,7 @@ def judge_eval(
     empty_patches: Sequence[bool],
     reason: str = "",
     largest_patch: int = 0,
+    text_caveats: Sequence[str] = (),
 ) -> Verdict:
     """Return what the tests make of a run.
 
@@ -237,6 +238,7 @@ def judge_eval(
         empty_patches: for each patch of the run whether upstream gets nothing of it.
         reason: the reason to give if the tests fail (an agent's limit), empty if none.
         largest_patch: bytes of the run's largest patch.
+        text_caveats: what upstream's own way of reading patches would have changed in them.
     """
     error = str((document or {}).get("error") or "")
     if _PATCH_NOT_WRITTEN.match(error) and largest_patch > LARGEST_PATCH:
@@ -253,7 +255,7 @@ def judge_eval(
             caveats.append(LEAD_ALONE)
         if not all(count_tests(output) for output in outputs):
             caveats.append(NO_TESTS_RUN)
-        return Verdict(PASS, caveat=";".join(caveats))
+        return Verdict(PASS, caveat=";".join([*caveats, *text_caveats]))
     return Verdict(FAIL, reason or _why(document, merge, empty_patches, outputs))
 
 

@@ -16,10 +16,11 @@ from cooperflow import atomic, guard, runtime
 from cooperflow.attempt import redis_server, watch
 from cooperflow.engine import containers, image_identity, sandboxes
 from cooperflow.engine.containers import Labels
-from cooperflow.errors import EngineError, StoreError, UserError
+from cooperflow.errors import EngineError, StoreError, UserError, listed
 from cooperflow.experiment import dataset, upstream
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import room
+from cooperflow.outcomes import patch_text
 from cooperflow.start import findings, model_check
 from cooperflow.start.findings import BAD, NOTE, OK, Line
 
@@ -154,6 +155,15 @@ def _data(plan: Plan) -> Iterator[Line]:
     try:
         dataset.check(Path(plan.config.dataset.dir), plan.pairs)
         yield Line("data set", OK, f"{plan.config.dataset.dir}: whole for {plan.choice}")
+        unusual = patch_text.task_caveats(Path(plan.config.dataset.dir), plan.pairs)
+        if unusual:
+            tasks = [f"{task} ({', '.join(words)})" for task, words in unusual.items()]
+            yield Line(
+                "patches",
+                NOTE,
+                f"Not plain text: {listed(tasks, 5)}. Upstream's own commands change such patches;"
+                " here they are kept byte for byte, and passes of them have a caveat.",
+            )
     except UserError as error:
         yield Line("data set", BAD, str(error))
 
