@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     assert {row["cost_complete"] for row in theirs} == {"False"}
     assert {row["cost_bound_usd"] for row in theirs} == {""}
     full = list(one.results.glob("runs/*/*/*/*/*/solo_full_traj.json"))
-    assert len(full) == 4  # the two runs that ended, of both models
+    assert len(full) == 5  # of the runs that ended, here and there
     for path in full:
         told = json.loads((path.parent / "result.json").read_text())
         named = {p.name: json.loads(p.read_text()) for p in path.parent.glob("*_traj.json")}
@@ -274,3 +275,44 @@ def test_what_cannot_be_read_is_left_out_and_named(theirs: Theirs, broken: str) 
     assert "0 runs taken over" in said
     assert f"left out: {folder}" in said
     assert not list(made.results.runs.rglob("result.json"))
+
+
+def test_several_folders_of_a_setting_are_repeats(theirs: Theirs, tmp_path: Path) -> None:
+    raw = theirs[1]().config.model_dump()
+    first = tmp_path / "plain"
+    second = tmp_path / "again"
+    shutil.copytree(first, second)
+    raw["models"]["a"]["adopt"] = {"coop-comm": [str(first), str(second)]}
+    raw["repeats"] = 1
+    made = plan.make(config.parse(raw))
+    names = [one.run_name for one in made.experiments]
+    assert names == ["a-coop-comm", "a-coop-comm-r2"]
+    said = adopt.adopt(made)
+    assert said.count("1 runs taken over") == 2
+    assert [run.experiment.repeat for run in plan.make(config.parse(raw)).runs] == [1, 2]
+    for name, source in zip(names, (first, second), strict=True):
+        told = json.loads(made.results.experiment(name).read_text())
+        assert told["adopted"]["from"] == str(source)
+
+
+@pytest.mark.parametrize(("folders", "words"), [([], "names no folder"), (["x", "x"], "twice")])
+def test_folders_of_repeats_are_checked(theirs: Theirs, folders: list[str], words: str) -> None:
+    raw = theirs[1]().config.model_dump()
+    raw["models"]["a"]["adopt"] = {"coop-comm": folders}
+    with pytest.raises(UserError, match=words):
+        plan.make(config.parse(raw))
+
+
+def test_tokens_of_claude_code_include_the_cached_ones(theirs: Theirs) -> None:
+    _, make = theirs
+    end = {"status": "Submitted", "steps": 7, "input_tokens": 20, "output_tokens": 5}
+    end |= {"cache_read_tokens": 4000, "cache_write_tokens": 100, "error": None}
+    made = make(
+        agents={"agent1": end, "agent2": end}, agent_framework="claude_code", messages_sent=0
+    )
+    raw = made.config.model_dump()
+    raw["agent"]["name"] = "claude_code"
+    made = plan.make(config.parse(raw))
+    adopt.adopt(made)
+    told = result(plan.make(config.parse(raw)))["workflow"]
+    assert (told["input_tokens"], told["cached_tokens"]) == (2 * 4120, 8000)

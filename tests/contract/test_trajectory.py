@@ -152,6 +152,7 @@ def test_each_turn_is_read_once_with_its_output(tmp_path: Path, trigger: int, ke
         assert received == ["[Message from agent2]: hello"]
     total = sum(entry.tokens.input for entry in read.entries if entry.tokens)
     assert total == 100 * (9 + len(summaries))
+    assert agent.cost == pytest.approx(0.9)  # without the summaries
 
 
 def test_without_the_full_trajectory_the_other_one_is_read(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def adopt(plan: Plan) -> str:
 
 
 def _experiment(plan: Plan, experiment: Experiment) -> Taken:
-    source = Path(experiment.model.adopt[experiment.setting.name])
+    source = Path(experiment.adopted_from)
     key = f"models.{experiment.model_name}.adopt.{experiment.setting.name}"
     if not source.is_dir():
         raise UserError(f"{key}: there is no folder {source}.")
@@ -275,12 +275,10 @@ def used(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
     Args:
         trajectories: the run's parsed trajectory files by name.
     """
-    answers = [
-        entry.tokens
-        for read in trajectory.parse(trajectories).values()
-        for entry in read.entries
-        if entry.tokens is not None
-    ]
+    entries = [e for read in trajectory.parse(trajectories).values() for e in read.entries]
+    answers = [entry.tokens for entry in entries if entry.tokens is not None]
+    # Upstream's cost leaves out the calls that compact a conversation.
+    summaries = sum(entry.cost for entry in entries if entry.kind == trajectory.SUMMARY)
     tokens = result.tokens(document)
     if tokens == Tokens():
         tokens = Tokens(
@@ -294,7 +292,7 @@ def used(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
         input_tokens=tokens.input,
         output_tokens=tokens.output,
         cached_tokens=tokens.cached,
-        cost_usd=float(document.get("total_cost") or 0.0),
+        cost_usd=float(document.get("total_cost") or 0.0) + summaries,
         cost_complete=False,
         cost_bound_usd=None,
     )

@@ -101,10 +101,10 @@ class Model(_Table):
     replay: str | None = Field(
         None, description="a folder of recordings: a local server plays them in the model's place"
     )
-    adopt: dict[str, str] = Field(
+    adopt: dict[str, str | list[str]] = Field(
         default_factory=dict,
-        description="setting -> the folder LOG_DIR/NAME of a finished `cooperbench run`; such a"
-        " model is never run here",
+        description="setting -> the folder LOG_DIR/NAME of a finished `cooperbench run`, or a list"
+        " of folders, one per repeat; such a model is never run here",
     )
     provider: str | None = Field(
         None, description="an entry of `providers`, whose limits it keeps together with others"

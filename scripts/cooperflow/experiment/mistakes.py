@@ -173,6 +173,18 @@ def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:
                 f"models.{name}.adopt.{setting}: there is no such setting. Allowed:"
                 f" {listed(settings)}.{nearest(setting, settings)}"
             )
+    for setting, folders in model.adopt.items():
+        listed_folders = [folders] if isinstance(folders, str) else folders
+        if not listed_folders:
+            yield (
+                f"models.{name}.adopt.{setting}: names no folder. Write LOG_DIR/RUN_NAME, or a list"
+                " of such folders, one per repeat."
+            )
+        for folder in dict.fromkeys(f for f in listed_folders if listed_folders.count(f) > 1):
+            yield (
+                f"models.{name}.adopt.{setting}: names {folder} twice. Repeats are different runs:"
+                " name each folder once."
+            )
     if model.api_base is not None and not re.match(r"https?://[^/\s]+", model.api_base):
         yield f"models.{name}.api_base: {model.api_base!r} is no http(s) URL."
     if model.api_key is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", model.api_key):

@@ -43,6 +43,12 @@ class Setting:
         return "--git" in self.flags
 
 
+def adopted_folders(model: Model, setting: str) -> list[str]:
+    """Return the folders that a model adopts in a setting, one per repeat."""
+    folders = model.adopt.get(setting, [])
+    return [folders] if isinstance(folders, str) else list(folders)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A model in a setting, for the first or a later time."""
@@ -63,6 +69,11 @@ class Experiment:
         """Whether commands inside the agents' containers call the message store themselves."""
         inside = self.agent.openhands or self.agent.name in INSIDE
         return self.setting.mode == "team" or (self.setting.messaging and inside)
+
+    @property
+    def adopted_from(self) -> str:
+        """The folder that its runs are taken over from."""
+        return adopted_folders(self.model, self.setting.name)[self.repeat - 1]
 
     @property
     def run_name(self) -> str:
@@ -114,19 +125,26 @@ class Plan:
             Setting(name, tuple(flags)) for name, flags in self.config.settings.items() if flags
         )
 
-    @property
-    def repeats(self) -> range:
-        return range(1, self.config.repeats + 1)
-
     @cached_property
     def experiments(self) -> tuple[Experiment, ...]:
         return tuple(
             Experiment(name, model, setting, model.agent or self.config.agent, repeat)
             for setting in self.settings
-            for repeat in self.repeats
+            for repeat in range(1, self._most_repeats + 1)
             for name, model in self.config.models.items()
-            if model and (not model.adopt or (setting.name in model.adopt and repeat == 1))
+            if model and repeat <= self._repeats(model, setting)
         )
+
+    @property
+    def _most_repeats(self) -> int:
+        models = [model for model in self.config.models.values() if model]
+        return max((self._repeats(m, s) for m in models for s in self.settings), default=0)
+
+    def _repeats(self, model: Model, setting: Setting) -> int:
+        """Return how often a model runs in a setting, or the number of folders it adopts."""
+        if model.adopt:
+            return len(adopted_folders(model, setting.name))
+        return self.config.repeats
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
