@@ -123,7 +123,7 @@ def test_the_headline_is_the_summary(driver: Any, lite: Plan) -> None:
     ready(driver)
     summary = pd.read_csv(lite.results.summary_csv)
     script = (
-        "return [...document.querySelectorAll('#results tbody tr')].map(r => "
+        "return [...document.querySelectorAll('#results tbody')].map(r => "
         "Object.fromEntries([...r.querySelectorAll('[data-key]')]"
         ".map(c => [c.dataset.key, [c.dataset.value, c.textContent]])))"
     )
@@ -183,7 +183,7 @@ def test_filter_open_a_run_go_back(driver: Any, lite: Plan) -> None:
     want = runs[(runs["outcome"] == "fail") & (runs["setting"] == "coop-comm")]
     assert info(driver).startswith(f"{len(want)} runs")
     rows = shown_rows(driver)
-    assert {(row[0], row[3]) for row in rows} == {("fail", "coop-comm")}
+    assert {(row[0], row[2]) for row in rows} == {("fail", "coop-comm")}
     field = driver.find_element(By.NAME, "q")
     field.send_keys("go_chi")
     want = want[want["repo"] == "go_chi_task"]
@@ -200,6 +200,35 @@ def test_filter_open_a_run_go_back(driver: Any, lite: Plan) -> None:
     assert info(driver).startswith(f"{len(want)} runs")
     driver.find_element(By.CSS_SELECTOR, "#filters button").click()
     WebDriverWait(driver, 5).until(lambda d: info(d) == "300 runs")
+    assert browser.complaints(driver) == []
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_tables_fit_the_window(driver: Any, lite: Plan, width: int) -> None:
+    browser.resize(driver, width, 900)
+    try:
+        show(driver, index(lite))
+        ready(driver)
+        tables = "[...document.querySelectorAll('.scroll')]"
+        script = f"return {tables}.map(e => e.scrollWidth > e.clientWidth)"
+        assert driver.execute_script(script) == [False] * 3
+    finally:
+        browser.resize(driver, 1280, 900)
+
+
+def test_folded_columns_are_shown_on_demand(driver: Any, lite: Plan) -> None:
+    show(driver, index(lite))
+    ready(driver)
+    button = driver.find_element(By.CSS_SELECTOR, "#table .unfold")
+    button.click()
+    shown = driver.find_element(By.CSS_SELECTOR, "#table dl.more").text
+    assert "Tokens in" in shown
+    assert "Attempts" in shown
+    button.click()
+    assert not driver.find_elements(By.CSS_SELECTOR, "#table dl.more")
+    details = driver.find_element(By.CSS_SELECTOR, "#results .more details")
+    details.find_element(By.TAG_NAME, "summary").click()
+    assert "Passes without caveat" in details.text
     assert browser.complaints(driver) == []
 
 

@@ -30,6 +30,8 @@ COLUMNS = (
     ("input_tokens", "Tokens in", True),
     ("output_tokens", "Tokens out", True),
 )
+# Columns that are folded into a row of details: the table fits a window of 1,280 pixels.
+FOLDED = ("caveat", "attempts", "patch_lines", "input_tokens", "output_tokens")
 # Columns that a reader chooses from.
 FILTERS = ("outcome", "reason", "setting", "model", "repo")
 # Columns that say what kind of run it is; shown where any run is of that kind.
@@ -75,7 +77,13 @@ def runs_data(
             values.append(["" if pd.isna(v) else str(v) for v in column.tolist()])
     return {
         "columns": [
-            {"key": key, "title": title, "number": number, "filter": key in (*FILTERS, ORACLE[0])}
+            {
+                "key": key,
+                "title": title,
+                "number": number,
+                "filter": key in (*FILTERS, ORACLE[0]),
+                "folded": key in FOLDED,
+            }
             for key, title, number in columns
         ],
         "rows": [list(row) for row in zip(*values, strict=True)],

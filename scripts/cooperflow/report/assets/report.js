@@ -122,6 +122,31 @@
     return made;
   };
 
+  const unfold = () => {
+    const made = document.createElement("button");
+    made.type = "button";
+    made.className = "unfold";
+    made.textContent = "more";
+    made.setAttribute("aria-expanded", "false");
+    return made;
+  };
+
+  const details = (runs, row) => {
+    const made = document.createElement("dl");
+    made.className = "more";
+    runs.columns.forEach((column, number) => {
+      if (!column.folded || row[number] === null || row[number] === "") return;
+      const pair = document.createElement("div");
+      const name = document.createElement("dt");
+      const value = document.createElement("dd");
+      name.textContent = column.title;
+      value.textContent = String(row[number]);
+      pair.append(name, value);
+      made.append(pair);
+    });
+    return made;
+  };
+
   const choice = (label, values) => {
     const wrapper = document.createElement("label");
     const select = document.createElement("select");
@@ -140,9 +165,10 @@
           title: column.title,
           className: column.number ? "n" : "",
           type: column.number ? "num" : "string",
+          visible: !column.folded,
           render: cell(runs, column),
         })),
-        { visible: false, searchable: false },
+        { title: "", orderable: false, searchable: false, render: () => unfold() },
       ],
       order: [],
       deferRender: true,
@@ -153,6 +179,23 @@
       layout: { topStart: "info", topEnd: null, bottomStart: "pageLength", bottomEnd: "paging" },
       language: { info: "_TOTAL_ runs", infoFiltered: "of _MAX_", infoEmpty: "No run" },
     });
+
+    // Folded columns: a row of details below the row, and plain columns on paper.
+    made.on("click", "button.unfold", (event) => {
+      const button = event.currentTarget;
+      const row = made.row(button.closest("tr"));
+      const open = !row.child.isShown();
+      if (open) row.child(details(runs, row.data()), "more").show();
+      else row.child.hide();
+      button.setAttribute("aria-expanded", String(open));
+    });
+    const paper = (on) => {
+      runs.columns.forEach((column, number) => {
+        if (column.folded) made.column(number).visible(on, false);
+      });
+    };
+    addEventListener("beforeprint", () => paper(true));
+    addEventListener("afterprint", () => paper(false));
 
     const form = document.getElementById("filters");
     const box = document.createElement("label");
