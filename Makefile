@@ -90,6 +90,10 @@ slurm: setup engine ## Run the demo and a cluster's faults on a real Slurm clust
 	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m slurm
 	@$(BIN)/pytest -m slurm tests/slurm $(ARGS)
 
+engines: setup engine ## Run demo and engine tests on Debian's newer Docker engines (ONLY=suite; root)
+	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m engines --only '$(ONLY)' \
+		--out ../logs/engines.md
+
 format: setup ## Format the code and mend what can be mended
 	@$(BIN)/snakefmt Snakefile rules
 	@$(BIN)/ruff check --fix .
