@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import docker.errors
 import requests.exceptions
 
 from cooperflow.atomic import read_lines
-from cooperflow.engine import endpoint, image_identity
+from cooperflow.engine import abilities, endpoint, image_identity
 from cooperflow.errors import EngineError
 from cooperflow.experiment.keys import Containers
 from cooperflow.processes import Process, spawn, this_process
@@ -34,6 +34,9 @@ OOM_SCORE = 500
 
 # Seconds that the engine has for one answer.
 PATIENCE = 60
+
+# How often a container is run whose output the engine lost.
+OUTPUT_TRIES = 4
 
 # What the SDK raises. A credentials helper that is missing has its own kind.
 FAILURES = (
@@ -314,13 +317,46 @@ def limits(config: Containers, own_network: bool = False) -> tuple[list[str], di
 
 
 def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
-    """Return Docker's own storage folder and its free bytes (None: not on this machine)."""
+    """Return the folder of the images and its free bytes (None: they cannot be seen from here)."""
     with told():
-        root = Path(client.info()["DockerRootDir"])
+        info = client.info()
+    root = abilities.image_store(info)
+    # In a container the same path is another folder, also where the engine is this machine's.
+    if root is None or not endpoint.is_this_machine(endpoint.apply(), info, contained=False):
+        return root or Path(info["DockerRootDir"]), None
     try:
         return root, shutil.disk_usage(root).free
     except OSError:
         return root, None
+
+
+def is_local(client: docker.DockerClient) -> bool:
+    """Return whether the engine runs on this machine, so that containers reach its addresses."""
+    with told():
+        return endpoint.is_this_machine(endpoint.apply(), client.info())
+
+
+def output(
+    client: docker.DockerClient,
+    image: str,
+    script: str,
+    is_complete: Callable[[str], bool],
+    **options: Any,
+) -> str:
+    """Run a shell script in a container and return what it prints.
+
+    Some engines lose the output of short containers. Output that is not complete is no answer:
+    the script runs again, a few times.
+    """
+    text = ""
+    for _ in range(OUTPUT_TRIES):
+        said = client.containers.run(
+            image, ["-c", script], entrypoint="/bin/sh", remove=True, **options
+        )
+        text = said.decode(errors="replace")
+        if is_complete(text):
+            break
+    return text
 
 
 def version(client: docker.DockerClient) -> str:

@@ -17,6 +17,8 @@ from cooperflow.errors import EngineError
 DEFAULT = "default"
 # What the `docker` command uses where nothing names another endpoint.
 DEFAULT_HOST = "unix:///var/run/docker.sock"
+# Docker puts this file into each of its containers.
+CONTAINER_MARK = Path("/.dockerenv")
 # Upstream's evaluation uses the SDK without an SSH client.
 SSH = "ssh://"
 
@@ -90,7 +92,7 @@ def is_this_machine(
     """
     local = platform.uname()
     if contained is None:
-        contained = Path("/.dockerenv").exists()
+        contained = CONTAINER_MARK.exists()
     return (
         endpoint.host.startswith("unix://")
         and info.get("KernelVersion") == local.release

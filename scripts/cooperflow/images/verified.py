@@ -14,7 +14,7 @@ import docker.errors
 from cooperflow import atomic, guard, layout
 from cooperflow.engine import containers, image_identity
 from cooperflow.engine.containers import Labels
-from cooperflow.errors import UserError
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import image_lock, pulling, registry, rolling, room
@@ -226,27 +226,37 @@ def _verify(plan: Plan, client: docker.DockerClient, image: str, found: str) -> 
     _, limits = containers.limits(plan.config.containers)
     labels = _labels(plan, image)
     try:
-        output = client.containers.run(
+        output = containers.output(
+            client,
             found,
-            ["-c", script],
-            entrypoint="/bin/sh",
+            script,
+            lambda text: set(CHECKS) <= set(_answers(text)),
             labels=labels.as_dict(),
             **{**limits, "network": "none"},
-            remove=True,
-        ).decode(errors="replace")
+        )
     except (docker.errors.ContainerError, docker.errors.APIError) as error:
         raise UserError(f"{image}: no container of it starts: {_first_line(error)}.") from error
     finally:
         containers.remove(client, {containers.TOKEN_LABEL: labels.token})
-    lines = (line.partition("=") for line in output.splitlines() if "=" in line)
-    told = {name: text for name, _, text in lines if name in CHECKS}
+    told = _answers(output)
+    if not set(CHECKS) <= set(told):
+        raise EngineError(
+            f"{image}: not verified: the engine lost the output of its containers (it said: "
+            f"{output.strip()[:200] or 'nothing'})"
+        )
     for name, check in CHECKS.items():
-        if not told.get(name, "no").startswith("ok"):
+        if not told[name].startswith("ok"):
             raise UserError(
                 f"{image}: is not what a run needs: `{check}` failed in it "
-                f"({told.get(name, 'no answer')}). Remove the image, then start again."
+                f"({told[name]}). Remove the image, then start again."
             )
     return {name: told[name].removeprefix("ok").strip() for name in CHECKS}
+
+
+def _answers(output: str) -> dict[str, str]:
+    """Return what the checks printed, by name."""
+    lines = (line.partition("=") for line in output.splitlines() if "=" in line)
+    return {name: text for name, _, text in lines if name in CHECKS}
 
 
 def _first_line(error: BaseException) -> str:

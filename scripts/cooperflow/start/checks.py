@@ -14,7 +14,7 @@ import docker.errors
 
 from cooperflow import atomic, guard, runtime
 from cooperflow.attempt import redis_server, watch
-from cooperflow.engine import containers, image_identity, sandboxes
+from cooperflow.engine import abilities, containers, image_identity, sandboxes
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, StoreError, UserError, listed
 from cooperflow.experiment import dataset, upstream
@@ -96,33 +96,30 @@ def _changed(plan: Plan, client: docker.DockerClient) -> Iterator[Line]:
 
 def _limits(plan: Plan, client: docker.DockerClient, info: dict[str, Any]) -> Line:
     """Try in a container whether a memory limit holds, if there is an image to try it with."""
-    lacking = [word for word in ("MemoryLimit", "CpuCfsQuota", "PidsLimit") if not info.get(word)]
-    if lacking:
-        return Line(
-            "limits",
-            BAD,
-            f"the kernel gives Docker no {', '.join(lacking)}: enable the cgroup "
-            "controllers (kernel parameters cgroup_enable=memory swapaccount=1), then restart.",
-        )
+    missing = abilities.missing_limits(plan.config.containers, info)
+    if missing:
+        return Line("limits", BAD, abilities.limits_text(missing, info))
     image = next((i for i in plan.images if containers.image_id(client, i)), None)
     if image is None:
         return Line("limits", OK, "offered by the kernel; tried once an image is here")
     labels = Labels.new(guard.identity(plan.results), "preflight", watch.new_token())
     files = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
     try:
-        said = client.containers.run(
+        said = containers.output(
+            client,
             image,
-            ["-c", f"cat {files} 2>/dev/null; true"],
-            entrypoint="/bin/sh",
-            mem_limit=MEMORY,
+            f"cat {files} 2>/dev/null; true",
+            lambda text: bool(text.strip()),
             labels=labels.as_dict(),
             network_mode="none",
-            remove=True,
-        ).decode()
+            **({"mem_limit": MEMORY} if plan.config.containers.memory else {}),
+        )
     except docker.errors.DockerException as error:
         return Line("limits", BAD, f"no container starts ({error}). `docker info` may say why.")
     finally:
         containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+    if not plan.config.containers.memory:
+        return Line("limits", OK, "a container starts; containers.memory is null")
     if str(MEMORY) in said.split():
         return Line("limits", OK, "a container's memory limit holds")
     return Line(

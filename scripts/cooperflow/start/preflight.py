@@ -13,8 +13,8 @@ from pathlib import Path
 import docker
 
 from cooperflow.attempt import redis_server, secrecy
-from cooperflow.engine import containers, endpoint, networks, sandboxes
-from cooperflow.errors import EngineError, UserError
+from cooperflow.engine import abilities, containers, endpoint, networks, sandboxes
+from cooperflow.errors import EngineError, UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import room
@@ -64,7 +64,7 @@ def check(plan: Plan, work: Work) -> str | None:
         problems += _cluster(plan)
     else:
         try:
-            version = _engine(plan, work.images)
+            version = _engine(plan, work.images, work.runs)
         except (EngineError, UserError) as error:
             problems.append(str(error))
     if problems:
@@ -156,7 +156,7 @@ def _cluster(plan: Plan) -> Iterator[str]:
         )
 
 
-def _engine(plan: Plan, images: bool) -> str:
+def _engine(plan: Plan, images: bool, runs: Sequence[Run] = ()) -> str:
     if shutil.which("docker") is None:
         raise UserError(
             "Docker: the docker command is not there. Install it (Debian: `apt-get install "
@@ -168,15 +168,36 @@ def _engine(plan: Plan, images: bool) -> str:
         raise UserError(_out_of_reach(error)) from error
     try:
         version = _usable(client)
+        _local(plan, runs, client)
         _network(plan, client)
+        info = client.info()
+        missing = abilities.missing_limits(plan.config.containers, info)
         wanted = plan.images if images else ()
         absent = [i for i in wanted if containers.image_id(client, i) is None]
         told = room.check(plan, client, absent)
     finally:
         client.close()
+    if missing:
+        print(f"limits: {abilities.limits_text(missing, info)}", file=sys.stderr)
     if told:
         print(f"images: {told.words}")
     return version
+
+
+def _local(plan: Plan, runs: Iterable[Run], client: docker.DockerClient) -> None:
+    """Refuse runs whose containers call back to this machine where the engine is elsewhere."""
+    calling = {
+        run.experiment.run_name
+        for run in runs
+        if run.experiment.agent.openhands
+        or (run.experiment.store_in_containers and plan.config.redis.url is None)
+    }
+    if calling and not containers.is_local(client):
+        raise UserError(
+            f"Docker: {endpoint.apply()} is not on this machine, and containers of these "
+            f"experiments call back to it: {listed(sorted(calling))}. Use this machine's engine, "
+            "or start the workflow on the engine's machine."
+        )
 
 
 def _network(plan: Plan, client: docker.DockerClient) -> None:
