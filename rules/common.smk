@@ -15,6 +15,7 @@ gc.set_threshold(50_000)
 from cooperflow import environment, halt, layout, processes, redo, snakemake_setup
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
+from cooperflow.experiment import fingerprint
 from cooperflow.experiment import plan as planning
 
 
@@ -112,6 +113,11 @@ def is_dry_run():
     """Whether a dry run was asked for: Snakemake itself knows it only after parsing."""
     return any(re.fullmatch(r"--dry-?run|-[A-Zfkpqr]*n[A-Zfkpqr]*", word) for word in sys.argv[1:])
 
+
+# With nothing left to run, no session would compare the configurations.
+if not workflow.remote_exec:
+    for note in fingerprint.notes(PLAN, with_versions=is_dry_run()):
+        print(note, file=sys.stderr)
 
 # A session prints it with its plan.
 if PLAN.config.limits.budget_usd is not None and is_dry_run():

@@ -11,6 +11,7 @@ from cooperflow import guard, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.outcomes import retry
+from cooperflow.terminal import fit
 
 
 def main() -> int:
@@ -28,7 +29,8 @@ def main() -> int:
         table.add_column(name, justify="right" if name in ("attempts", "cost so far") else "left")
     for one in broken:
         table.add_row(one.run.key, one.reason, str(one.attempts), f"${one.cost_usd:.4f}")
-    Console().print(table)
+    console = Console()
+    console.print(fit(table, console.width, ["attempts", "cost so far", "reason"]))
     print(f"{len(broken)} runs, ${sum(one.cost_usd for one in broken):.4f} so far.")
     if arguments.list:
         return 0

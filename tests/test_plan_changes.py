@@ -9,6 +9,12 @@ import synthetic
 import yaml
 from experiment_client import Experiment
 
+from cooperflow import atomic
+from cooperflow.experiment import config as configuration
+from cooperflow.experiment import fingerprint, plan
+from cooperflow.report import build as report_build
+from cooperflow.status import progress
+
 
 def jobs(said: str) -> set[str]:
     """The rules that a dry run counts jobs of."""
@@ -40,3 +46,34 @@ def test_tables_follow_the_config(clone: Path, tmp_path: Path) -> None:
     more = ask(models={**asked["models"], "further": model})
     runs = {name for name in jobs(more) if name.startswith("run_")}
     assert runs == {"run_further_solo", "run_further_coop_comm", "run_further_coop_nocomm"}
+
+
+def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path) -> None:
+    """With nothing left to run, no session compares the configurations: dry run and tables do."""
+    made = synthetic.make_plan(tmp_path / "results", "flash")
+    synthetic.finish(made)
+    for experiment in made.experiments:
+        asked = fingerprint.asked(experiment, made)
+        resolved = fingerprint.resolved(experiment, made, {})
+        document = {"asked": asked, "resolved": resolved, "fingerprint": "0"}
+        atomic.write_json(made.results.experiment(experiment.run_name), document)
+    assert fingerprint.notes(made, with_versions=True) == []
+    raw = made.config.model_dump(mode="json")
+    raw["models"]["command-a"]["model"] = "command-r-plus"
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    other = plan.make(configuration.parse(raw))
+    notes = fingerprint.notes(other)
+    assert len(notes) == 3
+    assert 'model: "command-a-03-2025" -> "command-r-plus"' in notes[0]
+    assert progress.Reader(other).status().wrong[:3] == notes
+    one = Experiment(clone, made.results.root, config, None, "all")  # type: ignore[arg-type]
+    said = one.dry_run()
+    assert all(note in said for note in notes)
+    shown = " ".join(one.script("table").stdout.split())
+    assert "command-a-solo: its results were made by another configuration" in shown
+    # The tables and the report are made again, and the report says it.
+    assert {"aggregate", "report"} <= jobs(said)
+    report_build.build(other)
+    page = (made.results.report / "index.html").read_text()
+    assert "command-a-solo: its results were made by another configuration" in page

@@ -8,15 +8,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import made_runs
 import pytest
 import synthetic
 from rich.console import Console
+from rich.table import Table
 
-from cooperflow import processes
+from cooperflow import processes, terminal
 from cooperflow.experiment.plan import Plan, Run
+from cooperflow.layout import Results
 from cooperflow.outcomes import usage
 from cooperflow.processes import Process
 from cooperflow.status import progress, states, view
+from cooperflow.tables import show, tables
 
 
 @pytest.fixture
@@ -135,3 +139,24 @@ def test_a_second_look_reads_only_what_changed(made: Plan, monkeypatch: pytest.M
 def test_no_line_is_wider_than_the_terminal(made: Plan, width: int) -> None:
     synthetic.write_run(made, made.runs[0], "fail", synthetic.BEGAN, synthetic.Words())
     assert max(map(len, text_of(made, width).splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_names_are_in_one_piece_on_a_narrow_terminal(width: int) -> None:
+    name = "a-rather-long-name-of-a-model-coop-nocomm-r2"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run name", "reason", "attempts", "cost so far"):
+        table.add_column(heading)
+    table.add_row(name, "api_unavailable", "12", "$0.1234")
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(terminal.fit(table, width, ["attempts", "cost so far", "reason"]))
+    lines = console.export_text().splitlines()
+    assert any(name in line for line in lines)
+    assert max(map(len, lines)) <= width
+    if width < 80:
+        return
+    runs = made_runs.random(1).assign(run_name=name).head(3)
+    summary = tables.summary_table(runs)
+    console = Console(width=width, record=True, file=io.StringIO())
+    show.tables(Results(Path("results")), runs, summary, console)
+    assert console.export_text().count(name) == len(summary) + len(runs)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cooperflow import atomic
 from cooperflow.errors import UserError
+from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair, Results
 from cooperflow.outcomes import outcome
@@ -72,6 +73,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
         {
             "title": content.title(plan),
             "total": len(runs),
+            "notes": fingerprint.notes(plan),
             "unfinished": int((~runs["outcome"].isin(outcome.OUTCOMES)).sum()),
             "replay": bool(runs["replay"].any()),
             "adopted": bool(runs["adopted"].any()),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, layout
+from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import budget
 from cooperflow.outcomes import publish, usage
@@ -53,6 +54,7 @@ class Reader:
             active,
             [
                 *trouble.halted(self.plan),
+                *fingerprint.notes(self.plan),
                 *trouble.wrong(states, active, now),
                 *trouble.broken(self.plan),
             ],

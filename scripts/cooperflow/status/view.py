@@ -14,6 +14,7 @@ from rich.text import Text
 from cooperflow.outcomes import outcome
 from cooperflow.status import states
 from cooperflow.status.states import ExperimentState, Status
+from cooperflow.terminal import fit
 
 # From this width on, in characters, all columns are shown.
 WIDE = 116
@@ -24,7 +25,7 @@ MOST_WRONG = 8
 
 def view(now: Status, width: int) -> RenderableType:
     """Return all of it, the most important first; a narrow terminal gets fewer columns."""
-    parts: list[RenderableType] = [_head(now), "", _experiments(now, width >= WIDE)]
+    parts: list[RenderableType] = [_head(now), "", _experiments(now, width)]
     reasons: Counter[str] = Counter()
     for one in now.experiments:
         reasons.update(one.reasons)
@@ -32,7 +33,7 @@ def view(now: Status, width: int) -> RenderableType:
         told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(8))
         parts += ["", Text.assemble(("Reasons  ", "bold"), told)]
     if now.active:
-        parts += ["", _active(now)]
+        parts += ["", fit(_active(now), width, ["steps", "attempt", "for", "last call"])]
     parts += ["", *_sums(now)]
     if now.wrong:
         parts += ["", Text("Wrong now", style="bold red")]
@@ -56,7 +57,8 @@ def _head(now: Status) -> Text:
     return made
 
 
-def _experiments(now: Status, wide: bool) -> Table:
+def _experiments(now: Status, width: int) -> Table:
+    wide = width >= WIDE
     table = Table(box=None, pad_edge=False)
     table.add_column("run name", no_wrap=True)
     for head in ("done", *_if(wide, ""), "running", *_if(wide, "to grade", "waiting")):
@@ -77,7 +79,7 @@ def _experiments(now: Status, wide: bool) -> Table:
             "–" if math.isnan(low) else f"{100 * low:.0f}–{100 * high:.0f} %",
             *_if(wide, _cost(one)),
         )
-    return table
+    return fit(table, width, ["", "to grade", "waiting", "95 %", "cost", "rate", "running"])
 
 
 def _if(wide: bool, *cells: Any) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 
 from cooperflow import atomic
+from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan
 
 
@@ -19,6 +20,9 @@ def key(plan: Plan) -> str:
         ],
         [run.key for run in plan.runs],
     ]
+    # The report names results that another configuration made.
+    if changes := fingerprint.changed(plan):
+        told.append(sorted(changes.items()))
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 

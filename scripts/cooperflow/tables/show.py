@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,11 +12,24 @@ from rich.table import Table
 
 from cooperflow.layout import Results
 from cooperflow.outcomes import outcome
+from cooperflow.terminal import fit
 
 STYLES = {outcome.PASS: "green", outcome.FAIL: "red", outcome.INFRA_ERROR: "yellow"}
 
 # From this width on, in characters, all columns are shown.
 WIDE = 130
+
+# The columns that a narrow terminal misses, the first to go first.
+DROP: tuple[str, ...] = (
+    "merge",
+    "messages",
+    "steps",
+    "tokens in",
+    "out",
+    "conflicts",
+    "without caveat",
+)
+DROP += ("tries", "95 %", "cost", "runs")
 
 Row = dict[Any, Any]
 
@@ -31,12 +44,19 @@ class Column:
     wide: bool = False
 
 
-def tables(results: Results, runs: pd.DataFrame, summary: pd.DataFrame, console: Console) -> None:
-    """Print summary, runs and where the files are; a narrow terminal gets fewer columns."""
-    wide = console.width >= WIDE
-    console.print(_table("Summary", summary, SUMMARY, wide))
+def tables(
+    results: Results,
+    runs: pd.DataFrame,
+    summary: pd.DataFrame,
+    console: Console,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print notes, summary, runs and file names; a narrow terminal gets fewer columns."""
+    for note in notes:
+        console.print(note, style="bold yellow", highlight=False, markup=False)
+    console.print(_table("Summary", summary, SUMMARY, console.width))
     console.print()
-    console.print(_table("Runs", runs, RUNS, wide))
+    console.print(_table("Runs", runs, RUNS, console.width))
     console.print()
     console.print(f"tables   {results.summary_csv}, {results.runs_csv}", highlight=False)
     if bool(runs["replay"].any()):
@@ -51,14 +71,14 @@ def tables(results: Results, runs: pd.DataFrame, summary: pd.DataFrame, console:
         )
 
 
-def _table(title: str, frame: pd.DataFrame, columns: tuple[Column, ...], wide: bool) -> Table:
+def _table(title: str, frame: pd.DataFrame, columns: tuple[Column, ...], width: int) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    shown = [column for column in columns if wide or not column.wide]
+    shown = [column for column in columns if width >= WIDE or not column.wide]
     for column in shown:
         table.add_column(column.head, justify=column.justify, overflow="fold")
     for row in frame.to_dict("records"):
         table.add_row(*(column.text(row) for column in shown))
-    return table
+    return fit(table, width, DROP, "outcome" if columns is RUNS else "")
 
 
 def _name(row: Row) -> str:
