@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+
+from cooperflow.upstream import releases  # noqa: E402  (stdlib only, as this script)
+
 LOCK = REPOSITORY / "envs" / "requirements.txt"
 PROJECT = REPOSITORY / "pyproject.toml"
 WATCHED = ("cooperbench", "litellm", "snakemake", "docker", "pandas")
@@ -146,6 +150,15 @@ def told(
     for name in [n for n in WATCHED if n in changes]:
         lines.append(f"  {name}: {before.get(name, '(none)')} -> {after.get(name, '(none)')}")
     lines.append(f"  {len(changes)} of {len(after)} packages have changed; git diff envs shows all")
+    if "cooperbench" in changes:
+        facts = [
+            line
+            for release in releases.between(
+                before.get("cooperbench", "0"), after.get("cooperbench", "0")
+            )
+            for line in releases.describe(release)
+        ]
+        lines += ["Known changes of cooperbench (docs/upstream-versions.md)", *listed(facts)]
     lines += ["Facts that do not hold any more (tests/contract)", *listed(broken)]
     lines += ["Runs of the demo that ended otherwise", *listed(runs)]
     lines.append("To keep it, commit pyproject.toml and envs/. To go back:")

@@ -212,6 +212,10 @@ def test_only_named_settings_and_pairs_that_are_there(theirs: Theirs) -> None:
     assert taken["adopted"] is True
     assert (taken["steps"], taken["cost_usd"], taken["cost_complete"]) == (14, 0.2, False)
     assert taken["ended"] - taken["started"] == 300.0
+    assert taken["upstream_version"] == "before 0.0.22"
+    assert taken["caveats"] == ["history_leaked"]
+    known = json.loads(made.results.experiment("a-coop-comm").read_text())["adopted"]
+    assert known["upstream_version"] == "before 0.0.22"
 
 
 def test_a_grading_that_broke_is_not_taken_over(theirs: Theirs) -> None:
@@ -229,6 +233,7 @@ def test_an_errors_grading_is_not_believed(theirs: Theirs) -> None:
     (run,) = make().runs
     graded = json.loads(run.folder(made.results).eval.read_text())["workflow"]
     assert (graded["outcome"], graded["reason"]) == ("infra_error", "agent_error")
+    assert graded["caveat"] == "history_leaked"
 
 
 @pytest.mark.parametrize(

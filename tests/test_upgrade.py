@@ -60,6 +60,18 @@ def test_a_run_that_is_missing_is_told() -> None:
     assert "outcome pass -> (none)" in line
 
 
+def test_the_report_says_what_changed_in_cooperbench() -> None:
+    text = upgrade.told(
+        {"cooperbench": "0.0.22"}, {"cooperbench": "0.0.23"}, ["cooperbench"], [], []
+    )
+    assert "0.0.23, data and images: The history after the task's commit is removed" in text
+    assert "0.0.22, messaging" not in text
+    same = upgrade.told(
+        {"cooperbench": "0.0.29"}, {"cooperbench": "0.0.30"}, ["cooperbench"], [], []
+    )
+    assert "(docs/upstream-versions.md)\n  none\n" in same
+
+
 def test_the_report_names_packages_facts_and_runs() -> None:
     text = upgrade.told(
         {"litellm": "1", "numpy": "2"},

@@ -8,8 +8,9 @@ container that died unnoticed under an agent cannot be told from a fail.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from cooperflow.outcomes import outcome
 from cooperflow.outcomes.outcome import Evidence, Verdict
 from cooperflow.outcomes.records import RunRecord
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import conversation, result, trajectory
+from cooperflow.upstream import conversation, releases, result, trajectory
 from cooperflow.upstream.trajectory import Tokens
 
 
@@ -84,7 +85,10 @@ def _experiment(plan: Plan, experiment: Experiment) -> Taken:
             except ValueError as error:
                 refused.append(f"{folder}: {error}")
     if found:
-        _write_experiment(plan, experiment, source, [run for run, _, _ in found])
+        versions = {
+            str(_span(document, _trajectories(folder))): None for _, folder, document in found
+        }
+        _write_experiment(plan, experiment, source, [run for run, _, _ in found], versions)
     for run, folder, document in found:
         taken.graded += _take(plan, run, folder, document)
         taken.runs += 1
@@ -164,7 +168,9 @@ def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None
         raise UserError(f"{key}: {folder} is of another experiment: {'; '.join(wrong)}.")
 
 
-def _write_experiment(plan: Plan, one: Experiment, source: Path, runs: Sequence[Run]) -> None:
+def _write_experiment(
+    plan: Plan, one: Experiment, source: Path, runs: Sequence[Run], versions: Iterable[str]
+) -> None:
     """Write what is known of how the runs were made: that they are adopted, and where from."""
     path = plan.results.experiment(one.run_name)
     before = atomic.read_json(path) or {}
@@ -189,6 +195,7 @@ def _write_experiment(plan: Plan, one: Experiment, source: Path, runs: Sequence[
             "adopted": {
                 "from": str(source),
                 "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "upstream_version": ", ".join(sorted(versions)),
                 "config": atomic.read_json(source / "config.json"),  # upstream's, of its last call
             },
             "fingerprint": None,
@@ -214,15 +221,30 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     messages = _messages(source, document, trajectories)
     usage = used(document, trajectories)
     record = _record(run, document, verdict, usage, messages, _patches(source))
+    span = _span(document, trajectories)
+    caveats = releases.caveats(span, run.pair.repo, run.pair.task_id, run.pair.features)
     folder.eval.unlink(missing_ok=True)
     graded = _grading(source, verdict)
     if graded is not None:
         evaluation, final = graded
         told = evaluation or eval_job.not_graded(run, final)
-        eval_job.publish_verdict(plan, run, folder, told, final, 0.0)
+        eval_job.publish_verdict(plan, run, folder, told, final, 0.0, caveats)
     whole = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
+    whole["workflow"] |= {"upstream_version": str(span), "caveats": caveats}
     atomic.write_json(folder.result, whole)
     return graded is not None
+
+
+def _span(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> releases.Span:
+    """Return which releases of cooperbench can have made a run."""
+    prompts = []
+    for parsed in trajectories.values():
+        messages = parsed.get("messages") if isinstance(parsed, dict) else None
+        for message in messages[:2] if isinstance(messages, list) else []:
+            content = message.get("content") if isinstance(message, dict) else None
+            if content and document.get("agent_framework") == "mini_swe_agent_v2":
+                prompts.append(content if isinstance(content, str) else json.dumps(content))
+    return releases.detect(_moment(document.get("started_at")), prompts)
 
 
 def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, Verdict] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,19 @@ def publish_verdict(
     document: Mapping[str, Any],
     verdict: Verdict,
     seconds: float,
+    caveats: Sequence[str] = (),
 ) -> None:
-    """Write eval.json with the run's final outcome, and see to it that the tables follow."""
+    """Write eval.json with the run's final outcome, and see to it that the tables follow.
+
+    Args:
+        caveats: those of the run where its result.json is not written yet.
+    """
     assert verdict.outcome is not None
     outputs = [str((document.get(f"feature{n}") or {}).get("test_output") or "") for n in (1, 2)]
     record = EvalRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,
-        caveat=_caveat(folder, verdict),
+        caveat=_caveat(folder, verdict, caveats),
         seconds=round(seconds, 3),
         tests_passed=(outcome.count_tests(outputs[0]), outcome.count_tests(outputs[1])),
     )
@@ -116,11 +121,12 @@ def publish_verdict(
         )
 
 
-def _caveat(folder: RunFolder, verdict: Verdict) -> str:
+def _caveat(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
     """Return the evaluation's caveats and those of the run itself."""
     told = (atomic.read_json(folder.result) or {}).get("workflow") or {}
     cut = [outcome.OUTPUT_LIMIT] if told.get("cut_answers") else []
-    return ";".join([*filter(None, [verdict.caveat]), *cut])
+    known = [*filter(None, [verdict.caveat]), *cut, *(told.get("caveats") or others)]
+    return ";".join(dict.fromkeys(known))
 
 
 def not_graded(run: Run, verdict: Verdict) -> dict[str, Any]:

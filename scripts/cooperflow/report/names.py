@@ -27,6 +27,9 @@ MEANINGS = {
     " model's default sets",
     "line_endings": "a patch has carriage returns, which upstream's own evaluation removes",
     "not_utf8": "a patch is not UTF-8, which upstream's own evaluation cannot read",
+    "history_leaked": "made by a cooperbench before 0.0.23, whose agents could read later commits",
+    "not_evaluable": "made by a cooperbench before 0.0.29, which could not evaluate a feature of"
+    " this pair",
     "rate_limited": "the provider kept refusing for its rate limit",
     "api_unavailable": "the provider could not be reached",
     "api_timeout": "the provider did not answer in time",

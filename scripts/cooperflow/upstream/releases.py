@@ -1,0 +1,262 @@
+"""cooperbench's releases from 0.0.22 on: what changed, and which one made a run.
+
+docs/upstream-versions.md is generated from this table (`python -m cooperflow.upstream.releases`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+UNKNOWN = "unknown"
+
+# Caveats of an adopted run.
+HISTORY_LEAKED = "history_leaked"
+NOT_EVALUABLE = "not_evaluable"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release; texts are empty where nothing changed."""
+
+    version: str
+    date: str  # ISO, as in upstream's changelog
+    evaluation: str = ""
+    messaging: str = ""
+    data_and_images: str = ""
+    agents: str = ""
+    compares: str = ""  # whether its results compare with those of the release before
+
+    @property
+    def number(self) -> tuple[int, ...]:
+        return number(self.version)
+
+
+RELEASES = (
+    Release(
+        "0.0.22",
+        "2026-08-04",
+        messaging="A message to an agent that has ended is refused; before, it was lost (31 % of"
+        " the messages in upstream's sample). `--wait` waits.",
+        agents="An agent's patch is pushed to the shared remote when it ends.",
+        compares="coop: no. solo: yes.",
+    ),
+    Release(
+        "0.0.23",
+        "2026-08-05",
+        data_and_images="The history after the task's commit is removed from the agents'"
+        " repositories; before, it could show the solution.",
+        agents="mini_swe_agent_v2 submits a pull request instead of patch.txt. The shared remote is"
+        " `origin` and agents are told to push.",
+        compares="no",
+    ),
+    Release(
+        "0.0.24",
+        "2026-08-06",
+        agents="A pushed branch counts without a pull request. An agent that ends without"
+        " submitting is reminded twice. Not on PyPI.",
+        compares="coop and solo: no, fewer empty patches.",
+    ),
+    Release(
+        "0.0.25",
+        "2026-08-09",
+        agents="Commands read an empty stdin, and end after 300 s.",
+        compares="nearly: fewer time-outs",
+    ),
+    Release(
+        "0.0.26",
+        "2026-08-09",
+        messaging="The prompt says that a message may need an answer.",
+        compares="coop with messages: another prompt. Others: yes.",
+    ),
+    Release(
+        "0.0.27",
+        "2026-08-09",
+        messaging="A malformed send_message is reported. A message says that its sender waits.",
+        compares="coop with messages: no. Others: yes.",
+    ),
+    Release(
+        "0.0.28",
+        "2026-08-10",
+        evaluation="Tests that an agent wrote are stripped from its patch in every language;"
+        " before, in Python only.",
+        agents="On Modal, language tools are on PATH.",
+        compares="Go, Rust, TypeScript: no. Python: yes.",
+    ),
+    Release(
+        "0.0.29",
+        "2026-08-14",
+        evaluation="The build output of an image is kept between evaluations.",
+        data_and_images="All 199 features can be evaluated; before, 24 could not. 23 feature"
+        " descriptions and 2 tests are amended, four runners fixed.",
+        compares="no for the tasks that changed; also evaluate older runs again",
+    ),
+)
+
+# Features that no evaluation before 0.0.29 could judge, with the reason. Upstream counts 24; these
+# are the ones that its public documents name.
+NOT_EVALUABLE_FEATURES: Mapping[tuple[str, int], tuple[frozenset[int], str]] = {
+    ("go_chi_task", 26): (frozenset({1}), "its tests were excluded from the build"),
+    ("typst_task", 6554): (
+        frozenset({2, 3, 4, 5, 6, 8, 9, 10}),
+        "the runner never selected its tests",
+    ),
+    ("pallets_jinja_task", 1621): (frozenset({5}), "its tests pass without the feature"),
+}
+
+# Marks in the prompts of mini_swe_agent_v2: the first release that has them.
+_SINCE = (
+    (re.compile(r"gh pr create"), "0.0.23"),
+    (re.compile(r"--body-file - <<"), "0.0.24"),
+    (re.compile(r"may be waiting on your\s+reply before continuing"), "0.0.26"),
+)
+# The last mark of a way of submitting that ended with a release.
+_UNTIL = ((re.compile(r"patch\.txt"), "0.0.23"),)
+
+
+def number(version: str) -> tuple[int, ...]:
+    """Return a version as numbers, for comparisons."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+@dataclass(frozen=True)
+class Span:
+    """The releases that can have made a run: from `since` on, before `before`."""
+
+    since: str | None = None
+    before: str | None = None
+
+    def is_before(self, version: str) -> bool:
+        """Return whether every possible release is older than ``version``."""
+        return self.before is not None and number(self.before) <= number(version)
+
+    def __str__(self) -> str:
+        known = [release.version for release in RELEASES if self._holds(release.version)]
+        if self.since is not None and len(known) == 1:
+            return known[0]
+        if self.since is not None and self.before is not None:
+            return f"{known[0]} to {known[-1]}" if known else UNKNOWN
+        if self.before is not None:
+            return f"before {self.before}"
+        return UNKNOWN if self.since is None else f"{self.since} or newer"
+
+    def _holds(self, version: str) -> bool:
+        return (self.since is None or number(version) >= number(self.since)) and not (
+            self.before is not None and number(version) >= number(self.before)
+        )
+
+
+def detect(started: float | None, prompts: Iterable[str]) -> Span:
+    """Return which releases can have made a run.
+
+    Upstream's documents name no version. A run cannot be older than what its agents were told, nor
+    newer than the day it started.
+
+    Args:
+        started: start of the run, seconds since the epoch.
+        prompts: the texts that its agents of mini_swe_agent_v2 were given first.
+    """
+    text = "\n".join(prompts)
+    since = [version for mark, version in _SINCE if mark.search(text)]
+    before = []
+    if text and not since:
+        before += [version for mark, version in _UNTIL if mark.search(text)]
+    if started is not None:
+        # Upstream's times name no zone: a day begins up to 14 hours earlier elsewhere.
+        day = (datetime.fromtimestamp(started, UTC) + timedelta(hours=14)).date().isoformat()
+        before += [release.version for release in RELEASES if day < release.date]
+    return Span(max(since, key=number, default=None), min(before, key=number, default=None))
+
+
+def caveats(span: Span, repo: str, task_id: int, features: Iterable[int]) -> list[str]:
+    """Return the caveats of a run that such a release made: only what is certain."""
+    found = [HISTORY_LEAKED] if span.is_before("0.0.23") else []
+    broken, _ = NOT_EVALUABLE_FEATURES.get((repo, task_id), (frozenset(), ""))
+    if span.is_before("0.0.29") and broken & set(features):
+        found.append(NOT_EVALUABLE)
+    return found
+
+
+def between(old: str, new: str) -> list[Release]:
+    """Return the releases after ``old`` up to ``new``, the other way round for a step back."""
+    low, high = sorted((number(old), number(new)))
+    return [release for release in RELEASES if low < release.number <= high]
+
+
+def describe(release: Release) -> list[str]:
+    """Return what changed in a release, a line each."""
+    parts = {
+        "evaluation": release.evaluation,
+        "messaging": release.messaging,
+        "data and images": release.data_and_images,
+        "agents": release.agents,
+        "results compare with the release before": release.compares,
+    }
+    return [f"{release.version}, {name}: {text}" for name, text in parts.items() if text]
+
+
+def page() -> str:
+    """Return docs/upstream-versions.md."""
+    rows = [
+        f"| {r.version} ({r.date}) | {r.evaluation} | {r.messaging} | {r.data_and_images} |"
+        f" {r.agents} | {r.compares} |"
+        for r in RELEASES
+    ]
+    features = [
+        f"| `{repo}/{task}` | {', '.join(map(str, sorted(ids)))} | {why} |"
+        for (repo, task), (ids, why) in NOT_EVALUABLE_FEATURES.items()
+    ]
+    return "\n".join(
+        [
+            "# Releases of cooperbench",
+            "",
+            "What changed per release, and whether results compare. The facts are from upstream's",
+            "changelog, its merged pull requests and the packages on PyPI. The page is generated:",
+            "edit `scripts/cooperflow/upstream/releases.py`, then",
+            "`PYTHONPATH=scripts .venv/bin/python -m cooperflow.upstream.releases`.",
+            "",
+            "| release | evaluation | messaging | data and images | agents"
+            " | compares with the release before |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            "## Features that could not be evaluated before 0.0.29",
+            "",
+            "Upstream counts 24 of 199: the runner never ran the tests (12), a dependency had"
+            " changed (8),",
+            "every test patch held another feature's expectations (5), the tests did not"
+            " discriminate (2),",
+            "overlapping hunks (1); some have two causes. Its public documents name these:",
+            "",
+            "| task | features | reason |",
+            "| --- | --- | --- |",
+            *features,
+            "",
+            "## Adopted runs",
+            "",
+            "Upstream's documents name no version. `snakemake adopt` derives it from the day a run"
+            " started (a run",
+            "cannot be newer) and from the prompt in the trajectories of mini_swe_agent_v2 (a run"
+            " cannot be older",
+            "than what its agents were told), writes it to result.json"
+            " (`workflow.upstream_version`) and",
+            "experiment.json, and says `unknown` otherwise. A run that was certainly made by a"
+            " release before",
+            f"0.0.23 has the caveat `{HISTORY_LEAKED}`; one before 0.0.29 on a feature of the table"
+            f" above has",
+            f"`{NOT_EVALUABLE}`. Neither counts in `pass_strict`.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    from cooperflow import atomic, layout
+
+    atomic.write_text(layout.REPOSITORY / "docs" / "upstream-versions.md", page())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Which release of cooperbench made a run, and what follows for its results."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from cooperflow import layout
+from cooperflow.upstream import releases
+from cooperflow.upstream.releases import Span
+
+
+def day(text: str) -> float:
+    return datetime.fromisoformat(f"{text}T12:00:00+00:00").timestamp()
+
+
+PATCH_FILE = "write your diff to patch.txt"
+PULL_REQUEST = 'gh pr create --title "..." --body "..."'
+FROM_STDIN = "gh pr create --title x --body-file - <<'EOF'"
+
+
+@pytest.mark.parametrize(
+    ("started", "prompts", "version", "caveats"),
+    [
+        (day("2026-07-01"), [], "before 0.0.22", ["history_leaked", "not_evaluable"]),
+        (day("2026-11-01"), [PATCH_FILE], "before 0.0.23", ["history_leaked", "not_evaluable"]),
+        (day("2026-11-01"), [PULL_REQUEST], "0.0.23 or newer", []),
+        (day("2026-08-07"), [PULL_REQUEST], "0.0.23 to 0.0.24", ["not_evaluable"]),
+        (day("2026-08-07"), [FROM_STDIN], "0.0.24", ["not_evaluable"]),
+        (day("2026-11-01"), [], "unknown", []),
+        (None, [], "unknown", []),
+        # An agent that reads a file patch.txt under a newer release.
+        (day("2026-11-01"), [PULL_REQUEST + PATCH_FILE], "0.0.23 or newer", []),
+    ],
+)
+def test_a_release_is_derived_from_documents(
+    started: float | None, prompts: list[str], version: str, caveats: list[str]
+) -> None:
+    span = releases.detect(started, prompts)
+    assert str(span) == version
+    assert releases.caveats(span, "typst_task", 6554, (2, 7)) == caveats
+
+
+def test_only_the_named_features_could_not_be_evaluated() -> None:
+    old = Span(before="0.0.28")
+    assert releases.caveats(old, "typst_task", 6554, (1, 7)) == []
+    assert releases.caveats(old, "typst_task", 6554, (1, 8)) == ["not_evaluable"]
+    assert releases.caveats(old, "pallets_jinja_task", 1621, (5, 6)) == ["not_evaluable"]
+    assert releases.caveats(old, "dspy_task", 8394, (1, 2)) == []
+
+
+def test_releases_in_between() -> None:
+    assert [r.version for r in releases.between("0.0.27", "0.0.29")] == ["0.0.28", "0.0.29"]
+    assert [r.version for r in releases.between("0.0.29", "0.0.28")] == ["0.0.29"]
+    assert releases.between("0.0.29", "0.0.29") == []
+
+
+def test_the_page_is_that_of_the_table() -> None:
+    page = (layout.REPOSITORY / "docs" / "upstream-versions.md").read_text()
+    assert page == releases.page(), "run python -m cooperflow.upstream.releases"
