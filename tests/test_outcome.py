@@ -349,3 +349,10 @@ def test_a_halt_names_the_key_to_change() -> None:
 )
 def test_which_caveats_leave_a_pass_strict(caveat: str, strict: bool) -> None:
     assert outcome.is_strict(caveat) is strict
+
+
+def test_output_is_found_under_both_of_upstreams_keys() -> None:
+    document = {"feature1": {"test_output": PYTEST}, "feature2": {"output": FAILED}}
+    assert outcome.output_of(document, 1) == PYTEST
+    assert outcome.output_of(document, 2) == FAILED  # patches that are identical
+    assert outcome.output_of({}, 1) == ""

@@ -59,7 +59,16 @@ def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
     whole = document or not_graded(run, verdict)
     publish_verdict(plan, run, folder, whole, verdict, time.monotonic() - begun)
     print(f"{run.key}: {verdict.outcome} {verdict.reason} {verdict.caveat}".rstrip())
+    if outcome.NO_TESTS_RUN in verdict.caveat:
+        print(f"{run.key}: no test ran for feature {_untested(run, whole)}.")
     return DONE
+
+
+def _untested(run: Run, document: Mapping[str, Any]) -> str:
+    """Return the data set's numbers of the features for which no test passed."""
+    numbered = enumerate(run.pair.sorted_features, start=1)
+    counts = {f: outcome.count_tests(outcome.output_of(document, n)) for n, f in numbered}
+    return " and ".join(str(feature) for feature, count in counts.items() if not count)
 
 
 def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
@@ -101,7 +110,7 @@ def publish_verdict(
         caveats: those of the run where its result.json is not written yet.
     """
     assert verdict.outcome is not None
-    outputs = [str((document.get(f"feature{n}") or {}).get("test_output") or "") for n in (1, 2)]
+    outputs = [outcome.output_of(document, number) for number in (1, 2)]
     record = EvalRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,

@@ -113,7 +113,7 @@ def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
         return Probe.without_verdict(why, seconds)
     merge = document.get("merge") or {}
     features = [document.get(f"feature{n}") or {} for n in (1, 2)]
-    outputs = [str(f.get("test_output") or f.get("output") or "") for f in features]
+    outputs = [outcome.output_of(document, number) for number in (1, 2)]
     first, second = (bool(f.get("passed")) for f in features)
     return Probe(
         passed=(first, second),

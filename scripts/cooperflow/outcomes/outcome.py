@@ -248,7 +248,7 @@ def judge_eval(
     merge = document.get("merge") or {}
     if merge.get("status") == "error":
         return Verdict(INFRA_ERROR, EVAL_ERROR, again=True)
-    outputs = [_output(document, merge, number) for number in (1, 2)]
+    outputs = [output_of(document, number) for number in (1, 2)]
     if document.get("both_passed") is True:
         caveats = []
         if str(merge.get("strategy") or "").startswith("solo-"):
@@ -278,7 +278,8 @@ def _why(
     return TESTS_FAILED
 
 
-def _output(document: Mapping[str, Any], merge: Mapping[str, Any], number: int) -> str:
+def output_of(document: Mapping[str, Any], number: int) -> str:
+    """Return the test output of a feature (1 or 2), under whichever key upstream wrote it."""
     feature = document.get(f"feature{number}") or {}
     return str(feature.get("test_output") or feature.get("output") or "")
 
