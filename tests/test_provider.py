@@ -13,13 +13,17 @@ import recorded_calls
 from replay_client import DEMO, Server, server
 
 from cooperflow import atomic
+from cooperflow.experiment import config, fingerprint, plan
 from cooperflow.experiment.keys import Model
 from cooperflow.jobs import eval_job
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
 from cooperflow.outcomes.outcome import Verdict
 from cooperflow.outcomes.provider_answer import Prices, cost_of, read_answer
+from cooperflow.report import trajectory
 from cooperflow.start import model_check
+from cooperflow.upstream import trajectory as upstream
+from cooperflow.upstream.trajectory import Entry, Trajectory
 
 sys.path.insert(0, str(DEMO))
 
@@ -563,3 +567,50 @@ def test_a_caveat_of_the_run_is_that_of_its_evaluation(tmp_path: Path) -> None:
     assert eval_job._caveat(folder, verdict) == "lead_alone;output_limit"
     atomic.write_json(folder.result, {"workflow": {}})  # as commit b9ce344 wrote it
     assert eval_job._caveat(folder, Verdict("fail")) == ""
+
+
+def test_thoughts_are_on_the_run_page() -> None:
+    """By the answer's id in the trajectory; in a run without one, from the call log alone."""
+    records = [
+        {"event": "end", "id": "a", "thread": "1", "time": 5.0, "kind": "answered"}
+        | {"response_id": "r1", "message": {"content": None}, "thought": "I will look first."}
+        | {"finish_reason": "MAX_TOKENS", "refusal": "No."},
+        # As commit b9ce344 wrote it.
+        {"event": "end", "id": "b", "thread": "1", "time": 6.0, "kind": "answered"}
+        | {"response_id": "r2", "message": {"content": "Done."}},
+    ]
+    read = Trajectory(
+        "solo",
+        entries=tuple(
+            Entry(upstream.TURN, text, float(n), answer_id=f"r{n}")
+            for n, text in enumerate(["", "Done."], start=1)
+        ),
+    )
+    told = trajectory.of_trajectories({"solo": read}, [])
+    for story in (
+        trajectory.with_raw_answers(told, records),
+        trajectory.of_calls(records, ["solo"]),
+    ):
+        first, second = story.events
+        assert (first.thought, first.refusal, first.cut) == ("I will look first.", "No.", True)
+        assert (second.thought, second.text, second.cut) == ("", "Done.", False)
+
+
+def test_returning_the_plan_is_in_the_fingerprint() -> None:
+    """Documents written before the key existed stay as they are; a change of it is refused."""
+    raw: dict[str, Any] = {
+        "dataset": {"subset": "flash"},
+        "models": {"a": {"model": "command-a-03-2025"}},
+        "settings": {"solo": ["--setting", "solo"]},
+    }
+    asked = []
+    for value in (False, True):
+        raw["models"]["a"]["return_tool_plan"] = value
+        made = plan.make(config.parse(raw))
+        asked.append(fingerprint.asked(made.experiments[0], made))
+    assert "return_tool_plan" not in asked[0]
+    documents = [{"asked": one, "resolved": {}} for one in asked]
+    assert fingerprint.fingerprint(documents[0]) != fingerprint.fingerprint(documents[1])
+    for before, now in (documents, documents[::-1]):
+        assert any("return_tool_plan" in text for text in fingerprint.differences(before, now))
+    assert fingerprint.differences(documents[0], documents[0]) == []

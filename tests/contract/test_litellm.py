@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +110,69 @@ def test_prices_come_from_the_package_and_not_from_the_network() -> None:
 
     text = Path(get_model_cost_map.__file__).read_text(encoding="utf-8")
     assert "LITELLM_LOCAL_MODEL_COST_MAP" in text
+
+
+@pytest.fixture
+def cohere() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that answers every call with a plan and a tool call; its URL and the requests."""
+    requests: list[dict[str, Any]] = []
+    made = {"type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            requests.append(json.loads(self.rfile.read(length)))
+            message = {"role": "assistant", "tool_plan": f"Plan {len(requests)}"}
+            message["tool_calls"] = [{"id": f"call_{len(requests)}", **made}]
+            answer = {"id": "x", "finish_reason": "TOOL_CALL", "message": message}
+            answer["usage"] = {"tokens": {"input_tokens": 9, "output_tokens": 3}}
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v2/chat", requests
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("returned", [False, True])
+def test_cohere_gets_its_plan_back_where_the_config_says_so(
+    cohere: tuple[str, list[dict[str, Any]]], tmp_path: Path, returned: bool
+) -> None:
+    """litellm drops `tool_plan` on the way to the agent and has none to send back; we put it in."""
+    url, requests = cohere
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Fix it."}]
+    with recorded_calls.returning_tool_plans() if returned else contextlib.nullcontext():
+        for number in (1, 2, 3):
+            asked = recorded_calls.ask(
+                None, tmp_path / f"{number}", "cohere", api_base=url, messages=messages
+            )
+            message = asked.answer.choices[0].message.model_dump()
+            assert "tool_plan" not in message
+            assert message["content"] is None
+            answer = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"]}
+            messages += [message, {**answer, "content": "done"}]
+    plans = [m.get("tool_plan") for m in requests[-1]["messages"] if m["role"] == "assistant"]
+    assert plans == (["Plan 1", "Plan 2"] if returned else [None, None])
+    assert [m["role"] for m in requests[-1]["messages"]] == ["user"] + 2 * ["assistant", "tool"]
+
+
+def test_every_synchronous_call_is_sent_by_one_method() -> None:
+    """What `attempt/raw_answers.py` wraps: litellm's handler and OpenAI's client both use it."""
+    import httpx
+    from litellm.llms.custom_httpx import http_handler
+    from openai import _base_client
+
+    assert "stream" in inspect.signature(httpx.Client.send).parameters
+    assert "self.client.send(" in inspect.getsource(http_handler.HTTPHandler.post)
+    assert issubclass(_base_client.SyncHttpxClientWrapper, httpx.Client)
+    assert "self._client.send(" in inspect.getsource(_base_client.SyncAPIClient)

@@ -43,6 +43,7 @@ class Command:
     key: str | None = None  # of the model's provider; never written down
     calls: Path | None = None  # where model calls are recorded
     pace: Pace | None = None  # what holds them back
+    return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
     unread: Path | None = None  # gets what kept an agent's patch from being read
     command_seconds: float | None = None  # limit for one command in an SDK container
 
@@ -141,7 +142,12 @@ def _main(command: Command) -> int:
     if command.calls is not None:
         from cooperflow.attempt import recorder
 
-        recorder.install(command.calls, command.key, command.pace)
+        recorder.install(
+            command.calls,
+            command.key,
+            command.pace,
+            return_tool_plan=command.return_tool_plan,
+        )
         _hand_over_key(command.model, command.key)
     sys.argv = ["cooperbench", *command.arguments]
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)

@@ -41,6 +41,7 @@ class Upstream:
     tries: int  # so many failures of an agent in a row, and it is told to give up
     calls: Path  # where calls are recorded
     pace: Pace | None = None  # each call waits for its turn
+    return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
 
 
 class Gateway:
@@ -84,7 +85,11 @@ def _serve(listener: socket.socket, token: str, upstream: Upstream) -> int:
 
     # A handler's thread has the name of the agent that it serves.
     recorder.install(
-        upstream.calls, upstream.key, upstream.pace, lambda: threading.current_thread().name
+        upstream.calls,
+        upstream.key,
+        upstream.pace,
+        lambda: threading.current_thread().name,
+        upstream.return_tool_plan,
     )
     server = _Server(listener.getsockname()[:2], _Handler, bind_and_activate=False)
     server.socket.close()

@@ -7,6 +7,7 @@ the raw answer of each. The rules are in `outcomes/provider_answer.py`.
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Mapping
@@ -58,6 +59,7 @@ class RawAnswers:
         """Wrap ``httpx.Client.send`` in this process."""
         send = httpx.Client.send
 
+        @functools.wraps(send)
         def noted_send(client: Any, request: Any, **options: Any) -> Any:
             call = getattr(self._current, "call", None)
             if call is None or options.get("stream") or request.method != "POST":

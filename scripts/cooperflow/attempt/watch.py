@@ -140,6 +140,7 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
             calls=None if started.gateway else job.calls,
             pace=None if started.gateway else job.pace,
             unread=job.folder / layout.UNREAD,
+            return_tool_plan=job.run.experiment.model.return_tool_plan,
         )
         try:
             watched = watch(
@@ -235,7 +236,8 @@ def _services(
     if own is not None:
         kwargs = services.model_kwargs(agent_file)
         model = job.run.experiment.model.model
-        upstream = Upstream(model, job.key, kwargs, own.call_tries, job.calls, job.pace)
+        plan = job.run.experiment.model.return_tool_plan
+        upstream = Upstream(model, job.key, kwargs, own.call_tries, job.calls, job.pace, plan)
         return services.inside(wanted, upstream, folder, job.folder, stack)
     network = _network(job, outside) if job.docker else None
     if not setting.redis:

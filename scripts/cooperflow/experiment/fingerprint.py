@@ -16,6 +16,8 @@ from cooperflow.experiment import dataset_revision, upstream
 from cooperflow.experiment.plan import Experiment, Plan
 
 SCHEMA = 1
+# Keys of `asked` that are left out at their default: older documents do not have them.
+_OPTIONAL = ("return_tool_plan",)
 
 
 def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
@@ -35,6 +37,7 @@ def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
         "run_seconds": config.limits.run_seconds,
         "call_seconds": config.limits.call_seconds,
         "call_tries": config.limits.call_tries,
+        **({"return_tool_plan": True} if model.return_tool_plan else {}),
     }
 
 
@@ -168,14 +171,14 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for part in ("asked", "resolved"):
         old, new = before.get(part) or {}, now[part]
-        for key in new:
+        for key in [*new, *(key for key in _OPTIONAL if key in old and key not in new)]:
             if key == "dataset_revision":
                 continue  # informs; the contents of the tasks decide
             if key == "tasks":
                 changed = [t for t, h in new[key].items() if (old.get(key) or {}).get(t, h) != h]
                 found += [f"data set: {task} has other contents" for task in changed]
-            elif old.get(key) != new[key]:
-                found.append(f"{key}: {_short(old.get(key))} -> {_short(new[key])}")
+            elif old.get(key) != new.get(key):
+                found.append(f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}")
     return found
 
 

@@ -109,6 +109,11 @@ class Model(_Table):
     provider: str | None = Field(
         None, description="an entry of `providers`, whose limits it keeps together with others"
     )
+    return_tool_plan: bool = Field(
+        False,
+        description="Cohere only: send the model's tool_plan back with its tool calls, as Cohere's"
+        " API expects; false: it is dropped, as upstream does",
+    )
     agent: Agent | None = Field(
         None, description="another agent for this entry, instead of the one at the top level"
     )

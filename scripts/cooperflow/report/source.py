@@ -150,9 +150,8 @@ class Source:
         some = any(one.has_turns for one in read.values())
         if not some or (records and not all(name in read for name in self._names)):
             return trajectory.of_calls(records, self._names, self.messages)
-        return trajectory.with_failed_calls(
-            trajectory.of_trajectories(read, self.messages), records
-        )
+        told = trajectory.of_trajectories(read, self.messages)
+        return trajectory.with_failed_calls(trajectory.with_raw_answers(told, records), records)
 
     @cached_property
     def finished(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cooperflow.outcomes import usage
+from cooperflow.outcomes import provider_answer, usage
 from cooperflow.upstream import trajectory
 from cooperflow.upstream.conversation import Message
 from cooperflow.upstream.trajectory import Trajectory, number_of, text_of
@@ -38,6 +38,10 @@ class Event:
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
+    answer_id: str = ""  # of a step
+    thought: str = ""  # what the provider's raw answer has beside the text that the agent keeps
+    refusal: str = ""
+    cut: bool = False  # the answer hit the limit of output tokens
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,12 @@ def of_calls(
                 input_tokens=int(record.get("input_tokens") or 0),
                 output_tokens=int(record.get("output_tokens") or 0),
                 cost=number_of(record.get("cost")) or 0.0,
+                answer_id=str(record.get("response_id") or ""),
             )
         )
     events += [_message(m, m.time) for m in conversation]
-    return Story(tuple(agents.values()), tuple(in_order(events)), complete=False)
+    story = Story(tuple(agents.values()), tuple(in_order(events)), complete=False)
+    return with_raw_answers(story, ends)
 
 
 def answered(
@@ -148,6 +154,24 @@ def with_failed_calls(story: Story, records: Sequence[Mapping[str, Any]]) -> Sto
     return replace(story, events=tuple(in_order([*story.events, *events])))
 
 
+def with_raw_answers(story: Story, records: Iterable[Mapping[str, Any]]) -> Story:
+    """Return the story with what the call log has of each answer and the agent did not keep."""
+    answers = {str(r["response_id"]): r for r in records if r.get("response_id")}
+    events = []
+    for event in story.events:
+        record = answers.get(event.answer_id)
+        if event.answer_id and record is not None:
+            thought = str(record.get("thought") or "")
+            event = replace(
+                event,
+                thought="" if thought.strip() in event.text else thought,
+                refusal=str(record.get("refusal") or ""),
+                cut=provider_answer.hit_output_limit(str(record.get("finish_reason") or "")),
+            )
+        events.append(event)
+    return replace(story, events=tuple(events))
+
+
 def failed_call(record: Mapping[str, Any], agent: str) -> Event:
     """Return a model call that was not answered, as an event."""
     said = f"{record.get('kind')}: {record.get('error') or ''}"
@@ -181,6 +205,7 @@ def _events(read: Trajectory) -> list[Event]:
                 input_tokens=tokens.input,
                 output_tokens=tokens.output,
                 cost=entry.cost,
+                answer_id=entry.answer_id,
             )
         )
     return _received_when_read(events)
