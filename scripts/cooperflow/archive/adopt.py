@@ -23,12 +23,15 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.jobs import eval_job
-from cooperflow.outcomes import outcome
+from cooperflow.outcomes import outcome, publish
 from cooperflow.outcomes.outcome import Evidence, Verdict
-from cooperflow.outcomes.records import RunRecord
+from cooperflow.outcomes.records import SCHEMA, RunRecord
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import conversation, releases, result, trajectory
+from cooperflow.upstream import conversation, public_record, releases, result, trajectory
 from cooperflow.upstream.trajectory import Tokens
+
+# The caveat of an outcome from a public record.
+PUBLIC_RECORD = "public_record"
 
 
 @dataclass
@@ -68,6 +71,8 @@ def adopt(plan: Plan) -> str:
 def _experiment(plan: Plan, experiment: Experiment) -> Taken:
     source = Path(experiment.adopted_from)
     key = f"models.{experiment.model_name}.adopt.{experiment.setting.name}"
+    if record := public_record.split(experiment.adopted_from):
+        return _from_record(plan, experiment, key, *record)
     if not source.is_dir():
         raise UserError(f"{key}: there is no folder {source}.")
     taken, refused, found = Taken(experiment.run_name), [], []
@@ -94,6 +99,75 @@ def _experiment(plan: Plan, experiment: Experiment) -> Taken:
         taken.runs += 1
     taken.refused = tuple(refused)
     return taken
+
+
+def _from_record(plan: Plan, experiment: Experiment, key: str, path: Path, model: str) -> Taken:
+    """Adopt a model's outcomes from a public record: no trajectory, no cost, no time."""
+    try:
+        outcomes = public_record.read(path, model)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {path} cannot be read as a public record: {error}.") from error
+    taken, found = Taken(experiment.run_name), []
+    for run in plan.of(experiment):
+        known = outcomes.get((run.pair.repo, run.pair.task_id, run.pair.sorted_features))
+        if run.folder(plan.results).result.exists():
+            taken.before += 1
+        elif known is None:
+            taken.absent += 1
+        else:
+            found.append((run, known))
+    if found:
+        runs = [run for run, _ in found]
+        _write_experiment(plan, experiment, path, runs, [releases.UNKNOWN])
+    for run, known in found:
+        _take_outcome(plan, run, known, path)
+        taken.runs += 1
+        taken.graded += 1
+    return taken
+
+
+def _take_outcome(plan: Plan, run: Run, known: public_record.Outcome, source: Path) -> None:
+    """Write the documents of a run of which only the outcome is known, result.json last."""
+    folder = run.folder(plan.results)
+    pair = {
+        "repo": run.pair.repo,
+        "task_id": run.pair.task_id,
+        "features": list(run.pair.sorted_features),
+        "setting": run.experiment.setting.mode,
+    }
+    reason = ""
+    if not known.passed:
+        reason = outcome.MERGE_CONFLICT if known.conflict else outcome.TESTS_FAILED
+    merge = None if known.conflict is None else {"status": "clean", "strategy": None}
+    if merge and known.conflict:
+        merge["status"] = "conflicts"
+    verdict = {
+        "schema": SCHEMA,
+        "outcome": outcome.PASS if known.passed else outcome.FAIL,
+        "reason": reason,
+        "caveat": PUBLIC_RECORD,
+        "seconds": 0.0,
+    }
+    evaluation = {**pair, "merge": merge, "both_passed": known.passed, "error": None}
+    atomic.write_json(folder.eval, {**evaluation, "workflow": verdict})
+    publish.make_stale(plan.results, folder.eval)
+    record = {
+        "schema": SCHEMA,
+        "outcome": None,
+        "reason": "",
+        "attempts": 1,
+        "model_name": run.experiment.model_name,
+        "setting": run.experiment.setting.name,
+        "replay": False,
+        "adopted": True,
+        "cost_complete": False,
+        "cost_bound_usd": None,
+        "upstream_version": releases.UNKNOWN,
+        "caveats": [PUBLIC_RECORD],
+        "public_record": source.name,
+    }
+    document = {**pair, "run_name": run.experiment.run_name, "model": run.experiment.model.model}
+    atomic.write_json(folder.result, {**document, "workflow": record})
 
 
 class _End(pydantic.BaseModel):

@@ -30,6 +30,7 @@ MEANINGS = {
     "history_leaked": "made by a cooperbench before 0.0.23, whose agents could read later commits",
     "not_evaluable": "made by a cooperbench before 0.0.29, which could not evaluate a feature of"
     " this pair",
+    "public_record": "outcome of CooperBench's public record; evaluated by an unknown release",
     "rate_limited": "the provider kept refusing for its rate limit",
     "api_unavailable": "the provider could not be reached",
     "api_timeout": "the provider did not answer in time",

@@ -1,0 +1,118 @@
+"""CooperBench's public record as adopted experiments: outcomes only, compared pair by pair."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+
+from cooperflow.archive import adopt
+from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Plan
+from cooperflow.report import build
+from cooperflow.tables import aggregate, comparison, tables
+from cooperflow.upstream import public_record
+
+
+def entry(made: Plan, number: int, **results: dict[str, Any]) -> dict[str, Any]:
+    """Return a task of a record, in the website's form."""
+    pair = made.pairs[number]
+    a, b = (f"feature{feature}" for feature in pair.sorted_features)
+    return {"repo": pair.repo, "taskId": f"task{pair.task_id}", "features": f"{a}_{b}",
+            "f1": a, "f2": b, "results": results}  # fmt: skip
+
+
+def ended(passed: bool, conflict: bool) -> dict[str, bool]:
+    return {"passed": passed, "hasConflict": conflict}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Plan:
+    """A finished experiment, and the plan that adopts three pairs of a published model with it."""
+    own = synthetic.make_plan(tmp_path / "results", "flash")
+    record = {
+        "models": ["ours", "theirs"],
+        "tasks": [
+            entry(own, 0, ours=ended(True, False), theirs=ended(False, False)),
+            entry(own, 1, ours=ended(True, True)),
+            entry(own, 2, ours=ended(False, True), theirs=ended(True, False)),
+        ],
+    }
+    (tmp_path / "index.json.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
+    raw = own.config.model_dump(mode="json")
+    source = f"{tmp_path}/index.json.gz#ours"
+    raw["models"]["published"] = {"model": "published", "adopt": {"coop-comm": source}}
+    made = plan.make(config.parse(raw))
+    synthetic.finish(own)
+    return made
+
+
+def test_outcomes_become_runs_in_the_same_tables(made: Plan) -> None:
+    said = adopt.adopt(made)
+    assert "published-coop-comm: 3 runs" in said
+    assert "47 pairs are not there" in said
+    again = plan.make(made.config)
+    aggregate.make(again)
+    with again.results.runs_csv.open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["model"] == "published"]
+    assert [(r["outcome"], r["reason"], r["merge_status"]) for r in rows] == [
+        ("pass", "", "clean"),
+        ("pass", "", "conflicts"),
+        ("fail", "merge_conflict", "conflicts"),
+    ]
+    for row in rows:
+        assert (row["adopted"], row["caveat"]) == ("True", "public_record")
+        assert (row["cost_complete"], row["cost_bound_usd"]) == ("False", "")
+        assert (row["feature1_passed"], row["started"]) == ("", "")
+    made_of = comparison.table(tables.read_runs(again.results.runs_csv)).to_dict("records")
+    (row,) = [r for r in made_of if "published-coop-comm" in (r["a"], r["b"])]
+    assert row["compared"] == "models"
+    assert row["pairs"] + row["infra_excluded"] == 3
+    assert row["adopted"]
+    assert "0 runs" in adopt.adopt(made)  # and not a second time
+
+
+def test_the_report_shows_them(made: Plan) -> None:
+    adopt.adopt(made)
+    again = plan.make(made.config)
+    aggregate.make(again)
+    build.build(again)
+    assert "published-coop-comm" in (again.results.report / "index.html").read_text()
+
+
+def test_a_mapping_from_pairs_is_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    names = ["go_chi_task_task26_feature1_feature2", "go_chi_task/26/f4_f2"]
+    path.write_text(json.dumps({name: {"m": {"passed": True}} for name in names}))
+    found = public_record.read(path, "m")
+    assert set(found) == {("go_chi_task", 26, (1, 2)), ("go_chi_task", 26, (2, 4))}
+    assert found["go_chi_task", 26, (1, 2)] == public_record.Outcome(True, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[", "Expecting value"),
+        ("3", "no `tasks`"),
+        ('{"tasks": []}', "no task with results"),
+        ('{"tasks": [{"repo": "x", "results": {}}]}', "is not a pair"),
+        ('{"go_chi_task/26/f1_f2": {"m": {"passed": 1}}}', "`passed` is not true or false"),
+        ('{"go_chi_task/26/f1_f2": {"a": {"passed": true}}}', "no model 'm'; it has a"),
+    ],
+)
+def test_what_is_not_a_record_is_refused(text: str, words: str, made: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    raw = made.config.model_dump(mode="json")
+    raw["models"]["published"]["adopt"] = {"coop-comm": f"{path}#m"}
+    with pytest.raises(UserError, match=words):
+        adopt.adopt(plan.make(config.parse(raw)))
+    raw["models"]["published"]["adopt"] = {"coop-comm": f"{tmp_path}/none.json#m"}
+    with pytest.raises(UserError, match="No such file"):
+        adopt.adopt(plan.make(config.parse(raw)))
