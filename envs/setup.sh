@@ -48,8 +48,20 @@ run() {
     start=$(wc -l <"$LOG")
     if ! "$@" >>"$LOG" 2>&1 </dev/null; then
         log_tail <(tail -n "+$((start + 1))" "$LOG")
+        ! no_wheel "$((start + 1))" || hint=$no_wheel
         fail "$what failed (above: its last lines; all of it: $LOG)" "$hint"
     fi
+}
+
+# Sets $no_wheel and succeeds if the log from line $1 on tells of a package that did not build.
+no_wheel() {
+    local package
+    # shellcheck disable=SC2016  # the backquotes are uv's
+    package=$(tail -n "+$1" "$LOG" | sed -n 's/.*[Ff]ailed to build `\([^`=]*\).*/\1/p' | head -n 1)
+    [ -n "$package" ] || return 1
+    no_wheel="$package has no wheel for this Python and machine, and building it failed. Choose Python \
+3.11, 3.12 or 3.13 (COOPERFLOW_PYTHON=/path/to/python3), or install a compiler and the headers of \
+this Python (Debian: gcc python3-dev). Then call this again."
 }
 
 have() { command -v "$1" >/dev/null 2>&1; }

