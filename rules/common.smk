@@ -1,32 +1,36 @@
 # The config, checked before the DAG is built, and what the rules share.
-import gc
 import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
+import snakemake
+
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-# A large DAG is objects by the million that all stay: looking through them for garbage every 700
-# new ones took a fifth of a start's time.
-gc.set_threshold(50_000)
+from cooperflow import interpreter
 
-from cooperflow import environment, halt, layout, processes, redo, snakemake_setup
+
+def stop(error):
+    """End with the error's own words, without a traceback."""
+    print(f"\n{error}\n", file=sys.stderr)
+    sys.exit(1)
+
+
+# Before any package is imported that another environment does not have.
+if problem := interpreter.problem(snakemake.__version__, Path(workflow.basedir)):
+    stop(problem)
+
+from cooperflow import environment, halt, layout, redo, snakemake_setup
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment import plan as planning
 
-
-def stop(error):
-    """End with the error's own words: no traceback, no line of ours."""
-    print(f"\n{error}\n", file=sys.stderr)
-    sys.exit(1)
-
-
 try:
     PLAN = planning.make(configuration.parse(config))
+    snakemake_setup.hand_to_jobs(PLAN.config, workflow.remote_exec)
 except UserError as error:
     stop(error)
 
@@ -36,19 +40,9 @@ GATE = str(RESULTS.gate)
 # A pair's path below its experiment; the functions of the rules below take it apart.
 PAIR = "{pair}"
 
-# Jobs inherit these: the config as it stands, whom they belong to, and how they start.
-os.environ[environment.CONFIG] = PLAN.config.model_dump_json()
-if workflow.remote_exec:
-    # A node of a cluster has got the start's name from it, with the whole environment. A launcher
-    # would end with the job that began it, and take the others' work with it.
-    if environment.OWNER not in os.environ:
-        stop("The cluster hands no environment to its jobs (Slurm: sbatch --export=ALL does).")
-    os.environ[environment.NODE] = str(processes.this_process())
-    os.environ[environment.LAUNCHER] = "off"
-else:
-    os.environ.pop(environment.NODE, None)
-    os.environ[environment.OWNER] = str(processes.this_process())
-    os.environ[environment.LAUNCHER] = PLAN.config.launcher
+snakemake_setup.collect_garbage_rarely()
+snakemake_setup.restore_resources(workflow, Path(workflow.basedir) / "profiles")
+snakemake_setup.limit_providers(workflow, PLAN.run_limits)
 
 
 def call(name, *arguments):
@@ -61,14 +55,6 @@ def run_slots():
     """How many runs go on at a time."""
     value = workflow.global_resources.get("run_slots").value
     return value if isinstance(value, int) else 4
-
-
-snakemake_setup.restore_resources(workflow, Path(workflow.basedir) / "profiles")
-
-# What a provider bears at a time; `--resources provider_NAME=...` wins.
-for name, slots in PLAN.run_limits.items():
-    if name not in workflow.global_resources:
-        workflow.register_resource(name, slots)
 
 
 def begin_start(dag):
@@ -109,18 +95,13 @@ def end_session(success):
         stop(redo.missing_message(missing))
 
 
-def is_dry_run():
-    """Whether a dry run was asked for: Snakemake itself knows it only after parsing."""
-    return any(re.fullmatch(r"--dry-?run|-[A-Zfkpqr]*n[A-Zfkpqr]*", word) for word in sys.argv[1:])
-
-
 # With nothing left to run, no session would compare the configurations.
 if not workflow.remote_exec:
-    for note in fingerprint.notes(PLAN, with_versions=is_dry_run()):
+    for note in fingerprint.notes(PLAN, with_versions=workflow.output_settings.dryrun):
         print(note, file=sys.stderr)
 
 # A session prints it with its plan.
-if PLAN.config.limits.budget_usd is not None and is_dry_run():
+if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun:
     from cooperflow.jobs import budget
 
     print(budget.line(PLAN), file=sys.stderr)

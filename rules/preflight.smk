@@ -8,5 +8,5 @@ rule preflight:
         "{params.call} --log {log:q}"
 
 
-# What is to be mended is told once. (The keyword `retries: 0` is taken for one that is not set.)
-workflow.get_rule("preflight").restart_times = 0
+# It lists the problems once.
+snakemake_setup.try_once(workflow, "preflight")

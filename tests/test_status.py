@@ -143,7 +143,7 @@ def test_no_line_is_wider_than_the_terminal(made: Plan, width: int) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_names_are_in_one_piece_on_a_narrow_terminal(width: int) -> None:
-    name = "a-rather-long-name-of-a-model-coop-nocomm-r2"
+    name = "claude-sonnet-4.5-coop-nocomm-r2"
     table = Table(box=None, pad_edge=False)
     for heading in ("run name", "reason", "attempts", "cost so far"):
         table.add_column(heading)

@@ -5,11 +5,61 @@ Each function has one reason. tests/contract/test_snakemake.py pins the internal
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from cooperflow import environment, processes
+from cooperflow.errors import UserError
+from cooperflow.experiment.keys import Config
+
+
+def collect_garbage_rarely() -> None:
+    """Look for garbage every 50,000 new objects: the millions of a large DAG all stay.
+
+    With Python's 700 the search took a fifth of the time in which a session starts.
+    """
+    gc.set_threshold(50_000)
+
+
+def hand_to_jobs(config: Config, on_a_node: bool) -> None:
+    """Put into the environment what jobs inherit: the checked config, their session, the launcher.
+
+    Args:
+        on_a_node: this is the Snakemake that carries out one job on a cluster's node.
+
+    Raises:
+        UserError: the cluster did not hand the session's environment to the job.
+    """
+    os.environ[environment.CONFIG] = config.model_dump_json()
+    if on_a_node:
+        if environment.OWNER not in os.environ:
+            raise UserError(
+                "The cluster hands no environment to its jobs (Slurm: sbatch --export=ALL does)."
+            )
+        os.environ[environment.NODE] = str(processes.this_process())
+        # A launcher would end with the job that started it, and end the others' work with it.
+        os.environ[environment.LAUNCHER] = "off"
+    else:
+        os.environ.pop(environment.NODE, None)
+        os.environ[environment.OWNER] = str(processes.this_process())
+        os.environ[environment.LAUNCHER] = config.launcher
+
+
+def limit_providers(workflow: Any, limits: Mapping[str, int]) -> None:
+    """Limit the runs at a time of each provider; `--resources provider_NAME=...` wins."""
+    for name, slots in limits.items():
+        if name not in workflow.global_resources:
+            workflow.register_resource(name, slots)
+
+
+def try_once(workflow: Any, rule: str) -> None:
+    """Exempt a rule from the profile's retries: Snakemake takes `retries: 0` for not set."""
+    workflow.get_rule(rule).restart_times = 0
 
 
 def restore_resources(workflow: Any, profiles: Path) -> None:
