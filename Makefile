@@ -2,6 +2,8 @@
 
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
+# Scripts read and write UTF-8, whatever the locale.
+export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 CONFIG ?=

@@ -48,7 +48,7 @@ snakemake_setup.limit_providers(workflow, PLAN.run_limits)
 def call(name, *arguments):
     """The command line of a script, quoted; the rules that have many jobs add little to it."""
     script = Path(workflow.basedir) / "scripts" / f"{name}.py"
-    return shlex.join([sys.executable, str(script), *arguments])
+    return shlex.join([sys.executable, "-X", "utf8", str(script), *arguments])
 
 
 def run_slots():

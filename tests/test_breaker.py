@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from cooperflow import layout
+from cooperflow.attempt import raw_answers
 from cooperflow.engine import containers, probe
 from cooperflow.experiment import config, fingerprint, keys
 from cooperflow.jobs import breaker
@@ -99,12 +100,12 @@ def test_words_of_an_answer_do_not_outweigh_its_status(status: int, kind: str) -
     assert usage.kind_of_error("AuthenticationError", status, said, causes) == kind
 
 
-def test_the_probe_of_the_provider_connects_and_asks_nothing() -> None:
+def test_the_probe_of_the_provider_asks_no_model() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert probe.provider(f"http://127.0.0.1:{port}/v2/chat") == ""
         connection, _ = server.accept()
-        assert connection.recv(100) == b""
+        assert connection.recv(100).startswith(b"HEAD ")
     assert "cannot be reached" in probe.provider(f"http://127.0.0.1:{port}/v2/chat")
     assert "cannot be reached" in probe.provider("https://provider.invalid/v2/chat")
     assert probe.provider(None) == ""
@@ -143,3 +144,22 @@ def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
     made = plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
     asked = fingerprint.asked(made.experiments[0], made)
     assert asked["containers"] == keys.Containers().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("30", 30.0),
+        ("1.5", 1.5),
+        ("Sat, 28 Nov 2026 01:00:30 GMT", 30.0),
+        ("Saturday, 28-Nov-26 01:00:30 GMT", 30.0),
+        ("Sat Nov 28 01:00:30 2026", 30.0),
+        ("Sat, 28 Nov 2026 00:00:00 GMT", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("nan", None),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(header: str, seconds: float | None) -> None:
+    now = 1795827600.0  # 2026-11-28 01:00:00 UTC
+    assert raw_answers.seconds_of(header, now) == seconds

@@ -20,6 +20,7 @@ LOOK = 3.0
 ADVICE = {
     "auth": "The provider refused the key. Set the right one in the environment variable {key}.",
     "model_not_found": "The provider does not know the model. Put models.{model}.model right.",
+    "setup_error": "cooperbench cannot be imported here. Run `make setup`.",
     "quota": "The provider's quota is used up. Raise it, or wait until it is renewed.",
     "bad_request": "The config asks for more output tokens than the model can write. Lower"
     " agent.config.model.model_kwargs.max_tokens (or max_completion_tokens), or that of"

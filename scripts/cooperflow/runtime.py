@@ -8,11 +8,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+# A unix socket's address has at most 107 bytes; the longest one below this path takes 48.
+LONGEST = 59
+
+_PLAIN = re.compile(r"[\w./+@:,=-]+", re.ASCII)
+
+
+def is_plain(path: str) -> bool:
+    """Whether ``path`` means the same in a shell, in a URL and in a config file."""
+    return bool(_PLAIN.fullmatch(path))
 
 
 def folder() -> Path:
@@ -21,9 +32,11 @@ def folder() -> Path:
     Raises:
         PermissionError: something of that name is there and is not this user's own.
     """
-    told = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")
+    told = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
     # A cluster hands the variable of one machine to another, where nobody has made the folder.
-    base = (told if told.is_dir() else Path("/tmp")) / f"cooperflow-{os.getuid()}"
+    if not (Path(told).is_dir() and is_plain(told) and len(os.fsencode(told)) <= LONGEST):
+        told = "/tmp"
+    base = Path(told) / f"cooperflow-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     status = base.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
@@ -57,7 +70,7 @@ def sweep() -> None:
             elif path.suffix == ".lock":
                 # Whoever starts a launcher holds this lock until it listens.
                 with _locked(path, os.O_RDWR):
-                    _unless_served(path.with_suffix(".sock"), path)
+                    _unless_served(path)
 
 
 @contextlib.contextmanager
@@ -71,10 +84,12 @@ def _locked(path: Path, flags: int) -> Iterator[None]:
         os.close(handle)
 
 
-def _unless_served(address: Path, lock: Path) -> None:
-    """Remove a launcher's socket and lock unless it listens."""
+def _unless_served(lock: Path) -> None:
+    """Remove a launcher's socket, log and lock unless it listens."""
+    address = lock.with_suffix(".sock")
     with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
         probe.connect(str(address))
         return
     address.unlink(missing_ok=True)
+    lock.with_suffix(".log").unlink(missing_ok=True)
     lock.unlink(missing_ok=True)

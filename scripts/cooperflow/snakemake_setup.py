@@ -36,6 +36,7 @@ def hand_to_jobs(config: Config, on_a_node: bool) -> None:
         UserError: the cluster did not hand the session's environment to the job.
     """
     os.environ[environment.CONFIG] = config.model_dump_json()
+    environment.make_portable(os.environ)
     if on_a_node:
         if environment.OWNER not in os.environ:
             raise UserError(

@@ -7,7 +7,6 @@ that has not, it pays for the import itself. Nothing else differs.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import json
 import os
@@ -20,11 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow import layout, processes, runtime
+from cooperflow import layout, processes, provider_environment, runtime
 from cooperflow.attempt.pace import Pace
 from cooperflow.engine import containers
+from cooperflow.outcomes import outcome
 
 SHIM = Path(__file__).with_name("docker-labelled")
+# Exit code of a process that could not import what it runs (EX_CONFIG).
+CANNOT_START = outcome.CANNOT_START
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,31 @@ class Command:
     unread: Path | None = None  # gets what kept an agent's patch from being read
     command_seconds: float | None = None  # limit for one command in an SDK container
 
+    @property
+    def run_note(self) -> Path:
+        """What gets a line for each container that an agent asks the docker program for."""
+        return self.stop_note.with_name("asked")
 
-def shim() -> str:
-    """Return the path of the docker program for agents, free of spaces (upstream quotes none)."""
+
+def shim(scratch: Path | None = None) -> str:
+    """Return the path of the docker program for agents.
+
+    Upstream does not quote it. In a checkout whose path a shell would split it is a link in
+    ``scratch``, which goes away with that folder.
+    """
     path = str(SHIM)
-    if not any(c.isspace() or c in "'\"$`\\&;|<>()" for c in path):
+    if scratch is None or runtime.is_plain(path):
         return path
-    link = runtime.folder() / f"docker-{hashlib.sha256(path.encode()).hexdigest()[:12]}"
+    link = scratch / "docker"
     with contextlib.suppress(FileExistsError):
         link.symlink_to(SHIM)
     return str(link)
 
 
-def prepare_environment() -> None:
-    """Set what cooperbench and litellm read when they are imported."""
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else a download with three tries
-    os.environ["LITELLM_LOG"] = "ERROR"
-    os.environ["MSWEA_SILENT_STARTUP"] = "1"
-    os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim()
+def prepare_environment(scratch: Path | None = None) -> None:
+    """Set what cooperbench and litellm read when they are imported; remove what misleads them."""
+    provider_environment.enter(os.environ)
+    os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim(scratch)
 
 
 def preload() -> None:
@@ -115,18 +124,23 @@ def fork(
 
 
 def _main(command: Command) -> int:
-    prepare_environment()
+    prepare_environment(command.stop_note.parent)
     os.environ.update(command.environment)
     labels = [f"--label={key}={value}" for key, value in command.labels.items()]
     os.environ["COOPERFLOW_RUN_ARGS"] = "\n".join([*labels, *command.run_arguments])
     os.environ["COOPERFLOW_STOP_NOTE"] = str(command.stop_note)
     events = command.log.parent / layout.EVENTS
     os.environ["COOPERFLOW_EVENTS"] = str(events)
+    os.environ["COOPERFLOW_RUN_NOTE"] = str(command.run_note)
     os.environ["COOPERFLOW_DOCKER_LOG"] = str(command.log)
 
-    import cooperbench.cli
+    try:
+        import cooperbench.cli
 
-    _bring_external_agents()
+        _bring_external_agents()
+    except Exception:
+        traceback.print_exc()
+        return CANNOT_START
     from cooperflow.attempt import seams
 
     if command.tags is not None:

@@ -7,9 +7,14 @@ the raw answer of each. The rules are in `outcomes/provider_answer.py`.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import email.utils
 import functools
 import json
+import math
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,12 +129,17 @@ class RawAnswers:
         )
 
 
-def seconds_of(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; None where it is a date or missing."""
-    try:
-        return None if header is None else float(header)
-    except ValueError:
-        return None
+def seconds_of(header: str | None, now: float | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for: a number, or a date (RFC 9110)."""
+    with contextlib.suppress(ValueError):
+        seconds = float(header or "")
+        return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        moment = email.utils.parsedate_to_datetime(header or "")
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.UTC)
+        return max(moment.timestamp() - (time.time() if now is None else now), 0.0)
+    return None
 
 
 def _with_usage(

@@ -147,11 +147,23 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
                 command, _place(job, stop_note), lambda: _limit(job), lambda: started.died
             )
             gateway_died = started.died
+            asked = _asked(job, command)
         finally:
             if started.gateway:
                 started.gateway.end()  # it writes the last answer down
             secrecy.scrub(job.folder, job.key)
-        return _evidence(job, watched, started.redis, gateway_died)
+        return dataclasses.replace(
+            _evidence(job, watched, started.redis, gateway_died), containers_asked=asked
+        )
+
+
+def _asked(job: Job, command: child.Command) -> int | None:
+    """Return how many containers the agents asked the docker program for, None if they do not."""
+    if job.run.experiment.agent.name not in keys.BY_COMMAND:
+        return None
+    with contextlib.suppress(OSError):
+        return len(command.run_note.read_bytes().splitlines())
+    return 0
 
 
 def watch(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cooperflow.engine import containers
 from cooperflow.errors import EngineError
@@ -67,16 +65,22 @@ def engine() -> str:
 def provider(url: str | None) -> str:
     """Return why the provider's host cannot be reached, empty if it can (or is not known).
 
-    Only a connection is made: nothing is asked of it, so nothing is paid.
+    Asked by the client library that makes the calls, so that a proxy is used for both or for
+    neither. No model is asked, so nothing is paid; any answer, or none in time, counts as reached.
     """
-    if not url or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+    import httpx
+
+    if not url:
         return ""
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)
     try:
-        socket.create_connection((host, port), PATIENCE).close()
-    except OSError as error:
-        return f"{host}:{port} cannot be reached ({error})"
+        # Nothing secret is sent, and whether a certificate is trusted is not asked here.
+        httpx.head(url, timeout=PATIENCE, verify=False)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        where = httpx.URL(url)
+        port = where.port or (80 if where.scheme == "http" else 443)
+        return f"{where.host}:{port} cannot be reached ({error or type(error).__name__})"
+    except Exception:  # an answer that breaks off is one; a proxy of an unknown kind fails the call
+        return ""
     return ""
 
 

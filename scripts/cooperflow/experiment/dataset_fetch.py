@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cooperflow import atomic, layout, processes
+from cooperflow import atomic, layout, processes, provider_environment
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset, dataset_revision, upstream
 from cooperflow.experiment.plan import Plan
@@ -145,7 +145,7 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
         print(f"data set: the hub has a newer revision, {newest}; it is not taken")
     module = "cooperflow.experiment.dataset_download"
     command = [sys.executable, "-m", module, upstream.DATASET, revision, str(here)]
-    environment = {**os.environ, "HF_HUB_DISABLE_XET": "1"}
+    environment = {**provider_environment.controlled(os.environ), "HF_HUB_DISABLE_XET": "1"}
     environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     log = place / "prepare.log"
     with log.open("ab") as stream:

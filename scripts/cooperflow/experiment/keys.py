@@ -18,6 +18,8 @@ DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENH
 RECORDED = ("mini_swe_agent_v2", OPENHANDS)
 # Agents of cooperbench whose messages are sent from inside their containers.
 INSIDE = ("claude_code", "codex")
+# Those whose containers are started by the docker command, all of them.
+BY_COMMAND = ("mini_swe_agent_v2", "claude_code", "codex")
 MODES = ("solo", "coop", "team")
 # An agent's container ends by itself after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000

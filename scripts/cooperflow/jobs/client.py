@@ -19,7 +19,9 @@ from pathlib import Path
 
 from cooperflow import environment, runtime
 
-SCHEMA = 1
+SCHEMA = 2
+# A fork's first answer: it has the request and does the work.
+BEGUN = b"+"
 # How long a launcher may take to be there, seconds; it listens before it imports anything.
 PATIENCE = 20
 SCRIPTS = Path(__file__).resolve().parents[2]
@@ -55,6 +57,7 @@ def begin_launcher() -> None:
 def _warm(work: str) -> int | None:
     connection = _launcher()
     if connection is None:
+        _say_why_cold()
         return None
     with connection:
         request = json.dumps(
@@ -67,19 +70,34 @@ def _warm(work: str) -> int | None:
             }
         ).encode()
         streams = array.array("i", [1, 2])
-        connection.sendmsg(
-            [len(request).to_bytes(8, "big")],
-            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams.tobytes())],
-        )
-        connection.sendall(request)
+        with contextlib.suppress(ConnectionError):
+            connection.sendmsg(
+                [len(request).to_bytes(8, "big")],
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams.tobytes())],
+            )
+            connection.sendall(request)
         answer = b""
         while chunk := _receive(connection):
             answer += chunk
+    if not answer:
+        # The launcher ended before a fork had the request: nothing of the work was done.
+        _say_why_cold()
+        return None
+    answer = answer.removeprefix(BEGUN)
     if not answer:
         # Its process was killed; what it left is in the books and is put away by the next try.
         print("the process that did this job was killed", flush=True)
         return 137
     return int(answer)
+
+
+def _say_why_cold() -> None:
+    """Print what the launcher said when it ended; the job does its work without it."""
+    log = socket_path(os.environ[environment.OWNER]).with_suffix(".log")
+    with contextlib.suppress(OSError):
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        why = f": {said[-1]}" if said else " without a word"
+        print(f"The launcher ended{why}. This job imports cooperbench itself.", flush=True)
 
 
 def _receive(connection: socket.socket) -> bytes:
@@ -124,15 +142,16 @@ def _started(path: Path) -> socket.socket | None:
         connection = _connect(path)
         if connection is not None:
             return connection
-        program = [sys.executable, str(SCRIPTS / "launcher.py"), str(path)]
+        program = [sys.executable, "-X", "utf8", str(SCRIPTS / "launcher.py"), str(path)]
         # The launcher must not hold this job's streams: Snakemake waits for them to close.
-        process = subprocess.Popen(
-            program,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with path.with_suffix(".log").open("ab") as log:
+            process = subprocess.Popen(
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
         limit = time.monotonic() + PATIENCE
         while time.monotonic() < limit and process.poll() is None:
             connection = _connect(path)

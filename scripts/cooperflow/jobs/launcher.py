@@ -21,9 +21,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from cooperflow import processes
+from cooperflow import processes, runtime
 from cooperflow.attempt import child
-from cooperflow.jobs.client import SCHEMA
+from cooperflow.jobs.client import BEGUN, SCHEMA
 
 # How often the launcher looks whether its Snakemake is still there, seconds.
 TICK = 0.5
@@ -53,8 +53,13 @@ def serve(path: Path) -> int:
     if owner is None:
         return 64
     listener = _listen(path)
-    child.prepare_environment()
-    _warm()
+    with runtime.scratch() as scratch:
+        child.prepare_environment(scratch)
+        _warm()
+        return _serve(path, listener, owner)
+
+
+def _serve(path: Path, listener: socket.socket, owner: processes.Process) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: clients hear from the forks
@@ -67,8 +72,8 @@ def serve(path: Path) -> int:
                     _fork(listener)
     finally:
         if _still_ours(path, identity):
-            path.unlink(missing_ok=True)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            for ending in (".sock", ".log", ".lock"):
+                path.with_suffix(ending).unlink(missing_ok=True)
     return 0
 
 
@@ -94,8 +99,10 @@ def _warm() -> None:
     # A fork must not inherit threads: numpy's would be the only ones.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for name in WARM:
-        with contextlib.suppress(ImportError):
+        try:
             importlib.import_module(name)
+        except Exception:  # the job that needs it says so, in its own log
+            traceback.print_exc()
     from cooperflow.experiment import pairs
 
     pairs.known_features()
@@ -134,9 +141,9 @@ def _peer(connection: socket.socket) -> int:
 
 def _work(connection: socket.socket) -> int:
     request = _request(connection)
+    connection.sendall(BEGUN)
     os.environ.clear()
     os.environ.update(request["environment"])
-    child.prepare_environment()
     os.chdir(request["directory"])
     processes.watch_client(connection)
     from cooperflow.jobs import command
@@ -146,6 +153,8 @@ def _work(connection: socket.socket) -> int:
 
 def _request(connection: socket.socket) -> dict[str, Any]:
     head, streams = _head(connection)
+    if not head:
+        raise SystemExit(0)  # a client that only asked whether the launcher listens
     length = int.from_bytes(head, "big")
     body = b""
     while len(body) < length:

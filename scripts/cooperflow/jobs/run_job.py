@@ -190,6 +190,8 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
     environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": str(config.limits.call_tries)}
     if agent.external:
         environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(agent.external)
+    if agent.name == "claude_code" and model.api_base:
+        environment["ANTHROPIC_BASE_URL"] = model.api_base
     rate = plan.limits(run.experiment).requests_per_minute
     own_network = None
     if agent.openhands:
@@ -240,6 +242,13 @@ def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
 
 
 def _halt_message(run: Run, verdict: Verdict, place: Path) -> str:
+    if verdict.reason == outcome.SETUP_ERROR:
+        log = place / "cooperbench.log"
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return (
+            f"No further run is started: {verdict.reason} ({run.key}).\n"
+            f"{lines[-1] if lines else ''}\n{halt.ADVICE[verdict.reason]} See {log}."
+        )
     calls = [c for c in publish.attempt_calls(place) if c.kind != usage.ANSWERED]
     said = calls[-1].error if calls else ""
     advice = halt.ADVICE[verdict.reason].format(

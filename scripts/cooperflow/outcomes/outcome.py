@@ -35,6 +35,7 @@ DISK_FULL = "disk_full"
 REDIS_UNAVAILABLE = "redis_unavailable"
 PROCESS_DIED = "process_died"
 AGENT_ERROR = "agent_error"
+SETUP_ERROR = "setup_error"
 EVAL_ERROR = "eval_error"
 
 # Caveats of `pass`.
@@ -44,7 +45,9 @@ NO_TESTS_RUN = "no_tests_run"
 OUTPUT_LIMIT = "output_limit"
 
 # A provider that says so to one run says so to all: no further paid run is started.
-HALTING = frozenset({usage.AUTH, usage.MODEL_NOT_FOUND, usage.QUOTA})
+HALTING = frozenset({usage.AUTH, usage.MODEL_NOT_FOUND, usage.QUOTA, SETUP_ERROR})
+# Exit code of a cooperbench process whose imports failed (EX_CONFIG).
+CANNOT_START = 78
 # What a provider's errors to the end make of a run, the worst first.
 _PROVIDER = (
     usage.AUTH,
@@ -97,6 +100,7 @@ class Evidence:
     agents: tuple[AgentEnd, ...] = ()
     calls: tuple[CallsEnd, ...] = ()
     containers_started: int | None = None  # None: not known
+    containers_asked: int | None = None  # by its agents; None: not known
     containers_died: int = 0  # ended while their agent was at work, and not by its own cleanup
     containers_oom: int = 0
     exec_refused: int = 0  # running ones in which the engine started no command
@@ -180,10 +184,7 @@ def judge_run(evidence: Evidence) -> Verdict:
                 return _infra(PROCESS_DIED)
             return _infra(DOCKER_UNAVAILABLE if evidence.exec_refused else AGENT_ERROR)
         if usage.CONTEXT not in last:
-            started = evidence.containers_started
-            refused = started is not None and started < len(evidence.agents)
-            refused = refused or evidence.exec_refused > 0
-            return _infra(DOCKER_UNAVAILABLE if refused else AGENT_ERROR)
+            return _infra(DOCKER_UNAVAILABLE if _refused(evidence) else AGENT_ERROR)
         return Verdict(None, CONTEXT_LIMIT)
     if evidence.redis_died and not evidence.store_ended_by_agent:
         return _infra(REDIS_UNAVAILABLE)
@@ -199,9 +200,21 @@ def judge_run(evidence: Evidence) -> Verdict:
     return Verdict(None)
 
 
+def _refused(evidence: Evidence) -> bool:
+    """Whether Docker refused an agent's command, or a container that an agent asked it for."""
+    if evidence.exec_refused:
+        return True
+    started, asked = evidence.containers_started, evidence.containers_asked
+    if started is None or started >= len(evidence.agents):
+        return False
+    return asked is None or asked > started
+
+
 def _infrastructure(evidence: Evidence) -> Verdict | None:
     if evidence.disk_full:
         return _infra(DISK_FULL)
+    if evidence.exit_code == CANNOT_START and not evidence.document:
+        return _infra(SETUP_ERROR)
     if evidence.engine_lost:
         return _infra(DOCKER_UNAVAILABLE)
     if evidence.store_unavailable:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import requests
+import httpx
 
-from cooperflow import atomic, halt, layout
+from cooperflow import atomic, halt, layout, provider_environment
 from cooperflow.attempt import secrecy
 from cooperflow.experiment.keys import Model
 from cooperflow.experiment.plan import Plan
@@ -95,7 +95,7 @@ def model_lines(name: str, model: Model, told: dict[str, Any]) -> Iterator[Line]
 def probe(model: Model, key: str | None, call: bool) -> dict[str, Any]:
     """Ask the model in a process of its own; the key goes through a pipe and is not written."""
     asked = {"model": model.model, "api_base": model.api_base, "key": key, "call": call}
-    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    environment = provider_environment.controlled(os.environ)
     environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     try:
         done = subprocess.run(
@@ -112,8 +112,8 @@ def probe(model: Model, key: str | None, call: bool) -> dict[str, Any]:
 
 def _their_date(url: str) -> str:
     try:
-        return requests.head(url, timeout=10).headers.get("Date", "")
-    except requests.exceptions.RequestException:
+        return str(httpx.head(url, timeout=10).headers.get("Date", ""))
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError):
         return ""
 
 

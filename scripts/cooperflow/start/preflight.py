@@ -12,6 +12,7 @@ from pathlib import Path
 
 import docker
 
+from cooperflow import provider_environment
 from cooperflow.attempt import redis_server, secrecy
 from cooperflow.engine import abilities, containers, endpoint, networks, sandboxes
 from cooperflow.errors import EngineError, UserError, listed
@@ -55,7 +56,13 @@ def check(plan: Plan, work: Work) -> str | None:
     """
     if not work.needs_engine:
         return None
-    problems = [*_keys(work.runs), *_data(plan), *_redis(work.runs, plan), *_disk(plan, work)]
+    problems = [
+        *_keys(work.runs),
+        *_environment(work.runs),
+        *_data(plan),
+        *_redis(work.runs, plan),
+        *_disk(plan, work),
+    ]
     problems += [*_openhands(work.runs), *_external(work.runs)]
     version = None
     if not plan.config.docker:
@@ -88,6 +95,22 @@ def _keys(runs: Iterable[Run]) -> Iterator[str]:
             print(f"key: {key.note}", file=sys.stderr)
         if model.replay is not None and not Path(model.replay).is_dir():
             yield f"Recordings: models.{name}.replay: there is no folder {model.replay}."
+
+
+def _environment(runs: Iterable[Run]) -> Iterator[str]:
+    """Variables that name another server than the config does."""
+    paid = {run.experiment.model_name: run for run in runs if run.experiment.model.replay is None}
+    if not paid:
+        return
+    for line in provider_environment.ignored(os.environ):
+        print(f"environment: {line}", file=sys.stderr)
+    models = []
+    for name, run in paid.items():
+        kwargs = (run.experiment.agent.config.get("model") or {}).get("model_kwargs") or {}
+        model = run.experiment.model
+        models.append((name, model.model, model.api_base or kwargs.get("api_base")))
+    for line in provider_environment.contradictions(models, os.environ):
+        yield f"Environment: {line}"
 
 
 def _data(plan: Plan) -> Iterator[str]:

@@ -1,0 +1,152 @@
+"""The environment in which models are called: the config alone decides which server is called.
+
+cooperbench, litellm and mini-swe-agent each read `.env` files and dozens of variables that name
+another server or another limit. Every process that imports one of them (the launcher, an attempt,
+a gateway, the preflight's call) enters the environment that is stated here. Stdlib only.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from pathlib import Path
+
+from cooperflow import runtime
+
+# Values that every such process gets.
+FIXED = {
+    "PYTHON_DOTENV_DISABLED": "1",  # no `.env` file is read
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else a download with three tries
+    "LITELLM_LOG": "ERROR",
+    "MSWEA_SILENT_STARTUP": "1",
+    "PYTHONUTF8": "1",  # upstream opens its prompts with the locale's encoding
+}
+# Names of a controlled kind that decide neither who is called nor how often.
+ALLOWED = ("LITELLM_MODEL_REGISTRY_PATH",)
+
+# Variables that name a server.
+ADDRESS = re.compile(
+    r"[A-Z0-9_]+_(API_BASE|API_BASE_IMAGE|BASE_URL|API_ENDPOINT|API_HOST)"
+    r"|AZURE_OPENAI_ENDPOINT|AZURE_API_TYPE|OPENAI_API_TYPE|AWS_BEDROCK_RUNTIME_ENDPOINT"
+    r"|AWS_ENDPOINT_URL\w*|(WATSONX|WX|WML)_URL|DATAROBOT_ENDPOINT|GRADIENT_AI_AGENT_ENDPOINT"
+    r"|USE_LITELLM_PROXY"
+)
+# Whole families, whatever follows; keys are passed on, since the config names them.
+FAMILY = re.compile(r"(AZURE_OPENAI|LITELLM|MSWEA)_\w+(?<!_API_KEY)")
+
+# The config keys to use instead.
+_INSTEAD = {
+    "MSWEA_GLOBAL_COST_LIMIT": "agent.config.agent.cost_limit",
+    "MSWEA_GLOBAL_CALL_LIMIT": "agent.config.agent.step_limit",
+    "MSWEA_COST_TRACKING": "agent.config.model.cost_tracking",
+    "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "limits.call_tries",
+}
+# The provider of a model whose name has no prefix, by the beginning of that name.
+_BARE = {
+    "command": "cohere",
+    "c4ai": "cohere",
+    "claude": "anthropic",
+    "gpt": "openai",
+    "chatgpt": "openai",
+    "codex": "openai",
+    "o1": "openai",
+    "o3": "openai",
+    "o4": "openai",
+    "gemini": "gemini",
+}
+
+
+def is_controlled(name: str) -> bool:
+    """Whether a variable is kept away from the processes that call models."""
+    if name in FIXED or name in ALLOWED:
+        return False
+    return bool(ADDRESS.fullmatch(name) or FAMILY.fullmatch(name))
+
+
+def controlled(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` as a process that calls models gets it."""
+    kept = {name: value for name, value in environment.items() if not is_controlled(name)}
+    # With `error` a deprecation in a library would end a run.
+    kept.pop("PYTHONWARNINGS", None)
+    return {**kept, **FIXED, "MSWEA_GLOBAL_CONFIG_DIR": str(_empty_folder())}
+
+
+def enter(environment: MutableMapping[str, str]) -> None:
+    """Make ``environment`` (that of this process) the controlled one."""
+    wanted = controlled(environment)
+    for name in set(environment) - set(wanted):
+        del environment[name]
+    environment.update(wanted)
+    # Warnings that this interpreter was told to raise, by PYTHONWARNINGS or -W.
+    warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
+
+
+def _empty_folder() -> Path:
+    """Return a private folder in mini-swe-agent's place for global settings.
+
+    Its own is in the home directory, which may hold settings or not be writable.
+    """
+    folder = runtime.folder() / "mini-swe-agent"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def ignored(environment: Mapping[str, str]) -> list[str]:
+    """Return one sentence for each variable that is set and has no effect; no value is shown."""
+    return [
+        f"{name} is ignored: the config decides which server is called. Use {instead(name)}."
+        for name in sorted(environment)
+        if is_controlled(name) and environment[name] and name not in _OWN
+    ]
+
+
+# Set by the workflow itself; a job of a session finds them in what it inherits.
+_OWN = ("MSWEA_DOCKER_EXECUTABLE", "MSWEA_GLOBAL_CONFIG_DIR")
+
+
+def instead(name: str) -> str:
+    """Return the config key that says what the variable ``name`` would have said."""
+    if name in _INSTEAD:
+        return _INSTEAD[name]
+    if name.startswith("AZURE_OPENAI_"):
+        return "models.NAME.model (openai/DEPLOYMENT), models.NAME.api_base, models.NAME.api_key"
+    if ADDRESS.fullmatch(name):
+        return "models.NAME.api_base"
+    return "agent.config.model.model_kwargs"
+
+
+def contradictions(
+    models: Iterable[tuple[str, str, str | None]], environment: Mapping[str, str]
+) -> Iterator[str]:
+    """Return what keeps a session from starting: a variable that names a model's server.
+
+    Without a configured address its user expects the named server; the calls would be paid to
+    the provider's own.
+
+    Args:
+        models: name in the config, litellm's name and api_base of each model that is paid for.
+        environment: of the session.
+    """
+    named = [name for name in sorted(environment) if environment[name] and ADDRESS.fullmatch(name)]
+    for entry, model, api_base in models:
+        for name in named:
+            if api_base is None and _concerns(name, model):
+                yield (
+                    f"{name} is set, and models.{entry}.api_base is null: the environment does not "
+                    f"decide which server is called. Write the URL as models.{entry}.api_base, or "
+                    f"run `unset {name}`."
+                )
+
+
+def _concerns(variable: str, model: str) -> bool:
+    """Whether a variable names a server of the provider of ``model``, as far as names show it."""
+    prefix = model.partition("/")[0] if "/" in model else _bare(model)
+    if not prefix:
+        return True
+    provider = re.sub(r"[^a-z0-9]", "", prefix.lower()).removesuffix("chat")
+    return provider in variable.replace("_", "").lower()
+
+
+def _bare(model: str) -> str:
+    return next((who for start, who in _BARE.items() if model.lower().startswith(start)), "")

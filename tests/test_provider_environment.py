@@ -1,0 +1,231 @@
+"""Only the config decides who is called: files, variables and proxies of the machine do not."""
+
+from __future__ import annotations
+
+import json
+import os
+import site
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiment_client import REPOSITORY
+from stub_provider import Stub, stub
+
+from cooperflow import provider_environment
+from cooperflow.engine import probe
+
+VARIABLES = (
+    *("COHERE_API_BASE", "OPENAI_BASE_URL", "OPENAI_API_BASE"),
+    *("ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE", "AZURE_API_BASE", "LITELLM_PROXY_API_BASE"),
+)
+OTHERS = {
+    "AZURE_OPENAI_API_KEY": "azure-key-0123456789",
+    "USE_LITELLM_PROXY": "true",
+    "LITELLM_PROXY_API_KEY": "proxy-key-0123456789",
+    "LITELLM_ROUTE_ALL_CHAT_OPENAI_TO_RESPONSES": "true",
+    "MSWEA_GLOBAL_CALL_LIMIT": "1",
+    "MSWEA_GLOBAL_COST_LIMIT": "0.000001",
+}
+MODELS = ("command-a-03-2025", "openai/gpt-4o", "anthropic/claude-3-5-haiku-20241022")
+
+# Upstream's model class, the preflight's call and the gateway, each once per model.
+CALLER = """
+import json, sys
+from pathlib import Path
+asked = json.load(sys.stdin)
+from cooperflow.attempt import child
+child.prepare_environment()
+import cooperbench.cli
+import litellm
+from cooperbench.agents._azure import resolve_azure_config
+from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
+from cooperflow.attempt import gateway
+from cooperflow.experiment.keys import Model
+from cooperflow.start import model_check
+litellm.suppress_debug_info = True
+litellm_model.retry = lambda **_: [__import__("contextlib").nullcontext()]
+messages = [{"role": "user", "content": "Hi"}]
+told = {"azure": resolve_azure_config() is not None, "failed": []}
+for name in asked["models"]:
+    base = {"api_base": asked["bases"][name]} if asked["bases"] else {}
+    kwargs = {"timeout": 20, "max_retries": 0, **base}
+    try:
+        model = litellm_model.LitellmModel(
+            model_name=name,
+            model_kwargs={**kwargs, "api_key": "sk-1234567890", "num_retries": 0},
+            cost_tracking="ignore_errors",
+        )
+        model.query(messages)
+    except Exception as error:
+        # The stub answers without a command, which the agent refuses after the call.
+        if type(error).__name__ != "FormatError":
+            told["failed"].append(repr(error))
+    upstream = gateway.Upstream(name, "sk-1234567890", kwargs, 1, Path("unused"))
+    gateway._Model(upstream).complete("agent1", {"messages": messages})
+    model_check.probe(Model(model=name, **base), "sk-1234567890", call=True)
+print(json.dumps(told))
+"""
+
+
+def _call(
+    environment: Mapping[str, str], bases: Mapping[str, str] | None, cwd: Path
+) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", CALLER],
+        input=json.dumps({"models": MODELS, "bases": bases}),
+        text=True,
+        capture_output=True,
+        env={**_clean(), **environment},
+        cwd=cwd,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _clean() -> dict[str, str]:
+    """Return this process's environment without what its own tests have set."""
+    kept = {k: v for k, v in os.environ.items() if not provider_environment.is_controlled(k)}
+    for name in (*provider_environment.FIXED, "MSWEA_GLOBAL_CONFIG_DIR"):
+        kept.pop(name, None)
+    for name in [name for name in kept if name.lower().endswith("_proxy")]:
+        del kept[name]
+    return {**kept, "PYTHONPATH": str(REPOSITORY / "scripts")}
+
+
+def _bases(server: Stub) -> dict[str, str]:
+    paths = ("/v2/chat", "/v1", "/v1/messages")
+    return {name: server.url + path for name, path in zip(MODELS, paths, strict=True)}
+
+
+@pytest.fixture
+def wrong() -> Iterator[Stub]:
+    with stub("wrong") as server:
+        yield server
+
+
+@pytest.fixture
+def misleading(wrong: Stub) -> dict[str, str]:
+    """Every variable that has ever sent a call elsewhere; each has its own path."""
+    addresses = {name: f"{wrong.url}/{name}" for name in VARIABLES}
+    addresses["AZURE_OPENAI_ENDPOINT"] = f"{wrong.url}/AZURE_OPENAI_ENDPOINT"
+    return {**addresses, **OTHERS}
+
+
+def _trap(tmp_path: Path, misleading: Mapping[str, str]) -> tuple[dict[str, str], Path]:
+    """Lay out a home, a checkout and site-packages with `.env` files wherever one is read."""
+    home = tmp_path / "home"
+    clone = home / "clone"
+    packages = clone / "lib"
+    packages.mkdir(parents=True)
+    # find_dotenv walks up from where the module lies, links not resolved.
+    for entry in Path(site.getsitepackages()[0]).iterdir():
+        (packages / entry.name).symlink_to(entry)
+    settings = home / ".config" / "mini-swe-agent"
+    settings.mkdir(parents=True)
+    text = "".join(f"{name}={value}\n" for name, value in misleading.items())
+    for folder in (home, clone, settings):
+        (folder / ".env").write_text(text)
+    paths = os.pathsep.join([str(REPOSITORY / "scripts"), str(packages)])
+    return {"HOME": str(home), "PYTHONPATH": paths, "XDG_CONFIG_HOME": str(home / ".config")}, clone
+
+
+@pytest.mark.parametrize("by", ["variables", "files"])
+@pytest.mark.parametrize("configured", [True, False])
+def test_the_config_alone_decides_which_server_is_called(
+    by: str, configured: bool, wrong: Stub, misleading: dict[str, str], tmp_path: Path
+) -> None:
+    environment, cwd = misleading, tmp_path
+    if by == "files":
+        environment, cwd = _trap(tmp_path, misleading)
+    with stub("right") as right, stub("proxy") as proxy:
+        # The provider's own address is reached by a proxy, which shows who was called.
+        ways = {"HTTPS_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
+        told = _call({**environment, **ways}, _bases(right) if configured else None, cwd)
+        called, outside = list(right.paths), list(proxy.paths)
+    assert wrong.paths == []
+    assert told["azure"] is False
+    if configured:
+        assert told["failed"] == []
+        ends = ["chat", "completions", "messages"]
+        assert sorted(path.rpartition("/")[2] for path in called) == sorted(3 * ends)
+        assert outside == []
+    else:
+        hosts = {"api.cohere.com:443", "api.openai.com:443", "api.anthropic.com:443"}
+        assert {path.removeprefix("CONNECT ") for path in outside} == hosts
+
+
+@pytest.mark.parametrize("ways", ["ALL_PROXY", "HTTP_PROXY", "all_proxy", "NO_PROXY"])
+def test_a_proxy_is_used_by_all_or_by_none(
+    ways: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    with stub("right") as right, stub("proxy") as proxy:
+        environment = {ways: proxy.url}
+        # A name that only the proxy knows.
+        where = "http://provider.invalid"
+        if ways == "NO_PROXY":
+            environment = {"ALL_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
+            where = right.url
+        bases = {name: url.replace(right.url, where) for name, url in _bases(right).items()}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        reached = probe.provider(bases[MODELS[0]])
+        assert reached == ""
+        if ways == "all_proxy":  # the calls themselves are tried with the other three
+            assert proxy.paths
+            return
+        told = _call(environment, bases, tmp_path)
+        assert told["failed"] == []
+        used, unused = (right, proxy) if ways == "NO_PROXY" else (proxy, right)
+        assert len(used.paths) == 3 * len(MODELS) + 1  # and the probe
+        assert unused.paths == []
+
+
+def test_a_host_behind_a_dead_proxy_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert "cannot be reached" in probe.provider("https://provider.invalid/v2/chat")
+
+
+@pytest.mark.parametrize(
+    ("variable", "model", "refused"),
+    [
+        ("COHERE_API_BASE", "command-a-03-2025", True),
+        ("COHERE_API_BASE", "cohere_chat/command-a-03-2025", True),
+        ("OPENAI_BASE_URL", "command-a-03-2025", False),
+        ("OPENAI_BASE_URL", "gpt-5", True),
+        ("AZURE_OPENAI_ENDPOINT", "openai/gpt-5", True),
+        ("AZURE_API_BASE", "azure/gpt-5", True),
+        ("ANTHROPIC_BASE_URL", "claude-sonnet-4-5", True),
+        ("TOGETHER_AI_API_BASE", "together_ai/x", True),
+        ("MISTRAL_API_BASE", "a-name-that-nobody-knows", True),
+        ("MSWEA_GLOBAL_COST_LIMIT", "command-a-03-2025", False),
+    ],
+)
+def test_a_session_with_two_addresses_is_refused(variable: str, model: str, refused: bool) -> None:
+    environment = {variable: "http://secret:word@x.test"}
+    found = list(provider_environment.contradictions([("m", model, None)], environment))
+    assert bool(found) == refused
+    assert all(variable in line and "models.m.api_base" in line for line in found)
+    assert list(provider_environment.contradictions([("m", model, "http://y")], environment)) == []
+    (said,) = provider_environment.ignored(environment)
+    assert variable in said and "secret" not in said
+    assert not {variable} & set(provider_environment.controlled(environment))
+
+
+def test_what_a_provider_needs_stays() -> None:
+    names = [
+        *("COHERE_API_KEY", "AZURE_OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_REGION_NAME"),
+        *("VERTEXAI_PROJECT", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "DOCKER_HOST"),
+        *("LITELLM_MODEL_REGISTRY_PATH", "COOPERBENCH_EXTERNAL_AGENTS", "REDIS_URL"),
+    ]
+    needed = dict.fromkeys(names, "x")
+    assert needed.items() <= provider_environment.controlled(needed).items()
+    assert provider_environment.ignored(needed) == []
