@@ -75,6 +75,13 @@ PROVIDER = (
     # The agent takes one step more.
     Told("broken tool arguments, then well", [strike("bad_arguments", 1)], PASS, recovers=False),
     Told("an answer of 5 MB", [strike("huge", 1)], PASS),
+    Told("Cohere 422 on the model's output, then well", [strike("unusable_output", 2)], PASS),
+    Told("Cohere 499 to the end", [strike("cancelled")], DOWN, times=3),
+    Told("529 overloaded, then well", [strike("overloaded", 2)], PASS),
+    Told("finish_reason ERROR to the end", [strike("finish_error")], DOWN, times=3),
+    Told("finish_reason TIMEOUT, then well", [strike("finish_timeout", 2)], PASS),
+    Told("an answer without usage", [strike("no_usage", 1)], PASS),
+    Told("billed units that differ", [strike("billed_units", 2)], PASS),
     Told("a slow drip of bytes", [strike("drip", 1, seconds=0.002)], PASS),
 )
 
