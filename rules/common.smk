@@ -41,6 +41,7 @@ GATE = str(RESULTS.gate)
 PAIR = "{pair}"
 
 snakemake_setup.collect_garbage_rarely()
+snakemake_setup.shorten_messages()
 snakemake_setup.restore_resources(workflow, Path(workflow.basedir) / "profiles")
 snakemake_setup.limit_providers(workflow, PLAN.run_limits)
 
@@ -74,6 +75,9 @@ def begin_start(dag):
         uses=image_uses(to_do),
         slots=run_slots(),
         cluster=workflow.non_local_exec,
+        tables=any(str(job.rule).startswith(("run_", "eval_", "aggregate")) for job in dag.jobs),
+        adopting="adopt" in names,
+        pulls=names.count("image"),
     )
     try:
         print(begin.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)

@@ -6,6 +6,7 @@ Each function has one reason. tests/contract/test_snakemake.py pins the internal
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from cooperflow import environment, processes
 from cooperflow.errors import UserError
 from cooperflow.experiment.keys import Config
+from cooperflow.jobs.tries import INTERRUPTED, TRY_AGAIN
 
 
 def collect_garbage_rarely() -> None:
@@ -56,6 +58,38 @@ def limit_providers(workflow: Any, limits: Mapping[str, int]) -> None:
     for name, slots in limits.items():
         if name not in workflow.global_resources:
             workflow.register_resource(name, slots)
+
+
+class _Messages(logging.Filter):
+    """Filter of Snakemake's log for what reads as a failure and is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interrupted = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if text.startswith("Terminating processes on user request"):
+            self.interrupted = True
+        if self.interrupted and "At least one job did not complete successfully" in text:
+            record.args = ()
+            record.msg = (
+                "Interrupted: what is finished is kept. Start the same command again to continue."
+            )
+        # The job itself has printed the reason, and Snakemake prints that it tries again.
+        if f"returned non-zero exit status {TRY_AGAIN}" in text:
+            return False
+        ended = ("died with <Signals.SIGINT", f"returned non-zero exit status {INTERRUPTED}")
+        return not (self.interrupted and any(words in text for words in ended))
+
+
+def shorten_messages() -> None:
+    """Leave out the exception of an attempt that is followed by another; name an interruption."""
+    from snakemake.logging import logger
+
+    for old in [one for one in logger.filters if type(one).__name__ == _Messages.__name__]:
+        logger.removeFilter(old)
+    logger.addFilter(_Messages())
 
 
 def try_once(workflow: Any, rule: str) -> None:

@@ -79,6 +79,15 @@ def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
     return None
 
 
+def is_restorable(folder: RunFolder) -> bool:
+    """Return whether an attempt that was never retired holds the run's result."""
+    documents = (
+        atomic.read_json(folder.attempt(number) / layout.RESULT)
+        for number in folder.attempt_numbers()
+    )
+    return any(isinstance(one, dict) and "workflow" in one for one in documents)
+
+
 def upstream_folder(run: Run, attempt: Path) -> Path:
     """Return where upstream writes the results of an attempt."""
     experiment = run.experiment

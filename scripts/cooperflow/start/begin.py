@@ -12,9 +12,10 @@ from cooperflow import guard, halt, runtime
 from cooperflow.attempt import pace, places
 from cooperflow.errors import EngineError, UserError, listed
 from cooperflow.experiment import dataset, fingerprint
-from cooperflow.experiment.plan import Plan
+from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.images import rolling
 from cooperflow.jobs import breaker, budget, client, notify
+from cooperflow.outcomes import publish
 from cooperflow.start import checks, estimate, preflight
 from cooperflow.start.preflight import Work
 from cooperflow.tables import gold
@@ -90,17 +91,17 @@ def _sweep(plan: Plan) -> int:
 
 
 def _told(plan: Plan, work: Work, swept: int) -> str:
-    lines = [f"pairs: {plan.choice}", f"{'run name':<28}{'to do':>7}{'done':>7}{'of':>6}"]
-    for one in plan.experiments:
-        to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
-        label = f"{one.run_name} (replay)" if one.model.replay else one.run_name
-        label = f"{one.run_name} (adopted)" if one.adopted else label
-        done = sum(
-            run.experiment == one and run.folder(plan.results).result.exists() for run in plan.runs
-        )
-        lines.append(f"{label:<28}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
-    lines.append(f"{'gradings':<28}{len(work.gradings):>7}")
-    paid = [run for run in work.runs if run.experiment.model.replay is None]
+    lines = [f"pairs: {plan.choice}"]
+    if work.pulls:
+        lines.append(f"images to verify: {work.pulls} of {len(plan.images)}")
+    if work.oracles:
+        lines.append(f"oracle evaluations pending: {work.oracles}")
+    if work.tables:
+        lines += _table(plan, work)
+    restored = [run for run in work.runs if publish.is_restorable(run.folder(plan.results))]
+    if restored:
+        lines.append(f"{len(restored)} of these runs are restored from their attempts at no cost.")
+    paid = [run for run in work.runs if run.experiment.model.replay is None and run not in restored]
     if paid:
         lines += estimate.text(estimate.make(plan, paid), work.slots)
         lines += _budget(plan)
@@ -111,16 +112,37 @@ def _told(plan: Plan, work: Work, swept: int) -> str:
         for one in plan.experiments
         if one.adopted and not plan.results.experiment(one.run_name).exists()
     ]
-    if waiting:
+    if waiting and not work.adopting:
         lines.append(f"Not taken over yet: {listed(waiting)}. `snakemake adopt` does it.")
     if swept:
         lines.append(f"Removed {swept} containers that a dead start had left.")
-    failed = infra_errors(plan)
+    failed = infra_errors(plan) if work.tables else 0
     if failed:
         lines.append(
             f"{failed} finished runs are infra_error; `make retry-infra` puts them back to be done."
         )
     return "\n".join(lines)
+
+
+def _table(plan: Plan, work: Work) -> list[str]:
+    """Return the table of pending and finished runs, as wide as its longest name."""
+    labels = {one.run_name: _label(one) for one in plan.experiments}
+    width = max(28, *(len(label) + 1 for label in labels.values()))
+    lines = [f"{'run name':<{width}}{'to do':>7}{'done':>7}{'of':>6}"]
+    for one in plan.experiments:
+        to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
+        done = sum(
+            run.experiment == one and run.folder(plan.results).result.exists() for run in plan.runs
+        )
+        label = labels[one.run_name]
+        lines.append(f"{label:<{width}}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
+    return [*lines, f"{'gradings':<{width}}{len(work.gradings):>7}"]
+
+
+def _label(one: Experiment) -> str:
+    if one.adopted:
+        return f"{one.run_name} (adopted)"
+    return f"{one.run_name} (replay)" if one.model.replay else one.run_name
 
 
 def _budget(plan: Plan) -> list[str]:

@@ -36,6 +36,9 @@ class Work:
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
     slots: int = 4  # runs at a time
     cluster: bool = False  # the jobs run on other machines
+    tables: bool = True  # runs, evaluations or tables were asked for
+    adopting: bool = False
+    pulls: int = 0  # images to verify
 
     @property
     def needs_cooperbench(self) -> bool:

@@ -1,0 +1,57 @@
+"""What a session prints: its plan, retried attempts, an interruption."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import synthetic
+
+from cooperflow import atomic, layout, snakemake_setup
+from cooperflow.start import begin
+from cooperflow.start.preflight import Work
+
+
+def test_the_plan_names_what_the_session_does(tmp_path: Path) -> None:
+    made = synthetic.make_plan(tmp_path / "results", "flash")
+    text = begin._told(made, Work(True, [], [], tables=False, pulls=3), 0)
+    assert "images to verify: 3 of" in text
+    assert "to do" not in text
+    text = begin._told(made, Work(False, [], [], oracles=4, tables=False), 0)
+    assert "oracle evaluations pending: 4" in text
+    assert "to do" not in text
+
+
+def test_runs_that_are_restored_are_not_in_the_estimate(tmp_path: Path) -> None:
+    """`--delete-all-output` removes result.json and leaves the attempts."""
+    made = synthetic.make_plan(tmp_path / "results", "flash")
+    runs = made.runs[:2]
+    for run in runs:
+        kept = run.folder(made.results).attempt(1) / layout.RESULT
+        atomic.write_json(kept, {"workflow": {}})
+    text = begin._told(made, Work(False, runs, runs), 0)
+    assert "2 of these runs are restored from their attempts at no cost." in text
+    assert "$" not in text
+    # A retired attempt is not restored: the run is paid for again.
+    for run in runs:
+        kept = run.folder(made.results).attempt(1) / layout.RESULT
+        kept.rename(kept.with_name(layout.RETIRED))
+    assert "restored" not in begin._told(made, Work(False, runs, runs), 0)
+
+
+def _record(text: str) -> logging.LogRecord:
+    return logging.LogRecord("snakemake", logging.ERROR, __file__, 1, text, (), None)
+
+
+def test_a_retried_attempt_and_an_interruption_do_not_read_as_failures() -> None:
+    messages = snakemake_setup._Messages()
+    block = "RuleException:\nCalledProcessError: Command 'x' returned non-zero exit status"
+    assert not messages.filter(_record(f"{block} 75."))
+    assert messages.filter(_record(f"{block} 1."))
+    end = _record("WorkflowError:\nAt least one job did not complete successfully.")
+    assert messages.filter(end)
+    assert "At least one" in end.getMessage()
+    messages.filter(_record("Terminating processes on user request, this might take some time."))
+    assert not messages.filter(_record(f"{block} 130."))
+    assert messages.filter(end)
+    assert end.getMessage().startswith("Interrupted: what is finished is kept.")
