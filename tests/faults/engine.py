@@ -23,7 +23,8 @@ IMAGE = "akhatua/cooperbench-demo-inventory:task1"
 class Engine:
     """A dockerd of the campaign's own, with storage of its own on a small file system."""
 
-    def __init__(self, megabytes: int) -> None:
+    def __init__(self, megabytes: int, *arguments: str) -> None:
+        self.arguments = arguments
         self.folder = Path(tempfile.mkdtemp(prefix="cfengine-", dir="/tmp"))
         self.host = f"unix://{self.folder}/docker.sock"
         self.root = self.folder / "root"
@@ -54,6 +55,7 @@ class Engine:
                     f"--pidfile={self.folder}/docker.pid",
                     "--bridge=none",
                     "--iptables=false",
+                    *self.arguments,
                 ],
                 stdout=log,
                 stderr=log,

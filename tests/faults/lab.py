@@ -33,6 +33,11 @@ SETTINGS = {
     "coop-comm": ["--setting", "coop"],
     "coop-nocomm": ["--setting", "coop", "--no-messaging"],
 }
+# Settings of single cases.
+MORE_SETTINGS = {
+    "team": ["--setting", "team"],
+    "coop-git": ["--setting", "coop", "--no-messaging", "--git"],
+}
 # What a start may take here, seconds, before the campaign calls it hung.
 PATIENCE = 1200
 
@@ -216,7 +221,7 @@ class Lab:
 
     def run_folder(self, setting: str, pair: Any = PAIR, model: str = "lab") -> Path:
         repo, task, (a, b) = pair
-        mode = "solo" if setting == "solo" else "coop"
+        mode = setting if setting in ("solo", "team") else "coop"
         low, high = sorted((a, b))
         name = f"{model}-{setting}"
         return self.results / "runs" / name / mode / repo / str(task) / f"f{low}_f{high}"
@@ -328,7 +333,8 @@ def config_of(
             name: {"model": MODEL, "api_base": base, "api_key": KEY_NAME}
             for name, base in bases.items()
         },
-        "settings": {name: (SETTINGS[name] if name in settings else None) for name in SETTINGS},
+        "settings": {name: (SETTINGS[name] if name in settings else None) for name in SETTINGS}
+        | {name: MORE_SETTINGS[name] for name in settings if name in MORE_SETTINGS},
         "limits": {
             "run_seconds": 400,  # a busy machine is no fault
             "eval_seconds": 400,

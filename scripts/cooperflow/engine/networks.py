@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,28 @@ def create(name: str, labels: Labels, internal: bool) -> Network:
         raise EngineError(f"no network for the run: {explain(str(error))}") from error
     finally:
         client.close()
+
+
+def missing(labels: Labels, wanted: int) -> str | None:
+    """Create ``wanted`` networks, remove them, and say what Docker lacks for so many.
+
+    The engine does not list its address ranges, so only an attempt counts them.
+    """
+    created = 0
+    try:
+        for number in range(wanted):
+            create(f"{own_name(labels)}-{number}", labels, internal=True)
+            created += 1
+    except EngineError as error:
+        return f"{created} of {wanted} networks could be created ({error})"
+    finally:
+        with contextlib.suppress(EngineError):
+            client = containers.engine()
+            try:
+                containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+            finally:
+                client.close()
+    return None
 
 
 def existing(name: str) -> Network:

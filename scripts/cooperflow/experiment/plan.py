@@ -75,6 +75,12 @@ class Experiment:
         """The folder that its runs are taken over from."""
         return adopted_folders(self.model, self.setting.name)[self.repeat - 1]
 
+    def has_own_network(self, configured: str | None) -> bool:
+        """Whether each of its runs has a Docker network; ``configured``: containers.network."""
+        if self.setting.git or self.agent.openhands:
+            return True
+        return self.store_in_containers and configured in (None, "none")
+
     @property
     def run_name(self) -> str:
         return layout.run_name(self.model_name, self.setting.name, self.repeat)

@@ -197,8 +197,9 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
     if agent.openhands:
         own_network = watch.OwnNetwork(agent.outside, config.limits.call_tries)
     network = config.containers.network
-    own = setting.git or (run.experiment.store_in_containers and network in (None, "none"))
-    limits, sdk_limits = containers.limits(config.containers, own)
+    limits, sdk_limits = containers.limits(
+        config.containers, run.experiment.has_own_network(network)
+    )
     return watch.Job(
         run=run,
         folder=place.resolve(),

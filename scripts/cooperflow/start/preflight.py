@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import docker
 
-from cooperflow import provider_environment
+from cooperflow import guard, provider_environment
 from cooperflow.attempt import redis_server, secrecy
 from cooperflow.engine import abilities, containers, endpoint, networks, sandboxes
+from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
@@ -74,7 +76,7 @@ def check(plan: Plan, work: Work) -> str | None:
         problems += _cluster(plan)
     else:
         try:
-            version = _engine(plan, work.images, work.runs)
+            version = _engine(plan, work.images, work.runs, work.slots)
         except (EngineError, UserError) as error:
             problems.append(str(error))
     if problems:
@@ -182,7 +184,7 @@ def _cluster(plan: Plan) -> Iterator[str]:
         )
 
 
-def _engine(plan: Plan, images: bool, runs: Sequence[Run] = ()) -> str:
+def _engine(plan: Plan, images: bool, runs: Sequence[Run] = (), slots: int = 1) -> str:
     if shutil.which("docker") is None:
         raise UserError(
             "Docker: the docker command is not there. Install it (Debian: `apt-get install "
@@ -194,6 +196,7 @@ def _engine(plan: Plan, images: bool, runs: Sequence[Run] = ()) -> str:
         raise UserError(_out_of_reach(error)) from error
     try:
         version = _usable(client)
+        _address_ranges(plan, runs, slots)
         _local(plan, runs, client)
         _network(plan, client)
         info = client.info()
@@ -208,6 +211,17 @@ def _engine(plan: Plan, images: bool, runs: Sequence[Run] = ()) -> str:
     if told:
         print(f"images: {told.words}")
     return version
+
+
+def _address_ranges(plan: Plan, runs: Iterable[Run], slots: int) -> None:
+    """Refuse runs that need more networks at a time than Docker has address ranges for."""
+    configured = plan.config.containers.network
+    own = sum(run.experiment.has_own_network(configured) for run in runs)
+    if own:
+        labels = Labels.new(guard.identity(plan.results), "preflight", secrets.token_hex(16))
+        words = networks.missing(labels, min(own, slots))
+        if words:
+            raise UserError(f"Network: each run of some settings has its own; {words}")
 
 
 def _local(plan: Plan, runs: Iterable[Run], client: docker.DockerClient) -> None:

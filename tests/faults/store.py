@@ -1,0 +1,104 @@
+"""Faults of what a run has beside its containers: message store, network, volume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+from . import engine, invariants, lab
+from .lab import Lab, wait_for
+from .processes import Tree
+from .provider import agent
+from .report import GOES_ON, LEFT, TRUE, Campaign, Case
+
+COMMANDS = (
+    *("CONFIG SET dir /tmp", "CONFIG SET dbfilename stolen", "SAVE", "BGSAVE", "FLUSHALL"),
+    *("EVAL 'return 1' 0", "DEBUG SEGFAULT", "REPLICAOF 127.0.0.1 1", "SHUTDOWN NOSAVE"),
+)
+# In an agent's container: each command on a connection with the run's password.
+HOSTILE = (
+    "u=${CB_TEAM_REDIS_URL#redis://:}; u=${u%%#*}; a=${u#*@}; for c in "
+    + " ".join(f'"{command}"' for command in COMMANDS)
+    + '; do exec 3<>/dev/tcp/${a%:*}/${a#*:}; printf "AUTH ${u%%@*}\\r\\n$c\\r\\n" >&3;'
+    + ' read -t 5 r <&3; read -t 5 s <&3; echo "store: $c: $r $s"; done'
+)
+
+
+def hostile_commands(campaign: Campaign) -> None:
+    """An agent with the run's password gets none of them through, and its run ends as any other."""
+    models = {"lab": agent(HOSTILE)}
+    with (
+        campaign.line("Security", "hostile commands to the message store") as line,
+        lab.laboratory(models=models, settings=["team"]) as here,
+    ):
+        others = invariants.Bystanders.begin(here, campaign.image)
+        done = here.run()
+        if done.process.returncode:
+            line.add(GOES_ON, [done.text[-1500:]])
+            return
+        said = "\n".join(
+            path.read_text(errors="replace") for path in here.results.rglob("*_traj.json")
+        )
+        answers = [part for part in json.dumps(said).split("store: ")[1:] if "OK" in part[:80]]
+        refused = [part for part in answers if "NOPERM" in part[:200] or "-ERR" in part[:200]]
+        wrong = [] if refused and len(refused) == len(answers) else [f"accepted: {answers[:3]}"]
+        wrong += [f"{row['outcome']} {row['reason']}" for row in here.rows() if _infra(row)]
+        line.add(TRUE, wrong)
+        line.add(LEFT, invariants.nothing_left(here, others))
+
+
+def volumes(campaign: Campaign) -> None:
+    """Both processes that would remove them are killed; the next session does."""
+    with (
+        campaign.line("Docker", "volumes after SIGKILL to Snakemake and the supervisor") as line,
+        lab.laboratory(settings=["team"], delay="2") as here,
+    ):
+        others = invariants.Bystanders.begin(here, campaign.image)
+        start = here.start()
+        wait_for(lambda: len(here.servers["lab"].ledger()) >= 2, 240, "a call")
+        known = _volumes(here)
+        tree = Tree(here)
+        for pid in [start.process.pid, *tree.supervisors]:
+            os.kill(pid, signal.SIGKILL)
+        start.process.wait()
+        done = here.run()
+        line.add(GOES_ON, [] if not done.process.returncode else [done.text[-1500:]])
+        left = known & _volumes(here, labelled=False)
+        line.add(TRUE, [] if known else ["a team's volume has no label"])
+        line.add(LEFT, [*invariants.nothing_left(here, others), *map(str, sorted(left))])
+
+
+def address_pools(campaign: Campaign) -> None:
+    """The engine has no address range left: said before a run starts, with the way out."""
+    pool = "--default-address-pool=base=10.213.0.0/24,size=24"
+    other = engine.Engine(2500, pool)
+    try:
+        other.load("cooperflow/demo-base:bookworm", engine.IMAGE)
+        other.docker("network", "create", "taken")
+        with (
+            campaign.line("Docker", "address pools exhausted") as line,
+            lab.laboratory(settings=["coop-git"], docker_host=other.host) as here,
+        ):
+            done = here.run()
+            told = "default-address-pools" in done.text and done.process.returncode
+            line.add(TRUE, [] if told else [done.text[-1500:]])
+            line.add(LEFT, invariants.nothing_left(here))
+    finally:
+        other.end()
+
+
+def _infra(row: dict[str, str]) -> bool:
+    return row["outcome"] == "infra_error"
+
+
+def _volumes(here: Lab, labelled: bool = True) -> set[str]:
+    chosen = ["--filter", f"label=cooperflow.results={here.identity}"] if labelled else []
+    return set(here.docker("volume", "ls", "-q", *chosen).split())
+
+
+CASES = (
+    Case("store: hostile commands", hostile_commands, quick=True),
+    Case("store: volumes", volumes),
+    Case("store: address pools", address_pools),
+)
