@@ -126,6 +126,20 @@ def test_a_network_without_a_gateway_is_no_network_for_a_store(tmp_path: Path) -
         services.on_network(networks.Network("own", None), wanted, tmp_path, tmp_path, stack)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "could not find an available, non-overlapping IPv4 address pool among the defaults to "
+        "assign to the network",
+        "all predefined address pools have been fully subnetted",
+    ],
+)
+def test_an_engine_without_address_ranges_gets_advice(words: str) -> None:
+    assert networks.explain(words).startswith(words)
+    assert "default-address-pools" in networks.explain(words)
+    assert networks.explain("permission denied") == "permission denied"
+
+
 def test_who_ended_the_server(tmp_path: Path) -> None:
     """A client's SHUTDOWN is the agent's doing, a signal is not."""
     for how, by_client in (("client", True), (signal.SIGTERM, False), (signal.SIGKILL, False)):
@@ -189,6 +203,14 @@ def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) 
 )
 def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) -> None:
     assert store.target(url) == expected
+
+
+@pytest.mark.docker
+def test_networks_are_counted_and_removed() -> None:
+    labels = Labels.new("store-test", "preflight", secrets.token_hex(16))
+    assert networks.missing(labels, 2) is None
+    command = ["docker", "network", "ls", "-q", "--filter", f"name={networks.own_name(labels)}"]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b""
 
 
 @pytest.mark.docker
