@@ -104,7 +104,7 @@ def test_running_containers_are_those_that_did_not_end() -> None:
 @pytest.mark.docker
 def test_a_real_kill_is_counted(tmp_path: Path) -> None:
     command = ["docker", "run", "-d", "--rm", "--label=cooperflow.test", "--network=none"]
-    command += ["--memory=32m", "--memory-swap=32m", "cooperflow/demo-base:bookworm", "sleep", "60"]
+    command += ["--memory=64m", "--memory-swap=64m", "cooperflow/demo-base:bookworm", "sleep", "60"]
     container = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     events = tmp_path / "events.jsonl"
     environment = {**os.environ, "COOPERFLOW_EVENTS": str(events)}

@@ -26,10 +26,7 @@ from . import private
 # What an engine may do differently: limits, labels, events, networks, images.
 TESTS = (
     "tests/test_engine_notes.py",
-    "tests/test_endpoint.py",
-    "tests/test_image_identity.py",
     "tests/real/test_preflight.py",
-    "tests/test_settings.py",
 )
 COLUMNS = ("engine", "image store", "cgroup", "demo", "seconds", "image content", "engine tests")
 # What must be the same on every engine.
