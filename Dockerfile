@@ -1,11 +1,13 @@
 # The whole workflow in one image. Containers of agents and tests are not inside it: they run beside
 # it, on the engine whose socket it is given. docs/container.md tells how to use it.
-ARG BASE=debian:bookworm-slim
+#
+# trixie: Docker 29.0 to 29.2 refuse clients below API 1.44, and bookworm's has 1.41.
+ARG BASE=debian:trixie-slim
 FROM ${BASE}
 
 # Nothing is fetched where the base has it all.
 RUN set -e; lacking=; \
-    for pair in git:git make:make python3:python3 docker:docker.io flock:util-linux; do \
+    for pair in git:git make:make python3:python3 docker:docker-cli flock:util-linux; do \
         command -v "${pair%%:*}" >/dev/null || lacking="$lacking ${pair##*:}"; \
     done; \
     python3 -c 'import ensurepip' 2>/dev/null || lacking="$lacking python3-venv"; \

@@ -10,7 +10,7 @@
 # bookworm (APT_SOURCES=FILE names another sources file), else from mmdebstrap's default.
 #
 # Exit codes: 0 the image is there; 2 wrong usage; 3 no docker, or its daemon is out of reach;
-# 4 mmdebstrap is missing; 5 not root; 6 the packages could not be fetched or unpacked;
+# 4 mmdebstrap is missing; 5 neither root nor a user namespace; 6 the packages could not be fetched or unpacked;
 # 7 docker would not take the image, or the image does not work.
 set -euo pipefail
 
@@ -43,9 +43,17 @@ fi
 
 command -v mmdebstrap >/dev/null ||
     die 4 "mmdebstrap is not installed (Debian: apt-get install mmdebstrap)"
-[ "$(id -u)" = 0 ] || die 5 "making a root file system needs root; run it with sudo"
+# Without root, mmdebstrap works in a user namespace, which needs a range of user ids.
+mode=()
+if [ "$(id -u)" != 0 ]; then
+    command -v newuidmap >/dev/null && grep -q "^$(id -un):" /etc/subuid /etc/subgid ||
+        die 5 "making a root file system without root needs newuidmap (Debian: apt-get install uidmap) and a" \
+            "range of user ids for $(id -un) in /etc/subuid and /etc/subgid"
+    mode=(--mode=unshare)
+fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/cooperflow-base.XXXXXXXX")
+chmod 711 "$work" # in a user namespace mmdebstrap is another user
 child=
 clean() {
     # When told to end, mmdebstrap finishes its step and removes what it has unpacked (half a minute).
@@ -86,7 +94,7 @@ if command -v apt-config >/dev/null; then
 fi
 
 say "unpacking $SUITE with $PACKAGES (about a minute; sources: ${sources:-the default mirror})"
-mmdebstrap --quiet --variant=minbase --include="$PACKAGES" "${apt_config[@]}" \
+mmdebstrap --quiet "${mode[@]}" --variant=minbase --include="$PACKAGES" "${apt_config[@]}" \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     "$SUITE" "$work/base.tar" ${sources:+"$sources"} 9>&- >"$work/log" 2>&1 &
 child=$!

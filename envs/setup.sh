@@ -232,6 +232,16 @@ engine_elsewhere() {
     fi
 }
 
+# The sudo command that uses the same engine: sudo drops DOCKER_HOST and the user's context.
+sudo_with_engine() {
+    local host
+    host=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) || host=
+    case "$host" in
+    '' | unix:///var/run/docker.sock) echo sudo ;;
+    *) printf 'sudo env DOCKER_HOST=%q\n' "$host" ;;
+    esac
+}
+
 # Says why the engine cannot be used, if that is for the user to change.
 engine_out_of_reach() {
     local elsewhere
@@ -306,8 +316,8 @@ step_base_image() {
         return
     fi
     have mmdebstrap || apt_install "making $IMAGE needs mmdebstrap" mmdebstrap debian-archive-keyring
-    is_root || fail "making $IMAGE needs root" "Run:  sudo $PWD/envs/setup.sh base-image" "then call this again."
     local hint="Are the Debian package sources in reach? Then call this again."
+    is_root || hint="Or with root:  $(sudo_with_engine) $PWD/envs/setup.sh base-image"
     run "making $IMAGE" demo/base-image.sh
     say "$IMAGE was made ($(took "$start"))"
 }
@@ -315,7 +325,7 @@ step_base_image() {
 step_openhands() {
     local start=$SECONDS cooperbench
     have mmdebstrap || apt_install "making OpenHands' Python needs mmdebstrap" mmdebstrap debian-archive-keyring
-    is_root || fail "making OpenHands' Python needs root" "Run:  sudo $PWD/envs/setup.sh openhands" "then call this again."
+    is_root || fail "making OpenHands' Python needs root" "Run:  $(sudo_with_engine) $PWD/envs/setup.sh openhands" "then call this again."
     need_uv
     index_settings
     cooperbench=$(.venv/bin/python -c 'import importlib.util as u; print(*u.find_spec("cooperbench").submodule_search_locations)')

@@ -153,7 +153,9 @@ def _outside() -> Iterator[str]:
     serve = ("python3", "-m", "http.server", "8000")
     name = _docker("run", "-d", "--rm", "cooperflow/demo-base:bookworm", *serve).strip()
     try:
-        address = _docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", name).strip()
+        address = _docker(
+            "inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", name
+        ).strip()
         wait_for(lambda: socket.socket().connect_ex((address, 8000)) == 0, 60)
         yield address
     finally:

@@ -351,6 +351,29 @@ def test_wrong_usage(tree: Path, arguments: tuple[str, ...]) -> None:
     assert "envs/setup.sh python" in done.stderr
 
 
+@pytest.mark.skipif(shutil.which("docker") is None, reason="needs a Docker client")
+def test_advice_with_sudo_keeps_the_engine(tree: Path) -> None:
+    """sudo drops DOCKER_HOST: the image would be made on another engine."""
+    script = (tree / "envs/setup.sh").read_text()
+    functions = re.search(r"^sudo_with_engine\(\) \{.*?^\}", script, re.DOTALL | re.MULTILINE)
+    assert functions
+    for host, words in (
+        ("unix:///run/user/1000/docker.sock", "sudo env DOCKER_HOST=unix:///run/user/1000"),
+        ("", "sudo\n"),
+    ):
+        env = {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": str(tree)}
+        command = ["bash", "-c", f"{functions[0]}\nsudo_with_engine"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(words)
+
+
+def test_the_containers_client_is_new_enough_for_docker_29() -> None:
+    """Docker 29.0 to 29.2 refuse API versions below 1.44; bookworm's client has 1.41."""
+    text = (ROOT / "Dockerfile").read_text()
+    assert "ARG BASE=debian:trixie-slim" in text
+    assert "docker:docker-cli" in text
+
+
 def test_lock_names_no_place_and_hashes_everything() -> None:
     for file in (LOCK, ROOT / "envs/uv.txt"):
         assert not re.search(r"://|--index|--find-links|\s@\s", file.read_text())

@@ -18,7 +18,7 @@ import pytest
 from serving import served
 
 from cooperflow import environment
-from cooperflow.engine import containers
+from cooperflow.engine import abilities, containers
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import registry, rolling, room, verified
@@ -133,7 +133,17 @@ def test_a_pull_that_is_cut_off_is_tried_again(
     assert verified.ensure(plan, plan.images[0])["source"] == "pulled"
     assert proxy.cuts == 0
     told = capsys.readouterr().out
-    assert "try 2 of 5 at" in told  # the engine may go on with the second by itself
+    # A containerd store resumes cut downloads by itself.
+    assert "try 2 of 5 at" in told or _has_containerd_store()
+
+
+def _has_containerd_store() -> bool:
+    client = containers.engine()
+    try:
+        kind = dict(client.info().get("DriverStatus") or []).get("driver-type", "")
+    finally:
+        client.close()
+    return bool(kind == abilities.CONTAINERD_STORE)
 
 
 def test_a_pull_that_never_works_ends_in_plain_words(plan_for: Any, proxy: engines.Proxy) -> None:
