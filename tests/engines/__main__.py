@@ -101,6 +101,14 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def write(rows: list[Row], path: Path | None) -> str:
+    """Return the table of the engines so far, which is also written to ``path``."""
+    text = table(rows)
+    if path:
+        path.write_text(f"{text}\n", encoding="utf-8")
+    return text
+
+
 def main() -> int:
     """Run the matrix; return 0 if every engine gives the same results and passes the tests."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,16 +116,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     own = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    rows = [measure(own, "own")]
+    rows: list[Row] = []
     for release in private.RELEASES:
         if fnmatch.fnmatch(release.suite, arguments.only or "*"):
             with private.engine(release) as host:
                 private.copy_image(private.BASE_IMAGE, host)
                 rows.append(measure(host, release.suite))
-    text = table(rows)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(f"{text}\n", encoding="utf-8")
+            write(rows, arguments.out)
+    rows.append(measure(own, "own"))
+    print(write(rows, arguments.out))
     same = all((r.outcomes, r.content) == (rows[0].outcomes, rows[0].content) for r in rows)
     return 0 if same and all(row.passed for row in rows) else 1
 
