@@ -46,9 +46,10 @@ command -v mmdebstrap >/dev/null ||
 # Without root, mmdebstrap works in a user namespace, which needs a range of user ids.
 mode=()
 if [ "$(id -u)" != 0 ]; then
-    command -v newuidmap >/dev/null && grep -q "^$(id -un):" /etc/subuid /etc/subgid ||
+    if ! command -v newuidmap >/dev/null || ! grep -qs "^$(id -un):" /etc/subuid /etc/subgid; then
         die 5 "making a root file system without root needs newuidmap (Debian: apt-get install uidmap) and a" \
             "range of user ids for $(id -un) in /etc/subuid and /etc/subgid"
+    fi
     mode=(--mode=unshare)
 fi
 

@@ -22,7 +22,8 @@ BROKEN = 'OCI runtime exec failed: exec failed: unable to start: "cgroup" is rea
 def _docker(folder: Path, words: str) -> None:
     """Put a docker command into ``folder`` that only fails to exec, if ``words`` is not empty."""
     program = folder / "docker"
-    fails = f"printf '%s' '{words}' >&2; exit 126" if words else "exit 0"
+    words = words or 'exec: "/proc/cooperflow-probe": no such file or directory'
+    fails = f"printf '%s' '{words}'; exit 126"
     program.write_text(f'#!/bin/sh\n[ "$1" = exec ] || exit 0\n{fails}\n')
     program.chmod(0o755)
 
@@ -73,7 +74,7 @@ def test_an_engine_that_starts_no_command_is_noted(tmp_path: Path) -> None:
     [
         "",
         "Error response from daemon: container 1 is not running",
-        'OCI runtime exec failed: exec: "true": executable file not found in $PATH',
+        'OCI runtime exec failed: exec: "/proc/cooperflow-probe": no such file or directory',
     ],
 )
 def test_what_an_agent_did_to_its_container_is_not_the_engines_fault(

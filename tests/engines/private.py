@@ -32,7 +32,12 @@ mount -t tmpfs tmpfs "$root/tmp"
 mkdir -p "$root$run" "$root/data"
 mount --bind "$run" "$root$run"
 mount --bind "$data" "$root/data"
-exec chroot "$root" dockerd --data-root /data --exec-root "$run/exec" --pidfile "$run/pid" \
+mkdir -p "$root/old"
+cd "$root"
+# With chroot alone, commands in containers would see this machine's files.
+pivot_root . old
+umount -l /old
+exec dockerd --data-root /data --exec-root "$run/exec" --pidfile "$run/pid" \
     --host "unix://$run/docker.sock" --iptables=false --ip6tables=false "$@"
 """
 

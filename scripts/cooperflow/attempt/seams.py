@@ -218,13 +218,13 @@ class _Exact(str):
 def _refusal(environment: Any) -> str:
     """Return why the engine starts no command in an agent's container, empty if it does."""
     program = getattr(environment.config, "executable", "docker")
-    command = [program, "exec", str(environment.container_id), "true"]
+    command = [program, "exec", str(environment.container_id), containers.PROBE]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    # `true` prints nothing: these are the engine's words.
-    return done.stderr.strip() if done.returncode and containers.is_refusal(done.stderr) else ""
+    words = f"{done.stdout}{done.stderr}".strip()  # the engine's own: no such program exists
+    return words if done.returncode and containers.is_refusal(words) else ""
 
 
 def limit_commands(seconds: float) -> None:

@@ -269,15 +269,16 @@ def running(events: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(alive)
 
 
-# What an engine says of `docker exec CONTAINER true` where the container is the reason: it does not
-# run, its agent removed the program, or its processes or memory are used up.
+# A program that no container has, and that no agent can create. Only an engine's words come back.
+PROBE = "/proc/cooperflow-probe"
+# What an engine says of `docker exec CONTAINER PROBE` where it works, or where the container is the
+# reason: it does not run, or its processes or memory are used up.
 _NOT_THE_ENGINE = (
     "is not running",
     "no such container",
     "paused",
     "stopped",
-    "exec: 'true'",
-    'exec: "true"',
+    "cooperflow-probe",
     "resource temporarily unavailable",
     "cannot allocate memory",
     "init-p",
