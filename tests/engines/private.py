@@ -36,7 +36,6 @@ mkdir -p "$root/old"
 cd "$root"
 # With chroot alone, commands in containers would see this machine's files.
 pivot_root . old
-umount -l /old
 exec dockerd --data-root /data --exec-root "$run/exec" --pidfile "$run/pid" \
     --host "unix://$run/docker.sock" --iptables=false --ip6tables=false "$@"
 """
