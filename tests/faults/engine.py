@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -332,6 +334,37 @@ def storage(campaign: Campaign) -> None:
         storage_full(campaign, engine)
 
 
+def contexts(campaign: Campaign) -> None:
+    """A Docker context that is missing, dead or reached by SSH; then one that works."""
+    control = campaign.control([lab.PAIR], ["solo"])
+    with (
+        campaign.line("Docker", "a context that is missing, dead, or reached by SSH") as line,
+        lab.laboratory() as here,
+    ):
+        folder = here.folder / "docker-config"
+        names = {
+            "dead": "unix:///nowhere/docker.sock",
+            "far": "ssh://nobody@nowhere.invalid",
+            "good": os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"),
+        }
+        for name, host in names.items():
+            meta = folder / "contexts/meta" / hashlib.sha256(name.encode()).hexdigest()
+            meta.mkdir(parents=True)
+            endpoints = {"docker": {"Host": host}}
+            (meta / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": endpoints}))
+        here.wrapper = ("env", "-u", "DOCKER_HOST", f"DOCKER_CONFIG={folder}", "DOCKER_CONTEXT=")
+        words = {"missing": "no context", "dead": "/nowhere/docker.sock", "far": "ssh -N -L"}
+        for name, reason in words.items():
+            here.wrapper = (*here.wrapper[:-1], f"DOCKER_CONTEXT={name}")
+            done = here.run()
+            refused = done.process.returncode != 0 and reason in done.text
+            line.add(TRUE, [] if refused else [f"{name}: {done.text[-800:]}"])
+        calls = len(here.servers["lab"].ledger())
+        line.add(TRUE, [f"{calls} calls without an engine"] if calls else [])
+        here.wrapper = (*here.wrapper[:-1], "DOCKER_CONTEXT=good")
+        campaign.settle(line, here, control)
+
+
 CASES = (
     Case("docker: container killed", container_killed, quick=True),
     Case("docker: out of memory", out_of_memory),
@@ -339,4 +372,5 @@ CASES = (
     Case("docker: daemon", daemons),
     Case("docker: image", images),
     Case("docker: storage", storage),
+    Case("docker: contexts", contexts),
 )
