@@ -29,7 +29,7 @@ from cooperflow.experiment import fingerprint
 from cooperflow.experiment import plan as planning
 
 try:
-    PLAN = planning.make(configuration.parse(config))
+    PLAN = planning.make(configuration.parse(config, files=workflow.configfiles))
     snakemake_setup.hand_to_jobs(PLAN.config, workflow.remote_exec)
 except UserError as error:
     stop(error)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cooperflow import layout
-from cooperflow.archive import provenance
+from cooperflow.archive import portable, provenance
 from cooperflow.attempt import secrecy
 from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
@@ -51,14 +51,14 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
     target = plan.results.root / NAME
     temporary = target.with_name(f".{NAME}.tmp")
     hashes: dict[str, str] = {}
-    redactor = secrecy.Redactor.of(secrets)
+    redactor, places = secrecy.Redactor.of(secrets), portable.Places.of(plan)
     with (
         temporary.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name, data in _contents(plan):
-            data = redactor.data(data)
+            data = places.data(redactor.data(data))
             hashes[name] = hashlib.sha256(data).hexdigest()
             _add(archive, name, data)
         _add(archive, MANIFEST, json.dumps(hashes, indent=1, sort_keys=True).encode())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic, layout
+from cooperflow.archive import portable
 from cooperflow.experiment.plan import Plan
 from cooperflow.processes import Process
 
@@ -25,7 +26,7 @@ _QUERY = re.compile(r"(://[^?\s]+)\?\S+")
 
 
 def collect(plan: Plan) -> dict[str, Any]:
-    """Return all that is known of how the results came to be; holds no secret."""
+    """Return how the results were made, without secrets and without paths of this machine."""
     experiments = {
         one.run_name: atomic.read_json(plan.results.experiment(one.run_name))
         for one in plan.experiments
@@ -60,7 +61,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "replay": "yes" if any(d.get("replay") for d in known) else "no",
         "adopted": ", ".join(str(d["run_name"]) for d in known if d.get("adopted")) or "none",
     }
-    return {
+    document = {
         "schema": SCHEMA,
         "facts": facts,
         "packages": {name: _installed(name) for name in PACKAGES},
@@ -69,6 +70,8 @@ def collect(plan: Plan) -> dict[str, Any]:
         "images": images,
         "tasks": dict(sorted(tasks.items())),
     }
+    portable_document: dict[str, Any] = portable.Places.of(plan).document(document)
+    return portable_document
 
 
 class _Attempts:

@@ -18,6 +18,7 @@ import yaml
 from cooperflow import atomic, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
+from cooperflow.experiment.config import HERE
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import outcome, usage
 from cooperflow.upstream import trajectory
@@ -181,7 +182,11 @@ def _write(plan: Plan, to: Path, fresh: Path) -> Written:
         fresh / "pairs.csv", "\n".join(["repo,task_id,feature_a,feature_b", *table]) + "\n"
     )
     config = yaml.safe_dump(replay_config(plan, to), sort_keys=False)
-    atomic.write_text(fresh / "replay.yaml", f"{_HEAD.format(path=to / 'replay.yaml')}{config}")
+    shown = _in_checkout(str(to / "replay.yaml")) or "THIS_FILE"
+    atomic.write_text(
+        fresh / "replay.yaml",
+        f"{_HEAD.format(path=shown)}{config}",
+    )
     runs = sum(len(whole[pair.folder]) for pair in pairs)
     return Written(to, runs, tuple(left_out), len(pairs))
 
@@ -190,6 +195,7 @@ _HEAD = """\
 # A recorded experiment: the recordings are played in the model's place, with no key and no cost.
 # Its results are labelled replay.
 #   snakemake -j 4 all --configfile {path}
+# The folder may be moved: CONFIG_DIR/ is the folder of this file. dataset.dir names the data set.
 """
 
 
@@ -286,15 +292,27 @@ def replay_config(plan: Plan, to: Path) -> dict[str, Any]:
     for name, model in used.items():
         litellm_name, priced = played_as(model.model)
         free |= not priced
-        models[f"{name}-replay"] = {"model": litellm_name, "replay": str(to / name)}
+        models[f"{name}-replay"] = {"model": litellm_name, "replay": f"{HERE}{name}"}
     settings: dict[str, Any] = dict.fromkeys(shipped["settings"])
     settings |= {setting.name: list(setting.flags) for setting in plan.settings}
     config |= {"results": f"results/{to.name}", "models": models, "settings": settings}
-    config["dataset"] = {"dir": plan.config.dataset.dir, "subset": str(to / "pairs.csv")}
+    data = _in_checkout(plan.config.dataset.dir) or "dataset"
+    config["dataset"] = {"dir": data, "subset": f"{HERE}pairs.csv"}
+    images = config.get("images") or {}
+    for key in ("archive", "lock"):
+        if images.get(key) and _in_checkout(images[key]) is None:
+            del images[key]
     if free:
         agent = config.setdefault("agent", {}).setdefault("config", {})
         agent.setdefault("model", {}).setdefault("cost_tracking", "ignore_errors")
     return config
+
+
+def _in_checkout(path: str) -> str | None:
+    """Return a path relative to the checkout, None if it is elsewhere on this machine."""
+    full = Path(path).resolve()
+    root = layout.REPOSITORY.resolve()
+    return str(full.relative_to(root)) if full.is_relative_to(root) else None
 
 
 def played_as(model: str) -> tuple[str, bool]:

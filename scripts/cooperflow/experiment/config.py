@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,24 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import mistakes
 from cooperflow.experiment.keys import Config
 
+# A path that begins so is in the folder of the config file that names it.
+HERE = "CONFIG_DIR/"
 
-def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
+
+def parse(
+    raw: Mapping[str, Any], source: str = "config", files: Sequence[Path | str] = ()
+) -> Config:
     """Check ``raw`` and return the config.
+
+    Args:
+        files: the config files, the last one on top; paths that begin with CONFIG_DIR/ are
+            looked for in their folders.
 
     Raises:
         UserError: naming the key, the value, what is allowed and the nearest name.
     """
     try:
-        config = Config.model_validate(dict(raw))
+        config = Config.model_validate(_located(dict(raw), [Path(file) for file in files]))
     except pydantic.ValidationError as error:
         lines = [f"{source}: {line}" for line in mistakes.explain(error)]
         raise UserError("\n".join(lines)) from None
@@ -31,6 +40,20 @@ def parse(raw: Mapping[str, Any], source: str = "config") -> Config:
     if problems:
         raise UserError("\n".join(f"{source}: {line}" for line in problems))
     return config
+
+
+def _located(value: Any, files: Sequence[Path]) -> Any:
+    """Return ``value`` with CONFIG_DIR/ replaced by a folder, relative to this one if below it."""
+    if isinstance(value, dict):
+        return {key: _located(entry, files) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_located(entry, files) for entry in value]
+    if not (isinstance(value, str) and value.startswith(HERE) and files):
+        return value
+    places = [file.resolve().parent / value.removeprefix(HERE) for file in reversed(files)]
+    path = next((place for place in places if place.exists()), places[0])
+    here = Path.cwd().resolve()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def from_environment() -> Config:
@@ -57,7 +80,8 @@ def load(files: list[Path]) -> Config:
     merged = copy.deepcopy(own)
     _lay_over(merged, _read(layout.CONFIG_FILE))
     _lay_over(merged, own)
-    return parse(merged, ", ".join(path.name for path in files) or layout.CONFIG_FILE.name)
+    source = ", ".join(path.name for path in files) or layout.CONFIG_FILE.name
+    return parse(merged, source, [layout.CONFIG_FILE, *files])
 
 
 def _read(path: Path) -> dict[str, Any]:
