@@ -93,6 +93,13 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         (with_("agent/name", "mini_swe_agent"), ["Did you mean mini_swe_agent_v2?"]),
         (with_("agent/config", {"agents": {}}), ["agent.config.agents", "Did you mean agent?"]),
         (with_("redis/url", "localhost"), ["redis.url", "'localhost' is no URL"]),
+        (
+            {
+                **with_("redis/url", "unix:///run/redis.sock"),
+                "settings": {"t": ["--setting", "team"]},
+            },
+            ["redis.url", "cannot be reached from containers", "settings.t"],
+        ),
         (with_("results", " "), ["results: is empty"]),
         (with_("results", "//"), ["results: '/'", "whole machine"]),
         (with_("results", "res{pair}"), ["'res{pair}'", "braces"]),

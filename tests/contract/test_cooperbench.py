@@ -309,3 +309,14 @@ def test_test_files_are_removed_from_patches_by_the_rule_we_know(path: str) -> N
     patch = f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-a\n+b\n"
     left = sandbox._filter_test_files(patch)
     assert patch_text.is_empty(patch.encode()) is not bool(left.strip())
+
+
+def test_the_git_servers_network_has_the_name_that_is_created_for_it() -> None:
+    """The workflow creates a run's network itself, so that the engine's refusal is kept."""
+    from cooperbench.agents.mini_swe_agent_v2.connectors.git_servers import docker as server
+
+    from cooperflow.engine import networks
+    from cooperflow.engine.containers import Labels
+
+    labels = Labels("results", "run", "0123456789abcdef", "owner")
+    assert networks.git_name(labels) == f"{server._NETWORK_NAME}-{labels.token[:12]}"
