@@ -72,6 +72,13 @@ def experiment(
         "ended": "2026-01-01T00:01:00.000+00:00",
         "replay": False,
         "adopted": False,
+        "framework": "mini_swe_agent_v2 (cooperbench 0.0.29)",
+        "git": False,
+        "team_features": "",
+        "team_tasks": None,
+        "team_tasks_done": None,
+        "team_unowned": None,
+        "team_first_claim_s": None,
     }
     for column, value in {**plain, **columns}.items():
         frame[column] = value

@@ -17,6 +17,7 @@ from cooperflow.layout import Pair
 from cooperflow.report import evaluations, names, patches, text, timeline
 from cooperflow.report.evaluations import Feature
 from cooperflow.report.source import Patch, Source, linker
+from cooperflow.upstream import team
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -109,6 +110,8 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             verdict=source.evaluation.get("workflow") or {},
             story=story,
             messages=len(source.messages),
+            task_changes=source.task_changes,
+            team=team.columns(source.result),
             rows=timeline.rows(story.events, story.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),

@@ -16,7 +16,7 @@ from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
 from cooperflow.report import trajectory
 from cooperflow.report.trajectory import Story
-from cooperflow.upstream import conversation
+from cooperflow.upstream import conversation, team
 from cooperflow.upstream import trajectory as upstream_trajectory
 from cooperflow.upstream.conversation import Message
 
@@ -67,6 +67,12 @@ class Source:
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:
         return _document(self.folder.eval)
+
+    @cached_property
+    def task_changes(self) -> list[team.Change]:
+        """Who changed which task of a team's shared list, and when."""
+        log, tasks = (atomic.read_json(self.folder.path / name) for name in (team.LOG, team.TASKS))
+        return team.changes(log, tasks)
 
     @cached_property
     def files(self) -> list[str]:

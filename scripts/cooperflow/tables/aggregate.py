@@ -48,7 +48,17 @@ def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
     atomic.write_text(results.summary_csv, summary.to_csv(index=False))
 
 
+def _version(plan: Plan, run_name: str) -> str:
+    """Return the version of cooperbench that made an experiment, empty where it is not known."""
+    document = atomic.read_json(plan.results.experiment(run_name))
+    known = document if isinstance(document, dict) else {}
+    adopted = known.get("adopted") or {}
+    resolved = known.get("resolved") or {}
+    return str(adopted.get("upstream_version") or resolved.get("cooperbench") or "")
+
+
 def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
+    versions = {one.run_name: _version(plan, one.run_name) for one in plan.experiments}
     for run in plan.runs:
         folder = run.folder(plan.results)
         paths = folder.document_names
@@ -64,7 +74,7 @@ def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
             if not folder.attempt_numbers():
                 continue
             result = _begun(run, plan)
-        yield tables.run_row(run, result, evaluation)
+        yield tables.run_row(run, result, evaluation, versions[run.experiment.run_name])
 
 
 def _begun(run: Run, plan: Plan) -> dict[str, object]:

@@ -13,6 +13,7 @@ from cooperflow.errors import UserError, listed
 from cooperflow.experiment.plan import Run
 from cooperflow.outcomes import outcome
 from cooperflow.tables import stats
+from cooperflow.upstream import team
 
 RUN_COLUMNS = (
     "run_name",
@@ -50,6 +51,9 @@ RUN_COLUMNS = (
     "ended",
     "replay",
     "adopted",
+    "framework",
+    "git",
+    *team.COLUMNS,
 )
 SUMMARY_COLUMNS = (
     "run_name",
@@ -92,17 +96,35 @@ _TEXTS = (
     "merge_strategy",
     "started",
     "ended",
+    "framework",
+    "team_features",
 )
 # Columns that tables of older versions do not have; their calls recorded none.
-_SINCE = {"cache_write_tokens": 0, "reasoning_tokens": 0}
+_SINCE: dict[str, Any] = {
+    "cache_write_tokens": 0,
+    "reasoning_tokens": 0,
+    "framework": "",
+    "git": False,
+    "team_features": "",
+    **dict.fromkeys(team.NUMBERS, float("nan")),
+}
+# Columns of numbers that may be empty.
+_EMPTY = ("cost_bound_usd", *team.NUMBERS)
 # In a table of a half-finished experiment: the run has begun, but has no outcome yet.
 UNFINISHED = "unfinished"
 
 
 def run_row(
-    run: Run, result: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None
+    run: Run,
+    result: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any] | None,
+    version: str = "",
 ) -> dict[str, Any]:
-    """Return the row of one run; without its documents it is unfinished."""
+    """Return the row of one run; without its documents it is unfinished.
+
+    Args:
+        version: of cooperbench, which brings the agents.
+    """
     a, b = run.pair.sorted_features
     told = (result or {}).get("workflow") or {}
     graded = evaluation or {}
@@ -145,6 +167,9 @@ def run_row(
         "ended": _moment(told.get("ended")),
         "replay": run.experiment.model.replay is not None,
         "adopted": run.experiment.adopted,
+        "framework": f"{run.experiment.agent.name} (cooperbench {version or 'unknown'})",
+        "git": "--git" in run.experiment.setting.flags,
+        **team.columns((result or {}) if run.experiment.setting.mode == "team" else {}),
     }
 
 
@@ -171,7 +196,7 @@ def read_runs(path: Path) -> pd.DataFrame:
         UserError: it was written by another version and lacks a column.
     """
     text = dict.fromkeys(_TEXTS, str)
-    runs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"cost_bound_usd": [""]})
+    runs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={c: [""] for c in _EMPTY})
     for column, value in _SINCE.items():
         if column not in runs:
             runs[column] = value

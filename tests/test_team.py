@@ -1,0 +1,104 @@
+"""A team's metrics, features and shared task list: in runs.csv and on the run page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import synthetic
+
+from cooperflow import atomic
+from cooperflow.experiment import config, plan
+from cooperflow.report import build
+from cooperflow.tables import aggregate, tables
+from cooperflow.upstream import team
+
+TEAM = {
+    "team_features": {"task_list": True, "scratchpad": True, "mcp": False},
+    "metrics": {
+        "tasks_total": 3,
+        "tasks_done": 2,
+        "unowned_at_end": 1,
+        "time_to_first_claim_seconds": 4.5,
+        "claims_per_agent": {"agent1": 1},
+    },
+}
+LOG = [
+    {"kind": "create", "task_id": "t1", "by": "lead", "title": "<b>Feature 1</b>", "ts": 100.0},
+    {"kind": "update", "task_id": "t1", "by": "agent1", "status": "done", "ts": 160.0},
+    {"kind": "claim", "task_id": "t1", "by": "agent1", "ts": 104.5},
+]
+TASKS = [{"id": "t1", "title": "<b>Feature 1</b>", "owner": "agent1", "status": "done"}]
+
+
+def test_columns_and_changes() -> None:
+    assert team.columns(TEAM) == {
+        "team_features": "task_list;scratchpad",
+        "team_tasks": 3,
+        "team_tasks_done": 2,
+        "team_unowned": 1,
+        "team_first_claim_s": 4.5,
+    }
+    found = team.changes(LOG, TASKS)
+    assert [(c.seconds, c.agent, c.kind) for c in found] == [
+        (0.0, "lead", "create"),
+        (4.5, "agent1", "claim"),
+        (60.0, "agent1", "update"),
+    ]
+    assert {c.task for c in found} == {"<b>Feature 1</b>"}
+
+
+def test_what_is_not_upstreams_form_is_empty() -> None:
+    for document in ({}, {"metrics": [], "team_features": "x"}, {"metrics": {"tasks_total": "n"}}):
+        assert set(team.columns(document).values()) <= {"", None}
+    assert team.changes(None, None) == []
+    assert team.changes([3, {"kind": "claim", "ts": "x"}], {}) == [
+        team.Change(None, "", "claim", "", "")
+    ]
+
+
+def test_tables_and_the_run_page(tmp_path: Path) -> None:
+    own = synthetic.make_plan(tmp_path / "results", "flash")
+    raw = own.config.model_dump(mode="json")
+    raw["dataset"]["first"] = 1
+    raw["settings"] = {
+        "solo": ["--setting", "solo"],
+        "team": ["--setting", "team", "--git"],
+    }
+    made = plan.make(config.parse(raw))
+    for run in made.runs:
+        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
+        atomic.write_json(
+            made.results.experiment(run.experiment.run_name),
+            {"resolved": {"cooperbench": "0.0.29"}},
+        )
+    folder = made.runs[1].folder(made.results)
+    document = json.loads(folder.result.read_text())
+    folder.result.write_text(json.dumps({**document, **TEAM}))
+    (folder.path / team.LOG).write_text(json.dumps(LOG))
+    (folder.path / team.TASKS).write_text(json.dumps(TASKS))
+    aggregate.make(made)
+    rows = tables.read_runs(made.results.runs_csv).to_dict("records")
+    assert [row["framework"] for row in rows] == ["mini_swe_agent_v2 (cooperbench 0.0.29)"] * 2
+    assert [bool(row["git"]) for row in rows] == [False, True]
+    assert [row["team_features"] for row in rows] == ["", "task_list;scratchpad"]
+    assert pd.isna(rows[0]["team_tasks"])
+    assert (rows[1]["team_tasks"], rows[1]["team_first_claim_s"]) == (3, 4.5)
+    build.build(made)
+    pages = {path: path.read_text() for path in (made.results.report / "runs").rglob("*.html")}
+    shown = [text for text in pages.values() if "Shared task list" in text]
+    assert len(shown) == 1
+    assert "&lt;b&gt;Feature 1" in shown[0]
+    assert "2 of 3 tasks done, 1 without an owner" in shown[0]
+
+
+def test_a_table_of_an_older_version_is_read(tmp_path: Path) -> None:
+    own = synthetic.make_plan(tmp_path / "results", "flash")
+    synthetic.finish(own)
+    path = own.results.runs_csv
+    old = pd.read_csv(path, keep_default_na=False).drop(columns=["framework", "git", *team.COLUMNS])
+    old.to_csv(path, index=False)
+    runs = tables.read_runs(path)
+    assert set(runs["team_features"]) == {""}
+    assert not runs["git"].any()
