@@ -5,7 +5,7 @@ import sys
 from cooperflow import atomic, layout
 from cooperflow.experiment import config, plan
 from cooperflow.jobs import command
-from cooperflow.plots import plotdata, static
+from cooperflow.plots import files, plotdata
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
         results = plan.make(config.from_environment()).results
         tables = plotdata.load(results)
         for name in layout.PLOTS:
-            for kind, data in static.render(name, tables, layout.PLOT_KINDS).items():
+            for kind, data in files.render(name, tables, layout.PLOT_KINDS).items():
                 atomic.write_bytes(results.plot(name, kind), data)
                 print(results.plot(name, kind))
         return 0

@@ -29,7 +29,15 @@ from cooperflow.tables.tables import read_runs
 # Okabe and Ito's colours, told apart with every common kind of colour blindness. Source:
 # M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # for print without colour
+MARKERS = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "stroke",
+)  # without colour
 OUTCOME_COLOURS: Mapping[str, str] = {
     outcome.PASS: "#0072B2",
     outcome.FAIL: "#E69F00",

@@ -26,7 +26,7 @@ class Point:
     high: float
     group: str  # the setting
     colour: str
-    marker: str  # matplotlib's letter for it
+    marker: str  # Vega's name of its shape
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from cooperflow import atomic
+from cooperflow import atomic, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
@@ -175,20 +176,33 @@ def _assets(report: Path) -> None:
         _copy((HERE / "assets" / name).read_bytes(), report / "assets" / name)
     for name in VENDOR:
         _copy((HERE / "assets" / "vendor" / name).read_bytes(), report / "assets" / name)
-    plotly = report / "assets" / "plotly.min.js"
-    source = _plotly()
-    if not plotly.exists() or plotly.stat().st_size != source.stat().st_size:
-        shutil.copyfile(source, plotly)
+    vega = report / "assets" / "vega.min.js"
+    version = importlib.metadata.version("vl-convert-python")
+    mark = f"/* vl-convert-python {version} */\n"
+    if not _begins_with(vega, mark):
+        cached = layout.REPOSITORY / ".tools" / "vega.min.js"
+        if not _begins_with(cached, mark):
+            with contextlib.suppress(OSError):  # a checkout that cannot be written
+                atomic.write_text(cached, mark + _vega())
+        _copy(
+            cached.read_bytes() if _begins_with(cached, mark) else (mark + _vega()).encode(), vega
+        )
 
 
-def _plotly() -> Path:
-    """Return the script that the plotly package brings, without importing it (a second)."""
-    import importlib.util
+def _begins_with(path: Path, mark: str) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(mark)) == mark.encode()
+    except OSError:
+        return False
 
-    spec = importlib.util.find_spec("plotly")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "package_data" / "plotly.min.js"
+
+def _vega() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script: some seconds of processor time."""
+    import vl_convert
+
+    bundle: Any = vl_convert.javascript_bundle  # its stub demands an argument
+    return str(bundle())
 
 
 def _copy(data: bytes, path: Path) -> None:

@@ -1,17 +1,16 @@
-"""The figures as the report draws them: what each is called, and Plotly's own document of it."""
+"""Figures of the report: title, caption and Vega-Lite specification of each."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from cooperflow.outcomes import outcome
-from cooperflow.plots import interactive
-from cooperflow.plots.plotdata import COLOURS, Tables, titled
+from cooperflow.plots import specs
+from cooperflow.plots.plotdata import Tables, titled
+from cooperflow.plots.specs import Spec
 
 CAPTIONS = {
     "pass_rates": "pass / (pass + fail); infrastructure errors are left out.",
@@ -22,8 +21,6 @@ CAPTIONS = {
     "timeline": "A bar for each run, by the outcome it came to.",
     "reasons": "Runs that ended as fail or infra_error.",
 }
-# The page sets these for light and dark, wide and narrow.
-_PAGES_OWN = ("title", "template", "legend", "margin", "font")
 
 
 @dataclass(frozen=True)
@@ -33,36 +30,31 @@ class Figure:
     name: str
     title: str
     caption: str
-    traces: Sequence[Mapping[str, Any]]
-    layout: Mapping[str, Any]
+    spec: Spec
 
     def as_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "data": list(self.traces), "layout": dict(self.layout)}
+        return {"name": self.name, "spec": {k: v for k, v in self.spec.items() if k != "title"}}
+
+    @property
+    def height(self) -> int:
+        """Pixels that it needs on the page: its panels are one below the other there."""
+        return sum(int(view["height"]) + 80 for view in specs.views(self.spec))
 
 
 def every(tables: Tables) -> list[Figure]:
     """Return the figures that there is something to draw for."""
-    made = [_of_plotly(name, make(tables)) for name, make in interactive.FIGURES.items()]
+    made = {name: make(tables) for name, make in specs.SPECS.items()}
     why = reasons(tables.runs)
-    return [figure for figure in [*made, *([why] if why else [])] if _says_something(figure)]
+    made |= {"reasons": why} if why else {}
+    return [
+        Figure(name, str(spec["title"]), CAPTIONS.get(name, ""), spec)
+        for name, spec in made.items()
+        if specs.has_data(spec)
+    ]
 
 
-def _says_something(figure: Figure) -> bool:
-    """Whether any of its traces has a value."""
-    values = (trace.get(axis) for trace in figure.traces for axis in ("x", "y", "z"))
-    return any(isinstance(v, Mapping) or (v and any(x is not None for x in v)) for v in values)
-
-
-def _of_plotly(name: str, figure: Any) -> Figure:
-    document = json.loads(figure.to_json())
-    layout = document["layout"]
-    title = (layout.get("title") or {}).get("text") or name
-    kept = {key: value for key, value in layout.items() if key not in _PAGES_OWN}
-    return Figure(name, title, CAPTIONS.get(name, ""), document["data"], kept)
-
-
-def reasons(runs: pd.DataFrame) -> Figure | None:
-    """Why runs did not pass."""
+def reasons(runs: pd.DataFrame) -> Spec | None:
+    """Return the figure of why runs did not pass, None where all did."""
     bad = runs[runs["outcome"].isin([outcome.FAIL, outcome.INFRA_ERROR])]
     if bad.empty:
         return None
@@ -70,29 +62,9 @@ def reasons(runs: pd.DataFrame) -> Figure | None:
     table = bad.groupby(["reason", "run_name"]).size().unstack(fill_value=0)
     table = table.reindex(columns=order, fill_value=0)
     table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-    traces = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "y": [str(reason) or "no reason" for reason in table.index],
-            "x": [int(n) for n in table[name]],
-            "marker": {"color": COLOURS[number % len(COLOURS)]},
-            "hovertemplate": "%{y}: %{x} runs<extra>%{fullData.name}</extra>",
-        }
-        for number, name in enumerate(order)
+    counts = [
+        (str(reason) or "no reason", name, int(table.loc[reason, name]))
+        for reason in table.index
+        for name in order
     ]
-    most = int(table.sum(axis=1).max())
-    axis: dict[str, Any] = {"title": {"text": "runs"}, "rangemode": "tozero"}
-    return Figure(
-        "reasons",
-        titled("Why runs did not pass", runs),
-        CAPTIONS["reasons"],
-        traces,
-        {
-            "barmode": "stack",
-            "xaxis": {**axis, "dtick": 1} if most <= 8 else axis,
-            "yaxis": {"autorange": "reversed", "automargin": True},
-            "height": 150 + 34 * len(table),
-        },
-    )
+    return specs.reasons(titled("Why runs did not pass", runs), counts, order)

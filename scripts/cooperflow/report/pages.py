@@ -23,7 +23,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 # Pages of runs and pairs hold no script at all; the browser is told to refuse any.
 STILL = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'"
-# The first page loads its own files only; Plotly writes styles into the page.
+# The first page loads its own files only; Vega's tooltips write styles into the page.
 LIVE = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"

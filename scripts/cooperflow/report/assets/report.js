@@ -8,9 +8,10 @@
   // --- figures -------------------------------------------------------------------------------
 
   const PAPER = 680; // pixels: what a page of A4 or Letter has room for
-  let plotly = null; // loaded when the first figure is looked at, or when there is nothing to do
+  const MANY = 2000; // marks above which a figure is a picture on the screen
+  let vega = null; // loaded when the first figure is looked at, or when there is nothing to do
   let printing = false;
-  const drawn = new Set();
+  const drawn = new Map(); // place -> its view
 
   const load = (source) =>
     new Promise((done, failed) => {
@@ -21,44 +22,50 @@
       document.head.append(script);
     });
 
-  const themed = (layout) => {
+  const themed = () => {
     const style = getComputedStyle(document.body);
-    const soft = dark.matches && !printing ? "#34383e" : "#e3e2dd";
-    const axis = { gridcolor: soft, zerolinecolor: soft, linecolor: soft, fixedrange: true };
-    const axes = Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
+    const light = printing || !dark.matches;
+    const ink = light ? "#1c1e21" : "#e4e5e7";
+    const soft = light ? "#e3e2dd" : "#34383e";
+    const text = { labelColor: ink, titleColor: ink, labelFontSize: 11, titleFontSize: 11 };
     return {
-      ...layout,
-      ...Object.fromEntries(axes.map((key) => [key, { ...axis, ...layout[key] }])),
-      autosize: !printing,
-      width: printing ? PAPER : undefined,
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      font: { family: style.fontFamily, size: 12, color: printing ? "#1c1e21" : style.color },
-      margin: { l: 50, r: 16, t: 34, b: 52 },
-      // Above the plot, and above the titles of its panels where it has some.
-      legend: {
-        orientation: "h",
-        x: 0,
-        y: layout.annotations ? 1.1 : 1.02,
-        yanchor: "bottom",
-        traceorder: "normal",
-      },
-      hoverlabel: { align: "left" },
+      background: "transparent",
+      font: style.fontFamily,
+      title: { color: ink, fontSize: 12, fontWeight: "normal" },
+      view: { stroke: null },
+      axis: { ...text, titleFontWeight: "normal", gridColor: soft, domainColor: soft, tickColor: soft },
+      legend: { ...text, titleFontWeight: "normal", orient: "top", labelLimit: 400 },
     };
   };
 
-  const library = () => (plotly ??= load("assets/plotly.min.js"));
+  // The specification for a width: panels are one below the other.
+  const sized = (spec, width) => {
+    const axis = { labelLimit: Math.max(90, 0.55 * width) };
+    const made = { ...spec, config: { ...themed(), axis: { ...themed().axis, ...axis } } };
+    if (spec.concat) {
+      const inner = Math.max(width - 70, 120);
+      return { ...made, columns: 1, concat: spec.concat.map((one) => ({ ...one, width: inner })) };
+    }
+    const legend = width < 640 ? { columns: 2 } : {};
+    made.config.legend = { ...made.config.legend, ...legend };
+    return { ...made, width, autosize: { type: "fit-x", contains: "padding" } };
+  };
+
+  const library = () => (vega ??= load("assets/vega.min.js"));
 
   const draw = async (place) => {
     const figure = window.cooperflowFigures.find((one) => one.name === place.dataset.figure);
     await library();
-    await window.Plotly.react(place, figure.data, themed(figure.layout), {
-      responsive: !printing,
-      displayModeBar: false,
-      displaylogo: false,
-      showTips: false,
+    const width = printing ? PAPER : place.clientWidth;
+    const rows = figure.spec.data?.values.length ?? 0;
+    drawn.get(place)?.finalize();
+    // Expressions are interpreted (ast), not compiled: the page may not evaluate text as script.
+    const { view } = await window.vegaEmbed(place, sized(figure.spec, width), {
+      actions: false,
+      ast: true,
+      renderer: rows > MANY && !printing ? "canvas" : "svg",
     });
-    drawn.add(place);
+    drawn.set(place, view);
   };
 
   const figures = () => {
@@ -77,12 +84,21 @@
       place.style.minHeight = `${place.dataset.height}px`;
       seen.observe(place);
     }
-    dark.addEventListener("change", () => drawn.forEach(draw));
+    const again = () => [...drawn.keys()].forEach(draw);
+    dark.addEventListener("change", again);
+    let waiting = 0;
+    let wide = innerWidth;
+    addEventListener("resize", () => {
+      if (printing || innerWidth === wide) return;
+      wide = innerWidth;
+      clearTimeout(waiting);
+      waiting = setTimeout(again, 200);
+    });
     // Paper is light, has a width of its own and cannot be scrolled. What is printed is what is
     // there when the event has been handled: the library must have been loaded by then.
     const print = (on) => {
       printing = on;
-      (on ? places : drawn).forEach(draw);
+      (on ? [...places] : [...drawn.keys()]).forEach(draw);
     };
     addEventListener("beforeprint", () => print(true));
     addEventListener("afterprint", () => print(false));
