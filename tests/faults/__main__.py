@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from . import engine, files, openhands, processes, provider, security, store
+from . import engine, files, machine, openhands, processes, provider, security, store
 from .report import Campaign, Case, markdown
 
 CASES: tuple[Case, ...] = (
@@ -19,6 +19,7 @@ CASES: tuple[Case, ...] = (
     *provider.CASES,
     *files.CASES,
     *security.CASES,
+    *machine.CASES,
     *store.CASES,
     *openhands.CASES,
 )

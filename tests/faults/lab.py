@@ -115,6 +115,7 @@ class Lab:
     bases: dict[str, str] = field(default_factory=dict)
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
     starts: list[Start] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)  # over those of every start
     wrapper: tuple[str, ...] = ()  # a program that Snakemake is started through
     bystanders: list[str] = field(default_factory=list)  # containers that are not of its runs
 
@@ -142,7 +143,7 @@ class Lab:
         kept["XDG_CACHE_HOME"] = str(self.folder / "cache")
         if self.docker_host:
             kept["DOCKER_HOST"] = self.docker_host
-        return kept
+        return {**kept, **self.variables}
 
     def write_config(self) -> None:
         (self.clone / "lab.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))

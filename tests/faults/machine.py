@@ -1,0 +1,57 @@
+"""Machines that differ from the developer's: a key from a secret file, a locale, a home."""
+
+from __future__ import annotations
+
+from . import invariants, lab
+from .provider import strike
+from .report import LEFT, TRUE, Campaign, Case
+
+QUOTES_THE_KEY = f"invalid api token {lab.KEY}, as was sent"
+MACHINES = (
+    ("a locale that is not UTF-8", {"LC_ALL": "de_DE.ISO-8859-1"}),
+    ("the C locale, not coerced", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}),
+    ("a home that is not writable", {"HOME": "/proc/none", "XDG_CONFIG_HOME": "/proc/none"}),
+    ("warnings are errors", {"PYTHONWARNINGS": "error::DeprecationWarning"}),
+)
+
+
+def key_from_a_file(campaign: Campaign) -> None:
+    """A key that ends in a line break is sent without it, and quoted by errors it is redacted."""
+    models = {"lab": (), "denied": [strike("unavailable", message=QUOTES_THE_KEY)]}
+    with (
+        campaign.line("Machine", "key with a trailing line break") as line,
+        lab.laboratory(models=models, breaker={"failures": 0}) as here,
+    ):
+        here.variables[lab.KEY_NAME] = f"{lab.KEY}\n"
+        done = here.run()
+        rows = [row for row in here.rows() if row["model"] == "lab"]
+        campaign.expect(line, rows, ("pass", ""))
+        line.add(TRUE, [] if "ends with white space" in done.text else [done.text[-900:]])
+        line.add(TRUE, invariants.key_is_secret(here, lab.KEY))
+        line.add(LEFT, invariants.nothing_left(here))
+    with (
+        campaign.line("Machine", "key with a line break inside") as line,
+        lab.laboratory() as here,
+    ):
+        here.variables[lab.KEY_NAME] = f"{lab.KEY[:12]}\n{lab.KEY[12:]}"
+        done = here.run()
+        told = done.process.returncode and "a line break at position 13" in done.text
+        line.add(TRUE, [] if told else [done.text[-900:]])
+        line.add(TRUE, ["a model was called"] if invariants.calls(here.servers.values()) else [])
+        line.add(TRUE, invariants.key_is_secret(here, lab.KEY[12:]))
+        line.add(LEFT, invariants.nothing_left(here))
+
+
+def surroundings(campaign: Campaign) -> None:
+    """Each run ends as an undisturbed one does."""
+    control = campaign.control([lab.PAIR], ["solo"])
+    for name, variables in MACHINES:
+        with campaign.line("Machine", name) as line, lab.laboratory() as here:
+            here.variables.update(variables)
+            campaign.settle(line, here, control)
+
+
+CASES = (
+    Case("machine: key", key_from_a_file),
+    Case("machine: surroundings", surroundings),
+)
