@@ -228,11 +228,6 @@ def image_of(pair, runs=None):
 RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.experiments}
 
 
-def with_server(image):
-    """What tells the script of an image that it is the one with an agent server."""
-    return "" if layout.task_image(image) == image else "--agent-server"
-
-
 def image_uses(jobs):
     """Which files each image is still needed for, of those that the jobs make."""
     uses = {}
@@ -244,18 +239,24 @@ def image_uses(jobs):
     return uses
 
 
-def verified_images():
+def verified_images(_):
     """What `snakemake images` makes."""
     if not PLAN.config.docker:
         stop(f"backend {PLAN.config.backend} fetches the tasks' images by itself.")
     return str(RESULTS.gate)
 
 
-def archive_of(image):
-    """The tar of an image in images.archive, once the config names such a folder."""
+def archives(_):
+    """The tar of each image in images.archive, once the config names such a folder."""
     if PLAN.config.images.archive is None:
         raise WorkflowError("images.archive: name the folder for the tars, then start again.")
-    return Path(PLAN.config.images.archive) / f"{layout.image_key(image)}.tar"
+    folder = Path(PLAN.config.images.archive)
+    return [folder / f"{layout.image_key(image)}.tar" for image in PLAN.images]
+
+
+def attempt_number(_, attempt):
+    """Which of Snakemake's attempts at a job this is: 1, 2, ..."""
+    return attempt
 
 
 def either(words):

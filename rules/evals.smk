@@ -14,7 +14,7 @@ for experiment in PLAN.experiments:
         threads: 0
         resources:
             eval_slots=1,
-            attempt=lambda wc, attempt: attempt,
+            attempt=attempt_number,
         params:
             call=call("eval", "--run", f"{experiment.run_name}/{experiment.setting.mode}/"),
         shell:

@@ -1,5 +1,5 @@
 # One sentinel per verified image, and one file that says that all are.
-IMAGE_PAIRS = {layout.image_key(image): pair for image, pair in PLAN.image_pairs.items()}
+IMAGES = [layout.image_key(image) for image in PLAN.images]
 
 
 rule image:
@@ -10,18 +10,15 @@ rule image:
     log:
         "logs/images/{image}.log",
     wildcard_constraints:
-        image=either(IMAGE_PAIRS),
+        image=either(IMAGES),
     # No thread of its own: it waits for the network, in rolling mode for room.
     threads: 0
     resources:
         pull_slots=1,
     params:
         call=call("image"),
-        repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
-        task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
-        server=lambda wc: with_server(wc.image),
     shell:
-        "{params.call} --repo {params.repo:q} --task {params.task} {params.server} --log {log:q}"
+        "{params.call} --image {wildcards.image:q} --log {log:q}"
 
 
 rule images_verified:
@@ -39,7 +36,7 @@ rule images_verified:
 
 rule images:
     input:
-        lambda _: verified_images(),
+        verified_images,
 
 
 rule image_archive:
@@ -50,20 +47,16 @@ rule image_archive:
     log:
         "logs/images/{image}.tar.log",
     wildcard_constraints:
-        image=either(IMAGE_PAIRS),
+        image=either(IMAGES),
     threads: 0
     resources:
         pull_slots=1,
     params:
         call=call("image"),
-        repo=lambda wc: IMAGE_PAIRS[wc.image].repo,
-        task=lambda wc: IMAGE_PAIRS[wc.image].task_id,
-        server=lambda wc: with_server(wc.image),
     shell:
-        "{params.call} --save --repo {params.repo:q} --task {params.task} {params.server}"
-        " --log {log:q}"
+        "{params.call} --save --image {wildcards.image:q} --log {log:q}"
 
 
 rule images_archive:
     input:
-        lambda _: [archive_of(image) for image in PLAN.images],
+        archives,

@@ -19,7 +19,7 @@ rule oracle_pair:
     threads: 0
     resources:
         eval_slots=1,
-        attempt=lambda wc, attempt: attempt,
+        attempt=attempt_number,
     params:
         call=call("oracle", "--run", "oracle/"),
     shell:

@@ -1,4 +1,5 @@
 # One run per pair and experiment (a model in a setting): the same rule for each experiment.
+# In a loop: `use rule ... as` needs names written out, and models and settings are the user's.
 for experiment in PLAN.experiments:
     if experiment.adopted:
         continue
@@ -16,7 +17,7 @@ for experiment in PLAN.experiments:
         resources:
             **PLAN.slots(experiment),
             run_slots=1,
-            attempt=lambda wc, attempt: attempt,
+            attempt=attempt_number,
         params:
             call=call("run", "--run", f"{experiment.run_name}/{experiment.setting.mode}/"),
         shell:

@@ -12,31 +12,27 @@ from cooperflow.jobs import command
 
 def main() -> int:
     parser = command.parser(__doc__)
-    parser.add_argument("--repo", required=True)
-    parser.add_argument("--task", type=int, required=True)
-    parser.add_argument("--agent-server", action="store_true", help="the one with OpenHands")
+    parser.add_argument("--image", required=True, help="the name of the image's sentinel")
     parser.add_argument("--save", action="store_true", help="write its tar to images.archive")
     arguments = parser.parse_args()
 
     def work() -> int:
         made = plan.make(config.from_environment())
-        for pair in made.pairs:
-            if (pair.repo, pair.task_id) == (arguments.repo, arguments.task):
-                image = pair.image
-                if arguments.agent_server:
-                    image = layout.with_agent_server(image)
-                if arguments.save:
-                    size = verified.save(made, image)
-                    print(f"{verified.archive_path(made, image)}: {size / 1e6:.1f} MB")
-                    return 0
-                # On one machine pull_slots says how many; on a cluster, of all nodes together.
-                with contextlib.ExitStack() as stack:
-                    if processes.on_a_node():
-                        stack.enter_context(landing.one_at_a_time(made))
-                    sentinel = verified.ensure(made, image)
-                print(f"{image}: {sentinel['source']} and verified")
-                return 0
-        raise UserError(f"The config has no task {arguments.repo}/{arguments.task}.")
+        images = {layout.image_key(image): image for image in made.images}
+        if arguments.image not in images:
+            raise UserError(f"The config has no image {arguments.image}.")
+        image = images[arguments.image]
+        if arguments.save:
+            size = verified.save(made, image)
+            print(f"{verified.archive_path(made, image)}: {size / 1e6:.1f} MB")
+            return 0
+        # On one machine pull_slots says how many; on a cluster, of all nodes together.
+        with contextlib.ExitStack() as stack:
+            if processes.on_a_node():
+                stack.enter_context(landing.one_at_a_time(made))
+            sentinel = verified.ensure(made, image)
+        print(f"{image}: {sentinel['source']} and verified")
+        return 0
 
     return command.perform(work, arguments.log)
 

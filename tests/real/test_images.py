@@ -17,7 +17,7 @@ import engines
 import pytest
 from serving import served
 
-from cooperflow import environment
+from cooperflow import environment, layout
 from cooperflow.engine import abilities, containers
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
@@ -157,7 +157,8 @@ def test_a_pull_that_never_works_ends_in_plain_words(plan_for: Any, proxy: engin
 def test_a_killed_pull_is_gone_on_with(plan_for: Any, proxy: engines.Proxy) -> None:
     proxy.seconds_per_megabyte = 1.0
     plan = plan_for()
-    command = [sys.executable, str(REPOSITORY / "scripts" / "image.py"), "--repo", A, "--task", "1"]
+    command = [sys.executable, str(REPOSITORY / "scripts" / "image.py"), "--image"]
+    command.append(layout.image_key(plan.images[0]))
     told = {**os.environ, environment.CONFIG: plan.config.model_dump_json()}
     process = subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL)
     limit = time.monotonic() + 30
