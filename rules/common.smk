@@ -60,7 +60,7 @@ def run_slots():
 
 def begin_start(dag):
     """Called once, before the first job of a start; not for a dry run."""
-    from cooperflow.start import begin
+    from cooperflow.session import begin
 
     # Which of a job's tries is the last one: its script is told the number alone.
     os.environ[environment.RETRIES] = str(workflow.execution_settings.retries)

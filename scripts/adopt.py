@@ -2,7 +2,7 @@
 
 import sys
 
-from cooperflow.archive import adopt
+from cooperflow.archive import adoption
 from cooperflow.experiment import config, plan
 from cooperflow.jobs import command
 
@@ -11,7 +11,7 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        print(adopt.adopt(plan.make(config.from_environment())))
+        print(adoption.adopt(plan.make(config.from_environment())))
         return 0
 
     return command.perform(work, arguments.log)

@@ -2,10 +2,10 @@
 
 import sys
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
 from cooperflow.jobs import command
-from cooperflow.tables import breakdowns, tables
+from cooperflow.tables import breakdowns, run_table
 
 
 def main() -> int:
@@ -13,10 +13,10 @@ def main() -> int:
 
     def work() -> int:
         made = plan.make(config.from_environment())
-        runs = tables.read_runs(made.results.runs_csv)
+        runs = run_table.read_runs(made.results.runs_csv)
         for name, table in breakdowns.tables(runs, made.config.dataset.languages).items():
             path = made.results.table(f"{name}.csv")
-            atomic.write_text(path, table.to_csv(index=False))
+            atomic_io.write_text(path, table.to_csv(index=False))
             print(f"{path}: {len(table)} rows")
         return 0
 

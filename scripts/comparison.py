@@ -2,10 +2,10 @@
 
 import sys
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
 from cooperflow.jobs import command
-from cooperflow.tables import comparison, tables
+from cooperflow.tables import comparison, run_table
 
 
 def main() -> int:
@@ -13,8 +13,8 @@ def main() -> int:
 
     def work() -> int:
         results = plan.make(config.from_environment()).results
-        made = comparison.table(tables.read_runs(results.runs_csv))
-        atomic.write_text(results.comparison_csv, made.to_csv(index=False))
+        made = comparison.table(run_table.read_runs(results.runs_csv))
+        atomic_io.write_text(results.comparison_csv, made.to_csv(index=False))
         print(f"{results.comparison_csv}: {len(made)} comparisons")
         return 0
 

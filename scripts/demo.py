@@ -11,7 +11,7 @@ from rich.console import Console
 from cooperflow import layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
-from cooperflow.tables import aggregate, show
+from cooperflow.tables import aggregate, terminal_tables
 
 FILE = Path("config/demo.yaml")
 
@@ -27,7 +27,7 @@ def main() -> int:
         return code
     made = plan.make(config.load([file]))
     runs, summary = aggregate.collect(made)
-    show.tables(made.results, runs, summary, Console())
+    terminal_tables.tables(made.results, runs, summary, Console())
     print(f"report   {made.results.report}/index.html: open it in a browser")
     print(f"each run {made.results.runs}/RUN_NAME/...: patches, trajectories, tests, attempts")
     print(f"took     {time.monotonic() - begun:.0f} s")

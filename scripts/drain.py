@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cooperflow import guard, halt
+from cooperflow import halt, session_lock
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.processes import Process
@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument("--configfile", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     results = plan.make(config.load(arguments.configfile)).results
-    session = Process.parse(guard.holder(results) or "")
+    session = Process.parse(session_lock.holder(results) or "")
     if session is None:
         print(f"No session is running on {results.root}: nothing to drain.")
         return 0

@@ -4,10 +4,10 @@ import sys
 
 import pandas as pd
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
 from cooperflow.jobs import command
-from cooperflow.tables import headlines
+from cooperflow.tables import headline_tables
 
 
 def main() -> int:
@@ -16,12 +16,12 @@ def main() -> int:
     def work() -> int:
         results = plan.make(config.from_environment()).results
         made = (
-            headlines.summary(pd.read_csv(results.summary_csv, keep_default_na=False)),
-            headlines.comparison(pd.read_csv(results.comparison_csv)),
+            headline_tables.summary(pd.read_csv(results.summary_csv, keep_default_na=False)),
+            headline_tables.comparison(pd.read_csv(results.comparison_csv)),
         )
         for table in made:
             for kind, text in (("tex", table.latex()), ("md", table.markdown())):
-                atomic.write_text(results.table(f"{table.name}.{kind}"), text)
+                atomic_io.write_text(results.table(f"{table.name}.{kind}"), text)
                 print(results.table(f"{table.name}.{kind}"))
         return 0
 

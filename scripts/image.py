@@ -6,7 +6,7 @@ import sys
 from cooperflow import layout, processes
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
-from cooperflow.images import landing, verified
+from cooperflow.images import local_image, verification
 from cooperflow.jobs import command
 
 
@@ -23,14 +23,14 @@ def main() -> int:
             raise UserError(f"The config has no image {arguments.image}.")
         image = images[arguments.image]
         if arguments.save:
-            size = verified.save(made, image)
-            print(f"{verified.archive_path(made, image)}: {size / 1e6:.1f} MB")
+            size = verification.save(made, image)
+            print(f"{verification.archive_path(made, image)}: {size / 1e6:.1f} MB")
             return 0
         # On one machine pull_slots says how many; on a cluster, of all nodes together.
         with contextlib.ExitStack() as stack:
             if processes.on_a_node():
-                stack.enter_context(landing.one_at_a_time(made))
-            sentinel = verified.ensure(made, image)
+                stack.enter_context(local_image.one_at_a_time(made))
+            sentinel = verification.ensure(made, image)
         print(f"{image}: {sentinel['source']} and verified")
         return 0
 

@@ -3,7 +3,7 @@
 import sys
 
 from cooperflow.experiment import config, plan
-from cooperflow.images import verified
+from cooperflow.images import verification
 from cooperflow.jobs import command
 
 
@@ -11,7 +11,7 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        verified.gate(plan.make(config.from_environment()))
+        verification.gate(plan.make(config.from_environment()))
         return 0
 
     return command.perform(work, arguments.log)

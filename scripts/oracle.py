@@ -2,7 +2,7 @@
 
 import sys
 
-from cooperflow.jobs import client
+from cooperflow.jobs import launcher_client
 
 if __name__ == "__main__":
-    sys.exit(client.call("oracle"))
+    sys.exit(launcher_client.call("oracle"))

@@ -4,7 +4,7 @@ import sys
 
 from cooperflow.experiment import config, plan
 from cooperflow.jobs import command
-from cooperflow.tables import gold
+from cooperflow.tables import oracle_table
 
 
 def main() -> int:
@@ -12,7 +12,7 @@ def main() -> int:
 
     def work() -> int:
         made = plan.make(config.from_environment())
-        print(f"{made.results.oracle_csv}: {gold.tabulate(made)}")
+        print(f"{made.results.oracle_csv}: {oracle_table.tabulate(made)}")
         return 0
 
     return command.perform(work, arguments.log)

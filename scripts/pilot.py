@@ -11,7 +11,7 @@ from pathlib import Path
 from cooperflow import layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
-from cooperflow.start import estimate
+from cooperflow.session import estimate
 
 
 def main() -> int:

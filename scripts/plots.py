@@ -2,10 +2,10 @@
 
 import sys
 
-from cooperflow import atomic, layout
+from cooperflow import atomic_io, layout
 from cooperflow.experiment import config, plan
 from cooperflow.jobs import command
-from cooperflow.plots import files, plotdata
+from cooperflow.plots import plot_data, plot_files
 
 
 def main() -> int:
@@ -13,10 +13,10 @@ def main() -> int:
 
     def work() -> int:
         results = plan.make(config.from_environment()).results
-        tables = plotdata.load(results)
+        tables = plot_data.load(results)
         for name in layout.PLOTS:
-            for kind, data in files.render(name, tables, layout.PLOT_KINDS).items():
-                atomic.write_bytes(results.plot(name, kind), data)
+            for kind, data in plot_files.render(name, tables, layout.PLOT_KINDS).items():
+                atomic_io.write_bytes(results.plot(name, kind), data)
                 print(results.plot(name, kind))
         return 0
 

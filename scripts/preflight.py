@@ -4,7 +4,7 @@ import sys
 
 from cooperflow.experiment import config, plan
 from cooperflow.jobs import command
-from cooperflow.start import checks
+from cooperflow.session import preflight_checks
 
 
 def main() -> int:
@@ -13,7 +13,9 @@ def main() -> int:
     def work() -> int:
         made = plan.make(config.from_environment())
         to_do = [run for run in made.runs if not run.folder(made.results).result.exists()]
-        bad = checks.show(checks.lines(made, to_do), lambda text: print(text, flush=True))
+        bad = preflight_checks.show(
+            preflight_checks.lines(made, to_do), lambda text: print(text, flush=True)
+        )
         print(f"{len(to_do)} runs to do; " + (f"{len(bad)} things to mend" if bad else "all well"))
         return 1 if bad else 0
 

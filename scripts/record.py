@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from cooperflow.archive import recording
-from cooperflow.attempt import child
+from cooperflow.attempt import child_process
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 
@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument("--configfile", type=Path, nargs="*", default=[])
     parser.add_argument("--to", type=Path, required=True, help="the folder to write")
     arguments = parser.parse_args()
-    child.prepare_environment()
+    child_process.prepare_environment()
     made = recording.write(plan.make(config.load(arguments.configfile)), arguments.to)
     for line in made.left_out:
         print(f"left out: {line}")

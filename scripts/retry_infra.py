@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cooperflow import guard, layout
+from cooperflow import layout, session_lock
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
-from cooperflow.outcomes import retry
+from cooperflow.outcomes import requeue
 from cooperflow.terminal import fit
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="only list them")
     arguments = parser.parse_args()
     made = plan.make(config.load(arguments.configfile))
-    broken = retry.find(made)
+    broken = requeue.find(made)
     if not broken:
         print("No run ended as infra_error: nothing to put back.")
         return 0
@@ -34,8 +34,8 @@ def main() -> int:
     print(f"{len(broken)} runs, ${sum(one.cost_usd for one in broken):.4f} so far.")
     if arguments.list:
         return 0
-    guard.hold(made.results, layout.REPOSITORY)
-    retry.put_back(made, broken)
+    session_lock.hold(made.results, layout.REPOSITORY)
+    requeue.put_back(made, broken)
     print("Put back: `snakemake -j 4 all` does them again, and nothing else.")
     return 0
 

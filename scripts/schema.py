@@ -3,16 +3,16 @@
 import json
 import sys
 
-from cooperflow import atomic, layout
-from cooperflow.experiment import keys
+from cooperflow import atomic_io, layout
+from cooperflow.experiment import config_schema
 
 PATH = layout.REPOSITORY / "config" / "schema.json"
 
 
 def text() -> str:
-    return json.dumps(keys.Config.model_json_schema(), indent=2) + "\n"
+    return json.dumps(config_schema.Config.model_json_schema(), indent=2) + "\n"
 
 
 if __name__ == "__main__":
-    atomic.write_text(PATH, text())
+    atomic_io.write_text(PATH, text())
     sys.exit(0)

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
-from cooperflow.status import progress, view
+from cooperflow.status import progress, terminal_view
 
 # A look at thousands of runs costs a moment: it is never more than a tenth of the time.
 SHARE = 10
@@ -26,12 +26,12 @@ def main() -> int:
     reader = progress.Reader(plan.make(config.load(arguments.configfile)))
     console = Console()
     if not arguments.watch:
-        console.print(view.view(reader.status(), console.width), highlight=False)
+        console.print(terminal_view.view(reader.status(), console.width), highlight=False)
         return 0
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=False) as live:
         while True:
             begun = time.monotonic()
-            live.update(view.view(reader.status(), console.width), refresh=True)
+            live.update(terminal_view.view(reader.status(), console.width), refresh=True)
             took = time.monotonic() - begun
             time.sleep(max(arguments.every, SHARE * took))
     return 0

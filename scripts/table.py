@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, fingerprint, plan
-from cooperflow.tables import aggregate, show
+from cooperflow.tables import aggregate, terminal_tables
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
         print(f"No run of this experiment has begun in {made.results.root}.")
         return 0
     aggregate.write(made.results.partial, runs, summary)
-    show.tables(made.results.partial, runs, summary, Console(), fingerprint.notes(made))
+    terminal_tables.tables(made.results.partial, runs, summary, Console(), fingerprint.notes(made))
     rest = "" if len(runs) == len(made.runs) else "; the others have no row"
     print(f"{len(runs)} of {len(made.runs)} runs have begun{rest}.")
     return 0

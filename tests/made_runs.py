@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cooperflow.tables import tables
+from cooperflow.tables import run_table
 
 PAIRS = Path(__file__).parents[1] / "config" / "pairs"
 MODES = {"solo": "solo", "coop-comm": "coop", "coop-nocomm": "coop"}
@@ -82,7 +82,7 @@ def experiment(
     }
     for column, value in {**plain, **columns}.items():
         frame[column] = value
-    return frame[list(tables.RUN_COLUMNS)]
+    return frame[list(run_table.RUN_COLUMNS)]
 
 
 def joined(*parts: pd.DataFrame) -> pd.DataFrame:

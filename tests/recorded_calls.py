@@ -12,16 +12,16 @@ from typing import Any
 
 from replay_client import BASH, Server, first_messages
 
-from cooperflow import atomic
-from cooperflow.attempt import child
-from cooperflow.attempt.raw_answers import RawAnswers
+from cooperflow import atomic_io
+from cooperflow.attempt import child_process
+from cooperflow.instrumentation.raw_answers import RawAnswers
 from cooperflow.outcomes import usage
 
-child.prepare_environment()
+child_process.prepare_environment()
 
 import litellm  # noqa: E402
 
-from cooperflow.attempt import recorder  # noqa: E402
+from cooperflow.instrumentation import call_log  # noqa: E402
 
 MESSAGES = first_messages("demo_textkit_task", 2, [1, 2], "solo", "solo")
 # Wire format -> model and path of the end point.
@@ -33,7 +33,7 @@ WIRES = {
 # A process has one recorder and one patch: litellm keeps the first callback of a kind for good.
 ANSWERS = RawAnswers()
 ANSWERS.install()
-RECORDER = recorder.CallRecorder(Path(os.devnull), None, answers=ANSWERS)
+RECORDER = call_log.CallRecorder(Path(os.devnull), None, answers=ANSWERS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Asked:
 def ask(server: Server | None, book: Path, wire: str, **options: Any) -> Asked:
     """Make one call and wait for its end in ``book``, which litellm writes from another thread."""
     RECORDER._path = book
-    before = len(atomic.read_lines(book))
+    before = len(atomic_io.read_lines(book))
     litellm.callbacks = [RECORDER]
     litellm.suppress_debug_info = True
     model, path = WIRES[wire]
@@ -79,7 +79,7 @@ def ask(server: Server | None, book: Path, wire: str, **options: Any) -> Asked:
         error = raised
     limit = time.monotonic() + 10
     while time.monotonic() < limit:
-        records = atomic.read_lines(book)[before:]
+        records = atomic_io.read_lines(book)[before:]
         if any(record["event"] == "end" for record in records):
             break
         time.sleep(0.02)

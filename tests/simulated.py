@@ -20,12 +20,12 @@ from snakemake.api import SnakemakeApi
 from snakemake.settings.enums import Quietness, RerunTrigger
 from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings, ResourceSettings
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import REPOSITORY
-from cooperflow.tables import current
+from cooperflow.tables import staleness
 
 Row = tuple[str, int, int, int]
 
@@ -121,7 +121,7 @@ class Simulation:
             lacking = [image for image in made.images if not self._sentinel(image).exists()]
             assert not lacking, f"{job.outputs}: run before {lacking} is verified"
         for output in job.outputs:
-            atomic.write_text(self.folder / output, "{\n}\n")
+            atomic_io.write_text(self.folder / output, "{\n}\n")
         if job.rule.startswith("eval_") or job.rule == "oracle_pair":
             key = job.outputs[0].split("/", 2 if job.rule.startswith("eval_") else 1)[-1]
             name = key.rpartition("/")[0].replace("/", "--")
@@ -129,7 +129,7 @@ class Simulation:
                 note.unlink()
         if job.rule == "aggregate":
             with working_in(self.folder):
-                current.remember(made)
+                staleness.remember(made)
 
     def _sentinel(self, image: str) -> Path:
         return self.folder / self.plan.results.sentinel(image)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.outcomes import outcome
+from cooperflow.outcomes import judgement
 from cooperflow.tables import aggregate
 
 BEGAN = 1_795_500_000.0
@@ -67,11 +67,11 @@ def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps
     mode = run.experiment.setting.mode
     a, b = run.pair.sorted_features
     agents = {"solo": a} if mode == "solo" else {f"agent{f}": f for f in (a, b)}
-    broken = kind == outcome.INFRA_ERROR
-    reason = {"pass": "", "fail": outcome.TESTS_FAILED, "infra_error": "rate_limited"}[kind]
+    broken = kind == judgement.INFRA_ERROR
+    reason = {"pass": "", "fail": judgement.TESTS_FAILED, "infra_error": "rate_limited"}[kind]
     told = {
         "schema": 1,
-        "outcome": outcome.INFRA_ERROR if broken else None,
+        "outcome": judgement.INFRA_ERROR if broken else None,
         "reason": reason if broken else "",
         "attempts": 1,
         "cost_usd": 0.01 * steps,

@@ -11,11 +11,11 @@ import pytest
 from cooperflow.engine import abilities, containers, endpoint
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config, plan
-from cooperflow.experiment.keys import Containers
+from cooperflow.experiment.config_schema import Containers
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import verified
+from cooperflow.images import verification
 from cooperflow.layout import REPOSITORY
-from cooperflow.start import checks, preflight
+from cooperflow.session import preflight, preflight_checks
 
 ROOTLESS = {"SecurityOptions": ["name=seccomp", "name=rootless"], "PidsLimit": True}
 CONTAINERD = {
@@ -44,8 +44,8 @@ def test_only_configured_limits_are_demanded() -> None:
 
 def test_a_rootless_engine_names_what_to_delegate(demo: Plan) -> None:
     client: Any = None
-    line = checks._limits(demo, client, ROOTLESS)
-    assert line.state == checks.BAD
+    line = preflight_checks._limits(demo, client, ROOTLESS)
+    assert line.state == preflight_checks.BAD
     assert "Delegate=memory" in line.text
     assert "cpu" not in line.text
     assert "kernel parameters" in abilities.limits_text(["memory"], {})
@@ -111,10 +111,10 @@ def test_lost_output_is_no_answer(demo: Plan, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(containers, "remove", lambda *_: 0)
     good = b"repo=ok 1\nrunner=ok \nbash=ok /bin/bash\n"
     lossy: Any = _Engine({}, (b"", b"repo=ok 1\n", good))
-    assert verified._verify(demo, lossy, "image", "id")["repo"] == "1"
+    assert verification._verify(demo, lossy, "image", "id")["repo"] == "1"
     silent: Any = _Engine({}, (b"",) * containers.OUTPUT_TRIES)
     with pytest.raises(EngineError, match="lost the output"):
-        verified._verify(demo, silent, "image", "id")
+        verification._verify(demo, silent, "image", "id")
     bad: Any = _Engine({}, (good.replace(b"runner=ok", b"runner=no"),))
     with pytest.raises(UserError, match="not what a run needs"):
-        verified._verify(demo, bad, "image", "id")
+        verification._verify(demo, bad, "image", "id")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from experiment_client import INVENTORY, TEXTKIT, Experiment
 
-from cooperflow.archive import adopt
+from cooperflow.archive import adoption
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
@@ -205,7 +205,7 @@ def test_only_named_settings_and_pairs_that_are_there(theirs: Theirs) -> None:
     assert [one.run_name for one in made.experiments] == ["a-coop-comm"]
     assert made.runs == ()
     assert "1 runs taken over, 0 of them with their grading; 0 before; 1 pairs are not there" in (
-        adopt.adopt(made)
+        adoption.adopt(made)
     )
     taken = result(make())["workflow"]
     assert taken["outcome"] is None
@@ -221,7 +221,7 @@ def test_only_named_settings_and_pairs_that_are_there(theirs: Theirs) -> None:
 def test_a_grading_that_broke_is_not_taken_over(theirs: Theirs) -> None:
     folder, make = theirs
     (folder / "eval.json").write_text(json.dumps({"both_passed": False, "error": "no image"}))
-    assert "1 runs taken over, 0 of them with their grading" in adopt.adopt(make())
+    assert "1 runs taken over, 0 of them with their grading" in adoption.adopt(make())
 
 
 def test_an_errors_grading_is_not_believed(theirs: Theirs) -> None:
@@ -229,7 +229,7 @@ def test_an_errors_grading_is_not_believed(theirs: Theirs) -> None:
     (folder / "eval.json").write_text(json.dumps({"both_passed": False, "error": None}))
     end = {"status": "Error", "steps": 0, "error": "the model does not answer"}
     made = make(agents={"agent1": end, "agent2": {**end, "status": "Submitted"}})
-    assert "1 of them with their grading" in adopt.adopt(made)
+    assert "1 of them with their grading" in adoption.adopt(made)
     (run,) = make().runs
     graded = json.loads(run.folder(made.results).eval.read_text())["workflow"]
     assert (graded["outcome"], graded["reason"]) == ("infra_error", "agent_error")
@@ -248,7 +248,7 @@ def test_what_is_not_upstreams_is_left(theirs: Theirs, changes: Any, words: str)
     folder, make = theirs
     (folder / "agent1_traj.json").write_text('{"messages": 3}')
     made = make(**changes)
-    said = adopt.adopt(made)
+    said = adoption.adopt(made)
     assert f"result.json is not upstream's: {words}" in said
     assert not list(made.results.root.rglob("*.patch"))
 
@@ -263,7 +263,7 @@ def test_what_is_not_upstreams_is_left(theirs: Theirs, changes: Any, words: str)
 )
 def test_another_experiment_is_refused(theirs: Theirs, changes: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        adopt.adopt(theirs[1](**changes))
+        adoption.adopt(theirs[1](**changes))
 
 
 @pytest.mark.parametrize("broken", ["half", "another pair", "no time", "no patch"])
@@ -276,7 +276,7 @@ def test_what_cannot_be_read_is_left_out_and_named(theirs: Theirs, broken: str) 
         (folder / "result.json").write_text('{"repo": "demo')
     if broken == "no patch":
         (folder / "agent1.patch").unlink()
-    said = adopt.adopt(made)
+    said = adoption.adopt(made)
     assert "0 runs taken over" in said
     assert f"left out: {folder}" in said
     assert not list(made.results.runs.rglob("result.json"))
@@ -292,7 +292,7 @@ def test_several_folders_of_a_setting_are_repeats(theirs: Theirs, tmp_path: Path
     made = plan.make(config.parse(raw))
     names = [one.run_name for one in made.experiments]
     assert names == ["a-coop-comm", "a-coop-comm-r2"]
-    said = adopt.adopt(made)
+    said = adoption.adopt(made)
     assert said.count("1 runs taken over") == 2
     assert [run.experiment.repeat for run in plan.make(config.parse(raw)).runs] == [1, 2]
     for name, source in zip(names, (first, second), strict=True):
@@ -318,6 +318,6 @@ def test_tokens_of_claude_code_include_the_cached_ones(theirs: Theirs) -> None:
     raw = made.config.model_dump()
     raw["agent"]["name"] = "claude_code"
     made = plan.make(config.parse(raw))
-    adopt.adopt(made)
+    adoption.adopt(made)
     told = result(plan.make(config.parse(raw)))["workflow"]
     assert (told["input_tokens"], told["cached_tokens"]) == (2 * 4120, 8000)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from experiment_client import INVENTORY, Experiment, ledger_tokens
 
-from cooperflow.engine import sandboxes
+from cooperflow.engine import modal_sandboxes
 from cooperflow.errors import UserError
 from cooperflow.experiment import config
 
@@ -89,8 +89,8 @@ def test_the_real_client_says_that_it_has_no_credentials(
     for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODAL_CONFIG_PATH", str(tmp_path / "none.toml"))
-    with pytest.raises(sandboxes.EngineError, match="Token missing"):
-        sandboxes.answers()
+    with pytest.raises(modal_sandboxes.EngineError, match="Token missing"):
+        modal_sandboxes.answers()
 
 
 @pytest.fixture

@@ -19,10 +19,18 @@ from pypdf import PdfReader
 from cooperflow import layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
-from cooperflow.experiment import languages, pairs
+from cooperflow.experiment import pairs
 from cooperflow.experiment import plan as planning
-from cooperflow.plots import files, plotdata, specs
-from cooperflow.tables import breakdowns, comparison, difficulty, headlines, repeats, tables
+from cooperflow.plots import plot_data, plot_files, specifications
+from cooperflow.tables import (
+    breakdowns,
+    comparison,
+    difficulty,
+    headline_tables,
+    repeats,
+    run_table,
+)
+from cooperflow.upstream import languages
 
 PAIRS = [("a_task", 1, "1,2"), ("a_task", 1, "1,3"), ("b_task", 2, "1,2"), ("b_task", 2, "2,3")]
 EMPTY = made_runs.experiment(PAIRS, ["pass"] * 4).iloc[:0]
@@ -34,12 +42,12 @@ def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def test_names_are_those_of_the_files() -> None:
     assert tuple(small(EMPTY)) == layout.BREAKDOWNS
-    assert tuple(specs.SPECS) == layout.PLOTS
+    assert tuple(specifications.SPECS) == layout.PLOTS
 
 
 def test_every_column_is_documented() -> None:
     told = (layout.REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
-    made = [tables.runs_table([]), tables.summary_table(EMPTY), comparison.table(EMPTY)]
+    made = [run_table.runs_table([]), run_table.summary_table(EMPTY), comparison.table(EMPTY)]
     for table in [*made, *small(CASES["plain"]).values()]:
         for column in table.columns:
             assert re.search(rf"\b{column}\b", told), column
@@ -67,7 +75,7 @@ def test_rates_count_and_leave_infra_errors_out() -> None:
 
 def test_sums_agree_with_the_summary() -> None:
     runs = made_runs.random(2)
-    summary = tables.summary_table(runs).set_index("run_name")
+    summary = run_table.summary_table(runs).set_index("run_name")
     for name, table in small(runs).items():
         if name.startswith("by_") and name not in ("by_difficulty", "by_reason"):
             sums = table.groupby("run_name")[["pass", "fail", "infra_error"]].sum()
@@ -217,7 +225,7 @@ def test_runs_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
     runs["feature1_passed"] = runs["feature1_passed"].astype(object)
     runs.loc[0, "feature1_passed"] = None
     runs.to_csv(tmp_path / "runs.csv", index=False)
-    back = tables.read_runs(tmp_path / "runs.csv")
+    back = run_table.read_runs(tmp_path / "runs.csv")
     assert back["caveat"].eq("").all()
     assert back["model"].eq("null").all()
     assert comparison.table(back).equals(comparison.table(runs))
@@ -227,14 +235,14 @@ def test_runs_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_an_older_runs_csv_is_told(tmp_path: Path) -> None:
     made_runs.random(1).drop(columns="repeat").to_csv(tmp_path / "runs.csv", index=False)
     with pytest.raises(UserError, match="repeat is missing"):
-        tables.read_runs(tmp_path / "runs.csv")
+        run_table.read_runs(tmp_path / "runs.csv")
 
 
 def written(runs: pd.DataFrame, root: Path) -> layout.Results:
     results = layout.Results(root)
     (root / "tables").mkdir(parents=True)
     runs.to_csv(results.runs_csv, index=False)
-    tables.summary_table(runs).to_csv(results.summary_csv, index=False)
+    run_table.summary_table(runs).to_csv(results.summary_csv, index=False)
     comparison.table(runs).to_csv(results.comparison_csv, index=False)
     for name, table in small(runs).items():
         table.to_csv(results.table(f"{name}.csv"), index=False)
@@ -249,7 +257,7 @@ def test_headlines_are_inert() -> None:
         made_runs.experiment(PAIRS, ["pass"] * 4, HARD),
         made_runs.experiment(PAIRS, ["fail"] * 4, HARD, "coop-comm"),
     )
-    made = headlines.summary(tables.summary_table(runs))
+    made = headline_tables.summary(run_table.summary_table(runs))
     latex = made.latex()
     assert (
         r"x\_\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}|*\textless{}b\textgreater{}" in latex
@@ -265,17 +273,17 @@ def test_headline_figures() -> None:
         made_runs.experiment(PAIRS, ["pass"] * 3 + ["fail"], cost_complete=False),
         made_runs.experiment(PAIRS, ["fail"] * 4, setting="coop-comm", replay=True),
     )
-    summary = headlines.summary(tables.summary_table(runs))
+    summary = headline_tables.summary(run_table.summary_table(runs))
     assert summary.rows[0] == (
         "m-solo", "4", "3", "1", "0", "75.0 % (30.1 to 95.4)", "3", "≥ 0.40",
     )  # fmt: skip
     assert "Replay" in summary.caption
-    row = headlines.comparison(comparison.table(runs)).rows[0]
+    row = headline_tables.comparison(comparison.table(runs)).rows[0]
     assert row[:8] == ("m-solo", "m-coop-comm", "4", "0", "3", "0", "1", row[7])
     assert row[7].startswith("+75.0 (")
     assert row[9] == "0.250"
-    nothing = headlines.comparison(comparison.table(runs.assign(outcome="infra_error")))
-    assert nothing.rows[0][7:] == (headlines.NONE,) * 4
+    nothing = headline_tables.comparison(comparison.table(runs.assign(outcome="infra_error")))
+    assert nothing.rows[0][7:] == (headline_tables.NONE,) * 4
 
 
 CASES = {
@@ -292,42 +300,42 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
-    shown = plotdata.load(written(CASES[case], tmp_path))
+    shown = plot_data.load(written(CASES[case], tmp_path))
     for name in layout.PLOTS:
-        spec = specs.SPECS[name](shown)
+        spec = specifications.SPECS[name](shown)
         assert spec["title"]
         json.dumps(spec, allow_nan=False)
-        assert files.render(name, shown, ("svg",))["svg"].startswith(b"<svg")
+        assert plot_files.render(name, shown, ("svg",))["svg"].startswith(b"<svg")
 
 
 @pytest.mark.parametrize("name", ["paired_outcomes", "repo_outcomes"])
 def test_all_kinds_and_the_same_again(name: str, tmp_path: Path) -> None:
-    shown = plotdata.load(written(CASES["plain"], tmp_path))
-    made = files.render(name, shown, layout.PLOT_KINDS)
+    shown = plot_data.load(written(CASES["plain"], tmp_path))
+    made = plot_files.render(name, shown, layout.PLOT_KINDS)
     assert made["png"].startswith(b"\x89PNG")
     assert made["pdf"].startswith(b"%PDF")
-    assert made == files.render(name, shown, layout.PLOT_KINDS)
+    assert made == plot_files.render(name, shown, layout.PLOT_KINDS)
 
 
 def test_text_needs_no_system_fonts(tmp_path: Path) -> None:
     """The font is bundled with vl-convert: a PDF holds it, and its text can be read."""
-    shown = plotdata.load(written(CASES["plain"], tmp_path))
-    pdf = files.render("pass_rates", shown, ("pdf",))["pdf"]
+    shown = plot_data.load(written(CASES["plain"], tmp_path))
+    pdf = plot_files.render("pass_rates", shown, ("pdf",))["pdf"]
     (page,) = PdfReader(io.BytesIO(pdf)).pages
     assert "model0-solo (n=100)" in page.extract_text()
     fonts = [font.get_object()["/BaseFont"] for font in page["/Resources"]["/Font"].values()]
     assert fonts
-    assert all(files.FONT.replace(" ", "") in font for font in fonts)
+    assert all(plot_files.FONT.replace(" ", "") in font for font in fonts)
 
 
 def test_figures_show_what_the_tables_say(tmp_path: Path) -> None:
-    shown = plotdata.load(written(CASES["plain"], tmp_path))
-    rows = {name: spec(shown) for name, spec in specs.SPECS.items()}
+    shown = plot_data.load(written(CASES["plain"], tmp_path))
+    rows = {name: spec(shown) for name, spec in specifications.SPECS.items()}
     drawn = {row["label"]: row["value"] for row in rows["pass_rates"]["data"]["values"]}
     rates = shown.summary.set_index("run_name")["pass_rate"]
     assert drawn == pytest.approx(rates.to_dict())
     bars = pd.DataFrame(rows["paired_outcomes"]["data"]["values"])
-    for key, word in plotdata.PAIRED_WORDS.items():
+    for key, word in plot_data.PAIRED_WORDS.items():
         counts = bars.loc[bars["outcome"] == word, "count"].tolist()
         assert counts == shown.comparison[key].tolist()
     assert bars.groupby("name", sort=False)["to"].max().tolist() == pytest.approx([1.0] * 3)
@@ -338,7 +346,7 @@ def test_figures_show_what_the_tables_say(tmp_path: Path) -> None:
 
 
 def test_lanes_do_not_overlap(tmp_path: Path) -> None:
-    timeline = plotdata.timeline(plotdata.load(written(CASES["plain"], tmp_path)))
+    timeline = plot_data.timeline(plot_data.load(written(CASES["plain"], tmp_path)))
     assert timeline.lanes == 3 * 4
     ends: dict[int, float] = {}
     for bar in sorted(timeline.bars, key=lambda bar: bar.start):
@@ -347,11 +355,11 @@ def test_lanes_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_replay_stands_in_every_title(tmp_path: Path) -> None:
-    shown = plotdata.load(written(made_runs.random(1).assign(replay=True), tmp_path))
-    for name, spec in specs.SPECS.items():
+    shown = plot_data.load(written(made_runs.random(1).assign(replay=True), tmp_path))
+    for name, spec in specifications.SPECS.items():
         assert "replay" in spec(shown)["title"], name
-    plain = plotdata.load(written(CASES["plain"], tmp_path / "plain"))
-    assert "replay" not in specs.pass_rates(plain)["title"]
+    plain = plot_data.load(written(CASES["plain"], tmp_path / "plain"))
+    assert "replay" not in specifications.pass_rates(plain)["title"]
 
 
 def test_the_snakefile_imports_no_statistics() -> None:

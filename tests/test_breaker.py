@@ -7,12 +7,12 @@ import socket
 import pytest
 
 from cooperflow import layout
-from cooperflow.attempt import raw_answers
-from cooperflow.engine import containers, probe
-from cooperflow.experiment import config, fingerprint, keys
-from cooperflow.jobs import breaker
-from cooperflow.outcomes import outcome, usage
-from cooperflow.outcomes.outcome import CallsEnd, Evidence
+from cooperflow.engine import containers, probes
+from cooperflow.experiment import config, config_schema, fingerprint
+from cooperflow.instrumentation import raw_answers
+from cooperflow.jobs import circuit_breaker
+from cooperflow.outcomes import judgement, usage
+from cooperflow.outcomes.judgement import CallsEnd, Evidence
 
 
 def ends(*words: str) -> list[dict[str, object]]:
@@ -33,24 +33,24 @@ def ends(*words: str) -> list[dict[str, object]]:
     ],
 )
 def test_trouble_is_several_runs_in_a_row(attempts: tuple[str, ...], runs: int) -> None:
-    trouble = breaker.judge(ends(*attempts), failures=3, pause=30)
+    trouble = circuit_breaker.judge(ends(*attempts), failures=3, pause=30)
     assert (trouble.runs if trouble else 0) == runs
 
 
 def test_the_pause_doubles_with_each_failure_and_ends() -> None:
-    three = breaker.judge(ends("a:x", "b:x", "c:x"), 3, 30)
-    four = breaker.judge(ends("a:x", "b:x", "c:x", "d:x"), 3, 30)
-    many = breaker.judge(ends(*(f"r{n}:x" for n in range(40))), 3, 30)
+    three = circuit_breaker.judge(ends("a:x", "b:x", "c:x"), 3, 30)
+    four = circuit_breaker.judge(ends("a:x", "b:x", "c:x", "d:x"), 3, 30)
+    many = circuit_breaker.judge(ends(*(f"r{n}:x" for n in range(40))), 3, 30)
     assert three is not None
     assert three.until == 20 + 30
     assert four is not None
     assert four.until == 30 + 60
     assert many is not None
-    assert many.until == 390 + breaker.LONGEST
+    assert many.until == 390 + circuit_breaker.LONGEST
 
 
 def test_zero_failures_switch_it_off() -> None:
-    assert breaker.judge(ends("a:x", "b:x", "c:x"), 0, 30) is None
+    assert circuit_breaker.judge(ends("a:x", "b:x", "c:x"), 0, 30) is None
 
 
 def call(thread: str, end: float, retry_after: float | None, start: float = 0.0) -> usage.Call:
@@ -67,27 +67,27 @@ def test_the_longest_wish_of_any_agents_last_call_counts_from_its_end() -> None:
 def test_a_time_out_that_the_engine_caused_is_not_the_agents() -> None:
     busy = (CallsEnd(usage.ANSWERED, 0.0, 600.0),)
     slow = Evidence(False, timed_out=True, seconds=600, calls=busy)
-    assert outcome.judge_run(slow).reason == outcome.TIMEOUT
+    assert judgement.judge_run(slow).reason == judgement.TIMEOUT
     hung = Evidence(False, timed_out=True, seconds=600, calls=busy, engine_stalled=400)
-    assert outcome.judge_run(hung).reason == outcome.DOCKER_UNAVAILABLE
+    assert judgement.judge_run(hung).reason == judgement.DOCKER_UNAVAILABLE
     waited = (CallsEnd(usage.OPEN, 350.0, 600.0),)
     both = Evidence(False, timed_out=True, seconds=600, calls=waited, engine_stalled=400)
-    assert outcome.judge_run(both).reason == usage.API_TIMEOUT
+    assert judgement.judge_run(both).reason == usage.API_TIMEOUT
 
 
 def test_a_full_disk_is_told_before_what_it_brings_about() -> None:
     evidence = Evidence(False, disk_full=True, engine_lost=True, exit_code=74)
-    assert outcome.judge_run(evidence).reason == outcome.DISK_FULL
+    assert judgement.judge_run(evidence).reason == judgement.DISK_FULL
 
 
 def test_a_patch_that_upstream_cannot_hand_over_is_the_agents_doing() -> None:
     document = {"error": "Failed to write patch1.patch: ", "both_passed": False}
-    large = outcome.judge_eval(document, [False, False], largest_patch=212_500_114)
+    large = judgement.judge_eval(document, [False, False], largest_patch=212_500_114)
     assert (large.outcome, large.reason, large.again) == ("fail", "patch_too_large", False)
-    small = outcome.judge_eval(document, [False, False], largest_patch=500)
+    small = judgement.judge_eval(document, [False, False], largest_patch=500)
     assert (small.outcome, small.reason) == ("infra_error", "eval_error")
     tests = {"error": "Failed to write tests1.patch: "}
-    assert outcome.judge_eval(tests, [False], largest_patch=212_500_114).again
+    assert judgement.judge_eval(tests, [False], largest_patch=212_500_114).again
 
 
 @pytest.mark.parametrize(
@@ -103,16 +103,16 @@ def test_words_of_an_answer_do_not_outweigh_its_status(status: int, kind: str) -
 def test_the_probe_of_the_provider_asks_no_model() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert probe.provider(f"http://127.0.0.1:{port}/v2/chat") == ""
+        assert probes.provider(f"http://127.0.0.1:{port}/v2/chat") == ""
         connection, _ = server.accept()
         assert connection.recv(100).startswith(b"HEAD ")
-    assert "cannot be reached" in probe.provider(f"http://127.0.0.1:{port}/v2/chat")
-    assert "cannot be reached" in probe.provider("https://provider.invalid/v2/chat")
-    assert probe.provider(None) == ""
+    assert "cannot be reached" in probes.provider(f"http://127.0.0.1:{port}/v2/chat")
+    assert "cannot be reached" in probes.provider("https://provider.invalid/v2/chat")
+    assert probes.provider(None) == ""
 
 
 def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
-    wanted = keys.Containers(memory="2g", cpus=0.5, pids=100, network="none")
+    wanted = config_schema.Containers(memory="2g", cpus=0.5, pids=100, network="none")
     arguments, sdk = containers.limits(wanted)
     assert arguments == [
         "--oom-score-adj=500",
@@ -134,7 +134,7 @@ def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
 
 
 def test_more_processors_than_there_are_is_no_error_of_docker() -> None:
-    _, sdk = containers.limits(keys.Containers(cpus=100_000))
+    _, sdk = containers.limits(config_schema.Containers(cpus=100_000))
     assert sdk["nano_cpus"] < 100_000 * 10**9
 
 
@@ -143,7 +143,7 @@ def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
 
     made = plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
     asked = fingerprint.asked(made.experiments[0], made)
-    assert asked["containers"] == keys.Containers().model_dump()
+    assert asked["containers"] == config_schema.Containers().model_dump()
 
 
 @pytest.mark.parametrize(

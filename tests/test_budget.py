@@ -14,10 +14,10 @@ import pytest
 import synthetic
 from experiment_client import INVENTORY, TEXTKIT, Experiment, wait_for
 
-from cooperflow import atomic, halt, processes
+from cooperflow import atomic_io, halt, processes
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.jobs import breaker, budget, notify, run_job
+from cooperflow.jobs import budget, circuit_breaker, notification, run_job
 from cooperflow.outcomes import forecast, spending, usage
 
 Make = Callable[..., Experiment]
@@ -35,7 +35,7 @@ def attempt(made: Plan, run: Run, number: int, state: str, *calls: dict[str, Any
     place = run.folder(made.results).attempt(number)
     place.mkdir(parents=True)
     me = str(processes.this_process())
-    atomic.write_json(place / "attempt.json", {"state": state, "process": me})
+    atomic_io.write_json(place / "attempt.json", {"state": state, "process": me})
     (place / "calls.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls))
 
 
@@ -201,9 +201,9 @@ def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.M
     command, target = listener(tmp_path)
     made = limited(tmp_path, notify=command)
     synthetic.write_run(made, made.runs[0], "pass", synthetic.BEGAN, synthetic.Words())
-    assert notify.send(made, notify.HALTED, "auth")
-    assert not notify.send(made, notify.HALTED, "auth")
-    notify.session_ended(made, success=False)
+    assert notification.send(made, notification.HALTED, "auth")
+    assert not notification.send(made, notification.HALTED, "auth")
+    notification.session_ended(made, success=False)
     halted, ended = said(target)
     assert (halted["schema"], halted["event"], halted["message"]) == (1, "halted", "auth")
     assert (ended["event"], ended["success"]) == ("ended", False)
@@ -212,8 +212,8 @@ def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.M
     }  # fmt: skip
     assert ended["cost_usd"] == pytest.approx(0.03)
     assert ended["budget_usd"] == 1.0
-    notify.forget(made)
-    assert notify.send(made, notify.HALTED, "auth")
+    notification.forget(made)
+    assert notification.send(made, notification.HALTED, "auth")
 
 
 @pytest.mark.parametrize(
@@ -233,9 +233,9 @@ def test_a_failing_command_changes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(notify, "SECONDS", 1.0)
+    monkeypatch.setattr(notification, "SECONDS", 1.0)
     made = limited(tmp_path, notify=command)
-    assert not notify.send(made, notify.ENDED, "x")
+    assert not notification.send(made, notification.ENDED, "x")
     out = capsys.readouterr().out
     assert words in out
     assert "The session is not affected." in out
@@ -252,13 +252,13 @@ def test_a_long_wait_at_the_circuit_breaker_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(breaker, "LOOK", 0)
+    monkeypatch.setattr(circuit_breaker, "LOOK", 0)
     command, target = listener(tmp_path)
     made = limited(tmp_path, notify=command, breaker={"notify_minutes": 0})
     obstacles = iter(["the provider does not answer", "the provider does not answer", ""])
-    monkeypatch.setattr(breaker, "_obstacle", lambda *_: next(obstacles))
+    monkeypatch.setattr(circuit_breaker, "_obstacle", lambda *_: next(obstacles))
     made.results.state.mkdir(parents=True)
-    with breaker.passage(made, made.runs[0]):
+    with circuit_breaker.passage(made, made.runs[0]):
         pass
     (event,) = said(target)
     assert event["event"] == "waiting"

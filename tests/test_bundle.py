@@ -17,7 +17,7 @@ from cooperflow.archive import bundle, provenance
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
 from cooperflow.tables import comparison
-from cooperflow.tables.tables import read_runs
+from cooperflow.tables.run_table import read_runs
 
 KEY = "a-key-that-must-not-be-packed"
 

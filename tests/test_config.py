@@ -16,7 +16,7 @@ import schema
 from cooperflow import layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, pairs, plan
-from cooperflow.experiment import keys as config_keys
+from cooperflow.experiment import config_schema as config_keys
 
 BASE: dict[str, Any] = {
     "models": {"command-a": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}},

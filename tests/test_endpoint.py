@@ -17,8 +17,8 @@ from cooperflow import layout
 from cooperflow.engine import containers, endpoint
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config, plan
-from cooperflow.images import verified
-from cooperflow.start import preflight
+from cooperflow.images import verification
+from cooperflow.session import preflight
 
 MachineContext = Callable[..., None]
 
@@ -151,7 +151,7 @@ def test_a_build_without_its_credentials_helper_ends_in_plain_words(
     def build(*_: object) -> None:
         raise helper
 
-    monkeypatch.setattr(verified, "_build", build)
+    monkeypatch.setattr(verification, "_build", build)
     raw = {
         "results": str(tmp_path),
         "dataset": {"dir": "demo/dataset", "subset": "demo"},
@@ -163,4 +163,4 @@ def test_a_build_without_its_credentials_helper_ends_in_plain_words(
     demo = plan.make(config.parse(raw))
     client: Any = None
     with pytest.raises(UserError, match=r"not built: Docker's credentials helper.*config\.json"):
-        verified._fetch(demo, client, demo.images[0])
+        verification._fetch(demo, client, demo.images[0])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cooperflow import atomic
-from cooperflow.attempt import child
+from cooperflow import atomic_io
+from cooperflow.attempt import child_process
 from cooperflow.engine import containers
-from cooperflow.outcomes import outcome
-from cooperflow.outcomes.outcome import AgentEnd, Evidence
+from cooperflow.outcomes import judgement
+from cooperflow.outcomes.judgement import AgentEnd, Evidence
 
 CONTAINER = "c" * 64
 BROKEN = 'OCI runtime exec failed: exec failed: unable to start: "cgroup" is read-only'
@@ -37,8 +37,8 @@ def _stop(folder: Path, *arguments: str) -> list[dict[str, Any]]:
         "COOPERFLOW_CGROUPS": str(folder / "cgroup"),
         "COOPERFLOW_STOP_NOTE": str(folder / "put-away"),
     }
-    subprocess.run([str(child.SHIM), *arguments, CONTAINER], env=environment, check=True)
-    return list(atomic.read_lines(events))
+    subprocess.run([str(child_process.SHIM), *arguments, CONTAINER], env=environment, check=True)
+    return list(atomic_io.read_lines(events))
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_what_an_agent_did_to_its_container_is_not_the_engines_fault(
 def test_an_engine_whose_exec_fails_is_unavailable() -> None:
     agents = (AgentEnd("solo", "Error", "exec failed"),)
     failed = Evidence(True, agents=agents, containers_started=1, exec_refused=1)
-    assert outcome.judge_run(failed).reason == outcome.DOCKER_UNAVAILABLE
-    assert outcome.judge_run(Evidence(False, exit_code=1, exec_refused=1)).reason == (
-        outcome.DOCKER_UNAVAILABLE
+    assert judgement.judge_run(failed).reason == judgement.DOCKER_UNAVAILABLE
+    assert judgement.judge_run(Evidence(False, exit_code=1, exec_refused=1)).reason == (
+        judgement.DOCKER_UNAVAILABLE
     )
     other = Evidence(True, agents=agents, containers_started=1)
-    assert outcome.judge_run(other).reason == outcome.AGENT_ERROR
+    assert judgement.judge_run(other).reason == judgement.AGENT_ERROR
 
 
 def test_running_containers_are_those_that_did_not_end() -> None:
@@ -112,8 +112,12 @@ def test_a_real_kill_is_counted(tmp_path: Path) -> None:
     try:
         eat = ["docker", "exec", container, "python3", "-c", "x = bytearray(1 << 28)"]
         assert subprocess.run(eat, check=False, capture_output=True).returncode == 137
-        subprocess.run([str(child.SHIM), "note-kills", container], env=environment, check=True)
-        subprocess.run([str(child.SHIM), "probe", container], env=environment, check=True)
+        subprocess.run(
+            [str(child_process.SHIM), "note-kills", container], env=environment, check=True
+        )
+        subprocess.run([str(child_process.SHIM), "probe", container], env=environment, check=True)
     finally:
         subprocess.run(["docker", "rm", "-f", container], capture_output=True, check=False)
-    assert containers.fates(atomic.read_lines(events), [], until=0) == containers.Fates(0, 0, 1, 0)
+    assert containers.fates(atomic_io.read_lines(events), [], until=0) == containers.Fates(
+        0, 0, 1, 0
+    )

@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow import atomic, guard, layout, processes
+from cooperflow import atomic_io, layout, processes, session_lock
 from cooperflow.engine import containers
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, fingerprint, plan
 from cooperflow.layout import Results, RunFolder
-from cooperflow.outcomes import publish
+from cooperflow.outcomes import publication
 from cooperflow.tables import stats
 
 
 def test_a_document_is_whole_or_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
-    atomic.write_json(path, {"a": 1})
+    atomic_io.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        atomic.write_json(path, {"a": object()})
-    assert atomic.read_json(path) == {"a": 1}
+        atomic_io.write_json(path, {"a": object()})
+    assert atomic_io.read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["d.json"]
 
 
@@ -33,24 +33,24 @@ def test_a_document_is_whole_or_the_old_one(tmp_path: Path) -> None:
 def test_half_a_document_is_none(tmp_path: Path, content: str) -> None:
     path = tmp_path / "d.json"
     path.write_text(content)
-    assert atomic.read_json(path) is None
-    assert atomic.read_json(tmp_path / "none.json") is None
+    assert atomic_io.read_json(path) is None
+    assert atomic_io.read_json(tmp_path / "none.json") is None
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    atomic.append_line(path, '{"a": 1}')
+    atomic_io.append_line(path, '{"a": 1}')
     with path.open("a") as stream:
         stream.write('{"b": ')
-    assert atomic.read_lines(path) == [{"a": 1}]
+    assert atomic_io.read_lines(path) == [{"a": 1}]
 
 
 def test_the_end_of_a_line_file_has_whole_lines_only(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     for number in range(50):
-        atomic.append_line(path, f'{{"n": {number}}}', shared=True)
-    assert [line["n"] for line in atomic.read_lines(path, 25)] == [48, 49]
-    assert len(atomic.read_lines(path, 10_000)) == len(atomic.read_lines(path)) == 50
+        atomic_io.append_line(path, f'{{"n": {number}}}', shared=True)
+    assert [line["n"] for line in atomic_io.read_lines(path, 25)] == [48, 49]
+    assert len(atomic_io.read_lines(path, 10_000)) == len(atomic_io.read_lines(path)) == 50
 
 
 def test_a_claim_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:
@@ -119,18 +119,19 @@ def test_a_helper_dies_with_its_parent() -> None:
 def test_a_second_start_is_told_who_is_at_work(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'scripts'); from pathlib import Path\n"
-        "from cooperflow import guard; from cooperflow.layout import Results\n"
-        f"guard.hold(Results(Path({str(tmp_path / 'results')!r})), Path({str(tmp_path)!r}))\n"
+        "from cooperflow import session_lock; from cooperflow.layout import Results\n"
+        f"results = Results(Path({str(tmp_path / 'results')!r}))\n"
+        f"session_lock.hold(results, Path({str(tmp_path)!r}))\n"
         "print('held', flush=True); import time; time.sleep(60)"
     )
     first = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert first.stdout is not None
     assert first.stdout.readline() == b"held\n"
     with pytest.raises(UserError, match=f"process {first.pid} on"):
-        guard.hold(Results(tmp_path / "results"), tmp_path)
+        session_lock.hold(Results(tmp_path / "results"), tmp_path)
     first.kill()
     first.communicate()
-    guard.hold(Results(tmp_path / "results"), tmp_path)
+    session_lock.hold(Results(tmp_path / "results"), tmp_path)
 
 
 def test_what_events_say_of_containers() -> None:
@@ -154,14 +155,14 @@ def test_a_removed_result_is_restored_from_its_attempt(tmp_path: Path) -> None:
     demo = layout.REPOSITORY / "config" / "demo.yaml"
     run = plan.make(config.load([demo])).runs[0]
     folder = RunFolder(tmp_path)
-    assert publish.restore(run, folder) is None
-    atomic.write_json(folder.attempt(1) / "result.json", {"workflow": {"outcome": None}})
-    upstream = publish.upstream_folder(run, folder.attempt(1))
+    assert publication.restore(run, folder) is None
+    atomic_io.write_json(folder.attempt(1) / "result.json", {"workflow": {"outcome": None}})
+    upstream = publication.upstream_folder(run, folder.attempt(1))
     upstream.mkdir(parents=True)
     (upstream / "solo.patch").write_text("+1\n")
     # Twice: a kill in its middle is made good by doing it again.
     for _ in range(2):
-        assert publish.restore(run, folder) is not None
+        assert publication.restore(run, folder) is not None
         assert json.loads(folder.result.read_text()) == {"workflow": {"outcome": None}}
         assert (folder.path / "solo.patch").read_text() == "+1\n"
         folder.result.unlink()

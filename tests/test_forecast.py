@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cooperflow.experiment import public_run
 from cooperflow.outcomes import forecast
+from cooperflow.upstream import public_run
 
 
 def test_the_spread_between_runs_is_that_of_the_public_solo_runs() -> None:

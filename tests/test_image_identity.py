@@ -8,14 +8,14 @@ from typing import Any
 import docker.errors
 import pytest
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.engine import containers, image_identity
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import image_lock, landing, verified
+from cooperflow.images import image_lock, local_image, verification
 from cooperflow.layout import REPOSITORY
-from cooperflow.start import checks
+from cooperflow.session import preflight_checks
 
 # One image as Docker 20.10 and 26.1 (classic store) and 28.5 (containerd store) report it.
 CLASSIC = {
@@ -114,23 +114,23 @@ def test_a_run_and_the_preflight_accept_the_same_image(
     """The image was verified in a classic store, and is in a containerd store here."""
     image = demo.images[0]
     sentinel = {"name": image, "id": CLASSIC["Id"], "content": image_identity.content(CLASSIC)}
-    atomic.write_json(demo.results.sentinel(image), sentinel)
+    atomic_io.write_json(demo.results.sentinel(image), sentinel)
     client: Any = _Images(CONTAINERD)
     monkeypatch.setattr(containers, "engine", lambda: client)
-    assert landing.ensure(demo, image) == CONTAINERD["Id"]
-    assert not list(checks._changed(demo, client))
+    assert local_image.ensure(demo, image) == CONTAINERD["Id"]
+    assert not list(preflight_checks._changed(demo, client))
     client.attrs = OTHER
-    assert list(checks._changed(demo, client))
+    assert list(preflight_checks._changed(demo, client))
     with pytest.raises(UserError, match="was verified"):
-        landing.ensure(demo, image)
+        local_image.ensure(demo, image)
 
 
 def test_a_loaded_image_is_held_to_its_pin_by_content(demo: Plan) -> None:
     pinned = image_lock.Entry("a", "sha256:1", 5, image_identity.content(CLASSIC))
     loaded = {**CONTAINERD, "RepoDigests": ["a@sha256:703c", "a@sha256:9"]}
-    verified._check_pin(demo, pinned, loaded, image_identity.registry_digests(loaded))
+    verification._check_pin(demo, pinned, loaded, image_identity.registry_digests(loaded))
     with pytest.raises(UserError, match="the tag has moved"):
-        verified._check_pin(demo, pinned, OTHER, ["a@sha256:9"])
+        verification._check_pin(demo, pinned, OTHER, ["a@sha256:9"])
 
 
 def test_a_missing_image_has_no_content() -> None:

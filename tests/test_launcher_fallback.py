@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from experiment_client import REPOSITORY
 
-from cooperflow import environment, processes, provider_environment, runtime
-from cooperflow.attempt import child
-from cooperflow.jobs import client
-from cooperflow.outcomes import outcome
-from cooperflow.outcomes.outcome import AgentEnd, Evidence
+from cooperflow import environment, processes, provider_environment, runtime_dir
+from cooperflow.attempt import child_process
+from cooperflow.jobs import launcher_client
+from cooperflow.outcomes import judgement
+from cooperflow.outcomes.judgement import AgentEnd, Evidence
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path) if len(str(tmp_path)) < 50 else "/tmp")
     monkeypatch.setenv(environment.OWNER, str(processes.this_process()))
     monkeypatch.delenv(environment.LAUNCHER, raising=False)
-    return client.socket_path(os.environ[environment.OWNER])
+    return launcher_client.socket_path(os.environ[environment.OWNER])
 
 
 def test_a_launcher_that_ends_at_once_is_replaced(
@@ -33,11 +33,11 @@ def test_a_launcher_that_ends_at_once_is_replaced(
 ) -> None:
     broken = session.with_suffix(".py")
     broken.write_text("raise OSError('Read-only file system: /home/nobody')\n")
-    monkeypatch.setattr(client, "SCRIPTS", session.parent)
-    monkeypatch.setattr(client, "socket_path", lambda owner: session)
+    monkeypatch.setattr(launcher_client, "SCRIPTS", session.parent)
+    monkeypatch.setattr(launcher_client, "socket_path", lambda owner: session)
     (session.parent / "launcher.py").write_text(broken.read_text())
     try:
-        assert client._warm("run") is None
+        assert launcher_client._warm("run") is None
     finally:
         for path in (broken, session.parent / "launcher.py"):
             path.unlink()
@@ -52,19 +52,19 @@ def test_a_launcher_that_dies_before_it_forks_costs_nothing(
     session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(client, "_launcher", lambda: ours)
+    monkeypatch.setattr(launcher_client, "_launcher", lambda: ours)
     theirs.close()
-    assert client._warm("run") is None
+    assert launcher_client._warm("run") is None
 
 
 def test_a_fork_that_is_killed_is_said(
     session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(client, "_launcher", lambda: ours)
-    theirs.sendall(client.BEGUN)
+    monkeypatch.setattr(launcher_client, "_launcher", lambda: ours)
+    theirs.sendall(launcher_client.BEGUN)
     theirs.shutdown(socket.SHUT_WR)
-    assert client._warm("run") == 137
+    assert launcher_client._warm("run") == 137
     assert "was killed" in capsys.readouterr().out
     theirs.close()
 
@@ -88,9 +88,9 @@ def test_an_import_that_fails_halts_with_its_text(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == [str(outcome.CANNOT_START)]
+    assert done.stdout.split() == [str(judgement.CANNOT_START)]
     assert "cooperbench.cli" in done.stderr.strip().splitlines()[-1]
-    verdict = outcome.judge_run(Evidence(document=False, exit_code=child.CANNOT_START))
+    verdict = judgement.judge_run(Evidence(document=False, exit_code=child_process.CANNOT_START))
     assert (verdict.reason, verdict.halts, verdict.again) == ("setup_error", True, False)
 
 
@@ -107,7 +107,7 @@ def test_an_agent_that_asked_for_no_container_is_not_dockers_fault(
         containers_started=0,
         containers_asked=asked,
     )
-    assert outcome.judge_run(evidence).reason == reason
+    assert judgement.judge_run(evidence).reason == reason
 
 
 SAYS = """
@@ -154,11 +154,11 @@ def test_sockets_are_made_in_a_place_that_can_hold_them(
     told = tmp_path / name
     told.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(told))
-    folder = runtime.folder()
+    folder = runtime_dir.folder()
     assert folder.parent == Path("/tmp")
-    with runtime.scratch() as scratch, socket.socket(socket.AF_UNIX) as probe:
+    with runtime_dir.scratch() as scratch, socket.socket(socket.AF_UNIX) as probe:
         probe.bind(str(scratch / "redis.sock"))
-    assert len(os.fsencode(client.socket_path("owner"))) <= 107
+    assert len(os.fsencode(launcher_client.socket_path("owner"))) <= 107
 
 
 def test_a_checkout_with_a_space_leaves_no_link(
@@ -167,10 +167,10 @@ def test_a_checkout_with_a_space_leaves_no_link(
     odd = tmp_path / "my checkout" / "docker-labelled"
     odd.parent.mkdir()
     odd.write_text("#!/bin/sh\n")
-    monkeypatch.setattr(child, "SHIM", odd)
-    before = set(runtime.folder().iterdir())
-    with runtime.scratch() as scratch:
-        path = child.shim(scratch)
-        assert runtime.is_plain(path) and Path(path).resolve() == odd
+    monkeypatch.setattr(child_process, "SHIM", odd)
+    before = set(runtime_dir.folder().iterdir())
+    with runtime_dir.scratch() as scratch:
+        path = child_process.shim(scratch)
+        assert runtime_dir.is_plain(path) and Path(path).resolve() == odd
     assert not Path(path).exists()
-    assert {p for p in runtime.folder().iterdir() if p.name.startswith("docker-")} <= before
+    assert {p for p in runtime_dir.folder().iterdir() if p.name.startswith("docker-")} <= before

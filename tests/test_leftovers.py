@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow import atomic, runtime
-from cooperflow.attempt import secrecy
+from cooperflow import atomic_io, redaction, runtime_dir
 from cooperflow.layout import Results
-from cooperflow.outcomes import publish
+from cooperflow.outcomes import publication
 
 
 @pytest.fixture(autouse=True)
@@ -22,56 +21,56 @@ def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_folder_is_closed_to_others() -> None:
-    assert runtime.folder().stat().st_mode & 0o777 == 0o700
-    runtime.folder().chmod(0o755)
+    assert runtime_dir.folder().stat().st_mode & 0o777 == 0o700
+    runtime_dir.folder().chmod(0o755)
     with pytest.raises(PermissionError):
-        runtime.folder()
+        runtime_dir.folder()
 
 
 def test_a_killed_process_leaves_a_folder_that_the_next_start_sweeps() -> None:
     program = (
         "import os, signal, sys; sys.path.insert(0, 'scripts')\n"
-        "from cooperflow import runtime\n"
-        "with runtime.scratch(): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "from cooperflow import runtime_dir\n"
+        "with runtime_dir.scratch(): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(runtime.__file__).parents[2]
+    root = Path(runtime_dir.__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
-    assert len(list(runtime.folder().glob("run-*"))) == 1
-    with runtime.scratch() as mine:
-        runtime.sweep()
-        assert list(runtime.folder().glob("run-*")) == [mine]
-    assert not list(runtime.folder().iterdir())
+    assert len(list(runtime_dir.folder().glob("run-*"))) == 1
+    with runtime_dir.scratch() as mine:
+        runtime_dir.sweep()
+        assert list(runtime_dir.folder().glob("run-*")) == [mine]
+    assert not list(runtime_dir.folder().iterdir())
 
 
 def test_only_sockets_that_nobody_serves_are_swept() -> None:
     for name in ("dead", "served"):
-        (runtime.folder() / f"{name}.lock").touch()
+        (runtime_dir.folder() / f"{name}.lock").touch()
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(runtime.folder() / f"{name}.sock"))
+        listener.bind(str(runtime_dir.folder() / f"{name}.sock"))
         if name == "served":
             listener.listen()
         else:
             listener.close()
-    runtime.sweep()
-    assert {path.name for path in runtime.folder().iterdir()} == {"served.sock", "served.lock"}
+    runtime_dir.sweep()
+    assert {path.name for path in runtime_dir.folder().iterdir()} == {"served.sock", "served.lock"}
     listener.close()
 
 
 def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
-    atomic.append_line(path, '{"a": 1}')
+    atomic_io.append_line(path, '{"a": 1}')
     program = (
         "import resource, signal, sys; sys.path.insert(0, 'scripts')\n"
-        "from pathlib import Path\nfrom cooperflow import atomic\n"
+        "from pathlib import Path\nfrom cooperflow import atomic_io\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
-        f"atomic.append_line(Path({str(path)!r}), 'x' * 100)\n"
+        f"atomic_io.append_line(Path({str(path)!r}), 'x' * 100)\n"
     )
-    root = Path(atomic.__file__).parents[2]
+    root = Path(atomic_io.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert "No space left" in done.stderr
-    atomic.append_line(path, '{"b": 2}')
-    assert atomic.read_lines(path) == [{"a": 1}, {"b": 2}]
+    atomic_io.append_line(path, '{"b": 2}')
+    assert atomic_io.read_lines(path) == [{"a": 1}, {"b": 2}]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
 def test_a_document_is_whole_or_not(tmp_path: Path, text: str, whole: bool) -> None:
     path = tmp_path / "result.json"
     path.write_text(text)
-    assert atomic.is_whole(path) is whole
+    assert atomic_io.is_whole(path) is whole
 
 
 def test_tables_are_older_than_a_grading_whatever_the_clock_says(tmp_path: Path) -> None:
@@ -95,7 +94,7 @@ def test_tables_are_older_than_a_grading_whatever_the_clock_says(tmp_path: Path)
     for path in (results.runs_csv, results.summary_csv, graded):
         path.write_text("x")
     os.utime(results.summary_csv, (4_000_000_000, 4_000_000_000))
-    publish.make_stale(results, graded)
+    publication.make_stale(results, graded)
     assert results.summary_csv.stat().st_mtime < graded.stat().st_mtime
 
 
@@ -105,7 +104,7 @@ def test_a_key_that_a_provider_quotes_is_taken_out(tmp_path: Path) -> None:
     quoted = tmp_path / "deep" / "cooperbench.log"
     quoted.write_bytes(b"\xff said: bad key " + key.encode())
     (tmp_path / "other").write_text("nothing")
-    secrecy.scrub(tmp_path, key)
+    redaction.scrub(tmp_path, key)
     assert quoted.read_bytes() == b"\xff said: bad key [key]"
-    secrecy.scrub(tmp_path, "replay")
+    redaction.scrub(tmp_path, "replay")
     assert (tmp_path / "other").read_text() == "nothing"

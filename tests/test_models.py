@@ -16,9 +16,9 @@ from experiment_client import INVENTORY, TEXTKIT, Experiment
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cooperflow import atomic
-from cooperflow.attempt import pace
+from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
+from cooperflow.instrumentation import rate_limit
 from cooperflow.outcomes import usage
 
 Make = Callable[..., Experiment]
@@ -33,7 +33,7 @@ def test_no_window_has_more_calls_than_the_limit(gaps: list[float], interval: fl
     now, due, begun = 0.0, None, []
     for gap in gaps:
         now += gap
-        mine, due = pace.turn(due, now, interval)
+        mine, due = rate_limit.turn(due, now, interval)
         assert mine >= now
         begun.append((now, mine))
     for (_, before), (asked, after) in itertools.pairwise(begun):
@@ -42,11 +42,11 @@ def test_no_window_has_more_calls_than_the_limit(gaps: list[float], interval: fl
 
 
 def test_a_clock_set_back_stops_nothing() -> None:
-    assert pace.turn(1e9 + 1e6, 1e9, 5.0) == (1e9, 1e9 + 5.0)
+    assert rate_limit.turn(1e9 + 1e6, 1e9, 5.0) == (1e9, 1e9 + 5.0)
 
 
 def _take(path: str, count: int) -> None:
-    one = pace.Pace(Path(path), 60.0)
+    one = rate_limit.Pace(Path(path), 60.0)
     for _ in range(count):
         one.reserve()
 
@@ -144,7 +144,7 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
     starts = sorted(
         float(record["time"])
         for path in (one.results / "runs").rglob("calls.jsonl")
-        for record in atomic.read_lines(path)
+        for record in atomic_io.read_lines(path)
         if record["event"] == "start"
     )
     # 20 a minute; a call is told a little after its turn, never before it.

@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 
 from cooperflow import halt
 from cooperflow.layout import Pair
-from cooperflow.outcomes import outcome, patch_text, usage
-from cooperflow.outcomes.outcome import AgentEnd, CallsEnd, Evidence, Verdict, judge_eval, judge_run
+from cooperflow.outcomes import judgement, patch_text, usage
+from cooperflow.outcomes.judgement import (
+    AgentEnd,
+    CallsEnd,
+    Evidence,
+    Verdict,
+    judge_eval,
+    judge_run,
+)
 
 DONE = (AgentEnd("solo", "Submitted", steps=4),)
 BROKE = (AgentEnd("solo", "Error", "litellm.SomeError"),)
@@ -270,8 +277,8 @@ def test_an_agents_limit_is_the_reason_only_if_the_tests_fail() -> None:
     ],
 )
 def test_count_tests(output: str, passed: int, all_: int) -> None:
-    assert outcome.count_tests(output) == passed
-    assert outcome.count_tests(output, failed=True) == all_
+    assert judgement.count_tests(output) == passed
+    assert judgement.count_tests(output, failed=True) == all_
 
 
 ends = st.builds(
@@ -348,11 +355,11 @@ def test_a_halt_names_the_key_to_change() -> None:
     [("", True), ("output_limit", True), ("lead_alone", False), ("no_tests_run", False)],
 )
 def test_which_caveats_leave_a_pass_strict(caveat: str, strict: bool) -> None:
-    assert outcome.is_strict(caveat) is strict
+    assert judgement.is_strict(caveat) is strict
 
 
 def test_output_is_found_under_both_of_upstreams_keys() -> None:
     document = {"feature1": {"test_output": PYTEST}, "feature2": {"output": FAILED}}
-    assert outcome.output_of(document, 1) == PYTEST
-    assert outcome.output_of(document, 2) == FAILED  # patches that are identical
-    assert outcome.output_of({}, 1) == ""
+    assert judgement.output_of(document, 1) == PYTEST
+    assert judgement.output_of(document, 2) == FAILED  # patches that are identical
+    assert judgement.output_of({}, 1) == ""

@@ -9,7 +9,7 @@ import synthetic
 import yaml
 from experiment_client import Experiment
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import fingerprint, plan
 from cooperflow.report import build as report_build
@@ -56,7 +56,7 @@ def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path)
         asked = fingerprint.asked(experiment, made)
         resolved = fingerprint.resolved(experiment, made, {})
         document = {"asked": asked, "resolved": resolved, "fingerprint": "0"}
-        atomic.write_json(made.results.experiment(experiment.run_name), document)
+        atomic_io.write_json(made.results.experiment(experiment.run_name), document)
     assert fingerprint.notes(made, with_versions=True) == []
     raw = made.config.model_dump(mode="json")
     raw["models"]["command-a"]["model"] = "command-r-plus"

@@ -12,16 +12,16 @@ import pytest
 import recorded_calls
 from replay_client import DEMO, Server, server
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.experiment import config, fingerprint, plan
-from cooperflow.experiment.keys import Model
+from cooperflow.experiment.config_schema import Model
 from cooperflow.jobs import eval_job
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
-from cooperflow.outcomes.outcome import Verdict
+from cooperflow.outcomes.judgement import Verdict
 from cooperflow.outcomes.provider_answer import Prices, cost_of, read_answer
 from cooperflow.report import trajectory
-from cooperflow.start import model_check
+from cooperflow.session import model_check
 from cooperflow.upstream import trajectory as upstream
 from cooperflow.upstream.trajectory import Entry, Trajectory
 
@@ -562,10 +562,10 @@ def test_preflight_accepts_what_proves_the_model(
 
 def test_a_caveat_of_the_run_is_that_of_its_evaluation(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    atomic.write_json(folder.result, {"workflow": {"cut_answers": 2}})
+    atomic_io.write_json(folder.result, {"workflow": {"cut_answers": 2}})
     verdict = Verdict("pass", caveat="lead_alone")
     assert eval_job._caveat(folder, verdict, ()) == "lead_alone;output_limit"
-    atomic.write_json(folder.result, {"workflow": {}})  # as commit b9ce344 wrote it
+    atomic_io.write_json(folder.result, {"workflow": {}})  # as commit b9ce344 wrote it
     assert eval_job._caveat(folder, Verdict("fail"), ()) == ""
 
 

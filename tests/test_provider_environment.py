@@ -16,7 +16,7 @@ from experiment_client import REPOSITORY
 from stub_provider import Stub, stub
 
 from cooperflow import provider_environment
-from cooperflow.engine import probe
+from cooperflow.engine import probes
 
 VARIABLES = (
     *("COHERE_API_BASE", "OPENAI_BASE_URL", "OPENAI_API_BASE"),
@@ -44,8 +44,8 @@ import litellm
 from cooperbench.agents._azure import resolve_azure_config
 from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
 from cooperflow.attempt import gateway
-from cooperflow.experiment.keys import Model
-from cooperflow.start import model_check
+from cooperflow.experiment.config_schema import Model
+from cooperflow.session import model_check
 litellm.suppress_debug_info = True
 litellm_model.retry = lambda **_: [__import__("contextlib").nullcontext()]
 messages = [{"role": "user", "content": "Hi"}]
@@ -176,7 +176,7 @@ def test_a_proxy_is_used_by_all_or_by_none(
         bases = {name: url.replace(right.url, where) for name, url in _bases(right).items()}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        reached = probe.provider(bases[MODELS[0]])
+        reached = probes.provider(bases[MODELS[0]])
         assert reached == ""
         if ways == "all_proxy":  # the calls themselves are tried with the other three
             assert proxy.paths
@@ -192,7 +192,7 @@ def test_a_host_behind_a_dead_proxy_is_not_reached(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    assert "cannot be reached" in probe.provider("https://provider.invalid/v2/chat")
+    assert "cannot be reached" in probes.provider("https://provider.invalid/v2/chat")
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import synthetic
 
-from cooperflow.archive import adopt
+from cooperflow.archive import adoption
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
 from cooperflow.report import build
-from cooperflow.tables import aggregate, comparison, tables
+from cooperflow.tables import aggregate, comparison, run_table
 from cooperflow.upstream import public_record
 
 
@@ -54,7 +54,7 @@ def made(tmp_path: Path) -> Plan:
 
 
 def test_outcomes_become_runs_in_the_same_tables(made: Plan) -> None:
-    said = adopt.adopt(made)
+    said = adoption.adopt(made)
     assert "published-coop-comm: 3 runs" in said
     assert "47 pairs are not there" in said
     again = plan.make(made.config)
@@ -70,16 +70,16 @@ def test_outcomes_become_runs_in_the_same_tables(made: Plan) -> None:
         assert (row["adopted"], row["caveat"]) == ("True", "public_record")
         assert (row["cost_complete"], row["cost_bound_usd"]) == ("False", "")
         assert (row["feature1_passed"], row["started"]) == ("", "")
-    made_of = comparison.table(tables.read_runs(again.results.runs_csv)).to_dict("records")
+    made_of = comparison.table(run_table.read_runs(again.results.runs_csv)).to_dict("records")
     (row,) = [r for r in made_of if "published-coop-comm" in (r["a"], r["b"])]
     assert row["compared"] == "models"
     assert row["pairs"] + row["infra_excluded"] == 3
     assert row["adopted"]
-    assert "0 runs" in adopt.adopt(made)  # and not a second time
+    assert "0 runs" in adoption.adopt(made)  # and not a second time
 
 
 def test_the_report_shows_them(made: Plan) -> None:
-    adopt.adopt(made)
+    adoption.adopt(made)
     again = plan.make(made.config)
     aggregate.make(again)
     build.build(again)
@@ -112,7 +112,7 @@ def test_what_is_not_a_record_is_refused(text: str, words: str, made: Plan, tmp_
     raw = made.config.model_dump(mode="json")
     raw["models"]["published"]["adopt"] = {"coop-comm": f"{path}#m"}
     with pytest.raises(UserError, match=words):
-        adopt.adopt(plan.make(config.parse(raw)))
+        adoption.adopt(plan.make(config.parse(raw)))
     raw["models"]["published"]["adopt"] = {"coop-comm": f"{tmp_path}/none.json#m"}
     with pytest.raises(UserError, match="No such file"):
-        adopt.adopt(plan.make(config.parse(raw)))
+        adoption.adopt(plan.make(config.parse(raw)))

@@ -16,8 +16,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from cooperflow.experiment.plan import Plan
-from cooperflow.outcomes import outcome
-from cooperflow.report import build, names, text
+from cooperflow.outcomes import judgement
+from cooperflow.report import build, page_names, safe_text
 
 pytestmark = pytest.mark.browser
 
@@ -133,7 +133,7 @@ def test_the_headline_is_the_summary(driver: Any, lite: Plan) -> None:
         assert len(row) == 15
         for key, (value, _) in row.items():
             assert float(value) == pytest.approx(want[key], abs=0), key
-        assert row["pass_rate"][1] == names.percent(want["pass_rate"])
+        assert row["pass_rate"][1] == page_names.percent(want["pass_rate"])
 
 
 def test_the_table_is_runs_csv(driver: Any, lite: Plan) -> None:
@@ -159,7 +159,7 @@ def test_figures_are_the_tables(driver: Any, lite: Plan) -> None:
     bad = runs[runs["outcome"].isin(["fail", "infra_error"])]
     assert sum(row["runs"] for row in rows["reasons"]) == len(bad)
     key = ["repo", "task_id", "features"]
-    done = runs[runs["outcome"] != outcome.INFRA_ERROR].set_index(key)
+    done = runs[runs["outcome"] != judgement.INFRA_ERROR].set_index(key)
     solo = done[done["setting"] == "solo"]["outcome"]
     comm = done[done["setting"] == "coop-comm"]["outcome"]
     both = pd.concat([solo, comm], axis=1, join="inner", keys=["a", "b"])
@@ -309,7 +309,7 @@ def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None
 
 
 def test_unseen_characters_are_seen(driver: Any, hostile: Plan) -> None:
-    show(driver, hostile.results.report / names.run_page(hostile.runs[1]))
+    show(driver, hostile.results.report / page_names.run_page(hostile.runs[1]))
     body = driver.execute_script("return document.body.textContent")
     assert "\x1b" not in body
     assert "\u202e" not in body
@@ -323,13 +323,17 @@ def test_unseen_characters_are_seen(driver: Any, hostile: Plan) -> None:
 def test_a_page_reads_well_narrow_and_without_scripts(driver: Any, lite: Plan) -> None:
     browser.resize(driver, 390, 844)
     try:
-        for page in (names.run_page(lite.runs[150]), names.pair_page(lite.pairs[0]), "index.html"):
+        for page in (
+            page_names.run_page(lite.runs[150]),
+            page_names.pair_page(lite.pairs[0]),
+            "index.html",
+        ):
             show(driver, lite.results.report / page)
             assert browser.overflow(driver) <= 0, page
             assert browser.complaints(driver) == []
     finally:
         browser.resize(driver, 1280, 900)
-    page = (lite.results.report / names.run_page(lite.runs[150])).read_text()
+    page = (lite.results.report / page_names.run_page(lite.runs[150])).read_text()
     assert "<script" not in page
     assert "default-src &#39;none&#39;" in page
 
@@ -346,11 +350,11 @@ def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
     aggregate.write(at, *aggregate.collect(made, partial=True))
     report = build.build(made, at).index.parent
     assert report == at.report
-    broken = (report / names.run_page(made.runs[0])).read_text()
+    broken = (report / page_names.run_page(made.runs[0])).read_text()
     assert "left no trajectory" in broken
     assert "Too many requests" in broken
     assert "print(&#x27;hello&#x27;)" in broken
-    assert not (report / names.run_page(made.runs[2])).exists()
+    assert not (report / page_names.run_page(made.runs[2])).exists()
     assert "unfinished" in (report / "data" / "runs.js").read_text()
 
 
@@ -372,7 +376,7 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
 
 
 def test_script_json_cannot_end_its_script() -> None:
-    made = text.script_json({"a": "</script><!--\u2028\u2029&"})
+    made = safe_text.script_json({"a": "</script><!--\u2028\u2029&"})
     assert json.loads(made) == {"a": "</script><!--\u2028\u2029&"}
     assert not set("<>&\u2028\u2029") & set(made)
 

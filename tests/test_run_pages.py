@@ -12,7 +12,7 @@ import synthetic
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import RunFolder
 from cooperflow.report import pages
-from cooperflow.report.source import Source
+from cooperflow.report.run_files import Source
 
 
 @pytest.fixture

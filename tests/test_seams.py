@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from cooperflow.attempt import child, seams
+from cooperflow.attempt import child_process
+from cooperflow.instrumentation import sdk_patches
 
-child.prepare_environment()
+child_process.prepare_environment()
 
 from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector  # noqa: E402
 from cooperbench.agents.mini_swe_agent_v2.environments.docker import (  # noqa: E402
@@ -41,7 +42,7 @@ def test_a_docker_that_does_not_answer_is_noted(
     connector: Any = object.__new__(GitConnector)
     connector.agent_id, connector._base_sha = "agent2", "HEAD"
     connector._logger = logging.getLogger(__name__)
-    seams.note_unread_patches(note)
+    sdk_patches.note_unread_patches(note)
     # A command of the agent's own that does not end is the agent's affair.
     connector._exec(environment, "true")
     assert not note.exists()
@@ -66,7 +67,7 @@ def test_a_patch_that_the_engine_did_not_let_be_read_is_noted(
     connector: Any = object.__new__(GitConnector)
     connector.agent_id, connector._base_sha = "agent2", "HEAD"
     connector._logger = logging.getLogger(__name__)
-    seams.note_unread_patches(note)
+    sdk_patches.note_unread_patches(note)
     connector.submitted_patch(environment)  # upstream takes the engine's words for a patch
     assert "agent2: OCI runtime exec failed: cgroup is gone" in note.read_text()
 
@@ -121,8 +122,8 @@ def test_a_patch_keeps_its_bytes_from_the_repository_to_the_evaluation(
     connector: Any = object.__new__(GitConnector)
     connector.agent_id, connector._base_sha = "agent1", base
     connector._logger = logging.getLogger(__name__)
-    seams.keep_patches_exact()
-    seams.note_unread_patches(tmp_path / "note")
+    sdk_patches.keep_patches_exact()
+    sdk_patches.note_unread_patches(tmp_path / "note")
     patch = connector.submitted_patch(environment)
     assert not (tmp_path / "note").exists()
     file = tmp_path / "agent1.patch"
@@ -152,7 +153,7 @@ def test_a_patch_keeps_its_bytes_from_the_repository_to_the_evaluation(
 
 def test_other_files_are_read_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _restored(monkeypatch)
-    seams.keep_patches_exact()
+    sdk_patches.keep_patches_exact()
     (tmp_path / "a.md").write_bytes(b"a\r\n")
     assert (tmp_path / "a.md").read_text() == "a\n"
 
@@ -160,7 +161,7 @@ def test_other_files_are_read_as_before(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_patch_is_never_the_name_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Upstream asks the file system, which refuses a name of more than 255 bytes."""
     _restored(monkeypatch)
-    seams.keep_patches_exact()
+    sdk_patches.keep_patches_exact()
     patch = "diff --git a.py a.py\n@@ -1 +1 @@\n-a\n+" + "a" * 300
     assert sandbox._load_patch(patch) == patch + "\n"
 
@@ -173,6 +174,6 @@ def test_an_image_without_base64_gives_its_patch_as_text(monkeypatch: pytest.Mon
         return {"output": "bash: base64: command not found\n" if missing else "diff --git a b\n"}
 
     monkeypatch.setattr(GitConnector, "_exec", execute)
-    seams.keep_patches_exact()
+    sdk_patches.keep_patches_exact()
     connector: Any = object.__new__(GitConnector)
-    assert connector._exec(None, f"{seams.DIFF}HEAD")["output"] == "diff --git a b\n"
+    assert connector._exec(None, f"{sdk_patches.DIFF}HEAD")["output"] == "diff --git a b\n"

@@ -14,8 +14,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 from stub_provider import stub
 
+from cooperflow import redaction
 from cooperflow.archive import bundle
-from cooperflow.attempt import secrecy
 
 KEY = 'sk/9f"2+c7\\e1<5>d0-never&written'
 
@@ -38,7 +38,7 @@ KEY = 'sk/9f"2+c7\\e1<5>d0-never&written'
 def test_a_key_that_no_header_carries_is_refused(
     given: str, value: str | None, problem: str, note: str
 ) -> None:
-    key = secrecy.read("THE_KEY", {"THE_KEY": given})
+    key = redaction.read("THE_KEY", {"THE_KEY": given})
     assert key.value == value
     assert problem in key.problem and bool(problem) == bool(key.problem)
     assert note in key.note and bool(note) == bool(key.note)
@@ -70,9 +70,9 @@ def test_a_key_is_redacted_however_it_is_written(form: str, key: str, tmp_path: 
     text = f"before {WRITTEN[form]} after"
     path = tmp_path / "log"
     path.write_text(text)
-    secrecy.scrub(tmp_path, key)
-    for clean in (secrecy.hidden(text, key), path.read_text()):
-        assert secrecy.MARK in clean and clean.startswith("before ") and clean.endswith(" after")
+    redaction.scrub(tmp_path, key)
+    for clean in (redaction.hidden(text, key), path.read_text()):
+        assert redaction.MARK in clean and clean.startswith("before ") and clean.endswith(" after")
         assert _traces(clean) == []
 
 
@@ -91,11 +91,11 @@ def _traces(text: str) -> list[str]:
 
 
 def test_a_short_word_is_no_key() -> None:
-    assert secrecy.hidden("a replay", "replay") == "a replay"
+    assert redaction.hidden("a replay", "replay") == "a replay"
 
 
 def test_a_bundle_hides_a_key_with_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    redactor = secrecy.Redactor.of([f"{KEY}\n"])
+    redactor = redaction.Redactor.of([f"{KEY}\n"])
     assert _traces(redactor.data(WRITTEN["repr in JSON"].encode()).decode()) == []
     assert not hasattr(bundle, "NO_KEY")
 
@@ -104,13 +104,14 @@ def test_a_bundle_hides_a_key_with_a_line_break(monkeypatch: pytest.MonkeyPatch)
 CALLER = """
 import json, sys, time
 from pathlib import Path
-from cooperflow.attempt import child
-child.prepare_environment()
-from cooperflow.attempt import recorder, secrecy
+from cooperflow.attempt import child_process
+child_process.prepare_environment()
+from cooperflow import redaction
+from cooperflow.instrumentation import call_log
 import litellm
 folder, url, asked = Path(sys.argv[1]), sys.argv[2], json.load(sys.stdin)
 key = asked["key"]
-recorder.install(folder / "calls.jsonl", key)
+call_log.install(folder / "calls.jsonl", key)
 for _ in range(asked["calls"]):
     try:
         litellm.completion(
@@ -119,9 +120,9 @@ for _ in range(asked["calls"]):
         )
     except Exception as error:
         print(repr(error), file=open(folder / "trajectory.json", "a"))
-        print(secrecy.hidden(str(error), key))
+        print(redaction.hidden(str(error), key))
 time.sleep(1)
-secrecy.scrub(folder, key)
+redaction.scrub(folder, key)
 """
 
 

@@ -19,8 +19,8 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import usage
 from cooperflow.processes import Process
-from cooperflow.status import progress, states, view
-from cooperflow.tables import show, tables
+from cooperflow.status import progress, states, terminal_view
+from cooperflow.tables import run_table, terminal_tables
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def call(number: int, kind: str, cost: float = 0.02) -> dict[str, Any]:
 
 def text_of(plan: Plan, width: int = 130) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(view.view(progress.Reader(plan).status(), width))
+    console.print(terminal_view.view(progress.Reader(plan).status(), width))
     return console.export_text()
 
 
@@ -156,7 +156,7 @@ def test_names_are_in_one_piece_on_a_narrow_terminal(width: int) -> None:
     if width < 80:
         return
     runs = made_runs.random(1).assign(run_name=name).head(3)
-    summary = tables.summary_table(runs)
+    summary = run_table.summary_table(runs)
     console = Console(width=width, record=True, file=io.StringIO())
-    show.tables(Results(Path("results")), runs, summary, console)
+    terminal_tables.tables(Results(Path("results")), runs, summary, console)
     assert console.export_text().count(name) == len(summary) + len(runs)

@@ -15,12 +15,12 @@ import cooperbench
 import pytest
 import redis
 
-from cooperflow.attempt import services, store
+from cooperflow.attempt import services, store_checks
 from cooperflow.attempt.redis_server import COMMANDS, RedisServer
 from cooperflow.engine import containers, networks
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import StoreError
-from cooperflow.outcomes.outcome import AgentEnd, Evidence, Verdict, judge_run
+from cooperflow.outcomes.judgement import AgentEnd, Evidence, Verdict, judge_run
 
 BASE = "cooperflow/demo-base:bookworm"
 # What no client of upstream's sends, and what would reach beyond a run's messages.
@@ -202,7 +202,7 @@ def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) 
     ],
 )
 def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) -> None:
-    assert store.target(url) == expected
+    assert store_checks.target(url) == expected
 
 
 @pytest.mark.docker
@@ -222,10 +222,10 @@ def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -
         assert made.address
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()
-        store.reach(labels, BASE, made.name, server.url)
+        store_checks.reach(labels, BASE, made.name, server.url)
         server.end()
         with pytest.raises(StoreError, match=f"do not reach the message store at {made.address}"):
-            store.reach(labels, BASE, made.name, server.url)
+            store_checks.reach(labels, BASE, made.name, server.url)
         # A foreign container on Docker's own bridge gets no further than the password.
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import synthetic
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
 from cooperflow.report import build
-from cooperflow.tables import aggregate, tables
+from cooperflow.tables import aggregate, run_table
 from cooperflow.upstream import team
 
 TEAM = {
@@ -69,7 +69,7 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
     made = plan.make(config.parse(raw))
     for run in made.runs:
         synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
-        atomic.write_json(
+        atomic_io.write_json(
             made.results.experiment(run.experiment.run_name),
             {"resolved": {"cooperbench": "0.0.29"}},
         )
@@ -79,7 +79,7 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
     (folder.path / team.LOG).write_text(json.dumps(LOG))
     (folder.path / team.TASKS).write_text(json.dumps(TASKS))
     aggregate.make(made)
-    rows = tables.read_runs(made.results.runs_csv).to_dict("records")
+    rows = run_table.read_runs(made.results.runs_csv).to_dict("records")
     assert [row["framework"] for row in rows] == ["mini_swe_agent_v2 (cooperbench 0.0.29)"] * 2
     assert [bool(row["git"]) for row in rows] == [False, True]
     assert [row["team_features"] for row in rows] == ["", "task_list;scratchpad"]
@@ -99,6 +99,6 @@ def test_a_table_of_an_older_version_is_read(tmp_path: Path) -> None:
     path = own.results.runs_csv
     old = pd.read_csv(path, keep_default_na=False).drop(columns=["framework", "git", *team.COLUMNS])
     old.to_csv(path, index=False)
-    runs = tables.read_runs(path)
+    runs = run_table.read_runs(path)
     assert set(runs["team_features"]) == {""}
     assert not runs["git"].any()

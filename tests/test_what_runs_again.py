@@ -11,7 +11,7 @@ import pytest
 from experiment_client import INVENTORY, TEXTKIT
 from simulated import Job, Row, Simulation
 
-from cooperflow import atomic, layout, redo
+from cooperflow import atomic_io, layout, redo
 from cooperflow.experiment.plan import Plan
 
 ROWS: list[Row] = [
@@ -137,7 +137,7 @@ class Random:
         run = self.chance.choice(plan.runs)
         if (self.simulation.folder / run.folder(plan.results).eval).exists():
             note = plan.results.broken_evals / f"{run.dashed}.1"
-            atomic.write_text(self.simulation.folder / note, run.key + "\n")
+            atomic_io.write_text(self.simulation.folder / note, run.key + "\n")
 
     def old_gate(self, plan: Plan) -> None:
         gate = self.simulation.folder / plan.results.gate

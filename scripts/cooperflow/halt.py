@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from cooperflow import atomic, processes
+from cooperflow import atomic_io, processes
 from cooperflow.layout import Results
 
 # How long another run may take to say the same, seconds.
@@ -50,7 +50,7 @@ def declare(
     with processes.claim(results.claims, "halt", CLAIM_SECONDS):
         if current(results, owner):
             return False
-        atomic.write_json(
+        atomic_io.write_json(
             results.halt,
             {
                 "schema": 1,
@@ -84,7 +84,7 @@ def heed(results: Results) -> None:
 
 def current(results: Results, session: processes.Process | None = None) -> str | None:
     """Return why this session (or the one given) is halted, None when it is not."""
-    note = atomic.read_json(results.halt)
+    note = atomic_io.read_json(results.halt)
     if isinstance(note, dict) and note.get("owner") == str(session or processes.owner()):
         return str(note["message"])
     return None

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 
-from cooperflow import runtime
+from cooperflow import runtime_dir
 
 # Values that every such process gets.
 FIXED = {
@@ -87,7 +87,7 @@ def _empty_folder() -> Path:
 
     Its own is in the home directory, which may hold settings or not be writable.
     """
-    folder = runtime.folder() / "mini-swe-agent"
+    folder = runtime_dir.folder() / "mini-swe-agent"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

@@ -10,23 +10,23 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cooperflow import atomic, layout
+from cooperflow import atomic_io, layout
 from cooperflow.errors import listed
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Results
-from cooperflow.tables import current
+from cooperflow.tables import staleness
 
 
 def is_incomplete(document: Path | str) -> bool:
     """Return whether the document exists and cannot be read in full."""
     path = Path(document)
-    return path.exists() and not atomic.is_whole(path)
+    return path.exists() and not atomic_io.is_whole(path)
 
 
 def is_complete(document: Path | str) -> bool:
     """Return whether the document exists and can be read in full."""
     path = Path(document)
-    return path.exists() and atomic.is_whole(path)
+    return path.exists() and atomic_io.is_whole(path)
 
 
 def broken_evaluations(results: Results) -> frozenset[str]:
@@ -76,7 +76,7 @@ def tables_are_outdated(plan: Plan, documents: Iterable[str]) -> bool:
     results = plan.results
     if not (results.runs_csv.exists() or results.summary_csv.exists()):
         return False
-    return not current.are_of(plan) or not all(map(os.path.exists, documents))
+    return not staleness.are_of(plan) or not all(map(os.path.exists, documents))
 
 
 def missing_outputs(asked: Iterable[str]) -> list[str]:

@@ -16,8 +16,8 @@ import yaml
 
 from cooperflow import environment, processes
 from cooperflow.errors import UserError
-from cooperflow.experiment.keys import Config
-from cooperflow.jobs.tries import INTERRUPTED, TRY_AGAIN
+from cooperflow.experiment.config_schema import Config
+from cooperflow.jobs.attempt_number import INTERRUPTED, TRY_AGAIN
 
 
 def collect_garbage_rarely() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 
 from . import idle, parsing, plot, scale, sides, wave, workload
 
@@ -44,14 +44,14 @@ def main() -> int:
         )
     if arguments.repeats < 1:
         parser.error("at least one round (REPEATS=1) is needed")
-    whole = atomic.read_json(arguments.out) or {}
+    whole = atomic_io.read_json(arguments.out) or {}
     whole["versions"] = _versions()
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="cooperflow-bench-") as temporary:
             print(f"== {name}", flush=True)
             whole[name] = {"date": time.strftime("%Y-%m-%d"), "figures": None}
             whole[name]["figures"] = parts[name](Path(temporary), arguments.repeats)
-            atomic.write_json(arguments.out, whole)
+            atomic_io.write_json(arguments.out, whole)
     plot.draw(whole, arguments.out.with_suffix(".png"))
     return 0
 

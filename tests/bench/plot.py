@@ -8,8 +8,8 @@ from typing import Any
 
 import vl_convert
 
-from cooperflow.plots.files import CONFIG
-from cooperflow.plots.plotdata import COLOURS
+from cooperflow.plots.plot_data import COLOURS
+from cooperflow.plots.plot_files import CONFIG
 
 # Upstream's six calls, in the order in which they are made.
 PARTS = ("run solo", "run coop-comm", "run coop-nocomm", *["eval"] * 3)

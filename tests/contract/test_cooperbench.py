@@ -17,11 +17,13 @@ import yaml
 
 from cooperflow import layout
 from cooperflow.archive import recording
-from cooperflow.attempt import child, seams
-from cooperflow.experiment import keys, upstream
+from cooperflow.attempt import child_process
+from cooperflow.experiment import config_schema
+from cooperflow.instrumentation import sdk_patches
 from cooperflow.outcomes import patch_text
+from cooperflow.upstream import command_line
 
-child.prepare_environment()
+child_process.prepare_environment()
 
 from cooperbench import agents, cli, utils  # noqa: E402
 from cooperbench.agents import registry  # noqa: E402
@@ -38,7 +40,7 @@ OF_A_RUN |= {"started_at", "ended_at", "duration_seconds", "total_cost", "log_di
 def test_the_data_set_is_where_prepare_fetches_it() -> None:
     from cooperbench import dataset
 
-    assert dataset.REPO_ID == upstream.DATASET
+    assert dataset.REPO_ID == command_line.DATASET
 
 
 def usage_of(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
@@ -61,17 +63,19 @@ def test_flags(command: str, flags: str, monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_the_source_tells_the_flags_of_run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     shown = set(re.findall(r"--[a-z-]+", usage_of("run", monkeypatch, capsys)))
-    assert upstream.run_flags() == shown - {"--help"}
+    assert command_line.run_flags() == shown - {"--help"}
 
 
 def test_settings_are_solo_coop_and_team(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     text = usage_of("run", monkeypatch, capsys)
     assert "--setting {coop,solo,team}" in text
-    assert set(keys.MODES) == {"coop", "solo", "team"}
+    assert set(config_schema.MODES) == {"coop", "solo", "team"}
 
 
 def test_agents_that_run_on_docker_are_registered() -> None:
-    assert set(keys.DOCKER_AGENTS) - {keys.OPENHANDS} <= set(registry.list_agents())
+    assert set(config_schema.DOCKER_AGENTS) - {config_schema.OPENHANDS} <= set(
+        registry.list_agents()
+    )
 
 
 def test_an_unknown_agent_is_a_value_error() -> None:
@@ -199,12 +203,12 @@ def test_eval_finds_what_lies_in_our_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["solo", "coop"])
 def test_the_agents_own_config_tells_its_step_limit(mode: str) -> None:
-    told = upstream.agent_defaults("mini_swe_agent_v2", mode)
+    told = command_line.agent_defaults("mini_swe_agent_v2", mode)
     assert told["agent"]["step_limit"] > 0
 
 
 def prompt(mode: str, **values: object) -> str:
-    told = upstream.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
+    told = command_line.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
     known = {"task": "T", "agent_id": "agent1", "agents": ["agent1", "agent2"], "system": "Linux"}
     known |= {"release": "6", "version": "1", "machine": "x", "git_enabled": False}
     return jinja2.Template(told).render(known | values)
@@ -227,13 +231,13 @@ def test_a_container_of_an_agent_ends_after_two_hours() -> None:
     from cooperbench.agents.mini_swe_agent_v2.environments import docker
 
     assert docker.DockerEnvironmentConfig(image="x").container_timeout == "2h"
-    assert keys.LONGEST_RUN < 7200
+    assert config_schema.LONGEST_RUN < 7200
 
 
 def test_the_docker_program_of_agents_is_named_by_a_variable() -> None:
     from cooperbench.agents.mini_swe_agent_v2.environments import docker
 
-    assert docker.DockerEnvironmentConfig(image="x").executable == child.shim()
+    assert docker.DockerEnvironmentConfig(image="x").executable == child_process.shim()
 
 
 def test_tries_of_a_model_call_are_named_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +263,7 @@ def test_the_git_servers_names_are_constants_of_its_module() -> None:
     server = importlib.import_module(
         "cooperbench.agents.mini_swe_agent_v2.connectors.git_servers.docker"
     )
-    assert all(isinstance(getattr(server, name), str) for name in seams.GIT_SERVER_NAMES)
+    assert all(isinstance(getattr(server, name), str) for name in sdk_patches.GIT_SERVER_NAMES)
 
 
 def test_a_local_redis_is_told_to_containers_as_the_hosts() -> None:
@@ -281,7 +285,7 @@ def test_what_openhands_takes_from_modal_is_found_by_these_names() -> None:
 def test_an_agents_patch_is_read_by_commands_that_tell_if_they_did_not_end() -> None:
     git = importlib.import_module("cooperbench.agents.mini_swe_agent_v2.connectors.git")
     assert "self._exec(" in inspect.getsource(git.GitConnector.submitted_patch)
-    assert inspect.getsource(git.GitConnector.submitted_patch).count(f'f"{seams.DIFF}') == 2
+    assert inspect.getsource(git.GitConnector.submitted_patch).count(f'f"{sdk_patches.DIFF}') == 2
     environment = importlib.import_module(
         "cooperbench.agents.mini_swe_agent_v2.environments.docker"
     )

@@ -16,10 +16,10 @@ import recorded_calls
 from replay_client import Server
 from replay_client import server as serving
 
-from cooperflow.attempt import child
+from cooperflow.attempt import child_process
 from cooperflow.outcomes import usage
 
-child.prepare_environment()
+child_process.prepare_environment()
 
 import litellm  # noqa: E402
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from cooperflow.attempt import child
+from cooperflow.attempt import child_process
 from cooperflow.upstream import conversation, result, trajectory
 from cooperflow.upstream.trajectory import RECEIVED, SUMMARY, TURN, Tokens
 
-child.prepare_environment()
+child_process.prepare_environment()
 
 from cooperbench.agents.mini_swe_agent_v2.agents import default  # noqa: E402
 from cooperbench.agents.mini_swe_agent_v2.exceptions import Submitted  # noqa: E402

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as plan_module
-from cooperflow.start import estimate, model_check
+from cooperflow.session import estimate, model_check
 
 MODELS = {"m": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}}
 
@@ -58,7 +58,7 @@ def test_finished_runs_replace_the_assumption_from_the_first_on(make_plan: Any) 
     expected = [estimate.make(plan, solo[3:])[0]]
     for run, cost in zip(solo, (3.0, 2.0, 4.0), strict=False):
         told = {"cost_usd": cost, "seconds": 60.0, "outcome": None}
-        atomic.write_json(run.folder(plan.results).result, {"workflow": told})
+        atomic_io.write_json(run.folder(plan.results).result, {"workflow": told})
         expected += estimate.make(plan, solo[3:])
     means = [one.cost.mid for one in expected if one.cost is not None]
     assert means[0] < 0.3 < means[1] < means[2] < means[3] < 3.0
@@ -84,5 +84,5 @@ def test_an_unknown_price_is_no_price_after_runs_either(
     monkeypatch.setattr(model_check, "probe", lambda *_, **__: {"known": True, "price": None})
     plan = make_plan(models={"m": {"model": "openai/mine"}})
     told = {"cost_usd": 0.0, "seconds": 60.0, "outcome": None}
-    atomic.write_json(plan.runs[0].folder(plan.results).result, {"workflow": told})
+    atomic_io.write_json(plan.runs[0].folder(plan.results).result, {"workflow": told})
     assert estimate.make(plan, plan.runs[1:])[0].cost is None

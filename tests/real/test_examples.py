@@ -15,7 +15,7 @@ import pytest
 
 from cooperflow.experiment import config, plan
 from cooperflow.layout import REPOSITORY
-from cooperflow.start import model_check
+from cooperflow.session import model_check
 
 EXAMPLES = sorted((REPOSITORY / "config" / "examples").glob("*.yaml"))
 

@@ -21,7 +21,7 @@ from cooperflow import environment, layout
 from cooperflow.engine import abilities, containers
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import registry, rolling, room, verified
+from cooperflow.images import disk_space, registry, rolling, verification
 from cooperflow.layout import REPOSITORY
 
 A, B = "demo_inventory_task", "demo_textkit_task"
@@ -112,7 +112,7 @@ def test_the_first_pull_pins_and_the_next_goes_by_digest(
     plan_for: Any, bench: Bench, tmp_path: Path, capsys: Any
 ) -> None:
     plan = plan_for()
-    sentinel = verified.ensure(plan, plan.images[0])
+    sentinel = verification.ensure(plan, plan.images[0])
     assert sentinel["source"] == "pulled"
     assert set(sentinel["checked"]) == {"repo", "runner", "bash"}
     (row,) = _lock(tmp_path)
@@ -121,7 +121,7 @@ def test_the_first_pull_pins_and_the_next_goes_by_digest(
     assert int(row["size"]) > 6_000_000
     assert "image 1 of 1" in capsys.readouterr().out
     bench.clear()
-    again = verified.ensure(plan, plan.images[0])
+    again = verification.ensure(plan, plan.images[0])
     assert again["id"] == sentinel["id"]
 
 
@@ -130,7 +130,7 @@ def test_a_pull_that_is_cut_off_is_tried_again(
 ) -> None:
     proxy.cuts = 2
     plan = plan_for()
-    assert verified.ensure(plan, plan.images[0])["source"] == "pulled"
+    assert verification.ensure(plan, plan.images[0])["source"] == "pulled"
     assert proxy.cuts == 0
     told = capsys.readouterr().out
     # A containerd store resumes cut downloads by itself.
@@ -150,7 +150,7 @@ def test_a_pull_that_never_works_ends_in_plain_words(plan_for: Any, proxy: engin
     proxy.cuts = 99
     plan = plan_for(tries=2)
     with pytest.raises(UserError, match="could not be pulled in 2 tries"):
-        verified.ensure(plan, plan.images[0])
+        verification.ensure(plan, plan.images[0])
     assert not plan.results.sentinel(plan.images[0]).exists()
 
 
@@ -179,7 +179,7 @@ def test_a_rate_limit_is_waited_for_and_told(
     proxy.limits, proxy.retry_after = 3, "1"
     plan = plan_for(tries=2)  # waiting is no try
     begun = time.monotonic()
-    verified.ensure(plan, plan.images[0])
+    verification.ensure(plan, plan.images[0])
     assert time.monotonic() - begun > 3
     assert "rate limit is reached; waiting 2 s, until" in capsys.readouterr().out
 
@@ -187,33 +187,33 @@ def test_a_rate_limit_is_waited_for_and_told(
 def test_a_registry_that_wants_a_token_gets_one(plan_for: Any, proxy: engines.Proxy) -> None:
     proxy.token = "secret"
     plan = plan_for()
-    assert verified.ensure(plan, plan.images[0])["source"] == "pulled"
+    assert verification.ensure(plan, plan.images[0])["source"] == "pulled"
 
 
 def test_a_moved_tag_stops_until_it_is_decided(plan_for: Any, bench: Bench, tmp_path: Path) -> None:
     plan = plan_for()
-    first = verified.ensure(plan, plan.images[0])
+    first = verification.ensure(plan, plan.images[0])
     (pinned,) = _lock(tmp_path)
     bench.publish(NAME, "task1", b"another content")
     with pytest.raises(UserError, match="the tag has moved") as told:
-        verified.ensure(plan, plan.images[0])
+        verification.ensure(plan, plan.images[0])
     assert "moved: accept" in str(told.value)
     assert _lock(tmp_path) == [pinned]
-    kept = verified.ensure(plan_for(moved="pinned"), plan.images[0])
+    kept = verification.ensure(plan_for(moved="pinned"), plan.images[0])
     assert kept["id"] == first["id"]
     bench.clear()
-    taken = verified.ensure(plan_for(moved="accept"), plan.images[0])
+    taken = verification.ensure(plan_for(moved="accept"), plan.images[0])
     assert taken["id"] != first["id"]
     (now,) = _lock(tmp_path)
     assert now["digest"] != pinned["digest"]
-    assert verified.ensure(plan, plan.images[0])["id"] == taken["id"]
+    assert verification.ensure(plan, plan.images[0])["id"] == taken["id"]
 
 
 def test_an_image_that_is_not_there_is_told_at_once(plan_for: Any) -> None:
     plan = plan_for([(B, 2, [[1, 2]])])
     begun = time.monotonic()
     with pytest.raises(UserError, match="has no such image"):
-        verified.ensure(plan, plan.images[0])
+        verification.ensure(plan, plan.images[0])
     assert time.monotonic() - begun < 10
 
 
@@ -222,11 +222,11 @@ def test_too_little_room_is_told_before_the_first_byte(
 ) -> None:
     plan = plan_for(unpacked=200)
     with pytest.raises(UserError, match=r"1 image, 0.0 GB to fetch.*GB are missing") as told:
-        room.check(plan, bench.client, list(plan.images))
+        disk_space.check(plan, bench.client, list(plan.images))
     assert "data-root" in str(told.value)
     assert "images.rolling: true" in str(told.value)
     with pytest.raises(UserError, match=r"needs about 1.\d+ GB"):
-        verified.ensure(plan, plan.images[0])
+        verification.ensure(plan, plan.images[0])
     assert proxy.blobs == 0
 
 
@@ -239,10 +239,10 @@ def test_a_disk_that_fills_while_unpacking_is_told(plan_for: Any, bench: Bench) 
     try:
         plan = plan_for()
         with pytest.raises(UserError, match="Docker's disk is full"):
-            verified.ensure(plan, plan.images[0])
+            verification.ensure(plan, plan.images[0])
     finally:
         filling.unlink()
-    assert verified.ensure(plan, plan.images[0])["source"] == "pulled"
+    assert verification.ensure(plan, plan.images[0])["source"] == "pulled"
 
 
 def room_left(folder: Path) -> int:
@@ -252,14 +252,14 @@ def room_left(folder: Path) -> int:
 
 def test_tars_are_written_and_loaded(plan_for: Any, bench: Bench, tmp_path: Path) -> None:
     plan = plan_for(archive=str(tmp_path / "tars"))
-    first = verified.ensure(plan, plan.images[0])
-    assert verified.save(plan, plan.images[0]) > 6_000_000
+    first = verification.ensure(plan, plan.images[0])
+    assert verification.save(plan, plan.images[0]) > 6_000_000
     assert [p.name for p in (tmp_path / "tars").iterdir()] == [
         "cooperbench-demo-inventory_task1.tar"
     ]
     bench.clear()
     offline = plan_for(archive=str(tmp_path / "tars"), pull=False)
-    loaded = verified.ensure(offline, offline.images[0])
+    loaded = verification.ensure(offline, offline.images[0])
     assert (loaded["source"], loaded["id"]) == ("loaded", first["id"])
 
 
@@ -277,7 +277,7 @@ def test_rolling_removes_what_it_brought_after_the_last_use(
     uses = {image: [str(last)] for image in plan.images}
     assert rolling.plan_use(plan, uses) == []
     for image in plan.images:
-        verified.ensure(plan, image)
+        verification.ensure(plan, image)
     assert not rolling.release(plan, plan.images[0])
     last.write_text("{}")
     assert rolling.release(plan, plan.images[0])
@@ -291,9 +291,9 @@ def test_shared_layers_count_once() -> None:
     one = registry.Manifest("sha256:1", (("a", 100), ("b", 10)))
     two = registry.Manifest("sha256:2", (("a", 100), ("c", 20)))
     known = {"x": one, "y": two}
-    assert room.need(["x", "y"], known, {}).packed == 130
-    assert room.need(["y"], known, {}, here=["x"]).packed == 20
-    assert room.need(["x", "z", "w"], known, {"z": 7}) == room.Need(3, 117, 1)
+    assert disk_space.need(["x", "y"], known, {}).packed == 130
+    assert disk_space.need(["y"], known, {}, here=["x"]).packed == 20
+    assert disk_space.need(["x", "z", "w"], known, {"z": 7}) == disk_space.Need(3, 117, 1)
 
 
 @pytest.mark.parametrize(

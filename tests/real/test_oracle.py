@@ -13,15 +13,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cooperflow.attempt import child
+from cooperflow.attempt import child_process
 from cooperflow.errors import UserError
 from cooperflow.jobs import oracle_job
+from cooperflow.jobs.attempt_number import TRY_AGAIN, Try
 from cooperflow.jobs.oracle_job import Repetition
-from cooperflow.jobs.tries import TRY_AGAIN, Try
 from cooperflow.layout import REPOSITORY, Pair
 from cooperflow.outcomes import oracle
 from cooperflow.outcomes.oracle import Probe
-from cooperflow.tables import gold
+from cooperflow.tables import oracle_table
 
 PAIR = Pair("demo_textkit_task", 2, (1, 2))
 INVENTORY = Pair("demo_inventory_task", 1, (2, 3))
@@ -129,7 +129,7 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
             ("m-coop", "1,3", "fail"),
         )
     ]
-    probed = gold.table(
+    probed = oracle_table.table(
         [
             oracle.row(Pair("a_task", 1, (1, 2)), [_document(GOOD)]),
             oracle.row(
@@ -138,16 +138,16 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
             ),
         ]
     )
-    runs = gold.mark(pd.DataFrame(rows), probed)
+    runs = oracle_table.mark(pd.DataFrame(rows), probed)
     # Gold patches that merge but break each other take nothing from the solo runs.
     assert list(runs["oracle"]) == ["ok", "ok", "ok", "failed"]
     summary = pd.DataFrame({"run_name": ["m-solo", "m-coop"], "pass_rate": [0.5, 0.5]})
-    whole = gold.beside(summary, runs, probed, {"m-solo": "solo", "m-coop": "coop"})
+    whole = oracle_table.beside(summary, runs, probed, {"m-solo": "solo", "m-coop": "coop"})
     assert list(whole["pass_rate"]) == [0.5, 0.5]
     assert list(whole["pass_rate_oracle_ok"]) == [0.5, 1.0]
     assert list(whole["oracle_failed"]) == [0, 1]
     assert list(whole["gold_ceiling"]) == [1.0, 0.5]
-    untold = gold.mark(pd.DataFrame(rows), gold.table([]))
+    untold = oracle_table.mark(pd.DataFrame(rows), oracle_table.table([]))
     assert set(untold["oracle"]) == {"not run"}
 
 
@@ -175,7 +175,7 @@ def test_a_lead_alone_pass_is_no_merge(make_plan: Any) -> None:
     path = plan.results.oracle_repeat(PAIR, 1)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(_document({**GOOD, "coop": [alone]})))
-    line = gold.summary(plan)
+    line = oracle_table.summary(plan)
     assert "merge and pass: 0;" in line
     assert "patch alone after a conflict: 1" in line
 
@@ -192,7 +192,7 @@ def test_an_image_other_than_the_verified_one_is_not_evaluated(
     repetition = Repetition(PAIR, 1)
     assert oracle_job.perform(plan, repetition, Try(1, last=False)) == TRY_AGAIN
     assert oracle_job.perform(plan, repetition, Try(3, last=True)) == 0
-    (row,) = gold.rows(plan)
+    (row,) = oracle_table.rows(plan)
     assert row["status"] == "failed"
     assert "sha256:2 here, but sha256:1 was verified" in row["reason"]
 
@@ -226,14 +226,14 @@ def _break(patch: Path) -> None:
 def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) -> None:
     plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
     _break(dataset / PAIR.repo / "task2" / "feature1" / "feature.patch")
-    child.preload()
+    child_process.preload()
     assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
-    (row,) = gold.rows(plan)
+    (row,) = oracle_table.rows(plan)
     assert (row["status"], row["reason"]) == ("failed", "coop_gold_failed")
     assert row["solo_passed"] is True  # combined.patch is whole
     assert row["control_failed"] is True
     assert row["tests_run"] > 0
-    assert "1 failed of 1 pairs" in gold.tabulate(plan)
+    assert "1 failed of 1 pairs" in oracle_table.tabulate(plan)
     assert len(pd.read_csv(plan.results.oracle_csv)) == 1
 
 
@@ -269,9 +269,9 @@ def test_patches_reach_the_tests_byte_for_byte(make_plan: Any, dataset: Path) ->
         path.write_bytes(path.read_bytes() + BYTES)
     tests = task / "feature1" / "tests.patch"
     tests.write_bytes(tests.read_bytes() + BYTES_TEST)
-    child.preload()
+    child_process.preload()
     assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
-    (row,) = gold.rows(plan)
+    (row,) = oracle_table.rows(plan)
     assert (row["solo_passed"], row["coop_passed"], row["merge_status"]) == (True, True, "clean")
     assert row["patch_text"] == "line_endings;not_utf8"
 
@@ -295,10 +295,10 @@ def test_a_flaky_test_is_found_by_repeating(make_plan: Any, dataset: Path) -> No
     plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
     tests = dataset / PAIR.repo / "task2" / "feature2" / "tests.patch"
     tests.write_text(tests.read_text() + FLAKY)
-    child.preload()
+    child_process.preload()
     for number in range(1, 13):  # a coin: not found with chance 2^-22
         assert oracle_job.perform(plan, Repetition(PAIR, number), Try(1, last=True)) == 0
-        (row,) = gold.rows(plan)
+        (row,) = oracle_table.rows(plan)
         if row["status"] == "flaky":
             break
     assert row["status"] == "flaky"

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.errors import UserError
-from cooperflow.experiment.keys import Model
+from cooperflow.experiment.config_schema import Model
 from cooperflow.layout import REPOSITORY
 from cooperflow.outcomes import usage
-from cooperflow.start import checks, findings, model_check, preflight
+from cooperflow.session import findings, model_check, preflight, preflight_checks
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
@@ -51,7 +51,7 @@ def test_what_a_probe_means(told: dict[str, Any], states: dict[str, str], words:
 
 def test_too_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
-    assert "ulimit -n" in str(checks._open_files())
+    assert "ulimit -n" in str(preflight_checks._open_files())
 
 
 def test_a_clock_that_is_off_is_told() -> None:
@@ -114,21 +114,23 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COHERE_API_KEY", "abc")
     plan = make_plan(models={"m": COHERE.model_dump()})
     for _ in range(3):
-        assert not checks.failed(model_check.lines(plan, "m", COHERE))
+        assert not preflight_checks.failed(model_check.lines(plan, "m", COHERE))
     assert calls == ["abc"]
     kept = (plan.results.root / "preflight.jsonl").read_text()
     assert '"cost": 0.1' in kept
     assert "abc" not in kept
     monkeypatch.delenv("COHERE_API_KEY")
-    assert "export COHERE_API_KEY" in str(checks.failed(model_check.lines(plan, "m", COHERE))[0])
+    assert "export COHERE_API_KEY" in str(
+        preflight_checks.failed(model_check.lines(plan, "m", COHERE))[0]
+    )
 
 
 @pytest.mark.docker
 @pytest.mark.slow
 def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
-    found = list(checks.lines(plan, plan.runs))
-    assert not checks.failed(found), found
+    found = list(preflight_checks.lines(plan, plan.runs))
+    assert not preflight_checks.failed(found), found
     assert {"daemon", "limits", "clock", "images", "open files", "disk", "data set", "agent"} <= {
         line.name for line in found
     }
@@ -138,8 +140,8 @@ def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
 @pytest.mark.docker
 def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
-    atomic.write_json(plan.results.sentinel(plan.images[0]), {"id": "sha256:other"})
-    (bad,) = checks.failed(checks._docker(plan))
+    atomic_io.write_json(plan.results.sentinel(plan.images[0]), {"id": "sha256:other"})
+    (bad,) = preflight_checks.failed(preflight_checks._docker(plan))
     assert f"remove {plan.results.sentinel(plan.images[0])}" in bad.text
 
 
@@ -156,7 +158,7 @@ def test_an_agents_config_is_held_beside_upstreams(
     make_plan: Any, given: dict[str, Any], state: str, words: str
 ) -> None:
     plan = make_plan(agent={"name": "mini_swe_agent_v2", "config": {"agent": given}})
-    found = list(checks._agent(plan.runs))
+    found = list(preflight_checks._agent(plan.runs))
     assert {line.state for line in found} == {state}
     assert words in found[0].text
 

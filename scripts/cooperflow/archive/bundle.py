@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cooperflow import layout
-from cooperflow.archive import portable, provenance
-from cooperflow.attempt import secrecy
+from cooperflow import layout, redaction
+from cooperflow.archive import portable_paths, provenance
 from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
-from cooperflow.experiment.keys import Config
+from cooperflow.experiment.config_schema import Config
 from cooperflow.experiment.plan import Plan
-from cooperflow.tables import aggregate, breakdowns, comparison, tables
+from cooperflow.tables import aggregate, breakdowns, comparison, run_table
 
 NAME = "bundle.tar.gz"
 MANIFEST = "MANIFEST.json"
@@ -51,7 +50,7 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
     target = plan.results.root / NAME
     temporary = target.with_name(f".{NAME}.tmp")
     hashes: dict[str, str] = {}
-    redactor, places = secrecy.Redactor.of(secrets), portable.Places.of(plan)
+    redactor, places = redaction.Redactor.of(secrets), portable_paths.Places.of(plan)
     with (
         temporary.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
@@ -69,7 +68,7 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
 def secrets_of(plan: Plan) -> list[str]:
     """Return the keys of the plan's models, as far as they are in the environment."""
     names = [model.api_key for model in plan.config.models.values() if model and model.api_key]
-    return secrecy.raw_values(names, os.environ)
+    return redaction.raw_values(names, os.environ)
 
 
 def check(archive: Path) -> list[Finding]:
@@ -123,7 +122,7 @@ def recomputed(plan: Plan) -> Mapping[str, str]:
         written = layout.Results(Path(place))
         aggregate.write(written, *made)
         text = written.runs_csv.read_text(encoding="utf-8")
-        runs = tables.read_runs(written.runs_csv)
+        runs = run_table.read_runs(written.runs_csv)
     small = breakdowns.tables(runs, plan.config.dataset.languages)
     paths = {
         results.runs_csv: text,

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, layout
-from cooperflow.archive import portable
+from cooperflow import atomic_io, layout
+from cooperflow.archive import portable_paths
 from cooperflow.experiment.plan import Plan
 from cooperflow.processes import Process
 
@@ -28,7 +28,7 @@ _QUERY = re.compile(r"(://[^?\s]+)\?\S+")
 def collect(plan: Plan) -> dict[str, Any]:
     """Return how the results were made, without secrets and without paths of this machine."""
     experiments = {
-        one.run_name: atomic.read_json(plan.results.experiment(one.run_name))
+        one.run_name: atomic_io.read_json(plan.results.experiment(one.run_name))
         for one in plan.experiments
     }
     known = [document for document in experiments.values() if isinstance(document, dict)]
@@ -41,7 +41,7 @@ def collect(plan: Plan) -> dict[str, Any]:
             {str(resolved["dataset_revision"])} if resolved.get("dataset_revision") else set()
         )
     images = {
-        image: atomic.read_json(plan.results.sentinel(image)) for image in sorted(plan.images)
+        image: atomic_io.read_json(plan.results.sentinel(image)) for image in sorted(plan.images)
     }
     attempts = _Attempts.of(plan)
     facts = {
@@ -70,7 +70,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "images": images,
         "tasks": dict(sorted(tasks.items())),
     }
-    portable_document: dict[str, Any] = portable.Places.of(plan).document(document)
+    portable_document: dict[str, Any] = portable_paths.Places.of(plan).document(document)
     return portable_document
 
 
@@ -91,7 +91,7 @@ class _Attempts:
         for run in plan.runs:
             folder = run.folder(plan.results)
             for number in folder.attempt_numbers():
-                record = atomic.read_json(folder.attempt(number) / layout.ATTEMPT)
+                record = atomic_io.read_json(folder.attempt(number) / layout.ATTEMPT)
                 made._count(record if isinstance(record, dict) else {})
         return made
 
@@ -186,5 +186,5 @@ def _iso(moment: float | None) -> str:
 def write(plan: Plan) -> Path:
     """Write provenance.json and return its path."""
     path = plan.results.provenance
-    atomic.write_json(path, collect(plan))
+    atomic_io.write_json(path, collect(plan))
     return path

@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
-from cooperflow import atomic, layout
+from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.config import HERE
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.outcomes import outcome, usage
+from cooperflow.outcomes import judgement, usage
 from cooperflow.upstream import trajectory
 from cooperflow.upstream.trajectory import Command, Trajectory
 
@@ -129,9 +129,9 @@ def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> l
             seen |= after
         made.append(turn)
     done = bool(made) and any(SUBMIT in command for command in made[-1]["commands"])
-    if reason == outcome.TIMEOUT and not done:
+    if reason == judgement.TIMEOUT and not done:
         made.append({"text": "Still at work when the time was over.", "commands": [AT_WORK]})
-    if reason == outcome.CONTEXT_LIMIT and not done:
+    if reason == judgement.CONTEXT_LIMIT and not done:
         made.append({"text": "", "commands": [], "full": True})
     return made
 
@@ -178,12 +178,12 @@ def _write(plan: Plan, to: Path, fresh: Path) -> Written:
     if not pairs:
         raise UserError("No pair is finished in every setting: nothing to record.")
     table = [f"{p.repo},{p.task_id},{p.features[0]},{p.features[1]}" for p in pairs]
-    atomic.write_text(
+    atomic_io.write_text(
         fresh / "pairs.csv", "\n".join(["repo,task_id,feature_a,feature_b", *table]) + "\n"
     )
     config = yaml.safe_dump(replay_config(plan, to), sort_keys=False)
     shown = _in_checkout(str(to / "replay.yaml")) or "THIS_FILE"
-    atomic.write_text(
+    atomic_io.write_text(
         fresh / "replay.yaml",
         f"{_HEAD.format(path=shown)}{config}",
     )
@@ -202,8 +202,8 @@ _HEAD = """\
 def _record(plan: Plan, run: Run, to: Path) -> str:
     """Write the recordings of a run; return why there are none, empty if there are."""
     folder = run.folder(plan.results)
-    told = (atomic.read_json(folder.eval) or {}).get("workflow") or {}
-    if told.get("outcome") not in (outcome.PASS, outcome.FAIL):
+    told = (atomic_io.read_json(folder.eval) or {}).get("workflow") or {}
+    if told.get("outcome") not in (judgement.PASS, judgement.FAIL):
         return " ".join(["it is", told.get("outcome") or "unfinished", told.get("reason") or ""])
     answers = _answers(run, folder)
     agents = ["solo"] if run.experiment.setting.mode == "solo" else ["agent1", "agent2"]
@@ -215,7 +215,7 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
     a, b = run.pair.sorted_features
     pair = layout.recordings(to / run.experiment.model_name, run.pair)
     for agent in agents:
-        atomic.write_json(
+        atomic_io.write_json(
             pair / run.experiment.setting.name / f"{agent}.json",
             {
                 "schema": SCHEMA,
@@ -248,9 +248,9 @@ def _kind(run: Run) -> str:
 def _answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
     """Return what each agent answered in the attempt whose result stands."""
     numbers = [n for n in folder.attempt_numbers() if (folder.attempt(n) / layout.RESULT).exists()]
-    records = atomic.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []
+    records = atomic_io.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []
     documents = {
-        path.name: atomic.read_json(path)
+        path.name: atomic_io.read_json(path)
         for path in sorted(folder.path.iterdir())
         if trajectory.is_trajectory(path.name)
     }

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow.attempt import store
-from cooperflow.attempt.gateway import Gateway, Upstream
+from cooperflow.attempt import store_checks
+from cooperflow.attempt.model_gateway import Gateway, Upstream
 from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.engine import networks
 from cooperflow.engine.containers import Labels
@@ -58,7 +58,7 @@ def beside(
         StoreError: it does not start, or does not answer.
     """
     if redis_url:
-        store.ping(redis_url)
+        store_checks.ping(redis_url)
         return Services(["--redis", redis_url])
     redis = _started(RedisServer(folder, logs / "redis.log"), stack)
     return Services(["--redis", redis.url], redis=redis)
@@ -74,8 +74,8 @@ def on_network(
         StoreError: it does not start, or containers do not reach it.
     """
     if wanted.redis_url:
-        store.ping(wanted.redis_url)
-        store.reach(wanted.labels, wanted.image, network.name, wanted.redis_url)
+        store_checks.ping(wanted.redis_url)
+        store_checks.reach(wanted.labels, wanted.image, network.name, wanted.redis_url)
         return Services(["--redis", wanted.redis_url])
     redis = _reachable(network, wanted, folder, logs, stack)
     return Services(["--redis", redis.url], redis=redis)
@@ -106,8 +106,8 @@ def inside(
     if not wanted.messaging:
         return Services(environment=environment, gateway=gateway)
     if wanted.redis_url:
-        store.ping(wanted.redis_url)
-        store.reach(wanted.labels, wanted.image, network.name, wanted.redis_url)
+        store_checks.ping(wanted.redis_url)
+        store_checks.reach(wanted.labels, wanted.image, network.name, wanted.redis_url)
         return Services(["--redis", wanted.redis_url], environment, gateway=gateway)
     redis = _reachable(network, wanted, folder, logs, stack)
     return Services(["--redis", redis.url], environment, redis=redis, gateway=gateway)
@@ -125,7 +125,7 @@ def _reachable(
     password = secrets.token_hex(16)
     server = RedisServer(folder, logs / "redis.log", network.address, password)
     redis = _started(server, stack)
-    store.reach(wanted.labels, wanted.image, network.name, redis.url)
+    store_checks.reach(wanted.labels, wanted.image, network.name, redis.url)
     return redis
 
 

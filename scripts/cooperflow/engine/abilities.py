@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow.errors import listed
-from cooperflow.experiment.keys import Containers
+from cooperflow.experiment.config_schema import Containers
 
 # The word in `docker info` and the cgroup controller behind each limit of the config.
 LIMITS = {

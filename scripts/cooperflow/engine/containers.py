@@ -17,10 +17,10 @@ import docker.credentials.errors
 import docker.errors
 import requests.exceptions
 
-from cooperflow.atomic import read_lines
+from cooperflow.atomic_io import read_lines
 from cooperflow.engine import abilities, endpoint, image_identity
 from cooperflow.errors import EngineError
-from cooperflow.experiment.keys import Containers
+from cooperflow.experiment.config_schema import Containers
 from cooperflow.processes import Process, spawn, this_process
 
 LABEL = "cooperflow"

@@ -38,7 +38,7 @@ def own_name(labels: Labels) -> str:
 
 
 def git_name(labels: Labels) -> str:
-    """Return the name that the network of an attempt's git server has (attempt/seams.py). Pure."""
+    """Return the name of the network of an attempt's git server; sdk_patches sets it."""
     return f"cooperbench-{labels.token[:12]}"
 
 

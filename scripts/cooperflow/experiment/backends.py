@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from urllib.parse import urlsplit
 
-from cooperflow.experiment.keys import INSIDE, Config, Containers, Images, Limits
+from cooperflow.experiment.config_schema import INSIDE, Config, Containers, Images, Limits
 
 DOCKER, MODAL, GCP = "docker", "modal", "gcp"
 

@@ -12,8 +12,8 @@ import pydantic
 
 from cooperflow import environment, layout
 from cooperflow.errors import UserError
-from cooperflow.experiment import mistakes
-from cooperflow.experiment.keys import Config
+from cooperflow.experiment import config_errors
+from cooperflow.experiment.config_schema import Config
 
 # A path that begins so is in the folder of the config file that names it.
 HERE = "CONFIG_DIR/"
@@ -34,9 +34,9 @@ def parse(
     try:
         config = Config.model_validate(_located(dict(raw), [Path(file) for file in files]))
     except pydantic.ValidationError as error:
-        lines = [f"{source}: {line}" for line in mistakes.explain(error)]
+        lines = [f"{source}: {line}" for line in config_errors.explain(error)]
         raise UserError("\n".join(lines)) from None
-    problems = list(mistakes.problems(config))
+    problems = list(config_errors.problems(config))
     if problems:
         raise UserError("\n".join(f"{source}: {line}" for line in problems))
     return config

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cooperflow import atomic, layout, processes, provider_environment
+from cooperflow import atomic_io, layout, processes, provider_environment
 from cooperflow.errors import UserError, listed
-from cooperflow.experiment import dataset, dataset_revision, upstream
+from cooperflow.experiment import dataset, dataset_revision
 from cooperflow.experiment.plan import Plan
+from cooperflow.upstream import command_line
 
 Answer = TypeVar("Answer")
 
@@ -47,7 +48,7 @@ def settle(plan: Plan) -> dict[str, Any]:
     revision = dataset_revision.of(root)
     _check_revision(root, revision, config.revision)
     if source == "fetched" and lock is None and revision is not None:
-        dataset_revision.write_lock(Path(config.lock), upstream.DATASET, revision, root)
+        dataset_revision.write_lock(Path(config.lock), command_line.DATASET, revision, root)
         print(f"data set: revision {revision} pinned in {config.lock}")
     elif source == "present" and revision is not None:
         _name_newer(revision)
@@ -63,7 +64,7 @@ def settle(plan: Plan) -> dict[str, Any]:
         "schema": SCHEMA,
         "dir": str(root),
         "source": source,
-        "repository": upstream.DATASET if revision else None,
+        "repository": command_line.DATASET if revision else None,
         "revision": revision,
         "pinned": lock.revision if lock else revision,
         "differs": differing,
@@ -73,14 +74,14 @@ def settle(plan: Plan) -> dict[str, Any]:
         "tasks": hashes,
         "time": time.time(),
     }
-    before = atomic.read_json(plan.results.dataset_json)
+    before = atomic_io.read_json(plan.results.dataset_json)
     if isinstance(before, dict):
         changed = [t for t, h in hashes.items() if before.get("tasks", {}).get(t, h) != h]
         if changed:
             print(f"data set: {listed(changed)}: other contents than when last looked at")
         if source == "present":
             document["source"] = before.get("source", source)
-    atomic.write_json(plan.results.dataset_json, document)
+    atomic_io.write_json(plan.results.dataset_json, document)
     return document
 
 
@@ -118,7 +119,7 @@ def _resolve(revision: str | None, timeout: float | None = None) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi(token=os.environ.get("HF_TOKEN"))
-    found = api.dataset_info(upstream.DATASET, revision=revision, timeout=timeout)
+    found = api.dataset_info(command_line.DATASET, revision=revision, timeout=timeout)
     if not found.sha:
         raise ValueError("the hub names no commit")
     return str(found.sha)
@@ -144,7 +145,7 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
     if newest != revision:
         print(f"data set: the hub has a newer revision, {newest}; it is not taken")
     module = "cooperflow.experiment.dataset_download"
-    command = [sys.executable, "-m", module, upstream.DATASET, revision, str(here)]
+    command = [sys.executable, "-m", module, command_line.DATASET, revision, str(here)]
     environment = {**provider_environment.controlled(os.environ), "HF_HUB_DISABLE_XET": "1"}
     environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     log = place / "prepare.log"
@@ -165,10 +166,10 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
             "Start again: it goes on with what is here. Nothing of it is used until it is whole."
         )
     dataset.check(here, plan.pairs)
-    dataset_revision.mark(here, upstream.DATASET, revision)
+    dataset_revision.mark(here, command_line.DATASET, revision)
     here.replace(root)
     shutil.rmtree(place, ignore_errors=True)
-    atomic.sync_directory(root.parent)
+    atomic_io.sync_directory(root.parent)
     print(f"data set: whole, at {root}")
 
 
@@ -181,7 +182,7 @@ def _listing(root: Path, wanted: str | None) -> tuple[str, dict[str, int]]:
         commit = _resolve(wanted)
         api = HfApi(token=os.environ.get("HF_TOKEN"))
         found = api.list_repo_tree(
-            upstream.DATASET, recursive=True, repo_type="dataset", revision=commit
+            command_line.DATASET, recursive=True, repo_type="dataset", revision=commit
         )
         sizes = {entry.path: int(entry.size) for entry in found if isinstance(entry, RepoFile)}
         return commit, sizes
@@ -201,8 +202,8 @@ def _answer(root: Path, wanted: str | None, ask: Callable[[], Answer]) -> Answer
         return ask()
     except RevisionNotFoundError as error:
         raise UserError(
-            f"dataset.revision: the hub's {upstream.DATASET} has no revision {wanted}. Write one of"
-            " its commits (40 hexadecimal digits), or null for the newest."
+            f"dataset.revision: the hub's {command_line.DATASET} has no revision {wanted}. Write "
+            "one of its commits (40 hexadecimal digits), or null for the newest."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(_offline(root, error)) from error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
 
@@ -37,7 +37,7 @@ def read_lock(path: Path) -> Lock | None:
     """
     if not path.exists():
         return None
-    document: Any = atomic.read_json(path)
+    document: Any = atomic_io.read_json(path)
     try:
         return Lock(str(document["repository"]), str(document["revision"]), dict(document["tasks"]))
     except (KeyError, TypeError, ValueError):
@@ -56,12 +56,12 @@ def write_lock(path: Path, repository: str, revision: str, root: Path) -> None:
             repo = folder.parent.name
             tasks[f"{repo}/{number}"] = dataset.task_hash(root, repo, int(number))
     document = {"schema": SCHEMA, "repository": repository, "revision": revision, "tasks": tasks}
-    atomic.write_json(path, document)
+    atomic_io.write_json(path, document)
 
 
 def of(root: Path) -> str | None:
     """Return the revision that was fetched into a folder, None for one that was copied."""
-    document: Any = atomic.read_json(root / MARKER)
+    document: Any = atomic_io.read_json(root / MARKER)
     revision = document.get("revision") if isinstance(document, dict) else None
     return str(revision) if revision else None
 
@@ -69,4 +69,4 @@ def of(root: Path) -> str | None:
 def mark(root: Path, repository: str, revision: str) -> None:
     """Note which revision was fetched into a folder."""
     document = {"schema": SCHEMA, "repository": repository, "revision": revision}
-    atomic.write_json(root / MARKER, document)
+    atomic_io.write_json(root / MARKER, document)

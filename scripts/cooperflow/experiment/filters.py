@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from cooperflow.errors import UserError, listed, nearest
-from cooperflow.experiment.keys import Dataset
+from cooperflow.experiment.config_schema import Dataset
 from cooperflow.layout import Pair
 
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.errors import UserError, listed
-from cooperflow.experiment import dataset_revision, upstream
+from cooperflow.experiment import dataset_revision
 from cooperflow.experiment.plan import Experiment, Plan
+from cooperflow.upstream import command_line
 
 SCHEMA = 1
 # Keys of `asked` that are left out at their default: older documents do not have them.
@@ -46,7 +47,7 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
     return {
         "cooperbench": importlib.metadata.version("cooperbench"),
         "litellm": importlib.metadata.version("litellm"),
-        "agent_config": upstream.agent_defaults(experiment.agent.name, experiment.setting.mode),
+        "agent_config": command_line.agent_defaults(experiment.agent.name, experiment.setting.mode),
         "tasks": dict(tasks),
         "dataset_revision": dataset_revision.of(Path(plan.config.dataset.dir)),
     }
@@ -67,7 +68,7 @@ def agent_file(experiment: Experiment, plan: Plan, api_base: str | None) -> dict
 
 def step_limit(experiment: Experiment, plan: Plan) -> int | None:
     """Return the agent's limit of steps, None where it has none that we know."""
-    defaults = upstream.agent_defaults(experiment.agent.name, experiment.setting.mode) or {}
+    defaults = command_line.agent_defaults(experiment.agent.name, experiment.setting.mode) or {}
     agent = {**(defaults.get("agent") or {}), **(experiment.agent.config.get("agent") or {})}
     return agent.get("step_limit") or None
 
@@ -94,7 +95,7 @@ def settle(
         "asked": asked(experiment, plan),
         "resolved": resolved(experiment, plan, tasks),
     }
-    before = atomic.read_json(path)
+    before = atomic_io.read_json(path)
     history: list[Any] = []
     if before is None:
         others = sorted(_fingerprints(experiment, plan) - {fingerprint(now)})
@@ -118,7 +119,7 @@ def settle(
         )
         if not changes and known and now["resolved"]["tasks"] == before["resolved"]["tasks"]:
             return
-    atomic.write_json(
+    atomic_io.write_json(
         path,
         {
             "schema": SCHEMA,
@@ -144,7 +145,7 @@ def changed(plan: Plan, with_versions: bool = False) -> dict[str, list[str]]:
     found = {}
     for experiment in plan.experiments:
         path = plan.results.experiment(experiment.run_name)
-        before = None if experiment.adopted else atomic.read_json(path)
+        before = None if experiment.adopted else atomic_io.read_json(path)
         if not isinstance(before, dict) or _accepted(experiment.run_name, plan.config.accept):
             continue
         now: dict[str, Any] = {"asked": asked(experiment, plan), "resolved": {}}
@@ -198,7 +199,7 @@ def _fingerprints(experiment: Experiment, plan: Plan) -> set[str]:
     found = set()
     for pair in plan.pairs:
         folder = plan.results.run(experiment.run_name, experiment.setting.mode, pair)
-        told = (atomic.read_json(folder.result) or {}).get("workflow") or {}
+        told = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
         if told.get("fingerprint"):
             found.add(str(told["fingerprint"]))
     return found

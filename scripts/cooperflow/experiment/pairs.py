@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow.errors import UserError, listed, nearest
-from cooperflow.experiment import upstream
 from cooperflow.layout import PAIR_TABLES, REPO, Pair
+from cooperflow.upstream import command_line
 
 COLUMNS = ("repo", "task_id", "feature_a", "feature_b")
 
@@ -55,11 +55,11 @@ def load(subset: str, dataset: Path) -> list[Pair]:
         return pairs
     if own.is_file():
         return _check_counts(subset, own, _checked(_read(own), str(own)))
-    if subset in upstream.OTHER_SUBSETS:
+    if subset in command_line.OTHER_SUBSETS:
         raise UserError(
             f"dataset.subset: {subset} is a subset of upstream that is not shipped here. Get "
-            f"{subset}.json from {upstream.SUBSETS_AT}, and either copy it to {own} or name it by "
-            f"its path (dataset.subset: path/to/{subset}.json)."
+            f"{subset}.json from {command_line.SUBSETS_AT}, and either copy it to {own} or name "
+            f"it by its path (dataset.subset: path/to/{subset}.json)."
         )
     in_dataset = [p.stem for p in sorted((dataset / "subsets").glob("*.json"))]
     allowed = sorted({*tables, *in_dataset})
@@ -114,13 +114,13 @@ def _refuse_groups(path: Path, document: Any) -> None:
 
 def _check_counts(subset: str, path: Path, pairs: list[Pair]) -> list[Pair]:
     """Raise where a file of the name of one of upstream's subsets has another number of pairs."""
-    expected = upstream.OTHER_SUBSETS.get(subset)
+    expected = command_line.OTHER_SUBSETS.get(subset)
     found = (len(pairs), len({(p.repo, p.task_id) for p in pairs}), len({p.repo for p in pairs}))
     if expected and found != expected:
         raise UserError(
             f"{path}: upstream's {subset} has {expected[0]} pairs of {expected[1]} tasks in"
             f" {expected[2]} repos, this file has {found[0]} of {found[1]} in {found[2]}. Get it"
-            f" again from {upstream.SUBSETS_AT}, or use another file name for another choice."
+            f" again from {command_line.SUBSETS_AT}, or use another file name for another choice."
         )
     return pairs
 

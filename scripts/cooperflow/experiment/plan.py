@@ -11,7 +11,7 @@ from pathlib import Path
 from cooperflow import layout
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment import filters, pairs
-from cooperflow.experiment.keys import INSIDE, Agent, Config, Model, Provider
+from cooperflow.experiment.config_schema import INSIDE, Agent, Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.errors import UserError
 
 COLUMNS = ("image", "digest", "size", "content")
@@ -61,7 +61,7 @@ def put(path: Path, entry: Entry) -> None:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(entries[name]) for name in sorted(entries))
-        atomic.write_text(path, text.getvalue())
+        atomic_io.write_text(path, text.getvalue())
 
 
 def choose(image: str, pinned: str | None, tag: str | None, moved: Moved, path: Path) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from cooperflow import atomic, processes
+from cooperflow import atomic_io, processes
 from cooperflow.engine import containers
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan
@@ -27,13 +27,13 @@ def plan_use(plan: Plan, wanted: Mapping[str, Iterable[str]]) -> list[str]:
     if not plan.config.images.rolling:
         plan.results.wanted.unlink(missing_ok=True)
         return []
-    atomic.write_json(plan.results.wanted, {k: sorted(v) for k, v in wanted.items()})
+    atomic_io.write_json(plan.results.wanted, {k: sorted(v) for k, v in wanted.items()})
     return [image for image in plan.images if release(plan, image)]
 
 
 def needed(plan: Plan, image: str) -> bool:
     """Return whether a file that needs the image is still to be made."""
-    noted = atomic.read_json(plan.results.wanted)
+    noted = atomic_io.read_json(plan.results.wanted)
     files = noted.get(image, []) if isinstance(noted, dict) else [str(plan.results.wanted) + "?"]
     return any(not Path(file).exists() for file in files)
 
@@ -56,7 +56,7 @@ def release(plan: Plan, image: str) -> bool:
 
 
 def _remove(plan: Plan, image: str) -> bool:
-    note = atomic.read_json(plan.results.fetched(image))
+    note = atomic_io.read_json(plan.results.fetched(image))
     if not isinstance(note, dict):
         return False
     client = containers.engine()

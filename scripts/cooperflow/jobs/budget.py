@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import atomic, halt, processes
-from cooperflow.experiment.keys import RECORDED
+from cooperflow import atomic_io, halt, processes
+from cooperflow.experiment.config_schema import RECORDED
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import forecast, spending
 
@@ -92,7 +92,7 @@ def _records_nothing(agent: str) -> bool:
 
 def remember(plan: Plan, assumed: Mapping[str, float | None]) -> None:
     """Write the assumed cost of a run of each experiment, for the jobs of this session."""
-    atomic.write_json(_place(plan), {"schema": SCHEMA, "assumed_usd": dict(assumed)})
+    atomic_io.write_json(_place(plan), {"schema": SCHEMA, "assumed_usd": dict(assumed)})
 
 
 def _place(plan: Plan) -> Path:
@@ -100,7 +100,7 @@ def _place(plan: Plan) -> Path:
 
 
 def _assumed(plan: Plan) -> dict[str, float | None]:
-    document = atomic.read_json(_place(plan)) or {}
+    document = atomic_io.read_json(_place(plan)) or {}
     return dict(document.get("assumed_usd") or {})
 
 

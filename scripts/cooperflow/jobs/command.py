@@ -10,14 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cooperflow import environment, processes
-from cooperflow.attempt import secrecy
-from cooperflow.attempt.secrecy import RedactedStream, Redactor
+from cooperflow import environment, processes, redaction
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs.tries import Try
+from cooperflow.jobs.attempt_number import Try
+from cooperflow.redaction import RedactedStream, Redactor
 
 
 class _Both:
@@ -74,7 +73,7 @@ def _redactor() -> Redactor:
     except (UserError, ValueError):
         return Redactor(())
     names = [model.api_key for model in models if model is not None]
-    return Redactor.of(secrecy.raw_values(names, os.environ))
+    return Redactor.of(redaction.raw_values(names, os.environ))
 
 
 def perform_named(name: str, arguments: Sequence[str]) -> int:

@@ -21,9 +21,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from cooperflow import processes, runtime
-from cooperflow.attempt import child
-from cooperflow.jobs.client import BEGUN, SCHEMA
+from cooperflow import processes, runtime_dir
+from cooperflow.attempt import child_process
+from cooperflow.jobs.launcher_client import BEGUN, SCHEMA
 
 # How often the launcher looks whether its Snakemake is still there, seconds.
 TICK = 0.5
@@ -32,8 +32,8 @@ WARM = (
     "cooperbench.cli",
     "cooperbench.runner",
     "cooperbench.eval",
-    "cooperflow.attempt.recorder",
-    "cooperflow.attempt.seams",
+    "cooperflow.instrumentation.call_log",
+    "cooperflow.instrumentation.sdk_patches",
     "cooperflow.jobs.command",
     "cooperflow.jobs.eval_job",
     "cooperflow.jobs.oracle_job",
@@ -53,8 +53,8 @@ def serve(path: Path) -> int:
     if owner is None:
         return 64
     listener = _listen(path)
-    with runtime.scratch() as scratch:
-        child.prepare_environment(scratch)
+    with runtime_dir.scratch() as scratch:
+        child_process.prepare_environment(scratch)
         _warm()
         return _serve(path, listener, owner)
 
@@ -168,7 +168,7 @@ def _request(connection: socket.socket) -> dict[str, Any]:
     for number, stream in zip((1, 2), streams, strict=True):
         os.dup2(stream, number)
         os.close(stream)
-    child.open_streams()
+    child_process.open_streams()
     return dict(request)
 
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import atomic, guard, processes
-from cooperflow.attempt import grading
+from cooperflow import atomic_io, processes, session_lock
+from cooperflow.attempt import evaluation
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import landing, rolling
-from cooperflow.jobs.tries import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
+from cooperflow.images import local_image, rolling
+from cooperflow.jobs.attempt_number import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.layout import Pair
 from cooperflow.outcomes import oracle, patch_text
 from cooperflow.outcomes.oracle import Probe
@@ -46,7 +46,7 @@ def perform(plan: Plan, this_one: Repetition, this: Try) -> int:
     pair, number = this_one.pair, this_one.number
     key = f"oracle/{pair.folder}/{number}"
     try:
-        if orphaned := guard.orphaned(plan.results):
+        if orphaned := session_lock.orphaned(plan.results):
             print(f"{key}: not begun: {orphaned}.")
             return INTERRUPTED
         with processes.claim(plan.results.claims, key, claim_seconds(plan)):
@@ -90,7 +90,7 @@ def _repetition(plan: Plan, pair: Pair, number: int, key: str, this: Try) -> int
         "time": time.time(),
     }
     _note(plan, pair, number, any(probe.broke for probe in probes.values()))
-    atomic.write_json(plan.results.oracle_repeat(pair, number), document)
+    atomic_io.write_json(plan.results.oracle_repeat(pair, number), document)
     told = oracle.row(pair, [document])
     print(f"{key}: {told['status']} {told['reason']} ({told['seconds']} s for solo)")
     return DONE
@@ -99,9 +99,9 @@ def _repetition(plan: Plan, pair: Pair, number: int, key: str, this: Try) -> int
 def _image(plan: Plan, pair: Pair) -> tuple[str | None, str]:
     """Return the id of the pair's image as the engine gives it, or why it must not be used."""
     if not plan.config.docker:
-        return (atomic.read_json(plan.results.sentinel(pair.image)) or {}).get("id"), ""
+        return (atomic_io.read_json(plan.results.sentinel(pair.image)) or {}).get("id"), ""
     try:
-        return landing.ensure(plan, pair.image), ""
+        return local_image.ensure(plan, pair.image), ""
     except (EngineError, UserError) as error:
         return None, str(error)
 
@@ -116,7 +116,7 @@ def _probe(
     image: str | None,
 ) -> Probe:
     """Evaluate one set of patches, or return what an interrupted try found with this image."""
-    done = atomic.read_json(place / "probe.json")
+    done = atomic_io.read_json(place / "probe.json")
     if isinstance(done, dict) and done.get("image_id", image) == image:
         return Probe.parse(done)
     mode = oracle.COOP if name == oracle.COOP else oracle.SOLO
@@ -127,11 +127,11 @@ def _probe(
         files[file] = place / "patches" / file
         files[file].write_bytes(content)
     begun = time.monotonic()
-    subject = grading.Subject(f"{key}/{name}", "oracle", mode, pair, files)
-    document = grading.grade(plan, subject, grading.new_place(place / "evals"))
+    subject = evaluation.Subject(f"{key}/{name}", "oracle", mode, pair, files)
+    document = evaluation.grade(plan, subject, evaluation.new_place(place / "evals"))
     found = oracle.probe(document, time.monotonic() - begun)
     if not found.broke:
-        atomic.write_json(place / "probe.json", {"image_id": image, **found.as_dict()})
+        atomic_io.write_json(place / "probe.json", {"image_id": image, **found.as_dict()})
     return found
 
 
@@ -176,4 +176,4 @@ def _note(plan: Plan, pair: Pair, number: int, broke: bool) -> None:
         note.unlink(missing_ok=True)
     if broke:
         name = f"{name_of(pair, number)}.{time.time_ns()}"
-        atomic.write_text(plan.results.broken_evals / name, f"{pair}\n")
+        atomic_io.write_text(plan.results.broken_evals / name, f"{pair}\n")

@@ -9,20 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, guard, halt, layout, processes, runtime
-from cooperflow.attempt import places, secrecy, watch
-from cooperflow.attempt.pace import Pace
+from cooperflow import atomic_io, halt, layout, processes, redaction, runtime_dir, session_lock
+from cooperflow.attempt import container_monitor, supervisor
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import fingerprint
-from cooperflow.experiment.keys import Model
+from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.images import landing
-from cooperflow.jobs import breaker, budget, notify
-from cooperflow.jobs.tries import DONE, HALTED, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
-from cooperflow.outcomes import outcome, publish, usage
-from cooperflow.outcomes.outcome import Evidence, Verdict
+from cooperflow.images import local_image
+from cooperflow.instrumentation.rate_limit import Pace
+from cooperflow.jobs import budget, circuit_breaker, notification
+from cooperflow.jobs.attempt_number import DONE, HALTED, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
+from cooperflow.outcomes import judgement, publication, usage
+from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.records import AttemptRecord
 from cooperflow.processes import Interrupted
 
@@ -34,22 +34,22 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
     """Do one attempt at ``run`` and return the exit code of the job."""
     folder = run.folder(plan.results)
     try:
-        if orphaned := guard.orphaned(plan.results):
+        if orphaned := session_lock.orphaned(plan.results):
             print(f"{run.key}: not begun: {orphaned}.")
             return INTERRUPTED
         with processes.claim(plan.results.claims, run.key, claim_seconds(plan)):
-            if atomic.read_json(folder.result) is not None:
+            if atomic_io.read_json(folder.result) is not None:
                 return DONE
             for place in (folder.path, *map(folder.attempt, folder.attempt_numbers())):
-                atomic.sweep(place)
+                atomic_io.sweep(place)
             _redact_killed(run, folder)
-            if publish.restore(run, folder) is not None:
+            if publication.restore(run, folder) is not None:
                 print(f"{run.key}: result.json was gone; put back from its attempt, nothing paid.")
                 return DONE
             if this.number > 1:
-                runtime.sweep()
+                runtime_dir.sweep()
             _pause(plan, folder, this)
-            with breaker.passage(plan, run):
+            with circuit_breaker.passage(plan, run):
                 if halt.current(plan.results):
                     print(f"{run.key}: not started: no further run is started.")
                     return HALTED
@@ -67,9 +67,9 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
 def _redact_killed(run: Run, folder: layout.RunFolder) -> None:
     """Remove the key from the files of attempts that were killed before they could do so."""
     for number in folder.attempt_numbers():
-        record = atomic.read_json(folder.attempt(number) / layout.ATTEMPT)
+        record = atomic_io.read_json(folder.attempt(number) / layout.ATTEMPT)
         if isinstance(record, dict) and record.get("state") == "running":
-            secrecy.scrub(folder.attempt(number), key_of(run.experiment.model))
+            redaction.scrub(folder.attempt(number), key_of(run.experiment.model))
 
 
 def _begin(folder: layout.RunFolder) -> AttemptRecord:
@@ -77,7 +77,7 @@ def _begin(folder: layout.RunFolder) -> AttemptRecord:
     number = max(folder.attempt_numbers(), default=0) + 1
     folder.attempt(number).mkdir(parents=True)
     record = AttemptRecord(number, "running", time.time(), str(processes.this_process()))
-    atomic.write_json(folder.attempt(number) / layout.ATTEMPT, record.as_dict())
+    atomic_io.write_json(folder.attempt(number) / layout.ATTEMPT, record.as_dict())
     return record
 
 
@@ -87,7 +87,7 @@ def _over_budget(plan: Plan, run: Run, message: str) -> int:
         plan.results, run.key, budget.REASON, message
     ):
         print(message)
-        notify.send(plan, notify.BUDGET, message)
+        notification.send(plan, notification.BUDGET, message)
     return HALTED
 
 
@@ -105,12 +105,12 @@ def _attempt(
         else:
             job = _job(plan, run, place)
             base = run.experiment.model.api_base
-            evidence = watch.perform(job, fingerprint.agent_file(run.experiment, plan, base))
-            document, upstream = watch.upstream_document(job), job.upstream
+            evidence = supervisor.perform(job, fingerprint.agent_file(run.experiment, plan, base))
+            document, upstream = supervisor.upstream_document(job), job.upstream
     except Interrupted:
         _note(place, dataclasses.replace(record, state="interrupted", ended=time.time()))
         raise
-    verdict = outcome.judge_run(evidence)
+    verdict = judgement.judge_run(evidence)
     if evidence.detail:
         print(f"{run.key}: {evidence.detail}")
     _note(
@@ -124,19 +124,19 @@ def _attempt(
             evidence=dataclasses.asdict(evidence),
         ),
     )
-    breaker.note(plan.results, run, verdict.reason if verdict.again else "")
+    circuit_breaker.note(plan.results, run, verdict.reason if verdict.again else "")
     if verdict.halts:
         message = _halt_message(run, verdict, place)
         first = halt.declare(plan.results, run.key, verdict.reason, message)
         print(message if first else f"{run.key}: refused as well: {verdict.reason}.")
         if first:
-            notify.send(plan, notify.HALTED, message)
+            notification.send(plan, notification.HALTED, message)
         return HALTED
     if verdict.again and not this.last:
         print(f"{run.key}: attempt {number}: {verdict.outcome} {verdict.reason}; tried again.")
         return TRY_AGAIN
-    known = atomic.read_json(plan.results.experiment(run.experiment.run_name)) or {}
-    publish.result(
+    known = atomic_io.read_json(plan.results.experiment(run.experiment.run_name)) or {}
+    publication.result(
         run,
         folder,
         number,
@@ -159,8 +159,8 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, Evidence | None]:
     """
     docker = plan.config.docker
     try:
-        places.sweep(docker, guard.identity(plan.results), run.key)
-        return landing.ensure(plan, run.image) if docker else "", None
+        container_monitor.sweep(docker, session_lock.identity(plan.results), run.key)
+        return local_image.ensure(plan, run.image) if docker else "", None
     except EngineError as error:
         words = f"Docker does not answer: {error}" if docker else str(error)
         return None, Evidence(False, engine_lost=True, detail=words)
@@ -168,11 +168,11 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, Evidence | None]:
         return None, Evidence(False, image_missing=True, detail=str(error))
 
 
-def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
+def _job(plan: Plan, run: Run, place: Path) -> supervisor.Job:
     config, setting = plan.config, run.experiment.setting
     a, b = run.pair.features
     model, agent = run.experiment.model, run.experiment.agent
-    token = watch.new_token()
+    token = supervisor.new_token()
     logs = place.resolve() / "logs"
     arguments = [
         "run",
@@ -195,16 +195,16 @@ def _job(plan: Plan, run: Run, place: Path) -> watch.Job:
     rate = plan.limits(run.experiment).requests_per_minute
     own_network = None
     if agent.openhands:
-        own_network = watch.OwnNetwork(agent.outside, config.limits.call_tries)
+        own_network = supervisor.OwnNetwork(agent.outside, config.limits.call_tries)
     network = config.containers.network
     limits, sdk_limits = containers.limits(
         config.containers, run.experiment.has_own_network(network)
     )
-    return watch.Job(
+    return supervisor.Job(
         run=run,
         folder=place.resolve(),
         arguments=tuple(arguments),
-        labels=Labels.new(guard.identity(plan.results), run.key, token),
+        labels=Labels.new(session_lock.identity(plan.results), run.key, token),
         seconds=config.limits.run_seconds,
         environment=environment,
         key=key_of(model),
@@ -225,7 +225,7 @@ def key_of(model: Model) -> str | None:
     """Return the key of a model's provider; a replay takes any."""
     if model.replay is not None:
         return "replay"
-    return secrecy.value(model.api_key, os.environ)
+    return redaction.value(model.api_key, os.environ)
 
 
 def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
@@ -233,7 +233,7 @@ def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
     if this.number == 1:
         return
     base = plan.config.limits.pause_seconds * 2 ** (this.number - 2) * random.uniform(0.5, 1.5)
-    last = [publish.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]
+    last = [publication.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]
     asked = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
     seconds = max(base, min(asked, LONGEST_PAUSE))
     limit = time.monotonic() + seconds
@@ -243,14 +243,14 @@ def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
 
 
 def _halt_message(run: Run, verdict: Verdict, place: Path) -> str:
-    if verdict.reason == outcome.SETUP_ERROR:
+    if verdict.reason == judgement.SETUP_ERROR:
         log = place / "cooperbench.log"
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return (
             f"No further run is started: {verdict.reason} ({run.key}).\n"
             f"{lines[-1] if lines else ''}\n{halt.ADVICE[verdict.reason]} See {log}."
         )
-    calls = [c for c in publish.attempt_calls(place) if c.kind != usage.ANSWERED]
+    calls = [c for c in publication.attempt_calls(place) if c.kind != usage.ANSWERED]
     said = calls[-1].error if calls else ""
     advice = halt.ADVICE[verdict.reason].format(
         key=run.experiment.model.api_key or "(none is configured)",
@@ -263,4 +263,4 @@ def _halt_message(run: Run, verdict: Verdict, place: Path) -> str:
 
 
 def _note(place: Path, record: AttemptRecord) -> None:
-    atomic.write_json(place / layout.ATTEMPT, record.as_dict())
+    atomic_io.write_json(place / layout.ATTEMPT, record.as_dict())

@@ -11,11 +11,11 @@ import functools
 import time
 from typing import Any
 
-from cooperflow.experiment.keys import LONGEST_RUN, OPENHANDS
-from cooperflow.openhands import git_server, parts, sandbox
+from cooperflow.experiment.config_schema import LONGEST_RUN, OPENHANDS
+from cooperflow.openhands import git_server, runtime_files, sandbox
 from cooperflow.openhands.layering import HEALTHY_SECONDS
 
-parts.importable()
+runtime_files.importable()
 
 import cooperbench.runner.coop  # noqa: E402
 from cooperbench.agents import _azure  # noqa: E402

@@ -13,7 +13,7 @@ from cooperflow import layout
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import UserError
-from cooperflow.openhands import parts
+from cooperflow.openhands import runtime_files
 
 LAYERED = "layered"
 LABEL = "cooperflow.openhands"
@@ -26,7 +26,7 @@ HEALTHY_SECONDS = 240
 # Asks the server from inside, so that no network is needed.
 _ASK = (
     "import sys, urllib.request as r\n"
-    f"at = 'http://127.0.0.1:{parts.PORT}/'\n"
+    f"at = 'http://127.0.0.1:{runtime_files.PORT}/'\n"
     "r.urlopen(at + 'health', timeout=5).read()\n"
     "sys.stdout.write(r.urlopen(at + 'server_info', timeout=5).read().decode())"
 )
@@ -39,7 +39,7 @@ def layer(client: docker.DockerClient, image: str) -> None:
         UserError: the parts are not there, or their image is not.
         DockerException: Docker would not build.
     """
-    source, task = parts.image(), layout.task_image(image)
+    source, task = runtime_files.image(), layout.task_image(image)
     base = containers.image_content(client, task)
     if base is None:
         raise UserError(f"{task} is not here, onto which it is layered")
@@ -48,10 +48,10 @@ def layer(client: docker.DockerClient, image: str) -> None:
     recipe = "\n".join(
         (
             f"FROM {task}",
-            f"COPY --from={source} {parts.PREFIX} {parts.PREFIX}",
-            f"LABEL {LABEL}={parts.stamp()} {BASE_LABEL}={base}",
-            f"EXPOSE {parts.PORT}",
-            f"ENTRYPOINT {json.dumps(list(parts.SERVER))}",
+            f"COPY --from={source} {runtime_files.PREFIX} {runtime_files.PREFIX}",
+            f"LABEL {LABEL}={runtime_files.stamp()} {BASE_LABEL}={base}",
+            f"EXPOSE {runtime_files.PORT}",
+            f"ENTRYPOINT {json.dumps(list(runtime_files.SERVER))}",
             "CMD []",
         )
     )
@@ -72,7 +72,7 @@ def is_stale(client: docker.DockerClient, image: str) -> bool:
     task = layout.task_image(image)
     # Images of older versions have the base's id.
     base = (containers.image_content(client, task), containers.image_id(client, task))
-    return labels[BASE_LABEL] not in base or labels.get(LABEL) != parts.stamp()
+    return labels[BASE_LABEL] not in base or labels.get(LABEL) != runtime_files.stamp()
 
 
 def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str, str]:
@@ -88,12 +88,12 @@ def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str,
             init=True,
             working_dir="/",
             network_mode="none",
-            environment=dict(parts.ENVIRONMENT),
+            environment=dict(runtime_files.ENVIRONMENT),
             labels=labels.as_dict(),
         )
         limit = time.monotonic() + HEALTHY_SECONDS
         while time.monotonic() < limit:
-            code, output = container.exec_run([parts.PYTHON, "-c", _ASK])
+            code, output = container.exec_run([runtime_files.PYTHON, "-c", _ASK])
             if code == 0 and isinstance(output, bytes):
                 return {"agent_server": str(json.loads(output)["version"])}
             container.reload()

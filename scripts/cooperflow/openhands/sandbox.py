@@ -18,7 +18,7 @@ import docker.errors
 import httpx
 from docker.models.containers import Container
 
-from cooperflow.openhands import LOGS, NETWORK, parts
+from cooperflow.openhands import LOGS, NETWORK, runtime_files
 from cooperflow.openhands.layering import HEALTHY_SECONDS
 
 # How often a server is asked for its health while an agent is at work, seconds.
@@ -43,7 +43,7 @@ def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
 
     The model's address and the run's token reach the server with the agent itself.
     """
-    told = dict(parts.ENVIRONMENT)
+    told = dict(runtime_files.ENVIRONMENT)
     info = coop_info or {}
     names = {"REDIS_URL": "redis_url", "GIT_URL": "git_url", "AGENT_ID": "agent_id"}
     told |= {variable: str(info[name]) for variable, name in names.items() if info.get(name)}
@@ -67,7 +67,7 @@ class Sandbox:
 
     def __enter__(self) -> str:
         network = os.environ[NETWORK]
-        # Labels and limits are laid around the SDK (attempt/seams.py).
+        # Labels and limits are laid around the SDK (instrumentation/sdk_patches.py).
         self._container = self._client.containers.run(
             self._image,
             detach=True,
@@ -81,7 +81,7 @@ class Sandbox:
         try:
             self._container.reload()
             settings = self._container.attrs["NetworkSettings"]["Networks"]
-            url = f"http://{settings[network]['IPAddress']}:{parts.PORT}"
+            url = f"http://{settings[network]['IPAddress']}:{runtime_files.PORT}"
             self._wait(url)
             self._base = self._git("rev-parse", "HEAD").strip()
             if not self._base:

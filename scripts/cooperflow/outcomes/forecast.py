@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cooperflow.experiment import public_run
+from cooperflow.upstream import public_run
 
 LOW, HIGH = 0.025, 0.975
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cooperflow.layout import Pair
-from cooperflow.outcomes import outcome, runner_output
+from cooperflow.outcomes import judgement, runner_output
 
 # The three gradings of one repetition.
 SOLO = "solo"  # the gold patch of both features
@@ -107,24 +107,24 @@ class Probe:
 
 def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
     """Return what upstream's eval document says; None: the grading broke."""
-    verdict = outcome.judge_eval(document, [])
-    if document is None or verdict.outcome == outcome.INFRA_ERROR:
+    verdict = judgement.judge_eval(document, [])
+    if document is None or verdict.outcome == judgement.INFRA_ERROR:
         why = str((document or {}).get("error") or "the grading broke")
         return Probe.without_verdict(why, seconds)
     merge = document.get("merge") or {}
     features = [document.get(f"feature{n}") or {} for n in (1, 2)]
-    outputs = [outcome.output_of(document, number) for number in (1, 2)]
+    outputs = [judgement.output_of(document, number) for number in (1, 2)]
     first, second = (bool(f.get("passed")) for f in features)
     return Probe(
         passed=(first, second),
-        tests_passed=(outcome.count_tests(outputs[0]), outcome.count_tests(outputs[1])),
+        tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
         merge_status=str(merge.get("status") or ""),
         merge_strategy=str(merge.get("strategy") or ""),
-        applied=verdict.reason != outcome.PATCH_NOT_APPLIED,
+        applied=verdict.reason != judgement.PATCH_NOT_APPLIED,
         seconds=round(seconds, 3),
         tests_run=(
-            outcome.count_tests(outputs[0], failed=True),
-            outcome.count_tests(outputs[1], failed=True),
+            judgement.count_tests(outputs[0], failed=True),
+            judgement.count_tests(outputs[1], failed=True),
         ),
         built=(
             first or not runner_output.build_failed(outputs[0]),
@@ -213,7 +213,7 @@ def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -
         reasons.append(f"solo_build_failed: feature {unbuilt}" if unbuilt else "solo_gold_failed")
     untested = _numbers([_ran_none(solo, n) for n in (0, 1)], features)
     if solo.applied and untested:
-        reasons.append(f"{outcome.NO_TESTS_RUN}: feature {untested}")
+        reasons.append(f"{judgement.NO_TESTS_RUN}: feature {untested}")
     passed = _numbers(control.passed, features)
     if passed:
         reasons.append(f"control_passed: feature {passed}")

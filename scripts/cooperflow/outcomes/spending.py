@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, layout
+from cooperflow import atomic_io, layout
 from cooperflow.layout import Results, RunFolder
-from cooperflow.outcomes import forecast, outcome, publish, usage
+from cooperflow.outcomes import forecast, judgement, publication, usage
 from cooperflow.processes import Process
 
 
@@ -40,18 +40,18 @@ def read(results: Results) -> Spending:
     known, unanswered = 0.0, 0.0
     running, finished = [], []
     for name, folder in _paid(results):
-        record = (atomic.read_json(folder.result) or {}).get("workflow") or {}
+        record = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
         if record.get("replay") or record.get("adopted"):
             continue
         if record:
             cost, bound = float(record.get("cost_usd") or 0.0), record.get("cost_bound_usd")
-            if record.get("outcome") != outcome.INFRA_ERROR:
+            if record.get("outcome") != judgement.INFRA_ERROR:
                 finished.append((name, cost))
         else:
-            books, latest = publish.books(folder), _running(folder)
+            books, latest = publication.books(folder), _running(folder)
             cost, bound = books.cost_usd, books.cost_bound_usd
             if latest is not None:
-                calls = usage.total(publish.attempt_calls(latest))
+                calls = usage.total(publication.attempt_calls(latest))
                 running.append((name, calls.cost_bound_usd or calls.cost_usd))
         known += cost
         unanswered += max((cost if bound is None else float(bound)) - cost, 0.0)
@@ -60,7 +60,7 @@ def read(results: Results) -> Spending:
 
 def _paid(results: Results) -> Iterator[tuple[str, RunFolder]]:
     for experiment in _folders(results.runs):
-        document: Any = atomic.read_json(experiment / "experiment.json") or {}
+        document: Any = atomic_io.read_json(experiment / "experiment.json") or {}
         if document.get("replay") or document.get("adopted"):
             continue
         for folder in sorted(experiment.glob("*/*_task/*/f*_f*")):
@@ -75,7 +75,7 @@ def _running(folder: RunFolder) -> Path | None:
     """Return the folder of the run's attempt that is running now, if one is."""
     for number in folder.attempt_numbers()[-1:]:
         place = folder.attempt(number)
-        record = atomic.read_json(place / layout.ATTEMPT) or {}
+        record = atomic_io.read_json(place / layout.ATTEMPT) or {}
         process = Process.parse(str(record.get("process") or ""))
         if record.get("state") == "running" and process is not None and process.alive():
             return place

@@ -13,18 +13,18 @@ from typing import Any
 
 import pandas as pd
 
-from cooperflow import atomic, layout
+from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair, Results
-from cooperflow.outcomes import outcome
-from cooperflow.plots import plotdata
-from cooperflow.plots.plotdata import Tables
-from cooperflow.report import content, figures, names, pages, provenance, text
-from cooperflow.report.source import Source, mark
+from cooperflow.outcomes import judgement
+from cooperflow.plots import plot_data
+from cooperflow.plots.plot_data import Tables
+from cooperflow.report import figures, front_page, page_names, pages, provenance, safe_text
+from cooperflow.report.run_files import Source, mark
 from cooperflow.tables import breakdowns, comparison
-from cooperflow.tables.tables import read_runs
+from cooperflow.tables.run_table import read_runs
 
 HERE = Path(__file__).parent
 ASSETS = ("report.css", "report.js")
@@ -54,17 +54,17 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     report = at.report
     tables = _tables(plan, at)
     runs, summary = tables.runs, tables.summary
-    by_row = content.pairs_by_row(plan)
-    known = [content.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
+    by_row = front_page.pairs_by_row(plan)
+    known = [front_page.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
     book = _Book.open(plan, at, report)
     shown = [run for run in known if mark(run.folder(plan.results)) is not None]
     made = _pages(plan, shown, book)
     _assets(report)
     has_page = {run.key for run in shown}
-    data = content.runs_data(
+    data = front_page.runs_data(
         runs,
-        [names.run_page(run) if run.key in has_page else None for run in known],
-        [names.pair_page(run.pair) if run.key in has_page else None for run in known],
+        [page_names.run_page(run) if run.key in has_page else None for run in known],
+        [page_names.pair_page(run.pair) if run.key in has_page else None for run in known],
     )
     drawn = figures.every(tables)
     _script(report / "data" / "runs.js", "cooperflowRuns", data)
@@ -72,25 +72,27 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     page = pages.index_page(
         plan,
         {
-            "title": content.title(plan),
+            "title": front_page.title(plan),
             "total": len(runs),
             "notes": fingerprint.notes(plan),
-            "unfinished": int((~runs["outcome"].isin(outcome.OUTCOMES)).sum()),
+            "unfinished": int((~runs["outcome"].isin(judgement.OUTCOMES)).sum()),
             "replay": bool(runs["replay"].any()),
             "adopted": bool(runs["adopted"].any()),
-            "dates": content.dates(runs),
-            "summary": content.headline(summary),
-            "oracle": content.has_oracle(runs),
-            "comparison": content.comparison(tables.comparison),
+            "dates": front_page.dates(runs),
+            "summary": front_page.headline(summary),
+            "oracle": front_page.has_oracle(runs),
+            "comparison": front_page.comparison(tables.comparison),
             "tables": sorted(p.name for p in (at.root / "tables").glob("*.csv")),
             "figures": drawn,
             "provenance": provenance.shown(at.root),
             "assets": "assets",
         },
     )
-    book.close({names.run_page(r) for r in shown} | {names.pair_page(r.pair) for r in shown})
+    book.close(
+        {page_names.run_page(r) for r in shown} | {page_names.pair_page(r.pair) for r in shown}
+    )
     # Last: a report whose first page is there is whole.
-    atomic.write_text(report / "index.html", page)
+    atomic_io.write_text(report / "index.html", page)
     return Built(report / "index.html", len(runs), made, len(shown) - made)
 
 
@@ -105,7 +107,7 @@ class _Book:
     @classmethod
     def open(cls, plan: Plan, at: Results, report: Path) -> _Book:
         path = at.state / "report-pages.json"
-        known = atomic.read_json(path)
+        known = atomic_io.read_json(path)
         maker = _maker([experiment.run_name for experiment in plan.experiments])
         return cls(path, report, maker, known if isinstance(known, dict) else {})
 
@@ -127,7 +129,7 @@ class _Book:
             (self.report / page).unlink(missing_ok=True)
             del self.pages[page]
         document = {"maker": self.maker, "pages": self.pages}
-        atomic.write_text(self.path, json.dumps(document, separators=(",", ":")))
+        atomic_io.write_text(self.path, json.dumps(document, separators=(",", ":")))
 
 
 def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
@@ -143,11 +145,11 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
         # Which runs have a page: the tabs lead to those.
         others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
         for source, state in zip(sources, marks, strict=True):
-            page, wanted = names.run_page(source.run), [state, others]
+            page, wanted = page_names.run_page(source.run), [state, others]
             if book.stale(page, wanted):
                 book.write(page, pages.run_page(source, tabs, book.report), wanted)
                 made += 1
-        page = names.pair_page(pair)
+        page = page_names.pair_page(pair)
         if book.stale(page, marks):
             book.write(page, pages.pair_page(pair, sources, book.report), marks)
     return made
@@ -159,7 +161,7 @@ def _tables(plan: Plan, at: Results) -> Tables:
         if not path.is_file():
             raise UserError(f"{path} is not there yet: `snakemake -j 4 all` makes it.")
     if at.comparison_csv.is_file():
-        return plotdata.load(at)
+        return plot_data.load(at)
     runs = read_runs(at.runs_csv)
     return Tables(
         runs,
@@ -183,7 +185,7 @@ def _assets(report: Path) -> None:
         cached = layout.REPOSITORY / ".tools" / "vega.min.js"
         if not _begins_with(cached, mark):
             with contextlib.suppress(OSError):  # a checkout that cannot be written
-                atomic.write_text(cached, mark + _vega())
+                atomic_io.write_text(cached, mark + _vega())
         _copy(
             cached.read_bytes() if _begins_with(cached, mark) else (mark + _vega()).encode(), vega
         )
@@ -212,7 +214,7 @@ def _copy(data: bytes, path: Path) -> None:
 
 
 def _script(path: Path, name: str, value: Any) -> None:
-    atomic.write_text(path, f"window.{name}={text.script_json(value)};\n")
+    atomic_io.write_text(path, f"window.{name}={safe_text.script_json(value)};\n")
 
 
 def _maker(experiments: list[str]) -> str:

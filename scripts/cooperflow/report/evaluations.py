@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cooperflow.outcomes import outcome, runner_output
+from cooperflow.outcomes import judgement, runner_output
 from cooperflow.outcomes.runner_output import Count
 
 # Names of failing tests that a page lists; the output has all of them.
@@ -85,6 +85,6 @@ def was_evaluated(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> b
     with its outcome only.
     """
     record = evaluation.get("workflow") or {}
-    if record.get("reason") == outcome.EVAL_ERROR:
+    if record.get("reason") == judgement.EVAL_ERROR:
         return True
     return bool(evaluation) and (result.get("workflow") or {}).get("outcome") is None

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from cooperflow.outcomes import outcome
-from cooperflow.plots import specs
-from cooperflow.plots.plotdata import Tables, titled
-from cooperflow.plots.specs import Spec
+from cooperflow.outcomes import judgement
+from cooperflow.plots import specifications
+from cooperflow.plots.plot_data import Tables, titled
+from cooperflow.plots.specifications import Spec
 
 CAPTIONS = {
     "pass_rates": "pass / (pass + fail); infrastructure errors are left out.",
@@ -38,24 +38,24 @@ class Figure:
     @property
     def height(self) -> int:
         """Pixels that it needs on the page: its panels are one below the other there."""
-        return sum(int(view["height"]) + 80 for view in specs.views(self.spec))
+        return sum(int(view["height"]) + 80 for view in specifications.views(self.spec))
 
 
 def every(tables: Tables) -> list[Figure]:
     """Return the figures that there is something to draw for."""
-    made = {name: make(tables) for name, make in specs.SPECS.items()}
+    made = {name: make(tables) for name, make in specifications.SPECS.items()}
     why = reasons(tables.runs)
     made |= {"reasons": why} if why else {}
     return [
         Figure(name, str(spec["title"]), CAPTIONS.get(name, ""), spec)
         for name, spec in made.items()
-        if specs.has_data(spec)
+        if specifications.has_data(spec)
     ]
 
 
 def reasons(runs: pd.DataFrame) -> Spec | None:
     """Return the figure of why runs did not pass, None where all did."""
-    bad = runs[runs["outcome"].isin([outcome.FAIL, outcome.INFRA_ERROR])]
+    bad = runs[runs["outcome"].isin([judgement.FAIL, judgement.INFRA_ERROR])]
     if bad.empty:
         return None
     order = list(dict.fromkeys(runs["run_name"]))
@@ -67,4 +67,4 @@ def reasons(runs: pd.DataFrame) -> Spec | None:
         for reason in table.index
         for name in order
     ]
-    return specs.reasons(titled("Why runs did not pass", runs), counts, order)
+    return specifications.reasons(titled("Why runs did not pass", runs), counts, order)

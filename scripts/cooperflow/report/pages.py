@@ -14,9 +14,9 @@ from markupsafe import Markup
 
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
-from cooperflow.report import evaluations, names, patches, text, timeline
+from cooperflow.report import evaluations, page_names, patch_view, safe_text, timeline
 from cooperflow.report.evaluations import Feature
-from cooperflow.report.source import Patch, Source, linker
+from cooperflow.report.run_files import Patch, Source, linker
 from cooperflow.upstream import team
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,20 +42,20 @@ def environment() -> jinja2.Environment:
         auto_reload=False,
     )
     made.filters |= {
-        "inline": text.inline,
-        "block": text.block,
-        "patch": patches.shown,
-        "percent": names.percent,
-        "usd": names.usd,
-        "points": names.points,
-        "probability": names.probability,
-        "count": names.count,
-        "seconds": names.seconds,
-        "moment": names.moment,
+        "inline": safe_text.inline,
+        "block": safe_text.block,
+        "patch": patch_view.shown,
+        "percent": page_names.percent,
+        "usd": page_names.usd,
+        "points": page_names.points,
+        "probability": page_names.probability,
+        "count": page_names.count,
+        "seconds": page_names.seconds,
+        "moment": page_names.moment,
         "first_line": first_line,
         "clock": clock,
     }
-    made.globals |= {"meanings": names.MEANINGS, "still": STILL, "live": LIVE}
+    made.globals |= {"meanings": page_names.MEANINGS, "still": STILL, "live": LIVE}
     return made
 
 
@@ -82,16 +82,16 @@ def tabs(runs: Sequence[Run]) -> list[Tab]:
     """Return the tabs of a pair's runs: the same on each page, for all lie equally deep."""
     found = []
     for run in runs:
-        page = names.run_page(run)
-        name = text.inline(run.experiment.run_name)
-        found.append(Tab(run.key, names.to_top(page) + quote(page), name))
+        page = page_names.run_page(run)
+        name = safe_text.inline(run.experiment.run_name)
+        found.append(Tab(run.key, page_names.to_top(page) + quote(page), name))
     return found
 
 
 def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
     """Return the page of a run; ``siblings`` are the runs of its pair, itself included."""
-    page = names.run_page(source.run)
-    top = names.to_top(page)
+    page = page_names.run_page(source.run)
+    top = page_names.to_top(page)
     raw = linker(source.folder.path, report / page)
     result = source.result.get("workflow") or {}
     story = source.story
@@ -120,7 +120,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             raw=raw,
             key=source.run.key,
             siblings=siblings,
-            pair_url=top + quote(names.pair_page(source.run.pair)),
+            pair_url=top + quote(page_names.pair_page(source.run.pair)),
             home=f"{top}index.html",
             assets=f"{top}assets",
         )
@@ -129,8 +129,8 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
 
 def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
     """Return the page that shows the settings of a pair side by side."""
-    page = names.pair_page(pair)
-    top = names.to_top(page)
+    page = page_names.pair_page(pair)
+    top = page_names.to_top(page)
     return (
         environment()
         .get_template("pair.html")
@@ -139,7 +139,7 @@ def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
             columns=[
                 Column(
                     source=source,
-                    url=top + quote(names.run_page(source.run)),
+                    url=top + quote(page_names.run_page(source.run)),
                     patches=_patches(source, report / page),
                     features=evaluations.features(source.evaluation, pair.sorted_features),
                 )

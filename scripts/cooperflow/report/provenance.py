@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 
 
 def shown(root: Path) -> dict[str, Any] | None:
     """Return the facts, and the documents to fold, of a results folder's provenance."""
-    document = atomic.read_json(root / "provenance.json")
+    document = atomic_io.read_json(root / "provenance.json")
     if not isinstance(document, dict):
         return None
     facts = [(key, str(value)) for key, value in (document.get("facts") or {}).items()]

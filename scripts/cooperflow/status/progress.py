@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic, layout
+from cooperflow import atomic_io, layout
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import budget
-from cooperflow.outcomes import publish, usage
+from cooperflow.outcomes import publication, usage
 from cooperflow.processes import Process
-from cooperflow.status import trouble
+from cooperflow.status import problems
 from cooperflow.status.states import (
     DONE,
     RUNNING,
@@ -53,10 +53,10 @@ class Reader:
             experiments(self.plan, states),
             active,
             [
-                *trouble.halted(self.plan),
+                *problems.halted(self.plan),
                 *fingerprint.notes(self.plan),
-                *trouble.wrong(states, active, now),
-                *trouble.broken(self.plan),
+                *problems.wrong(states, active, now),
+                *problems.broken(self.plan),
             ],
             budget.line(self.plan),
         )
@@ -72,7 +72,7 @@ class Reader:
             if state is not None:
                 self._done[run.key] = (mark, state)
                 return state, None
-        result = atomic.read_json(folder.result)
+        result = atomic_io.read_json(folder.result)
         if isinstance(result, dict) and "workflow" in result:
             return _of_result(run, result, TO_GRADE), None
         return _unfinished(run, folder, now)
@@ -86,7 +86,7 @@ def _mark(*paths: Path) -> tuple[int, ...] | None:
 
 
 def _finished(run: Run, folder: layout.RunFolder) -> RunState | None:
-    result, evaluation = atomic.read_json(folder.result), atomic.read_json(folder.eval)
+    result, evaluation = atomic_io.read_json(folder.result), atomic_io.read_json(folder.eval)
     if not isinstance(result, dict) or not isinstance(evaluation, dict):
         return None
     verdict = evaluation.get("workflow") or {}
@@ -116,9 +116,9 @@ def _unfinished(run: Run, folder: layout.RunFolder, now: float) -> tuple[RunStat
     numbers = folder.attempt_numbers()
     if not numbers:
         return RunState(run, WAITING), None
-    books = publish.books(folder)
+    books = publication.books(folder)
     place = folder.attempt(numbers[-1])
-    record = atomic.read_json(place / layout.ATTEMPT) or {}
+    record = atomic_io.read_json(place / layout.ATTEMPT) or {}
     active = _active(run, numbers[-1], place, record, now)
     state = RunState(
         run,
@@ -136,7 +136,7 @@ def _active(
 ) -> Active | None:
     if record.get("state") != "running":
         return None
-    calls = publish.attempt_calls(place)
+    calls = publication.attempt_calls(place)
     started = float(record.get("started") or now)
     process = Process.parse(str(record.get("process") or ""))
     signs = [started, *(call.end or call.start for call in calls)]
@@ -146,7 +146,7 @@ def _active(
         started,
         sum(call.kind == usage.ANSWERED for call in calls),
         max(signs),
-        trouble.of_calls(calls, now),
+        problems.of_calls(calls, now),
         process is not None and process.here,
         process is not None and not process.alive(),
     )
@@ -154,7 +154,7 @@ def _active(
 
 def _holder(plan: Plan) -> tuple[Mapping[str, Any] | None, bool]:
     """Return who holds the results folder by its lock, and whether that one may be alive."""
-    holder = atomic.read_json(plan.results.lock)
+    holder = atomic_io.read_json(plan.results.lock)
     if not isinstance(holder, dict):
         return None, False
     process = Process.parse(str(holder.get("process") or ""))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.outcomes import outcome
+from cooperflow.outcomes import judgement
 from cooperflow.tables import stats
 
 # The states of a run, in the order it goes through them.
@@ -65,15 +65,15 @@ class ExperimentState:
 
     @property
     def decided(self) -> int:
-        return self.outcomes.get(outcome.PASS, 0) + self.outcomes.get(outcome.FAIL, 0)
+        return self.outcomes.get(judgement.PASS, 0) + self.outcomes.get(judgement.FAIL, 0)
 
     @property
     def pass_rate(self) -> float:
-        return stats.rate(self.outcomes.get(outcome.PASS, 0), self.decided)
+        return stats.rate(self.outcomes.get(judgement.PASS, 0), self.decided)
 
     @property
     def interval(self) -> tuple[float, float]:
-        return stats.wilson(self.outcomes.get(outcome.PASS, 0), self.decided)
+        return stats.wilson(self.outcomes.get(judgement.PASS, 0), self.decided)
 
 
 @dataclass(frozen=True)

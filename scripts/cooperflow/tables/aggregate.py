@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from cooperflow import atomic
+from cooperflow import atomic_io
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
-from cooperflow.outcomes import publish
-from cooperflow.tables import current, gold, tables
+from cooperflow.outcomes import publication
+from cooperflow.tables import oracle_table, run_table, staleness
 
 
 def make(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -22,7 +22,7 @@ def make(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     runs, summary = collect(plan)
     write(plan.results, runs, summary)
-    current.remember(plan)
+    staleness.remember(plan)
     return runs, summary
 
 
@@ -35,22 +35,22 @@ def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFra
     Raises:
         UserError: a document is missing or not whole, and ``partial`` is not set.
     """
-    probed = gold.table(gold.rows(plan))
-    runs = gold.mark(tables.runs_table(list(_rows(plan, partial))), probed)
+    probed = oracle_table.table(oracle_table.rows(plan))
+    runs = oracle_table.mark(run_table.runs_table(list(_rows(plan, partial))), probed)
     modes = {one.run_name: one.setting.mode for one in plan.experiments}
-    return runs, gold.beside(tables.summary_table(runs), runs, probed, modes)
+    return runs, oracle_table.beside(run_table.summary_table(runs), runs, probed, modes)
 
 
 def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
     """Write both tables, each whole at once."""
-    atomic.sweep(results.root)
-    atomic.write_text(results.runs_csv, runs.to_csv(index=False))
-    atomic.write_text(results.summary_csv, summary.to_csv(index=False))
+    atomic_io.sweep(results.root)
+    atomic_io.write_text(results.runs_csv, runs.to_csv(index=False))
+    atomic_io.write_text(results.summary_csv, summary.to_csv(index=False))
 
 
 def _version(plan: Plan, run_name: str) -> str:
     """Return the version of cooperbench that made an experiment, empty where it is not known."""
-    document = atomic.read_json(plan.results.experiment(run_name))
+    document = atomic_io.read_json(plan.results.experiment(run_name))
     known = document if isinstance(document, dict) else {}
     adopted = known.get("adopted") or {}
     resolved = known.get("resolved") or {}
@@ -62,7 +62,7 @@ def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
     for run in plan.runs:
         folder = run.folder(plan.results)
         paths = folder.document_names
-        result, evaluation = map(atomic.read_json, paths)
+        result, evaluation = map(atomic_io.read_json, paths)
         if not partial:
             for path, document in zip(paths, (result, evaluation), strict=True):
                 if not isinstance(document, dict) or "workflow" not in document:
@@ -74,11 +74,11 @@ def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
             if not folder.attempt_numbers():
                 continue
             result = _begun(run, plan)
-        yield tables.run_row(run, result, evaluation, versions[run.experiment.run_name])
+        yield run_table.run_row(run, result, evaluation, versions[run.experiment.run_name])
 
 
 def _begun(run: Run, plan: Plan) -> dict[str, object]:
     """Return what is known of a run that has attempts but no result: its books."""
     folder = run.folder(plan.results)
     attempts = len(folder.attempt_numbers())
-    return {"workflow": {"attempts": attempts, **publish.books(folder).as_dict()}}
+    return {"workflow": {"attempts": attempts, **publication.books(folder).as_dict()}}

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from cooperflow.experiment import languages
-from cooperflow.outcomes import outcome
+from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty, repeats, stats
+from cooperflow.upstream import languages
 
 EXPERIMENT = ["run_name", "model", "setting"]
 COUNTS = ["runs", "pass", "fail", "infra_error", "pass_rate", "ci_low", "ci_high", "replay"]
@@ -92,21 +92,21 @@ def rates(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     Experiments stand in the order of ``runs``, values in their own.
     """
     columns = [*EXPERIMENT, *by, *COUNTS]
-    done = runs[runs["outcome"].isin(outcome.OUTCOMES)]
+    done = runs[runs["outcome"].isin(judgement.OUTCOMES)]
     if done.empty:
         return pd.DataFrame(columns=columns)
     order = {name: n for n, name in enumerate(done["run_name"].unique())}
-    marked = done.assign(**{o: done["outcome"] == o for o in outcome.OUTCOMES})
+    marked = done.assign(**{o: done["outcome"] == o for o in judgement.OUTCOMES})
     grouped = marked.groupby([*EXPERIMENT, *by], sort=True, observed=True)
-    table = grouped[list(outcome.OUTCOMES)].sum().astype(int)
+    table = grouped[list(judgement.OUTCOMES)].sum().astype(int)
     table["replay"] = grouped["replay"].first().astype(bool)
     table = table.reset_index().sort_values(
         "run_name", key=lambda names: names.map(order), kind="stable", ignore_index=True
     )
-    passed = table[outcome.PASS].to_numpy(float)
-    decided = passed + table[outcome.FAIL].to_numpy(float)
+    passed = table[judgement.PASS].to_numpy(float)
+    decided = passed + table[judgement.FAIL].to_numpy(float)
     low, high = stats.wilson_many(passed, decided)
-    table["runs"] = table[list(outcome.OUTCOMES)].sum(axis=1)
+    table["runs"] = table[list(judgement.OUTCOMES)].sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         table["pass_rate"] = np.round(np.where(decided > 0, passed / decided, np.nan), 6)
     table["ci_low"], table["ci_high"] = low, high
@@ -126,7 +126,7 @@ def reasons(runs: pd.DataFrame) -> pd.DataFrame:
     columns = [*EXPERIMENT, "outcome", "reason", "caveat"]
     counted = runs.groupby(columns, sort=False, dropna=False).size().rename("runs").reset_index()
     order = {name: n for n, name in enumerate(runs["run_name"].unique())}
-    ranks = {name: n for n, name in enumerate(outcome.OUTCOMES)}
+    ranks = {name: n for n, name in enumerate(judgement.OUTCOMES)}
     return (
         counted.assign(_e=counted["run_name"].map(order), _o=counted["outcome"].map(ranks))
         .sort_values(["_e", "_o", "runs"], ascending=[True, True, False], kind="stable")
@@ -141,7 +141,7 @@ def cost(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for _, group in runs.groupby("run_name", sort=False):
-        count, passed = len(group), int((group["outcome"] == outcome.PASS).sum())
+        count, passed = len(group), int((group["outcome"] == judgement.PASS).sum())
         spent, seconds = float(group["cost_usd"].sum()), group["duration_s"].astype(float)
         waited = float(group["waited_s"].sum())
         first = group.iloc[0]

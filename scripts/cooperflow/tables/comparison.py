@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cooperflow.outcomes import outcome
+from cooperflow.outcomes import judgement
 from cooperflow.tables import stats
 
 SETTINGS = "settings"
@@ -110,10 +110,10 @@ def _row(one: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
     sides = outcomes[[one.a, one.b]]
     a, b = sides[one.a], sides[one.b]
     graded = a.isin(_GRADED) & b.isin(_GRADED)
-    infra = ((a == outcome.INFRA_ERROR) | (b == outcome.INFRA_ERROR)) & ~graded
-    infra &= a.isin(outcome.OUTCOMES) & b.isin(outcome.OUTCOMES)
-    passed_a = (a[graded] == outcome.PASS).to_numpy()
-    passed_b = (b[graded] == outcome.PASS).to_numpy()
+    infra = ((a == judgement.INFRA_ERROR) | (b == judgement.INFRA_ERROR)) & ~graded
+    infra &= a.isin(judgement.OUTCOMES) & b.isin(judgement.OUTCOMES)
+    passed_a = (a[graded] == judgement.PASS).to_numpy()
+    passed_b = (b[graded] == judgement.PASS).to_numpy()
     both, neither = int((passed_a & passed_b).sum()), int((~passed_a & ~passed_b).sum())
     only_a, only_b = int((passed_a & ~passed_b).sum()), int((~passed_a & passed_b).sum())
     pairs = both + only_a + only_b + neither
@@ -150,7 +150,7 @@ def _row(one: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-_GRADED = (outcome.PASS, outcome.FAIL)
+_GRADED = (judgement.PASS, judgement.FAIL)
 
 
 def _by_task(index: pd.Index, differences: np.ndarray) -> tuple[stats.Floats, stats.Floats]:
@@ -169,8 +169,8 @@ def _bounds(a: pd.Series, b: pd.Series, known: int, pairs: int) -> tuple[float, 
     Source: C. F. Manski, "Partial identification of probability distributions" (2003), ch. 1.
     """
     whole = pairs + len(a)
-    passed_a, passed_b = a == outcome.PASS, b == outcome.PASS
-    lost_a, lost_b = a == outcome.INFRA_ERROR, b == outcome.INFRA_ERROR
+    passed_a, passed_b = a == judgement.PASS, b == judgement.PASS
+    lost_a, lost_b = a == judgement.INFRA_ERROR, b == judgement.INFRA_ERROR
     low = known + int(passed_a.sum()) - int((passed_b | lost_b).sum())
     high = known + int((passed_a | lost_a).sum()) - int(passed_b.sum())
     return stats.rate(low, whole), stats.rate(high, whole)

@@ -15,7 +15,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from cooperflow.outcomes import outcome
+from cooperflow.outcomes import judgement
 from cooperflow.tables import stats
 
 BUCKETS = 10
@@ -25,7 +25,7 @@ SCALES = (PAIR_SCALE, TASK_SCALE)
 SOLO = "solo"
 _TASK = ["repo", "task_id"]
 _KEYS = {PAIR_SCALE: [*_TASK, "features"], TASK_SCALE: _TASK}
-_GRADED = (outcome.PASS, outcome.FAIL)
+_GRADED = (judgement.PASS, judgement.FAIL)
 BUCKET_COLUMNS = (
     "scale",
     "model",
@@ -65,7 +65,7 @@ def solo_setting(runs: pd.DataFrame) -> str | None:
 def graded(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that have a verdict, with the column ``passed`` (1 or 0)."""
     kept = runs[runs["outcome"].isin(_GRADED)]
-    return kept.assign(passed=(kept["outcome"] == outcome.PASS).astype(float))
+    return kept.assign(passed=(kept["outcome"] == judgement.PASS).astype(float))
 
 
 def scores(runs: pd.DataFrame, scale: str) -> pd.Series:

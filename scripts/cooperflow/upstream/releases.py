@@ -253,9 +253,9 @@ def page() -> str:
 
 
 def main() -> None:
-    from cooperflow import atomic, layout
+    from cooperflow import atomic_io, layout
 
-    atomic.write_text(layout.REPOSITORY / "docs" / "upstream-versions.md", page())
+    atomic_io.write_text(layout.REPOSITORY / "docs" / "upstream-versions.md", page())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,424 @@
+"""Taking over runs that plain cooperbench made, as far as what it left can tell.
+
+Upstream's folders hold no record of model calls and no engine events. So an adopted run's cost is
+never complete, an agent that ended in an error is an infrastructure error and not a fail, and a
+container that died unnoticed under an agent cannot be told from a fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from cooperflow import atomic_io, layout
+from cooperflow.errors import UserError
+from cooperflow.experiment import dataset, fingerprint
+from cooperflow.experiment.plan import Experiment, Plan, Run
+from cooperflow.jobs import eval_job
+from cooperflow.outcomes import judgement, publication
+from cooperflow.outcomes.judgement import Evidence, Verdict
+from cooperflow.outcomes.records import SCHEMA, RunRecord
+from cooperflow.outcomes.usage import Usage
+from cooperflow.upstream import conversation, public_record, releases, result, trajectory
+from cooperflow.upstream.trajectory import Tokens
+
+# The caveat of an outcome from a public record.
+PUBLIC_RECORD = "public_record"
+
+
+@dataclass
+class Taken:
+    """What came of the runs of one experiment."""
+
+    name: str
+    runs: int = 0
+    graded: int = 0
+    before: int = 0  # were taken over earlier
+    absent: int = 0  # pairs of the subset that the folder does not have
+    refused: tuple[str, ...] = ()  # each with why
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.name}: {self.runs} runs taken over, {self.graded} of them with their grading;"
+            f" {self.before} before; {self.absent} pairs are not there"
+        ]
+        return "\n".join([*lines, *(f"  left out: {why}" for why in self.refused)])
+
+
+def adopt(plan: Plan) -> str:
+    """Take over what is not here yet, and return what came of it. What is here stays as it is.
+
+    Raises:
+        UserError: no model adopts anything, a folder is not there, or it holds runs of another
+            model, agent or setting than the config says.
+    """
+    experiments = [one for one in plan.experiments if one.adopted]
+    if not experiments:
+        raise UserError(
+            "No model adopts anything. Write models.NAME.adopt: {SETTING: LOG_DIR/RUN_NAME}."
+        )
+    return "\n".join(str(_experiment(plan, one)) for one in experiments)
+
+
+def _experiment(plan: Plan, experiment: Experiment) -> Taken:
+    source = Path(experiment.adopted_from)
+    key = f"models.{experiment.model_name}.adopt.{experiment.setting.name}"
+    if record := public_record.split(experiment.adopted_from):
+        return _from_record(plan, experiment, key, *record)
+    if not source.is_dir():
+        raise UserError(f"{key}: there is no folder {source}.")
+    taken, refused, found = Taken(experiment.run_name), [], []
+    for run in plan.of(experiment):
+        folder = _folder(source, run)
+        if run.folder(plan.results).result.exists():
+            taken.before += 1
+        elif folder is None:
+            taken.absent += 1
+        else:
+            try:
+                document = _document(folder, run)
+                _same(key, folder, document, run)
+                found.append((run, folder, document))
+            except ValueError as error:
+                refused.append(f"{folder}: {error}")
+    if found:
+        versions = {
+            str(_span(document, _trajectories(folder))): None for _, folder, document in found
+        }
+        _write_experiment(plan, experiment, source, [run for run, _, _ in found], versions)
+    for run, folder, document in found:
+        taken.graded += _take(plan, run, folder, document)
+        taken.runs += 1
+    taken.refused = tuple(refused)
+    return taken
+
+
+def _from_record(plan: Plan, experiment: Experiment, key: str, path: Path, model: str) -> Taken:
+    """Adopt a model's outcomes from a public record: no trajectory, no cost, no time."""
+    try:
+        outcomes = public_record.read(path, model)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {path} cannot be read as a public record: {error}.") from error
+    taken, found = Taken(experiment.run_name), []
+    for run in plan.of(experiment):
+        known = outcomes.get((run.pair.repo, run.pair.task_id, run.pair.sorted_features))
+        if run.folder(plan.results).result.exists():
+            taken.before += 1
+        elif known is None:
+            taken.absent += 1
+        else:
+            found.append((run, known))
+    if found:
+        runs = [run for run, _ in found]
+        _write_experiment(plan, experiment, path, runs, [releases.UNKNOWN])
+    for run, known in found:
+        _take_outcome(plan, run, known, path)
+        taken.runs += 1
+        taken.graded += 1
+    return taken
+
+
+def _take_outcome(plan: Plan, run: Run, known: public_record.Outcome, source: Path) -> None:
+    """Write the documents of a run of which only the outcome is known, result.json last."""
+    folder = run.folder(plan.results)
+    pair = {
+        "repo": run.pair.repo,
+        "task_id": run.pair.task_id,
+        "features": list(run.pair.sorted_features),
+        "setting": run.experiment.setting.mode,
+    }
+    reason = ""
+    if not known.passed:
+        reason = judgement.MERGE_CONFLICT if known.conflict else judgement.TESTS_FAILED
+    merge = None if known.conflict is None else {"status": "clean", "strategy": None}
+    if merge and known.conflict:
+        merge["status"] = "conflicts"
+    verdict = {
+        "schema": SCHEMA,
+        "outcome": judgement.PASS if known.passed else judgement.FAIL,
+        "reason": reason,
+        "caveat": PUBLIC_RECORD,
+        "seconds": 0.0,
+    }
+    evaluation = {**pair, "merge": merge, "both_passed": known.passed, "error": None}
+    atomic_io.write_json(folder.eval, {**evaluation, "workflow": verdict})
+    publication.make_stale(plan.results, folder.eval)
+    record = {
+        "schema": SCHEMA,
+        "outcome": None,
+        "reason": "",
+        "attempts": 1,
+        "model_name": run.experiment.model_name,
+        "setting": run.experiment.setting.name,
+        "replay": False,
+        "adopted": True,
+        "cost_complete": False,
+        "cost_bound_usd": None,
+        "upstream_version": releases.UNKNOWN,
+        "caveats": [PUBLIC_RECORD],
+        "public_record": source.name,
+    }
+    document = {**pair, "run_name": run.experiment.run_name, "model": run.experiment.model.model}
+    atomic_io.write_json(folder.result, {**document, "workflow": record})
+
+
+class _End(pydantic.BaseModel):
+    """What is read of an agent's end in upstream's result.json."""
+
+    steps: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+
+
+class _Told(pydantic.BaseModel):
+    """What is read of upstream's result.json beside the pair and the times."""
+
+    agent: _End | None = None
+    agents: dict[str, _End] | None = None
+    duration_seconds: float | None = None
+    messages_sent: int | None = None
+    total_cost: float | None = None
+
+
+def _folder(source: Path, run: Run) -> Path | None:
+    """Return the run's folder below a run name's, in upstream's layout or its older one."""
+    for below in (run.experiment.setting.mode, ""):
+        path = source / below / run.pair.folder
+        if (path / layout.RESULT).is_file():
+            return path
+    return None
+
+
+def _document(folder: Path, run: Run) -> dict[str, Any]:
+    """Return upstream's result.json.
+
+    Raises:
+        ValueError: it is not whole, of another pair, names no times, or its patches are gone.
+    """
+    document = atomic_io.read_json(folder / layout.RESULT)
+    if not isinstance(document, dict):
+        raise ValueError("result.json is not whole")
+    told = (document.get("repo"), document.get("task_id"), sorted(document.get("features") or []))
+    if told != (run.pair.repo, run.pair.task_id, list(run.pair.sorted_features)):
+        raise ValueError("result.json is of another pair")
+    if len(_patches(folder)) != (1 if run.experiment.setting.mode == "solo" else 2):
+        raise ValueError("its patches are not there")
+    for key in ("started_at", "ended_at"):
+        _moment(document.get(key))
+    try:
+        _Told.model_validate(document)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ValueError(f"result.json is not upstream's: {where}: {first['msg']}") from error
+    return document
+
+
+def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None:
+    """Raise a UserError where the document is of another experiment than the config's."""
+    setting = run.experiment.setting
+    expected = {
+        "setting": setting.mode,
+        "model": run.experiment.model.model,
+        "agent_framework": run.experiment.agent.name,
+    }
+    wrong = [
+        f"{name} is {document[name]!r} there, {value!r} in the config"
+        for name, value in expected.items()
+        if document.get(name) not in (None, value)
+    ]
+    if not setting.messaging and _messages(folder, document, _trajectories(folder)):
+        wrong.append(f"messages were sent there, and {setting.name} has none")
+    if wrong:
+        raise UserError(f"{key}: {folder} is of another experiment: {'; '.join(wrong)}.")
+
+
+def _write_experiment(
+    plan: Plan, one: Experiment, source: Path, runs: Sequence[Run], versions: Iterable[str]
+) -> None:
+    """Write what is known of how the runs were made: that they are adopted, and where from."""
+    path = plan.results.experiment(one.run_name)
+    before = atomic_io.read_json(path) or {}
+    if before and not before.get("adopted"):
+        raise UserError(
+            f"{one.run_name}: {path.parent} holds runs of this workflow's own. Give the model that"
+            " adopts another name."
+        )
+    tasks: dict[str, str] = {}
+    # Without the data set the tables can still be made.
+    with contextlib.suppress(UserError, OSError):
+        tasks = dataset.task_hashes(Path(plan.config.dataset.dir), [run.pair for run in runs])
+    resolved = {"tasks": {**((before.get("resolved") or {}).get("tasks") or {}), **tasks}}
+    atomic_io.write_json(
+        path,
+        {
+            "schema": fingerprint.SCHEMA,
+            "run_name": one.run_name,
+            "model_name": one.model_name,
+            "setting": one.setting.name,
+            "replay": False,
+            "adopted": {
+                "from": str(source),
+                "at": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "upstream_version": ", ".join(sorted(versions)),
+                "config": atomic_io.read_json(
+                    source / "config.json"
+                ),  # upstream's, of its last call
+            },
+            "fingerprint": None,
+            "asked": None,
+            "resolved": resolved,
+            "docker": None,
+        },
+    )
+
+
+def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bool:
+    """Copy one run, result.json last; return whether its grading could be taken over too."""
+    folder = run.folder(plan.results)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    atomic_io.sweep(folder.path)
+    for path in source.iterdir():
+        if path.is_file() and path.name not in (layout.RESULT, layout.EVAL):
+            shutil.copyfile(path, folder.path / path.name)
+    agents = judgement.agent_ends(document)
+    limit = fingerprint.step_limit(run.experiment, plan)
+    verdict = judgement.judge_run(Evidence(document=True, agents=agents, step_limit=limit))
+    trajectories = _trajectories(source)
+    messages = _messages(source, document, trajectories)
+    usage = used(document, trajectories)
+    record = _record(run, document, verdict, usage, messages, _patches(source))
+    span = _span(document, trajectories)
+    caveats = releases.caveats(span, run.pair.repo, run.pair.task_id, run.pair.features)
+    folder.eval.unlink(missing_ok=True)
+    graded = _grading(source, verdict)
+    if graded is not None:
+        evaluation, final = graded
+        told = evaluation or eval_job.not_graded(run, final)
+        eval_job.publish_verdict(plan, run, folder, told, final, 0.0, caveats)
+    whole = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
+    whole["workflow"] |= {"upstream_version": str(span), "caveats": caveats}
+    atomic_io.write_json(folder.result, whole)
+    return graded is not None
+
+
+def _span(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> releases.Span:
+    """Return which releases of cooperbench can have made a run."""
+    prompts = []
+    for parsed in trajectories.values():
+        messages = parsed.get("messages") if isinstance(parsed, dict) else None
+        for message in messages[:2] if isinstance(messages, list) else []:
+            content = message.get("content") if isinstance(message, dict) else None
+            if content and document.get("agent_framework") == "mini_swe_agent_v2":
+                prompts.append(content if isinstance(content, str) else json.dumps(content))
+    return releases.detect(_moment(document.get("started_at")), prompts)
+
+
+def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, Verdict] | None:
+    """Return upstream's grading and what it comes to; None: it is still to be graded."""
+    if verdict.outcome is not None:
+        return None, verdict  # whatever upstream made of what an error left
+    evaluation = atomic_io.read_json(source / layout.EVAL)
+    if not isinstance(evaluation, dict):
+        return None
+    final = eval_job.judged(evaluation, source, verdict.reason)
+    return None if final.again else (evaluation, final)
+
+
+def _record(
+    run: Run,
+    document: Mapping[str, Any],
+    verdict: Verdict,
+    used: Usage,
+    messages: int,
+    patches: Sequence[Path],
+) -> RunRecord:
+    started, ended = _moment(document.get("started_at")), _moment(document.get("ended_at"))
+    return RunRecord(
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        attempts=1,
+        usage=used,
+        model_name=run.experiment.model_name,
+        setting=run.experiment.setting.name,
+        replay=False,
+        image_id=None,
+        fingerprint=None,
+        seconds=round(float(document.get("duration_seconds") or ended - started), 3),
+        waited_seconds=0.0,
+        model_seconds=0.0,
+        steps=sum(end.steps for end in judgement.agent_ends(document)),
+        messages_sent=messages,
+        patch_lines=sum(len(path.read_bytes().splitlines()) for path in patches),
+        started=started,
+        ended=ended,
+        adopted=True,
+    )
+
+
+def used(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
+    """Return what a run used by upstream's word: at least this, as failed calls are in no file.
+
+    Tokens are those of the document, or of the answers in the trajectories where it says 0.
+
+    Args:
+        trajectories: the run's parsed trajectory files by name.
+    """
+    entries = [e for read in trajectory.parse(trajectories).values() for e in read.entries]
+    answers = [entry.tokens for entry in entries if entry.tokens is not None]
+    # Upstream's cost leaves out the calls that compact a conversation.
+    summaries = sum(entry.cost for entry in entries if entry.kind == trajectory.SUMMARY)
+    tokens = result.tokens(document)
+    if tokens == Tokens():
+        tokens = Tokens(
+            sum(answer.input for answer in answers),
+            sum(answer.output for answer in answers),
+            sum(answer.cached for answer in answers),
+        )
+    ends = document.get("agents") or {"solo": document.get("agent") or {}}
+    return Usage(
+        calls=len(answers) or sum(int(end.get("steps") or 0) for end in ends.values()),
+        input_tokens=tokens.input,
+        output_tokens=tokens.output,
+        cached_tokens=tokens.cached,
+        cost_usd=float(document.get("total_cost") or 0.0) + summaries,
+        cost_complete=False,
+        cost_bound_usd=None,
+    )
+
+
+def _trajectories(folder: Path) -> dict[str, Any]:
+    """Return the parsed trajectory files of a run by name."""
+    names = (path for path in sorted(folder.iterdir()) if trajectory.is_trajectory(path.name))
+    return {path.name: atomic_io.read_json(path) for path in names}
+
+
+def _messages(folder: Path, document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> int:
+    """Return how many messages were sent, by upstream's own count where it left no list."""
+    path = folder / conversation.FILE
+    if not path.is_file():
+        return int(document.get("messages_sent") or 0)
+    framework = str(document.get("agent_framework") or "")
+    return len(conversation.sent(atomic_io.read_json(path), trajectories, framework))
+
+
+def _patches(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.patch"))
+
+
+def _moment(text: object) -> float:
+    """Return upstream's time, which names no zone and is taken for this machine's, as seconds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return datetime.fromisoformat(str(text)).timestamp()

@@ -1,0 +1,272 @@
+"""A task's image: brought here if need be, then verified by a real container."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+
+from cooperflow import atomic_io, layout, session_lock
+from cooperflow.engine import containers, image_identity
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import EngineError, UserError
+from cooperflow.experiment import dataset
+from cooperflow.experiment.plan import Plan
+from cooperflow.images import disk_space, image_lock, pulling, registry, rolling
+from cooperflow.layout import Pair
+from cooperflow.openhands import layering
+
+SCHEMA = 1
+
+# What upstream needs of an image, as a shell says it: a git checkout, and the test runner.
+CHECKS = {
+    "repo": "git -C /workspace/repo rev-parse --verify HEAD",
+    "runner": "test -f /usr/local/bin/runner.sh",
+    "bash": "command -v bash",
+}
+
+
+def ensure(plan: Plan, image: str) -> dict[str, Any]:
+    """See to an image of a task and return its sentinel, which is written too.
+
+    Raises:
+        UserError: it cannot be had, there is no room for it, or it is not what a run needs.
+        EngineError: Docker does not answer.
+    """
+    sentinel = bring(plan, image)
+    atomic_io.write_json(plan.results.sentinel(image), sentinel)
+    return sentinel
+
+
+def bring(plan: Plan, image: str) -> dict[str, Any]:
+    """See to the image of a task on this machine and return what a sentinel says of it.
+
+    Raises:
+        UserError: it cannot be had, there is no room for it, or it is not what a run needs.
+        EngineError: Docker does not answer.
+    """
+    client = containers.engine()
+    source = "present"
+    if containers.image_id(client, image) is None or layering.is_stale(client, image):
+        source = _fetch(plan, client, image)
+    found = client.images.get(image)
+    pinned = image_lock.read(Path(plan.config.images.lock)).get(image)
+    pulled = source == rolling.PULLED
+    digests = image_identity.registry_digests(
+        found.attrs, pulled, pinned.digest if pinned else None
+    )
+    _check_pin(plan, pinned, found.attrs, digests)
+    if source in rolling.OURS:
+        atomic_io.write_json(plan.results.fetched(image), {"image": image, "id": found.id})
+    sentinel = {
+        "schema": SCHEMA,
+        "name": image,
+        "id": found.id,
+        "content": image_identity.content(found.attrs),
+        "digest": next(iter(digests), None),
+        "size": found.attrs.get("Size"),
+        "source": source,
+        "checked": {
+            **_verify(plan, client, image, str(found.id)),
+            **(layering.verify(client, image, _labels(plan, image)) if _serves(image) else {}),
+        },
+        "time": time.time(),
+    }
+    client.close()
+    return sentinel
+
+
+def _check_pin(
+    plan: Plan,
+    pinned: image_lock.Entry | None,
+    attributes: Mapping[str, Any],
+    digests: Sequence[str],
+) -> None:
+    """Raise where a local image is known not to be the one that the lock pins."""
+    if pinned is None:
+        return
+    known = [image_identity.digest_of(digest) for digest in digests]
+    is_pinned = pinned.digest in known or pinned.content == image_identity.content(attributes)
+    if known and not is_pinned:
+        config = plan.config.images
+        image_lock.choose(pinned.image, pinned.digest, known[0], config.moved, Path(config.lock))
+
+
+def _serves(image: str) -> bool:
+    """Return whether an image has OpenHands' agent server in it."""
+    return image != layout.task_image(image)
+
+
+def _labels(plan: Plan, image: str) -> Labels:
+    token = f"image-{time.time_ns()}"
+    return Labels.new(session_lock.identity(plan.results), f"image {image}", token)
+
+
+def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
+    """Load, pull, build or layer the image, whichever the config allows and works first."""
+    config, tried = plan.config.images, []
+    ways: list[tuple[str, bool, Callable[[], None]]] = [
+        (rolling.LOADED, config.archive is not None, lambda: _load(plan, client, image)),
+        (rolling.PULLED, config.pull, lambda: _pull(plan, client, image)),
+        ("built", config.build, lambda: _build(plan, client, plan.image_pairs[image])),
+    ]
+    if _serves(image):
+        ways[-1] = (layering.LAYERED, True, lambda: layering.layer(client, image))
+    for word, allowed, way in ways:
+        if not allowed:
+            continue
+        try:
+            way()
+        except (*containers.FAILURES, UserError) as error:
+            tried.append(f"not {word}: {containers.describe(error)}")
+        else:
+            return word
+    raise UserError(
+        f"{image} is not here and could not be had:\n"
+        + ("\n".join(tried) or "images.pull, images.build and images.archive are all off.")
+    )
+
+
+def _load(plan: Plan, client: docker.DockerClient, image: str) -> None:
+    path = archive_path(plan, image)
+    if not path.is_file():
+        raise UserError(f"there is no {path}")
+    disk_space.wait(plan, client, image, path.stat().st_size, 1.0)
+    with path.open("rb") as stream:
+        client.images.load(stream)
+    if containers.image_id(client, image) is None:
+        raise UserError(f"{path} does not hold {image}")
+
+
+def archive_path(plan: Plan, image: str) -> Path:
+    """Return the tar of an image in images.archive."""
+    return Path(str(plan.config.images.archive)) / f"{layout.image_key(image)}.tar"
+
+
+def save(plan: Plan, image: str) -> int:
+    """Write an image's tar, whole or not at all; return its bytes."""
+    client = containers.engine()
+    path = archive_path(plan, image)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as stream:
+            for chunk in client.images.get(image).save(named=image):
+                stream.write(chunk)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(path)
+    except containers.FAILURES as error:
+        raise UserError(f"{path}: could not be written: {_first_line(error)}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+        client.close()
+    return path.stat().st_size
+
+
+def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
+    """Pull the pinned content of an image and give it the name that upstream looks for."""
+    config, lock = plan.config.images, Path(plan.config.images.lock)
+    where = registry.reference(image, config.registry)
+    asking = registry.Client(where, disk_space.architecture(client))
+    place = f"image {plan.images.index(image) + 1} of {len(plan.images)}"
+
+    def work() -> None:
+        pinned = image_lock.read(lock).get(image)
+        try:
+            told = asking.digest()
+        except registry.OutOfReach:
+            told = None  # Docker may have a way of its own
+        digest = image_lock.choose(
+            image, pinned.digest if pinned else None, told, config.moved, lock
+        )
+        manifest = None
+        if told is not None and digest is not None:
+            manifest = asking.manifest(digest)
+            atomic_io.write_json(plan.results.manifest(image), manifest.as_dict())
+            disk_space.wait(plan, client, image, manifest.size, config.unpacked)
+        else:
+            disk_space.wait(plan, client, image, pinned.size if pinned else 0, config.unpacked)
+        begun = time.monotonic()
+        progress = pulling.Progress(image, place, manifest.size if manifest else None)
+        pulling.once(client, where.name, digest or where.tag, progress, pulling.say)
+        source = f"{where.name}@{digest}" if digest else f"{where.name}:{where.tag}"
+        found = client.images.get(source)
+        name, _, tag = image.rpartition(":")
+        found.tag(name, tag)
+        digest = digest or next(d.rpartition("@")[2] for d in found.attrs["RepoDigests"])
+        size = manifest.size if manifest else progress.total
+        content = image_identity.content(found.attrs)
+        image_lock.put(lock, image_lock.Entry(image, digest, size, content))
+        seconds = time.monotonic() - begun
+        pulling.say(f"{place}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s")
+
+    pulling.persist(work, image, config.tries, config.pause_seconds, pulling.say)
+
+
+def _build(plan: Plan, client: docker.DockerClient, pair: Pair) -> None:
+    folder = dataset.task_folder(Path(plan.config.dataset.dir), pair.repo, pair.task_id)
+    if not (folder / "Dockerfile").is_file():
+        raise UserError(f"there is no {folder / 'Dockerfile'}")
+    disk_space.wait(plan, client, pair.image, 0, 1.0)
+    client.images.build(path=str(folder), tag=pair.image, rm=True, forcerm=True)
+
+
+def _verify(plan: Plan, client: docker.DockerClient, image: str, found: str) -> dict[str, str]:
+    """Start a container of the image and run the checks in it."""
+    script = "\n".join(
+        f'if out=$({check} 2>&1); then echo "{name}=ok $out"; else echo "{name}=no $out"; fi'
+        for name, check in CHECKS.items()
+    )
+    _, limits = containers.limits(plan.config.containers)
+    labels = _labels(plan, image)
+    try:
+        output = containers.output(
+            client,
+            found,
+            script,
+            lambda text: set(CHECKS) <= set(_answers(text)),
+            labels=labels.as_dict(),
+            **{**limits, "network": "none"},
+        )
+    except (docker.errors.ContainerError, docker.errors.APIError) as error:
+        raise UserError(f"{image}: no container of it starts: {_first_line(error)}.") from error
+    finally:
+        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+    told = _answers(output)
+    if not set(CHECKS) <= set(told):
+        raise EngineError(
+            f"{image}: not verified: the engine lost the output of its containers (it said: "
+            f"{output.strip()[:200] or 'nothing'})"
+        )
+    for name, check in CHECKS.items():
+        if not told[name].startswith("ok"):
+            raise UserError(
+                f"{image}: is not what a run needs: `{check}` failed in it "
+                f"({told[name]}). Remove the image, then start again."
+            )
+    return {name: told[name].removeprefix("ok").strip() for name in CHECKS}
+
+
+def _answers(output: str) -> dict[str, str]:
+    """Return what the checks printed, by name."""
+    lines = (line.partition("=") for line in output.splitlines() if "=" in line)
+    return {name: text for name, _, text in lines if name in CHECKS}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+
+
+def gate(plan: Plan) -> None:
+    """Write the file that says that every needed image is verified."""
+    sentinels = [atomic_io.read_json(plan.results.sentinel(image)) for image in plan.images]
+    atomic_io.write_json(
+        plan.results.gate,
+        {"schema": SCHEMA, "images": {s["name"]: s["id"] for s in sentinels if s}},
+    )

@@ -1,0 +1,353 @@
+"""A litellm callback that writes every model call down as it begins and as it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import litellm
+from litellm.integrations.custom_logger import CustomLogger
+
+from cooperflow import redaction
+from cooperflow.atomic_io import append_line
+from cooperflow.instrumentation.rate_limit import Pace
+from cooperflow.instrumentation.raw_answers import Noted, RawAnswers, seconds_of
+from cooperflow.outcomes import provider_answer, usage
+from cooperflow.outcomes.provider_answer import Answer, Cost, Prices
+
+# Where a model's own limit is not known, an answer is taken to be no longer than this, tokens.
+LONGEST_ANSWER = 16_384
+# Exit code of a process that could not keep its books (EX_IOERR).
+UNRECORDED = 74
+
+
+def _thread() -> str:
+    return str(threading.get_ident())
+
+
+class CallRecorder(CustomLogger):
+    """Appends two lines per call to a file: at its start, and at its answer or error.
+
+    The file outlives the process, so that a killed run's calls stay in the books.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        key: str | None,
+        pace: Pace | None = None,
+        asker: Callable[[], str] = _thread,
+        answers: RawAnswers | None = None,
+    ) -> None:
+        super().__init__()
+        self._answers = answers or RawAnswers()
+        self._bounds: dict[str, float | None] = {}
+        self._asker = asker
+        self._path = path
+        self._key = key
+        self._pace = pace
+        # litellm reports an answer from a worker thread: remember who asked.
+        self._asked: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
+        call = str(kwargs.get("litellm_call_id"))
+        self._asked[call] = self._asker()
+        self._hold(call)
+        sent = json.dumps(messages, default=str, ensure_ascii=False)
+        tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
+        size = len(sent.encode("utf-8", errors="replace")) + len(tools)
+        self._bounds[call] = _bound(kwargs, model, size)
+        self._answers.begin(call)
+        self._write(
+            event="start",
+            id=call,
+            thread=self._asked[call],
+            model=model,
+            input_bytes=size,
+            agent=_agent(messages),
+            cost_bound=self._bounds[call],
+        )
+
+    def log_success_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        call = str(kwargs.get("litellm_call_id"))
+        noted = self._answers.take(call)
+        answer = noted.answer if noted else None
+        computed = kwargs.get("response_cost")
+        if answer is None:
+            answer = _passed_on(response_obj, known=noted is None)
+        self._write(
+            event="end",
+            id=call,
+            thread=self._asked.get(call, ""),
+            started=_seconds(start_time),
+            kind=usage.ANSWERED,
+            response_id=getattr(response_obj, "id", None),
+            message=_message(response_obj),
+            **_reported(answer),
+            **self._cost(call, answer, kwargs, computed),
+            priced=computed is not None,
+        )
+
+    def log_failure_event(
+        self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
+    ) -> None:
+        call = str(kwargs.get("litellm_call_id"))
+        error = kwargs.get("exception")
+        noted = self._answers.take(call)
+        kind, status, wait = failure_of(error, noted)
+        causes = causes_of(error)
+        answer = noted.answer if noted else None
+        if answer is not None:
+            # Served, and paid for, whatever became of it.
+            cost = self._cost(call, answer, kwargs, None)
+            reported = _reported(answer)
+        else:
+            billed = not usage.surely_unbilled(kind, status, causes)
+            cost = {"billed": billed}
+            reported = {}
+        self._write(
+            event="end",
+            id=call,
+            thread=self._asked.get(call, self._asker()),
+            started=_seconds(start_time),
+            kind=kind,
+            status=status,
+            error_class=type(error).__name__,
+            causes=causes,
+            error=str(error)[:2000],
+            retry_after=wait,
+            **reported,
+            **cost,
+        )
+
+    def _cost(
+        self, call: str, answer: Answer, kwargs: dict[str, Any], computed: float | None
+    ) -> dict[str, Any]:
+        cost = provider_answer.cost_of(answer, prices_of(kwargs), computed, self._bounds.get(call))
+        return _as_record(cost)
+
+    def _hold(self, call: str) -> None:
+        """Wait for this call's turn. Told beforehand: the run's time limit leaves it out."""
+        seconds = self._pace.reserve() if self._pace else 0.0
+        if seconds > 0:
+            self._write(event="held", id=call, thread=self._asked[call], seconds=round(seconds, 3))
+            time.sleep(seconds)
+
+    def _write(self, **record: Any) -> None:
+        line = json.dumps({"schema": usage.SCHEMA, "time": time.time(), **record}, default=str)
+        try:
+            with self._lock:
+                append_line(self._path, redaction.hidden(line, self._key))
+        except OSError as error:
+            # No call may go unrecorded. litellm would swallow an exception of ours; and the start
+            # of a call is told before it is sent, so it is not made.
+            print(f"{self._path} cannot be written: {error}", flush=True)
+            os._exit(UNRECORDED)
+
+
+def install(
+    path: Path,
+    key: str | None,
+    pace: Pace | None = None,
+    asker: Callable[[], str] = _thread,
+    return_tool_plan: bool = False,
+) -> None:
+    """Record all calls that this process makes through litellm into ``path``, ``key`` left out.
+
+    Args:
+        pace: each call waits for its turn.
+        asker: names the agent that the calling thread calls for.
+        return_tool_plan: Cohere's tool_plan is sent back with its tool calls.
+    """
+    register_prices()
+    answers = RawAnswers(return_tool_plan)
+    answers.install()
+    litellm.callbacks = [CallRecorder(path, key, pace, asker, answers)]
+
+
+def register_prices() -> None:
+    """Register the prices of a file in litellm's format, as upstream does for its own agent."""
+    path = os.environ.get("LITELLM_MODEL_REGISTRY_PATH")
+    if path and Path(path).is_file():
+        litellm.register_model(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def prices_of(kwargs: dict[str, Any]) -> Prices:
+    """Return the prices of the model that is called; all unknown where litellm has none."""
+    entry = _price_entry(str(kwargs.get("model") or ""), kwargs.get("custom_llm_provider"))
+    thresholds = [
+        int(found[1]) * 1000
+        for key in entry
+        if (found := re.fullmatch(r"input_cost_per_token_above_(\d+)k_tokens", key))
+    ]
+    return Prices(
+        input=entry.get("input_cost_per_token"),
+        output=entry.get("output_cost_per_token"),
+        cache_read=entry.get("cache_read_input_token_cost"),
+        cache_write=entry.get("cache_creation_input_token_cost"),
+        cache_write_1h=entry.get("cache_creation_input_token_cost_above_1hr"),
+        reasoning=entry.get("output_cost_per_reasoning_token"),
+        tier=min(thresholds, default=None),
+    )
+
+
+def _price_entry(model: str, provider: str | None) -> dict[str, Any]:
+    """Return litellm's own entry: get_model_info() reports an unknown price as 0."""
+    bare = model.removeprefix(f"{provider}/")
+    for name in (f"{provider}/{bare}", bare):
+        entry = dict(litellm.model_cost.get(name) or {})
+        owner = str(entry.get("litellm_provider") or provider or "")
+        # The same name at another provider has another price.
+        if entry and (provider is None or owner.startswith(provider) or provider.startswith(owner)):
+            return entry
+    try:
+        key = litellm.get_model_info(model, custom_llm_provider=provider)["key"]
+    except Exception:  # litellm raises plain Exception for a model it does not know
+        return {}
+    return dict(litellm.model_cost.get(str(key)) or {})
+
+
+def _passed_on(response: Any, known: bool) -> Answer:
+    """Return what litellm passes on of an answer whose wire format is unknown."""
+    tokens: Any = getattr(response, "usage", None)
+    read = getattr(tokens, "prompt_tokens_details", None)
+    written = getattr(tokens, "completion_tokens_details", None)
+    has_usage = known and bool(getattr(tokens, "total_tokens", 0))
+    return Answer(
+        "",
+        input_tokens=int(tokens.prompt_tokens or 0) if has_usage else None,
+        output_tokens=int(tokens.completion_tokens or 0) if has_usage else None,
+        cached_tokens=int(getattr(read, "cached_tokens", 0) or 0),
+        cache_write_tokens=int(getattr(read, "cache_creation_tokens", 0) or 0),
+        reasoning_tokens=int(getattr(written, "reasoning_tokens", 0) or 0),
+        finish_reason=_finish_reason(response),
+    )
+
+
+def _finish_reason(response: Any) -> str:
+    try:
+        return str(response.choices[0].finish_reason or "")
+    except (AttributeError, IndexError, TypeError):
+        return ""
+
+
+def _reported(answer: Answer) -> dict[str, Any]:
+    """Return what goes into the call log of an answer, its cost left out."""
+    return {
+        "wire": answer.wire,
+        "usage_reported": answer.has_usage,
+        "input_tokens": answer.input_tokens or 0,
+        "output_tokens": answer.output_tokens or 0,
+        "billed_input_tokens": answer.billed_input_tokens,
+        "billed_output_tokens": answer.billed_output_tokens,
+        "cached_tokens": answer.cached_tokens,
+        "cache_write_tokens": answer.cache_write_tokens,
+        "cache_write_1h_tokens": answer.cache_write_1h_tokens,
+        "reasoning_tokens": answer.reasoning_tokens,
+        "finish_reason": answer.finish_reason,
+        "request_id": answer.request_id,
+        "reported_cost": answer.reported_cost,
+        "thought": answer.thought,
+        "refusal": answer.refusal,
+    }
+
+
+def _as_record(cost: Cost) -> dict[str, Any]:
+    return {"cost": cost.known, "cost_complete": cost.complete, "cost_bound": cost.bound}
+
+
+def failure_of(error: Any, noted: Noted | None) -> tuple[str, int | None, float | None]:
+    """Return how a call failed, its HTTP status, and the seconds the provider asks to wait.
+
+    litellm replaces some statuses (Anthropic's 529 by 500); the raw one counts.
+    """
+    failed = noted if noted and (noted.status >= 400 or noted.answer) else None
+    status = failed.status if failed and failed.answer is None else status_of(error)
+    wait = _retry_after(error)
+    if wait is None and failed:
+        wait = failed.retry_after
+    causes = causes_of(error)
+    if failed and failed.answer and failed.answer.failure == provider_answer.TIMED_OUT:
+        return usage.API_TIMEOUT, status, wait
+    if failed and failed.answer:
+        return usage.API_UNAVAILABLE, status, wait
+    kind = usage.kind_of_error(type(error).__name__, status, str(error), causes, wait)
+    return kind, status, wait
+
+
+# How upstream's prompts tell an agent among several who it is.
+_AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
+
+
+def _agent(messages: Any) -> str:
+    """Return which agent asks, by its prompt; empty where that names none (as in solo)."""
+    for message in messages if isinstance(messages, list) else []:
+        content = message.get("content") if isinstance(message, dict) else None
+        if message.get("role") == "user" and isinstance(content, str):
+            found = _AGENT.search(content)
+            return found[1] if found else ""
+    return ""
+
+
+def _message(response: Any) -> Any:
+    try:
+        message = response.choices[0].message
+        return message.model_dump(include={"content", "tool_calls"})
+    except (AttributeError, IndexError, TypeError):
+        return None
+
+
+def _bound(kwargs: dict[str, Any], model: str, size: int) -> float | None:
+    """Return what a call can cost at most, USD: a token is at least one byte of the request."""
+    prices = prices_of({**kwargs, "model": kwargs.get("model") or model})
+    read, written = prices.dearest_input, prices.dearest_output
+    if read is None or written is None:
+        return None
+    entry = _price_entry(str(kwargs.get("model") or model), kwargs.get("custom_llm_provider"))
+    answer = entry.get("max_output_tokens") or LONGEST_ANSWER
+    return float(size * read + answer * written)
+
+
+def status_of(error: object) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def causes_of(error: BaseException | None) -> list[str]:
+    return [type(one).__name__ for one in _chain(error)]
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an error and those behind it, outermost first."""
+    found: list[BaseException] = []
+    while error is not None and error not in found:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _retry_after(error: BaseException | None) -> float | None:
+    """Return the seconds for which the provider asked to be left alone.
+
+    litellm keeps the headers of some providers' answers (Cohere's) in a cause alone.
+    """
+    for one in _chain(error):
+        for holder in (getattr(one, "response", None), one):
+            for name in ("headers", "litellm_response_headers"):
+                value = (getattr(holder, name, None) or {}).get("retry-after")
+                if value is not None:
+                    return seconds_of(str(value))
+    return None
+
+
+def _seconds(moment: Any) -> float | None:
+    return moment.timestamp() if hasattr(moment, "timestamp") else moment

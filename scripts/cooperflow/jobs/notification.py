@@ -1,0 +1,124 @@
+"""The `notify` command: called once per session and event, with a JSON document on its stdin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic_io, halt, processes
+from cooperflow.experiment.plan import Plan
+from cooperflow.outcomes import judgement
+
+SCHEMA = 1
+# The events.
+ENDED = "ended"
+HALTED = "halted"
+WAITING = "waiting"
+BUDGET = "budget"
+# How long the command may take, seconds.
+SECONDS = 30.0
+
+LOG = Path("logs") / "notify.log"
+
+
+def forget(plan: Plan) -> None:
+    """Forget the events of the previous session."""
+    for path in plan.results.notified.glob("*"):
+        path.unlink(missing_ok=True)
+
+
+def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool:
+    """Call the command, if there is one and it has not been called for this event.
+
+    Whatever happens to the command, the session continues; a failure is printed and logged.
+
+    Returns:
+        whether the command was called and succeeded.
+    """
+    if not plan.config.notify:
+        return False
+    try:
+        if not _first(plan, event):
+            return False
+        failure = _call(plan, json.dumps(document(plan, event, text, success)) + "\n")
+    except Exception as error:  # a notification never breaks a session
+        failure = f"{type(error).__name__}: {error}"
+    if failure:
+        print(f"notify: {plan.config.notify[0]}: {failure}. The session is not affected.")
+    return not failure
+
+
+def document(plan: Plan, event: str, text: str, success: bool | None = None) -> dict[str, Any]:
+    """Return the document of an event: which session, what happened, how far it is."""
+    cost, complete, states = 0.0, True, dict.fromkeys((*judgement.OUTCOMES, "unfinished"), 0)
+    for run in plan.runs:
+        folder = run.folder(plan.results)
+        record = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
+        verdict = (atomic_io.read_json(folder.eval) or {}).get("workflow") or {}
+        states[verdict.get("outcome") or "unfinished"] += 1
+        if not record.get("replay") and not record.get("adopted"):
+            cost += float(record.get("cost_usd") or 0.0)
+            complete = complete and bool(record.get("cost_complete", True))
+    owner = processes.owner()
+    return {
+        "schema": SCHEMA,
+        "event": event,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "results": str(plan.results.root.resolve()),
+        "session": None if owner is None else {"host": owner.host, "pid": owner.pid},
+        "success": success,
+        "message": text,
+        "runs": {"total": len(plan.runs), **states},
+        "cost_usd": round(cost, 6),
+        "cost_complete": complete,
+        "budget_usd": plan.config.limits.budget_usd,
+    }
+
+
+def session_ended(plan: Plan, success: bool) -> None:
+    """Call the command at the end of a session."""
+    text = halt.current(plan.results) or ""
+    if not text:
+        text = "All is done." if success else "The session ended with unfinished work."
+    send(plan, ENDED, text, success)
+
+
+def _first(plan: Plan, event: str) -> bool:
+    """Return whether no process of this session has sent the event."""
+    plan.results.notified.mkdir(parents=True, exist_ok=True)
+    try:
+        os.close(os.open(plan.results.notified / event, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _call(plan: Plan, text: str) -> str:
+    """Run the command; return what went wrong, empty if nothing did."""
+    # Without the providers' keys: the command needs none of them.
+    secret = {model.api_key for model in plan.config.models.values() if model is not None}
+    environment = {name: value for name, value in os.environ.items() if name not in secret}
+    LOG.parent.mkdir(parents=True, exist_ok=True)
+    with LOG.open("ab") as log:
+        process = subprocess.Popen(
+            plan.config.notify,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            process.communicate(text.encode(), timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"no end after {SECONDS:.0f} s; it was killed"
+        finally:
+            processes.kill_group(process.pid)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS)
+    return f"exit code {process.returncode}, see {LOG}" if process.returncode else ""

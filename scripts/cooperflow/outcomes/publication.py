@@ -1,0 +1,202 @@
+"""Putting a finished attempt where readers look for it: files first, result.json last, whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic_io, layout
+from cooperflow.experiment.plan import Run
+from cooperflow.layout import Results, RunFolder
+from cooperflow.outcomes import usage
+from cooperflow.outcomes.judgement import Evidence, Verdict
+from cooperflow.outcomes.records import RunRecord
+from cooperflow.outcomes.usage import Usage
+from cooperflow.upstream import conversation, trajectory
+
+
+def result(
+    run: Run,
+    folder: RunFolder,
+    attempt: int,
+    upstream: Path,
+    document: Mapping[str, Any] | None,
+    verdict: Verdict,
+    evidence: Evidence,
+    image_id: str | None,
+    fingerprint: str | None,
+    started: float,
+) -> dict[str, Any]:
+    """Publish attempt number ``attempt`` as the run's result and return the document.
+
+    A copy stays in the attempt's folder: what was paid for is found again there should
+    result.json be removed.
+    """
+    whole = dict(document) if document is not None else _in_upstreams_place(run, evidence, started)
+    whole["log_dir"] = str(folder.path)
+    record = RunRecord(
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        attempts=len(folder.attempt_numbers()),
+        usage=books(folder),
+        model_name=run.experiment.model_name,
+        setting=run.experiment.setting.name,
+        replay=run.experiment.model.replay is not None,
+        image_id=image_id,
+        fingerprint=fingerprint,
+        seconds=round(evidence.seconds, 3),
+        waited_seconds=round(
+            evidence.held + max((c.waited for c in evidence.calls), default=0.0), 3
+        ),
+        model_seconds=round(usage.model_seconds(attempt_calls(folder.attempt(attempt))), 3),
+        steps=sum(agent.steps for agent in evidence.agents),
+        messages_sent=_messages(run, folder.attempt(attempt), upstream, whole),
+        patch_lines=sum(_lines(path) for path in sorted(upstream.glob("*.patch"))),
+        started=started,
+        ended=time.time(),
+        cut_answers=evidence.cut_answers,
+    )
+    whole["workflow"] = record.as_dict()
+    folder.eval.unlink(missing_ok=True)
+    # From here on the attempt counts: a kill on the way is made good by restore().
+    atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, whole)
+    _place(folder, upstream, whole)
+    return whole
+
+
+def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
+    """Publish again what an attempt that was never retired came to: its result.json is gone."""
+    for number in reversed(folder.attempt_numbers()):
+        document = atomic_io.read_json(folder.attempt(number) / layout.RESULT)
+        if isinstance(document, dict) and "workflow" in document:
+            _place(folder, upstream_folder(run, folder.attempt(number)), document)
+            return document
+    return None
+
+
+def is_restorable(folder: RunFolder) -> bool:
+    """Return whether an attempt that was never retired holds the run's result."""
+    documents = (
+        atomic_io.read_json(folder.attempt(number) / layout.RESULT)
+        for number in folder.attempt_numbers()
+    )
+    return any(isinstance(one, dict) and "workflow" in one for one in documents)
+
+
+def upstream_folder(run: Run, attempt: Path) -> Path:
+    """Return where upstream writes the results of an attempt."""
+    experiment = run.experiment
+    return attempt / "logs" / experiment.run_name / experiment.setting.mode / run.pair.folder
+
+
+def _place(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
+    """Put upstream's files where readers look for them, result.json last. Can be done twice."""
+    for stale in folder.path.iterdir():
+        if stale.is_file() and stale.name not in (layout.RESULT, layout.EVAL):
+            stale.unlink()
+    if upstream.is_dir():
+        for path in upstream.iterdir():
+            if path.is_file() and path.name != layout.RESULT:
+                _share(path, folder.path / path.name)
+    atomic_io.write_json(folder.result, document)
+
+
+def _share(path: Path, name: Path) -> None:
+    """Give a file of an attempt a second name; a copy where the file system has only one each."""
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copy2(path, name)
+
+
+def make_stale(results: Results, newer: Path) -> None:
+    """Have Snakemake take the tables for older than ``newer``, whatever the clock did."""
+    for table in (results.runs_csv, results.summary_csv):
+        with contextlib.suppress(FileNotFoundError):
+            if table.stat().st_mtime_ns >= newer.stat().st_mtime_ns:
+                os.utime(table, (0, 0))
+
+
+def attempt_calls(attempt: Path) -> list[usage.Call]:
+    """Return the model calls of one attempt."""
+    return usage.calls(atomic_io.read_lines(attempt / layout.CALLS))
+
+
+def books(folder: RunFolder) -> Usage:
+    """Return what all attempts of a run have used, killed ones too."""
+    whole = Usage()
+    for number in folder.attempt_numbers():
+        whole += usage.total(attempt_calls(folder.attempt(number)))
+    return whole
+
+
+def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, Any]) -> int:
+    """Return how many messages the agents sent to each other.
+
+    An attempt that was ended left no conversation.json: then its answered calls are counted.
+    """
+    path = upstream / conversation.FILE
+    if path.is_file():
+        names = (p for p in upstream.iterdir() if trajectory.is_trajectory(p.name))
+        documents = {p.name: atomic_io.read_json(p) for p in names}
+        framework = str(document.get("agent_framework") or "")
+        return len(conversation.sent(atomic_io.read_json(path), documents, framework))
+    if not run.experiment.setting.messaging:
+        return 0
+    records = atomic_io.read_lines(attempt / layout.CALLS)
+    answers = [r for r in records if r.get("event") == "end" and r.get("kind") == usage.ANSWERED]
+    return len(conversation.of_calls(("", None, r.get("message") or {}) for r in answers))
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as stream:
+        return sum(1 for _ in stream)
+
+
+def _in_upstreams_place(run: Run, evidence: Evidence, started: float) -> dict[str, Any]:
+    """Return a document of upstream's form for an attempt that was ended before it wrote one."""
+    pair, mode = run.pair, run.experiment.setting.mode
+    end: dict[str, Any] = {
+        "status": "TimeLimit" if evidence.timed_out else "Error",
+        "cost": 0,
+        "steps": 0,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cache_read_tokens": 0,
+        "cache_write_tokens": 0,
+        "patch_lines": 0,
+        "error": evidence.detail or "ended by the workflow before it had written a result",
+    }
+    agents = (
+        {"agent": end}
+        if mode == "solo"
+        else {
+            "agents": {
+                f"agent{i}": {"feature_id": feature, **end}
+                for i, feature in enumerate(pair.sorted_features, start=1)
+            }
+        }
+    )
+    return {
+        "repo": pair.repo,
+        "task_id": pair.task_id,
+        "features": list(pair.sorted_features),
+        "setting": mode,
+        "run_name": run.experiment.run_name,
+        "model": run.experiment.model.model,
+        "started_at": _iso(started),
+        "ended_at": _iso(started + evidence.seconds),
+        "duration_seconds": evidence.seconds,
+        **agents,
+        "total_cost": 0,
+        "total_steps": 0,
+    }
+
+
+def _iso(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment))

@@ -1,0 +1,259 @@
+"""What each plot shows: its numbers, labels and colours, for whatever draws it. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cooperflow import layout
+from cooperflow.outcomes import judgement
+from cooperflow.plots.shapes import (
+    Bar,
+    Curve,
+    Curves,
+    Grid,
+    Point,
+    Points,
+    Scatter,
+    Shares,
+    Timeline,
+)
+from cooperflow.tables import difficulty
+from cooperflow.tables.run_table import read_runs
+
+# Okabe and Ito's colours, told apart with every common kind of colour blindness. Source:
+# M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKERS = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "stroke",
+)  # without colour
+OUTCOME_COLOURS: Mapping[str, str] = {
+    judgement.PASS: "#0072B2",
+    judgement.FAIL: "#E69F00",
+    judgement.INFRA_ERROR: "#999999",
+}
+PAIRED_COLOURS: Mapping[str, str] = {
+    "both": "#0072B2",
+    "only_a": "#56B4E9",
+    "only_b": "#E69F00",
+    "neither": "#CCCCCC",
+}
+PAIRED_WORDS: Mapping[str, str] = {
+    "both": "both passed",
+    "only_a": "only the first",
+    "only_b": "only the second",
+    "neither": "neither",
+}
+
+
+MOST_ROWS = 45  # of a plot on one page
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables that the plots are made of."""
+
+    runs: pd.DataFrame
+    summary: pd.DataFrame
+    comparison: pd.DataFrame
+    breakdowns: Mapping[str, pd.DataFrame]
+
+
+def load(results: layout.Results) -> Tables:
+    """Read the tables of an experiment."""
+    small = {name: _read(results.table(f"{name}.csv")) for name in layout.BREAKDOWNS}
+    return Tables(
+        read_runs(results.runs_csv),
+        _read(results.summary_csv),
+        _read(results.comparison_csv),
+        small,
+    )
+
+
+def _read(path: Path) -> pd.DataFrame:
+    # A model or a setting may be called `null` or `NA`.
+    names = ("run_name", "model", "setting", "a", "b", "repo")
+    converters = dict.fromkeys(names, str)
+    return pd.read_csv(path, converters=converters)
+
+
+def titled(title: str, table: pd.DataFrame) -> str:
+    """Return the title, marked where any of it was replayed or adopted."""
+    for label, words in (("replay", "replay, no model"), ("adopted", "some adopted")):
+        if label in table and table[label].astype(str).eq("True").any():
+            title = f"{title} ({words})"
+    return title
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a setting is drawn, everywhere the same."""
+
+    group: str
+    colour: str
+    marker: str
+
+
+def looks(settings: Iterable[str]) -> dict[str, Look]:
+    """Return how each setting is drawn, by their order."""
+    return {
+        name: Look(name, COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)])
+        for n, name in enumerate(dict.fromkeys(settings))
+    }
+
+
+def _point(label: str, n: int, row: Mapping[Hashable, Any], look: Look) -> Point:
+    value, low, high = (float(row[key]) for key in ("pass_rate", "ci_low", "ci_high"))
+    return Point(label, n, value, low, high, look.group, look.colour, look.marker)
+
+
+def pass_rates(tables: Tables) -> Points:
+    table = tables.summary
+    look = looks(table["setting"])
+    points = tuple(
+        _point(str(row["run_name"]), int(row["pass"] + row["fail"]), row, look[row["setting"]])
+        for row in table.to_dict("records")
+    )
+    return Points(
+        titled("Pass rates", table), "pass rate of graded pairs, 95 % Wilson interval", "", points
+    )
+
+
+def paired_outcomes(tables: Tables) -> Shares:
+    table = tables.comparison
+    title = "The same pairs in two experiments"
+    if len(table) > MOST_ROWS:
+        # Settings of a model stand first: they are what is asked.
+        title += f" (the first {MOST_ROWS} of {len(table)})"
+        table = table.head(MOST_ROWS)
+    return Shares(
+        titled(title, table),
+        "share of the pairs that both graded",
+        "",
+        tuple(f"{row['a']} | {row['b']}" for row in table.to_dict("records")),
+        {key: tuple(int(count) for count in table[key]) for key in PAIRED_COLOURS},
+    )
+
+
+def coordination_gap(tables: Tables) -> Curves:
+    whole = tables.breakdowns["by_difficulty"]
+    pairwise = whole[whole["scale"] == difficulty.PAIR_SCALE]
+    # One model run once makes a pair either easy or hard: no curve. Its tasks have grades.
+    scale = difficulty.PAIR_SCALE if pairwise["bucket"].nunique() > 2 else difficulty.TASK_SCALE
+    table = whole[whole["scale"] == scale]
+    look = looks(whole["setting"])
+    curves = []
+    for (model, setting), rows in table.groupby(["model", "setting"], sort=False):
+        drawn = look[str(setting)]
+        points = tuple(
+            _point(
+                f"{setting}, {row['difficulty_low']:.1f} to {row['difficulty_high']:.1f}",
+                int(row["graded"]),
+                row,
+                drawn,
+            )
+            for row in rows.to_dict("records")
+        )
+        middles = tuple((bucket + 0.5) / difficulty.BUCKETS for bucket in rows["bucket"])
+        curves.append(Curve(str(model), str(setting), drawn.colour, middles, points))
+    return Curves(
+        titled("Pass rate by difficulty", table),
+        f"difficulty of the {scale}: share of solo runs that fail",
+        "pass rate, 95 % Wilson interval",
+        tuple(dict.fromkeys(curve.panel for curve in curves)),
+        tuple(curves),
+    )
+
+
+def cost_success(tables: Tables) -> Scatter:
+    costs = tables.breakdowns["cost"].set_index("run_name")["cost_per_run_usd"]
+    rates = pass_rates(tables)
+    return Scatter(
+        titled("Cost against success", tables.summary),
+        "mean cost of a run, USD",
+        rates.x,
+        tuple(float(costs[point.label]) for point in rates.points),
+        rates.points,
+    )
+
+
+def repo_outcomes(tables: Tables) -> Grid:
+    table = tables.breakdowns["by_repo"]
+    columns = tuple(dict.fromkeys(table["run_name"]))
+    repos = tuple(sorted(set(table["repo"])))
+    cells = {(row["repo"], row["run_name"]): row for row in table.to_dict("records")}
+    values, texts = [], []
+    for repo in repos:
+        found = [cells.get((repo, column)) for column in columns]
+        values.append(tuple(float(row["pass_rate"]) if row else float("nan") for row in found))
+        texts.append(
+            tuple(f"{row['pass']}/{row['pass'] + row['fail']}" if row else "" for row in found)
+        )
+    return Grid(
+        titled("Passes among the graded pairs, by repo", table),
+        "",
+        "",
+        tuple(repo.removesuffix("_task") for repo in repos),
+        columns,
+        tuple(values),
+        tuple(texts),
+    )
+
+
+def timeline(tables: Tables) -> Timeline:
+    runs = tables.runs[(tables.runs["started"] != "") & (tables.runs["ended"] != "")]
+    begun = pd.to_datetime(runs["started"], format="ISO8601", utc=True)
+    ended = pd.to_datetime(runs["ended"], format="ISO8601", utc=True)
+    first = begun.min()
+    long = not runs.empty and (ended.max() - first).total_seconds() > 5 * 3600
+    unit, seconds = ("hours", 3600) if long else ("minutes", 60)
+    marked = runs.assign(
+        start=(begun - first).dt.total_seconds() / seconds,
+        end=(ended - first).dt.total_seconds() / seconds,
+    )
+    bars: list[Bar] = []
+    experiments = []
+    lanes = 0
+    for name, group in marked.groupby("run_name", sort=False):
+        experiments.append((str(name), lanes))
+        lanes += _pack(group.sort_values("start", kind="stable"), lanes, bars)
+    day = "" if runs.empty else f" since {first:%Y-%m-%d %H:%M} UTC"
+    return Timeline(
+        titled("When the runs ran (last attempts)", runs),
+        f"{unit}{day}",
+        "",
+        unit,
+        tuple(bars),
+        lanes,
+        tuple(experiments),
+    )
+
+
+def _pack(group: pd.DataFrame, offset: int, bars: list[Bar]) -> int:
+    """Append the bars of an experiment, each in the first lane that is free; return the lanes."""
+    busy: list[tuple[float, int]] = []
+    free: list[int] = []
+    used = 0
+    columns = ("start", "end", "outcome", "repo", "task_id", "features")
+    for start, end, ending, repo, task, features in zip(
+        *(group[column] for column in columns), strict=True
+    ):
+        while busy and busy[0][0] <= start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else used
+        used = max(used, lane + 1)
+        heapq.heappush(busy, (end, lane))
+        label = f"{repo}/{task} {features}"
+        bars.append(Bar(offset + lane, float(start), float(end - start), str(ending), label))
+    return used

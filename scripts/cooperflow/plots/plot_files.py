@@ -1,0 +1,77 @@
+"""Plots as files for a paper: PNG, SVG and PDF by vl-convert, without a browser or system fonts."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import vl_convert
+
+from cooperflow.plots.plot_data import Tables
+from cooperflow.plots.specifications import SPECS, Spec
+
+WIDTH = 504  # points: 7 inches, two columns of a paper
+PPI = 200
+FONT = "Liberation Sans"  # bundled with vl-convert
+# Of the report and of a paper. Legends are below: names of experiments are long.
+CONFIG: Mapping[str, Any] = {
+    "font": FONT,
+    "background": "white",
+    "title": {"fontSize": 11, "fontWeight": "normal", "anchor": "middle"},
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 9,
+        "titleFontSize": 9,
+        "titleFontWeight": "normal",
+        "labelLimit": 300,
+        "gridColor": "#DDDDDD",
+        "domainColor": "#888888",
+        "tickColor": "#888888",
+    },
+    # One weight everywhere: with two fonts, the order of a PDF's objects is not fixed.
+    "legend": {
+        "orient": "bottom",
+        "labelFontSize": 9,
+        "titleFontSize": 9,
+        "titleFontWeight": "normal",
+        "labelLimit": 230,
+    },
+}
+_MARGIN = 60  # points beside a panel, for its axis
+
+
+def render(name: str, tables: Tables, kinds: tuple[str, ...]) -> dict[str, bytes]:
+    """Return a plot as files, by their ending. The same tables give the same files."""
+    svg = vl_convert.vegalite_to_svg(for_paper(SPECS[name](tables)))
+    svg = _with_own_ids(svg)
+    return {kind: _CONVERTERS[kind](svg) for kind in kinds}
+
+
+def for_paper(spec: Spec) -> Spec:
+    """Return a specification with the width and the theme of a paper."""
+    spec = copy.deepcopy(spec)
+    if "concat" in spec:
+        for panel in spec["concat"]:
+            panel["width"] = WIDTH // spec["columns"] - _MARGIN
+    else:
+        spec |= {"width": WIDTH, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return {**spec, "config": dict(CONFIG)}
+
+
+def _with_own_ids(svg: str) -> str:
+    """Number gradients and clips by their place: vl-convert counts over all plots of a process."""
+    known: dict[str, str] = {}
+
+    def renamed(found: re.Match[str]) -> str:
+        return known.setdefault(found[0], f"{found[1]}{len(known)}")
+
+    return re.sub(r"(?<=[\"#])(gradient_|clip)\d+(?=[\")])", renamed, svg)
+
+
+_CONVERTERS: Mapping[str, Callable[[str], bytes]] = {
+    "svg": lambda svg: svg.encode(),
+    "png": lambda svg: bytes(vl_convert.svg_to_png(svg, ppi=PPI)),
+    "pdf": lambda svg: bytes(vl_convert.svg_to_pdf(svg)),
+}

@@ -1,0 +1,337 @@
+"""Each plot as one Vega-Lite specification, drawn by the report and as files for a paper. Pure.
+
+A specification has no width of its own and no theme: whoever draws it sets both. Names reach it as
+data, never as markup.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from cooperflow.plots import plot_data
+from cooperflow.plots.plot_data import OUTCOME_COLOURS, PAIRED_COLOURS, PAIRED_WORDS, Tables
+from cooperflow.plots.shapes import Plot, Point
+
+Spec = dict[str, Any]
+
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+_ROW = 24  # pixels of a row
+_INK = {"condition": {"test": "datum.ink === 'white'", "value": "white"}, "value": "black"}
+_LABELLED = 12  # points or columns up to which each has its own text
+
+
+def pass_rates(tables: Tables) -> Spec:
+    """Return the forest plot of the experiments' pass rates."""
+    plot = plot_data.pass_rates(tables)
+    rows = [_row(point, name=f"{point.label} (n={point.n})") for point in plot.points]
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    y: Spec = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}}
+    y |= {"axis": {"grid": False}}
+    encoding = {"y": y, **_looks(plot.points, legend=False)}
+    return _view(plot, rows, _marks("x", encoding, plot.x), height=_ROW * max(len(rows), 1))
+
+
+def paired_outcomes(tables: Tables) -> Spec:
+    """Return stacked bars of the outcomes of the same pairs in two experiments."""
+    plot = plot_data.paired_outcomes(tables)
+    totals = [sum(counts) for counts in zip(*plot.counts.values(), strict=True)]
+    names = [f"{label} (n={n})" for label, n in zip(plot.labels, totals, strict=True)]
+    rows = []
+    left = [0.0] * len(totals)
+    for key, counts in plot.counts.items():
+        for n, (name, count, total) in enumerate(zip(names, counts, totals, strict=True)):
+            share = count / total if total else 0.0
+            word = PAIRED_WORDS[key]
+            rows.append(
+                {
+                    "name": name,
+                    "outcome": word,
+                    "count": count,
+                    "from": left[n],
+                    "to": left[n] + share,
+                    "middle": left[n] + share / 2,
+                    "text": str(count) if count else "",
+                    "ink": "white" if key == "both" else "black",
+                    "tip": f"{name}: {count} {word}",
+                }
+            )
+            left[n] += share
+    y: Spec = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}}
+    y |= {"axis": {"grid": False}}
+    words = [PAIRED_WORDS[key] for key in PAIRED_COLOURS]
+    bars = {
+        "mark": {"type": "bar"},
+        "encoding": {
+            "x": _share("from", plot.x),
+            "x2": {"field": "to"},
+            "color": _colour("outcome", words, PAIRED_COLOURS.values()),
+            "tooltip": {"field": "tip"},
+        },
+    }
+    texts = {
+        "mark": {"type": "text", "fontSize": 10},
+        "encoding": {
+            "x": {"field": "middle", "type": "quantitative"},
+            "text": {"field": "text"},
+            "color": _INK,
+        },
+    }
+    layers = [_with(layer, y=y) for layer in (bars, texts)]
+    return _view(plot, rows, layers, height=_ROW * max(len(names), 1))
+
+
+def coordination_gap(tables: Tables) -> Spec:
+    """Return the pass rate of each setting over difficulty, a panel for each model."""
+    plot = plot_data.coordination_gap(tables)
+    settings = list(dict.fromkeys(curve.label for curve in plot.curves))
+    points = [point for curve in plot.curves for point in curve.points]
+    panels = []
+    for panel in plot.panels:
+        curves = [curve for curve in plot.curves if curve.panel == panel]
+        rows = []
+        for place, curve in enumerate(curves):
+            # Side by side, so that intervals do not hide each other.
+            shift = 0.008 * (place - (len(curves) - 1) / 2)
+            for at, point in zip(curve.at, curve.points, strict=True):
+                rows.append(_row(point, at=at + shift, curve=curve.label))
+        x: Spec = {
+            "field": "at",
+            "type": "quantitative",
+            "scale": {"domain": [0, 1]},
+            "title": plot.x,
+        }
+        looks = _looks(points, field="curve", names=settings)
+        marks = _marks("y", {"x": x, **looks}, plot.y)
+        line: Spec = {"mark": {"type": "line"}, "encoding": {"x": x, "y": _share("value", plot.y)}}
+        line["encoding"]["color"] = looks["color"]
+        panels.append(
+            {"title": panel, "data": {"values": rows}, "height": 200, "layer": [line, *marks]}
+        )
+    across = min(len(panels), 3) or 1
+    return {"$schema": SCHEMA, "title": plot.title, "concat": panels, "columns": across}
+
+
+def cost_success(tables: Tables) -> Spec:
+    """Return the pass rate of each experiment over the mean cost of its runs."""
+    plot = plot_data.cost_success(tables)
+    highest = max((at for at in plot.at if not math.isnan(at)), default=0.0)
+    few = len(plot.points) <= _LABELLED and not _crowded(plot.at, plot.points, highest)
+    rows = []
+    for at, point in zip(plot.at, plot.points, strict=True):
+        name = f"{point.label} (n={point.n})"
+        # To the side where there is room for it.
+        right, left = (name, "") if at <= 0.6 * highest else ("", name)
+        rows.append(_row(point, at=_number(at), right=right, left=left))
+    limit = 1.1 * highest or 1.0
+    x: Spec = {
+        "field": "at",
+        "type": "quantitative",
+        "scale": {"domain": [0, limit], "nice": False},
+    }
+    x |= {"title": plot.x}
+    layers = _marks("y", {"x": x, **_looks(plot.points, legend=not few)}, plot.y)
+    if few:
+        for side, align, shift in (("right", "left", 7), ("left", "right", -7)):
+            mark = {"type": "text", "align": align, "dx": shift, "dy": 10, "fontSize": 10}
+            encoding = {"x": x, "y": _share("value", plot.y), "text": {"field": side}}
+            layers.append({"mark": mark, "encoding": encoding})
+    return _view(plot, rows, layers, height=280)
+
+
+def repo_outcomes(tables: Tables) -> Spec:
+    """Return the heat map of pass rates by repo and experiment."""
+    plot = plot_data.repo_outcomes(tables)
+    few = len(plot.columns) <= _LABELLED
+    rows = [
+        {
+            "repo": repo,
+            "name": name,
+            "value": _number(value),
+            "text": text,
+            "ink": "white" if value < 0.6 else "black",
+            "tip": f"{repo}, {name}: {text}",
+        }
+        for repo, values, texts in zip(plot.rows, plot.values, plot.texts, strict=True)
+        for name, value, text in zip(plot.columns, values, texts, strict=True)
+    ]
+    x: Spec = {"field": "name", "type": "nominal", "title": None, "sort": None}
+    x |= {"axis": {"labelAngle": -30 if few else -90, "grid": False}}
+    y: Spec = {
+        "field": "repo",
+        "type": "nominal",
+        "title": None,
+        "sort": None,
+        "axis": {"grid": False},
+    }
+    scheme = {"scheme": "cividis", "domain": [0, 1]}
+    legend: Spec = {"title": "pass rate", "format": "%", "orient": "right", "type": "symbol"}
+    legend |= {"values": [0, 0.25, 0.5, 0.75, 1], "symbolType": "square"}
+    colour = {"field": "value", "type": "quantitative", "scale": scheme, "legend": legend}
+    cells = {"mark": {"type": "rect"}, "encoding": {"color": colour, "tooltip": {"field": "tip"}}}
+    layers = [_with(cells, x=x, y=y)]
+    if few:
+        encoding = {"text": {"field": "text"}, "color": _INK}
+        texts = {"mark": {"type": "text", "fontSize": 10}, "encoding": encoding}
+        layers.append(_with(texts, x=x, y=y))
+    return _view(plot, rows, layers, height=_ROW * max(len(plot.rows), 1))
+
+
+def timeline(tables: Tables) -> Spec:
+    """Return when each run ran, coloured by its outcome."""
+    plot = plot_data.timeline(tables)
+    endings = [bar.outcome for bar in plot.bars]
+    counts = {e: endings.count(e) for e in [*OUTCOME_COLOURS, *endings] if e in endings}
+    labels = {ending: f"{ending} (n={count})" for ending, count in counts.items()}
+    rows = [
+        {
+            "start": round(bar.start, 4),
+            "end": round(bar.start + bar.length, 4),
+            "top": bar.lane - 0.4,
+            "bottom": bar.lane + 0.4,
+            "outcome": labels[bar.outcome],
+            "tip": f"{bar.label}, {bar.length:.2f} {plot.unit}, {bar.outcome}",
+        }
+        for bar in plot.bars
+    ]
+    names = {str(lane): name for name, lane in plot.experiments}
+    axis = {
+        "values": [lane for _, lane in plot.experiments],
+        "labelExpr": f"{json.dumps(names)}[datum.value]",
+        "grid": False,
+    }
+    lanes: Spec = {"domain": [-0.5, max(plot.lanes, 1) - 0.5], "reverse": True, "nice": False}
+    lanes |= {"zero": False}
+    y: Spec = {"field": "top", "type": "quantitative", "title": None, "axis": axis, "scale": lanes}
+    colours = [OUTCOME_COLOURS.get(ending, "#000000") for ending in counts]
+    x: Spec = {"field": "start", "type": "quantitative", "title": plot.x, "scale": {"nice": False}}
+    bars = {
+        "mark": {"type": "bar", "stroke": "white", "strokeWidth": 0.4 if len(rows) <= 600 else 0},
+        "encoding": {
+            "x": x,
+            "x2": {"field": "end"},
+            "y": y,
+            "y2": {"field": "bottom"},
+            "color": _colour("outcome", list(labels.values()), colours),
+            "tooltip": {"field": "tip"},
+        },
+    }
+    return _view(plot, rows, [bars], height=min(max(14 * plot.lanes, 40), 1200))
+
+
+SPECS: Mapping[str, Callable[[Tables], Spec]] = {
+    "pass_rates": pass_rates,
+    "paired_outcomes": paired_outcomes,
+    "coordination_gap": coordination_gap,
+    "cost_success": cost_success,
+    "repo_outcomes": repo_outcomes,
+    "timeline": timeline,
+}
+
+
+def reasons(title: str, counts: Iterable[tuple[str, str, int]], names: Sequence[str]) -> Spec:
+    """Return stacked bars of why runs did not pass.
+
+    Args:
+        counts: reason, run name and number of runs; the most frequent reason first.
+        names: all run names in order.
+    """
+    colours = [plot_data.COLOURS[n % len(plot_data.COLOURS)] for n in range(len(names))]
+    rows = [
+        {"reason": reason, "name": name, "runs": n, "tip": f"{reason}, {name}: {n} runs"}
+        for reason, name, n in counts
+        if n
+    ]
+    known = list(dict.fromkeys(row["reason"] for row in rows))
+    encoding = {
+        "y": {"field": "reason", "type": "nominal", "title": None, "scale": {"domain": known}},
+        "x": {"field": "runs", "type": "quantitative", "title": "runs", "axis": {"tickMinStep": 1}},
+        "color": _colour("name", names, colours),
+        "tooltip": {"field": "tip"},
+    }
+    layer = {"mark": {"type": "bar"}, "encoding": encoding}
+    return _view(Plot(title, "", ""), rows, [layer], height=_ROW * max(len(known), 1))
+
+
+def has_data(spec: Spec) -> bool:
+    """Return whether any view of a specification has a row."""
+    return any(view["data"]["values"] for view in views(spec))
+
+
+def views(spec: Spec) -> list[Spec]:
+    """Return the single views of a specification."""
+    return list(spec["concat"]) if "concat" in spec else [spec]
+
+
+def _crowded(at: Sequence[float], points: Sequence[Point], highest: float) -> bool:
+    """Return whether the labels of two points would cover each other."""
+    places = [(x / (highest or 1.0), p.value) for x, p in zip(at, points, strict=True)]
+    return any(
+        abs(a[0] - b[0]) < 0.35 and abs(a[1] - b[1]) < 0.06
+        for n, a in enumerate(places)
+        for b in places[:n]
+    )
+
+
+def _view(plot: Plot, rows: list[dict[str, Any]], layers: list[Spec], height: int) -> Spec:
+    data = {"values": rows}
+    return {"$schema": SCHEMA, "title": plot.title, "height": height, "data": data, "layer": layers}
+
+
+def _row(point: Point, **more: Any) -> dict[str, Any]:
+    value, low, high = (_number(v) for v in (point.value, point.low, point.high))
+    tip = f"{point.label}: no graded run"
+    if value is not None:
+        tip = f"{point.label}: {point.value:.1%} ({point.low:.1%} to {point.high:.1%}), n={point.n}"
+    row = {"label": point.label, "group": point.group, "value": value, "low": low, "high": high}
+    return {**row, "n": point.n, "tip": tip, **more}
+
+
+def _marks(along: str, encoding: Mapping[str, Any], title: str) -> list[Spec]:
+    """Return the layers of points with their intervals, which are ``along`` an axis."""
+    colour = {"color": encoding["color"]}
+    rest = {key: value for key, value in encoding.items() if key not in ("color", "shape")}
+    interval = {**rest, **colour, along: _share("low", title), f"{along}2": {"field": "high"}}
+    point = {**encoding, along: _share("value", title), "tooltip": {"field": "tip"}}
+    return [
+        {"mark": {"type": "rule", "strokeWidth": 1.3}, "encoding": interval},
+        {"mark": {"type": "point", "filled": True, "size": 50, "opacity": 1}, "encoding": point},
+    ]
+
+
+def _share(field: str, title: str) -> dict[str, Any]:
+    """Return the encoding of a share between 0 and 1 on an axis of percent."""
+    scale = {"domain": [0, 1], "nice": False}
+    axis = {"format": "%", "values": [0, 0.2, 0.4, 0.6, 0.8, 1]}
+    return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
+
+
+def _looks(
+    points: Sequence[Point], legend: bool = True, field: str = "group", names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return colour and shape of each setting."""
+    known = {point.group: point for point in points}
+    groups = list(names or known)
+    colours = [known[name].colour for name in groups]
+    shapes = [known[name].marker for name in groups]
+    shape = {"field": field, "type": "nominal", "scale": {"domain": groups, "range": shapes}}
+    colour = _colour(field, groups, colours)
+    if not legend:
+        return {"color": {**colour, "legend": None}, "shape": {**shape, "legend": None}}
+    return {"color": colour, "shape": {**shape, "legend": {"title": None}}}
+
+
+def _colour(field: str, names: Sequence[str], colours: Iterable[str]) -> dict[str, Any]:
+    scale = {"domain": list(names), "range": list(colours)}
+    return {"field": field, "type": "nominal", "scale": scale, "legend": {"title": None}}
+
+
+def _with(layer: Mapping[str, Any], **encoding: Any) -> Spec:
+    return {**layer, "encoding": {**layer["encoding"], **encoding}}
+
+
+def _number(value: float) -> float | None:
+    """Return a value that JSON can hold: None for not a number."""
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,173 @@
+"""Provider keys: which ones can be sent, and their redaction in everything written or printed."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import quote, quote_plus
+
+from cooperflow import atomic_io
+
+# A shorter key may be an ordinary word (a replay takes any key).
+SHORTEST = 8
+# Larger files quote no provider, bytes; a patch may be as large.
+LONGEST = 64 << 20
+MARK = "[key]"
+
+_SENDABLE = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True)
+class Key:
+    """The value of a key's environment variable, as far as it can be sent."""
+
+    value: str | None  # without surrounding white space; None: missing or unusable
+    problem: str = ""  # why it cannot be used, empty if it can
+    note: str = ""  # what was removed from it, empty if nothing was
+
+
+def read(name: str | None, environment: Mapping[str, str]) -> Key:
+    """Return the key in the variable ``name``.
+
+    White space around a key (a secret file ends in a line break) is removed. A key with any other
+    character that no HTTP header carries is refused: an HTTP client would quote it in its error.
+    """
+    given = environment.get(name or "") or ""
+    value = given.strip()
+    if not value:
+        return Key(None)
+    if not _SENDABLE.fullmatch(value):
+        bad = next(c for c in value if not _SENDABLE.fullmatch(c))
+        return Key(
+            None,
+            f"The key in {name} contains {_named(bad)} at position {value.index(bad) + 1}, which "
+            "no HTTP header can carry. Allowed: printable ASCII characters without spaces. "
+            f"Set {name} to the key alone.",
+        )
+    if value != given:
+        where = "ends with" if given.startswith(value[0]) else "starts with"
+        return Key(value, note=f"{name} {where} white space, which is not part of the key: removed")
+    return Key(value)
+
+
+def value(name: str | None, environment: Mapping[str, str]) -> str | None:
+    """Return the key in the variable ``name`` as it is sent, None where there is none."""
+    return read(name, environment).value
+
+
+def _named(character: str) -> str:
+    known = {"\n": "a line break", "\r": "a carriage return", "\t": "a tab", " ": "a space"}
+    return known.get(character, f"the character U+{ord(character):04X}")
+
+
+@lru_cache(maxsize=64)
+def spellings(key: str) -> tuple[str, ...]:
+    """Return every form in which ``key`` may be written, the longest first.
+
+    As it is, without surrounding white space, and as repr, JSON, URL, HTML and base64 write it;
+    base64 at each of the three alignments, since a header encodes more than the key.
+    """
+    forms: set[str] = set()
+    for plain in {key, key.strip()}:
+        if len(plain) < SHORTEST:
+            continue
+        forms.add(plain)
+        for ascii_only in (True, False):
+            once = json.dumps(plain, ensure_ascii=ascii_only)[1:-1]
+            forms |= {once, json.dumps(once, ensure_ascii=ascii_only)[1:-1]}
+        for shown in (repr(plain), repr(plain.encode(errors="surrogateescape")).lstrip("b")):
+            forms |= {shown[1:-1], json.dumps(shown)[2:-2]}
+            forms |= {json.dumps(shown, ensure_ascii=False)[2:-2]}
+        for safe in ("", "/"):
+            forms |= {quote(plain, safe=safe, errors="replace")}
+            forms |= {quote_plus(plain, safe=safe, errors="replace")}
+        forms |= {html.escape(plain), html.escape(plain, quote=False)}
+        forms |= set(_base64(plain.encode(errors="surrogateescape")))
+    return tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+
+def _base64(data: bytes) -> Iterator[str]:
+    """Give the characters of ``data`` in base64 that do not depend on what surrounds it."""
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + data).decode().rstrip("=")
+        first = -(-8 * before // 6)
+        last = 8 * (before + len(data)) // 6
+        text = encoded[first:last]
+        yield text
+        yield text.replace("+", "-").replace("/", "_")
+
+
+@dataclass(frozen=True)
+class Redactor:
+    """Replaces keys in text and in bytes."""
+
+    keys: tuple[str, ...]
+
+    @classmethod
+    def of(cls, keys: Iterable[str | None]) -> Redactor:
+        return cls(tuple(dict.fromkeys(key for key in keys if key)))
+
+    @property
+    def _forms(self) -> list[str]:
+        forms = {form for key in self.keys for form in spellings(key)}
+        return sorted(forms, key=lambda form: (-len(form), form))
+
+    def text(self, text: str) -> str:
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, MARK)
+        return text
+
+    def data(self, data: bytes) -> bytes:
+        for form in self._forms:
+            secret = form.encode(errors="surrogateescape")
+            if secret in data:
+                data = data.replace(secret, MARK.encode())
+        return data
+
+
+class RedactedStream:
+    """A text stream that writes no key."""
+
+    def __init__(self, stream: TextIO, redactor: Redactor) -> None:
+        self._stream = stream
+        self._redactor = redactor
+
+    def write(self, text: str) -> int:
+        self._stream.write(self._redactor.text(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def hidden(text: str, key: str | None) -> str:
+    """Return ``text`` without ``key``."""
+    return Redactor.of([key]).text(text)
+
+
+def scrub(folder: Path, key: str | None) -> None:
+    """Replace ``key`` in all files below ``folder``: a provider's error may have quoted it."""
+    redactor = Redactor.of([key])
+    if not any(spellings(one) for one in redactor.keys):
+        return
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink() and path.stat().st_size <= LONGEST:
+                data = path.read_bytes()
+                clean = redactor.data(data)
+                if clean != data:
+                    atomic_io.write_bytes(path, clean)
+
+
+def raw_values(names: Iterable[str | None], environment: Mapping[str, str]) -> list[str]:
+    """Return the values of the variables ``names`` as they are, for redaction."""
+    return [environment[name] for name in names if name and environment.get(name)]

@@ -1,0 +1,203 @@
+"""What a run left, loaded for showing: its documents, patches, attempts, and its raw files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cooperflow import atomic_io, layout
+from cooperflow.experiment.plan import Run
+from cooperflow.layout import RunFolder
+from cooperflow.outcomes import usage
+from cooperflow.report import trajectory
+from cooperflow.report.trajectory import Story
+from cooperflow.upstream import conversation, team
+from cooperflow.upstream import trajectory as upstream_trajectory
+from cooperflow.upstream.conversation import Message
+
+# A file larger than this is not read into a page; the page links to it.
+LARGEST_FILE = 20_000_000
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch file and its text; whose it is and of which feature, where two worked."""
+
+    name: str
+    text: str
+    agent: str = ""
+    feature: int | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt came to and used."""
+
+    number: int
+    record: Mapping[str, Any]
+    used: usage.Usage
+    calls: tuple[usage.Call, ...]
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How many calls were not answered, by kind."""
+        counts: dict[str, int] = {}
+        for call in self.calls:
+            if call.kind != usage.ANSWERED:
+                counts[call.kind] = counts.get(call.kind, 0) + 1
+        return counts
+
+
+@dataclass(frozen=True)
+class Source:
+    """The folder of a run as the report reads it."""
+
+    run: Run
+    folder: RunFolder
+
+    @cached_property
+    def result(self) -> Mapping[str, Any]:
+        return _document(self.folder.result)
+
+    @cached_property
+    def evaluation(self) -> Mapping[str, Any]:
+        return _document(self.folder.eval)
+
+    @cached_property
+    def task_changes(self) -> list[team.Change]:
+        """Who changed which task of a team's shared list, and when."""
+        log, tasks = (
+            atomic_io.read_json(self.folder.path / name) for name in (team.LOG, team.TASKS)
+        )
+        return team.changes(log, tasks)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The run's raw files by their path below its folder, attempts included, in order."""
+        root = str(self.folder.path)
+        found = []
+        for here, _, names in os.walk(root):
+            below = here[len(root) + 1 :]
+            found += [os.path.join(below, n) for n in names if not n.startswith(".")]
+        return sorted(found, key=lambda name: (name.count("/"), name))
+
+    @cached_property
+    def patches(self) -> list[Patch]:
+        # Upstream names the file after the feature, not after the agent.
+        makers = {
+            f"agent{end['feature_id']}.patch": (agent, int(end["feature_id"]))
+            for agent, end in self.agents.items()
+            if len(self.agents) > 1 and isinstance(end.get("feature_id"), int)
+        }
+        names = [f for f in self.files if f.endswith(".patch") and "/" not in f]
+        names.sort(key=upstream_trajectory.by_number)
+        return [
+            Patch(name, _read(self.folder.path / name), *makers.get(name, ())) for name in names
+        ]
+
+    @cached_property
+    def agents(self) -> dict[str, Mapping[str, Any]]:
+        """How upstream says that each agent ended, by its name."""
+        if isinstance(self.result.get("agent"), dict):
+            return {"solo": self.result["agent"]}
+        agents = self.result.get("agents")
+        return _in_order(agents) if isinstance(agents, dict) else {}
+
+    @cached_property
+    def attempts(self) -> list[Attempt]:
+        found = []
+        for number, records in self._records.items():
+            calls = usage.calls(records)
+            record = _document(self.folder.attempt(number) / layout.ATTEMPT)
+            found.append(Attempt(number, record, usage.total(calls), tuple(calls)))
+        return found
+
+    @cached_property
+    def _records(self) -> dict[int, list[dict[str, Any]]]:
+        """The record of model calls, by attempt."""
+        return {
+            number: atomic_io.read_lines(self.folder.attempt(number) / layout.CALLS)
+            for number in self.folder.attempt_numbers()
+        }
+
+    @cached_property
+    def _trajectories(self) -> dict[str, Mapping[str, Any]]:
+        """The run's trajectories by file name."""
+        names = [f for f in self.files if "/" not in f and upstream_trajectory.is_trajectory(f)]
+        return {name: _document(self.folder.path / name) for name in names}
+
+    @cached_property
+    def _last_records(self) -> list[dict[str, Any]]:
+        """The record of model calls of the attempt whose result stands."""
+        return self._records[max(self._records)] if self._records else []
+
+    @cached_property
+    def messages(self) -> list[Message]:
+        """The messages that the agents sent to each other."""
+        path = self.folder.path / conversation.FILE
+        if path.is_file() or not self.run.experiment.setting.messaging:
+            framework = str(self.result.get("agent_framework") or "")
+            return conversation.sent(atomic_io.read_json(path), self._trajectories, framework)
+        return conversation.of_calls(trajectory.answered(self._last_records, self._names))
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.agents) or ["solo"]
+
+    @cached_property
+    def story(self) -> Story:
+        """What the agents did in the attempt whose result stands."""
+        read = upstream_trajectory.parse(self._trajectories)
+        records = self._last_records
+        # An attempt that was ended may hold the trajectory of one agent only.
+        some = any(one.has_turns for one in read.values())
+        if not some or (records and not all(name in read for name in self._names)):
+            return trajectory.of_calls(records, self._names, self.messages)
+        told = trajectory.of_trajectories(read, self.messages)
+        return trajectory.with_failed_calls(trajectory.with_raw_answers(told, records), records)
+
+    @cached_property
+    def finished(self) -> bool:
+        return "workflow" in self.result and "workflow" in self.evaluation
+
+
+def _in_order(agents: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: agents[name] for name in sorted(agents, key=upstream_trajectory.by_number)}
+
+
+def mark(folder: RunFolder) -> list[int] | None:
+    """Return what tells whether a run's page is still true: times and sizes of its documents.
+
+    None: the run has not ended.
+    """
+    try:
+        result, evaluation = os.stat(folder.result), os.stat(folder.eval)
+    except FileNotFoundError:
+        return None
+    return [result.st_mtime_ns, result.st_size, evaluation.st_mtime_ns, evaluation.st_size]
+
+
+def linker(folder: Path, page: Path) -> Callable[[str], str]:
+    """Return what gives the relative URL of each file in a folder on the page at ``page``."""
+    base = quote(os.path.relpath(folder, page.parent), errors="surrogateescape")
+    return lambda name: f"{base}/{quote(name, errors='surrogateescape')}"
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            return {}
+    except OSError:
+        return {}
+    document = atomic_io.read_json(path)
+    return document if isinstance(document, dict) else {}
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as stream:
+        return stream.read(LARGEST_FILE).decode("utf-8", errors="replace")

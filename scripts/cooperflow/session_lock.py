@@ -1,0 +1,126 @@
+"""One start at a time on a results folder: the second one says who is at work and stops."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import IO
+
+from cooperflow import atomic_io
+from cooperflow.errors import UserError
+from cooperflow.layout import Results
+from cooperflow.processes import on_a_node, owner, this_process
+
+_held: list[IO[str]] = []
+
+# A job of a dead start may be looking at the lock just now: how often to try, and the pause.
+TRIES, PAUSE = 10, 0.2
+
+
+def hold(results: Results, clone: Path) -> None:
+    """Hold the results folder and the clone until this process ends.
+
+    Raises:
+        UserError: another start holds one of them.
+    """
+    for path in (results.lock, clone / ".snakemake" / "cooperflow.lock"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{path.parent} cannot be written ({error.strerror}). Make it writable, or set "
+                "`results` to a folder that is."
+            ) from None
+        if not _lock(stream):
+            stream.seek(0)
+            raise UserError(_who(stream.read(), path))
+        _held.append(stream)
+        with contextlib.suppress(OSError):  # a full disk: the lock is what counts
+            stream.truncate(0)
+            json.dump(
+                {
+                    "process": str(this_process()),
+                    "pid": os.getpid(),
+                    "host": this_process().host,
+                    "user": getpass.getuser(),
+                    "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                },
+                stream,
+            )
+            stream.flush()
+
+
+def _lock(stream: IO[str]) -> bool:
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE)
+        else:
+            return True
+    return False
+
+
+def holder(results: Results) -> str | None:
+    """Return the process that holds the results folder, None when none does.
+
+    Seen from another machine it is also None where the file system keeps locks to one machine.
+    """
+    try:
+        with results.lock.open("r+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return str(json.load(stream)["process"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return None
+
+
+def orphaned(results: Results) -> str:
+    """Return why a job on a cluster's node is not to begin, empty if it is.
+
+    A queue outlives the start that filled it, and the next start sends the same jobs again.
+    """
+    mine = str(owner())
+    for _ in range(TRIES):  # what stands in the file may be a moment behind the lock
+        if not on_a_node() or holder(results) == mine:
+            return ""
+        time.sleep(PAUSE)
+    return (
+        f"the start that sent this job has ended, or {results.lock} cannot be seen to be locked "
+        "from here: the file system must carry flock between machines (Lustre: mount with "
+        "-o flock; NFS: version 4)"
+    )
+
+
+def _who(text: str, path: Path) -> str:
+    try:
+        holder = json.loads(text)
+        who = (
+            f"process {holder['pid']} on {holder['host']}, started by {holder['user']} "
+            f"at {holder['since']}"
+        )
+    except (ValueError, KeyError, TypeError):
+        who = f"a process that holds {path}"
+    where = path.parent.parent
+    return (
+        f"Another start is at work on {where}: {who}.\n"
+        "Wait for it, or end it (Ctrl-C there, or `kill` with that number), then start again."
+    )
+
+
+def identity(results: Results) -> str:
+    """Return the id of a results folder, made at its first use; it moves with the folder."""
+    try:
+        return results.identity.read_text().strip()
+    except FileNotFoundError:
+        atomic_io.write_text(results.identity, uuid.uuid4().hex + "\n")
+        return results.identity.read_text().strip()

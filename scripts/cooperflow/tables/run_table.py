@@ -1,0 +1,253 @@
+"""The tables: one row per run, one row per experiment, from the documents of the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cooperflow.errors import UserError, listed
+from cooperflow.experiment.plan import Run
+from cooperflow.outcomes import judgement
+from cooperflow.tables import stats
+from cooperflow.upstream import team
+
+RUN_COLUMNS = (
+    "run_name",
+    "model",
+    "setting",
+    "mode",
+    "repeat",
+    "repo",
+    "task_id",
+    "features",
+    "outcome",
+    "reason",
+    "caveat",
+    "attempts",
+    "feature1_passed",
+    "feature2_passed",
+    "merge_status",
+    "merge_strategy",
+    "steps",
+    "messages_sent",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_usd",
+    "cost_complete",
+    "cost_bound_usd",
+    "duration_s",
+    "model_s",
+    "waited_s",
+    "eval_s",
+    "patch_lines",
+    "started",
+    "ended",
+    "replay",
+    "adopted",
+    "framework",
+    "git",
+    *team.COLUMNS,
+)
+SUMMARY_COLUMNS = (
+    "run_name",
+    "model",
+    "setting",
+    "runs",
+    "pass",
+    "fail",
+    "infra_error",
+    "pass_rate",
+    "ci_low",
+    "ci_high",
+    "pass_rate_all",
+    "pass_strict",
+    "conflicts",
+    "messages_sent",
+    "input_tokens",
+    "output_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_usd",
+    "cost_complete",
+    "duration_s",
+    "replay",
+    "adopted",
+)
+_TEXTS = (
+    "run_name",
+    "model",
+    "setting",
+    "mode",
+    "repo",
+    "features",
+    "outcome",
+    "reason",
+    "caveat",
+    "feature1_passed",
+    "feature2_passed",
+    "merge_status",
+    "merge_strategy",
+    "started",
+    "ended",
+    "framework",
+    "team_features",
+)
+# Columns that tables of older versions do not have; their calls recorded none.
+_SINCE: dict[str, Any] = {
+    "cache_write_tokens": 0,
+    "reasoning_tokens": 0,
+    "framework": "",
+    "git": False,
+    "team_features": "",
+    **dict.fromkeys(team.NUMBERS, float("nan")),
+}
+# Columns of numbers that may be empty.
+_EMPTY = ("cost_bound_usd", *team.NUMBERS)
+# In a table of a half-finished experiment: the run has begun, but has no outcome yet.
+UNFINISHED = "unfinished"
+
+
+def run_row(
+    run: Run,
+    result: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any] | None,
+    version: str = "",
+) -> dict[str, Any]:
+    """Return the row of one run; without its documents it is unfinished.
+
+    Args:
+        version: of cooperbench, which brings the agents.
+    """
+    a, b = run.pair.sorted_features
+    told = (result or {}).get("workflow") or {}
+    graded = evaluation or {}
+    verdict = graded.get("workflow") or {}
+    merge = graded.get("merge") or {}
+    tested = verdict.get("tests_passed") is not None and told.get("outcome") is None
+    return {
+        "run_name": run.experiment.run_name,
+        "model": run.experiment.model_name,
+        "setting": run.experiment.setting.name,
+        "mode": run.experiment.setting.mode,
+        "repeat": run.experiment.repeat,
+        "repo": run.pair.repo,
+        "task_id": run.pair.task_id,
+        "features": f"{a},{b}",
+        "outcome": verdict.get("outcome") or UNFINISHED,
+        "reason": verdict.get("reason") or "",
+        "caveat": verdict.get("caveat") or "",
+        "attempts": told.get("attempts", 0),
+        "feature1_passed": _passed(graded, 1) if tested else None,
+        "feature2_passed": _passed(graded, 2) if tested else None,
+        "merge_status": merge.get("status") or "",
+        "merge_strategy": merge.get("strategy") or "",
+        "steps": told.get("steps", 0),
+        "messages_sent": told.get("messages_sent", 0),
+        "input_tokens": told.get("input_tokens", 0),
+        "output_tokens": told.get("output_tokens", 0),
+        "cached_tokens": told.get("cached_tokens", 0),
+        "cache_write_tokens": told.get("cache_write_tokens", 0),
+        "reasoning_tokens": told.get("reasoning_tokens", 0),
+        "cost_usd": round(told.get("cost_usd", 0.0), 6),
+        "cost_complete": told.get("cost_complete", True),
+        "cost_bound_usd": told.get("cost_bound_usd", 0.0),
+        "duration_s": told.get("seconds", 0.0),
+        "model_s": told.get("model_seconds", 0.0),
+        "waited_s": told.get("waited_seconds", 0.0),
+        "eval_s": verdict.get("seconds", 0.0),
+        "patch_lines": told.get("patch_lines", 0),
+        "started": _moment(told.get("started")),
+        "ended": _moment(told.get("ended")),
+        "replay": run.experiment.model.replay is not None,
+        "adopted": run.experiment.adopted,
+        "framework": f"{run.experiment.agent.name} (cooperbench {version or 'unknown'})",
+        "git": "--git" in run.experiment.setting.flags,
+        **team.columns((result or {}) if run.experiment.setting.mode == "team" else {}),
+    }
+
+
+def _passed(document: Mapping[str, Any], number: int) -> bool:
+    return bool((document.get(f"feature{number}") or {}).get("passed"))
+
+
+def _moment(seconds: float | None) -> str:
+    """Return a time as ISO 8601 in UTC; empty where it is not known."""
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def runs_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows as a table with its columns in order."""
+    return pd.DataFrame(list(rows), columns=list(RUN_COLUMNS))
+
+
+def read_runs(path: Path) -> pd.DataFrame:
+    """Return runs.csv as it was written: texts stay texts, an empty one is not a missing one.
+
+    Raises:
+        UserError: it was written by another version and lacks a column.
+    """
+    text = dict.fromkeys(_TEXTS, str)
+    runs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={c: [""] for c in _EMPTY})
+    for column, value in _SINCE.items():
+        if column not in runs:
+            runs[column] = value
+    missing = [column for column in RUN_COLUMNS if column not in runs]
+    if missing:
+        raise UserError(
+            f"{path}: was written by another version, {listed(missing)} is missing. Remove it and"
+            " start again: it is made anew from the runs, and nothing is run for it."
+        )
+    for column in ("feature1_passed", "feature2_passed"):
+        runs[column] = runs[column].map({"True": True, "False": False})
+    return runs
+
+
+def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per experiment, in the order in which they stand in ``runs``.
+
+    pass_rate leaves infrastructure errors out: pass / (pass + fail), with a Wilson interval of
+    95 %; pass_rate_all is pass / runs. Unfinished runs count in no column but the sums.
+    """
+    rows = [_summary_row(name, group) for name, group in runs.groupby("run_name", sort=False)]
+    return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def _summary_row(name: object, group: pd.DataFrame) -> dict[str, Any]:
+    counts = {o: int((group["outcome"] == o).sum()) for o in judgement.OUTCOMES}
+    passed, failed = counts[judgement.PASS], counts[judgement.FAIL]
+    done = sum(counts.values())
+    low, high = stats.wilson(passed, passed + failed)
+    strict = (group["outcome"] == judgement.PASS) & group["caveat"].map(judgement.is_strict)
+    first = group.iloc[0]
+    return {
+        "run_name": name,
+        "model": first["model"],
+        "setting": first["setting"],
+        "runs": done,
+        **counts,
+        "pass_rate": stats.rate(passed, passed + failed),
+        "ci_low": low,
+        "ci_high": high,
+        "pass_rate_all": stats.rate(passed, done),
+        "pass_strict": int(strict.sum()),
+        "conflicts": int((group["merge_status"] == "conflicts").sum()),
+        "messages_sent": int(group["messages_sent"].sum()),
+        "input_tokens": int(group["input_tokens"].sum()),
+        "output_tokens": int(group["output_tokens"].sum()),
+        "cache_write_tokens": int(group["cache_write_tokens"].sum()),
+        "reasoning_tokens": int(group["reasoning_tokens"].sum()),
+        "cost_usd": round(float(group["cost_usd"].sum()), 6),
+        "cost_complete": bool(group["cost_complete"].all()),
+        "duration_s": round(float(group["duration_s"].sum()), 3),
+        "replay": bool(first["replay"]),
+        "adopted": bool(first["adopted"]),
+    }
