@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,12 @@ from cooperflow.outcomes import publication
 
 
 @pytest.fixture(autouse=True)
-def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def runtime_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A runtime folder for this test alone; a longer path would fall back to the user's own."""
+    with tempfile.TemporaryDirectory(prefix="cf-") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        assert runtime_dir.folder().parent == Path(folder)
+        yield
 
 
 def test_the_folder_is_closed_to_others() -> None:
