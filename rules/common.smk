@@ -60,14 +60,14 @@ def run_slots():
 
 def begin_start(dag):
     """Called once, before the first job of a start; not for a dry run."""
-    from cooperflow.session import begin
+    from cooperflow.session import session_start
 
     # Which of a job's tries is the last one: its script is told the number alone.
     os.environ[environment.RETRIES] = str(workflow.execution_settings.retries)
     to_do = list(dag.needrun_jobs())
     names = [str(job.rule) for job in to_do]
     wanted = {str(file) for job in to_do for file in job.output}
-    work = begin.Work(
+    work = session_start.Work(
         images="image" in names,
         runs=[run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted],
         gradings=[run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted],
@@ -80,7 +80,7 @@ def begin_start(dag):
         pulls=names.count("image"),
     )
     try:
-        print(begin.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
+        print(session_start.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
     halt.heed(RESULTS)
@@ -88,13 +88,13 @@ def begin_start(dag):
 
 def end_session(success):
     """Called once, after the last job of a session; not for a dry run."""
-    from cooperflow.jobs import notify
+    from cooperflow.jobs import notification
 
     if workflow.remote_exec:
         return
     files = (str(file) for job in workflow.dag.jobs for file in job.output)
     missing = redo.missing_outputs(files) if success else []
-    notify.session_ended(PLAN, success and not missing)
+    notification.session_ended(PLAN, success and not missing)
     if missing:
         stop(redo.missing_message(missing))
 
