@@ -70,7 +70,7 @@ def begin_start(dag):
     work = session_start.Work(
         images="image" in names,
         runs=[run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted],
-        gradings=[run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted],
+        evaluations=[run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted],
         oracles=names.count("oracle_pair"),
         uses=image_uses(to_do),
         slots=run_slots(),
@@ -80,7 +80,7 @@ def begin_start(dag):
         pulls=names.count("image"),
     )
     try:
-        print(session_start.begin(PLAN, Path(workflow.basedir), work), file=sys.stderr)
+        print(session_start.start_session(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
     halt.heed(RESULTS)

@@ -66,7 +66,7 @@ def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path)
     notes = fingerprint.notes(other)
     assert len(notes) == 3
     assert 'model: "command-a-03-2025" -> "command-r-plus"' in notes[0]
-    assert progress.Reader(other).status().wrong[:3] == notes
+    assert progress.Reader(other).status().problems[:3] == notes
     one = Experiment(clone, made.results.root, config, None, "all")  # type: ignore[arg-type]
     said = one.dry_run()
     assert all(note in said for note in notes)

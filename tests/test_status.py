@@ -55,9 +55,9 @@ def text_of(plan: Plan, width: int = 130) -> str:
 def test_nothing_has_begun(made: Plan) -> None:
     now = progress.Reader(made).status()
     assert [one.states[states.WAITING] for one in now.experiments] == [50, 50, 50]
-    assert now.wrong == []
+    assert now.problems == []
     assert now.seconds_left is None
-    assert "nobody is at work" in text_of(made)
+    assert "no session is running" in text_of(made)
 
 
 def test_counts_cost_and_what_is_expected(made: Plan) -> None:
@@ -69,7 +69,7 @@ def test_counts_cost_and_what_is_expected(made: Plan) -> None:
     running(made, solo[10], me, [call(1, "answered"), call(2, "answered")])
     now = progress.Reader(made).status()
     one = now.experiments[0]
-    assert (one.states[states.DONE], one.states[states.TO_GRADE]) == (9, 1)
+    assert (one.states[states.DONE], one.states[states.TO_EVALUATE]) == (9, 1)
     assert (one.states[states.RUNNING], one.states[states.WAITING]) == (1, 39)
     assert dict(one.outcomes) == {"pass": 6, "fail": 3}
     assert one.pass_rate == pytest.approx(6 / 9, abs=1e-6)
@@ -96,12 +96,12 @@ def test_what_is_wrong_is_told(made: Plan) -> None:
     attempt = made.runs[4].folder(made.results).attempt(1) / "attempt.json"
     record = json.loads(attempt.read_text())
     attempt.write_text(json.dumps({**record, "started": time.time() - 8000}))
-    told = "\n".join(progress.Reader(made).status().wrong)
+    told = "\n".join(progress.Reader(made).status().problems)
     assert f"{made.runs[0].key}: attempt 1: rate_limited x 2" in told
     assert f"{made.runs[1].key}: attempt 1 was killed" in told
-    assert "1 runs are tried again after rate_limited." in told
+    assert "1 runs will be retried after rate_limited." in told
     assert "1 runs ended as infra_error (rate_limited x 1)" in told
-    assert f"{made.runs[4].key}: no sign of life for 120 min." in told
+    assert f"{made.runs[4].key}: attempt 1: no model call for 120 min." in told
 
 
 def test_words_of_a_provider_do_not_move_the_cursor(made: Plan) -> None:
@@ -117,10 +117,10 @@ def test_who_is_at_work(made: Plan) -> None:
     me = processes.this_process()
     holder = {"process": str(me), "pid": me.pid, "host": me.host, "since": "2026-01-01 10:00:00"}
     made.results.lock.write_text(json.dumps(holder))
-    assert f"process {me.pid} on {me.host} is at work" in text_of(made)
+    assert f"session: process {me.pid} on {me.host}" in text_of(made)
     holder["process"] = str(Process(me.host, me.pid, "another boot:1"))
     made.results.lock.write_text(json.dumps(holder))
-    assert "nobody is at work" in text_of(made)
+    assert "no session is running" in text_of(made)
 
 
 def test_a_second_look_reads_only_what_changed(made: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +129,8 @@ def test_a_second_look_reads_only_what_changed(made: Plan, monkeypatch: pytest.M
     reader = progress.Reader(made)
     first = reader.status()
     read: list[Path] = []
-    honest = progress.atomic.read_json
-    monkeypatch.setattr(progress.atomic, "read_json", lambda p: (read.append(p), honest(p))[1])
+    honest = progress.atomic_io.read_json
+    monkeypatch.setattr(progress.atomic_io, "read_json", lambda p: (read.append(p), honest(p))[1])
     assert reader.status().experiments == first.experiments
     assert not [path for path in read if path.name in ("result.json", "eval.json")]
 

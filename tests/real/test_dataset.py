@@ -17,7 +17,7 @@ from serving import served
 
 from cooperflow import environment
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, config_schema, dataset, dataset_fetch, filters
+from cooperflow.experiment import config, config_schema, dataset, dataset_fetch, pairs
 from cooperflow.layout import REPOSITORY, Pair
 
 A, B = "demo_inventory_task", "demo_textkit_task"
@@ -196,15 +196,15 @@ PAIRS = [
     ],
 )
 def test_filters(asked: dict[str, Any], kept: list[int]) -> None:
-    assert filters.choose(PAIRS, config_schema.Dataset(**asked)) == [PAIRS[i] for i in kept]
+    assert pairs.choose(PAIRS, config_schema.Dataset(**asked)) == [PAIRS[i] for i in kept]
 
 
 def test_a_sample_is_the_same_everywhere_and_grows() -> None:
-    small = filters.sample(PAIRS, 2, seed=1)
-    assert set(small) < set(filters.sample(reversed(PAIRS), 4, seed=1))
-    assert filters.sample(PAIRS, 2, seed=1) == small
-    assert any(set(filters.sample(PAIRS, 2, seed=s)) != set(small) for s in range(2, 9))
-    chosen = filters.choose(PAIRS, config_schema.Dataset(sample=config_schema.Sample(n=3, seed=5)))
+    small = pairs.sample(PAIRS, 2, seed=1)
+    assert set(small) < set(pairs.sample(reversed(PAIRS), 4, seed=1))
+    assert pairs.sample(PAIRS, 2, seed=1) == small
+    assert any(set(pairs.sample(PAIRS, 2, seed=s)) != set(small) for s in range(2, 9))
+    chosen = pairs.choose(PAIRS, config_schema.Dataset(sample=config_schema.Sample(n=3, seed=5)))
     assert chosen == [p for p in PAIRS if p in chosen]  # in the subset's order
 
 
@@ -222,7 +222,7 @@ def test_a_sample_is_the_same_everywhere_and_grows() -> None:
 )
 def test_filters_that_cannot_be(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        filters.choose(PAIRS, config_schema.Dataset(**asked))
+        pairs.choose(PAIRS, config_schema.Dataset(**asked))
 
 
 def test_two_choosers_are_one_too_many(make_plan: Any) -> None:

@@ -168,7 +168,7 @@ def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
     """A network that is not there, a module that is not there: each run would break on it."""
     asked = {"containers": {"network": "no-such-network"}, "images": {"free_gb": 0}}
     plan = make_plan(**asked, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
-    work = preflight.Work(images=False, runs=plan.runs, gradings=[])
+    work = preflight.Work(images=False, runs=plan.runs, evaluations=[])
     with pytest.raises(UserError) as told:
         preflight.check(plan, work)
     assert "docker network create no-such-network" in str(told.value)

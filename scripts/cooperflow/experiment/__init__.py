@@ -1,1 +1,1 @@
-"""What is asked: the config, the pairs and runs it stands for, the data set, the fingerprint."""
+"""The experiment: config, pairs, runs, data set and fingerprint."""

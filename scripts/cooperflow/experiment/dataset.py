@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from cooperflow import atomic_io
 from cooperflow.errors import UserError, listed
 from cooperflow.layout import Pair
 
@@ -14,6 +17,11 @@ FEATURE_FILES = ("feature.md", "tests.patch", "feature.patch")
 
 # What each task has: the script that runs its tests, which its image holds too.
 TASK_FILES = ("runner.sh",)
+
+
+SCHEMA = 1
+# In the data set's folder: the revision that was fetched into it.
+MARKER = ".revision.json"
 
 
 def task_folder(root: Path, repo: str, task_id: int) -> Path:
@@ -77,3 +85,59 @@ def whole_hash(hashes: Mapping[str, str]) -> str:
     """Return one SHA-256 of all of the tasks' hashes."""
     text = "".join(f"{task} {value}\n" for task, value in sorted(hashes.items()))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A revision that was fetched once, and the content hash of each of its tasks."""
+
+    repository: str
+    revision: str
+    tasks: Mapping[str, str] = field(default_factory=dict)
+
+    def differing(self, hashes: Mapping[str, str]) -> list[str]:
+        """Return the tasks whose contents are not those of the pinned revision."""
+        return [task for task, value in hashes.items() if self.tasks.get(task, value) != value]
+
+
+def read_lock(path: Path) -> Lock | None:
+    """Return the lock, None without one.
+
+    Raises:
+        UserError: the file exists and is not a lock.
+    """
+    if not path.exists():
+        return None
+    document: Any = atomic_io.read_json(path)
+    try:
+        return Lock(str(document["repository"]), str(document["revision"]), dict(document["tasks"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"dataset.lock: {path} is not a lock of the data set. Restore it, or remove it:"
+            " `make dataset` writes it again."
+        ) from None
+
+
+def write_lock(path: Path, repository: str, revision: str, root: Path) -> None:
+    """Pin a revision with the content hashes of all tasks in ``root``."""
+    tasks = {}
+    for folder in sorted(root.glob("*_task/task*")):
+        number = folder.name.removeprefix("task")
+        if folder.is_dir() and number.isdigit():
+            repo = folder.parent.name
+            tasks[f"{repo}/{number}"] = task_hash(root, repo, int(number))
+    document = {"schema": SCHEMA, "repository": repository, "revision": revision, "tasks": tasks}
+    atomic_io.write_json(path, document)
+
+
+def revision_of(root: Path) -> str | None:
+    """Return the revision that was fetched into a folder, None for one that was copied."""
+    document: Any = atomic_io.read_json(root / MARKER)
+    revision = document.get("revision") if isinstance(document, dict) else None
+    return str(revision) if revision else None
+
+
+def mark_revision(root: Path, repository: str, revision: str) -> None:
+    """Note which revision was fetched into a folder."""
+    document = {"schema": SCHEMA, "repository": repository, "revision": revision}
+    atomic_io.write_json(root / MARKER, document)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from cooperflow import atomic_io, layout, processes, provider_environment
 from cooperflow.errors import UserError, listed
-from cooperflow.experiment import dataset, dataset_revision
+from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
 from cooperflow.upstream import command_line
 
@@ -37,7 +37,7 @@ def settle(plan: Plan) -> dict[str, Any]:
             config asks for, or it lacks something.
     """
     config = plan.config.dataset
-    root, lock = Path(config.dir), dataset_revision.read_lock(Path(config.lock))
+    root, lock = Path(config.dir), dataset.read_lock(Path(config.lock))
     wanted = config.revision or (lock.revision if lock else None)
     source = "present"
     if not root.exists():
@@ -45,10 +45,10 @@ def settle(plan: Plan) -> dict[str, Any]:
             fetch(root, plan, wanted)
         source = "fetched"
     dataset.check(root, plan.pairs)
-    revision = dataset_revision.of(root)
+    revision = dataset.revision_of(root)
     _check_revision(root, revision, config.revision)
     if source == "fetched" and lock is None and revision is not None:
-        dataset_revision.write_lock(Path(config.lock), command_line.DATASET, revision, root)
+        dataset.write_lock(Path(config.lock), command_line.DATASET, revision, root)
         print(f"data set: revision {revision} pinned in {config.lock}")
     elif source == "present" and revision is not None:
         _name_newer(revision)
@@ -144,7 +144,7 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
     )
     if newest != revision:
         print(f"data set: the hub has a newer revision, {newest}; it is not taken")
-    module = "cooperflow.experiment.dataset_download"
+    module = "cooperflow.experiment.dataset_fetch"
     command = [sys.executable, "-m", module, command_line.DATASET, revision, str(here)]
     environment = {**provider_environment.controlled(os.environ), "HF_HUB_DISABLE_XET": "1"}
     environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
@@ -166,7 +166,7 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
             "Start again: it goes on with what is here. Nothing of it is used until it is whole."
         )
     dataset.check(here, plan.pairs)
-    dataset_revision.mark(here, command_line.DATASET, revision)
+    dataset.mark_revision(here, command_line.DATASET, revision)
     here.replace(root)
     shutil.rmtree(place, ignore_errors=True)
     atomic_io.sync_directory(root.parent)
@@ -230,3 +230,26 @@ def absent(root: Path, expected: Mapping[str, int]) -> list[str]:
         for name, size in expected.items()
         if not (root / name).is_file() or (root / name).stat().st_size != size
     ]
+
+
+def main() -> int:
+    """Download `REPOSITORY REVISION FOLDER` in a process that can be ended at any time."""
+    from huggingface_hub import snapshot_download
+
+    repository, revision, folder = sys.argv[1:]
+    try:
+        snapshot_download(
+            repo_id=repository,
+            repo_type="dataset",
+            revision=revision,
+            local_dir=folder,
+            token=os.environ.get("HF_TOKEN"),
+        )
+    except Exception as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

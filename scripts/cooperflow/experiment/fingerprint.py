@@ -12,7 +12,7 @@ from typing import Any
 
 from cooperflow import atomic_io
 from cooperflow.errors import UserError, listed
-from cooperflow.experiment import dataset_revision
+from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.upstream import command_line
 
@@ -49,7 +49,7 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
         "litellm": importlib.metadata.version("litellm"),
         "agent_config": command_line.agent_defaults(experiment.agent.name, experiment.setting.mode),
         "tasks": dict(tasks),
-        "dataset_revision": dataset_revision.of(Path(plan.config.dataset.dir)),
+        "dataset_revision": dataset.revision_of(Path(plan.config.dataset.dir)),
     }
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cooperflow.errors import UserError, listed, nearest
+from cooperflow.experiment.config_schema import Dataset
 from cooperflow.layout import PAIR_TABLES, REPO, Pair
 from cooperflow.upstream import command_line
 
@@ -165,3 +167,105 @@ def _same(ours: Iterable[Pair], theirs: Iterable[Pair], table: Path, own: Path) 
             f"The pair table {table.name} and {own} differ: {listed(difference, 4)}. Use the "
             f"data set's file by its path (dataset.subset: {own}) or mend the data set."
         )
+
+
+def choose(subset: Sequence[Pair], config: Dataset) -> list[Pair]:
+    """Return the pairs that pass every filter of ``config``, in their own order.
+
+    repos, tasks and pairs narrow; then `first` or `sample` takes some of what is left.
+
+    Raises:
+        UserError: a filter names what the subset has not, or nothing is left.
+    """
+    chosen = list(subset)
+    if config.repos:
+        known = dict.fromkeys(pair.repo for pair in subset)
+        _check_names("dataset.repos", config.repos, known, config.subset)
+        chosen = [pair for pair in chosen if pair.repo in config.repos]
+    if config.tasks:
+        known = dict.fromkeys(name for pair in subset for name in _task_names(pair))
+        tasks = [str(task) for task in config.tasks]
+        _check_names("dataset.tasks", tasks, known, config.subset)
+        chosen = [pair for pair in chosen if set(_task_names(pair)) & set(tasks)]
+    if config.pairs:
+        names = {name: name for pair in subset for name in (_pair_name(pair),)}
+        asked = [_normal(text) for text in config.pairs]
+        _check_names("dataset.pairs", asked, names, config.subset)
+        chosen = [pair for pair in chosen if _pair_name(pair) in asked]
+    for key, count in (
+        ("dataset.first", config.first),
+        ("dataset.sample.n", config.sample.n if config.sample else None),
+    ):
+        if count is not None and count > len(chosen):
+            raise UserError(f"{key}: {count} pairs are asked for, but only {len(chosen)} are left.")
+    if not chosen:
+        raise UserError(
+            f"dataset: no pair of {config.subset} is left: repos, tasks and pairs exclude each "
+            "other. Take one of them out."
+        )
+    if config.first is not None:
+        return chosen[: config.first]
+    if config.sample is not None:
+        kept = set(sample(chosen, config.sample.n, config.sample.seed))
+        return [pair for pair in chosen if pair in kept]
+    return chosen
+
+
+def sample(pairs: Iterable[Pair], n: int, seed: int) -> list[Pair]:
+    """Return ``n`` pairs chosen by ``seed``: the same everywhere, and a larger n adds to them."""
+
+    def draw(pair: Pair) -> str:
+        return hashlib.sha256(f"{seed} {_pair_name(pair)}".encode()).hexdigest()
+
+    return sorted(pairs, key=draw)[:n]
+
+
+def describe_choice(config: Dataset, chosen: int, of: int) -> str:
+    """Return in a line which pairs are chosen."""
+    parts = list(_words(config))
+    if not parts:
+        return f"{chosen} pairs of {config.subset}"
+    return f"{chosen} of the {of} pairs of {config.subset} ({'; '.join(parts)})"
+
+
+def _words(config: Dataset) -> Iterator[str]:
+    for name in ("repos", "tasks", "pairs"):
+        values = getattr(config, name)
+        if values:
+            yield f"{name}: {listed(values, 4)}"
+    if config.first is not None:
+        yield f"the first {config.first}"
+    if config.sample is not None:
+        yield f"a sample of {config.sample.n}, seed {config.sample.seed}"
+
+
+def _task_names(pair: Pair) -> tuple[str, str]:
+    return f"{pair.repo}/{pair.task_id}", str(pair.task_id)
+
+
+def _pair_name(pair: Pair) -> str:
+    a, b = pair.sorted_features
+    return f"{pair.repo}/{pair.task_id}/{a},{b}"
+
+
+def _normal(text: str) -> str:
+    """Return a pair's name with its features in order: `repo/task/2,1` is `repo/task/1,2`."""
+    head, _, features = text.replace(" ", "").rpartition("/")
+    numbers = features.removeprefix("f").replace("_f", ",").split(",")
+    if len(numbers) == 2 and all(number.isdigit() for number in numbers):
+        a, b = sorted(int(number) for number in numbers)
+        return f"{head}/{a},{b}"
+    raise UserError(
+        f"dataset.pairs: {text!r} is no pair. Write repo/task/a,b, such as "
+        "dottxt_ai_outlines_task/1655/6,7."
+    )
+
+
+def _check_names(key: str, names: Sequence[str], known: Iterable[str], subset: str) -> None:
+    allowed = list(known)
+    for name in names:
+        if name not in allowed:
+            raise UserError(
+                f"{key}: {subset} has no {name!r}. It has: {listed(allowed, 6)}."
+                f"{nearest(name, allowed)}"
+            )

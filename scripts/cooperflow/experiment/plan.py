@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cooperflow import layout
 from cooperflow.errors import UserError, listed, nearest
-from cooperflow.experiment import filters, pairs
+from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import INSIDE, Agent, Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
 
@@ -260,8 +260,10 @@ def make(config: Config) -> Plan:
     dataset = Path(config.dataset.dir)
     subset = pairs.load(config.dataset.subset, dataset)
     _known(subset, dataset)
-    chosen = filters.choose(subset, config.dataset)
-    plan = Plan(config, tuple(chosen), filters.told(config.dataset, len(chosen), len(subset)))
+    chosen = pairs.choose(subset, config.dataset)
+    plan = Plan(
+        config, tuple(chosen), pairs.describe_choice(config.dataset, len(chosen), len(subset))
+    )
     names = [experiment.run_name for experiment in plan.experiments]
     for name in names:
         if names.count(name) > 1:

@@ -1,1 +1,1 @@
-"""The beginning of a start: all that is missing told at once, the plan, what it may cost."""
+"""Start of a session: preflight, cost estimate and plan."""

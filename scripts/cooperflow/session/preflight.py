@@ -33,7 +33,7 @@ class Work:
 
     images: bool
     runs: Sequence[Run]
-    gradings: Sequence[Run]
+    evaluations: Sequence[Run]
     oracles: int = 0
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # files to do, by image
     slots: int = 4  # runs at a time
@@ -45,7 +45,7 @@ class Work:
     @property
     def needs_cooperbench(self) -> bool:
         """Whether there is a job that calls upstream's command."""
-        return bool(self.runs) or bool(self.gradings) or self.oracles > 0
+        return bool(self.runs) or bool(self.evaluations) or self.oracles > 0
 
     @property
     def needs_engine(self) -> bool:

@@ -22,7 +22,7 @@ from cooperflow.session.preflight import Work
 from cooperflow.tables import oracle_table
 
 
-def begin(plan: Plan, clone: Path, work: Work) -> str:
+def start_session(plan: Plan, clone: Path, work: Work) -> str:
     """Make ready for ``work`` and return the plan as text.
 
     Raises:
@@ -44,9 +44,9 @@ def begin(plan: Plan, clone: Path, work: Work) -> str:
     swept = _sweep(plan) if work.needs_engine and not work.cluster else 0
     root = Path(plan.config.dataset.dir)
     # A grading reads the data set too: it must be the one that the run was made with.
-    if work.runs or work.gradings:
+    if work.runs or work.evaluations:
         tasks = dataset.task_hashes(root, plan.pairs)
-        touched = [*work.runs, *work.gradings]
+        touched = [*work.runs, *work.evaluations]
         own = (run.experiment.run_name for run in touched if not run.experiment.adopted)
         for name in dict.fromkeys(own):
             fingerprint.settle(plan.experiment(name), plan, tasks, docker_version)
@@ -137,7 +137,7 @@ def _table(plan: Plan, work: Work) -> list[str]:
         )
         label = labels[one.run_name]
         lines.append(f"{label:<{width}}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
-    return [*lines, f"{'gradings':<{width}}{len(work.gradings):>7}"]
+    return [*lines, f"{'gradings':<{width}}{len(work.evaluations):>7}"]
 
 
 def _label(one: Experiment) -> str:

@@ -1,1 +1,1 @@
-"""How far an experiment is, and how that reads in a terminal."""
+"""Progress of an experiment, read from its files."""

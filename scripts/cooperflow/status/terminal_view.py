@@ -1,4 +1,4 @@
-"""How the state of an experiment reads in a terminal."""
+"""Terminal view of an experiment's progress."""
 
 from __future__ import annotations
 
@@ -16,130 +16,135 @@ from cooperflow.status import states
 from cooperflow.status.states import ExperimentState, Status
 from cooperflow.terminal import fit
 
-# From this width on, in characters, all columns are shown.
+# All columns are shown from this width, in characters.
 WIDE = 116
 BAR = 12
-MOST_ACTIVE = 12
-MOST_WRONG = 8
+MAX_ACTIVE = 12
+MAX_PROBLEMS = 8
 
 
-def view(now: Status, width: int) -> RenderableType:
-    """Return all of it, the most important first; a narrow terminal gets fewer columns."""
-    parts: list[RenderableType] = [_head(now), "", _experiments(now, width)]
+def view(status: Status, width: int) -> RenderableType:
+    """Return the view, the most important parts first; a narrow terminal gets fewer columns."""
+    parts: list[RenderableType] = [_header(status), "", _experiment_table(status, width)]
     reasons: Counter[str] = Counter()
-    for one in now.experiments:
-        reasons.update(one.reasons)
+    for experiment in status.experiments:
+        reasons.update(experiment.reasons)
     if reasons:
-        told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(8))
-        parts += ["", Text.assemble(("Reasons  ", "bold"), told)]
-    if now.active:
-        parts += ["", fit(_active(now), width, ["steps", "attempt", "for", "last call"])]
-    parts += ["", *_sums(now)]
-    if now.wrong:
-        parts += ["", Text("Wrong now", style="bold red")]
-        parts += [Text(f"  {line}") for line in now.wrong[:MOST_WRONG]]
-        if len(now.wrong) > MOST_WRONG:
-            parts.append(Text(f"  and {len(now.wrong) - MOST_WRONG} more"))
+        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(8))
+        parts += ["", Text.assemble(("Reasons  ", "bold"), counts)]
+    if status.active:
+        table = _active_table(status)
+        parts += ["", fit(table, width, ["steps", "attempt", "for", "last call"])]
+    parts += ["", *_totals(status)]
+    if status.problems:
+        parts += ["", Text("Problems", style="bold red")]
+        parts += [Text(f"  {line}") for line in status.problems[:MAX_PROBLEMS]]
+        if len(status.problems) > MAX_PROBLEMS:
+            parts.append(Text(f"  and {len(status.problems) - MAX_PROBLEMS} more"))
     return Group(*parts)
 
 
-def _head(now: Status) -> Text:
-    made = Text.assemble((str(now.root), "bold"), "  ")
-    if now.at_work and now.holder:
-        made.append(
-            f"process {now.holder.get('pid')} on {now.holder.get('host')} is at work"
-            f" since {now.holder.get('since')}"
+def _header(status: Status) -> Text:
+    text = Text.assemble((str(status.root), "bold"), "  ")
+    if status.is_held and status.holder:
+        text.append(
+            f"session: process {status.holder.get('pid')} on {status.holder.get('host')}"
+            f" since {status.holder.get('since')}"
         )
     else:
-        made.append("nobody is at work", style="dim")
-    if any(one.replay for one in now.experiments):
-        made.append("  replay: recordings in the model's place", style="yellow")
-    return made
+        text.append("no session is running", style="dim")
+    if _has_replay(status):
+        text.append("  replay: recorded answers instead of a model", style="yellow")
+    return text
 
 
-def _experiments(now: Status, width: int) -> Table:
+def _has_replay(status: Status) -> bool:
+    return any(experiment.replay for experiment in status.experiments)
+
+
+def _experiment_table(status: Status, width: int) -> Table:
     wide = width >= WIDE
     table = Table(box=None, pad_edge=False)
     table.add_column("run name", no_wrap=True)
-    for head in ("done", *_if(wide, ""), "running", *_if(wide, "to grade", "waiting")):
+    for head in ("done", *_if(wide, ""), "running", *_if(wide, "to evaluate", "waiting")):
         table.add_column(head, justify="right", no_wrap=True)
     for head in ("pass", "fail", "infra", "rate", "95 %", *_if(wide, "cost")):
         table.add_column(head, justify="right", no_wrap=True)
-    for one in now.experiments:
-        done = one.states.get(states.DONE, 0)
-        low, high = one.interval
-        table.add_row(
-            f"{one.name} (replay)" if one.replay and "replay" not in one.name else one.name,
-            f"{done}/{one.of}",
-            *_if(wide, _bar(done, one.of)),
-            str(one.states.get(states.RUNNING, 0)),
-            *_if(wide, *(str(one.states.get(s, 0)) for s in (states.TO_GRADE, states.WAITING))),
-            *(str(one.outcomes.get(name, 0)) for name in judgement.OUTCOMES),
-            "–" if math.isnan(one.pass_rate) else f"{100 * one.pass_rate:.1f} %",
-            "–" if math.isnan(low) else f"{100 * low:.0f}–{100 * high:.0f} %",
-            *_if(wide, _cost(one)),
-        )
-    return fit(table, width, ["", "to grade", "waiting", "95 %", "cost", "rate", "running"])
+    for experiment in status.experiments:
+        table.add_row(*_experiment_row(experiment, wide))
+    return fit(table, width, ["", "to evaluate", "waiting", "95 %", "cost", "rate", "running"])
+
+
+def _experiment_row(experiment: ExperimentState, wide: bool) -> Iterator[Any]:
+    count = experiment.states
+    done = count.get(states.DONE, 0)
+    low, high = experiment.interval
+    name = experiment.name
+    yield f"{name} (replay)" if experiment.replay and "replay" not in name else name
+    yield f"{done}/{experiment.runs}"
+    yield from _if(wide, _bar(done, experiment.runs))
+    yield str(count.get(states.RUNNING, 0))
+    yield from _if(wide, *(str(count.get(s, 0)) for s in (states.TO_EVALUATE, states.WAITING)))
+    yield from (str(experiment.outcomes.get(outcome, 0)) for outcome in judgement.OUTCOMES)
+    rate = experiment.pass_rate
+    yield "–" if math.isnan(rate) else f"{100 * rate:.1f} %"
+    yield "–" if math.isnan(low) else f"{100 * low:.0f}–{100 * high:.0f} %"
+    yield from _if(wide, f"${experiment.cost:.2f}{'' if experiment.cost_complete else '+'}")
 
 
 def _if(wide: bool, *cells: Any) -> tuple[Any, ...]:
     return cells if wide else ()
 
 
-def _bar(done: int, of: int) -> Text:
-    full = BAR * done // of if of else 0
+def _bar(done: int, total: int) -> Text:
+    full = BAR * done // total if total else 0
     return Text.assemble(("━" * full, "green"), ("─" * (BAR - full), "dim"))
 
 
-def _cost(one: ExperimentState) -> str:
-    return f"${one.cost:.2f}{'' if one.cost_complete else '+'}"
-
-
-def _active(now: Status) -> Table:
+def _active_table(status: Status) -> Table:
     table = Table(box=None, pad_edge=False)
-    for head, justify in (("running", "left"), ("attempt", "right"), ("steps", "right")):
-        table.add_column(head, justify=justify)  # type: ignore[arg-type]
-    for head in ("for", "last call"):
+    table.add_column("running")
+    for head in ("attempt", "steps", "for", "last call"):
         table.add_column(head, justify="right")
-    alive = sorted((a for a in now.active if not a.dead), key=lambda a: a.started)
-    for one in alive[:MOST_ACTIVE]:
+    alive = sorted((a for a in status.active if not a.is_dead), key=lambda a: a.started)
+    for attempt in alive[:MAX_ACTIVE]:
         table.add_row(
-            one.run.key,
-            str(one.attempt),
-            str(one.steps),
-            duration(now.now - one.started),
-            f"{duration(now.now - one.last)} ago" if one.steps else "–",
+            attempt.run.key,
+            str(attempt.attempt),
+            str(attempt.steps),
+            format_duration(status.now - attempt.started),
+            f"{format_duration(status.now - attempt.last)} ago" if attempt.steps else "–",
         )
-    if len(alive) > MOST_ACTIVE:
-        table.add_row(f"and {len(alive) - MOST_ACTIVE} more")
+    if len(alive) > MAX_ACTIVE:
+        table.add_row(f"and {len(alive) - MAX_ACTIVE} more")
     return table
 
 
-def _sums(now: Status) -> Iterator[Text]:
-    spent = sum(one.cost for one in now.experiments)
-    known = [one.expected_cost for one in now.experiments]
-    text = Text.assemble(("Cost     ", "bold"), f"${spent:.2f} so far")
-    if None not in known and known:
-        text.append(f", about ${sum(c or 0 for c in known):.2f} in the end")
-    if any(one.replay for one in now.experiments):
-        text.append(" (what such calls would have cost; a replay pays nothing)", style="dim")
+def _totals(status: Status) -> Iterator[Text]:
+    cost = sum(experiment.cost for experiment in status.experiments)
+    expected = [experiment.expected_cost for experiment in status.experiments]
+    text = Text.assemble(("Cost     ", "bold"), f"${cost:.2f} so far")
+    if expected and None not in expected:
+        text.append(f", about ${sum(value or 0 for value in expected):.2f} in the end")
+    if _has_replay(status):
+        text.append(" (the price of the recorded calls; a replay is free)", style="dim")
     yield text
-    if now.budget:
-        yield Text.assemble(("Budget   ", "bold"), now.budget.removeprefix("budget: "))
-    total = sum(one.of for one in now.experiments)
-    done = sum(one.states.get(states.DONE, 0) for one in now.experiments)
+    if status.budget:
+        yield Text.assemble(("Budget   ", "bold"), status.budget.removeprefix("budget: "))
+    total = sum(experiment.runs for experiment in status.experiments)
+    done = sum(experiment.states.get(states.DONE, 0) for experiment in status.experiments)
     text = Text.assemble(("Runs     ", "bold"), f"{done} of {total} done")
-    if now.seconds_left:
-        text.append(f", about {duration(now.seconds_left)} left at this pace")
+    if status.seconds_left:
+        text.append(f", about {format_duration(status.seconds_left)} left at this pace")
     yield text
 
 
-def duration(seconds: float) -> str:
-    """Return a time span as two of its units."""
-    whole = max(int(seconds), 0)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    total = max(int(seconds), 0)
+    if total < 60:
+        return f"{total} s"
+    minutes, rest = divmod(total, 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
