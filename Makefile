@@ -30,40 +30,40 @@ dataset: setup ## Fetch the benchmark's data set, or check the one that is there
 	@$(BIN)/snakemake dataset --forcerun dataset_checked --retries 0 --quiet rules $(CONFIGFILE)
 
 pilot: setup ## Run 3 pairs in all settings, then estimate cost and time of the rest (CONFIG=file)
-	@$(BIN)/python scripts/pilot.py $(CONFIGFILE)
+	@$(BIN)/python scripts/commands/pilot.py $(CONFIGFILE)
 
 openhands: setup engine ## Make what OpenHands' agents run on in containers (agent.name: openhands_docker)
 	@$(SETUP) openhands
 
 demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
-	@$(BIN)/python scripts/demo.py
+	@$(BIN)/python scripts/commands/demo.py
 
 demo-openhands: openhands ## Run one pair in all settings with OpenHands and a replayed model: no cost
-	@$(BIN)/python scripts/demo.py config/demo-openhands.yaml
+	@$(BIN)/python scripts/commands/demo.py config/demo-openhands.yaml
 
 drain: setup ## Let the running session finish what runs and start nothing more (CONFIG=file)
-	@$(BIN)/python scripts/drain.py $(CONFIGFILE)
+	@$(BIN)/python scripts/commands/drain.py $(CONFIGFILE)
 
 retry-infra: setup ## List the runs that ended as infra_error and put them back (CONFIG=file)
-	@$(BIN)/python scripts/retry_infra.py $(CONFIGFILE)
+	@$(BIN)/python scripts/commands/retry_infra.py $(CONFIGFILE)
 
 status: setup ## Tell how far it is: runs, outcomes, cost, what is wrong (CONFIG=file, WATCH=1)
-	@$(BIN)/python scripts/status.py $(CONFIGFILE) $(if $(WATCH),--watch)
+	@$(BIN)/python scripts/commands/status.py $(CONFIGFILE) $(if $(WATCH),--watch)
 
 table: setup ## Tabulate what is there of a half-finished experiment (CONFIG=file)
-	@$(BIN)/python scripts/table.py $(CONFIGFILE)
+	@$(BIN)/python scripts/commands/table.py $(CONFIGFILE)
 
 report: setup ## Make the report of a half-finished experiment (CONFIG=file)
-	@$(BIN)/python scripts/report.py --partial $(CONFIGFILE)
+	@$(BIN)/python scripts/commands/report.py $(CONFIGFILE)
 
 bundle: setup ## Pack what a reviewer needs to check the tables into one archive (CONFIG=file)
-	@$(BIN)/python scripts/bundle.py $(CONFIGFILE)
+	@$(BIN)/python scripts/commands/bundle.py $(CONFIGFILE)
 
 check-bundle: setup ## Compute every table of such an archive anew and compare (BUNDLE=file)
-	@$(BIN)/python scripts/bundle.py --check "$(or $(BUNDLE),$(error BUNDLE=file names the archive))"
+	@$(BIN)/python scripts/commands/bundle.py --check "$(or $(BUNDLE),$(error BUNDLE=file names the archive))"
 
 record: setup ## Turn a finished experiment into recordings that anyone can replay (CONFIG=file TO=folder)
-	@$(BIN)/python scripts/record.py $(CONFIGFILE) --to "$(or $(TO),$(error TO=folder names where to))"
+	@$(BIN)/python scripts/commands/record.py $(CONFIGFILE) --to "$(or $(TO),$(error TO=folder names where to))"
 
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules
@@ -105,14 +105,14 @@ lock: ## Resolve the dependencies anew (envs/requirements.txt)
 	@$(SETUP) lock --upgrade
 
 upgrade: setup engine ## Update the lock, run demo and contract tests with it, say what changed (COOPERBENCH=version)
-	@"$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" scripts/upgrade.py \
+	@"$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" scripts/commands/upgrade.py \
 		$(if $(COOPERBENCH),--cooperbench $(COOPERBENCH))
 
 contract: setup ## Check each fact of cooperbench, litellm and Snakemake that is relied on
 	@$(BIN)/pytest -q tests/contract
 
 schema: setup ## Write config/schema.json anew
-	@$(BIN)/python scripts/schema.py
+	@$(BIN)/python scripts/commands/schema.py
 
 doctor: ## Tell what this machine has and what it lacks
 	@$(SETUP) doctor

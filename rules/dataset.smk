@@ -5,7 +5,7 @@ rule dataset_checked:
     log:
         "logs/dataset.log",
     params:
-        call=call("dataset"),
+        call=call("dataset_checked"),
     shell:
         "{params.call} --log {log:q}"
 

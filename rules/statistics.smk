@@ -1,4 +1,4 @@
-# What the tables say: comparisons, breakdowns, tables and plots for a paper. All from runs.csv.
+# Comparisons, breakdowns, and tables and plots for a paper, all made of runs.csv and summary.csv.
 BREAKDOWNS = [RESULTS.table(f"{name}.csv") for name in layout.BREAKDOWNS]
 HEADLINES = [
     RESULTS.table(f"{name}.{kind}") for name in ("summary", "comparison") for kind in ("tex", "md")
@@ -7,9 +7,10 @@ PLOTS = [RESULTS.plot(name, kind) for name in layout.PLOTS for kind in layout.PL
 STATISTICS = [RESULTS.comparison_csv, *BREAKDOWNS, *HEADLINES, *PLOTS]
 
 
-rule comparison:
+rule derived_tables:
     input:
         RESULTS.runs_csv,
+        RESULTS.summary_csv,
     output:
         report(
             RESULTS.comparison_csv,
@@ -17,37 +18,12 @@ rule comparison:
             category="Tables",
             labels={"table": "comparison"},
         ),
-    log:
-        "logs/comparison.log",
-    params:
-        call=call("comparison"),
-    shell:
-        "{params.call} --log {log:q}"
-
-
-rule breakdowns:
-    input:
-        RESULTS.runs_csv,
-    output:
         BREAKDOWNS,
-    log:
-        "logs/breakdowns.log",
-    params:
-        call=call("breakdowns"),
-    shell:
-        "{params.call} --log {log:q}"
-
-
-rule headlines:
-    input:
-        RESULTS.summary_csv,
-        RESULTS.comparison_csv,
-    output:
         HEADLINES,
     log:
-        "logs/headlines.log",
+        "logs/derived_tables.log",
     params:
-        call=call("headlines"),
+        call=call("derived_tables"),
     shell:
         "{params.call} --log {log:q}"
 

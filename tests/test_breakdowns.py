@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from pypdf import PdfReader
 
-from cooperflow import layout
+from cooperflow import formats, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import pairs
@@ -263,6 +263,7 @@ def test_headlines_are_inert() -> None:
         r"x\_\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}|*\textless{}b\textgreater{}" in latex
     )
     assert latex.count(r"\\") == 3
+    assert r"Pass rate (95 \% CI)" in latex
     lines = [line for line in made.markdown().splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1
     assert r"x\_&%$#{}~^\|\*\<b\>-solo" in lines[2]
@@ -283,7 +284,7 @@ def test_headline_figures() -> None:
     assert row[7].startswith("+75.0 (")
     assert row[9] == "0.250"
     nothing = headline_tables.comparison(comparison.table(runs.assign(outcome="infra_error")))
-    assert nothing.rows[0][7:] == (headline_tables.NONE,) * 4
+    assert nothing.rows[0][7:] == (formats.MISSING,) * 4
 
 
 CASES = {

@@ -66,7 +66,7 @@ def test_a_changed_figure_is_found(made: Plan, tmp_path: Path) -> None:
     bad = [finding for finding in bundle.check(bundle.pack(made)) if not finding.good]
     assert [finding.name for finding in bad] == ["summary.csv"]
     assert "line 2 differs" in bad[0].told
-    script = layout.REPOSITORY / "scripts" / "bundle.py"
+    script = layout.REPOSITORY / "scripts" / "commands" / "bundle.py"
     command = [sys.executable, str(script), "--check", str(made.results.root / bundle.NAME)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

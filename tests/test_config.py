@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import schema
+from commands import schema
 from cooperflow import layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, pairs, plan

@@ -64,7 +64,7 @@ def networks_of(results: Path) -> list[str]:
 def test_demo(clone: Path) -> None:
     """One pair in the three settings passes; agents that may talk do; the books are right."""
     done = subprocess.run(
-        [".venv/bin/python", "scripts/demo.py", "config/demo-openhands.yaml"],
+        [".venv/bin/python", "scripts/commands/demo.py", "config/demo-openhands.yaml"],
         cwd=clone,
         capture_output=True,
         text=True,

@@ -15,6 +15,7 @@ import synthetic
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from cooperflow import formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
 from cooperflow.report import build, page_names, safe_text
@@ -133,7 +134,7 @@ def test_the_headline_is_the_summary(driver: Any, lite: Plan) -> None:
         assert len(row) == 15
         for key, (value, _) in row.items():
             assert float(value) == pytest.approx(want[key], abs=0), key
-        assert row["pass_rate"][1] == page_names.percent(want["pass_rate"])
+        assert row["pass_rate"][1] == formats.percent(want["pass_rate"])
 
 
 def test_the_table_is_runs_csv(driver: Any, lite: Plan) -> None:

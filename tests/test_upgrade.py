@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import upgrade
+from commands import upgrade
 
 LOCK = """\
 cooperbench==0.0.29 \\

@@ -35,7 +35,10 @@ def test_demo(clone: Path) -> None:
 
     def demo() -> str:
         done = subprocess.run(
-            [".venv/bin/python", "scripts/demo.py"], cwd=clone, capture_output=True, text=True
+            [".venv/bin/python", "scripts/commands/demo.py"],
+            cwd=clone,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

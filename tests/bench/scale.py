@@ -16,7 +16,7 @@ from .workload import REPOSITORY
 
 # Models of the full set: 652 pairs x 3 settings x 10 = 19,560 runs.
 MODELS = 10
-STAGES = ("aggregate", "comparison", "breakdowns", "headlines", "plots", "provenance", "report")
+STAGES = ("aggregate", "derived_tables", "plots", "provenance", "report")
 
 
 def figures(folder: Path, subset: str = "full", models: int = MODELS) -> dict[str, Cost]:
@@ -38,5 +38,5 @@ def figures(folder: Path, subset: str = "full", models: int = MODELS) -> dict[st
     one = made.runs[0]
     synthetic.write_run(made, one, "fail", time.time(), synthetic.Words())
     costs |= {f"{name}, one run later": stage(name) for name in ("aggregate", "report")}
-    costs["status"] = stage("status", "--configfile", str(config))
+    costs["status"] = stage("commands/status", "--configfile", str(config))
     return costs

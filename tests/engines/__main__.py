@@ -63,7 +63,7 @@ def measure(host: str, name: str) -> Row:
     demo["results"] = str(results.relative_to(layout.REPOSITORY))
     config.write_text(yaml.safe_dump(demo), encoding="utf-8")
     start = time.monotonic()
-    script = [sys.executable, "scripts/demo.py", str(config)]
+    script = [sys.executable, "scripts/commands/demo.py", str(config)]
     code = subprocess.call(script, cwd=layout.REPOSITORY, env=environment)
     seconds = time.monotonic() - start
     outcomes = _outcomes(results / "runs.csv")

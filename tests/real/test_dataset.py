@@ -48,7 +48,7 @@ def _fetch(
     pairs = [{"repo": "pallets_click_task", "task_id": 2068, "pairs": [[1, 2]]}]
     (tmp_path / "subset.json").write_text(json.dumps({"tasks": pairs}))
     return subprocess.run(
-        [sys.executable, str(REPOSITORY / "scripts" / "dataset.py")],
+        [sys.executable, str(REPOSITORY / "scripts" / "dataset_checked.py")],
         capture_output=True,
         text=True,
         env={

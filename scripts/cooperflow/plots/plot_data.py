@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,7 +23,7 @@ from cooperflow.plots.shapes import (
     Timeline,
 )
 from cooperflow.tables import difficulty
-from cooperflow.tables.run_table import read_runs
+from cooperflow.tables.run_table import read_runs, read_table
 
 # Okabe and Ito's colours, told apart with every common kind of colour blindness. Source:
 # M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
@@ -72,20 +71,13 @@ class Tables:
 
 def load(results: layout.Results) -> Tables:
     """Read the tables of an experiment."""
-    small = {name: _read(results.table(f"{name}.csv")) for name in layout.BREAKDOWNS}
+    small = {name: read_table(results.table(f"{name}.csv")) for name in layout.BREAKDOWNS}
     return Tables(
         read_runs(results.runs_csv),
-        _read(results.summary_csv),
-        _read(results.comparison_csv),
+        read_table(results.summary_csv),
+        read_table(results.comparison_csv),
         small,
     )
-
-
-def _read(path: Path) -> pd.DataFrame:
-    # A model or a setting may be called `null` or `NA`.
-    names = ("run_name", "model", "setting", "a", "b", "repo")
-    converters = dict.fromkeys(names, str)
-    return pd.read_csv(path, converters=converters)
 
 
 def titled(title: str, table: pd.DataFrame) -> str:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
@@ -24,7 +22,7 @@ from cooperflow.plots.plot_data import Tables
 from cooperflow.report import figures, front_page, page_names, pages, provenance, safe_text
 from cooperflow.report.run_files import Source, mark
 from cooperflow.tables import breakdowns, comparison
-from cooperflow.tables.run_table import read_runs
+from cooperflow.tables.run_table import read_runs, read_table
 
 HERE = Path(__file__).parent
 ASSETS = ("report.css", "report.js")
@@ -39,6 +37,9 @@ class Built:
     runs: int
     pages: int
     kept: int
+
+    def line(self) -> str:
+        return f"{self.index}: {self.runs} runs, {self.pages} pages made"
 
 
 def build(plan: Plan, at: Results | None = None) -> Built:
@@ -165,9 +166,7 @@ def _tables(plan: Plan, at: Results) -> Tables:
     runs = read_runs(at.runs_csv)
     return Tables(
         runs,
-        pd.read_csv(
-            at.summary_csv, converters=dict.fromkeys(("run_name", "model", "setting"), str)
-        ),
+        read_table(at.summary_csv),
         comparison.table(runs),
         breakdowns.tables(runs, plan.config.dataset.languages),
     )

@@ -1,10 +1,6 @@
-"""Where each page of the report lies and how its numbers are written."""
+"""Paths of the report's pages, and the meanings of reasons and caveats."""
 
 from __future__ import annotations
-
-import math
-import time
-from typing import Any
 
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import Pair
@@ -66,58 +62,3 @@ def pair_key(pair: Pair) -> str:
 def to_top(page: str) -> str:
     """Return the way from a page to the report's folder: a prefix of relative URLs."""
     return "../" * page.count("/")
-
-
-def percent(value: Any) -> str:
-    number = number_of(value)
-    return "–" if number is None else f"{100 * number:.1f} %"
-
-
-def points(value: Any) -> str:
-    """Return a difference of rates, with its sign."""
-    number = number_of(value)
-    return "–" if number is None else f"{100 * number:+.1f}".replace("-", "−")
-
-
-def probability(value: Any) -> str:
-    number = number_of(value)
-    if number is None:
-        return "–"
-    return "< 0.001" if number < 0.001 else f"{number:.3f}"
-
-
-def usd(value: Any) -> str:
-    number = number_of(value)
-    if number is None:
-        return "–"
-    return f"${number:,.2f}" if number >= 1 else f"${number:.4f}"
-
-
-def count(value: Any) -> str:
-    number = number_of(value)
-    return "–" if number is None else f"{int(number):,}"
-
-
-def seconds(value: Any) -> str:
-    number = number_of(value)
-    if number is None:
-        return "–"
-    if number < 60:
-        return f"{number:.1f} s"
-    minutes, rest = divmod(round(number), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def moment(value: Any) -> str:
-    """Return a time as UTC: the same text wherever the report is made."""
-    number = number_of(value)
-    return "–" if number is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(number))
-
-
-def number_of(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return None if math.isnan(number) else number

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from cooperflow import formats
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
 from cooperflow.report import evaluations, page_names, patch_view, safe_text, timeline
@@ -45,13 +46,13 @@ def environment() -> jinja2.Environment:
         "inline": safe_text.inline,
         "block": safe_text.block,
         "patch": patch_view.shown,
-        "percent": page_names.percent,
-        "usd": page_names.usd,
-        "points": page_names.points,
-        "probability": page_names.probability,
-        "count": page_names.count,
-        "seconds": page_names.seconds,
-        "moment": page_names.moment,
+        "percent": formats.percent,
+        "usd": formats.usd,
+        "points": formats.points,
+        "probability": formats.probability,
+        "count": formats.count,
+        "seconds": formats.seconds,
+        "moment": formats.moment,
         "first_line": first_line,
         "clock": clock,
     }

@@ -1,199 +1,164 @@
-"""How the headline tables look in a paper and on a page. Pure."""
+"""The headline tables as text: LaTeX for a paper, Markdown for a page. Pure."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
+from tabulate import tabulate
 
-MINUS = "\N{MINUS SIGN}"
-NONE = "\N{EN DASH}"
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    MINUS: "$-$",
-    "≥": r"$\geq$",
-    NONE: "--",
-}
+from cooperflow import formats
+
+# pandas escapes for LaTeX too, but leaves `<`, `>` and the signs below, which OT1 fonts lack.
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        formats.MINUS: "$-$",
+        "≥": r"$\geq$",
+        formats.MISSING: "--",
+    }
+)
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A table as text: what stands in its cells, and what is said under it."""
+    """A table of text cells with its caption; the columns after the names are numbers."""
 
     name: str
     columns: tuple[str, ...]
-    numeric: tuple[bool, ...]
+    name_columns: int
     rows: tuple[tuple[str, ...], ...]
     caption: str
 
     def markdown(self) -> str:
-        """Return the table in GitHub's form, its columns padded to be read as they are."""
-        cells = [[_plain(c) for c in row] for row in (self.columns, *self.rows)]
-        widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(self.columns))]
-
-        def line(row: list[str]) -> str:
-            padded = [
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(row, widths, self.numeric, strict=True)
-            ]
-            return f"| {' | '.join(padded)} |"
-
-        rule = [
-            f"{'-' * (width - 1)}:" if right else "-" * width
-            for width, right in zip(widths, self.numeric, strict=True)
-        ]
-        lines = [line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])]
-        return "\n".join([*lines, "", self.caption, ""])
+        """Return the table in GitHub's form."""
+        table = tabulate(
+            [[_escape_markdown(cell) for cell in row] for row in self.rows],
+            headers=self.columns,
+            tablefmt="pipe",
+            colalign=self._alignment("left", "right"),
+            disable_numparse=True,
+        )
+        return f"{table}\n\n{self.caption}\n"
 
     def latex(self) -> str:
         """Return the table for LaTeX; needs the package booktabs."""
-        columns = "".join("r" if right else "l" for right in self.numeric)
-        body = [" & ".join(escaped(cell) for cell in row) + r" \\" for row in self.rows]
-        return "\n".join(
-            [
-                "% needs \\usepackage{booktabs}",
-                r"\begin{table}",
-                r"  \centering",
-                rf"  \caption{{{escaped(self.caption)}}}",
-                rf"  \label{{tab:{self.name}}}",
-                rf"  \begin{{tabular}}{{{columns}}}",
-                r"    \toprule",
-                f"    {' & '.join(escaped(c) for c in self.columns)} \\\\",
-                r"    \midrule",
-                *(f"    {row}" for row in body),
-                r"    \bottomrule",
-                r"  \end{tabular}",
-                r"\end{table}",
-                "",
-            ]
+        cells = pd.DataFrame(
+            [[escape_latex(cell) for cell in row] for row in self.rows],
+            columns=[escape_latex(column) for column in self.columns],
         )
+        table = cells.style.hide(axis="index").to_latex(
+            column_format="".join(self._alignment("l", "r")),
+            hrules=True,
+            position_float="centering",
+            caption=escape_latex(self.caption),
+            label=f"tab:{self.name}",
+        )
+        return f"% needs \\usepackage{{booktabs}}\n{table}"
+
+    def _alignment(self, name: str, number: str) -> list[str]:
+        return [name if i < self.name_columns else number for i in range(len(self.columns))]
 
 
-def escaped(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Return ``text`` so that LaTeX sets it as it is."""
-    return "".join(_LATEX.get(character, character) for character in _single(text))
+    return _single_line(text).translate(_LATEX)
 
 
-def _plain(text: str) -> str:
-    """Return ``text`` so that a Markdown table holds it as it is."""
-    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", _single(text))
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", _single_line(text))
 
 
-def _single(text: str) -> str:
+def _single_line(text: str) -> str:
     return " ".join(text.split())
 
 
 def summary(table: pd.DataFrame) -> Headline:
     """Return the table of the experiments."""
     columns = ("Run", "n", "Pass", "Fail", "Infra", "Pass rate (95 % CI)", "Strict", "Cost (USD)")
-    rows = []
-    for row in table.to_dict("records"):
-        rate, low, high = (_number(row[key]) for key in ("pass_rate", "ci_low", "ci_high"))
-        complete = str(row["cost_complete"]) == "True"
-        rows.append(
-            (
-                str(row["run_name"]),
-                *(str(row[key]) for key in ("runs", "pass", "fail", "infra_error")),
-                _interval(rate, low, high),
-                str(row["pass_strict"]),
-                f"{'' if complete else '≥ '}{float(row['cost_usd']):.2f}",
-            )
+    rows = tuple(
+        (
+            str(row["run_name"]),
+            *(str(row[key]) for key in ("runs", "pass", "fail", "infra_error")),
+            _rate(row),
+            str(row["pass_strict"]),
+            f"{'' if str(row['cost_complete']) == 'True' else '≥ '}{float(row['cost_usd']):.2f}",
         )
-    caption = (
-        "Pass rates by model and setting: passes among the graded pairs, with Wilson intervals; "
-        "infrastructure errors (Infra) are left out of the rate. Strict: passes without a caveat "
-        "on the tests." + _labels(table)
+        for row in table.to_dict("records")
     )
-    return Headline("summary", columns, (False, *[True] * 7), tuple(rows), caption)
+    caption = (
+        "Pass rates by model and setting: passes among the evaluated pairs, with Wilson "
+        "intervals; infrastructure errors (Infra) are left out of the rate. Strict: passes "
+        "without a caveat on the tests." + _labels(table)
+    )
+    return Headline("summary", columns, 1, rows, caption)
 
 
 def comparison(table: pd.DataFrame) -> Headline:
     """Return the table of the paired differences."""
-    columns = (
-        "a",
-        "b",
-        "Pairs",
-        "Both",
-        "Only a",
-        "Only b",
-        "Neither",
-        "Difference (95 % CI)",
-        "Clustered CI",
-        "p",
-        "p (Holm)",
-    )
-    rows = []
-    for row in table.to_dict("records"):
-        rows.append(
-            (
-                str(row["a"]),
-                str(row["b"]),
-                *(str(row[k]) for k in ("pairs", "both", "only_a", "only_b", "neither")),
-                _interval(row["diff"], row["ci_low"], row["ci_high"], signed=True),
-                _range(row["cluster_low"], row["cluster_high"], signed=True),
-                _p(row["p"]),
-                _p(row["p_holm"]),
-            )
+    counts = ("Pairs", "Both", "Only a", "Only b", "Neither")
+    columns = ("a", "b", *counts, "Difference (95 % CI)", "Clustered CI", "p", "p (Holm)")
+    rows = tuple(
+        (
+            str(row["a"]),
+            str(row["b"]),
+            *(str(row[key]) for key in ("pairs", "both", "only_a", "only_b", "neither")),
+            _difference(row),
+            _range(row["cluster_low"], row["cluster_high"]),
+            formats.probability(row["p"]),
+            formats.probability(row["p_holm"]),
         )
+        for row in table.to_dict("records")
+    )
     caption = (
         "Paired differences of pass rates, a minus b, in percentage points, with Newcombe's "
         "interval and a bootstrap interval clustered by task; exact McNemar test, Holm-adjusted "
-        "over all rows. Pairs that either side did not grade are left out." + _labels(table)
+        "over all rows. Pairs without an evaluation on either side are left out." + _labels(table)
     )
-    return Headline("comparison", columns, (False, False, *[True] * 9), tuple(rows), caption)
+    return Headline("comparison", columns, 2, rows, caption)
 
 
 def _labels(table: pd.DataFrame) -> str:
-    """Return what is to be said of rows that are no runs of a model by this workflow."""
-
-    def some(label: str) -> bool:
-        return any(str(value) == "True" for value in table[label])
-
+    """Return the remarks on replayed and adopted runs."""
     text = ""
-    if some("replay"):
-        text += " Replay: recorded answers, not a model's; says nothing about any model."
-    if some("adopted"):
-        text += " Adopted: some runs were made by plain cooperbench, their calls are not recorded."
+    if _has_true(table["replay"]):
+        text += " Replay: recorded answers, not a model's; not evidence about any model."
+    if _has_true(table["adopted"]):
+        text += " Adopted: some runs were made by plain cooperbench, without a record of calls."
     return text
 
 
-def _number(value: object) -> float:
-    return float("nan") if value == "" else float(str(value))
+def _has_true(column: pd.Series[Any]) -> bool:
+    return bool(column.astype(str).eq("True").any())
 
 
-def _percent(value: float, signed: bool = False) -> str:
-    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
-    if text in ("+0.0", "-0.0"):
-        text = "0.0"
-    return text.replace("-", MINUS)
+def _rate(row: dict[Any, Any]) -> str:
+    rate, low, high = (formats.percent(row[key]) for key in ("pass_rate", "ci_low", "ci_high"))
+    if rate == formats.MISSING:
+        return rate
+    return f"{rate} ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
 
 
-def _interval(value: float, low: float, high: float, signed: bool = False) -> str:
-    if value != value:
-        return NONE
-    unit = "" if signed else " %"
-    return f"{_percent(value, signed)}{unit} {_range(low, high, signed)}"
+def _difference(row: dict[Any, Any]) -> str:
+    difference = formats.points(row["diff"])
+    if difference == formats.MISSING:
+        return difference
+    return f"{difference} {_range(row['ci_low'], row['ci_high'])}"
 
 
-def _range(low: float, high: float, signed: bool = False) -> str:
-    if low != low or high != high:
-        return NONE
-    return f"({_percent(low, signed)} to {_percent(high, signed)})"
-
-
-def _p(value: float) -> str:
-    if value != value:
-        return NONE
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _range(low: object, high: object) -> str:
+    ends = formats.points(low), formats.points(high)
+    return formats.MISSING if formats.MISSING in ends else f"({ends[0]} to {ends[1]})"

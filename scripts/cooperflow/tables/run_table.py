@@ -211,6 +211,12 @@ def read_runs(path: Path) -> pd.DataFrame:
     return runs
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Return another table; names stay texts, for a model or a setting may be called `NA`."""
+    names = ("run_name", "model", "setting", "a", "b", "repo")
+    return pd.read_csv(path, converters=dict.fromkeys(names, str))
+
+
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row per experiment, in the order in which they stand in ``runs``.
 

@@ -8,6 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from cooperflow import layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan

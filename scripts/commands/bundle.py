@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from cooperflow.archive import bundle
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan

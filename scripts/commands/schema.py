@@ -2,6 +2,9 @@
 
 import json
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import atomic_io, layout
 from cooperflow.experiment import config_schema

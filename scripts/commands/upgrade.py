@@ -15,10 +15,10 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from cooperflow.upstream import releases  # noqa: E402  (stdlib only, as this script)
+from cooperflow.upstream import releases  # stdlib only, as this script
 
 LOCK = REPOSITORY / "envs" / "requirements.txt"
 PROJECT = REPOSITORY / "pyproject.toml"

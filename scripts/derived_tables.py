@@ -1,0 +1,38 @@
+"""Make the comparison, the breakdowns and the headline tables from runs.csv and summary.csv."""
+
+import sys
+
+from cooperflow import atomic_io
+from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
+from cooperflow.tables import breakdowns, comparison, headline_tables, run_table
+
+
+def main() -> int:
+    arguments = command.parser(__doc__).parse_args()
+
+    def work() -> int:
+        experiment_plan = plan.make(config.from_environment())
+        results = experiment_plan.results
+        runs = run_table.read_runs(results.runs_csv)
+        differences = comparison.table(runs)
+        texts = {results.comparison_csv: differences.to_csv(index=False)}
+        languages = experiment_plan.config.dataset.languages
+        for name, table in breakdowns.tables(runs, languages).items():
+            texts[results.table(f"{name}.csv")] = table.to_csv(index=False)
+        for headline in (
+            headline_tables.summary(run_table.read_table(results.summary_csv)),
+            headline_tables.comparison(differences),
+        ):
+            texts[results.table(f"{headline.name}.tex")] = headline.latex()
+            texts[results.table(f"{headline.name}.md")] = headline.markdown()
+        for path, text in texts.items():
+            atomic_io.write_text(path, text)
+            print(path)
+        return 0
+
+    return command.perform(work, arguments.log)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
