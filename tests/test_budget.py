@@ -14,7 +14,7 @@ import pytest
 import synthetic
 from experiment_client import INVENTORY, TEXTKIT, Experiment, wait_for
 
-from cooperflow import atomic_io, halt, processes
+from cooperflow import atomic_io, halt, locks, processes
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import budget, circuit_breaker, notification, run_job
@@ -135,7 +135,7 @@ def test_the_budget_waits_for_evaluations_then_says_what_remains(
         with budget.admission(made, made.runs[1]) as refusal:
             said.append(refusal)
 
-    with processes.claim(made.results.claims, f"eval {done.key}", 1):
+    with locks.claim(made.results.claims, f"eval {done.key}", 1):
         waiting = threading.Thread(target=run)
         waiting.start()
         time.sleep(1.0)

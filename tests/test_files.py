@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow import atomic_io, layout, processes, session_lock
+from cooperflow import atomic_io, layout, locks, processes, session_lock
 from cooperflow.engine import containers
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, fingerprint, plan
@@ -55,20 +55,20 @@ def test_the_end_of_a_line_file_has_whole_lines_only(tmp_path: Path) -> None:
 
 def test_a_claim_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:
     with (
-        processes.claim(tmp_path, "run", 0),
-        pytest.raises(UserError, match="another process is at work"),
-        processes.claim(tmp_path, "run", 0.3),
+        locks.claim(tmp_path, "run", 0),
+        pytest.raises(UserError, match="locked by another process"),
+        locks.claim(tmp_path, "run", 0.3),
     ):
         pass
     assert os.listdir(tmp_path) == []
-    with processes.claim(tmp_path, "run", 0):
+    with locks.claim(tmp_path, "run", 0):
         pass
 
 
 def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from cooperflow import processes\n"
-        f"with processes.claim(Path({str(tmp_path)!r}), 'run', 0):\n"
+        "import sys, time; from pathlib import Path; from cooperflow import locks\n"
+        f"with locks.claim(Path({str(tmp_path)!r}), 'run', 0):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen(
@@ -80,7 +80,7 @@ def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
     assert holder.stdout.readline() == b"held\n"
     holder.kill()
     holder.communicate()
-    with processes.claim(tmp_path, "run", 5):
+    with locks.claim(tmp_path, "run", 5):
         pass
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from cooperflow import locks
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -51,7 +52,7 @@ def append_line(path: Path, line: str, shared: bool = False) -> None:
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         if shared:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            locks.lock(handle)
         size = os.fstat(handle).st_size
         written = os.write(handle, data)
         if written != len(data):

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from cooperflow import atomic_io, processes
+from cooperflow import atomic_io, locks, processes
 from cooperflow.layout import Results
 
 # How long another run may take to say the same, seconds.
@@ -47,7 +47,7 @@ def declare(
         session: the session process, where the caller is not one of its jobs.
     """
     owner = session or processes.owner()
-    with processes.claim(results.claims, "halt", CLAIM_SECONDS):
+    with locks.claim(results.claims, "halt", CLAIM_SECONDS):
         if current(results, owner):
             return False
         atomic_io.write_json(

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import hashlib
 import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from cooperflow import environment
-from cooperflow.errors import UserError
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -168,59 +165,3 @@ def interrupt_on_signals() -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, raise_once)
-
-
-@contextlib.contextmanager
-def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
-    """Hold the claim on ``name``: one process at a time works at it, on this file system.
-
-    The lock goes with the process that holds it. Waits up to ``seconds`` for another that is
-    about to die.
-
-    Raises:
-        UserError: another process still holds it.
-        Interrupted: whoever wanted this work is gone.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / hashlib.sha256(name.encode()).hexdigest()[:24]
-    limit = time.monotonic() + seconds
-    while (stream := _try_lock(path)) is None:
-        if time.monotonic() > limit:
-            holder = path.read_text().strip() if path.exists() else "?"
-            raise UserError(f"{name}: another process is at work on it ({holder}).")
-        heed_owner()
-        time.sleep(0.2)
-    try:
-        stream.write(str(this_process()))
-        stream.flush()
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        stream.close()
-
-
-def is_claimed(folder: Path, name: str) -> bool:
-    """Return whether a process on this file system holds the claim on ``name``."""
-    path = folder / hashlib.sha256(name.encode()).hexdigest()[:24]
-    try:
-        with path.open("r") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def _try_lock(path: Path) -> IO[str] | None:
-    stream = path.open("a+")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The file may have been removed by its last holder between open and lock.
-        if os.fstat(stream.fileno()).st_ino == os.stat(path).st_ino:
-            stream.truncate(0)
-            return stream
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    stream.close()
-    return None

@@ -6,7 +6,6 @@ Stdlib only: the jobs' client uses it too.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -14,6 +13,8 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from cooperflow import locks
 
 # A unix socket's address has at most 107 bytes; the longest one below this path takes 48.
 LONGEST = 59
@@ -51,40 +52,37 @@ def scratch() -> Iterator[Path]:
     It is locked as long as this process lives; what a killed one left can so be told.
     """
     path = Path(tempfile.mkdtemp(prefix="run-", dir=folder()))
-    lock = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
+    with locks.locked(path, os.O_RDONLY):
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def sweep() -> None:
     """Remove the scratch folders and sockets of dead processes."""
     for path in list(folder().iterdir()):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), _unlocked(path):
             if path.name.startswith("run-") and path.is_dir():
-                with _locked(path, os.O_RDONLY):
-                    shutil.rmtree(path)
+                shutil.rmtree(path)
             elif path.suffix == ".lock":
-                # Whoever starts a launcher holds this lock until it listens.
-                with _locked(path, os.O_RDWR):
-                    _unless_served(path)
+                # The job that starts a launcher holds this lock until the launcher listens.
+                _remove_unless_served(path)
 
 
 @contextlib.contextmanager
-def _locked(path: Path, flags: int) -> Iterator[None]:
-    """Hold the lock of a file or folder; BlockingIOError (an OSError) if a process has it."""
-    handle = os.open(path, flags)
+def _unlocked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder. BlockingIOError (an OSError) if a process holds it."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not locks.try_lock(handle):
+            raise BlockingIOError(path)
         yield
     finally:
         os.close(handle)
 
 
-def _unless_served(lock: Path) -> None:
+def _remove_unless_served(lock: Path) -> None:
     """Remove a launcher's socket, log and lock unless it listens."""
     address = lock.with_suffix(".sock")
     with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getpass
 import json
 import os
@@ -12,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import IO
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, locks
 from cooperflow.errors import UserError
 from cooperflow.layout import Results
 from cooperflow.processes import on_a_node, owner, this_process
@@ -59,12 +58,9 @@ def hold(results: Results, clone: Path) -> None:
 
 def _lock(stream: IO[str]) -> bool:
     for _ in range(TRIES):
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(PAUSE)
-        else:
+        if locks.try_lock(stream.fileno()):
             return True
+        time.sleep(PAUSE)
     return False
 
 
@@ -75,9 +71,7 @@ def holder(results: Results) -> str | None:
     """
     try:
         with results.lock.open("r+", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not locks.try_lock(stream.fileno(), shared=True):
                 return str(json.load(stream)["process"])
     except (OSError, ValueError, KeyError):
         return None

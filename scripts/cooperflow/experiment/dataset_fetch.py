@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cooperflow import atomic_io, layout, processes, provider_environment
+from cooperflow import atomic_io, layout, locks, processes, provider_environment
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
@@ -41,7 +41,7 @@ def settle(plan: Plan) -> dict[str, Any]:
     wanted = config.revision or (lock.revision if lock else None)
     source = "present"
     if not root.exists():
-        with processes.claim(plan.results.claims, f"data set {root}", CLAIM_SECONDS):
+        with locks.claim(plan.results.claims, f"data set {root}", CLAIM_SECONDS):
             fetch(root, plan, wanted)
         source = "fetched"
     dataset.check(root, plan.pairs)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, locks
 from cooperflow.errors import UserError
 
 COLUMNS = ("image", "digest", "size", "content")
@@ -54,8 +53,7 @@ def read(path: Path) -> dict[str, Entry]:
 def put(path: Path, entry: Entry) -> None:
     """Add or replace an entry; several processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".{path.name}.lock").open("a") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+    with locks.locked(path.parent / f".{path.name}.lock"):
         entries = {**read(path), entry.image: entry}
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
-from cooperflow import atomic_io, processes
+from cooperflow import atomic_io, locks, processes
 from cooperflow.engine import containers, image_identity
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
@@ -46,7 +46,7 @@ def ensure(plan: Plan, image: str) -> str:
 def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
     """Be the only one that fetches an image on this machine, which has one disk and one line."""
     name = f"images of {socket.gethostname()}"
-    return processes.claim(plan.results.claims, name, PATIENCE)
+    return locks.claim(plan.results.claims, name, PATIENCE)
 
 
 def _fetch(plan: Plan, image: str, known: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from cooperflow import atomic_io, processes
+from cooperflow import atomic_io, locks
 from cooperflow.engine import containers
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan
@@ -49,7 +49,7 @@ def release(plan: Plan, image: str) -> bool:
     if not plan.config.images.rolling or needed(plan, image):
         return False
     try:
-        with processes.claim(plan.results.claims, f"image {image}", 0.0):
+        with locks.claim(plan.results.claims, f"image {image}", 0.0):
             return _remove(plan, image)
     except (UserError, EngineError, docker.errors.DockerException):
         return False  # another job is at it, or a later start will be

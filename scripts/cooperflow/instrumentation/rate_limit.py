@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from cooperflow import locks
 from cooperflow.layout import Results
 
 # No queue is longer than this, seconds: what says so was written before the clock was set back.
@@ -42,17 +42,13 @@ class Pace:
         A turn whose process is killed meanwhile is lost, which costs one interval.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locks.locked(self.path) as handle:
             now = time.time()
             mine, after = turn(_number(os.pread(handle, 64, 0)), now, 60.0 / self.per_minute)
             text = f"{after:.6f}\n".encode()
             os.pwrite(handle, text, 0)
             os.ftruncate(handle, len(text))
             return mine - now
-        finally:
-            os.close(handle)
 
 
 def _number(raw: bytes) -> float | None:

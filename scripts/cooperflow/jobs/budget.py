@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import atomic_io, halt, processes
+from cooperflow import atomic_io, halt, locks, processes
 from cooperflow.experiment.config_schema import RECORDED
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import forecast, spending
@@ -121,7 +121,7 @@ def admission(plan: Plan, run: Run) -> Iterator[str]:
         return
     others = _Others(plan)
     while not halt.current(plan.results):
-        with processes.claim(plan.results.claims, "budget", CLAIM_SECONDS):
+        with locks.claim(plan.results.claims, "budget", CLAIM_SECONDS):
             now = position(plan)
             if now is None or not now.reached:
                 yield ""
@@ -149,7 +149,7 @@ class _Others:
             key for key, one in folders.items() if one.result.exists() and not one.eval.exists()
         ]
         claims = plan.results.claims
-        running = any(processes.is_claimed(claims, f"eval {key}") for key in pending)
+        running = any(locks.is_claimed(claims, f"eval {key}") for key in pending)
         if running or pending != self._pending:
             self._changed, self._pending = now, pending
         quiet = QUIET_ON_A_NODE if processes.on_a_node() else QUIET

@@ -8,7 +8,6 @@ anything. The first one that goes well lets all others go on.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, halt, processes
+from cooperflow import atomic_io, halt, locks, processes
 from cooperflow.engine import probes
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import notification
@@ -127,9 +126,7 @@ def _obstacle(plan: Plan, run: Run, graded: bool, trial: bool) -> str:
 def _try_hold(results: Results, stack: contextlib.ExitStack) -> bool:
     """Be the one that sees whether the trouble is over, if there is none yet."""
     stream = results.breaker.with_suffix(".lock").open("a")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not locks.try_lock(stream.fileno()):
         stream.close()
         return False
     stack.enter_context(stream)

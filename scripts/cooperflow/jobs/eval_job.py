@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, processes, session_lock
+from cooperflow import atomic_io, locks, session_lock
 from cooperflow.attempt import evaluation
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import rolling
@@ -27,7 +27,7 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
         if orphaned := session_lock.orphaned(plan.results):
             print(f"{run.key}: grading not begun: {orphaned}.")
             return INTERRUPTED
-        with processes.claim(plan.results.claims, f"eval {run.key}", claim_seconds(plan)):
+        with locks.claim(plan.results.claims, f"eval {run.key}", claim_seconds(plan)):
             for place in (folder.path, folder.evals):
                 atomic_io.sweep(place)
             with circuit_breaker.passage(plan, run, graded=True):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from cooperflow import environment, runtime_dir
+from cooperflow import environment, locks, runtime_dir
 
 SCHEMA = 2
 # A fork's first answer: it has the request and does the work.
@@ -138,8 +137,7 @@ def _connect(path: Path) -> socket.socket | None:
 
 def _started(path: Path) -> socket.socket | None:
     """Start the launcher, unless another job is just doing so, and return a connection to it."""
-    with path.with_suffix(".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.locked(path.with_suffix(".lock")):
         connection = _connect(path)
         if connection is not None:
             return connection

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import atomic_io, processes, session_lock
+from cooperflow import atomic_io, locks, session_lock
 from cooperflow.attempt import evaluation
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
@@ -49,7 +49,7 @@ def perform(plan: Plan, this_one: Repetition, this: Try) -> int:
         if orphaned := session_lock.orphaned(plan.results):
             print(f"{key}: not begun: {orphaned}.")
             return INTERRUPTED
-        with processes.claim(plan.results.claims, key, claim_seconds(plan)):
+        with locks.claim(plan.results.claims, key, claim_seconds(plan)):
             code = _repetition(plan, pair, number, key, this)
         rolling.release(plan, pair.image)
         return code

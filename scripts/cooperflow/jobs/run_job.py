@@ -9,7 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, halt, layout, processes, redaction, runtime_dir, session_lock
+from cooperflow import (
+    atomic_io,
+    halt,
+    layout,
+    locks,
+    processes,
+    redaction,
+    runtime_dir,
+    session_lock,
+)
 from cooperflow.attempt import container_monitor, supervisor
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
@@ -37,7 +46,7 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
         if orphaned := session_lock.orphaned(plan.results):
             print(f"{run.key}: not begun: {orphaned}.")
             return INTERRUPTED
-        with processes.claim(plan.results.claims, run.key, claim_seconds(plan)):
+        with locks.claim(plan.results.claims, run.key, claim_seconds(plan)):
             if atomic_io.read_json(folder.result) is not None:
                 return DONE
             for place in (folder.path, *map(folder.attempt, folder.attempt_numbers())):
