@@ -195,7 +195,7 @@ class Lab:
     def script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one of the scripts that a user calls by hand."""
         return subprocess.run(
-            [sys.executable, f"scripts/{name}.py", *arguments],
+            [sys.executable, f"scripts/commands/{name}.py", *arguments],
             cwd=self.clone,
             env=self.environment,
             capture_output=True,
