@@ -1,16 +1,16 @@
-# Sets up, checks and shows the workflow. `make help` lists what there is.
+# Commands to set up, run, inspect and check the workflow. `make help` lists them.
 
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/bash
-# Scripts read and write UTF-8, whatever the locale.
+# Scripts read and write UTF-8 in every locale.
 export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 CONFIG ?=
-# Test files at a time: most tests wait for containers and for a slow model.
+# Test files that run at a time: most tests wait for containers and for a slow model.
 TESTERS ?= 3
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-# Every target that `make help` lists makes no file of its name.
+# No target that `make help` lists creates a file of its name.
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 BIN := .venv/bin
@@ -19,51 +19,51 @@ SETUP := envs/setup.sh
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Make .venv with the locked packages
+setup: ## Create .venv with the locked packages
 	@$(SETUP) python
 
-engine: ## See to a Docker engine that answers and to the demo's base image
+engine: ## Install and start Docker if needed, and build the demo's base image
 	@$(SETUP) engine
 	@$(SETUP) base-image
 
-dataset: setup ## Fetch the benchmark's data set, or check the one that is there (CONFIG=file)
+dataset: setup ## Fetch the benchmark's data set, or check an existing copy (CONFIG=file)
 	@$(BIN)/snakemake dataset --forcerun dataset_checked --retries 0 --quiet rules $(CONFIGFILE)
 
-pilot: setup ## Run 3 pairs in all settings, then estimate cost and time of the rest (CONFIG=file)
+pilot: setup ## Run 3 pairs in all settings, then estimate cost and time of the remaining runs (CONFIG=file)
 	@$(BIN)/python scripts/commands/pilot.py $(CONFIGFILE)
 
-openhands: setup engine ## Make what OpenHands' agents run on in containers (agent.name: openhands_docker)
+openhands: setup engine ## Install the files that OpenHands' agents need in containers (agent.name: openhands_docker)
 	@$(SETUP) openhands
 
-demo: setup engine ## Run the whole workflow on the demo tasks with a replayed model: no key, no cost
+demo: setup engine ## Run all steps on the demo tasks with a replayed model: no key, no cost
 	@$(BIN)/python scripts/commands/demo.py
 
 demo-openhands: openhands ## Run one pair in all settings with OpenHands and a replayed model: no cost
 	@$(BIN)/python scripts/commands/demo.py config/demo-openhands.yaml
 
-drain: setup ## Let the running session finish what runs and start nothing more (CONFIG=file)
+drain: setup ## Let the running session finish its running jobs and start no others (CONFIG=file)
 	@$(BIN)/python scripts/commands/drain.py $(CONFIGFILE)
 
-retry-infra: setup ## List the runs that ended as infra_error and put them back (CONFIG=file)
+retry-infra: setup ## List the runs that ended as infra_error and requeue them (CONFIG=file)
 	@$(BIN)/python scripts/commands/retry_infra.py $(CONFIGFILE)
 
-status: setup ## Tell how far it is: runs, outcomes, cost, what is wrong (CONFIG=file, WATCH=1)
+status: setup ## Show the progress: runs, outcomes, cost, problems (CONFIG=file, WATCH=1)
 	@$(BIN)/python scripts/commands/status.py $(CONFIGFILE) $(if $(WATCH),--watch)
 
-table: setup ## Tabulate what is there of a half-finished experiment (CONFIG=file)
+table: setup ## Print the tables of an unfinished experiment (CONFIG=file)
 	@$(BIN)/python scripts/commands/table.py $(CONFIGFILE)
 
-report: setup ## Make the report of a half-finished experiment (CONFIG=file)
+report: setup ## Write the report of an unfinished experiment (CONFIG=file)
 	@$(BIN)/python scripts/commands/report.py $(CONFIGFILE)
 
-bundle: setup ## Pack what a reviewer needs to check the tables into one archive (CONFIG=file)
+bundle: setup ## Pack the files that a reviewer needs to check the tables (CONFIG=file)
 	@$(BIN)/python scripts/commands/bundle.py $(CONFIGFILE)
 
-check-bundle: setup ## Compute every table of such an archive anew and compare (BUNDLE=file)
+check-bundle: setup ## Recompute every table of such an archive and compare (BUNDLE=file)
 	@$(BIN)/python scripts/commands/bundle.py --check "$(or $(BUNDLE),$(error BUNDLE=file names the archive))"
 
 record: setup ## Turn a finished experiment into recordings that anyone can replay (CONFIG=file TO=folder)
-	@$(BIN)/python scripts/commands/record.py $(CONFIGFILE) --to "$(or $(TO),$(error TO=folder names where to))"
+	@$(BIN)/python scripts/commands/record.py $(CONFIGFILE) --to "$(or $(TO),$(error TO=folder names the folder to write))"
 
 lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/snakefmt --check Snakefile rules
@@ -79,11 +79,11 @@ test: setup engine lint ## Set up, lint, and run all tests
 test-faults: setup engine ## Run the quick part of the fault campaign alone
 	@$(BIN)/pytest tests/test_faults.py
 
-faults: setup engine ## Cause every known fault and check what must hold (ONLY=pattern SEED=n; root)
+faults: setup engine ## Cause every known fault and check the guarantees (ONLY=pattern SEED=n; root)
 	@cd tests && PYTHONPATH=../scripts ../$(BIN)/python -m faults --only '$(ONLY)' \
 		$(if $(SEED),--seed $(SEED)) --out ../logs/faults.md
 
-bench: setup engine ## Measure the workflow beside upstream's own procedure (ONLY=part REPEATS=n; root)
+bench: setup engine ## Measure the workflow and the benchmark's batch runner (ONLY=part REPEATS=n; root)
 	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m bench --only '$(ONLY)' \
 		--repeats $(or $(REPEATS),3) --out ../.bench.json
 
@@ -96,25 +96,25 @@ engines: setup engine ## Run demo and engine tests on Debian's newer Docker engi
 	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m engines --only '$(ONLY)' \
 		--out ../logs/engines.md
 
-format: setup ## Format the code and mend what can be mended
+format: setup ## Format the code and apply automatic fixes
 	@$(BIN)/snakefmt Snakefile rules
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-lock: ## Resolve the dependencies anew (envs/requirements.txt)
+lock: ## Resolve the dependencies again (envs/requirements.txt)
 	@$(SETUP) lock --upgrade
 
-upgrade: setup engine ## Update the lock, run demo and contract tests with it, say what changed (COOPERBENCH=version)
+upgrade: setup engine ## Update the lock, run demo and contract tests, list the changes (COOPERBENCH=version)
 	@"$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" scripts/commands/upgrade.py \
 		$(if $(COOPERBENCH),--cooperbench $(COOPERBENCH))
 
 contract: setup ## Check each fact of cooperbench, litellm and Snakemake that is relied on
 	@$(BIN)/pytest -q tests/contract
 
-schema: setup ## Write config/schema.json anew
+schema: setup ## Regenerate config/schema.json
 	@$(BIN)/python scripts/commands/schema.py
 
-doctor: ## Tell what this machine has and what it lacks
+doctor: ## List the available and the missing prerequisites of this machine
 	@$(SETUP) doctor
 
 clean-env: ## Remove .venv and the private tools

@@ -21,7 +21,7 @@ include: "rules/report.smk"
 
 
 onstart:
-    begin_start(workflow.dag)
+    start_session(workflow.dag)
 
 
 onsuccess:
@@ -32,7 +32,7 @@ onerror:
     end_session(False)
 
 
-# Made where Snakemake runs: what asks for nothing but files, and takes seconds.
+# These need only files and take seconds: they run where Snakemake runs, not on the cluster.
 localrules:
     adopt,
     aggregate,

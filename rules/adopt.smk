@@ -1,4 +1,4 @@
-# Runs that plain cooperbench made, taken over: what models.NAME.adopt names.
+# Imports runs that plain cooperbench made, as listed in models.NAME.adopt.
 rule adopt:
     log:
         "logs/adopt.log",

@@ -1,4 +1,4 @@
-# The tables: one row per run, one per experiment.
+# The main tables: runs.csv (one row per run) and summary.csv (one row per experiment).
 rule aggregate:
     input:
         inputs_of_tables,

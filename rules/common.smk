@@ -1,4 +1,4 @@
-# The config, checked before the DAG is built, and what the rules share.
+# Loads and checks the config; helpers and input functions of the rules.
 import os
 import re
 import shlex
@@ -13,12 +13,12 @@ from cooperflow import interpreter
 
 
 def stop(error):
-    """End with the error's own words, without a traceback."""
+    """Print the message and exit, without a traceback."""
     print(f"\n{error}\n", file=sys.stderr)
     sys.exit(1)
 
 
-# Before any package is imported that another environment does not have.
+# Checked before packages are imported that another environment lacks.
 if problem := interpreter.problem(snakemake.__version__, Path(workflow.basedir)):
     stop(problem)
 
@@ -37,7 +37,7 @@ except UserError as error:
 RESULTS = PLAN.results
 GATE = str(RESULTS.gate)
 
-# A pair's path below its experiment; the functions of the rules below take it apart.
+# The wildcard for a pair's path below its experiment.
 PAIR = "{pair}"
 
 snakemake_setup.collect_garbage_rarely()
@@ -47,32 +47,32 @@ snakemake_setup.limit_providers(workflow, PLAN.run_limits)
 
 
 def call(name, *arguments):
-    """The command line of a script, quoted; the rules that have many jobs add little to it."""
+    """The quoted command line of a rule's script."""
     script = Path(workflow.basedir) / "scripts" / f"{name}.py"
     return shlex.join([sys.executable, "-X", "utf8", str(script), *arguments])
 
 
 def run_slots():
-    """How many runs go on at a time."""
+    """The number of runs at a time."""
     value = workflow.global_resources.get("run_slots").value
     return value if isinstance(value, int) else 4
 
 
-def begin_start(dag):
-    """Called once, before the first job of a start; not for a dry run."""
+def start_session(dag):
+    """Called once, before the first job of a session; not for a dry run."""
     from cooperflow.session import session_start
 
-    # Which of a job's tries is the last one: its script is told the number alone.
+    # A job's script gets the number of its try; this is how many there are.
     os.environ[environment.RETRIES] = str(workflow.execution_settings.retries)
-    to_do = list(dag.needrun_jobs())
-    names = [str(job.rule) for job in to_do]
-    wanted = {str(file) for job in to_do for file in job.output}
+    pending = list(dag.needrun_jobs())
+    names = [str(job.rule) for job in pending]
+    outputs = {str(file) for job in pending for file in job.output}
     work = session_start.Work(
         images="image" in names,
-        runs=[run for run in PLAN.runs if str(run.folder(RESULTS).result) in wanted],
-        evaluations=[run for run in PLAN.runs if str(run.folder(RESULTS).eval) in wanted],
+        runs=[run for run in PLAN.runs if str(run.folder(RESULTS).result) in outputs],
+        evaluations=[run for run in PLAN.runs if str(run.folder(RESULTS).eval) in outputs],
         oracles=names.count("oracle_pair"),
-        uses=image_uses(to_do),
+        uses=image_uses(pending),
         slots=run_slots(),
         cluster=workflow.non_local_exec,
         tables=any(str(job.rule).startswith(("run_", "eval_", "aggregate")) for job in dag.jobs),
@@ -114,10 +114,11 @@ if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun
 BROKEN_EVALUATIONS = redo.broken_evaluations(RESULTS)
 
 
-def every(name):
-    """That document of every run. A function: jobs on a cluster's nodes never ask for the list."""
+def documents(name):
+    """A document of every run. A function, since jobs on cluster nodes do not need the list."""
     folders = {
-        one.run_name: str(RESULTS.mode(one.run_name, one.setting.mode)) for one in PLAN.experiments
+        experiment.run_name: str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
+        for experiment in PLAN.experiments
     }
     return [f"{folders[run.experiment.run_name]}/{run.pair.folder}/{name}" for run in PLAN.runs]
 
@@ -198,16 +199,16 @@ def inputs_of_archive(wildcards):
 
 
 def inputs_of_tables(_):
-    """Every evaluation and result, and the oracle's note once there is one."""
-    documents = [*every(layout.EVAL), *every(layout.RESULT)]
-    if redo.tables_are_outdated(PLAN, documents):
+    """Every evaluation and result, and the oracle's note if it exists."""
+    paths = [*documents(layout.EVAL), *documents(layout.RESULT)]
+    if redo.tables_are_outdated(PLAN, paths):
         make_again(RESULTS.runs_csv)
-    # No rule makes the note: it is newer than the tables when the oracle's results have changed.
-    return documents + ([str(RESULTS.oracle_note)] if RESULTS.oracle_note.exists() else [])
+    # The note is newer than the tables when the oracle's results have changed.
+    return paths + ([str(RESULTS.oracle_note)] if RESULTS.oracle_note.exists() else [])
 
 
 def images_before(pair, runs=None):
-    """What a run or grading waits for: all images; in rolling mode its own; on Modal none."""
+    """The sentinel for a run or evaluation: all images; in rolling mode its own; on Modal none."""
     if not PLAN.config.docker:
         return []
     return str(RESULTS.sentinel(image_of(pair, runs))) if PLAN.config.images.rolling else GATE
@@ -229,7 +230,7 @@ RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.e
 
 
 def image_uses(jobs):
-    """Which files each image is still needed for, of those that the jobs make."""
+    """The outputs of the jobs that need each image."""
     uses = {}
     for job in jobs:
         if str(job.rule).startswith(("run_", "eval_", "oracle_pair")):
@@ -240,27 +241,31 @@ def image_uses(jobs):
 
 
 def verified_images(_):
-    """What `snakemake images` makes."""
+    """The sentinel of all images, for `snakemake images`."""
     if not PLAN.config.docker:
-        stop(f"backend {PLAN.config.backend} fetches the tasks' images by itself.")
+        stop(
+            f"backend {PLAN.config.backend} fetches the images itself; `snakemake images` has nothing to do."
+        )
     return str(RESULTS.gate)
 
 
 def archives(_):
-    """The tar of each image in images.archive, once the config names such a folder."""
+    """The tar of each image in images.archive."""
     if PLAN.config.images.archive is None:
-        raise WorkflowError("images.archive: name the folder for the tars, then start again.")
+        raise WorkflowError(
+            "images.archive: missing. Name the folder for the tar files, then start again."
+        )
     folder = Path(PLAN.config.images.archive)
     return [folder / f"{layout.image_key(image)}.tar" for image in PLAN.images]
 
 
 def attempt_number(_, attempt):
-    """Which of Snakemake's attempts at a job this is: 1, 2, ..."""
+    """The number of Snakemake's try at a job: 1, 2, ..."""
     return attempt
 
 
 def either(words):
-    """A wildcard constraint: one of these words."""
+    """The wildcard constraint for a list of words."""
     return "|".join(re.escape(str(word)) for word in dict.fromkeys(words))
 
 

@@ -1,4 +1,4 @@
-# The data set: there, whole for the pairs asked for, its contents known by hash.
+# The data set: fetched if missing, complete for the selected pairs, hashes recorded.
 rule dataset_checked:
     output:
         RESULTS.dataset_json,

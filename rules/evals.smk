@@ -1,4 +1,4 @@
-# The grading of each run by the benchmark's own tests, beside the runs that still go on.
+# Evaluates each run with the benchmark's tests as soon as it has ended.
 for experiment in PLAN.experiments:
 
     rule:

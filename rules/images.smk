@@ -1,4 +1,4 @@
-# One sentinel per verified image, and one file that says that all are.
+# One sentinel per verified image, and one for all images together.
 IMAGES = [layout.image_key(image) for image in PLAN.images]
 
 
@@ -11,7 +11,7 @@ rule image:
         "logs/images/{image}.log",
     wildcard_constraints:
         image=either(IMAGES),
-    # No thread of its own: it waits for the network, in rolling mode for room.
+    # No thread: the job waits for the network and, in rolling mode, for disk space.
     threads: 0
     resources:
         pull_slots=1,

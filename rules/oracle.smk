@@ -1,4 +1,4 @@
-# The gold patches of each pair, graded as a run's patches are: no model, no cost.
+# Evaluates the gold patches of each pair as a run's patches: no model, no cost.
 ORACLE = [
     RESULTS.oracle_repeat(pair, number)
     for pair in PLAN.pairs
@@ -41,7 +41,7 @@ rule oracle_table:
 
 
 rule oracle:
-    # The documents too: one that is missing below a table that is there would not be missed.
+    # With the documents: Snakemake would not notice a missing one behind an existing table.
     input:
         ORACLE,
         RESULTS.oracle_csv,

@@ -1,4 +1,4 @@
-# Everything a paid run needs, tried before one starts. The key is asked once per ten minutes.
+# Checks every prerequisite of a paid run; the provider is called once per ten minutes.
 rule preflight:
     log:
         "logs/preflight.log",
@@ -8,5 +8,5 @@ rule preflight:
         "{params.call} --log {log:q}"
 
 
-# It lists the problems once.
+# A second try would list the same problems again.
 snakemake_setup.try_once(workflow, "preflight")

@@ -1,5 +1,4 @@
-# Where the results come from, and the report: results/report/index.html, one folder that opens
-# from disk.
+# The provenance of the results, and the HTML report: results/report/index.html.
 rule provenance:
     input:
         RESULTS.runs_csv,
@@ -26,8 +25,7 @@ rule report:
         BREAKDOWNS,
         RESULTS.provenance,
     output:
-        # Not the whole folder: Snakemake would remove its pages first, and they are made only
-        # when their run has changed.
+        # Not the folder: Snakemake would delete all pages, and only outdated ones are written.
         RESULTS.report / "index.html",
     log:
         "logs/report.log",

@@ -1,5 +1,5 @@
-# One run per pair and experiment (a model in a setting): the same rule for each experiment.
-# In a loop: `use rule ... as` needs names written out, and models and settings are the user's.
+# One run per pair and experiment; an experiment is a model in a setting. One rule per experiment:
+# `use rule ... as` would need the names written out, and the config defines them.
 for experiment in PLAN.experiments:
     if experiment.adopted:
         continue

@@ -1,4 +1,4 @@
-# Comparisons, breakdowns, and tables and plots for a paper, all made of runs.csv and summary.csv.
+# Comparisons, breakdowns, headline tables and plots, made from runs.csv and summary.csv.
 BREAKDOWNS = [RESULTS.table(f"{name}.csv") for name in layout.BREAKDOWNS]
 HEADLINES = [
     RESULTS.table(f"{name}.{kind}") for name in ("summary", "comparison") for kind in ("tex", "md")
@@ -36,7 +36,7 @@ rule plots:
         BREAKDOWNS,
     output:
         [path for path in PLOTS if path.suffix != ".svg"],
-        # One kind is enough to look at.
+        # One format is enough for Snakemake's report.
         [
             report(
                 RESULTS.plot(name, "svg"),

@@ -1,9 +1,10 @@
-"""Take over runs that plain cooperbench made: what `models.NAME.adopt` names."""
+"""Take over runs that plain cooperbench plan: what `models.NAME.adopt` names."""
 
 import sys
 
 from cooperflow.archive import adoption
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
 
 
@@ -11,7 +12,7 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        print(adoption.adopt(plan.make(config.from_environment())))
+        print(adoption.adopt(planning.make(config.from_environment())))
         return 0
 
     return command.perform(work, arguments.log)

@@ -1,8 +1,9 @@
-"""Make runs.csv and summary.csv from what the runs left."""
+"""Make runs.csv and summary.csv from the documents of the runs."""
 
 import sys
 
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
 from cooperflow.tables import aggregate
 
@@ -11,9 +12,9 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        made = plan.make(config.from_environment())
-        runs, summary = aggregate.make(made)
-        print(f"{made.results.summary_csv}: {len(summary)} experiments, {len(runs)} runs")
+        plan = planning.make(config.from_environment())
+        runs, summary = aggregate.make(plan)
+        print(f"{plan.results.summary_csv}: {len(summary)} experiments, {len(runs)} runs")
         return 0
 
     return command.perform(work, arguments.log)

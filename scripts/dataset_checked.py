@@ -1,9 +1,10 @@
-"""See to the data set: fetch it if it is not there, check it, write its hashes."""
+"""Fetch the data set if it is missing, check it, and write its hashes."""
 
 import sys
 
 from cooperflow import processes
-from cooperflow.experiment import config, dataset_fetch, plan
+from cooperflow.experiment import config, dataset_fetch
+from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
 
 
@@ -12,18 +13,19 @@ def main() -> int:
     processes.interrupt_on_signals()
 
     def work() -> int:
-        made = plan.make(config.from_environment())
-        told = dataset_fetch.settle(made)
+        plan = planning.make(config.from_environment())
+        document = dataset_fetch.settle(plan)
         print(
-            f"data set: {told['dir']} ({told['source']}): whole for {told['pairs']} pairs of "
-            f"{len(told['tasks'])} tasks, hash {told['hash'][:16]}"
+            f"data set: {document['dir']} ({document['source']}): complete for "
+            f"{document['pairs']} pairs of {len(document['tasks'])} tasks, "
+            f"hash {document['hash'][:16]}"
         )
         return 0
 
     try:
         return command.perform(work, arguments.log)
     except processes.Interrupted as why:
-        print(f"data set: ended: {why}; start again to go on")
+        print(f"data set: interrupted: {why}. Start again to resume")
         return 130
 
 

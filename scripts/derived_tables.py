@@ -3,7 +3,8 @@
 import sys
 
 from cooperflow import atomic_io
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
 from cooperflow.tables import breakdowns, comparison, headline_tables, run_table
 
@@ -12,12 +13,12 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        experiment_plan = plan.make(config.from_environment())
-        results = experiment_plan.results
+        plan = planning.make(config.from_environment())
+        results = plan.results
         runs = run_table.read_runs(results.runs_csv)
         differences = comparison.table(runs)
         texts = {results.comparison_csv: differences.to_csv(index=False)}
-        languages = experiment_plan.config.dataset.languages
+        languages = plan.config.dataset.languages
         for name, table in breakdowns.tables(runs, languages).items():
             texts[results.table(f"{name}.csv")] = table.to_csv(index=False)
         for headline in (

@@ -1,11 +1,12 @@
-"""See to the image of one task and verify it."""
+"""Provide and verify the image of one task, or save it as a tar file."""
 
 import contextlib
 import sys
 
-from cooperflow import layout, processes
+from cooperflow import formats, layout, processes
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.images import local_image, verification
 from cooperflow.jobs import command
 
@@ -13,24 +14,24 @@ from cooperflow.jobs import command
 def main() -> int:
     parser = command.parser(__doc__)
     parser.add_argument("--image", required=True, help="the name of the image's sentinel")
-    parser.add_argument("--save", action="store_true", help="write its tar to images.archive")
+    parser.add_argument("--save", action="store_true", help="write its tar file to images.archive")
     arguments = parser.parse_args()
 
     def work() -> int:
-        made = plan.make(config.from_environment())
-        images = {layout.image_key(image): image for image in made.images}
+        plan = planning.make(config.from_environment())
+        images = {layout.image_key(image): image for image in plan.images}
         if arguments.image not in images:
             raise UserError(f"The config has no image {arguments.image}.")
         image = images[arguments.image]
         if arguments.save:
-            size = verification.save(made, image)
-            print(f"{verification.archive_path(made, image)}: {size / 1e6:.1f} MB")
+            size = verification.save(plan, image)
+            print(f"{verification.archive_path(plan, image)}: {formats.size(size)}")
             return 0
-        # On one machine pull_slots says how many; on a cluster, of all nodes together.
+        # pull_slots limits the pulls of one machine, or of all nodes of a cluster together.
         with contextlib.ExitStack() as stack:
             if processes.on_a_node():
-                stack.enter_context(local_image.one_at_a_time(made))
-            sentinel = verification.ensure(made, image)
+                stack.enter_context(local_image.one_at_a_time(plan))
+            sentinel = verification.ensure(plan, image)
         print(f"{image}: {sentinel['source']} and verified")
         return 0
 

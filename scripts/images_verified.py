@@ -1,4 +1,4 @@
-"""Say that every needed image is verified: runs wait for this file."""
+"""Write the sentinel of all images, for which the runs wait."""
 
 import sys
 

@@ -1,8 +1,9 @@
-"""Make oracle.csv from what the gold patches of every pair came to."""
+"""Make oracle.csv from the evaluations of the gold patches."""
 
 import sys
 
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
 from cooperflow.tables import oracle_table
 
@@ -11,8 +12,8 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        made = plan.make(config.from_environment())
-        print(f"{made.results.oracle_csv}: {oracle_table.tabulate(made)}")
+        plan = planning.make(config.from_environment())
+        print(f"{plan.results.oracle_csv}: {oracle_table.tabulate(plan)}")
         return 0
 
     return command.perform(work, arguments.log)

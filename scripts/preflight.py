@@ -1,8 +1,9 @@
-"""Look at everything that the runs to do need; a line each, ok or what to do."""
+"""Check the prerequisites of the pending runs: one line each, with a remedy if it fails."""
 
 import sys
 
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
 from cooperflow.session import preflight_checks
 
@@ -11,13 +12,13 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        made = plan.make(config.from_environment())
-        to_do = [run for run in made.runs if not run.folder(made.results).result.exists()]
-        bad = preflight_checks.show(
-            preflight_checks.lines(made, to_do), lambda text: print(text, flush=True)
+        plan = planning.make(config.from_environment())
+        pending = [run for run in plan.runs if not run.folder(plan.results).result.exists()]
+        failed = preflight_checks.show(
+            preflight_checks.lines(plan, pending), lambda text: print(text, flush=True)
         )
-        print(f"{len(to_do)} runs to do; " + (f"{len(bad)} things to mend" if bad else "all well"))
-        return 1 if bad else 0
+        print(f"{len(pending)} runs pending; {len(failed)} problems to fix")
+        return 1 if failed else 0
 
     return command.perform(work, arguments.log)
 

@@ -1,4 +1,4 @@
-"""Write down where the results come from: results/provenance.json."""
+"""Write results/provenance.json: the origin of the results."""
 
 import sys
 

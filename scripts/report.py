@@ -2,7 +2,8 @@
 
 import sys
 
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
 from cooperflow.report import build
 
@@ -11,8 +12,8 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        experiment_plan = plan.make(config.from_environment())
-        print(build.build(experiment_plan, experiment_plan.results).line())
+        plan = planning.make(config.from_environment())
+        print(build.build(plan, plan.results).line())
         return 0
 
     return command.perform(work, arguments.log)

@@ -1,4 +1,4 @@
-"""One attempt at one run."""
+"""Make one attempt at a run."""
 
 import sys
 

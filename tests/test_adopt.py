@@ -122,7 +122,7 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     assert "Adopted." in page
     assert "(adopted)</th>" in page
     # Nothing of it is ever run here: not after a retry, and not a second time.
-    assert "nothing to put back" in one.script("retry_infra").stdout
+    assert "nothing to requeue" in one.script("retry_infra").stdout
     assert "0 runs taken over, 0 of them with their grading; 3 before" in one.run("adopt").stdout
     assert "Nothing to be done" in one.dry_run()
 

@@ -1,4 +1,4 @@
-"""What `make upgrade` says of a new lock and of a demo that ended otherwise."""
+"""Report of `make upgrade`: a new lock, and a demo with other results."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ litellm==1.80.0 ; python_full_version < '3.14' \\
 
 
 def test_versions_of_a_lock() -> None:
-    assert upgrade.locked(LOCK) == {"cooperbench": "0.0.29", "litellm": "1.80.0"}
+    assert upgrade.parse_lock(LOCK) == {"cooperbench": "0.0.29", "litellm": "1.80.0"}
 
 
 def test_the_shipped_lock_has_all_that_is_watched() -> None:
-    assert set(upgrade.WATCHED) <= set(upgrade.locked(upgrade.LOCK.read_text("utf-8")))
+    assert set(upgrade.WATCHED) <= set(upgrade.parse_lock(upgrade.LOCK.read_text("utf-8")))
 
 
 def test_cooperbench_is_pinned_anew() -> None:
     text = upgrade.PROJECT.read_text("utf-8")
-    changed = upgrade.pinned(text, "0.0.30")
+    changed = upgrade.pin_version(text, "0.0.30")
     assert '"cooperbench==0.0.30",' in changed
     assert len(changed.splitlines()) == len(text.splitlines())
     with pytest.raises(SystemExit):
-        upgrade.pinned("dependencies = []", "0.0.30")
+        upgrade.pin_version("dependencies = []", "0.0.30")
 
 
 def run(**changes: str) -> dict[tuple[str, ...], dict[str, str]]:
@@ -39,41 +39,43 @@ def run(**changes: str) -> dict[tuple[str, ...], dict[str, str]]:
 
 
 def test_a_run_that_ended_otherwise_is_told() -> None:
-    found = upgrade.differing(run(), run(outcome="fail", reason="tests_failed"))
+    found = upgrade.compare_runs(run(), run(outcome="fail", reason="tests_failed"))
     assert found == ["m-solo r 1 1,2: outcome pass -> fail, reason  -> tests_failed"]
 
 
 def test_times_may_differ_and_nothing_else() -> None:
-    assert upgrade.differing(run(), run(duration_s="9")) == []
-    assert upgrade.differing(run(), run(input_tokens="101"))
+    assert upgrade.compare_runs(run(), run(duration_s="9")) == []
+    assert upgrade.compare_runs(run(), run(input_tokens="101"))
 
 
 def test_what_depends_on_when_a_message_arrives_may_differ_where_agents_talk() -> None:
     told = run(messages_sent="2")
-    assert upgrade.differing(told, run(messages_sent="2", input_tokens="101", cost_usd="0.2")) == []
-    assert upgrade.differing(told, run(messages_sent="2", steps="9"))
-    assert upgrade.differing(told, run(input_tokens="101"))
+    assert (
+        upgrade.compare_runs(told, run(messages_sent="2", input_tokens="101", cost_usd="0.2")) == []
+    )
+    assert upgrade.compare_runs(told, run(messages_sent="2", steps="9"))
+    assert upgrade.compare_runs(told, run(input_tokens="101"))
 
 
 def test_a_run_that_is_missing_is_told() -> None:
-    (line,) = upgrade.differing(run(), {})
+    (line,) = upgrade.compare_runs(run(), {})
     assert "outcome pass -> (none)" in line
 
 
 def test_the_report_says_what_changed_in_cooperbench() -> None:
-    text = upgrade.told(
+    text = upgrade.summarize(
         {"cooperbench": "0.0.22"}, {"cooperbench": "0.0.23"}, ["cooperbench"], [], []
     )
     assert "0.0.23, data and images: The history after the task's commit is removed" in text
     assert "0.0.22, messaging" not in text
-    same = upgrade.told(
+    same = upgrade.summarize(
         {"cooperbench": "0.0.29"}, {"cooperbench": "0.0.30"}, ["cooperbench"], [], []
     )
     assert "(docs/upstream-versions.md)\n  none\n" in same
 
 
 def test_the_report_names_packages_facts_and_runs() -> None:
-    text = upgrade.told(
+    text = upgrade.summarize(
         {"litellm": "1", "numpy": "2"},
         {"litellm": "2", "numpy": "2"},
         ["litellm"],
@@ -82,5 +84,5 @@ def test_the_report_names_packages_facts_and_runs() -> None:
     )
     assert "  litellm: 1 -> 2\n" in text
     assert "  test_litellm: test_class_of_a_failed_call[html]\n" in text
-    assert "ended otherwise\n  none\n" in text
+    assert "with another result\n  none\n" in text
     assert "git checkout pyproject.toml envs" in text

@@ -1,4 +1,4 @@
-"""Pack what a reviewer needs into one archive, or check such an archive."""
+"""Pack the files that a reviewer needs into one archive, or check such an archive."""
 
 import argparse
 import sys
@@ -6,9 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cooperflow import formats
 from cooperflow.archive import bundle
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 
 
 def main() -> int:
@@ -17,11 +19,13 @@ def main() -> int:
     parser.add_argument("--check", type=Path, metavar="FILE", help="check this archive")
     arguments = parser.parse_args()
     if arguments.check is None:
-        made = plan.make(config.load(arguments.configfile))
-        if not made.results.summary_csv.is_file():
-            raise UserError(f"{made.results.summary_csv} is not there yet: nothing to pack.")
-        path = bundle.pack(made, bundle.secrets_of(made))
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        plan = planning.make(config.load(arguments.configfile))
+        if not plan.results.summary_csv.is_file():
+            raise UserError(
+                f"{plan.results.summary_csv} is missing. Run `snakemake -j 4 all` first."
+            )
+        path = bundle.pack(plan, bundle.secrets_of(plan))
+        print(f"{path}: {formats.size(path.stat().st_size)}")
         return 0
     findings = bundle.check(arguments.check)
     for finding in findings:

@@ -1,4 +1,4 @@
-"""The demo: the whole workflow on our own small data set, and its tables on the terminal."""
+"""Run all steps on the bundled demo data set, and print its tables."""
 
 import os
 import subprocess
@@ -12,7 +12,8 @@ from rich.console import Console
 
 from cooperflow import layout
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.tables import aggregate, terminal_tables
 
 FILE = Path("config/demo.yaml")
@@ -21,18 +22,18 @@ FILE = Path("config/demo.yaml")
 def main() -> int:
     os.chdir(layout.REPOSITORY)
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
-    begun = time.monotonic()
+    start = time.monotonic()
     snakemake = Path(sys.executable).with_name("snakemake")
     code = subprocess.call([str(snakemake), "all", "--configfile", str(file)])
     if code:
-        print(f"The demo did not finish (exit code {code}); the messages above say why.")
+        print(f"The demo did not finish (exit code {code}); see the messages above.")
         return code
-    made = plan.make(config.load([file]))
-    runs, summary = aggregate.collect(made)
-    terminal_tables.tables(made.results, runs, summary, Console())
-    print(f"report   {made.results.report}/index.html: open it in a browser")
-    print(f"each run {made.results.runs}/RUN_NAME/...: patches, trajectories, tests, attempts")
-    print(f"took     {time.monotonic() - begun:.0f} s")
+    plan = planning.make(config.load([file]))
+    runs, summary = aggregate.collect(plan)
+    terminal_tables.tables(plan.results, runs, summary, Console())
+    print(f"report   {plan.results.report}/index.html: open it in a browser")
+    print(f"each run {plan.results.runs}/RUN_NAME/...: patches, trajectories, tests, attempts")
+    print(f"took     {time.monotonic() - start:.0f} s")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Drain the running session: what runs finishes, nothing more starts, the usual start resumes."""
+"""Drain the running session: running jobs finish, no others start; the next session resumes."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""The pilot: a few pairs in all settings, then what the rest may cost and how long it may take."""
+"""Run a pilot: a few pairs in all settings, then an estimate of the remaining cost and time."""
 
 import argparse
 import json
@@ -12,29 +12,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import layout
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.session import estimate
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configfile", type=Path, nargs="*", default=[])
-    parser.add_argument("--subset", default="flash", help="the pilot's pairs are of this subset")
-    parser.add_argument("--first", type=int, default=3, help="so many of them")
+    parser.add_argument("--subset", default="flash", help="subset of the pilot's pairs")
+    parser.add_argument("--first", type=int, default=3, help="number of pairs")
     parser.add_argument("--slots", type=int, default=4, help="runs at a time, for the estimate")
-    parser.add_argument("--only-estimate", action="store_true", help="run nothing")
+    parser.add_argument("--only-estimate", action="store_true", help="do not run anything")
     arguments = parser.parse_args()
     files = [path.resolve() for path in arguments.configfile]
     os.chdir(layout.REPOSITORY)
-    whole = plan.make(config.load(files))
+    plan = planning.make(config.load(files))
     if not arguments.only_estimate:
         code = _run(files, arguments.subset, arguments.first)
         if code:
-            print(f"The pilot did not finish (exit code {code}); the messages above say why.")
+            print(f"The pilot did not finish (exit code {code}); see the messages above.")
             return code
-    to_do = [run for run in whole.runs if not run.folder(whole.results).result.exists()]
-    print(f"\nThe rest of {whole.choice}: {len(to_do)} runs")
-    print("\n".join(estimate.text(estimate.make(whole, to_do), arguments.slots)))
+    pending = [run for run in plan.runs if not run.folder(plan.results).result.exists()]
+    print(f"\nRemaining runs of {plan.choice}: {len(pending)}")
+    print("\n".join(estimate.text(estimate.make(plan, pending), arguments.slots)))
     return 0
 
 

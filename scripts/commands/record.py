@@ -1,4 +1,4 @@
-"""Turn a finished experiment into recordings that anyone can replay: no key, no cost."""
+"""Convert a finished experiment to recordings, which replay without a key or cost."""
 
 import argparse
 import sys
@@ -18,11 +18,11 @@ def main() -> int:
     parser.add_argument("--to", type=Path, required=True, help="the folder to write")
     arguments = parser.parse_args()
     child_process.prepare_environment()
-    made = recording.write(plan.make(config.load(arguments.configfile)), arguments.to)
-    for line in made.left_out:
+    written = recording.write(plan.make(config.load(arguments.configfile)), arguments.to)
+    for line in written.left_out:
         print(f"left out: {line}")
-    print(f"{made.runs} runs of {made.pairs} pairs recorded in {made.folder}. Replay them with")
-    print(f"  .venv/bin/snakemake -j 4 all --configfile {made.folder / 'replay.yaml'}")
+    print(f"Recorded {written.runs} runs of {written.pairs} pairs in {written.folder}. Replay:")
+    print(f"  .venv/bin/snakemake -j 4 all --configfile {written.folder / 'replay.yaml'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Write the report of a half-finished experiment: results/partial/report/index.html."""
+"""Write the report of an unfinished experiment: results/partial/report/index.html."""
 
 import argparse
 import sys
@@ -7,7 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.report import build
 from cooperflow.tables import aggregate
 
@@ -16,14 +17,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configfile", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
-    experiment_plan = plan.make(config.load(arguments.configfile))
-    runs, summary = aggregate.collect(experiment_plan, partial=True)
+    plan = planning.make(config.load(arguments.configfile))
+    runs, summary = aggregate.collect(plan, partial=True)
     if runs.empty:
-        print(f"No run of this experiment has started in {experiment_plan.results.root}.")
+        print(f"No run of this experiment has started in {plan.results.root}.")
         return 0
-    partial = experiment_plan.results.partial
+    partial = plan.results.partial
     aggregate.write(partial, runs, summary)
-    print(build.build(experiment_plan, partial).line())
+    print(build.build(plan, partial).line())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Write config/schema.json, which editors check a config against, from the config's own model."""
+"""Write config/schema.json, with which editors check a config, from the config's model."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Tell how far an experiment is: from its files alone, whether Snakemake runs or not."""
+"""Show the progress of an experiment, read from its files, with or without a running session."""
 
 import argparse
 import contextlib
@@ -15,15 +15,15 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.status import progress, terminal_view
 
-# A look at thousands of runs costs a moment: it is never more than a tenth of the time.
-SHARE = 10
+# Reading thousands of runs takes a moment: at most a tenth of the time is spent on it.
+PAUSE_FACTOR = 10
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configfile", type=Path, nargs="*", default=[])
-    parser.add_argument("--watch", action="store_true", help="go on until Ctrl-C")
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between two looks")
+    parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two readings")
     arguments = parser.parse_args()
     reader = progress.Reader(plan.make(config.load(arguments.configfile)))
     console = Console()
@@ -32,10 +32,10 @@ def main() -> int:
         return 0
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=False) as live:
         while True:
-            begun = time.monotonic()
+            start = time.monotonic()
             live.update(terminal_view.view(reader.status(), console.width), refresh=True)
-            took = time.monotonic() - begun
-            time.sleep(max(arguments.every, SHARE * took))
+            duration = time.monotonic() - start
+            time.sleep(max(arguments.every, PAUSE_FACTOR * duration))
     return 0
 
 

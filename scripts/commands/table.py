@@ -1,4 +1,4 @@
-"""Tabulate a half-finished experiment: what is there, whether Snakemake runs or not."""
+"""Print the tables of an unfinished experiment, with or without a running session."""
 
 import argparse
 import sys
@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, fingerprint, plan
+from cooperflow.experiment import config, fingerprint
+from cooperflow.experiment import plan as planning
 from cooperflow.tables import aggregate, terminal_tables
 
 
@@ -17,15 +18,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configfile", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
-    made = plan.make(config.load(arguments.configfile))
-    runs, summary = aggregate.collect(made, partial=True)
+    plan = planning.make(config.load(arguments.configfile))
+    runs, summary = aggregate.collect(plan, partial=True)
     if runs.empty:
-        print(f"No run of this experiment has begun in {made.results.root}.")
+        print(f"No run of this experiment has started in {plan.results.root}.")
         return 0
-    aggregate.write(made.results.partial, runs, summary)
-    terminal_tables.tables(made.results.partial, runs, summary, Console(), fingerprint.notes(made))
-    rest = "" if len(runs) == len(made.runs) else "; the others have no row"
-    print(f"{len(runs)} of {len(made.runs)} runs have begun{rest}.")
+    aggregate.write(plan.results.partial, runs, summary)
+    terminal_tables.tables(
+        plan.results.partial,
+        runs,
+        summary,
+        Console(),
+        fingerprint.notes(plan),
+    )
+    rest = "" if len(runs) == len(plan.runs) else "; the others have no row"
+    print(f"{len(runs)} of {len(plan.runs)} runs have started{rest}.")
     return 0
 
 

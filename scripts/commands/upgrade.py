@@ -1,6 +1,6 @@
-"""Update the lock, run demo and contract tests with the new packages, and say what changed.
+"""Update the lock, run demo and contract tests with the new packages, and list the changes.
 
-Stdlib only, and run by the system's interpreter: it replaces the environment it is about.
+Stdlib only, and run by the system's interpreter: the project's environment is replaced.
 """
 
 import argparse
@@ -18,65 +18,65 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from cooperflow.upstream import releases  # stdlib only, as this script
+from cooperflow.upstream import releases  # stdlib only too
 
 LOCK = REPOSITORY / "envs" / "requirements.txt"
 PROJECT = REPOSITORY / "pyproject.toml"
 WATCHED = ("cooperbench", "litellm", "snakemake", "docker", "pandas")
 COMPARED = ("outcome", "reason", "caveat", "steps", "messages_sent", "input_tokens", "cost_usd")
-# What depends on when a message arrives: it differs from one run to the next where agents talk.
+# These depend on when a message arrives, so they differ between runs whose agents talk.
 TIMED = ("input_tokens", "cost_usd")
 RUN = ("run_name", "repo", "task_id", "features")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cooperbench", help="its new version; the others follow their ranges")
+    parser.add_argument("--cooperbench", help="its new version; other packages follow their ranges")
     arguments = parser.parse_args()
     os.chdir(REPOSITORY)
-    before = locked(LOCK.read_text("utf-8"))
+    before = parse_lock(LOCK.read_text("utf-8"))
     if arguments.cooperbench:
         text = PROJECT.read_text("utf-8")
-        PROJECT.write_text(pinned(text, arguments.cooperbench), "utf-8")
+        PROJECT.write_text(pin_version(text, arguments.cooperbench), "utf-8")
     call("make", "lock")
-    after = locked(LOCK.read_text("utf-8"))
+    after = parse_lock(LOCK.read_text("utf-8"))
     changes = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
     if not changes:
         print("The lock is up to date: no package has changed.")
         return 0
-    old_demo = demo("before")  # .venv is still the old one
+    old_demo = run_demo("before")  # .venv is still the old one
     call("make", "setup")
-    broken = contract()
-    new_demo = demo("after")
-    print(told(before, after, changes, broken, differing(old_demo, new_demo)))
-    return 1 if broken or differing(old_demo, new_demo) else 0
+    broken = run_contract_tests()
+    new_demo = run_demo("after")
+    print(summarize(before, after, changes, broken, compare_runs(old_demo, new_demo)))
+    return 1 if broken or compare_runs(old_demo, new_demo) else 0
 
 
 def call(*command: str) -> None:
-    """Run a command whose failure ends it all."""
+    """Run a command; exit if it fails."""
     code = subprocess.call(command)
     if code:
         sys.exit(
-            f"\n{' '.join(command)}: exit code {code}. To go back:"
+            f"\n{' '.join(command)}: exit code {code}. To undo:"
             " git checkout pyproject.toml envs && make setup"
         )
 
 
-def locked(text: str) -> dict[str, str]:
+def parse_lock(text: str) -> dict[str, str]:
     """Return the packages of a lock and their versions."""
     return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^ ;\\\\]+)", text, re.MULTILINE))
 
 
-def pinned(text: str, version: str) -> str:
-    """Return the project's file with cooperbench pinned to ``version``."""
+def pin_version(text: str, version: str) -> str:
+    """Return pyproject.toml with cooperbench pinned to ``version``."""
     changed, count = re.subn(r'"cooperbench==[^"]+"', f'"cooperbench=={version}"', text)
     if count != 1:
-        sys.exit(f"{PROJECT}: has no pin of cooperbench.")
+        sys.exit(f"{PROJECT}: does not pin cooperbench.")
     return changed
 
 
-def demo(when: str) -> dict[tuple[str, ...], dict[str, str]]:
-    """Run the demo anew, and return its runs and what upstream's agent config was."""
+def run_demo(when: str) -> dict[tuple[str, ...], dict[str, str]]:
+    """Run the demo again, and return its runs and upstream's resolved agent config."""
     results = f"results/upgrade-{when}"
     shutil.rmtree(REPOSITORY / results, ignore_errors=True)
     snakemake = str(REPOSITORY / ".venv" / "bin" / "snakemake")
@@ -98,7 +98,7 @@ def demo(when: str) -> dict[tuple[str, ...], dict[str, str]]:
     return rows
 
 
-def contract() -> list[str]:
+def run_contract_tests() -> list[str]:
     """Return the contract tests that fail, by name."""
     report = REPOSITORY / "logs" / "contract.xml"
     report.parent.mkdir(exist_ok=True)
@@ -106,7 +106,7 @@ def contract() -> list[str]:
     pytest = str(REPOSITORY / ".venv" / "bin" / "pytest")
     subprocess.call([pytest, "-q", "--disable-warnings", "tests/contract", f"--junitxml={report}"])
     if not report.exists():
-        return ["the contract tests could not be run"]
+        return ["The contract tests could not be run."]
     cases = ElementTree.parse(report).iter("testcase")
     return [
         f"{case.get('classname', '').rpartition('.')[2]}: {case.get('name')}"
@@ -115,41 +115,41 @@ def contract() -> list[str]:
     ]
 
 
-def differing(
+def compare_runs(
     before: dict[tuple[str, ...], dict[str, str]], after: dict[tuple[str, ...], dict[str, str]]
 ) -> list[str]:
-    """Return what the demo's runs came to before and after, where that is not the same."""
-    found = []
+    """Return a line for each run of the demo with another result than before."""
+    lines = []
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, {}), after.get(key, {})
-        talked = any(one.get("messages_sent") not in (None, "", "0") for one in (old, new))
+        talked = any(run.get("messages_sent") not in (None, "", "0") for run in (old, new))
         compared = [name for name in COMPARED if not (talked and name in TIMED)]
         changed = [name for name in compared if old.get(name) != new.get(name)]
-        shown = [f"{name} {short(old.get(name))} -> {short(new.get(name))}" for name in changed]
+        shown = [f"{name} {shorten(old.get(name))} -> {shorten(new.get(name))}" for name in changed]
         if changed:
-            found.append(f"{' '.join(key)}: {', '.join(shown)}")
-    return found
+            lines.append(f"{' '.join(key)}: {', '.join(shown)}")
+    return lines
 
 
-def short(value: str | None) -> str:
-    """Return a value in a few words."""
+def shorten(value: str | None) -> str:
+    """Return a value, or its length if it is long."""
     if value is None:
         return "(none)"
     return value if len(value) <= 30 else f"({len(value)} characters)"
 
 
-def told(
+def summarize(
     before: dict[str, str],
     after: dict[str, str],
     changes: list[str],
     broken: list[str],
     runs: list[str],
 ) -> str:
-    """Return the report."""
+    """Return the changes as text."""
     lines = ["", "Packages"]
     for name in [n for n in WATCHED if n in changes]:
         lines.append(f"  {name}: {before.get(name, '(none)')} -> {after.get(name, '(none)')}")
-    lines.append(f"  {len(changes)} of {len(after)} packages have changed; git diff envs shows all")
+    lines.append(f"  {len(changes)} of {len(after)} packages have changed; see git diff envs")
     if "cooperbench" in changes:
         facts = [
             line
@@ -158,16 +158,16 @@ def told(
             )
             for line in releases.describe(release)
         ]
-        lines += ["Known changes of cooperbench (docs/upstream-versions.md)", *listed(facts)]
-    lines += ["Facts that do not hold any more (tests/contract)", *listed(broken)]
-    lines += ["Runs of the demo that ended otherwise", *listed(runs)]
-    lines.append("To keep it, commit pyproject.toml and envs/. To go back:")
+        lines += ["Known changes of cooperbench (docs/upstream-versions.md)", *indent(facts)]
+    lines += ["Failing contract tests (tests/contract)", *indent(broken)]
+    lines += ["Runs of the demo with another result", *indent(runs)]
+    lines.append("To keep it, commit pyproject.toml and envs/. To undo:")
     lines.append("  git checkout pyproject.toml envs && make setup")
     return "\n".join(lines)
 
 
-def listed(lines: list[str]) -> list[str]:
-    """Return lines set in, or a word for none."""
+def indent(lines: list[str]) -> list[str]:
+    """Return indented lines, or `none`."""
     return [f"  {line}" for line in lines] or ["  none"]
 
 
