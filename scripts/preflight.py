@@ -5,7 +5,8 @@ import sys
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.session import preflight_checks
+from cooperflow.session import preflight
+from cooperflow.session.checks import Context, Work
 
 
 def main() -> int:
@@ -14,9 +15,9 @@ def main() -> int:
     def work() -> int:
         plan = planning.make(config.from_environment())
         pending = [run for run in plan.runs if not run.folder(plan.results).result.exists()]
-        failed = preflight_checks.show(
-            preflight_checks.lines(plan, pending), lambda text: print(text, flush=True)
-        )
+        context = Context(plan, Work(images=True, runs=pending, evaluations=[]))
+        findings = preflight.print_findings(preflight.run_checks(context), sys.stdout)
+        failed = preflight.failed(findings)
         print(f"{len(pending)} runs pending; {len(failed)} problems to fix")
         return 1 if failed else 0
 

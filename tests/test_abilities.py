@@ -15,7 +15,7 @@ from cooperflow.experiment.config_schema import Containers
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import verification
 from cooperflow.layout import REPOSITORY
-from cooperflow.session import preflight, preflight_checks
+from cooperflow.session import checks
 
 ROOTLESS = {"SecurityOptions": ["name=seccomp", "name=rootless"], "PidsLimit": True}
 CONTAINERD = {
@@ -44,8 +44,8 @@ def test_only_configured_limits_are_demanded() -> None:
 
 def test_a_rootless_engine_names_what_to_delegate(demo: Plan) -> None:
     client: Any = None
-    line = preflight_checks._limits(demo, client, ROOTLESS)
-    assert line.state == preflight_checks.BAD
+    line = checks.try_limits(demo, client, ROOTLESS)
+    assert line.state == checks.BAD
     assert "Delegate=memory" in line.text
     assert "cpu" not in line.text
     assert "kernel parameters" in abilities.limits_text(["memory"], {})
@@ -102,9 +102,11 @@ def test_a_setting_that_calls_back_needs_a_local_engine(
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     remote: Any = _Engine({"Name": "elsewhere"})
     solo = [run for run in demo.runs if run.experiment.setting.name == "solo"]
-    preflight._local(demo, solo, remote)
-    with pytest.raises(UserError, match="replay-team"):
-        preflight._local(demo, demo.runs, remote)
+    work = checks.Work(images=False, runs=solo, evaluations=[])
+    assert not list(checks.check_callbacks(checks.Context(demo, work), remote))
+    work = checks.Work(images=False, runs=demo.runs, evaluations=[])
+    (problem,) = checks.check_callbacks(checks.Context(demo, work), remote)
+    assert "replay-team" in problem.text
 
 
 def test_lost_output_is_no_answer(demo: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

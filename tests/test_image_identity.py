@@ -15,7 +15,7 @@ from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import image_lock, local_image, verification
 from cooperflow.layout import REPOSITORY
-from cooperflow.session import preflight_checks
+from cooperflow.session import checks
 
 # One image as Docker 20.10 and 26.1 (classic store) and 28.5 (containerd store) report it.
 CLASSIC = {
@@ -118,9 +118,9 @@ def test_a_run_and_the_preflight_accept_the_same_image(
     client: Any = _Images(CONTAINERD)
     monkeypatch.setattr(containers, "engine", lambda: client)
     assert local_image.ensure(demo, image) == CONTAINERD["Id"]
-    assert not list(preflight_checks._changed(demo, client))
+    assert not list(checks.check_verified_images(demo, client))
     client.attrs = OTHER
-    assert list(preflight_checks._changed(demo, client))
+    assert list(checks.check_verified_images(demo, client))
     with pytest.raises(UserError, match="was verified"):
         local_image.ensure(demo, image)
 

@@ -537,14 +537,14 @@ def test_what_proves_that_a_model_exists(words: str, accepted: bool) -> None:
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
-        ({"action": "no_usage"}, "at no known price"),
+        ({"action": "no_usage"}, "at an unknown price"),
         (
             {
                 "action": "context_length",
                 "message": "Could not finish the message because max_tokens or model output limit"
                 " was reached.",
             },
-            "at no known price",
+            "at an unknown price",
         ),
     ],
 )
@@ -556,7 +556,7 @@ def test_preflight_accepts_what_proves_the_model(
     model = Model(model="command-a-03-2025", api_base=f"{replay.url}/v2/chat")
     told = model_check.probe(model, "x", call=True)
     assert told["kind"] == usage.ANSWERED, told
-    lines = [line.text for line in model_check.model_lines("m", model, told)]
+    lines = [line.text for line in model_check.explain_answer("m", model, told)]
     assert any(words in line for line in lines)
 
 

@@ -9,17 +9,17 @@ import synthetic
 
 from cooperflow import atomic_io, layout, snakemake_setup
 from cooperflow.session import session_start
-from cooperflow.session.preflight import Work
+from cooperflow.session.checks import Work
 
 
 def test_the_plan_names_what_the_session_does(tmp_path: Path) -> None:
     made = synthetic.make_plan(tmp_path / "results", "flash")
-    text = session_start._told(made, Work(True, [], [], tables=False, pulls=3), 0)
+    text = session_start.plan_text(made, Work(True, [], [], tables=False, pulls=3), 0)
     assert "images to verify: 3 of" in text
-    assert "to do" not in text
-    text = session_start._told(made, Work(False, [], [], oracles=4, tables=False), 0)
+    assert "run name" not in text
+    text = session_start.plan_text(made, Work(False, [], [], oracles=4, tables=False), 0)
     assert "oracle evaluations pending: 4" in text
-    assert "to do" not in text
+    assert "run name" not in text
 
 
 def test_runs_that_are_restored_are_not_in_the_estimate(tmp_path: Path) -> None:
@@ -29,14 +29,14 @@ def test_runs_that_are_restored_are_not_in_the_estimate(tmp_path: Path) -> None:
     for run in runs:
         kept = run.folder(made.results).attempt(1) / layout.RESULT
         atomic_io.write_json(kept, {"workflow": {}})
-    text = session_start._told(made, Work(False, runs, runs), 0)
+    text = session_start.plan_text(made, Work(False, runs, runs), 0)
     assert "2 of these runs are restored from their attempts at no cost." in text
     assert "$" not in text
     # A retired attempt is not restored: the run is paid for again.
     for run in runs:
         kept = run.folder(made.results).attempt(1) / layout.RESULT
         kept.rename(kept.with_name(layout.RETIRED))
-    assert "restored" not in session_start._told(made, Work(False, runs, runs), 0)
+    assert "restored" not in session_start.plan_text(made, Work(False, runs, runs), 0)
 
 
 def _record(text: str) -> logging.LogRecord:

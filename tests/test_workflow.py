@@ -283,7 +283,12 @@ def test_real_experiment_without_anything(clone: Path) -> None:
     text = stopped.stdout + stopped.stderr
     assert stopped.returncode != 0
     assert "Traceback" not in text
-    for word in ("export COHERE_API_KEY", "cooperbench prepare", "no daemon answers"):
+    for word in (
+        "Cannot start. Missing prerequisites:",
+        "export COHERE_API_KEY",
+        "cooperbench prepare",
+        "Docker does not answer",
+    ):
         assert word in text, text
     assert not (clone / "results" / "images").exists()
 

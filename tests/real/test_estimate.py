@@ -68,14 +68,14 @@ def test_finished_runs_replace_the_assumption_from_the_first_on(make_plan: Any) 
 
 def test_nothing_to_do_costs_nothing(make_plan: Any) -> None:
     assert estimate.text(estimate.make(make_plan(models=MODELS), []), 4) == [
-        "estimate: nothing is to be done"
+        "estimate: no runs pending"
     ]
 
 
 def test_an_unknown_price_is_no_price(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_check, "probe", lambda *_, **__: {"known": True, "price": None})
     plan = make_plan(models={"m": {"model": "openai/mine"}})
-    assert "no price is known" in "\n".join(estimate.text(estimate.make(plan, plan.runs), 4))
+    assert "price unknown" in "\n".join(estimate.text(estimate.make(plan, plan.runs), 4))
 
 
 def test_an_unknown_price_is_no_price_after_runs_either(

@@ -18,7 +18,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment.config_schema import Model
 from cooperflow.layout import REPOSITORY
 from cooperflow.outcomes import usage
-from cooperflow.session import findings, model_check, preflight, preflight_checks
+from cooperflow.session import checks, finding, model_check, preflight
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
@@ -33,7 +33,7 @@ def _states(found: Any) -> dict[str, str]:
         (
             {"kind": usage.ANSWERED, "cost": 0.00001, "price": [2.5e-6, 1e-5]},
             {"key": "ok", "model": "ok", "price": "ok"},
-            "0.000010 USD, which are not in the runs' books",
+            "0.000010 USD, which the usage of the runs does not include",
         ),
         ({"kind": usage.AUTH, "price": [1, 1]}, {"key": "NO"}, "COHERE_API_KEY"),
         ({"kind": usage.QUOTA, "price": [1, 1]}, {"key": "NO"}, "quota"),
@@ -44,21 +44,23 @@ def _states(found: Any) -> dict[str, str]:
     ],
 )
 def test_what_a_probe_means(told: dict[str, Any], states: dict[str, str], words: str) -> None:
-    found = list(model_check.model_lines("m", COHERE, {"known": True, **told}))
+    found = list(model_check.explain_answer("m", COHERE, {"known": True, **told}))
     assert states.items() <= _states(found).items()
     assert words in "\n".join(str(line) for line in found)
 
 
 def test_too_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
-    assert "ulimit -n" in str(preflight_checks._open_files())
+    context: Any = None
+    (problem,) = checks.check_open_files(context)
+    assert "ulimit -n" in str(problem)
 
 
 def test_a_clock_that_is_off_is_told() -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    assert findings.clock("clock", f"{now}.123456789Z", "Docker's").state == "ok"
-    assert findings.clock("clock", "Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
-    assert findings.clock("clock", "", "theirs").state == "--"
+    assert finding.check_clock("clock", f"{now}.123456789Z", "Docker's").state == "ok"
+    assert finding.check_clock("clock", "Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
+    assert finding.check_clock("clock", "", "theirs").state == "--"
 
 
 @pytest.fixture(scope="module")
@@ -114,23 +116,25 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COHERE_API_KEY", "abc")
     plan = make_plan(models={"m": COHERE.model_dump()})
     for _ in range(3):
-        assert not preflight_checks.failed(model_check.lines(plan, "m", COHERE))
+        assert not list(model_check.check_key("m", COHERE))
+        assert not preflight.failed(model_check.check_model(plan, "m", COHERE))
     assert calls == ["abc"]
     kept = (plan.results.root / "preflight.jsonl").read_text()
     assert '"cost": 0.1' in kept
     assert "abc" not in kept
     monkeypatch.delenv("COHERE_API_KEY")
-    assert "export COHERE_API_KEY" in str(
-        preflight_checks.failed(model_check.lines(plan, "m", COHERE))[0]
-    )
+    assert not list(model_check.check_model(plan, "m", COHERE))
+    (problem,) = model_check.check_key("m", COHERE)
+    assert "export COHERE_API_KEY" in str(problem)
 
 
 @pytest.mark.docker
 @pytest.mark.slow
 def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
-    found = list(preflight_checks.lines(plan, plan.runs))
-    assert not preflight_checks.failed(found), found
+    work = checks.Work(images=True, runs=plan.runs, evaluations=[])
+    found = list(preflight.run_checks(checks.Context(plan, work)))
+    assert not preflight.failed(found), found
     assert {"daemon", "limits", "clock", "images", "open files", "disk", "data set", "agent"} <= {
         line.name for line in found
     }
@@ -141,24 +145,26 @@ def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
 def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
     atomic_io.write_json(plan.results.sentinel(plan.images[0]), {"id": "sha256:other"})
-    (bad,) = preflight_checks.failed(preflight_checks._docker(plan))
+    work = checks.Work(images=True, runs=plan.runs, evaluations=[])
+    (bad,) = preflight.failed(checks.check_containers(checks.Context(plan, work)))
     assert f"remove {plan.results.sentinel(plan.images[0])}" in bad.text
 
 
 @pytest.mark.parametrize(
     ("given", "state", "words"),
     [
-        ({"step_limit": "many"}, findings.BAD, "config.agent.step_limit: 'many' is of another"),
-        ({"step_limit": True}, findings.BAD, "True is of another kind"),
-        ({"step_limt": 5}, findings.NOTE, "not among upstream's keys: agent.step_limt"),
-        ({"step_limit": 5, "cost_limit": 2}, findings.OK, "config read"),
+        ({"step_limit": "many"}, finding.BAD, "config.agent.step_limit: 'many' has another type"),
+        ({"step_limit": True}, finding.BAD, "True has another type"),
+        ({"step_limt": 5}, finding.NOTE, "not among upstream's keys: agent.step_limt"),
+        ({"step_limit": 5, "cost_limit": 2}, finding.OK, "config read"),
     ],
 )
 def test_an_agents_config_is_held_beside_upstreams(
     make_plan: Any, given: dict[str, Any], state: str, words: str
 ) -> None:
     plan = make_plan(agent={"name": "mini_swe_agent_v2", "config": {"agent": given}})
-    found = list(preflight_checks._agent(plan.runs))
+    work = checks.Work(images=True, runs=plan.runs, evaluations=[])
+    found = list(checks.check_agent_config(checks.Context(plan, work)))
     assert {line.state for line in found} == {state}
     assert words in found[0].text
 
@@ -168,9 +174,9 @@ def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
     """A network that is not there, a module that is not there: each run would break on it."""
     asked = {"containers": {"network": "no-such-network"}, "images": {"free_gb": 0}}
     plan = make_plan(**asked, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
-    work = preflight.Work(images=False, runs=plan.runs, evaluations=[])
+    work = checks.Work(images=False, runs=plan.runs, evaluations=[])
     with pytest.raises(UserError) as told:
-        preflight.check(plan, work)
+        preflight.require_quick(checks.Context(plan, work))
     assert "docker network create no-such-network" in str(told.value)
     assert "no module no_such_module.agents (external, for some)" in str(told.value)
     assert "no module json" not in str(told.value)

@@ -1,4 +1,4 @@
-"""Estimate of cost and time of the pending runs: an assumption, corrected by the finished runs."""
+"""Estimate of cost and time of the pending runs: an assumption, corrected by finished runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cooperflow.upstream import public_run
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one experiment. cost None: the model's price is not known."""
+    """Estimate of one experiment. cost None: the model's price is unknown."""
 
     name: str
     runs: int
@@ -26,116 +26,120 @@ class Estimate:
     replay: bool = False
 
 
-def make(plan: Plan, to_do: Iterable[Run]) -> list[Estimate]:
-    """Return an estimate for each experiment that has runs to do."""
-    waiting = list(to_do)
+def make(plan: Plan, pending: Iterable[Run]) -> list[Estimate]:
+    """Return an estimate for each experiment that has pending runs."""
+    runs = list(pending)
     prices = _Prices(plan)
-    found = []
-    for one in plan.experiments:
-        count = sum(run.experiment == one for run in waiting)
+    estimates = []
+    for experiment in plan.experiments:
+        count = sum(run.experiment == experiment for run in runs)
         if count:
-            found.append(_one(plan, one, count, prices.of(one)))
-    return found
+            price = prices.of(experiment)
+            estimates.append(_estimate_experiment(plan, experiment, count, price))
+    return estimates
 
 
 def assumptions(plan: Plan) -> dict[str, float | None]:
     """Return the assumed cost of one run of each paid experiment, None without a price."""
     prices = _Prices(plan)
     return {
-        one.run_name: assumed_cost(plan.config.assume, one, prices.of(one))
-        for one in plan.experiments
-        if one.model.replay is None and not one.adopted
+        experiment.run_name: assumed_cost(plan.config.assume, experiment, prices.of(experiment))
+        for experiment in plan.experiments
+        if experiment.model.replay is None and not experiment.adopted
     }
 
 
 class _Prices:
-    """Prices of models, USD per token: as the last preflight found them, else from litellm."""
+    """Prices of models, USD per token, from the last preflight or else from litellm."""
 
     def __init__(self, plan: Plan) -> None:
-        self._known = atomic_io.read_json(plan.results.state / "preflight.json") or {}
+        self._answers = model_check.read_answers(plan)
 
-    def of(self, one: Experiment) -> Sequence[float] | None:
-        told = (self._known.get(one.model_name) or {}).get("told")
-        if told is None and one.model.replay is None:
-            told = model_check.probe(one.model, None, call=False)
-            self._known[one.model_name] = {"told": told}
-        return (told or {}).get("price")
+    def of(self, experiment: Experiment) -> Sequence[float] | None:
+        answer = (self._answers.get(experiment.model_name) or {}).get("told")
+        if answer is None and experiment.model.replay is None:
+            answer = model_check.probe(experiment.model, None, call=False)
+            self._answers[experiment.model_name] = {"told": answer}
+        return (answer or {}).get("price")
 
 
-def _one(plan: Plan, one: Experiment, count: int, price: Sequence[float] | None) -> Estimate:
-    finished = list(_done(plan, one))
-    costs, seconds = [cost for cost, _ in finished], [lasted for _, lasted in finished]
-    guess = plan.config.assume
-    expected = assumed_cost(guess, one, price)
-    known = expected is not None or any(costs)
-    limit = float(min(guess.run_seconds, plan.config.limits.run_seconds))
+def _estimate_experiment(
+    plan: Plan, experiment: Experiment, count: int, price: Sequence[float] | None
+) -> Estimate:
+    finished = list(_finished_runs(plan, experiment))
+    costs, seconds = [cost for cost, _ in finished], [duration for _, duration in finished]
+    assume = plan.config.assume
+    expected = assumed_cost(assume, experiment, price)
+    has_cost = expected is not None or any(costs)
+    run_seconds = float(min(assume.run_seconds, plan.config.limits.run_seconds))
     basis = (
-        f"assumed: {_agents(one) * _calls(guess, one):g} calls of {guess.input_tokens} tokens in "
-        f"and {guess.output_tokens} out"
+        f"assumed: {_agents(experiment) * _calls(assume, experiment):g} calls of"
+        f" {assume.input_tokens} tokens in and {assume.output_tokens} out"
     )
     if finished:
-        basis = f"from {len(finished)} finished runs of it and the assumption"
+        basis = f"from its {len(finished)} finished runs and the assumption"
     return Estimate(
-        one.run_name,
+        experiment.run_name,
         count,
-        forecast.total(expected, costs, count) if known else None,
-        forecast.total(limit, seconds, count) or NOTHING,
+        forecast.total(expected, costs, count) if has_cost else None,
+        forecast.total(run_seconds, seconds, count) or NOTHING,
         basis,
-        one.model.replay is not None,
+        experiment.model.replay is not None,
     )
 
 
-def _agents(one: Experiment) -> int:
-    return 1 if one.setting.mode == "solo" else 2
+def _agents(experiment: Experiment) -> int:
+    return 1 if experiment.setting.mode == "solo" else 2
 
 
-def _calls(guess: Assumptions, one: Experiment) -> float:
-    """Return the model calls of one agent."""
-    if guess.calls is not None:
-        return guess.calls
-    return public_run.calls(one.setting.mode == "solo", one.setting.messaging)
+def _calls(assume: Assumptions, experiment: Experiment) -> float:
+    """Return the assumed model calls of one agent."""
+    if assume.calls is not None:
+        return assume.calls
+    return public_run.calls(experiment.setting.mode == "solo", experiment.setting.messaging)
 
 
 def assumed_cost(
-    guess: Assumptions, one: Experiment, price: Sequence[float] | None
+    assume: Assumptions, experiment: Experiment, price: Sequence[float] | None
 ) -> float | None:
     """Return the assumed cost of one run, None without a price."""
     if not price or not price[0]:
         return None
-    per_call = guess.input_tokens * price[0] + guess.output_tokens * (price[1] or 0.0)
-    return _agents(one) * _calls(guess, one) * per_call
+    call_cost = assume.input_tokens * price[0] + assume.output_tokens * (price[1] or 0.0)
+    return _agents(experiment) * _calls(assume, experiment) * call_cost
 
 
-def _done(plan: Plan, one: Experiment) -> Iterator[tuple[float, float]]:
-    """Return cost and seconds of the finished runs of an experiment, of whatever pairs."""
-    folder = plan.results.runs / one.run_name / one.setting.mode
+def _finished_runs(plan: Plan, experiment: Experiment) -> Iterator[tuple[float, float]]:
+    """Return cost and seconds of an experiment's finished runs, also of pairs outside the plan."""
+    folder = plan.results.runs / experiment.run_name / experiment.setting.mode
     for path in sorted(folder.glob("*_task/*/f*_f*/result.json")):
-        told = (atomic_io.read_json(path) or {}).get("workflow") or {}
-        if told and told.get("outcome") != "infra_error":
-            yield float(told.get("cost_usd") or 0.0), float(told.get("seconds") or 0.0)
+        record = (atomic_io.read_json(path) or {}).get("workflow") or {}
+        if record and record.get("outcome") != "infra_error":
+            yield float(record.get("cost_usd") or 0.0), float(record.get("seconds") or 0.0)
 
 
 def text(estimates: Sequence[Estimate], slots: int) -> list[str]:
-    """Return the estimate in lines, a sum at the end."""
+    """Return the estimates as lines, with a total at the end."""
     if not estimates:
-        return ["estimate: nothing is to be done"]
+        return ["estimate: no runs pending"]
     lines = [f"{'estimate':<28}{'runs':>6}{'USD':>24}{'minutes':>24}"]
-    for one in estimates:
-        label = f"{one.name} (replay)" if one.replay else one.name
-        minutes = _range(one.seconds.scaled(1 / 60 / slots), 0)
-        cost = "no price is known" if one.cost is None else _range(one.cost, 2)
-        lines.append(f"{label:<28}{one.runs:>6}{cost:>24}{minutes:>24}   {one.basis}")
+    for estimate in estimates:
+        label = f"{estimate.name} (replay)" if estimate.replay else estimate.name
+        minutes = _format_range(estimate.seconds.scaled(1 / 60 / slots), 0)
+        cost = "price unknown" if estimate.cost is None else _format_range(estimate.cost, 2)
+        lines.append(f"{label:<28}{estimate.runs:>6}{cost:>24}{minutes:>24}   {estimate.basis}")
     if len(estimates) > 1:
-        costs = [one.cost for one in estimates if one.cost is not None]
-        cost = _range(sum(costs, NOTHING), 2) + ("" if len(costs) == len(estimates) else " +?")
-        seconds = sum((one.seconds for one in estimates), NOTHING)
-        minutes = _range(seconds.scaled(1 / 60 / slots), 0)
-        runs = sum(one.runs for one in estimates)
-        lines.append(f"{'together':<28}{runs:>6}{cost:>24}{minutes:>24}   {slots} at a time")
-    if any(one.replay for one in estimates):
-        lines.append("A replay pays nothing: its USD are what the recorded tokens would cost.")
+        costs = [estimate.cost for estimate in estimates if estimate.cost is not None]
+        is_partial = len(costs) < len(estimates)
+        cost = _format_range(sum(costs, NOTHING), 2) + (" +?" if is_partial else "")
+        seconds = sum((estimate.seconds for estimate in estimates), NOTHING)
+        minutes = _format_range(seconds.scaled(1 / 60 / slots), 0)
+        runs = sum(estimate.runs for estimate in estimates)
+        lines.append(f"{'total':<28}{runs:>6}{cost:>24}{minutes:>24}   {slots} at a time")
+    if any(estimate.replay for estimate in estimates):
+        lines.append("A replay is free: its USD are the price of the recorded tokens.")
     return lines
 
 
-def _range(value: Range, digits: int) -> str:
+def _format_range(value: Range, digits: int) -> str:
     return f"{value.mid:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"

@@ -1,4 +1,9 @@
-"""Whether a model can be paid for: its key, its name, its price, tried with one call."""
+"""Check of a paid model: its key, name and price, and one call of one token.
+
+The call is made by a separate process, `python -m cooperflow.session.model_check`, because the
+client library takes seconds to import and prints as it likes. It reads {"model", "api_base", "key",
+"call"} as JSON from stdin and prints one JSON line.
+"""
 
 from __future__ import annotations
 
@@ -17,128 +22,225 @@ from cooperflow import atomic_io, halt, layout, provider_environment, redaction
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import usage
-from cooperflow.session import findings
-from cooperflow.session.findings import BAD, NOTE, OK, Line
+from cooperflow.session.finding import BAD, NOTE, OK, Finding, check_clock
 
-# A key that was accepted is not asked again for so long, seconds.
+# An accepted key is not tried again for this long, seconds.
 FRESH = 600
+# Time limits of the call and of its process, seconds.
+CALL_SECONDS = 60
+PROBE_SECONDS = 180
+# Name of the call among the raw answers.
+_CALL = "preflight"
 
 
-def lines(plan: Plan, name: str, model: Model) -> Iterator[Line]:
-    """Try a model, unless it was tried a moment ago; return what it came to."""
+def check_key(name: str, model: Model) -> Iterator[Finding]:
+    """Check that a model's key is set, or that its recordings exist."""
     if model.replay is not None:
-        yield Line("model", OK, f"{name}: replay of {model.replay}: no key, no cost")
+        if Path(model.replay).is_dir():
+            text = f"{name}: replay of {model.replay}: no key, no cost"
+            yield Finding("model", OK, text)
+        else:
+            text = f"models.{name}.replay: there is no folder {model.replay}."
+            yield Finding("recordings", BAD, text)
         return
-    given = redaction.read(model.api_key, os.environ)
-    if given.problem:
-        yield Line("key", BAD, given.problem)
+    key = redaction.read(model.api_key, os.environ)
+    if key.problem:
+        yield Finding("key", BAD, key.problem)
+    elif model.api_key and not key.value:
+        yield Finding(
+            "key",
+            BAD,
+            f"the environment variable {model.api_key} (models.{name}.api_key) is not set. Run "
+            f"`export {model.api_key}=...`.",
+        )
+    elif key.note:
+        yield Finding("key", NOTE, key.note)
+
+
+def check_model(plan: Plan, name: str, model: Model) -> Iterator[Finding]:
+    """Call a model for one token, unless a recent call was answered."""
+    key = redaction.read(model.api_key, os.environ)
+    if model.replay is not None or key.problem or (model.api_key and not key.value):
         return
-    key = given.value
-    if model.api_key and not key:
-        yield Line("key", BAD, f"{model.api_key} is not set: `export {model.api_key}=...`")
-        return
-    if given.note:
-        yield Line("key", NOTE, given.note)
-    told = _fresh(plan, name, model) or probe(model, key, call=True)
-    yield from model_lines(name, model, told)
-    if told.get("kind") == usage.ANSWERED:
-        _remember(plan, name, model, told)
+    answer = _recent_answer(plan, name, model) or probe(model, key.value, call=True)
+    yield from explain_answer(name, model, answer)
+    if answer.get("kind") == usage.ANSWERED and not answer.get("again"):
+        _remember(plan, name, model, answer)
     if model.api_base:
-        yield findings.clock("clock", _their_date(model.api_base), f"that of {name}'s end point")
+        yield check_clock("clock", _server_date(model.api_base), f"that of {name}'s end point")
 
 
-def model_lines(name: str, model: Model, told: dict[str, Any]) -> Iterator[Line]:
-    """Return what the probe of a model came to. Pure."""
-    if not told.get("known"):
-        yield Line(
+def explain_answer(name: str, model: Model, answer: dict[str, Any]) -> Iterator[Finding]:
+    """Return the findings of a probe. Pure."""
+    if not answer.get("known"):
+        yield Finding(
             "model",
             BAD,
             f"{name}: litellm does not know {model.model!r} "
-            f"({told.get('message', '')}). Write provider/model, such as openai/NAME.",
+            f"({answer.get('message', '')}). Write provider/model, such as openai/NAME.",
         )
         return
-    kind, said = told.get("kind"), str(told.get("message") or "")
+    kind, message = answer.get("kind"), str(answer.get("message") or "")
     if kind in (usage.ANSWERED, usage.RATE_LIMITED):
-        cost = told.get("cost")
-        spent = "at no known price"
+        cost = answer.get("cost")
+        spent = "at an unknown price"
         if cost is not None:
-            spent = f"for {cost:.6f} USD, which are not in the runs' books"
-        again = " (a moment ago)" if told.get("again") else ""
-        yield Line("key", OK, f"{name}: accepted{again}: one call of one token {spent}")
-        yield Line("model", OK, f"{name}: {model.model} answers")
+            spent = f"for {cost:.6f} USD, which the usage of the runs does not include"
+        again = " (recently)" if answer.get("again") else ""
+        yield Finding("key", OK, f"{name}: accepted{again}: one call of one token {spent}")
+        yield Finding("model", OK, f"{name}: {model.model} answers")
     elif kind in halt.ADVICE and kind != usage.BAD_REQUEST:
         advice = halt.ADVICE[str(kind)].format(key=model.api_key or "(none)", model=name)
-        which = "model" if kind == usage.MODEL_NOT_FOUND else "key"
-        yield Line(which, BAD, f"{name}: {advice} It said: {said}")
+        subject = "model" if kind == usage.MODEL_NOT_FOUND else "key"
+        yield Finding(subject, BAD, f"{name}: {advice} Its message: {message}")
     else:
-        yield Line(
-            "model",
-            BAD,
-            f"{name}: {kind}: the end point "
-            f"{model.api_base or 'of the provider'} does not serve ({said}).",
-        )
-    price = told.get("price")
+        endpoint = model.api_base or "of the provider"
+        text = f"{name}: {kind}: the end point {endpoint} does not serve ({message})."
+        yield Finding("model", BAD, text)
+    yield _price_finding(name, answer.get("price"))
+
+
+def _price_finding(name: str, price: Any) -> Finding:
     if price and price[0]:
-        per = " / ".join(f"{1e6 * (p or 0):.2f}" for p in price)
-        yield Line("price", OK, f"{name}: {per} USD per million tokens in / out")
-    else:
-        yield Line(
-            "price",
-            NOTE,
-            f"{name}: litellm has no price for this model. Its cost will be unknown: cost_complete "
-            "False, without a bound. Name a file with its price in LITELLM_MODEL_REGISTRY_PATH "
-            "(litellm's format); a price of 0 declares it free.",
-        )
+        prices = " / ".join(f"{1e6 * (p or 0):.2f}" for p in price)
+        return Finding("price", OK, f"{name}: {prices} USD per million tokens in / out")
+    return Finding(
+        "price",
+        NOTE,
+        f"{name}: litellm has no price for this model. Its cost will be unknown: cost_complete "
+        "False, without a bound. Name a file with its price in LITELLM_MODEL_REGISTRY_PATH "
+        "(litellm's format); a price of 0 declares it free.",
+    )
 
 
 def probe(model: Model, key: str | None, call: bool) -> dict[str, Any]:
-    """Ask the model in a process of its own; the key goes through a pipe and is not written."""
-    asked = {"model": model.model, "api_base": model.api_base, "key": key, "call": call}
+    """Ask litellm about a model in a separate process; the key goes through a pipe."""
+    request = {"model": model.model, "api_base": model.api_base, "key": key, "call": call}
     environment = provider_environment.controlled(os.environ)
     environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "cooperflow.session.model_probe"],
-            input=json.dumps(asked).encode(),
+        process = subprocess.run(
+            [sys.executable, "-m", "cooperflow.session.model_check"],
+            input=json.dumps(request).encode(),
             capture_output=True,
             env=environment,
-            timeout=180,
+            timeout=PROBE_SECONDS,
         )
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        return dict(json.loads(process.stdout.splitlines()[-1]))
     except (subprocess.TimeoutExpired, ValueError, IndexError):
-        return {"known": True, "kind": usage.API_TIMEOUT, "message": "no answer in 180 s"}
+        message = f"no answer in {PROBE_SECONDS} s"
+        return {"known": True, "kind": usage.API_TIMEOUT, "message": message}
 
 
-def _their_date(url: str) -> str:
+def _server_date(url: str) -> str:
     try:
         return str(httpx.head(url, timeout=10).headers.get("Date", ""))
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError):
         return ""
 
 
-def _place(plan: Plan) -> Path:
+def read_answers(plan: Plan) -> dict[str, Any]:
+    """Return the remembered answers, by model name."""
+    return atomic_io.read_json(_answer_file(plan)) or {}
+
+
+def _answer_file(plan: Plan) -> Path:
     return plan.results.state / "preflight.json"
 
 
-def _same(model: Model) -> str:
+def _identity(model: Model) -> str:
     return json.dumps([model.model, model.api_base, model.api_key])
 
 
-def _fresh(plan: Plan, name: str, model: Model) -> dict[str, Any] | None:
-    """Return what the model said a moment ago: one start pays for one call."""
-    known = (atomic_io.read_json(_place(plan)) or {}).get(name)
-    if not known or known["asked"] != _same(model) or time.time() - known["time"] > FRESH:
+def _recent_answer(plan: Plan, name: str, model: Model) -> dict[str, Any] | None:
+    """Return a recent answer of the model, so that repeated sessions pay for one call."""
+    record = read_answers(plan).get(name)
+    if not record or record["asked"] != _identity(model) or time.time() - record["time"] > FRESH:
         return None
-    return {**known["told"], "again": True}
+    return {**record["told"], "again": True}
 
 
-def _remember(plan: Plan, name: str, model: Model, told: dict[str, Any]) -> None:
-    if told.get("again"):
-        return
-    known = atomic_io.read_json(_place(plan)) or {}
-    record = {"asked": _same(model), "time": time.time(), "told": told}
-    atomic_io.write_json(_place(plan), {**known, name: record})
+def _remember(plan: Plan, name: str, model: Model, answer: dict[str, Any]) -> None:
+    record = {"asked": _identity(model), "time": time.time(), "told": answer}
+    atomic_io.write_json(_answer_file(plan), {**read_answers(plan), name: record})
     plan.results.state.mkdir(parents=True, exist_ok=True)
     atomic_io.append_line(
         plan.results.root / "preflight.jsonl", json.dumps({"model": name, **record})
     )
+
+
+def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
+    """Return what litellm knows of the model, and the result of a call of one token."""
+    import litellm
+
+    from cooperflow.instrumentation import call_log
+    from cooperflow.instrumentation.raw_answers import RawAnswers
+    from cooperflow.outcomes import provider_answer
+
+    litellm.suppress_debug_info = True
+    answer: dict[str, Any] = {"known": True, "price": None, "called": False}
+    try:
+        _, answer["provider"], _, _ = litellm.get_llm_provider(request["model"])
+    except Exception as error:
+        return {**answer, "known": False, "message": _one_line(error)}
+    call_log.register_prices()
+    try:
+        info = litellm.get_model_info(request["model"])
+        answer["price"] = [info.get("input_cost_per_token"), info.get("output_cost_per_token")]
+        answer["window"] = info.get("max_input_tokens")
+    except Exception:  # litellm raises plain Exception for a model without a price
+        answer["price"] = None
+    if not request["call"]:
+        return answer
+    options: dict[str, Any] = {"max_tokens": 1, "timeout": CALL_SECONDS, "max_retries": 0}
+    if request.get("api_base"):
+        options["api_base"] = request["api_base"]
+    if request.get("key"):
+        options["api_key"] = request["key"]
+    messages = [{"role": "user", "content": "Hi"}]
+    raw_answers = RawAnswers()
+    raw_answers.install()
+    raw_answers.begin(_CALL)
+    try:
+        response = litellm.completion(model=request["model"], messages=messages, **options)
+    except Exception as error:
+        kind, _, _ = call_log.failure_of(error, raw_answers.take(_CALL))
+        if usage.proves_model(str(error)):
+            kind = usage.ANSWERED
+        return {**answer, "called": True, "kind": kind, "message": _one_line(error)}
+    tokens = getattr(response, "usage", None)
+    raw = raw_answers.take(_CALL)
+    try:
+        cost = litellm.completion_cost(completion_response=response, model=request["model"])
+    except Exception:  # no price
+        cost = None
+    if raw and raw.answer:
+        kwargs = {"model": request["model"], "custom_llm_provider": answer["provider"]}
+        measured = provider_answer.cost_of(raw.answer, call_log.prices_of(kwargs), cost, None)
+        cost = measured.known if measured.complete else None
+    return {
+        **answer,
+        "called": True,
+        "kind": usage.ANSWERED,
+        "cost": cost,
+        "input_tokens": getattr(tokens, "prompt_tokens", 0) or 0,
+        "output_tokens": getattr(tokens, "completion_tokens", 0) or 0,
+    }
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def main() -> int:
+    request = json.load(sys.stdin)
+    with open(os.devnull, "w") as nothing:
+        stdout, sys.stdout = sys.stdout, nothing
+        answer = ask_litellm(request)
+        sys.stdout = stdout
+    print(redaction.hidden(json.dumps(answer), request.get("key")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

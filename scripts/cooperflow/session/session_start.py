@@ -1,73 +1,66 @@
-"""The beginning of a start: one at a time, nothing missing, nothing mixed, the plan told."""
+"""Start of a session: locks, preflight, fingerprints and the printed plan."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from pathlib import Path
 
 from cooperflow import halt, runtime_dir, session_lock
 from cooperflow.attempt import container_monitor
-from cooperflow.errors import EngineError, UserError, listed
+from cooperflow.errors import EngineError, listed
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.images import rolling
 from cooperflow.instrumentation import rate_limit
 from cooperflow.jobs import budget, circuit_breaker, launcher_client, notification
 from cooperflow.outcomes import publication
-from cooperflow.session import estimate, preflight, preflight_checks
-from cooperflow.session.preflight import Work
+from cooperflow.session import estimate, preflight
+from cooperflow.session.checks import Context, Work
 from cooperflow.tables import oracle_table
 
 
 def start_session(plan: Plan, clone: Path, work: Work) -> str:
-    """Make ready for ``work`` and return the plan as text.
+    """Prepare a session for ``work`` and return its plan as text.
 
     Raises:
-        UserError: another start is at work, something is missing, or the experiment under a
-            run name is another one than before.
+        UserError: another session is running, a prerequisite is missing, or the results under a
+            run name were made by another configuration.
     """
     session_lock.hold(plan.results, clone)
-    docker_version = preflight.check(plan, work)
+    context = Context(plan, work)
+    docker_version = preflight.require_quick(context)
     if work.needs_cooperbench and not work.cluster:
         launcher_client.begin_launcher()
-    _try_for_real(plan, work)
+    preflight.require_full(context)
     halt.lift(plan.results)
     rolling.plan_use(plan, work.uses)
     circuit_breaker.forget(plan.results)
     notification.forget(plan)
     rate_limit.forget(plan.results)
     runtime_dir.sweep()
-    _bring_to_now(plan)
-    swept = _sweep(plan) if work.needs_engine and not work.cluster else 0
-    root = Path(plan.config.dataset.dir)
-    # A grading reads the data set too: it must be the one that the run was made with.
-    if work.runs or work.evaluations:
-        tasks = dataset.task_hashes(root, plan.pairs)
-        touched = [*work.runs, *work.evaluations]
-        own = (run.experiment.run_name for run in touched if not run.experiment.adopted)
-        for name in dict.fromkeys(own):
-            fingerprint.settle(plan.experiment(name), plan, tasks, docker_version)
-    return _told(plan, work, swept)
+    _repair_future_times(plan)
+    removed = _remove_stale_containers(plan) if work.needs_engine and not work.cluster else 0
+    _check_fingerprints(plan, work, docker_version)
+    return plan_text(plan, work, removed)
 
 
-def _try_for_real(plan: Plan, work: Work) -> None:
-    """Before paid runs: a call of one token, a limit in a container, a Redis, ..."""
-    paid = [run for run in work.runs if run.experiment.model.replay is None]
-    if not paid or plan.config.preflight == "light":
+def _check_fingerprints(plan: Plan, work: Work, docker_version: str | None) -> None:
+    # An evaluation reads the data set too: it must be the one that the run used.
+    runs = [*work.runs, *work.evaluations]
+    if not runs:
         return
-    found = preflight_checks.lines(plan, paid, engine=not work.cluster)
-    bad = preflight_checks.show(found, lambda text: print(text, file=sys.stderr))
-    if bad:
-        raise UserError("Not started:\n" + "\n".join(f"  {line.name}: {line.text}" for line in bad))
+    tasks = dataset.task_hashes(Path(plan.config.dataset.dir), plan.pairs)
+    names = (run.experiment.run_name for run in runs if not run.experiment.adopted)
+    for name in dict.fromkeys(names):
+        fingerprint.settle(plan.experiment(name), plan, tasks, docker_version)
 
 
-def _bring_to_now(plan: Plan) -> None:
-    """Take files from the future back, should the clock have been set back since.
+def _repair_future_times(plan: Plan) -> None:
+    """Set modification times in the future to now, after the clock was set back.
 
-    Snakemake would call every new output a failure, and remove it, for being older than those.
+    Snakemake removes new outputs that are older than their inputs as failures.
     """
     results, now = plan.results, time.time()
     documents = [path for run in plan.runs for path in run.folder(results).documents]
@@ -79,11 +72,11 @@ def _bring_to_now(plan: Plan) -> None:
                 os.utime(path, (now, now))
 
 
-def _sweep(plan: Plan) -> int:
-    """Remove the containers of earlier starts that are dead.
+def _remove_stale_containers(plan: Plan) -> int:
+    """Remove the containers of dead sessions; return how many.
 
-    On Modal that is all of them: no other start is at work on these results, and jobs here end
-    with their start.
+    On Modal that is all of them: no other session uses these results, and jobs end with their
+    session.
     """
     try:
         return container_monitor.sweep(plan.config.docker, session_lock.identity(plan.results))
@@ -91,63 +84,63 @@ def _sweep(plan: Plan) -> int:
         return 0
 
 
-def _told(plan: Plan, work: Work, swept: int) -> str:
+def plan_text(plan: Plan, work: Work, removed_containers: int) -> str:
+    """Return the plan that a session prints before its first job."""
     lines = [f"pairs: {plan.choice}"]
     if work.pulls:
         lines.append(f"images to verify: {work.pulls} of {len(plan.images)}")
     if work.oracles:
         lines.append(f"oracle evaluations pending: {work.oracles}")
     if work.tables:
-        lines += _table(plan, work)
+        lines += _run_table(plan, work)
     restored = [run for run in work.runs if publication.is_restorable(run.folder(plan.results))]
     if restored:
         lines.append(f"{len(restored)} of these runs are restored from their attempts at no cost.")
     paid = [run for run in work.runs if run.experiment.model.replay is None and run not in restored]
     if paid:
         lines += estimate.text(estimate.make(plan, paid), work.slots)
-        lines += _budget(plan)
+        lines += _budget_lines(plan)
     if work.runs:
         lines.append(f"oracle: {oracle_table.summary(plan)}")
-    waiting = [
-        one.run_name
-        for one in plan.experiments
-        if one.adopted and not plan.results.experiment(one.run_name).exists()
+    not_adopted = [
+        experiment.run_name
+        for experiment in plan.experiments
+        if experiment.adopted and not plan.results.experiment(experiment.run_name).exists()
     ]
-    if waiting and not work.adopting:
-        lines.append(f"Not taken over yet: {listed(waiting)}. `snakemake adopt` does it.")
-    if swept:
-        lines.append(f"Removed {swept} containers that a dead start had left.")
-    failed = infra_errors(plan) if work.tables else 0
-    if failed:
-        lines.append(
-            f"{failed} finished runs are infra_error; `make retry-infra` puts them back to be done."
-        )
+    if not_adopted and not work.adopting:
+        lines.append(f"Not adopted yet: {listed(not_adopted)}. Run `snakemake adopt`.")
+    if removed_containers:
+        lines.append(f"Removed {removed_containers} containers of an earlier session.")
+    failures = count_infra_errors(plan) if work.tables else 0
+    if failures:
+        lines.append(f"{failures} finished runs are infra_error; `make retry-infra` requeues them.")
     return "\n".join(lines)
 
 
-def _table(plan: Plan, work: Work) -> list[str]:
+def _run_table(plan: Plan, work: Work) -> list[str]:
     """Return the table of pending and finished runs, as wide as its longest name."""
-    labels = {one.run_name: _label(one) for one in plan.experiments}
+    labels = {experiment.run_name: _label(experiment) for experiment in plan.experiments}
     width = max(28, *(len(label) + 1 for label in labels.values()))
-    lines = [f"{'run name':<{width}}{'to do':>7}{'done':>7}{'of':>6}"]
-    for one in plan.experiments:
-        to_do = sum(run.experiment.run_name == one.run_name for run in work.runs)
+    lines = [f"{'run name':<{width}}{'pending':>9}{'done':>7}{'of':>6}"]
+    for experiment in plan.experiments:
+        pending = sum(run.experiment.run_name == experiment.run_name for run in work.runs)
         done = sum(
-            run.experiment == one and run.folder(plan.results).result.exists() for run in plan.runs
+            run.experiment == experiment and run.folder(plan.results).result.exists()
+            for run in plan.runs
         )
-        label = labels[one.run_name]
-        lines.append(f"{label:<{width}}{to_do:>7}{done:>7}{len(plan.pairs):>6}")
-    return [*lines, f"{'gradings':<{width}}{len(work.evaluations):>7}"]
+        label = labels[experiment.run_name]
+        lines.append(f"{label:<{width}}{pending:>9}{done:>7}{len(plan.pairs):>6}")
+    return [*lines, f"{'evaluations':<{width}}{len(work.evaluations):>9}"]
 
 
-def _label(one: Experiment) -> str:
-    if one.adopted:
-        return f"{one.run_name} (adopted)"
-    return f"{one.run_name} (replay)" if one.model.replay else one.run_name
+def _label(experiment: Experiment) -> str:
+    if experiment.adopted:
+        return f"{experiment.run_name} (adopted)"
+    return f"{experiment.run_name} (replay)" if experiment.model.replay else experiment.run_name
 
 
-def _budget(plan: Plan) -> list[str]:
-    """Return the lines about the budget, and leave what the jobs need to keep it."""
+def _budget_lines(plan: Plan) -> list[str]:
+    """Return the lines about the budget, and write the assumed costs that the jobs need."""
     if plan.config.limits.budget_usd is None:
         return []
     assumed = estimate.assumptions(plan)
@@ -155,18 +148,18 @@ def _budget(plan: Plan) -> list[str]:
     lines = [text for text in [budget.line(plan)] if text]
     unknown = budget.uncounted(plan, assumed)
     if unknown:
-        lines.append(f"budget: does not hold the cost of {listed(unknown)}, which is not known.")
+        lines.append(f"budget: excludes the cost of {listed(unknown)}, which is unknown.")
     return lines
 
 
-def infra_errors(plan: Plan) -> int:
-    """Return how many finished runs ended as infra_error, by the last table."""
-    text = plan.results.summary_csv
-    if not text.is_file():
+def count_infra_errors(plan: Plan) -> int:
+    """Return the number of finished runs that the last table lists as infra_error."""
+    table = plan.results.summary_csv
+    if not table.is_file():
         return 0
     import pandas as pd
 
     try:
-        return int(pd.read_csv(text)["infra_error"].sum())
+        return int(pd.read_csv(table)["infra_error"].sum())
     except (ValueError, KeyError):
         return 0

@@ -1,0 +1,514 @@
+"""Checks of the preflight: one function per prerequisite, each yields its findings."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import resource
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+
+from cooperflow import atomic_io, provider_environment, runtime_dir, session_lock
+from cooperflow.attempt import redis_server
+from cooperflow.engine import (
+    abilities,
+    containers,
+    endpoint,
+    image_identity,
+    modal_sandboxes,
+    networks,
+)
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import EngineError, StoreError, UserError, listed
+from cooperflow.experiment import dataset
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.images import disk_space
+from cooperflow.openhands import runtime_files
+from cooperflow.outcomes import patch_text
+from cooperflow.session import model_check
+from cooperflow.session.finding import BAD, NOTE, OK, Finding, check_clock
+from cooperflow.upstream import command_line
+
+# Disk space that the results of one run may take, bytes.
+RUN_BYTES = 5_000_000
+# Open files that a session with four runs needs.
+OPEN_FILES = 1024
+# Memory limit of the container that tries one, bytes.
+MEMORY = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Work:
+    """The jobs that a session is about to do."""
+
+    images: bool
+    runs: Sequence[Run]
+    evaluations: Sequence[Run]
+    oracles: int = 0
+    uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # output files by image
+    slots: int = 4  # runs at a time
+    cluster: bool = False  # jobs run on other machines
+    tables: bool = True  # runs, evaluations or tables were requested
+    adopting: bool = False
+    pulls: int = 0  # images to verify
+
+    @property
+    def needs_cooperbench(self) -> bool:
+        """Whether a job calls upstream's command."""
+        return bool(self.runs) or bool(self.evaluations) or self.oracles > 0
+
+    @property
+    def needs_engine(self) -> bool:
+        """Whether a job needs containers, here or on the machines of a cluster."""
+        return self.images or self.needs_cooperbench
+
+
+@dataclass(frozen=True)
+class Context:
+    """Subject of the checks."""
+
+    plan: Plan
+    work: Work
+
+    @property
+    def runs(self) -> Sequence[Run]:
+        return self.work.runs
+
+    @property
+    def has_local_engine(self) -> bool:
+        """Whether Docker on this machine runs the containers."""
+        return self.plan.config.docker and not self.work.cluster
+
+
+def check_environment(context: Context) -> Iterator[Finding]:
+    """Report variables that the workflow removes, and those that contradict the config."""
+    paid = {r.experiment.model_name: r for r in context.runs if not r.experiment.model.replay}
+    if not paid:
+        return
+    for line in provider_environment.ignored(os.environ):
+        yield Finding("environment", NOTE, line)
+    models = []
+    for name, run in paid.items():
+        kwargs = (run.experiment.agent.config.get("model") or {}).get("model_kwargs") or {}
+        model = run.experiment.model
+        models.append((name, model.model, model.api_base or kwargs.get("api_base")))
+    for line in provider_environment.contradictions(models, os.environ):
+        yield Finding("environment", BAD, line)
+
+
+def check_keys(context: Context) -> Iterator[Finding]:
+    """Check that each model has its key, or its recordings."""
+    models = {run.experiment.model_name: run.experiment.model for run in context.runs}
+    for name, model in models.items():
+        yield from model_check.check_key(name, model)
+
+
+def check_models(context: Context) -> Iterator[Finding]:
+    """Call each model for one token."""
+    models = {run.experiment.model_name: run.experiment.model for run in context.runs}
+    for name, model in models.items():
+        yield from model_check.check_model(context.plan, name, model)
+
+
+def check_dataset(context: Context) -> Iterator[Finding]:
+    root = Path(context.plan.config.dataset.dir)
+    try:
+        dataset.check(root, context.plan.pairs)
+    except UserError as error:
+        yield Finding("data set", BAD, str(error))
+        return
+    yield Finding("data set", OK, f"{root}: complete for {context.plan.choice}")
+
+
+def check_patches(context: Context) -> Iterator[Finding]:
+    """Report tasks whose patches are not plain text."""
+    root = Path(context.plan.config.dataset.dir)
+    try:
+        caveats = patch_text.task_caveats(root, context.plan.pairs)
+    except (OSError, UserError):  # an incomplete data set has its own finding
+        return
+    if caveats:
+        tasks = [f"{task} ({', '.join(words)})" for task, words in caveats.items()]
+        yield Finding(
+            "patches",
+            NOTE,
+            f"Not plain text: {listed(tasks, 5)}. Upstream's commands change such patches; the"
+            " workflow keeps them byte for byte, and passes with them have a caveat.",
+        )
+
+
+def check_redis_program(context: Context) -> Iterator[Finding]:
+    if _needs_redis(context):
+        try:
+            redis_server.program()
+        except UserError as error:
+            yield Finding("redis", BAD, str(error))
+
+
+def check_redis_server(context: Context) -> Iterator[Finding]:
+    """Start a private Redis and stop it."""
+    if not _needs_redis(context):
+        return
+    with runtime_dir.scratch() as folder:
+        try:
+            server = redis_server.RedisServer(folder, folder / "log")
+        except UserError:  # the missing program has its own finding
+            return
+        except OSError as error:
+            yield Finding("redis", BAD, str(error))
+            return
+        try:
+            server.wait(10)
+            yield Finding("redis", OK, "a private server starts")
+        except StoreError as error:
+            yield Finding("redis", BAD, f"{error}.")
+        finally:
+            server.end()
+
+
+def _needs_redis(context: Context) -> bool:
+    is_private = context.plan.config.redis.url is None
+    return is_private and any(run.experiment.setting.redis for run in context.runs)
+
+
+def check_openhands(context: Context) -> Iterator[Finding]:
+    if any(run.experiment.agent.openhands for run in context.runs):
+        try:
+            runtime_files.stamp()
+        except UserError as error:
+            yield Finding("openhands", BAD, str(error))
+
+
+def check_agent_modules(context: Context) -> Iterator[Finding]:
+    """Find the modules of external agents without importing them."""
+    agents = {
+        name: run.experiment.agent for run in context.runs for name in run.experiment.agent.external
+    }
+    for name, agent in agents.items():
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            yield Finding(
+                "agent",
+                BAD,
+                f"there is no module {name} (external, for {agent.name}). Add the folder that "
+                "holds it to PYTHONPATH.",
+            )
+
+
+def check_agent_config(context: Context) -> Iterator[Finding]:
+    """Compare `agent.config` with upstream's config of the agent."""
+    kinds = {(run.experiment.agent.name, run.experiment.setting.mode): run for run in context.runs}
+    for (name, mode), run in kinds.items():
+        try:
+            config = command_line.agent_defaults(name, mode)
+        except (OSError, ValueError, SyntaxError) as error:
+            text = f"{name}: its config cannot be read ({error}). Run `make setup`."
+            yield Finding("agent", BAD, text)
+            continue
+        defaults = (config or {}).get("agent") or {}
+        given = run.experiment.agent.config.get("agent") or {}
+        mismatched = [
+            key
+            for key, value in given.items()
+            if key in defaults and not _has_same_type(value, defaults[key])
+        ]
+        unknown = [f"agent.{key}" for key in given if defaults and key not in defaults]
+        for key in mismatched:
+            yield Finding(
+                "agent",
+                BAD,
+                f"config.agent.{key}: {given[key]!r} has another type than upstream's default"
+                f" {defaults[key]!r}",
+            )
+        text = f"{name}, {mode}: {'config read' if config else 'upstream has no config file'}"
+        if unknown:
+            text = f"{text}; not among upstream's keys: {', '.join(unknown)}"
+            yield Finding("agent", NOTE, text)
+        elif not mismatched:
+            yield Finding("agent", OK, text)
+
+
+def _has_same_type(value: Any, default: Any) -> bool:
+    """Whether a value fits upstream's default; None on either side fits everything."""
+    return value is None or default is None or _type_of(value) is _type_of(default)
+
+
+def _type_of(value: Any) -> type:
+    """Return a value's type; int and float count as one, bool does not."""
+    return float if type(value) is int else type(value)
+
+
+def check_disk(context: Context) -> Iterator[Finding]:
+    root = context.plan.results.root
+    folder = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not os.access(folder, os.W_OK):
+        text = f"{folder} is not writable. Set `results` to a folder that is."
+        yield Finding("disk", BAD, text)
+        return
+    free, needed = shutil.disk_usage(folder).free, RUN_BYTES * max(len(context.runs), 1)
+    if free < needed:
+        yield Finding(
+            "disk",
+            BAD,
+            f"{folder} has {free / 1e6:.0f} MB free; {len(context.runs)} runs may take "
+            f"{needed / 1e6:.0f} MB. Free some, or set `results` to another disk.",
+        )
+    else:
+        yield Finding("disk", OK, f"{free / 1e9:.1f} GB free for results in {folder}")
+
+
+def check_open_files(context: Context) -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        limit = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+        yield Finding(
+            "open files", BAD, f"the limit is {soft}: `ulimit -n 4096` (at most {limit})."
+        )
+    else:
+        yield Finding("open files", OK, f"limit {soft}")
+
+
+def check_cluster(context: Context) -> Iterator[Finding]:
+    """Refuse image settings that cannot work with a separate Docker on each node."""
+    images = context.plan.config.images
+    if not (context.plan.config.docker and context.work.cluster):
+        return
+    if images.rolling:
+        yield Finding(
+            "images",
+            BAD,
+            "images.rolling counts the images of one machine; on a cluster each node has its "
+            "own. Set images.rolling: false, and give Docker's storage on the nodes enough space "
+            "for all images, or run fewer tasks per session (dataset.tasks).",
+        )
+    if images.build and images.archive is None:
+        yield Finding(
+            "images",
+            BAD,
+            "images.build builds a different image on each node. Build once and let the nodes "
+            "load it: set images.archive to a folder that all machines see, and write its tars "
+            "with `snakemake images_archive` on a machine with Docker.",
+        )
+
+
+def check_modal(context: Context) -> Iterator[Finding]:
+    """Check Modal's package and credentials."""
+    if not context.plan.config.docker and (problem := modal_sandboxes.lacking()):
+        yield Finding("modal", BAD, problem)
+
+
+def check_modal_app(context: Context) -> Iterator[Finding]:
+    """Look up upstream's app on Modal, which costs nothing."""
+    if context.plan.config.docker or modal_sandboxes.lacking():
+        return
+    try:
+        modal_sandboxes.answers()
+        yield Finding("modal", OK, "its app answers; Docker is not needed")
+    except EngineError as error:
+        text = f"{error}. Check the token and the network (`.venv/bin/modal token info`)."
+        yield Finding("modal", BAD, text)
+
+
+def check_docker(context: Context) -> Iterator[Finding]:
+    """Check that Docker answers and can do what the runs need."""
+    if not context.has_local_engine:
+        return
+    if shutil.which("docker") is None:
+        yield Finding(
+            "docker",
+            BAD,
+            "the docker command is missing. Install it (Debian: `apt-get install docker.io`), or "
+            "run `make engine`.",
+        )
+        return
+    try:
+        client = containers.engine(10)
+    except EngineError as error:
+        yield Finding("daemon", BAD, explain_unreachable(error))
+        return
+    with contextlib.closing(client):
+        try:
+            yield Finding("daemon", OK, f"Docker {usable_version(client)}")
+        except (EngineError, UserError) as error:
+            yield Finding("daemon", BAD, str(error))
+            return
+        yield from _check_address_ranges(context)
+        yield from check_callbacks(context, client)
+        yield from _check_network(context, client)
+        info = client.info()
+        if missing := abilities.missing_limits(context.plan.config.containers, info):
+            yield Finding("limits", NOTE, abilities.limits_text(missing, info))
+        yield from _check_image_space(context, client)
+
+
+def check_containers(context: Context) -> Iterator[Finding]:
+    """Try a container, and compare Docker's clock and the verified images."""
+    if not context.has_local_engine:
+        return
+    try:
+        client = containers.engine(10)
+    except EngineError as error:
+        yield Finding("daemon", BAD, explain_unreachable(error))
+        return
+    with contextlib.closing(client):
+        info = client.info()
+        yield try_limits(context.plan, client, info)
+        yield check_clock("clock", str(info.get("SystemTime") or ""), "Docker's")
+        yield from check_verified_images(context.plan, client)
+
+
+def _check_image_space(context: Context, client: docker.DockerClient) -> Iterator[Finding]:
+    images = context.plan.images if context.work.images else ()
+    absent = [image for image in images if containers.image_id(client, image) is None]
+    try:
+        fit = disk_space.check(context.plan, client, absent)
+    except UserError as error:
+        yield Finding("images", BAD, str(error))
+        return
+    if fit:
+        yield Finding("images", NOTE, fit.words)
+    elif context.work.images:
+        yield Finding("images", OK, f"all {len(images)} are on this machine")
+
+
+def _check_address_ranges(context: Context) -> Iterator[Finding]:
+    """Refuse runs that need more networks at a time than Docker has address ranges for."""
+    configured = context.plan.config.containers.network
+    count = sum(run.experiment.has_own_network(configured) for run in context.runs)
+    if count:
+        problem = networks.missing(_labels(context.plan), min(count, context.work.slots))
+        if problem:
+            text = f"some settings need a network per run; {problem}"
+            yield Finding("network", BAD, text)
+
+
+def _labels(plan: Plan) -> Labels:
+    return Labels.new(session_lock.identity(plan.results), "preflight", secrets.token_hex(16))
+
+
+def check_callbacks(context: Context, client: docker.DockerClient) -> Iterator[Finding]:
+    """Refuse runs whose containers connect to this machine if the engine is on another."""
+    names = {
+        run.experiment.run_name
+        for run in context.runs
+        if run.experiment.agent.openhands
+        or (run.experiment.store_in_containers and context.plan.config.redis.url is None)
+    }
+    if names and not containers.is_local(client):
+        yield Finding(
+            "docker",
+            BAD,
+            f"{endpoint.apply()} is not on this machine, and containers of these experiments "
+            f"connect to this machine: {listed(sorted(names))}. Use this machine's engine, or "
+            "start the workflow on the engine's machine.",
+        )
+
+
+def _check_network(context: Context, client: docker.DockerClient) -> Iterator[Finding]:
+    network = context.plan.config.containers.network
+    if network not in (None, "none") and not networks.exists(client, network):
+        yield Finding(
+            "network",
+            BAD,
+            f"Docker has no network {network} (containers.network). Create it "
+            f"(`docker network create {network}`), or use one that `docker network ls` lists.",
+        )
+
+
+def usable_version(client: docker.DockerClient) -> str:
+    """Return the engine's version if the `docker` command and the SDK use the same engine.
+
+    Raises:
+        UserError: they do not, the command cannot use the engine, or it is not Docker's.
+    """
+    with containers.told():
+        answer, info = client.version(), client.info()
+    podman = [c for c in answer.get("Components") or [] if "podman" in str(c.get("Name")).lower()]
+    if podman:
+        raise UserError(
+            f"the engine is Podman {podman[0].get('Version')}, which is not supported: it "
+            "reports no out-of-memory events and loses output of short containers. Set "
+            "DOCKER_HOST to a Docker engine, or run `make engine`."
+        )
+    try:
+        _, command_id = endpoint.ask_command()
+    except EngineError as error:
+        raise UserError(
+            f"the engine ({answer.get('Version')}) answers the SDK, but the docker command "
+            f"cannot use it: {error}. Agents need the command; install a newer one (Debian 13: "
+            "`apt-get install docker-cli`)."
+        ) from error
+    if command_id and info.get("ID") and command_id != info["ID"]:
+        raise UserError(
+            f"the docker command uses engine {command_id}, the SDK uses engine "
+            f"{info['ID']}. Set DOCKER_HOST to one of them (`docker context ls` lists them)."
+        )
+    return str(answer["Version"])
+
+
+def explain_unreachable(error: EngineError) -> str:
+    """Return what to do about an engine that does not answer."""
+    text = str(error)
+    if "Permission denied" in text:
+        return (
+            "Docker is running, but this user may not use it. Add the user to the group docker "
+            "(`sudo usermod -aG docker $USER`, then log in again), or run as root."
+        )
+    return (
+        f"Docker does not answer: {text}. Start it (`systemctl start docker`, or "
+        "`make engine` as root), or set DOCKER_HOST to a running engine."
+    )
+
+
+def check_verified_images(plan: Plan, client: docker.DockerClient) -> Iterator[Finding]:
+    """Report images that changed since they were verified: every run would refuse them."""
+    for image in plan.images:
+        path = plan.results.sentinel(image)
+        sentinel = atomic_io.read_json(path) or {}
+        attributes = containers.image_attributes(client, image)
+        if sentinel.get("id") and attributes and not image_identity.is_same(sentinel, attributes):
+            text = f"{image} has changed since it was verified: remove {path} to verify it again."
+            yield Finding("images", BAD, text)
+
+
+def try_limits(plan: Plan, client: docker.DockerClient, info: Mapping[str, Any]) -> Finding:
+    """Start a container and check that its memory limit holds, if there is an image."""
+    if missing := abilities.missing_limits(plan.config.containers, info):
+        return Finding("limits", BAD, abilities.limits_text(missing, info))
+    image = next((i for i in plan.images if containers.image_id(client, i)), None)
+    if image is None:
+        text = "offered by the kernel; tried in a container once an image is available"
+        return Finding("limits", OK, text)
+    labels = _labels(plan)
+    files = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
+    try:
+        output = containers.output(
+            client,
+            image,
+            f"cat {files} 2>/dev/null; true",
+            lambda text: bool(text.strip()),
+            labels=labels.as_dict(),
+            network_mode="none",
+            **({"mem_limit": MEMORY} if plan.config.containers.memory else {}),
+        )
+    except docker.errors.DockerException as error:
+        return Finding("limits", BAD, f"no container starts ({error}). `docker info` may say why.")
+    finally:
+        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+    if not plan.config.containers.memory:
+        return Finding("limits", OK, "a container starts; containers.memory is null")
+    if str(MEMORY) in output.split():
+        return Finding("limits", OK, "a container's memory limit holds")
+    return Finding(
+        "limits",
+        BAD,
+        "a container's memory limit has no effect: check the cgroup driver in `docker info` "
+        f"(the container printed: {output.strip() or 'nothing'}).",
+    )
