@@ -9,7 +9,7 @@ import snakemake
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from cooperflow import interpreter
+from cooperflow import environment
 
 
 def stop(error):
@@ -19,10 +19,10 @@ def stop(error):
 
 
 # Checked before packages are imported that another environment lacks.
-if problem := interpreter.problem(snakemake.__version__, Path(workflow.basedir)):
+if problem := environment.interpreter_problem(snakemake.__version__, Path(workflow.basedir)):
     stop(problem)
 
-from cooperflow import environment, halt, layout, redo, snakemake_setup
+from cooperflow import halt, layout, redo, snakemake_setup
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import fingerprint
@@ -83,7 +83,7 @@ def start_session(dag):
         print(session_start.start_session(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
-    halt.heed(RESULTS)
+    halt.watch(RESULTS)
 
 
 def end_session(success):

@@ -33,7 +33,7 @@ WIRES = {
 # A process has one recorder and one patch: litellm keeps the first callback of a kind for good.
 ANSWERS = RawAnswers()
 ANSWERS.install()
-RECORDER = call_log.CallRecorder(Path(os.devnull), None, answers=ANSWERS)
+RECORDER = call_log.CallLog(Path(os.devnull), None, answers=ANSWERS)
 
 
 @dataclass(frozen=True)

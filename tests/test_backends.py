@@ -90,7 +90,7 @@ def test_the_real_client_says_that_it_has_no_credentials(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MODAL_CONFIG_PATH", str(tmp_path / "none.toml"))
     with pytest.raises(modal_sandboxes.EngineError, match="Token missing"):
-        modal_sandboxes.answers()
+        modal_sandboxes.check_access()
 
 
 @pytest.fixture

@@ -103,12 +103,12 @@ def test_words_of_an_answer_do_not_outweigh_its_status(status: int, kind: str) -
 def test_the_probe_of_the_provider_asks_no_model() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert probes.provider(f"http://127.0.0.1:{port}/v2/chat") == ""
+        assert probes.provider_problem(f"http://127.0.0.1:{port}/v2/chat") == ""
         connection, _ = server.accept()
         assert connection.recv(100).startswith(b"HEAD ")
-    assert "cannot be reached" in probes.provider(f"http://127.0.0.1:{port}/v2/chat")
-    assert "cannot be reached" in probes.provider("https://provider.invalid/v2/chat")
-    assert probes.provider(None) == ""
+    assert "cannot be reached" in probes.provider_problem(f"http://127.0.0.1:{port}/v2/chat")
+    assert "cannot be reached" in probes.provider_problem("https://provider.invalid/v2/chat")
+    assert probes.provider_problem(None) == ""
 
 
 def test_limits_reach_docker_run_and_the_sdk_alike() -> None:

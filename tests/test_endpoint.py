@@ -139,7 +139,10 @@ def test_podman_is_refused_by_name() -> None:
 
 
 def test_a_missing_credentials_helper_is_explained() -> None:
-    with pytest.raises(EngineError, match=r"credentials helper.*credsStore"), containers.told():
+    with (
+        pytest.raises(EngineError, match=r"credentials helper.*credsStore"),
+        containers.engine_errors(),
+    ):
         raise docker.credentials.errors.InitializationError("docker-credential-x not installed")
 
 

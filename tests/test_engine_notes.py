@@ -59,13 +59,13 @@ def test_the_kernels_count_is_read_before_a_container_is_removed(
     assert _stop(tmp_path, "stop") == []
     (folder / file).write_text("under_oom 0\noom_kill 2\n")
     events = _stop(tmp_path, "rm", "-f")
-    assert containers.fates(events, [], until=0).oom == 1
+    assert containers.count_events(events, [], until=0).oom == 1
 
 
 def test_an_engine_that_starts_no_command_is_noted(tmp_path: Path) -> None:
     _docker(tmp_path, BROKEN)
     (event,) = _stop(tmp_path, "stop")
-    assert containers.fates([event], [], until=0).refused == 1
+    assert containers.count_events([event], [], until=0).refused == 1
     assert "cgroup' is read-only" in event["words"]
 
 
@@ -82,7 +82,7 @@ def test_what_an_agent_did_to_its_container_is_not_the_engines_fault(
 ) -> None:
     assert not containers.is_refusal(words)
     _docker(tmp_path, words)
-    assert containers.fates(_stop(tmp_path, "stop"), [], until=0).refused == 0
+    assert containers.count_events(_stop(tmp_path, "stop"), [], until=0).refused == 0
 
 
 def test_an_engine_whose_exec_fails_is_unavailable() -> None:
@@ -118,6 +118,6 @@ def test_a_real_kill_is_counted(tmp_path: Path) -> None:
         subprocess.run([str(child_process.SHIM), "probe", container], env=environment, check=True)
     finally:
         subprocess.run(["docker", "rm", "-f", container], capture_output=True, check=False)
-    assert containers.fates(atomic_io.read_lines(events), [], until=0) == containers.Fates(
-        0, 0, 1, 0
-    )
+    assert containers.count_events(
+        atomic_io.read_lines(events), [], until=0
+    ) == containers.ContainerCounts(0, 0, 1, 0)

@@ -86,16 +86,16 @@ def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
 
 def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
     me = processes.this_process()
-    assert me.alive()
+    assert me.is_alive()
     assert processes.Process.parse(str(me)) == me
-    assert not processes.Process(me.host, me.pid, "another boot:1").alive()
-    assert processes.Process("elsewhere", 1, "x").alive()
+    assert not processes.Process(me.host, me.pid, "another boot:1").is_alive()
+    assert processes.Process("elsewhere", 1, "x").is_alive()
     child = subprocess.Popen(["sleep", "60"])
     mark = processes.Process(me.host, child.pid, processes._start_mark(child.pid) or "")
-    assert mark.alive()
+    assert mark.is_alive()
     child.kill()
     child.wait()
-    assert not mark.alive()
+    assert not mark.is_alive()
 
 
 def test_a_helper_dies_with_its_parent() -> None:
@@ -147,8 +147,8 @@ def test_what_events_say_of_containers() -> None:
         event("die", "bbb", 6),
         event("die", "ccc", 20),  # after the end: our own clean-up
     ]
-    assert containers.fates(events, ["aaa"], until=10) == containers.Fates(3, 1, 1)
-    assert containers.fates(events, ["aaa", "bbb"], until=10).died == 0
+    assert containers.count_events(events, ["aaa"], until=10) == containers.ContainerCounts(3, 1, 1)
+    assert containers.count_events(events, ["aaa", "bbb"], until=10).died == 0
 
 
 def test_a_removed_result_is_restored_from_its_attempt(tmp_path: Path) -> None:

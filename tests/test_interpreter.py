@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow import interpreter
+from cooperflow import environment
 from cooperflow.layout import REPOSITORY
 
 
 def test_this_environment_is_the_right_one() -> None:
     import snakemake
 
-    assert interpreter.problem(snakemake.__version__, REPOSITORY) == ""
+    assert environment.interpreter_problem(snakemake.__version__, REPOSITORY) == ""
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_this_environment_is_the_right_one() -> None:
 def test_another_one_is_named_with_the_command_to_use(
     tmp_path: Path, version: str, packages: tuple[str, ...], words: str
 ) -> None:
-    text = interpreter.problem(version, tmp_path, packages, "/usr/bin/python3")
+    text = environment.interpreter_problem(version, tmp_path, packages, "/usr/bin/python3")
     assert text.startswith(f"Wrong Snakemake: /usr/bin/python3: {words}.")
     assert f"Run `make setup`, then use {tmp_path}/.venv/bin/snakemake" in text
 

@@ -43,7 +43,7 @@ def test_a_killed_process_leaves_a_folder_that_the_next_start_sweeps() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
     assert len(list(runtime_dir.folder().glob("run-*"))) == 1
     with runtime_dir.scratch() as mine:
-        runtime_dir.sweep()
+        runtime_dir.remove_stale_files()
         assert list(runtime_dir.folder().glob("run-*")) == [mine]
     assert not list(runtime_dir.folder().iterdir())
 
@@ -57,7 +57,7 @@ def test_only_sockets_that_nobody_serves_are_swept() -> None:
             listener.listen()
         else:
             listener.close()
-    runtime_dir.sweep()
+    runtime_dir.remove_stale_files()
     assert {path.name for path in runtime_dir.folder().iterdir()} == {"served.sock", "served.lock"}
     listener.close()
 
@@ -91,7 +91,7 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
 def test_a_document_is_whole_or_not(tmp_path: Path, text: str, whole: bool) -> None:
     path = tmp_path / "result.json"
     path.write_text(text)
-    assert atomic_io.is_whole(path) is whole
+    assert atomic_io.is_complete(path) is whole
 
 
 def test_tables_are_older_than_a_grading_whatever_the_clock_says(tmp_path: Path) -> None:

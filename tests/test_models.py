@@ -33,7 +33,7 @@ def test_no_window_has_more_calls_than_the_limit(gaps: list[float], interval: fl
     now, due, begun = 0.0, None, []
     for gap in gaps:
         now += gap
-        mine, due = rate_limit.turn(due, now, interval)
+        mine, due = rate_limit.next_turn(due, now, interval)
         assert mine >= now
         begun.append((now, mine))
     for (_, before), (asked, after) in itertools.pairwise(begun):
@@ -42,11 +42,11 @@ def test_no_window_has_more_calls_than_the_limit(gaps: list[float], interval: fl
 
 
 def test_a_clock_set_back_stops_nothing() -> None:
-    assert rate_limit.turn(1e9 + 1e6, 1e9, 5.0) == (1e9, 1e9 + 5.0)
+    assert rate_limit.next_turn(1e9 + 1e6, 1e9, 5.0) == (1e9, 1e9 + 5.0)
 
 
 def _take(path: str, count: int) -> None:
-    one = rate_limit.Pace(Path(path), 60.0)
+    one = rate_limit.RateLimit(Path(path), 60.0)
     for _ in range(count):
         one.reserve()
 

@@ -176,7 +176,7 @@ def test_a_proxy_is_used_by_all_or_by_none(
         bases = {name: url.replace(right.url, where) for name, url in _bases(right).items()}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        reached = probes.provider(bases[MODELS[0]])
+        reached = probes.provider_problem(bases[MODELS[0]])
         assert reached == ""
         if ways == "all_proxy":  # the calls themselves are tried with the other three
             assert proxy.paths
@@ -192,7 +192,7 @@ def test_a_host_behind_a_dead_proxy_is_not_reached(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    assert "cannot be reached" in probes.provider("https://provider.invalid/v2/chat")
+    assert "cannot be reached" in probes.provider_problem("https://provider.invalid/v2/chat")
 
 
 @pytest.mark.parametrize(

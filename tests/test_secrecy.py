@@ -71,7 +71,7 @@ def test_a_key_is_redacted_however_it_is_written(form: str, key: str, tmp_path: 
     path = tmp_path / "log"
     path.write_text(text)
     redaction.scrub(tmp_path, key)
-    for clean in (redaction.hidden(text, key), path.read_text()):
+    for clean in (redaction.redact(text, key), path.read_text()):
         assert redaction.MARK in clean and clean.startswith("before ") and clean.endswith(" after")
         assert _traces(clean) == []
 
@@ -91,7 +91,7 @@ def _traces(text: str) -> list[str]:
 
 
 def test_a_short_word_is_no_key() -> None:
-    assert redaction.hidden("a replay", "replay") == "a replay"
+    assert redaction.redact("a replay", "replay") == "a replay"
 
 
 def test_a_bundle_hides_a_key_with_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ for _ in range(asked["calls"]):
         )
     except Exception as error:
         print(repr(error), file=open(folder / "trajectory.json", "a"))
-        print(redaction.hidden(str(error), key))
+        print(redaction.redact(str(error), key))
 time.sleep(1)
 redaction.scrub(folder, key)
 """

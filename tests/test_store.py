@@ -208,7 +208,7 @@ def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) 
 @pytest.mark.docker
 def test_networks_are_counted_and_removed() -> None:
     labels = Labels.new("store-test", "preflight", secrets.token_hex(16))
-    assert networks.missing(labels, 2) is None
+    assert networks.find_shortage(labels, 2) is None
     command = ["docker", "network", "ls", "-q", "--filter", f"name={networks.own_name(labels)}"]
     assert subprocess.run(command, capture_output=True, check=True).stdout == b""
 

@@ -97,7 +97,7 @@ def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
     return records
 
 
-def is_whole(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
     """Return whether the document at ``path`` can be read; one of ours by its last bytes alone."""
     with path.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
@@ -111,7 +111,7 @@ def is_whole(path: Path) -> bool:
 _END = b"\n}\n"
 
 
-def sweep(directory: Path) -> None:
+def remove_temporary_files(directory: Path) -> None:
     """Remove what writers that were killed left in ``directory``; nobody may write there now."""
     for path in directory.glob(".*.tmp"):
         path.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ def declare(
     Args:
         session: the session process, where the caller is not one of its jobs.
     """
-    owner = session or processes.owner()
+    owner = session or processes.session_process()
     with locks.claim(results.claims, "halt", CLAIM_SECONDS):
         if current(results, owner):
             return False
@@ -61,13 +61,13 @@ def declare(
                 "time": time.time(),
             },
         )
-    if owner is not None and owner.here and owner.alive():
+    if owner is not None and owner.is_local and owner.is_alive():
         with contextlib.suppress(ProcessLookupError):
             os.kill(owner.pid, signal.SIGTERM)
     return True
 
 
-def heed(results: Results) -> None:
+def watch(results: Results) -> None:
     """In the session process: look for a note of jobs or of `make drain`, and obey it.
 
     Those on other machines cannot signal it. Their files come late, so that a few jobs may still
@@ -85,11 +85,11 @@ def heed(results: Results) -> None:
 def current(results: Results, session: processes.Process | None = None) -> str | None:
     """Return why this session (or the one given) is halted, None when it is not."""
     note = atomic_io.read_json(results.halt)
-    if isinstance(note, dict) and note.get("owner") == str(session or processes.owner()):
+    if isinstance(note, dict) and note.get("owner") == str(session or processes.session_process()):
         return str(note["message"])
     return None
 
 
-def lift(results: Results) -> None:
+def clear(results: Results) -> None:
     """Forget the halt of an earlier start."""
     Path(results.halt).unlink(missing_ok=True)

@@ -164,7 +164,7 @@ class Results:
         return self.state / "oracle"
 
     @property
-    def tables_of(self) -> Path:
+    def tables_plan(self) -> Path:
         """Which plan the tables were last made for."""
         return self.state / "tables"
 
@@ -216,7 +216,7 @@ class Results:
         return self.state / "breaker.jsonl"
 
     @property
-    def paces(self) -> Path:
+    def rate_limits(self) -> Path:
         """When the next call to each limited provider is due."""
         return self.state / "pace"
 
@@ -225,7 +225,7 @@ class Results:
         return self.state / "halt.json"
 
     @property
-    def notified(self) -> Path:
+    def notifications(self) -> Path:
         """The events of this session for which the notify command was called, a file each."""
         return self.state / "notified"
 
@@ -241,12 +241,12 @@ class Results:
         """What a registry told of an image: its digest, layers and their sizes."""
         return self.state / "manifests" / f"{image_key(image)}.json"
 
-    def fetched(self, image: str) -> Path:
+    def fetch_record(self, image: str) -> Path:
         """Says that this workflow brought the image here, and may remove it."""
         return self.state / "fetched" / f"{image_key(image)}.json"
 
     @property
-    def wanted(self) -> Path:
+    def pending_images(self) -> Path:
         """In rolling mode: which files of this start each image is still needed for."""
         return self.state / "rolling.json"
 

@@ -76,7 +76,7 @@ def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
             raise UserError(
                 f"{name}: locked by another process ({holder}). Wait until it has ended."
             )
-        processes.heed_owner()
+        processes.raise_if_orphaned()
         time.sleep(0.2)
     try:
         os.ftruncate(handle, 0)

@@ -38,12 +38,12 @@ class Process:
         return cls(host, int(pid), started) if pid.isdigit() else None
 
     @property
-    def here(self) -> bool:
+    def is_local(self) -> bool:
         return self.host == socket.gethostname()
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it still runs. One on another host is taken to be alive."""
-        return not self.here or _start_mark(self.pid) == self.started
+        return not self.is_local or _start_mark(self.pid) == self.started
 
 
 def this_process() -> Process:
@@ -51,7 +51,7 @@ def this_process() -> Process:
     return Process(socket.gethostname(), os.getpid(), _start_mark(os.getpid()) or "")
 
 
-def owner() -> Process | None:
+def session_process() -> Process | None:
     """Return the Snakemake process that began this job's start, None when started by hand."""
     return Process.parse(os.environ.get(environment.OWNER, ""))
 
@@ -61,9 +61,9 @@ def on_a_node() -> bool:
     return bool(os.environ.get(environment.NODE))
 
 
-def keeper() -> Process | None:
+def local_session_process() -> Process | None:
     """Return the Snakemake process on this machine that this job ends with."""
-    return Process.parse(os.environ.get(environment.NODE, "")) or owner()
+    return Process.parse(os.environ.get(environment.NODE, "")) or session_process()
 
 
 def _start_mark(pid: int) -> str | None:
@@ -132,10 +132,10 @@ def watch_client(connection: socket.socket) -> None:
     _client[:] = [connection]
 
 
-def heed_owner() -> None:
+def raise_if_orphaned() -> None:
     """Raise Interrupted when whoever wanted this work is gone: Snakemake, or the job's client."""
-    snakemake = keeper()
-    if snakemake is not None and not snakemake.alive():
+    snakemake = local_session_process()
+    if snakemake is not None and not snakemake.is_alive():
         raise Interrupted("the workflow it belongs to has ended")
     for connection in _client:
         try:

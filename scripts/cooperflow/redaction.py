@@ -58,7 +58,7 @@ def read(name: str | None, environment: Mapping[str, str]) -> Key:
     return Key(value)
 
 
-def value(name: str | None, environment: Mapping[str, str]) -> str | None:
+def key_value(name: str | None, environment: Mapping[str, str]) -> str | None:
     """Return the key in the variable ``name`` as it is sent, None where there is none."""
     return read(name, environment).value
 
@@ -149,7 +149,7 @@ class RedactedStream:
         return getattr(self._stream, name)
 
 
-def hidden(text: str, key: str | None) -> str:
+def redact(text: str, key: str | None) -> str:
     """Return ``text`` without ``key``."""
     return Redactor.of([key]).text(text)
 

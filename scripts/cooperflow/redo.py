@@ -20,13 +20,13 @@ from cooperflow.tables import staleness
 def is_incomplete(document: Path | str) -> bool:
     """Return whether the document exists and cannot be read in full."""
     path = Path(document)
-    return path.exists() and not atomic_io.is_whole(path)
+    return path.exists() and not atomic_io.is_complete(path)
 
 
 def is_complete(document: Path | str) -> bool:
     """Return whether the document exists and can be read in full."""
     path = Path(document)
-    return path.exists() and atomic_io.is_whole(path)
+    return path.exists() and atomic_io.is_complete(path)
 
 
 def broken_evaluations(results: Results) -> frozenset[str]:

@@ -59,7 +59,7 @@ def scratch() -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def sweep() -> None:
+def remove_stale_files() -> None:
     """Remove the scratch folders and sockets of dead processes."""
     for path in list(folder().iterdir()):
         with contextlib.suppress(OSError), _unlocked(path):

@@ -14,7 +14,7 @@ from typing import IO
 from cooperflow import atomic_io, locks
 from cooperflow.errors import UserError
 from cooperflow.layout import Results
-from cooperflow.processes import on_a_node, owner, this_process
+from cooperflow.processes import on_a_node, session_process, this_process
 
 _held: list[IO[str]] = []
 
@@ -83,7 +83,7 @@ def orphaned(results: Results) -> str:
 
     A queue outlives the start that filled it, and the next start sends the same jobs again.
     """
-    mine = str(owner())
+    mine = str(session_process())
     for _ in range(TRIES):  # what stands in the file may be a moment behind the lock
         if not on_a_node() or holder(results) == mine:
             return ""

@@ -286,7 +286,7 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     """Copy one run, result.json last; return whether its grading could be taken over too."""
     folder = run.folder(plan.results)
     folder.path.mkdir(parents=True, exist_ok=True)
-    atomic_io.sweep(folder.path)
+    atomic_io.remove_temporary_files(folder.path)
     for path in source.iterdir():
         if path.is_file() and path.name not in (layout.RESULT, layout.EVAL):
             shutil.copyfile(path, folder.path / path.name)

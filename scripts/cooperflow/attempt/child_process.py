@@ -21,7 +21,7 @@ from typing import Any
 
 from cooperflow import layout, processes, provider_environment, runtime_dir
 from cooperflow.engine import containers
-from cooperflow.instrumentation.rate_limit import Pace
+from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import judgement
 
 SHIM = Path(__file__).with_name("docker-labelled")
@@ -44,7 +44,7 @@ class Command:
     model: str = ""
     key: str | None = None  # of the model's provider; never written down
     calls: Path | None = None  # where model calls are recorded
-    pace: Pace | None = None  # what holds them back
+    pace: RateLimit | None = None  # what holds them back
     return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
     unread: Path | None = None  # gets what kept an agent's patch from being read
     command_seconds: float | None = None  # limit for one command in an SDK container
@@ -145,9 +145,9 @@ def _main(command: Command) -> int:
 
     if command.tags is not None:
         sdk_patches.tag_sandboxes(command.tags, events)
-    sdk_patches.label_all(command.labels, command.sdk_arguments, command.stop_note)
+    sdk_patches.apply_labels(command.labels, command.sdk_arguments, command.stop_note)
     if "--git" in command.arguments:
-        sdk_patches.own_git_server(command.labels[containers.TOKEN_LABEL])
+        sdk_patches.rename_git_server(command.labels[containers.TOKEN_LABEL])
     if command.command_seconds is not None:
         sdk_patches.limit_commands(command.command_seconds)
     sdk_patches.keep_patches_exact()

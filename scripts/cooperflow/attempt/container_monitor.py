@@ -14,7 +14,7 @@ from typing import Protocol
 from cooperflow import atomic_io, layout, processes
 from cooperflow.attempt import child_process
 from cooperflow.engine import containers, modal_sandboxes
-from cooperflow.engine.containers import EventRecord, Fates, Labels
+from cooperflow.engine.containers import ContainerCounts, EventRecord, Labels
 from cooperflow.engine.probes import EngineProbe
 from cooperflow.errors import EngineError
 
@@ -28,7 +28,7 @@ PROBE_SECONDS = 10
 class Seen:
     """What became of an attempt's containers, and of what they run on."""
 
-    fates: Fates
+    fates: ContainerCounts
     lost: bool  # it cannot be asked, so that containers may be left
     stalled: float  # seconds for which it gave no answer
 
@@ -53,9 +53,9 @@ def sweep(docker_here: bool, results: str, run: str | None = None) -> int:
         EngineError: what they ran on cannot be asked.
     """
     if not docker_here:
-        return modal_sandboxes.sweep(results, run)
+        return modal_sandboxes.remove_stale(results, run)
     client = containers.engine()
-    count = containers.sweep(client, results, run)
+    count = containers.remove_stale(client, results, run)
     client.close()
     return count
 
@@ -116,8 +116,8 @@ class DockerHere:
                         check=False,
                     )
 
-    def _fates(self, until: float) -> Fates:
-        return self._events.fates(self._stop_note.read_text().split(), until)
+    def _fates(self, until: float) -> ContainerCounts:
+        return self._events.counts(self._stop_note.read_text().split(), until)
 
 
 def place(
@@ -158,8 +158,8 @@ class ModalElsewhere:
     def _started(self) -> Sequence[object]:
         return atomic_io.read_lines(self._notes)
 
-    def _fates(self) -> Fates:
+    def _fates(self) -> ContainerCounts:
         """Upstream puts an empty sandbox in the place of one that died, and tells nobody."""
         started = len(self._started())
         died = 0 if self._wanted is None else max(started - self._wanted, 0)
-        return Fates(started, died, 0)
+        return ContainerCounts(started, died, 0)

@@ -22,7 +22,7 @@ from typing import Any
 
 from cooperflow import processes
 from cooperflow.attempt import child_process
-from cooperflow.instrumentation.rate_limit import Pace
+from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import usage
 
 PATH = "/v1/chat/completions"
@@ -40,7 +40,7 @@ class Upstream:
     kwargs: Mapping[str, Any]  # laid over what a client asks for: api_base, timeout, ...
     tries: int  # so many failures of an agent in a row, and it is told to give up
     calls: Path  # where calls are recorded
-    pace: Pace | None = None  # each call waits for its turn
+    pace: RateLimit | None = None  # each call waits for its turn
     return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
 
 

@@ -23,11 +23,11 @@ from cooperflow.attempt.services import Services
 from cooperflow.engine import containers, modal_sandboxes, networks
 from cooperflow.engine.containers import Labels
 from cooperflow.engine.networks import Network
-from cooperflow.engine.probes import full
+from cooperflow.engine.probes import is_full
 from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.experiment import config_schema
 from cooperflow.experiment.plan import Run
-from cooperflow.instrumentation.rate_limit import Pace
+from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import judgement, publication, usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
 
@@ -63,7 +63,7 @@ class Job:
     sdk_arguments: Mapping[str, Any] | None = None
     replay: str | None = None
     docker: bool = True  # else its containers are Modal's sandboxes
-    pace: Pace | None = None
+    pace: RateLimit | None = None
     network: str | None = None  # containers.network of the config
     # For agents that call their model from containers; None: agents call it from here.
     own_network: OwnNetwork | None = None
@@ -86,7 +86,7 @@ class Watched:
     timed_out: bool
     seconds: float
     ended: float
-    fates: containers.Fates
+    fates: containers.ContainerCounts
     engine_lost: bool
     engine_stalled: float
     disk_full: bool
@@ -121,7 +121,7 @@ def perform(job: Job, agent_file: Mapping[str, Any]) -> Evidence:
                 document=False,
                 engine_lost=lost,
                 store_unavailable=not lost,
-                detail=redaction.hidden(str(error), job.key),
+                detail=redaction.redact(str(error), job.key),
             )
         config = job.folder / "agent.yaml"
         atomic_io.write_text(config, json.dumps(model, indent=2))
@@ -202,7 +202,7 @@ def watch(
                 looked = now
                 if in_vain() or place.doomed():
                     break
-            processes.heed_owner()
+            processes.raise_if_orphaned()
             time.sleep(TICK)
     finally:
         ended = time.time()
@@ -220,7 +220,7 @@ def watch(
         fates=seen.fates,
         engine_lost=seen.lost,
         engine_stalled=seen.stalled,
-        disk_full=full(command.log.parent),
+        disk_full=is_full(command.log.parent),
     )
 
 

@@ -73,7 +73,7 @@ class Labels:
 
 
 @contextlib.contextmanager
-def told() -> Any:
+def engine_errors() -> Any:
     """Turn what the SDK raises within into an EngineError."""
     try:
         yield
@@ -114,7 +114,7 @@ def engine(patience: float = PATIENCE) -> docker.DockerClient:
     return client
 
 
-def answers(patience: float = 10) -> bool:
+def is_answering(patience: float = 10) -> bool:
     """Return whether the engine answers within ``patience`` seconds."""
     try:
         engine(patience).close()
@@ -125,7 +125,7 @@ def answers(patience: float = 10) -> bool:
 
 def image_id(client: docker.DockerClient, image: str) -> str | None:
     """Return the id of a local image, None when it is not there."""
-    with told():
+    with engine_errors():
         try:
             return str(client.images.get(image).id)
         except docker.errors.ImageNotFound:
@@ -134,7 +134,7 @@ def image_id(client: docker.DockerClient, image: str) -> str | None:
 
 def image_attributes(client: docker.DockerClient, image: str) -> dict[str, Any] | None:
     """Return what the engine reports of a local image, None where it is missing."""
-    with told():
+    with engine_errors():
         try:
             return dict(client.images.get(image).attrs)
         except docker.errors.ImageNotFound:
@@ -152,7 +152,7 @@ def remove(client: docker.DockerClient, labels: Mapping[str, str]) -> int:
     return _remove(client, labels, lambda _: True)
 
 
-def sweep(client: docker.DockerClient, results: str, run: str | None = None) -> int:
+def remove_stale(client: docker.DockerClient, results: str, run: str | None = None) -> int:
     """Remove what is left on this engine of a results folder; return how many.
 
     That is what dead processes of this machine left: nobody can tell of one on another machine
@@ -161,7 +161,7 @@ def sweep(client: docker.DockerClient, results: str, run: str | None = None) -> 
 
     def orphaned(found: Mapping[str, str]) -> bool:
         process = Process.parse(found.get(OWNER_LABEL, ""))
-        return found.get(RUN_LABEL) == run or process is None or not process.alive()
+        return found.get(RUN_LABEL) == run or process is None or not process.is_alive()
 
     return _remove(client, {RESULTS_LABEL: results}, orphaned)
 
@@ -169,7 +169,7 @@ def sweep(client: docker.DockerClient, results: str, run: str | None = None) -> 
 def _remove(client: docker.DockerClient, labels: Mapping[str, str], wanted: Any) -> int:
     chosen = {"label": [f"{key}={value}" for key, value in labels.items()]}
     count = 0
-    with told():
+    with engine_errors():
         for found in client.api.containers(all=True, filters=chosen):
             if wanted(found.get("Labels") or {}):
                 with contextlib.suppress(docker.errors.NotFound):
@@ -201,7 +201,7 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
 
 
 @dataclass(frozen=True)
-class Fates:
+class ContainerCounts:
     """What the engine reported of an attempt's containers while it was at work."""
 
     started: int
@@ -230,12 +230,14 @@ class EventRecord:
         """Whether the stream broke off: the engine stopped."""
         return self.process.poll() is not None
 
-    def fates(self, put_away: Iterable[str], until: float) -> Fates:
+    def counts(self, put_away: Iterable[str], until: float) -> ContainerCounts:
         """Return what the events say; ``put_away``: containers that their agent ended itself."""
-        return fates(read_lines(self._path), put_away, until)
+        return count_events(read_lines(self._path), put_away, until)
 
 
-def fates(events: Sequence[Mapping[str, Any]], put_away: Iterable[str], until: float) -> Fates:
+def count_events(
+    events: Sequence[Mapping[str, Any]], put_away: Iterable[str], until: float
+) -> ContainerCounts:
     """Return what became of containers up to ``until`` (seconds since the epoch). Pure."""
     ended = tuple(put_away)
     started, died, oom, refused = set(), set(), set(), set()
@@ -253,7 +255,7 @@ def fates(events: Sequence[Mapping[str, Any]], put_away: Iterable[str], until: f
             oom.add(container)
         elif action == "die" and not any(container.startswith(e) for e in ended if e):
             died.add(container)
-    return Fates(len(started), len(died), len(oom), len(refused))
+    return ContainerCounts(len(started), len(died), len(oom), len(refused))
 
 
 def running(events: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -319,7 +321,7 @@ def limits(config: Containers, own_network: bool = False) -> tuple[list[str], di
 
 def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
     """Return the folder of the images and its free bytes (None: they cannot be seen from here)."""
-    with told():
+    with engine_errors():
         info = client.info()
     root = abilities.image_store(info)
     # In a container the same path is another folder, also where the engine is this machine's.
@@ -333,7 +335,7 @@ def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
 
 def is_local(client: docker.DockerClient) -> bool:
     """Return whether the engine runs on this machine, so that containers reach its addresses."""
-    with told():
+    with engine_errors():
         return endpoint.is_this_machine(endpoint.apply(), client.info())
 
 
@@ -362,5 +364,5 @@ def output(
 
 def version(client: docker.DockerClient) -> str:
     """Return the engine's version."""
-    with told():
+    with engine_errors():
         return str(client.version()["Version"])

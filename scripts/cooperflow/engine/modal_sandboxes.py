@@ -32,7 +32,7 @@ def run_tag(run: str) -> str:
     return hashlib.sha256(run.encode()).hexdigest()[:24]
 
 
-def lacking() -> str:
+def missing_credentials() -> str:
     """Return what Modal's client lacks to log in, empty if nothing. Asks nobody."""
     from modal.config import config
 
@@ -44,7 +44,7 @@ def lacking() -> str:
     )
 
 
-def answers() -> None:
+def check_access() -> None:
     """Look whether Modal lets us in.
 
     Raises:
@@ -62,7 +62,7 @@ def remove(chosen: Mapping[str, str]) -> int:
     return _ask(*(f"{key}={value}" for key, value in chosen.items()))
 
 
-def sweep(results: str, run: str | None = None) -> int:
+def remove_stale(results: str, run: str | None = None) -> int:
     """End what is left of a results folder, or of one run of it; return how many.
 
     Raises:

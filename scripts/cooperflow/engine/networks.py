@@ -64,7 +64,7 @@ def create(name: str, labels: Labels, internal: bool) -> Network:
         client.close()
 
 
-def missing(labels: Labels, wanted: int) -> str | None:
+def find_shortage(labels: Labels, wanted: int) -> str | None:
     """Create ``wanted`` networks, remove them, and say what Docker lacks for so many.
 
     The engine does not list its address ranges, so only an attempt counts them.
@@ -94,7 +94,7 @@ def existing(name: str) -> Network:
     """
     client = containers.engine()
     try:
-        with containers.told():
+        with containers.engine_errors():
             return Network(name, _gateway(client.networks.get(name).attrs))
     finally:
         client.close()
@@ -118,7 +118,7 @@ def exists(client: docker.DockerClient, name: str) -> bool:
     Raises:
         EngineError: the engine does not answer.
     """
-    with containers.told():
+    with containers.engine_errors():
         try:
             client.networks.get(name)
         except docker.errors.NotFound:

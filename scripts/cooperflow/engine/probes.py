@@ -43,7 +43,7 @@ class EngineProbe:
     def _ask(self) -> None:
         while not self._ended.wait(EVERY):
             asked = time.monotonic()
-            well = containers.answers(PATIENCE)
+            well = containers.is_answering(PATIENCE)
             now = time.monotonic()
             if well and self._silent_since is not None:
                 self._stalled += now - self._silent_since
@@ -53,7 +53,7 @@ class EngineProbe:
             self.gone = not well and now - asked < PATIENCE / 2
 
 
-def engine() -> str:
+def engine_problem() -> str:
     """Return why no run can start for the engine's sake, empty if one can."""
     try:
         containers.engine(PATIENCE).close()
@@ -62,7 +62,7 @@ def engine() -> str:
     return ""
 
 
-def provider(url: str | None) -> str:
+def provider_problem(url: str | None) -> str:
     """Return why the provider's host cannot be reached, empty if it can (or is not known).
 
     Asked by the client library that makes the calls, so that a proxy is used for both or for
@@ -84,7 +84,7 @@ def provider(url: str | None) -> str:
     return ""
 
 
-def full(folder: Path) -> bool:
+def is_full(folder: Path) -> bool:
     """Return whether nothing more fits on the file system of ``folder``."""
     try:
         status = os.statvfs(folder)

@@ -25,23 +25,29 @@ def plan_use(plan: Plan, wanted: Mapping[str, Iterable[str]]) -> list[str]:
     Returns the images removed.
     """
     if not plan.config.images.rolling:
-        plan.results.wanted.unlink(missing_ok=True)
+        plan.results.pending_images.unlink(missing_ok=True)
         return []
-    atomic_io.write_json(plan.results.wanted, {k: sorted(v) for k, v in wanted.items()})
+    atomic_io.write_json(plan.results.pending_images, {k: sorted(v) for k, v in wanted.items()})
     return [image for image in plan.images if release(plan, image)]
 
 
 def needed(plan: Plan, image: str) -> bool:
     """Return whether a file that needs the image is still to be made."""
-    noted = atomic_io.read_json(plan.results.wanted)
-    files = noted.get(image, []) if isinstance(noted, dict) else [str(plan.results.wanted) + "?"]
+    noted = atomic_io.read_json(plan.results.pending_images)
+    files = (
+        noted.get(image, [])
+        if isinstance(noted, dict)
+        else [str(plan.results.pending_images) + "?"]
+    )
     return any(not Path(file).exists() for file in files)
 
 
 def in_use(plan: Plan, besides: str) -> bool:
     """Return whether another image that we brought here is still needed, and so will go."""
     others = (image for image in plan.images if image != besides)
-    return any(plan.results.fetched(image).exists() and needed(plan, image) for image in others)
+    return any(
+        plan.results.fetch_record(image).exists() and needed(plan, image) for image in others
+    )
 
 
 def release(plan: Plan, image: str) -> bool:
@@ -56,7 +62,7 @@ def release(plan: Plan, image: str) -> bool:
 
 
 def _remove(plan: Plan, image: str) -> bool:
-    note = atomic_io.read_json(plan.results.fetched(image))
+    note = atomic_io.read_json(plan.results.fetch_record(image))
     if not isinstance(note, dict):
         return False
     client = containers.engine()
@@ -76,6 +82,6 @@ def _remove(plan: Plan, image: str) -> bool:
     client.close()
     plan.results.sentinel(image).unlink(missing_ok=True)
     plan.results.gate.unlink(missing_ok=True)
-    plan.results.fetched(image).unlink(missing_ok=True)
+    plan.results.fetch_record(image).unlink(missing_ok=True)
     print(f"{image}: removed after its last use (images.rolling)")
     return True

@@ -62,7 +62,7 @@ def bring(plan: Plan, image: str) -> dict[str, Any]:
     )
     _check_pin(plan, pinned, found.attrs, digests)
     if source in rolling.OURS:
-        atomic_io.write_json(plan.results.fetched(image), {"image": image, "id": found.id})
+        atomic_io.write_json(plan.results.fetch_record(image), {"image": image, "id": found.id})
     sentinel = {
         "schema": SCHEMA,
         "name": image,

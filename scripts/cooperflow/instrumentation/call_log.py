@@ -16,7 +16,7 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from cooperflow import redaction
 from cooperflow.atomic_io import append_line
-from cooperflow.instrumentation.rate_limit import Pace
+from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.instrumentation.raw_answers import Noted, RawAnswers, seconds_of
 from cooperflow.outcomes import provider_answer, usage
 from cooperflow.outcomes.provider_answer import Answer, Cost, Prices
@@ -31,7 +31,7 @@ def _thread() -> str:
     return str(threading.get_ident())
 
 
-class CallRecorder(CustomLogger):
+class CallLog(CustomLogger):
     """Appends two lines per call to a file: at its start, and at its answer or error.
 
     The file outlives the process, so that a killed run's calls stay in the books.
@@ -41,7 +41,7 @@ class CallRecorder(CustomLogger):
         self,
         path: Path,
         key: str | None,
-        pace: Pace | None = None,
+        pace: RateLimit | None = None,
         asker: Callable[[], str] = _thread,
         answers: RawAnswers | None = None,
     ) -> None:
@@ -146,7 +146,7 @@ class CallRecorder(CustomLogger):
         line = json.dumps({"schema": usage.SCHEMA, "time": time.time(), **record}, default=str)
         try:
             with self._lock:
-                append_line(self._path, redaction.hidden(line, self._key))
+                append_line(self._path, redaction.redact(line, self._key))
         except OSError as error:
             # No call may go unrecorded. litellm would swallow an exception of ours; and the start
             # of a call is told before it is sent, so it is not made.
@@ -157,7 +157,7 @@ class CallRecorder(CustomLogger):
 def install(
     path: Path,
     key: str | None,
-    pace: Pace | None = None,
+    pace: RateLimit | None = None,
     asker: Callable[[], str] = _thread,
     return_tool_plan: bool = False,
 ) -> None:
@@ -171,7 +171,7 @@ def install(
     register_prices()
     answers = RawAnswers(return_tool_plan)
     answers.install()
-    litellm.callbacks = [CallRecorder(path, key, pace, asker, answers)]
+    litellm.callbacks = [CallLog(path, key, pace, asker, answers)]
 
 
 def register_prices() -> None:

@@ -15,7 +15,7 @@ from cooperflow.layout import Results
 LONGEST = 3600.0
 
 
-def turn(due: float | None, now: float, interval: float) -> tuple[float, float]:
+def next_turn(due: float | None, now: float, interval: float) -> tuple[float, float]:
     """Return the moment of the next call, and that from which on the one after it may be. Pure.
 
     Calls are spaced evenly: so no window of a minute, wherever it begins, has more than the limit.
@@ -30,7 +30,7 @@ def turn(due: float | None, now: float, interval: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Pace:
+class RateLimit:
     """The limit of one provider, kept in a file that all its runs share."""
 
     path: Path
@@ -44,7 +44,7 @@ class Pace:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locks.locked(self.path) as handle:
             now = time.time()
-            mine, after = turn(_number(os.pread(handle, 64, 0)), now, 60.0 / self.per_minute)
+            mine, after = next_turn(_number(os.pread(handle, 64, 0)), now, 60.0 / self.per_minute)
             text = f"{after:.6f}\n".encode()
             os.pwrite(handle, text, 0)
             os.ftruncate(handle, len(text))
@@ -58,6 +58,6 @@ def _number(raw: bytes) -> float | None:
         return None
 
 
-def forget(results: Results) -> None:
+def reset(results: Results) -> None:
     """Begin a start with a clean slate."""
-    shutil.rmtree(results.paces, ignore_errors=True)
+    shutil.rmtree(results.rate_limits, ignore_errors=True)

@@ -46,7 +46,7 @@ class _Exec(NamedTuple):
     output: bytes
 
 
-def label_all(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Path) -> None:
+def apply_labels(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Path) -> None:
     """Give everything made through the SDK ``labels``, and containers ``arguments`` on top.
 
     Containers are stopped at once instead of asked for 5 s (their `sleep infinity` as PID 1
@@ -108,7 +108,7 @@ def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
     _replace(modal.Sandbox, "create", tagged)
 
 
-def own_git_server(token: str) -> None:
+def rename_git_server(token: str) -> None:
     """Have this process start a git server of its own, where it is asked for one (``--git``).
 
     Upstream's is one container for all runs of a machine: the run that started it would take it

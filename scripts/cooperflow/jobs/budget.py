@@ -129,7 +129,7 @@ def admission(plan: Plan, run: Run) -> Iterator[str]:
         if not now.running and others.have_finished():
             yield message(plan, now)
             return
-        processes.heed_owner()
+        processes.raise_if_orphaned()
         time.sleep(LOOK)
     yield "the session is halted"
 

@@ -51,7 +51,7 @@ def judge(records: Sequence[Mapping[str, Any]], failures: int, pause: float) -> 
 
 def note(results: Results, run: Run, reason: str) -> None:
     """Note how an attempt ended; ``reason``: of an infrastructure failure, else empty."""
-    record = {"time": time.time(), "owner": str(processes.owner()), "run": run.key}
+    record = {"time": time.time(), "owner": str(processes.session_process()), "run": run.key}
     with contextlib.suppress(OSError):  # a full disk is told of elsewhere
         line = json.dumps({**record, "reason": reason})
         atomic_io.append_line(results.breaker, line, shared=True)
@@ -89,7 +89,7 @@ def passage(plan: Plan, run: Run, graded: bool = False) -> Iterator[None]:
                     plan, notification.WAITING, f"Runs wait for {waited:.0f} min: {why}"
                 )
             for _ in range(LOOK * 5):
-                processes.heed_owner()
+                processes.raise_if_orphaned()
                 time.sleep(0.2)
         if said:
             print(f"{run.key}: goes on", flush=True)
@@ -103,17 +103,17 @@ def _obstacle(plan: Plan, run: Run, graded: bool, trial: bool) -> str:
         return ""
     trouble = None
     if not graded:
-        mine = str(processes.owner())
+        mine = str(processes.session_process())
         records = atomic_io.read_lines(plan.results.breaker, TAIL)
         ends = [record for record in records if record.get("owner") == mine]
         trouble = judge(ends, config.failures, config.pause_seconds)
-    lost = probes.engine() if plan.config.docker else ""
+    lost = probes.engine_problem() if plan.config.docker else ""
     if lost:
         return f"{lost}. It goes on when it does."
     if trouble is None:
         return ""
     told = f"the last {trouble.runs} runs ended as {trouble.reason}"
-    unreachable = probes.provider(run.experiment.model.api_base)
+    unreachable = probes.provider_problem(run.experiment.model.api_base)
     if unreachable:
         return f"{told}; {unreachable}. It goes on when it can."
     if not trial:

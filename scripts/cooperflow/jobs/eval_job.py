@@ -29,7 +29,7 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
             return INTERRUPTED
         with locks.claim(plan.results.claims, f"eval {run.key}", claim_seconds(plan)):
             for place in (folder.path, folder.evals):
-                atomic_io.sweep(place)
+                atomic_io.remove_temporary_files(place)
             with circuit_breaker.passage(plan, run, graded=True):
                 code = _grade(plan, run, folder, this)
         for image in dict.fromkeys((run.image, run.pair.image)):

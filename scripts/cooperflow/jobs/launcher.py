@@ -49,7 +49,7 @@ WARM = (
 
 def serve(path: Path) -> int:
     """Listen on ``path`` until the owner ends; fork a process for each request."""
-    owner = processes.owner()
+    owner = processes.session_process()
     if owner is None:
         return 64
     listener = _listen(path)
@@ -65,7 +65,7 @@ def _serve(path: Path, listener: socket.socket, owner: processes.Process) -> int
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: clients hear from the forks
     identity = (path.stat().st_dev, path.stat().st_ino)
     try:
-        while owner.alive() and _still_ours(path, identity):
+        while owner.is_alive() and _still_ours(path, identity):
             ready, _, _ = select.select([listener], [], [], TICK)
             if ready:
                 with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ LOG = Path("logs") / "notify.log"
 
 def forget(plan: Plan) -> None:
     """Forget the events of the previous session."""
-    for path in plan.results.notified.glob("*"):
+    for path in plan.results.notifications.glob("*"):
         path.unlink(missing_ok=True)
 
 
@@ -64,7 +64,7 @@ def document(plan: Plan, event: str, text: str, success: bool | None = None) -> 
         if not record.get("replay") and not record.get("adopted"):
             cost += float(record.get("cost_usd") or 0.0)
             complete = complete and bool(record.get("cost_complete", True))
-    owner = processes.owner()
+    owner = processes.session_process()
     return {
         "schema": SCHEMA,
         "event": event,
@@ -90,9 +90,9 @@ def session_ended(plan: Plan, success: bool) -> None:
 
 def _first(plan: Plan, event: str) -> bool:
     """Return whether no process of this session has sent the event."""
-    plan.results.notified.mkdir(parents=True, exist_ok=True)
+    plan.results.notifications.mkdir(parents=True, exist_ok=True)
     try:
-        os.close(os.open(plan.results.notified / event, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.close(os.open(plan.results.notifications / event, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     except FileExistsError:
         return False
     return True

@@ -27,7 +27,7 @@ from cooperflow.experiment import fingerprint
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import local_image
-from cooperflow.instrumentation.rate_limit import Pace
+from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.jobs import budget, circuit_breaker, notification
 from cooperflow.jobs.attempt_number import DONE, HALTED, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
 from cooperflow.outcomes import judgement, publication, usage
@@ -50,13 +50,13 @@ def perform(plan: Plan, run: Run, this: Try) -> int:
             if atomic_io.read_json(folder.result) is not None:
                 return DONE
             for place in (folder.path, *map(folder.attempt, folder.attempt_numbers())):
-                atomic_io.sweep(place)
+                atomic_io.remove_temporary_files(place)
             _redact_killed(run, folder)
             if publication.restore(run, folder) is not None:
                 print(f"{run.key}: result.json was gone; put back from its attempt, nothing paid.")
                 return DONE
             if this.number > 1:
-                runtime_dir.sweep()
+                runtime_dir.remove_stale_files()
             _pause(plan, folder, this)
             with circuit_breaker.passage(plan, run):
                 if halt.current(plan.results):
@@ -224,7 +224,7 @@ def _job(plan: Plan, run: Run, place: Path) -> supervisor.Job:
         sdk_arguments=sdk_limits,
         replay=str(Path(model.replay).resolve()) if model.replay else None,
         docker=config.docker,
-        pace=Pace(plan.results.paces / str(model.provider), rate) if rate else None,
+        pace=RateLimit(plan.results.rate_limits / str(model.provider), rate) if rate else None,
         network=network,
         own_network=own_network,
     )
@@ -234,7 +234,7 @@ def key_of(model: Model) -> str | None:
     """Return the key of a model's provider; a replay takes any."""
     if model.replay is not None:
         return "replay"
-    return redaction.value(model.api_key, os.environ)
+    return redaction.key_value(model.api_key, os.environ)
 
 
 def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
@@ -247,7 +247,7 @@ def _pause(plan: Plan, folder: layout.RunFolder, this: Try) -> None:
     seconds = max(base, min(asked, LONGEST_PAUSE))
     limit = time.monotonic() + seconds
     while time.monotonic() < limit and not halt.current(plan.results):
-        processes.heed_owner()
+        processes.raise_if_orphaned()
         time.sleep(min(0.5, max(limit - time.monotonic(), 0)))
 
 

@@ -77,6 +77,6 @@ def _running(folder: RunFolder) -> Path | None:
         place = folder.attempt(number)
         record = atomic_io.read_json(place / layout.ATTEMPT) or {}
         process = Process.parse(str(record.get("process") or ""))
-        if record.get("state") == "running" and process is not None and process.alive():
+        if record.get("state") == "running" and process is not None and process.is_alive():
             return place
     return None

@@ -300,16 +300,16 @@ def check_cluster(context: Context) -> Iterator[Finding]:
 
 def check_modal(context: Context) -> Iterator[Finding]:
     """Check Modal's package and credentials."""
-    if not context.plan.config.docker and (problem := modal_sandboxes.lacking()):
+    if not context.plan.config.docker and (problem := modal_sandboxes.missing_credentials()):
         yield Finding("modal", BAD, problem)
 
 
 def check_modal_app(context: Context) -> Iterator[Finding]:
     """Look up upstream's app on Modal, which costs nothing."""
-    if context.plan.config.docker or modal_sandboxes.lacking():
+    if context.plan.config.docker or modal_sandboxes.missing_credentials():
         return
     try:
-        modal_sandboxes.answers()
+        modal_sandboxes.check_access()
         yield Finding("modal", OK, "its app answers; Docker is not needed")
     except EngineError as error:
         text = f"{error}. Check the token and the network (`.venv/bin/modal token info`)."
@@ -383,7 +383,7 @@ def _check_address_ranges(context: Context) -> Iterator[Finding]:
     configured = context.plan.config.containers.network
     count = sum(run.experiment.has_own_network(configured) for run in context.runs)
     if count:
-        problem = networks.missing(_labels(context.plan), min(count, context.work.slots))
+        problem = networks.find_shortage(_labels(context.plan), min(count, context.work.slots))
         if problem:
             text = f"some settings need a network per run; {problem}"
             yield Finding("network", BAD, text)
@@ -428,7 +428,7 @@ def usable_version(client: docker.DockerClient) -> str:
     Raises:
         UserError: they do not, the command cannot use the engine, or it is not Docker's.
     """
-    with containers.told():
+    with containers.engine_errors():
         answer, info = client.version(), client.info()
     podman = [c for c in answer.get("Components") or [] if "podman" in str(c.get("Name")).lower()]
     if podman:

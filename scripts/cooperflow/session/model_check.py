@@ -238,7 +238,7 @@ def main() -> int:
         stdout, sys.stdout = sys.stdout, nothing
         answer = ask_litellm(request)
         sys.stdout = stdout
-    print(redaction.hidden(json.dumps(answer), request.get("key")))
+    print(redaction.redact(json.dumps(answer), request.get("key")))
     return 0
 
 

@@ -34,12 +34,12 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
     if work.needs_cooperbench and not work.cluster:
         launcher_client.begin_launcher()
     preflight.require_full(context)
-    halt.lift(plan.results)
+    halt.clear(plan.results)
     rolling.plan_use(plan, work.uses)
     circuit_breaker.forget(plan.results)
     notification.forget(plan)
-    rate_limit.forget(plan.results)
-    runtime_dir.sweep()
+    rate_limit.reset(plan.results)
+    runtime_dir.remove_stale_files()
     _repair_future_times(plan)
     removed = _remove_stale_containers(plan) if work.needs_engine and not work.cluster else 0
     _check_fingerprints(plan, work, docker_version)

@@ -139,8 +139,8 @@ def _read_active(
         sum(call.kind == usage.ANSWERED for call in calls),
         max([started, *(call.end or call.start for call in calls)]),
         states.call_problem(calls, now),
-        process is not None and process.here,
-        process is not None and not process.alive(),
+        process is not None and process.is_local,
+        process is not None and not process.is_alive(),
     )
 
 
@@ -150,4 +150,4 @@ def _read_holder(plan: Plan) -> tuple[Mapping[str, Any] | None, bool]:
     if not isinstance(holder, dict):
         return None, False
     process = Process.parse(str(holder.get("process") or ""))
-    return holder, process is not None and process.alive()
+    return holder, process is not None and process.is_alive()

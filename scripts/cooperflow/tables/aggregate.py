@@ -43,7 +43,7 @@ def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFra
 
 def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
     """Write both tables, each whole at once."""
-    atomic_io.sweep(results.root)
+    atomic_io.remove_temporary_files(results.root)
     atomic_io.write_text(results.runs_csv, runs.to_csv(index=False))
     atomic_io.write_text(results.summary_csv, summary.to_csv(index=False))
 

@@ -28,12 +28,12 @@ def key(plan: Plan) -> str:
 
 def remember(plan: Plan) -> None:
     """Note that the tables were made for ``plan``."""
-    atomic_io.write_text(plan.results.tables_of, key(plan) + "\n")
+    atomic_io.write_text(plan.results.tables_plan, key(plan) + "\n")
 
 
 def are_of(plan: Plan) -> bool:
     """Return whether the tables were last made for this plan; False too where nobody noted it."""
     try:
-        return plan.results.tables_of.read_text().strip() == key(plan)
+        return plan.results.tables_plan.read_text().strip() == key(plan)
     except (FileNotFoundError, NotADirectoryError):
         return False
