@@ -21,7 +21,7 @@ from docker.models.volumes import VolumeCollection
 
 from cooperflow.engine import containers
 
-SHIM = Path(__file__).with_name("docker-labelled")
+SHIM = Path(__file__).parents[1] / "attempt" / "docker-labelled"
 
 # What is kept of a command's output, bytes: its head and its tail (which holds the counts).
 KEPT_HEAD = 1_000_000
