@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cooperflow import halt
+from cooperflow import halt, layout
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, patch_text, usage
 from cooperflow.outcomes.judgement import (
@@ -20,6 +20,7 @@ from cooperflow.outcomes.judgement import (
     judge_eval,
     judge_run,
 )
+from cooperflow.upstream import result_files
 
 DONE = (AgentEnd("solo", "Submitted", steps=4),)
 BROKE = (AgentEnd("solo", "Error", "litellm.SomeError"),)
@@ -360,6 +361,19 @@ def test_which_caveats_leave_a_pass_strict(caveat: str, strict: bool) -> None:
 
 def test_output_is_found_under_both_of_upstreams_keys() -> None:
     document = {"feature1": {"test_output": PYTEST}, "feature2": {"output": FAILED}}
-    assert judgement.output_of(document, 1) == PYTEST
-    assert judgement.output_of(document, 2) == FAILED  # patches that are identical
-    assert judgement.output_of({}, 1) == ""
+    assert result_files.output_of(document, 1) == PYTEST
+    assert result_files.output_of(document, 2) == FAILED  # patches that are identical
+    assert result_files.output_of({}, 1) == ""
+
+
+@pytest.mark.parametrize("rules", [judgement.RUN_RULES, judgement.EVAL_RULES])
+def test_docs_list_the_rules_in_order(rules: Any) -> None:
+    page = (layout.REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = []
+    for rule in rules:
+        verdict = rule.verdict
+        outcome = f"`{verdict.outcome}`" if verdict.outcome else "the tests decide"
+        reason = f"`{verdict.reason}`" if verdict.reason else ""
+        then = "halts" if verdict.halts else "tried again" * verdict.again
+        rows.append(f"| {rule.condition} | {outcome} | {reason} | {then} |")
+    assert "\n".join(rows) in page

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cooperflow.attempt import child_process
-from cooperflow.upstream import conversation, result, trajectory
+from cooperflow.upstream import conversation, result_files, trajectory
 from cooperflow.upstream.trajectory import RECEIVED, SUMMARY, TURN, Tokens
 
 child_process.prepare_environment()
@@ -257,7 +257,7 @@ def test_claude_code_counts_cached_tokens_beside_its_input() -> None:
         "cache_write_tokens": summary.cache_write_tokens,
     }
     document = {"agent_framework": "claude_code", "agents": {"agent1": end, "agent2": end}}
-    assert result.tokens(document) == Tokens(2 * 4112, 10, 8000)
+    assert result_files.tokens(document) == Tokens(2 * 4112, 10, 8000)
     # Others count what was read from the cache as input.
     end = {"input_tokens": 4000, "output_tokens": 5, "cache_read_tokens": 3000}
-    assert result.tokens({"agent_framework": "codex", "agent": end}) == Tokens(4000, 5, 3000)
+    assert result_files.tokens({"agent_framework": "codex", "agent": end}) == Tokens(4000, 5, 3000)

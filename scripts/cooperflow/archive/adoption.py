@@ -27,7 +27,7 @@ from cooperflow.outcomes import judgement, publication
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.records import SCHEMA, RunRecord
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import conversation, public_record, releases, result, trajectory
+from cooperflow.upstream import conversation, public_record, releases, result_files, trajectory
 from cooperflow.upstream.trajectory import Tokens
 
 # The caveat of an outcome from a public record.
@@ -290,7 +290,7 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     for path in source.iterdir():
         if path.is_file() and path.name not in (layout.RESULT, layout.EVAL):
             shutil.copyfile(path, folder.path / path.name)
-    agents = judgement.agent_ends(document)
+    agents = result_files.agent_ends(document)
     limit = fingerprint.step_limit(run.experiment, plan)
     verdict = judgement.judge_run(Evidence(document=True, agents=agents, step_limit=limit))
     trajectories = _trajectories(source)
@@ -356,7 +356,7 @@ def _record(
         seconds=round(float(document.get("duration_seconds") or ended - started), 3),
         waited_seconds=0.0,
         model_seconds=0.0,
-        steps=sum(end.steps for end in judgement.agent_ends(document)),
+        steps=sum(end.steps for end in result_files.agent_ends(document)),
         messages_sent=messages,
         patch_lines=sum(len(path.read_bytes().splitlines()) for path in patches),
         started=started,
@@ -377,16 +377,16 @@ def used(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
     answers = [entry.tokens for entry in entries if entry.tokens is not None]
     # Upstream's cost leaves out the calls that compact a conversation.
     summaries = sum(entry.cost for entry in entries if entry.kind == trajectory.SUMMARY)
-    tokens = result.tokens(document)
+    tokens = result_files.tokens(document)
     if tokens == Tokens():
         tokens = Tokens(
             sum(answer.input for answer in answers),
             sum(answer.output for answer in answers),
             sum(answer.cached for answer in answers),
         )
-    ends = document.get("agents") or {"solo": document.get("agent") or {}}
+    agents = result_files.agent_entries(document)
     return Usage(
-        calls=len(answers) or sum(int(end.get("steps") or 0) for end in ends.values()),
+        calls=len(answers) or sum(int(end.get("steps") or 0) for end in agents.values()),
         input_tokens=tokens.input,
         output_tokens=tokens.output,
         cached_tokens=tokens.cached,

@@ -28,8 +28,9 @@ from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.experiment import config_schema
 from cooperflow.experiment.plan import Run
 from cooperflow.instrumentation.rate_limit import RateLimit
-from cooperflow.outcomes import judgement, publication, usage
+from cooperflow.outcomes import publication, usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
+from cooperflow.upstream import result_files
 
 # How often a running attempt is looked at, seconds.
 TICK = 0.1
@@ -294,7 +295,7 @@ def _evidence(
     document = upstream_document(job)
     records = atomic_io.read_lines(job.calls)
     calls = usage.calls(records)
-    agents, threads = judgement.agent_ends(document), usage.threads(calls)
+    agents, threads = result_files.agent_ends(document), usage.threads(calls)
     recorded = job.run.experiment.agent.name in config_schema.RECORDED
     image_missing = False
     fates = watched.fates

@@ -18,6 +18,7 @@ from cooperflow.outcomes import judgement, patch_text, publication
 from cooperflow.outcomes.judgement import Verdict
 from cooperflow.outcomes.records import EvalRecord
 from cooperflow.processes import Interrupted
+from cooperflow.upstream import result_files
 
 
 def perform(plan: Plan, run: Run, this: Try) -> int:
@@ -67,7 +68,7 @@ def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
 def _untested(run: Run, document: Mapping[str, Any]) -> str:
     """Return the data set's numbers of the features for which no test passed."""
     numbered = enumerate(run.pair.sorted_features, start=1)
-    counts = {f: judgement.count_tests(judgement.output_of(document, n)) for n, f in numbered}
+    counts = {f: judgement.count_tests(result_files.output_of(document, n)) for n, f in numbered}
     return " and ".join(str(feature) for feature, count in counts.items() if not count)
 
 
@@ -110,7 +111,7 @@ def publish_verdict(
         caveats: those of the run where its result.json is not written yet.
     """
     assert verdict.outcome is not None
-    outputs = [judgement.output_of(document, number) for number in (1, 2)]
+    outputs = [result_files.output_of(document, number) for number in (1, 2)]
     record = EvalRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,

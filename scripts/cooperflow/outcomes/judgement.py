@@ -1,13 +1,19 @@
-"""What a run was: evidence in, outcome and reason out. Pure: no file, no Docker, no clock."""
+"""Judgement of a run: evidence in, outcome and reason out.
+
+The two tables of this module are the tables in docs/results.md, row by row: the first row whose
+condition holds decides. Pure: no file, no Docker, no clock.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cooperflow.outcomes import runner_output, usage
+from cooperflow.upstream import result_files
+from cooperflow.upstream.result_files import AgentEnd, Evaluation
 
 PASS = "pass"
 FAIL = "fail"
@@ -26,7 +32,7 @@ COST_LIMIT = "cost_limit"
 CONTEXT_LIMIT = "context_limit"
 STORE_ENDED = "store_ended"
 
-# Reasons of `infra_error` beside those of usage.py.
+# Reasons of `infra_error`, in addition to those of usage.py.
 CONTAINER_DIED = "container_died"
 OOM_KILLED = "oom_killed"
 DOCKER_UNAVAILABLE = "docker_unavailable"
@@ -44,36 +50,15 @@ NO_TESTS_RUN = "no_tests_run"
 # Caveat of any outcome: an answer was cut at the limit of output tokens.
 OUTPUT_LIMIT = "output_limit"
 
-# A provider that says so to one run says so to all: no further paid run is started.
+# Every other run would meet the same error: the session starts no more paid runs.
 HALTING = frozenset({usage.AUTH, usage.MODEL_NOT_FOUND, usage.QUOTA, SETUP_ERROR})
 # Exit code of a cooperbench process whose imports failed (EX_CONFIG).
 CANNOT_START = 78
-# What a provider's errors to the end make of a run, the worst first.
-_PROVIDER = (
-    usage.AUTH,
-    usage.QUOTA,
-    usage.MODEL_NOT_FOUND,
-    usage.RATE_LIMITED,
-    usage.API_TIMEOUT,
-    usage.API_UNAVAILABLE,
-    usage.BAD_REQUEST,
-)
-
-
-@dataclass(frozen=True)
-class AgentEnd:
-    """How upstream says that one agent ended."""
-
-    agent: str
-    status: str
-    error: str = ""
-    steps: int = 0
-    cost: float = 0.0
 
 
 @dataclass(frozen=True)
 class CallsEnd:
-    """How the calls of one agent went: its last one, and the seconds it waited in vain.
+    """The calls of one agent: how the last one ended, and the seconds spent waiting.
 
     seconds: from its first call to the end of the attempt.
     refused_setting: the last call was refused for a setting of the config, as every other will be.
@@ -91,40 +76,79 @@ class CallsEnd:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known of an attempt when it has ended."""
+    """The facts about an attempt that has ended."""
 
-    document: bool  # upstream wrote a whole result.json for exactly this pair
+    document: bool  # upstream wrote a complete result.json for exactly this pair
     timed_out: bool = False
     exit_code: int | None = 0  # of the cooperbench process; negative: the signal that ended it
     seconds: float = 0.0
     agents: tuple[AgentEnd, ...] = ()
     calls: tuple[CallsEnd, ...] = ()
-    containers_started: int | None = None  # None: not known
-    containers_asked: int | None = None  # by its agents; None: not known
-    containers_died: int = 0  # ended while their agent was at work, and not by its own cleanup
+    containers_started: int | None = None  # None: unknown
+    containers_asked: int | None = None  # requested by its agents; None: unknown
+    containers_died: int = 0  # ended while their agent was running, and not by its own cleanup
     containers_oom: int = 0
-    exec_refused: int = 0  # running ones in which the engine started no command
-    disk_full: bool = False  # nothing more could be written where the run's files lie
-    engine_stalled: float = 0.0  # seconds for which Docker gave no answer
+    exec_refused: int = 0  # running containers in which the engine started no command
+    disk_full: bool = False  # the run's file system accepts no more data
+    engine_stalled: float = 0.0  # seconds for which Docker did not answer
     engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
     image_missing: bool = False
     redis_died: bool = False
     store_ended_by_agent: bool = False  # a client's command ended the message store
-    store_unavailable: bool = False  # it did not start, or its agents do not reach it
-    detail: str = ""  # in the engine's words: what could not be provided
-    gateway_died: bool = False  # the way from agents in containers to their model
+    store_unavailable: bool = False  # it did not start, or its agents cannot reach it
+    detail: str = ""  # the engine's message about what it could not provide
+    gateway_died: bool = False  # the connection from agents in containers to their model
     silent: int = 0  # agents without a single call, where all calls are recorded
-    patch_unread: bool = False  # a command that reads an agent's patch did not come to its end
+    patch_unread: bool = False  # a command that reads an agent's patch did not finish
     step_limit: int | None = None
     cut_answers: int = 0  # ended at the limit of output tokens
-    held: float = 0.0  # seconds for which our own limit of requests held an agent back
+    held: float = 0.0  # seconds for which the workflow's rate limit delayed an agent
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether an agent ended in an error, or upstream wrote no result."""
+        return not self.document or any(agent.status == result_files.ERROR for agent in self.agents)
+
+    @property
+    def was_killed(self) -> bool:
+        return self.exit_code is None or self.exit_code < 0
+
+    @property
+    def docker_refused(self) -> bool:
+        """Whether Docker refused an agent's command, or a container that an agent requested."""
+        if self.exec_refused:
+            return True
+        started, asked = self.containers_started, self.containers_asked
+        if started is None or started >= len(self.agents):
+            return False
+        return asked is None or asked > started
+
+    def has_failed_call(self, kind: str) -> bool:
+        """Return whether a broken run's agent met this error in its last call."""
+        return self.is_broken and any(calls.last == kind for calls in self.calls)
+
+    @property
+    def refused_setting(self) -> bool:
+        is_bad = self.has_failed_call(usage.BAD_REQUEST)
+        return is_bad and any(calls.refused_setting for calls in self.calls)
+
+    @property
+    def limited(self) -> str:
+        """The limit that the first limited agent reached, empty without one."""
+        for agent in self.agents:
+            if agent.status == result_files.LIMITS_EXCEEDED:
+                has_steps = self.step_limit and agent.steps >= self.step_limit
+                return STEP_LIMIT if has_steps else COST_LIMIT
+            if agent.status == result_files.COST_EXCEEDED:
+                return COST_LIMIT
+        return ""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run was, as far as it can be said. outcome None: the tests decide.
+    """The outcome of a run as far as it is decided. outcome None: the tests decide.
 
-    `reason` beside outcome None is the reason to give if the tests fail.
+    `reason` with outcome None is the reason to give if the tests fail.
     """
 
     outcome: str | None
@@ -135,106 +159,201 @@ class Verdict:
 
 
 def is_strict(caveat: str) -> bool:
-    """Return whether nothing about a pass is in doubt. A cut answer makes none easier."""
+    """Return whether nothing about a pass is in doubt. A cut answer makes no pass easier."""
     return caveat in ("", OUTPUT_LIMIT)
-
-
-def agent_ends(document: Mapping[str, Any] | None) -> tuple[AgentEnd, ...]:
-    """Return how each agent ended, by upstream's document."""
-    if document is None:
-        return ()
-    agents = document.get("agents") or {"solo": document.get("agent") or {}}
-    return tuple(
-        AgentEnd(
-            agent=name,
-            status=str(end.get("status") or "Error"),
-            error=str(end.get("error") or ""),
-            steps=int(end.get("steps") or 0),
-            cost=float(end.get("cost") or 0.0),
-        )
-        for name, end in agents.items()
-    )
-
-
-def judge_run(evidence: Evidence) -> Verdict:
-    """Return what an attempt came to, before its patches are tested."""
-    infra = _infrastructure(evidence)
-    if infra is not None:
-        return infra
-    if evidence.timed_out:
-        if any(calls.mostly_waited for calls in evidence.calls):
-            return _infra(usage.API_TIMEOUT)
-        if evidence.engine_stalled > evidence.seconds / 2:
-            return _infra(DOCKER_UNAVAILABLE)
-        return Verdict(FAIL, TIMEOUT)
-    failed = any(agent.status == "Error" for agent in evidence.agents)
-    if failed or not evidence.document:
-        last = {calls.last for calls in evidence.calls}
-        for reason in _PROVIDER:
-            if reason in last:
-                refused = any(calls.refused_setting for calls in evidence.calls)
-                return _infra(reason, halts=refused and reason == usage.BAD_REQUEST)
-        if evidence.redis_died and not evidence.store_ended_by_agent:
-            return _infra(REDIS_UNAVAILABLE)
-        if evidence.store_ended_by_agent:
-            return Verdict(None if evidence.document else FAIL, STORE_ENDED)
-        if not evidence.document:
-            killed = evidence.exit_code is None or evidence.exit_code < 0
-            if killed:
-                return _infra(PROCESS_DIED)
-            return _infra(DOCKER_UNAVAILABLE if evidence.exec_refused else AGENT_ERROR)
-        if usage.CONTEXT not in last:
-            return _infra(DOCKER_UNAVAILABLE if _refused(evidence) else AGENT_ERROR)
-        return Verdict(None, CONTEXT_LIMIT)
-    if evidence.redis_died and not evidence.store_ended_by_agent:
-        return _infra(REDIS_UNAVAILABLE)
-    if evidence.silent:
-        # It did nothing, whatever its framework says: that tells nothing of the model.
-        return _infra(AGENT_ERROR)
-    for agent in evidence.agents:
-        if agent.status == "LimitsExceeded":
-            steps = evidence.step_limit
-            return Verdict(None, STEP_LIMIT if steps and agent.steps >= steps else COST_LIMIT)
-        if agent.status == "CostLimitExceeded":
-            return Verdict(None, COST_LIMIT)
-    return Verdict(None)
-
-
-def _refused(evidence: Evidence) -> bool:
-    """Whether Docker refused an agent's command, or a container that an agent asked it for."""
-    if evidence.exec_refused:
-        return True
-    started, asked = evidence.containers_started, evidence.containers_asked
-    if started is None or started >= len(evidence.agents):
-        return False
-    return asked is None or asked > started
-
-
-def _infrastructure(evidence: Evidence) -> Verdict | None:
-    if evidence.disk_full:
-        return _infra(DISK_FULL)
-    if evidence.exit_code == CANNOT_START and not evidence.document:
-        return _infra(SETUP_ERROR)
-    if evidence.engine_lost:
-        return _infra(DOCKER_UNAVAILABLE)
-    if evidence.store_unavailable:
-        return _infra(REDIS_UNAVAILABLE)
-    if evidence.containers_oom:
-        return _infra(OOM_KILLED)
-    if evidence.containers_died:
-        return _infra(CONTAINER_DIED)
-    if evidence.image_missing:
-        return _infra(IMAGE_MISSING)
-    if evidence.gateway_died:
-        return _infra(PROCESS_DIED)
-    if evidence.patch_unread:
-        return _infra(DOCKER_UNAVAILABLE)
-    return None
 
 
 def _infra(reason: str, halts: bool = False) -> Verdict:
     halts = halts or reason in HALTING
     return Verdict(INFRA_ERROR, reason, again=not halts, halts=halts)
+
+
+@dataclass(frozen=True)
+class RunRule:
+    """A row of the first table. condition: as docs/results.md words it."""
+
+    condition: str
+    holds: Callable[[Evidence], object]
+    verdict: Verdict
+
+
+def _last_call(kind: str, condition: str) -> RunRule:
+    return RunRule(condition, lambda e: e.has_failed_call(kind), _infra(kind))
+
+
+# In this table a run is broken if an agent ended in an error or upstream wrote no result.
+RUN_RULES = (
+    RunRule("the disk is full", lambda e: e.disk_full, _infra(DISK_FULL)),
+    RunRule(
+        "cooperbench cannot be imported",
+        lambda e: e.exit_code == CANNOT_START and not e.document,
+        _infra(SETUP_ERROR),
+    ),
+    RunRule("Docker stopped answering", lambda e: e.engine_lost, _infra(DOCKER_UNAVAILABLE)),
+    RunRule(
+        "the message store did not start, or agents cannot reach it",
+        lambda e: e.store_unavailable,
+        _infra(REDIS_UNAVAILABLE),
+    ),
+    RunRule("a container ran out of memory", lambda e: e.containers_oom, _infra(OOM_KILLED)),
+    RunRule(
+        "a container ended under its agent", lambda e: e.containers_died, _infra(CONTAINER_DIED)
+    ),
+    RunRule("the image is missing", lambda e: e.image_missing, _infra(IMAGE_MISSING)),
+    RunRule("the model gateway ended", lambda e: e.gateway_died, _infra(PROCESS_DIED)),
+    RunRule("a patch could not be read", lambda e: e.patch_unread, _infra(DOCKER_UNAVAILABLE)),
+    RunRule(
+        "time limit; an agent waited for its provider for more than half of its time",
+        lambda e: e.timed_out and any(calls.mostly_waited for calls in e.calls),
+        _infra(usage.API_TIMEOUT),
+    ),
+    RunRule(
+        "time limit; Docker did not answer for more than half of the time",
+        lambda e: e.timed_out and e.engine_stalled > e.seconds / 2,
+        _infra(DOCKER_UNAVAILABLE),
+    ),
+    RunRule("time limit", lambda e: e.timed_out, Verdict(FAIL, TIMEOUT)),
+    _last_call(usage.AUTH, "broken; an agent's last call: the key was refused"),
+    _last_call(usage.QUOTA, "broken; an agent's last call: the quota is used up"),
+    _last_call(usage.MODEL_NOT_FOUND, "broken; an agent's last call: the model is unknown"),
+    _last_call(usage.RATE_LIMITED, "broken; an agent's last call: rate limited or overloaded"),
+    _last_call(usage.API_TIMEOUT, "broken; an agent's last call: it timed out"),
+    _last_call(usage.API_UNAVAILABLE, "broken; an agent's last call: the provider failed"),
+    RunRule(
+        "broken; an agent's last call: a setting of the config was refused",
+        lambda e: e.refused_setting,
+        _infra(usage.BAD_REQUEST, halts=True),
+    ),
+    _last_call(usage.BAD_REQUEST, "broken; an agent's last call: the request was refused"),
+    RunRule(
+        "the message store ended by itself",
+        lambda e: e.redis_died and not e.store_ended_by_agent,
+        _infra(REDIS_UNAVAILABLE),
+    ),
+    RunRule(
+        "broken; an agent ended the message store; no result",
+        lambda e: e.store_ended_by_agent and not e.document,
+        Verdict(FAIL, STORE_ENDED),
+    ),
+    RunRule(
+        "broken; an agent ended the message store",
+        lambda e: e.store_ended_by_agent and e.is_broken,
+        Verdict(None, STORE_ENDED),
+    ),
+    RunRule(
+        "no result; the process was killed",
+        lambda e: not e.document and e.was_killed,
+        _infra(PROCESS_DIED),
+    ),
+    RunRule(
+        "no result; Docker refused a command",
+        lambda e: not e.document and e.exec_refused,
+        _infra(DOCKER_UNAVAILABLE),
+    ),
+    RunRule("no result", lambda e: not e.document, _infra(AGENT_ERROR)),
+    RunRule(
+        "broken; the conversation outgrew the model's context window",
+        lambda e: e.has_failed_call(usage.CONTEXT),
+        Verdict(None, CONTEXT_LIMIT),
+    ),
+    RunRule(
+        "broken; Docker refused a command or a container",
+        lambda e: e.is_broken and e.docker_refused,
+        _infra(DOCKER_UNAVAILABLE),
+    ),
+    RunRule("broken", lambda e: e.is_broken, _infra(AGENT_ERROR)),
+    # Without a call an agent did nothing, whatever its framework reports.
+    RunRule("an agent made no call", lambda e: e.silent, _infra(AGENT_ERROR)),
+    RunRule(
+        "an agent reached its step limit",
+        lambda e: e.limited == STEP_LIMIT,
+        Verdict(None, STEP_LIMIT),
+    ),
+    RunRule(
+        "an agent reached its cost limit",
+        lambda e: e.limited == COST_LIMIT,
+        Verdict(None, COST_LIMIT),
+    ),
+    RunRule("otherwise", lambda e: True, Verdict(None)),
+)
+
+
+def judge_run(evidence: Evidence) -> Verdict:
+    """Return the verdict on an attempt before its patches are tested."""
+    return next(rule.verdict for rule in RUN_RULES if rule.holds(evidence))
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The facts about a run's evaluation. evaluation None: there is no complete eval.json."""
+
+    evaluation: Evaluation | None
+    empty_patch: bool  # upstream's evaluation gets nothing of one of the patches
+    reason: str  # to give if the tests fail (an agent's limit), empty if none
+    largest_patch: int  # bytes
+
+    @property
+    def facts(self) -> Evaluation:
+        return self.evaluation or Evaluation()
+
+    @property
+    def is_too_large(self) -> bool:
+        is_unwritten = _PATCH_NOT_WRITTEN.match(self.facts.error)
+        return bool(is_unwritten) and self.largest_patch > LARGEST_PATCH
+
+    @property
+    def has_refused_patch(self) -> bool:
+        """Whether git refused a patch, so that no test ran."""
+        return any(
+            not count_tests(output, failed=True) and _NOT_APPLIED.search(output)
+            for output in self.facts.outputs
+        )
+
+
+@dataclass(frozen=True)
+class EvalRule:
+    """A row of the second table. condition: as docs/results.md words it."""
+
+    condition: str
+    holds: Callable[[Tested], object]
+    verdict: Verdict
+
+
+_BROKEN = Verdict(INFRA_ERROR, EVAL_ERROR, again=True)
+
+EVAL_RULES = (
+    EvalRule(
+        "upstream could not write a patch of more than 98,000 bytes",
+        lambda t: t.is_too_large,
+        Verdict(FAIL, PATCH_TOO_LARGE),
+    ),
+    EvalRule("no complete eval.json", lambda t: t.evaluation is None, _BROKEN),
+    EvalRule("eval.json names an error", lambda t: t.facts.error, _BROKEN),
+    EvalRule("the merge itself failed", lambda t: t.facts.merge_status == "error", _BROKEN),
+    EvalRule("the tests of both features passed", lambda t: t.facts.both_passed, Verdict(PASS)),
+    EvalRule("the run has a reason from the table above", lambda t: t.reason, Verdict(FAIL)),
+    EvalRule(
+        "a patch is empty without the tests in it, or upstream skipped it",
+        lambda t: t.empty_patch or "skipped" in t.facts.applied,
+        Verdict(FAIL, EMPTY_PATCH),
+    ),
+    EvalRule(
+        "upstream could not apply a patch, or did not find it",
+        lambda t: "failed" in t.facts.applied or t.facts.merge_status == "missing_input",
+        Verdict(FAIL, PATCH_NOT_APPLIED),
+    ),
+    EvalRule(
+        "the patches conflict",
+        lambda t: t.facts.merge_status == "conflicts",
+        Verdict(FAIL, MERGE_CONFLICT),
+    ),
+    EvalRule(
+        "git refused a patch, and no test ran",
+        lambda t: t.has_refused_patch,
+        Verdict(FAIL, PATCH_NOT_APPLIED),
+    ),
+    EvalRule("otherwise", lambda t: True, Verdict(FAIL, TESTS_FAILED)),
+)
 
 
 def judge_eval(
@@ -244,60 +363,31 @@ def judge_eval(
     largest_patch: int = 0,
     text_caveats: Sequence[str] = (),
 ) -> Verdict:
-    """Return what the tests make of a run.
+    """Return the final verdict on a run by its tests.
 
     Args:
-        document: upstream's eval.json, None where there is none that is whole.
-        empty_patches: for each patch of the run whether upstream gets nothing of it.
+        document: upstream's eval.json, None where it is missing or incomplete.
+        empty_patches: for each patch of the run whether upstream's evaluation gets nothing of it.
         reason: the reason to give if the tests fail (an agent's limit), empty if none.
         largest_patch: bytes of the run's largest patch.
-        text_caveats: what upstream's own way of reading patches would have changed in them.
+        text_caveats: what upstream's reading of patches as text would have changed in them.
     """
-    error = str((document or {}).get("error") or "")
-    if _PATCH_NOT_WRITTEN.match(error) and largest_patch > LARGEST_PATCH:
-        return Verdict(FAIL, PATCH_TOO_LARGE)
-    if document is None or document.get("error"):
-        return Verdict(INFRA_ERROR, EVAL_ERROR, again=True)
-    merge = document.get("merge") or {}
-    if merge.get("status") == "error":
-        return Verdict(INFRA_ERROR, EVAL_ERROR, again=True)
-    outputs = [output_of(document, number) for number in (1, 2)]
-    if document.get("both_passed") is True:
-        caveats = []
-        if str(merge.get("strategy") or "").startswith("solo-"):
-            caveats.append(LEAD_ALONE)
-        if not all(count_tests(output) for output in outputs):
-            caveats.append(NO_TESTS_RUN)
-        return Verdict(PASS, caveat=";".join([*caveats, *text_caveats]))
-    return Verdict(FAIL, reason or _why(document, merge, empty_patches, outputs))
+    evaluation = None if document is None else Evaluation.read(document)
+    tested = Tested(evaluation, any(empty_patches), reason, largest_patch)
+    verdict = next(rule.verdict for rule in EVAL_RULES if rule.holds(tested))
+    if verdict.outcome == PASS:
+        return Verdict(PASS, caveat=";".join([*_pass_caveats(tested.facts), *text_caveats]))
+    return verdict if verdict.reason else Verdict(FAIL, reason)
 
 
-def _why(
-    document: Mapping[str, Any],
-    merge: Mapping[str, Any],
-    empty_patches: Sequence[bool],
-    outputs: Sequence[str],
-) -> str:
-    applied = (document.get("apply_status") or {}).values()
-    if any(empty_patches) or "skipped" in applied:
-        return EMPTY_PATCH
-    if "failed" in applied or merge.get("status") == "missing_input":
-        return PATCH_NOT_APPLIED
-    if merge.get("status") == "conflicts":
-        return MERGE_CONFLICT
-    for output in outputs:
-        if not count_tests(output, failed=True) and _NOT_APPLIED.search(output):
-            return PATCH_NOT_APPLIED
-    return TESTS_FAILED
+def _pass_caveats(evaluation: Evaluation) -> list[str]:
+    caveats = [LEAD_ALONE] if evaluation.lead_alone else []
+    if not all(count_tests(output) for output in evaluation.outputs):
+        caveats.append(NO_TESTS_RUN)
+    return caveats
 
 
-def output_of(document: Mapping[str, Any], number: int) -> str:
-    """Return the test output of a feature (1 or 2), under whichever key upstream wrote it."""
-    feature = document.get(f"feature{number}") or {}
-    return str(feature.get("test_output") or feature.get("output") or "")
-
-
-# Upstream hands a patch over as one argument of a shell, which the kernel limits to 128 KiB.
+# Upstream passes a patch as one argument of a shell, which the kernel limits to 128 KiB.
 LARGEST_PATCH = 98_000
 _PATCH_NOT_WRITTEN = re.compile(r"Failed to write (?!tests)\w+\.patch")
 _NOT_APPLIED = re.compile(
@@ -311,5 +401,5 @@ _NOT_APPLIED = re.compile(
 
 def count_tests(output: str, failed: bool = False) -> int:
     """Return how many tests passed (with ``failed``: passed or failed) by a runner's output."""
-    counted = runner_output.count(output)
-    return counted.total if failed else counted.passed
+    count = runner_output.count(output)
+    return count.total if failed else count.passed

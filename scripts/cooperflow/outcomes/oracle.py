@@ -8,6 +8,7 @@ from typing import Any
 
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, runner_output
+from cooperflow.upstream.result_files import Evaluation
 
 # The three gradings of one repetition.
 SOLO = "solo"  # the gold patch of both features
@@ -106,31 +107,27 @@ class Probe:
 
 
 def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
-    """Return what upstream's eval document says; None: the grading broke."""
+    """Return the probe of upstream's eval.json; None: the evaluation broke."""
     verdict = judgement.judge_eval(document, [])
     if document is None or verdict.outcome == judgement.INFRA_ERROR:
-        why = str((document or {}).get("error") or "the grading broke")
+        why = str((document or {}).get("error") or "the evaluation broke")
         return Probe.without_verdict(why, seconds)
-    merge = document.get("merge") or {}
-    features = [document.get(f"feature{n}") or {} for n in (1, 2)]
-    outputs = [judgement.output_of(document, number) for number in (1, 2)]
-    first, second = (bool(f.get("passed")) for f in features)
+    facts = Evaluation.read(document)
+    first, second = (runner_output.count(output) for output in facts.outputs)
     return Probe(
-        passed=(first, second),
-        tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
-        merge_status=str(merge.get("status") or ""),
-        merge_strategy=str(merge.get("strategy") or ""),
+        passed=facts.passed,
+        tests_passed=(first.passed, second.passed),
+        merge_status=facts.merge_status,
+        merge_strategy=facts.merge_strategy,
         applied=verdict.reason != judgement.PATCH_NOT_APPLIED,
         seconds=round(seconds, 3),
-        tests_run=(
-            judgement.count_tests(outputs[0], failed=True),
-            judgement.count_tests(outputs[1], failed=True),
-        ),
-        built=(
-            first or not runner_output.build_failed(outputs[0]),
-            second or not runner_output.build_failed(outputs[1]),
-        ),
+        tests_run=(first.total, second.total),
+        built=(_is_built(facts, 0), _is_built(facts, 1)),
     )
+
+
+def _is_built(facts: Evaluation, index: int) -> bool:
+    return facts.passed[index] or not runner_output.build_failed(facts.outputs[index])
 
 
 def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
