@@ -22,9 +22,9 @@ def test_what_is_warmed_exists(name: str) -> None:
 
 FIRST_CALL = """
 import json, os, sys
-from cooperflow.attempt import child
+from cooperflow.attempt import child_process
 from cooperflow.jobs import launcher
-child.prepare_environment()
+child_process.prepare_environment()
 launcher._warm()
 threads = len(os.listdir("/proc/self/task"))
 before = set(sys.modules)

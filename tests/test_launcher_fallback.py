@@ -72,11 +72,11 @@ def test_a_fork_that_is_killed_is_said(
 IMPORTS = """
 import sys
 from pathlib import Path
-from cooperflow.attempt import child
+from cooperflow.attempt import child_process
 sys.modules["cooperbench.cli"] = None  # an import that fails
 folder = Path(sys.argv[1])
-command = child.Command(["run"], folder / "log", folder / "note", {})
-print(child._main(command))
+command = child_process.Command(["run"], folder / "log", folder / "note", {})
+print(child_process._main(command))
 """
 
 
@@ -112,9 +112,9 @@ def test_an_agent_that_asked_for_no_container_is_not_dockers_fault(
 
 SAYS = """
 import os, sys, locale, warnings
-from cooperflow.attempt import child
+from cooperflow.attempt import child_process
 warnings.warn("old", DeprecationWarning)
-child.prepare_environment()
+child_process.prepare_environment()
 warnings.warn("old", DeprecationWarning)
 print(open(sys.argv[1]).read() == "Grüße → ✓", os.environ["MSWEA_GLOBAL_CONFIG_DIR"])
 import cooperbench.agents.mini_swe_agent_v2

@@ -208,8 +208,8 @@ def test_a_patch_is_whole_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 BEGINS_LATE = """
 import sys
 sys.path[:0] = ["scripts"]
-from cooperflow.attempt import child
-child.prepare_environment()
+from cooperflow.attempt import child_process
+child_process.prepare_environment()
 from cooperflow.openhands import agent
 from openhands.sdk.conversation.impl.remote_conversation import RemoteConversation
 

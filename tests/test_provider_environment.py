@@ -37,13 +37,13 @@ CALLER = """
 import json, sys
 from pathlib import Path
 asked = json.load(sys.stdin)
-from cooperflow.attempt import child
-child.prepare_environment()
+from cooperflow.attempt import child_process
+child_process.prepare_environment()
 import cooperbench.cli
 import litellm
 from cooperbench.agents._azure import resolve_azure_config
 from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
-from cooperflow.attempt import gateway
+from cooperflow.attempt import model_gateway
 from cooperflow.experiment.config_schema import Model
 from cooperflow.session import model_check
 litellm.suppress_debug_info = True
@@ -64,8 +64,8 @@ for name in asked["models"]:
         # The stub answers without a command, which the agent refuses after the call.
         if type(error).__name__ != "FormatError":
             told["failed"].append(repr(error))
-    upstream = gateway.Upstream(name, "sk-1234567890", kwargs, 1, Path("unused"))
-    gateway._Model(upstream).complete("agent1", {"messages": messages})
+    upstream = model_gateway.Upstream(name, "sk-1234567890", kwargs, 1, Path("unused"))
+    model_gateway._Model(upstream).complete("agent1", {"messages": messages})
     if name == asked["models"][0]:  # it takes a process, and seconds
         model_check.probe(Model(model=name, **base), "sk-1234567890", call=True)
 print(json.dumps(told))
