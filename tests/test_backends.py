@@ -49,18 +49,18 @@ def test_modal_is_a_backend() -> None:
         ({"containers": {"memory": "4g"}}, "containers: limits and networks are Docker's"),
         ({"images": {"registry": "mirror.example.org"}}, "images.registry: Modal fetches"),
         ({"images": {"rolling": True}}, "images.rolling: Modal fetches"),
-        ({"limits": {"test_seconds": 60}}, "limits.test_seconds: a grading on Modal"),
+        ({"limits": {"test_seconds": 60}}, "limits.test_seconds: on Modal an evaluation"),
         (
             {"agent": {"name": "codex"}, "settings": {"coop": ["--setting", "coop"]}},
-            "settings.coop: its agents talk from inside their sandboxes",
+            "settings.coop: its agents send messages from inside their sandboxes",
         ),
-        ({"settings": {"team": ["--setting", "team"]}}, "settings.team: its agents talk"),
+        ({"settings": {"team": ["--setting", "team"]}}, "settings.team: its agents send messages"),
         (
             {
                 "settings": {"team": ["--setting", "team"]},
                 "redis": {"url": "redis://127.0.0.1:6379"},
             },
-            "settings.team: its agents talk",
+            "settings.team: its agents send messages",
         ),
     ],
 )

@@ -60,20 +60,23 @@ def with_(path: str, value: Any) -> dict[str, Any]:
             with_("settings/solo", ["--setting", "coop", "--gti"]),
             ["--gti", "no such flag", "--team-no-mcp", "Did you mean --git?"],
         ),
-        (with_("agent/config", {"model": "hello"}), ["agent.config.model", "'hello' is no table"]),
-        (with_("agent/config", {"agent": [1]}), ["agent.config.agent", "[1] is no table"]),
-        (with_("agent/config", {"model": {"model_kwargs": "x"}}), ["model_kwargs", "no table"]),
+        (
+            with_("agent/config", {"model": "hello"}),
+            ["agent.config.model", "'hello' is not a table"],
+        ),
+        (with_("agent/config", {"agent": [1]}), ["agent.config.agent", "[1] is not a table"]),
+        (with_("agent/config", {"model": {"model_kwargs": "x"}}), ["model_kwargs", "not a table"]),
         (with_("images/archive", " "), ["images.archive", "is empty"]),
         (with_("settings/a b", ["--setting", "solo"]), ["'a b' cannot be a folder name"]),
         (with_("models/..", {"model": "x"}), ["'..' cannot be a folder name"]),
         (with_("models/a/modl", "x"), ["models.a.modl", "Did you mean model?"]),
         (with_("models/a", {}), ["models.a.model", "is missing"]),
         (with_("models", {}), ["models", "at least one"]),
-        (with_("models/command-a/api_base", "stg.cohere"), ["api_base", "no http(s) URL"]),
+        (with_("models/command-a/api_base", "stg.cohere"), ["api_base", "not an http(s) URL"]),
         (with_("providers", {"a-b": {}}), ["providers.a-b", "Snakemake resource"]),
         (with_("providers", {"p": {"run": 1}}), ["providers.p.run", "Did you mean runs?"]),
         (with_("providers", {"p": {"runs": 0}}), ["providers.p.runs", "greater than 0"]),
-        (with_("models/command-a/provider", "p"), ["command-a.provider", "'p'", "There: none"]),
+        (with_("models/command-a/provider", "p"), ["command-a.provider", "'p'", "Allowed: none"]),
         (with_("models/command-a/adopt", {"sol": "x"}), ["adopt.sol", "Did you mean solo?"]),
         (
             with_("models/a", {"model": "x", "replay": "r", "adopt": {"solo": "x"}}),
@@ -92,7 +95,7 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         ),
         (with_("agent/name", "mini_swe_agent"), ["Did you mean mini_swe_agent_v2?"]),
         (with_("agent/config", {"agents": {}}), ["agent.config.agents", "Did you mean agent?"]),
-        (with_("redis/url", "localhost"), ["redis.url", "'localhost' is no URL"]),
+        (with_("redis/url", "localhost"), ["redis.url", "'localhost' is not a Redis URL"]),
         (
             {
                 **with_("redis/url", "unix:///run/redis.sock"),
@@ -101,8 +104,8 @@ def with_(path: str, value: Any) -> dict[str, Any]:
             ["redis.url", "cannot be reached from containers", "settings.t"],
         ),
         (with_("results", " "), ["results: is empty"]),
-        (with_("results", "//"), ["results: '/'", "whole machine"]),
-        (with_("results", "res{pair}"), ["'res{pair}'", "braces"]),
+        (with_("results", "//"), ["results: '/'", "root of the file system"]),
+        (with_("results", "res{pair}"), ["'res{pair}'", "which Snakemake reserves"]),
         (with_("providers", {"p": {"runs": True}}), ["providers.p.runs", "True", "a number"]),
         (with_("limits/call_tries", True), ["limits.call_tries", "True", "a number"]),
         (with_("limits/pause_seconds", math.inf), ["limits.pause_seconds", "finite"]),
@@ -139,6 +142,7 @@ def test_the_shipped_config() -> None:
 
 def test_the_shipped_schema_is_that_of_the_config() -> None:
     assert schema.PATH.read_text() == schema.text(), "run `make schema`"
+    assert schema.README.read_text() == schema.readme(), "run `make schema`"
 
 
 def test_every_key_is_in_the_reference() -> None:

@@ -226,7 +226,7 @@ def test_filters_that_cannot_be(asked: dict[str, Any], words: str) -> None:
 
 
 def test_two_choosers_are_one_too_many(make_plan: Any) -> None:
-    with pytest.raises(UserError, match=r"dataset.first, dataset.sample: only one"):
+    with pytest.raises(UserError, match=r"dataset: first and sample exclude each other"):
         make_plan(dataset={"first": 1, "sample": {"n": 1}})
 
 

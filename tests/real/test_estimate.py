@@ -63,7 +63,7 @@ def test_finished_runs_replace_the_assumption_from_the_first_on(make_plan: Any) 
     means = [one.cost.mid for one in expected if one.cost is not None]
     assert means[0] < 0.3 < means[1] < means[2] < means[3] < 3.0
     assert 60 < expected[-1].seconds.mid < 300
-    assert expected[-1].basis == "from 3 finished runs of it and the assumption"
+    assert expected[-1].basis == "from its 3 finished runs and the assumption"
 
 
 def test_nothing_to_do_costs_nothing(make_plan: Any) -> None:

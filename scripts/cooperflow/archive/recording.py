@@ -18,7 +18,7 @@ import yaml
 from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
-from cooperflow.experiment.config import HERE
+from cooperflow.experiment.config import CONFIG_DIR
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import judgement, usage
 from cooperflow.upstream import trajectory
@@ -292,12 +292,12 @@ def replay_config(plan: Plan, to: Path) -> dict[str, Any]:
     for name, model in used.items():
         litellm_name, priced = played_as(model.model)
         free |= not priced
-        models[f"{name}-replay"] = {"model": litellm_name, "replay": f"{HERE}{name}"}
+        models[f"{name}-replay"] = {"model": litellm_name, "replay": f"{CONFIG_DIR}{name}"}
     settings: dict[str, Any] = dict.fromkeys(shipped["settings"])
     settings |= {setting.name: list(setting.flags) for setting in plan.settings}
     config |= {"results": f"results/{to.name}", "models": models, "settings": settings}
     data = _in_checkout(plan.config.dataset.dir) or "dataset"
-    config["dataset"] = {"dir": data, "subset": f"{HERE}pairs.csv"}
+    config["dataset"] = {"dir": data, "subset": f"{CONFIG_DIR}pairs.csv"}
     images = config.get("images") or {}
     for key in ("archive", "lock"):
         if images.get(key) and _in_checkout(images[key]) is None:

@@ -1,4 +1,4 @@
-"""The experiment's config, read and checked."""
+"""Loading and checking of the experiment's config."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config_errors
 from cooperflow.experiment.config_schema import Config
 
-# A path that begins so is in the folder of the config file that names it.
-HERE = "CONFIG_DIR/"
+# A path with this prefix is in the folder of the config file that names it.
+CONFIG_DIR = "CONFIG_DIR/"
 
 
 def parse(
@@ -25,35 +25,35 @@ def parse(
     """Check ``raw`` and return the config.
 
     Args:
-        files: the config files, the last one on top; paths that begin with CONFIG_DIR/ are
-            looked for in their folders.
+        files: the config files, later ones override earlier ones; paths with the prefix
+            CONFIG_DIR/ are searched in their folders.
 
     Raises:
-        UserError: naming the key, the value, what is allowed and the nearest name.
+        UserError: naming the key, the value, the allowed values and the nearest name.
     """
     try:
-        config = Config.model_validate(_located(dict(raw), [Path(file) for file in files]))
+        config = Config.model_validate(_resolve_paths(dict(raw), [Path(file) for file in files]))
     except pydantic.ValidationError as error:
         lines = [f"{source}: {line}" for line in config_errors.explain(error)]
         raise UserError("\n".join(lines)) from None
-    problems = list(config_errors.problems(config))
+    problems = list(config_errors.find_problems(config))
     if problems:
         raise UserError("\n".join(f"{source}: {line}" for line in problems))
     return config
 
 
-def _located(value: Any, files: Sequence[Path]) -> Any:
-    """Return ``value`` with CONFIG_DIR/ replaced by a folder, relative to this one if below it."""
+def _resolve_paths(value: Any, files: Sequence[Path]) -> Any:
+    """Return ``value`` with CONFIG_DIR/ replaced, by a relative path if it is below this folder."""
     if isinstance(value, dict):
-        return {key: _located(entry, files) for key, entry in value.items()}
+        return {key: _resolve_paths(entry, files) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_located(entry, files) for entry in value]
-    if not (isinstance(value, str) and value.startswith(HERE) and files):
+        return [_resolve_paths(entry, files) for entry in value]
+    if not (isinstance(value, str) and value.startswith(CONFIG_DIR) and files):
         return value
-    places = [file.resolve().parent / value.removeprefix(HERE) for file in reversed(files)]
-    path = next((place for place in places if place.exists()), places[0])
-    here = Path.cwd().resolve()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    paths = [file.resolve().parent / value.removeprefix(CONFIG_DIR) for file in reversed(files)]
+    path = next((path for path in paths if path.exists()), paths[0])
+    folder = Path.cwd().resolve()
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def from_environment() -> Config:
@@ -69,17 +69,16 @@ def from_environment() -> Config:
 
 
 def load(files: list[Path]) -> Config:
-    """Return the config of ``files``, each laid over the one before, config.yaml below all.
+    """Return the config of ``files``, each merged over the previous one, over config.yaml.
 
-    What stands in ``files`` comes first, as with Snakemake: the order of models and settings is
-    that of the tables.
+    Keys of ``files`` come first, as in Snakemake: tables list models and settings in this order.
     """
-    own: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for path in files:
-        _lay_over(own, _read(path))
-    merged = copy.deepcopy(own)
-    _lay_over(merged, _read(layout.CONFIG_FILE))
-    _lay_over(merged, own)
+        _merge(overrides, _read(path))
+    merged = copy.deepcopy(overrides)
+    _merge(merged, _read(layout.CONFIG_FILE))
+    _merge(merged, overrides)
     source = ", ".join(path.name for path in files) or layout.CONFIG_FILE.name
     return parse(merged, source, [layout.CONFIG_FILE, *files])
 
@@ -88,17 +87,17 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: is no config: it needs keys at its top, such as `results:`.")
-    return found
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: is not a config: it needs keys at its top, such as `results:`.")
+    return document
 
 
-def _lay_over(base: dict[str, Any], top: Mapping[str, Any]) -> None:
+def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> None:
     for key, value in top.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _lay_over(base[key], value)
+            _merge(base[key], value)
         else:
             base[key] = value

@@ -1,28 +1,60 @@
-"""The keys of the config: their types, their defaults, what each is for."""
+"""Keys of the config: types, defaults, descriptions and the checks of single fields.
+
+The descriptions are Markdown: `make schema` writes config/README.md's table and config/schema.json
+from them. Checks that compare tables are in config_errors.py.
+"""
 
 from __future__ import annotations
 
+import re
 import typing
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NoReturn
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from cooperflow.upstream import public_run
+from cooperflow import layout
+from cooperflow.errors import listed, nearest
+from cooperflow.upstream import command_line, public_run
 
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
-OPENHANDS = "openhands_docker"  # upstream's OpenHands, in containers of this machine; ours
+OPENHANDS = "openhands_docker"  # the workflow's: upstream's OpenHands in containers of this machine
 DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
-# Those whose calls are all recorded: they make them in cooperbench's process or by our gateway.
+# Agents whose calls are all recorded: made in cooperbench's process or through the gateway.
 RECORDED = ("mini_swe_agent_v2", OPENHANDS)
-# Agents of cooperbench whose messages are sent from inside their containers.
+# Agents of cooperbench that send messages from inside their containers.
 INSIDE = ("claude_code", "codex")
-# Those whose containers are started by the docker command, all of them.
+# Agents whose containers are all started by the docker command.
 BY_COMMAND = ("mini_swe_agent_v2", "claude_code", "codex")
 MODES = ("solo", "coop", "team")
-# An agent's container ends by itself after two hours (upstream's `sleep 2h`).
+# An agent's container ends after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000
+
+# Upstream's flags that the workflow sets, as it sets all one-letter flags.
+RESERVED_FLAGS = (
+    *("--name", "--subset", "--repo", "--task", "--features", "--model", "--agent"),
+    *("--concurrency", "--redis", "--force", "--no-auto-eval", "--eval-concurrency", "--backend"),
+    *("--agent-config", "--dataset-dir", "--log-dir", "--base-url", "--auth-token"),
+)
+# Flags of the three settings that most experiments have.
+_COMMON_FLAGS = ("--setting", "--no-messaging")
+# Parts of an agent's config.
+_AGENT_PARTS = ("agent", "model", "environment")
+
+# Type of the errors whose context holds complete messages.
+PROBLEM = "config_problem"
+
+
+def refuse(*problems: str) -> NoReturn:
+    """Refuse a value; a problem that starts with a dot continues the key, such as `.name: ...`."""
+    raise PydanticCustomError(PROBLEM, "is refused", {"problems": list(problems)})
+
+
+def _refuse_any(problems: Iterator[str]) -> None:
+    if texts := list(problems):
+        refuse(*texts)
 
 
 class _Table(BaseModel):
@@ -30,7 +62,7 @@ class _Table(BaseModel):
 
     @pydantic.field_validator("*", mode="before")
     @classmethod
-    def _truth_is_no_number(cls, value: object, info: pydantic.ValidationInfo) -> object:
+    def _refuse_bool_as_number(cls, value: object, info: pydantic.ValidationInfo) -> object:
         kind = cls.model_fields[info.field_name or ""].annotation
         if isinstance(value, bool) and {int, float} & {kind, *typing.get_args(kind)}:
             raise PydanticCustomError("number", "Input should be a number")
@@ -38,52 +70,83 @@ class _Table(BaseModel):
 
 
 class Sample(_Table):
-    """A choice of pairs by a seed: the same everywhere; a larger n keeps those of a smaller."""
+    """Random choice of pairs by a seed."""
 
-    n: int = Field(gt=0, description="how many pairs")
-    seed: int = Field(0, description="another seed, other pairs")
+    n: int = Field(gt=0, description="number of pairs")
+    seed: int = Field(0, description="seed of the choice")
 
 
 class Dataset(_Table):
-    """Where the benchmark's data set lies and which pairs of it are run."""
+    """The benchmark's data set and the pairs that are run."""
 
-    dir: str = Field("dataset", description="CooperBench's data set")
-    subset: str = Field("lite", description="a data set's subset, a shipped table, or a path")
+    dir: str = Field("dataset", description="folder of CooperBench's data set")
+    subset: str = Field(
+        "lite",
+        description="a shipped table (`lite`: 100 pairs of 26 tasks, `flash`: 50 of 20, `full`: 652"
+        " of 30), the name of a file in `{dir}/subsets/`, or a path to a `.json` (upstream's form)"
+        " or `.csv` file (`repo,task_id,feature_a,feature_b`)",
+    )
     revision: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
-        description="commit of the data set on the hub; null: the one that `lock` pins, else the"
-        " newest when it is fetched",
+        description="commit of the data set on the hub that `make dataset` fetches; `null`: the"
+        " revision that `dataset.lock` pins, or else the newest",
     )
     lock: str = Field(
         "config/dataset.lock.json",
-        description="the revision that was fetched first, with the hash of each task",
+        description="written by the first fetch: its revision and the hash of each task. Commit it,"
+        " and everyone gets the same benchmark",
     )
     languages: dict[str, str] = Field(
-        default_factory=dict, description="repo -> its language, for repos of your own"
+        default_factory=dict,
+        description="languages of your repos, `repo: language`, for the table by language",
     )
     repos: list[str] = Field(default_factory=list, description="only these repos; empty: all")
     tasks: list[int | str] = Field(
-        default_factory=list, description="only these tasks: a number, or repo/number; empty: all"
+        default_factory=list,
+        description="only these tasks: a number, or `repo/number`; empty: all",
     )
     pairs: list[str] = Field(
-        default_factory=list, description="only these pairs: repo/number/a,b; empty: all"
+        default_factory=list, description="only these pairs: `repo/number/a,b`; empty: all"
     )
-    first: int | None = Field(None, gt=0, description="only the first so many pairs")
-    sample: Sample | None = Field(None, description="only so many pairs, chosen by a seed")
+    first: int | None = Field(
+        None, gt=0, description="only the first N of the remaining pairs; `null`: all"
+    )
+    sample: Sample | None = Field(
+        None,
+        description="`{n: 10, seed: 1}`: N of the remaining pairs, chosen by the seed; the same on"
+        " every machine, and a larger n keeps the pairs of a smaller n",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_choice(self) -> Dataset:
+        if self.first is not None and self.sample is not None:
+            refuse("first and sample exclude each other. Remove one of them.")
+        return self
 
 
 class Agent(_Table):
-    """The agent framework and what is laid over upstream's config of it."""
+    """The agent framework and its config."""
 
-    name: str = "mini_swe_agent_v2"
-    config: dict[str, Any] = Field(default_factory=dict)
+    name: str = Field(
+        "mini_swe_agent_v2",
+        description="an agent of cooperbench that runs on docker: `mini_swe_agent_v2`,"
+        " `swe_agent`, `claude_code`, `codex`, or an agent of a module in `external`."
+        " `openhands_docker` is the paper's OpenHands ([docs/agents.md](../docs/agents.md));"
+        " upstream's `openhands_sdk` runs on Modal only",
+    )
+    config: dict[str, Any] = Field(
+        default_factory=dict,
+        description="merged over upstream's agent config; parts `agent` (`step_limit`,"
+        " `cost_limit`, ...), `model` (`model_kwargs`), `environment` (`env`)",
+    )
     external: list[str] = Field(
         default_factory=list, description="modules with agents (COOPERBENCH_EXTERNAL_AGENTS)"
     )
     outside: bool = Field(
         False,
-        description="openhands_docker: whether a run reaches more than its own services",
+        description="`openhands_docker`: `true` lets a run's network reach more than the run's"
+        " services",
     )
 
     @property
@@ -91,138 +154,320 @@ class Agent(_Table):
         """Whether it is OpenHands, which works in images with an agent server."""
         return self.name == OPENHANDS
 
+    @pydantic.field_validator("config")
+    @classmethod
+    def _check_config(cls, config: dict[str, Any]) -> dict[str, Any]:
+        _refuse_any(_agent_config_problems(config))
+        return config
+
+    @pydantic.model_validator(mode="after")
+    def _check_name(self) -> Agent:
+        if self.name == "openhands_sdk":
+            refuse(
+                ".name: 'openhands_sdk' runs on Modal only and cannot run on docker:"
+                f" {OPENHANDS!r} is the same agent in containers of this machine. Allowed:"
+                f" {listed(DOCKER_AGENTS)}."
+            )
+        if self.name not in DOCKER_AGENTS and not self.external:
+            refuse(
+                f".name: {self.name!r} is unknown. Allowed: {listed(DOCKER_AGENTS)}, or an agent"
+                f" of a module in `external`.{nearest(self.name, DOCKER_AGENTS)}"
+            )
+        return self
+
+
+def _agent_config_problems(config: dict[str, Any]) -> Iterator[str]:
+    model = config.get("model")
+    parts = {f".{key}": value for key, value in config.items()}
+    if isinstance(model, dict):
+        parts[".model.model_kwargs"] = model.get("model_kwargs")
+    for key, value in parts.items():
+        if value is not None and not isinstance(value, dict):
+            yield f"{key}: {value!r} is not a table. Write keys and values below it."
+            return
+    if "api_key" in ((model or {}).get("model_kwargs") or {}):
+        yield (
+            ".model.model_kwargs.api_key: a key must not be in a file. Set an environment variable"
+            " and name it in models.NAME.api_key."
+        )
+    for key in config:
+        if key not in _AGENT_PARTS:
+            yield (
+                f".{key}: there is no such part. Allowed: {listed(_AGENT_PARTS)}."
+                f"{nearest(key, _AGENT_PARTS)}"
+            )
+
 
 class Model(_Table):
     """A model as litellm calls it."""
 
     model: str = Field(description="litellm's name of the model")
-    api_base: str | None = Field(None, description="full URL; null: the provider's own")
+    api_base: str | None = Field(
+        None, description="full URL of the end point; `null`: the provider's default"
+    )
     api_key: str | None = Field(
-        None, description="name of the environment variable that holds the key; null: none needed"
+        None,
+        description="name of the environment variable that holds the key, never the key; `null`:"
+        " none is needed",
     )
     replay: str | None = Field(
-        None, description="a folder of recordings: a local server plays them in the model's place"
+        None,
+        description="a folder of recordings: a local server plays them instead of the model, and"
+        " the results are labelled replay",
     )
     adopt: dict[str, str | list[str]] = Field(
         default_factory=dict,
-        description="setting -> the folder LOG_DIR/NAME of a finished `cooperbench run`, or a list"
-        " of folders, one per repeat; such a model is never run here",
+        description="setting -> folder `LOG_DIR/RUN_NAME` of a finished `cooperbench run`, or a"
+        " list of folders, one per repeat; or `FILE#MODEL`, a model of CooperBench's public record:"
+        " imported by `snakemake adopt`, never run here ([docs/sharing.md](../docs/sharing.md))",
     )
     provider: str | None = Field(
-        None, description="an entry of `providers`, whose limits it keeps together with others"
+        None,
+        description="an entry of `providers`, whose limits the model shares with all others that"
+        " name it",
     )
     return_tool_plan: bool = Field(
         False,
-        description="Cohere only: send the model's tool_plan back with its tool calls, as Cohere's"
-        " API expects; false: it is dropped, as upstream does",
+        description="Cohere only: `true` sends the model's `tool_plan` back with its tool calls, as"
+        " Cohere's API expects. `false`: it is dropped, as upstream does, so that results stay"
+        " comparable ([docs/agents.md](../docs/agents.md#what-reaches-the-agent))",
     )
     agent: Agent | None = Field(
-        None, description="another agent for this entry, instead of the one at the top level"
+        None,
+        description="another agent for this entry, with the keys of `agent`; `null`: the agent at"
+        " the top level. One config can compare two agents ([docs/agents.md](../docs/agents.md))",
     )
+
+    @pydantic.field_validator("model")
+    @classmethod
+    def _check_model(cls, model: str) -> str:
+        if not model.strip():
+            refuse("is empty. Write litellm's name of the model.")
+        return model
+
+    @pydantic.field_validator("api_base")
+    @classmethod
+    def _check_api_base(cls, url: str | None) -> str | None:
+        if url is not None and not re.match(r"https?://[^/\s]+", url):
+            refuse(f"{url!r} is not an http(s) URL.")
+        return url
+
+    @pydantic.field_validator("api_key")
+    @classmethod
+    def _check_api_key(cls, name: str | None) -> str | None:
+        # The message does not repeat the value, which may be the key itself.
+        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            refuse(
+                "is not the name of an environment variable. Write the variable's name (such as"
+                " COHERE_API_KEY), never the key itself."
+            )
+        return name
+
+    @pydantic.field_validator("adopt")
+    @classmethod
+    def _check_adopt(cls, adopt: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+        _refuse_any(_adopt_problems(adopt))
+        return adopt
+
+    @pydantic.model_validator(mode="after")
+    def _check_source(self) -> Model:
+        if self.adopt and self.replay is not None:
+            refuse("adopt and replay exclude each other. Remove one of them.")
+        return self
+
+
+def _adopt_problems(adopt: dict[str, str | list[str]]) -> Iterator[str]:
+    for setting, folders in adopt.items():
+        names = [folders] if isinstance(folders, str) else folders
+        if not names:
+            yield (
+                f".{setting}: names no folder. Write LOG_DIR/RUN_NAME, or a list of such folders,"
+                " one per repeat."
+            )
+        for name in dict.fromkeys(n for n in names if names.count(n) > 1):
+            yield (
+                f".{setting}: names {name} twice. Repeats are different runs: name each folder"
+                " once."
+            )
 
 
 class Provider(_Table):
-    """What an account at a provider bears; all models that name it share it."""
+    """Limits of an account at a provider, shared by all models that name it."""
 
-    runs: int | None = Field(None, gt=0, description="runs at a time; null: run_slots alone")
+    runs: int | None = Field(
+        None, gt=0, description="runs at a time of all its models; `null`: only `run_slots` counts"
+    )
     requests_per_minute: float | None = Field(
-        None, gt=0, description="model calls of all runs, evenly spaced; null: no limit"
+        None,
+        gt=0,
+        description="model calls of all its models' runs, evenly spaced; `null`: no limit",
     )
 
 
 class Limits(_Table):
-    """Time limits and tries."""
+    """Time limits, retries and the budget."""
 
-    run_seconds: int = Field(600, gt=0, le=LONGEST_RUN, description="for one attempt, seconds")
-    eval_seconds: int = Field(1800, gt=0, description="for one grading, seconds")
-    test_seconds: int = Field(
-        600, gt=0, le=600, description="for one run of a feature's tests, seconds; upstream's: 600"
+    run_seconds: int = Field(
+        600,
+        gt=0,
+        le=LONGEST_RUN,
+        description="for one attempt at a run; at most 7000, since an agent's container ends after"
+        " two hours",
     )
-    call_seconds: int = Field(300, gt=0, description="for one model call, seconds")
-    call_tries: int = Field(10, gt=0, description="how often upstream tries one model call")
+    eval_seconds: int = Field(1800, gt=0, description="for one evaluation")
+    test_seconds: int = Field(
+        600, gt=0, le=600, description="for the tests of one feature; upstream's limit is 600"
+    )
+    call_seconds: int = Field(300, gt=0, description="for one model call")
+    call_tries: int = Field(
+        10,
+        gt=0,
+        description="tries of one model call by the agent, with pauses of 4 to 60 s (OpenHands: at"
+        " most 5 tries, 8 to 64 s)",
+    )
     pause_seconds: float = Field(
-        30, ge=0, description="before attempt 2, twice that before 3, give or take half, seconds"
+        30,
+        ge=0,
+        description="before attempt 2, doubled before attempt 3, varied by up to a half; longer if"
+        " the provider's Retry-After asks for it",
     )
     budget_usd: float | None = Field(
         None,
         gt=0,
         description="no run starts once the cost so far, the bound of open calls and the expected"
-        " cost of running runs exceed it, USD; running runs finish; null: no budget",
+        " cost of running runs exceed it, USD; running runs finish; `null`: no budget"
+        " ([docs/costs.md](../docs/costs.md))",
     )
 
 
 class Redis(_Table):
-    """The message store of agents that talk."""
+    """Message store of the agents."""
 
-    url: str | None = Field(None, description="null: a private one per run")
+    url: str | None = Field(
+        None,
+        description="an existing Redis for the agents' messages; `null`: a private server per run."
+        " With `team`, and with agents that send messages from their containers, the containers"
+        " must reach it",
+    )
+
+    @pydantic.field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None and not re.match(r"(redis|rediss|unix)://", url):
+            refuse(f"{url!r} is not a Redis URL. Allowed: redis://, rediss://, unix://.")
+        return url
 
 
 class Breaker(_Table):
-    """When a start waits instead of throwing further runs after failed ones."""
+    """Circuit breaker: new runs wait after consecutive infrastructure failures."""
 
     failures: int = Field(
-        3, ge=0, description="so many runs in a row broken by infrastructure; 0: never wait"
+        3,
+        ge=0,
+        description="consecutive infrastructure failures after which the next runs wait; 0: never",
     )
     pause_seconds: float = Field(
-        30, ge=0, description="before one run looks whether it is over, doubled each time, seconds"
+        30,
+        ge=0,
+        description="before one of them tries again, doubled each time, at most 600",
     )
     notify_minutes: float = Field(
-        10, ge=0, description="how long runs wait before `notify` is called, minutes"
+        10, ge=0, description="time that runs wait before `notify` is called"
     )
 
 
 class Containers(_Table):
-    """What the containers of agents and tests may take of the machine."""
+    """Resources of the agents' and tests' containers."""
 
     memory: str | None = Field(
-        "16g", pattern=r"^[1-9]\d*[bkmg]$", description="without swap; null: no limit"
+        "16g",
+        pattern=r"^[1-9]\d*[bkmg]$",
+        description="memory of one container, without swap; `null`: no limit",
     )
     cpus: float | None = Field(
-        None, gt=0, description="processors; null: no limit (they are shared by weight)"
+        None, gt=0, description="processors of one container; `null`: shared by weight"
     )
-    pids: int | None = Field(4096, gt=0, description="processes and threads; null: no limit")
+    pids: int | None = Field(
+        4096, gt=0, description="processes and threads of one container; `null`: no limit"
+    )
     network: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-        description="none, or a Docker network's name; null: Docker's own bridge, as upstream",
+        description="`none`, or the name of a Docker network; `null`: Docker's default bridge, as"
+        " upstream ([docs/security.md](../docs/security.md))",
     )
+
+    @pydantic.field_validator("network")
+    @classmethod
+    def _check_network(cls, network: str | None) -> str | None:
+        if network == "host":
+            refuse(
+                "'host' would let a model's commands reach this machine's services. Allowed: null,"
+                " none, or the name of a Docker network."
+            )
+        return network
 
 
 class Images(_Table):
-    """How the tasks' images come to be on this machine."""
+    """Source and storage of the tasks' images."""
 
-    pull: bool = Field(True, description="pull an image that is not there")
-    build: bool = Field(False, description="build it where the data set brings a Dockerfile")
+    pull: bool = Field(True, description="pull a missing image")
+    build: bool = Field(False, description="build it if the data set has a Dockerfile")
     archive: str | None = Field(
-        None, description="a folder with one {image}.tar each, to load from and to write to"
+        None,
+        description="a folder with one tar per image: loaded from before anything is pulled,"
+        " written by `images_archive`",
     )
     free_gb: float = Field(
-        20, ge=0, description="room Docker's storage must keep beside the images, GB"
+        20, ge=0, description="disk space of Docker's storage that the images leave free, GB"
     )
     registry: str | None = Field(
-        None, description="pull from this registry (host, host:port); null: Docker Hub"
+        None,
+        description="pull from this registry (`host`, `host:port`, optionally with a path);"
+        " `null`: Docker Hub",
     )
-    lock: str = Field("config/images.lock.csv", description="which content each image name has")
+    lock: str = Field("config/images.lock.csv", description="the pinned digests")
     moved: Literal["error", "pinned", "accept"] = Field(
-        "error", description="when a tag is not what the lock pins: stop, keep the pinned, pin anew"
+        "error",
+        description="if a tag differs from its pin: stop (`error`), keep the pin (`pinned`), or pin"
+        " the new content (`accept`)",
     )
-    tries: int = Field(5, gt=0, description="how often a pull that breaks off is tried")
-    pause_seconds: float = Field(5, ge=0, description="before the second try; it doubles, seconds")
+    tries: int = Field(5, gt=0, description="tries of a pull")
+    pause_seconds: float = Field(
+        5, ge=0, description="before the second try of a pull, doubled each time"
+    )
     unpacked: float = Field(
-        3.0,
-        ge=1,
-        description="bytes on disk for each byte of a packed layer, as far as one can say",
+        3.0, ge=1, description="assumed bytes on disk for each byte of a packed layer"
     )
     rolling: bool = Field(
-        False, description="fetch a task's image when there is room, remove it after its last use"
+        False,
+        description="fetch a task's image when there is space, remove it after its last use",
     )
+
+    @pydantic.field_validator("archive")
+    @classmethod
+    def _check_archive(cls, folder: str | None) -> str | None:
+        if folder is not None and not folder.strip():
+            refuse("is empty. Write the folder of the tars, or null.")
+        return folder
+
+    @pydantic.field_validator("registry")
+    @classmethod
+    def _check_registry(cls, host: str | None) -> str | None:
+        pattern = r"[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9._/-]+)?"
+        if host is not None and not re.fullmatch(pattern, host):
+            refuse(
+                f"{host!r} is not a registry. Write its host, optionally with a port and a path,"
+                " such as mirror.example.org:5000; no https://."
+            )
+        return host
 
 
 class Oracle(_Table):
-    """The grading of the gold patches."""
+    """Evaluation of the gold patches."""
 
     repeats: int = Field(
-        1, ge=1, le=50, description="how often each is graded; 2 or more show flaky tests"
+        1, ge=1, le=50, description="evaluations of each gold patch; 2 or more reveal flaky tests"
     )
 
 
@@ -232,32 +477,100 @@ class Assumptions(_Table):
     calls: float | None = Field(
         None,
         gt=0,
-        description="model calls of one agent; null: 10.4 solo, 10.7 with messages, 8.7 without",
+        description="model calls of one agent; `null`: 10.4 solo, 10.7 with messages, 8.7 without"
+        " ([docs/costs.md](../docs/costs.md))",
     )
     input_tokens: int = Field(public_run.INPUT_TOKENS, gt=0, description="input tokens of one call")
     output_tokens: int = Field(
         public_run.OUTPUT_TOKENS, gt=0, description="output tokens of one call"
     )
-    run_seconds: int = Field(300, gt=0, description="duration of a run, seconds")
+    run_seconds: int = Field(300, gt=0, description="duration of a run")
+
+
+def _check_folder_name(name: str) -> str:
+    if not layout.NAME.fullmatch(name):
+        refuse(
+            f"{name!r} cannot be a folder name. Allowed: up to 64 letters, digits, dots, dashes and"
+            " underscores, first a letter or digit."
+        )
+    return name
+
+
+def _check_provider_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        refuse(
+            "cannot be the name of a Snakemake resource. Allowed: letters, digits and underscores,"
+            " first a letter."
+        )
+    return name
+
+
+def _check_flags(flags: list[str]) -> list[str]:
+    if not flags:
+        refuse("has no upstream flags. Write for example [--setting, solo].")
+    _refuse_any(_flag_problems(flags))
+    return flags
+
+
+def _flag_problems(flags: list[str]) -> Iterator[str]:
+    index = flags.index("--setting") + 1 if "--setting" in flags else len(flags)
+    mode = flags[index] if index < len(flags) else None
+    if mode not in MODES:
+        value = "nothing" if mode is None else repr(mode)
+        yield (
+            f"--setting is followed by {value}. Allowed: {listed(MODES)}."
+            f"{nearest(mode, MODES) if mode else ''}"
+        )
+    if flags.count("--setting") > 1:
+        yield "--setting is given more than once. Write one."
+    # Upstream's source is read only for unusual flags: every session and job parses the config.
+    is_unusual = bool(set(flags) - {*_COMMON_FLAGS, *MODES})
+    known = command_line.run_flags() if is_unusual else frozenset()
+    for flag in flags:
+        word, _, value = flag.partition("=")
+        # Upstream accepts every prefix of a flag.
+        matches = [f for f in RESERVED_FLAGS if word == f or (len(word) > 2 and f.startswith(word))]
+        if matches or re.match(r"-[A-Za-z]", flag):
+            full = f" ({matches[0]})" if matches and matches[0] != word else ""
+            yield f"{flag}{full} is set by the workflow; leave it out."
+        elif value or (word != "--setting" and len(word) > 2 and "--setting".startswith(word)):
+            yield f"{flag}: write flags in full, and each value as a separate word."
+        elif known and word.startswith("--") and word not in {*_COMMON_FLAGS, *known}:
+            allowed = sorted(known - set(RESERVED_FLAGS))
+            yield (
+                f"{flag}: upstream's `cooperbench run` has no such flag. Allowed:"
+                f" {listed(allowed)}.{nearest(word, allowed)}"
+            )
+
+
+_Name = Annotated[str, AfterValidator(_check_folder_name)]
+_Flags = Annotated[list[str], AfterValidator(_check_flags)]
 
 
 class Config(_Table):
     """All keys of config/config.yaml."""
 
-    @property
-    def docker(self) -> bool:
-        """Whether agents and tests run in Docker's containers, here or on a cluster's nodes."""
-        return self.backend == "docker"
-
-    results: str = Field("results", description="root of everything written")
+    results: str = Field(
+        "results", description="root of everything written, except the logs in `logs/`"
+    )
     dataset: Dataset = Dataset()
-    models: dict[str, Model | None]
-    providers: dict[str, Provider | None] = Field(
-        default_factory=dict, description="name -> limits that its models share"
+    models: dict[_Name, Model | None] = Field(
+        description="a model; NAME is the first part of its run names"
+    )
+    providers: dict[Annotated[str, AfterValidator(_check_provider_name)], Provider | None] = Field(
+        default_factory=dict, description="limits that the models of an account share"
     )
     agent: Agent = Agent()
-    settings: dict[str, list[str] | None]
-    repeats: int = Field(1, ge=1, le=99, description="how often each pair is run per setting")
+    settings: dict[_Name, _Flags | None] = Field(
+        description="upstream flags; settings run in their order here. `--setting` is required;"
+        " name, model, task, features, redis and folders are set by the workflow"
+    )
+    repeats: int = Field(
+        1,
+        ge=1,
+        le=99,
+        description="runs of each pair in each setting; repeats have run names with -r2, -r3, ...",
+    )
     limits: Limits = Limits()
     redis: Redis = Redis()
     images: Images = Images()
@@ -266,28 +579,62 @@ class Config(_Table):
     breaker: Breaker = Breaker()
     assume: Assumptions = Assumptions()
     backend: Literal["docker", "modal", "gcp"] = Field(
-        "docker", description="where agents and tests run; gcp is upstream's word, and cannot work"
+        "docker",
+        description="where agents and tests run: `docker`, or `modal`"
+        " ([docs/scaling.md](../docs/scaling.md) lists its limits). Upstream's `gcp` is refused"
+        " with the reason",
     )
     preflight: Literal["full", "light"] = Field(
         "full",
-        description="before paid runs, full: try the model with a call of one token, a container,"
-        " a Redis; light: only look whether all is there",
+        description="before paid runs: `full` tries the model (a call of one token), a container"
+        " and a Redis; `light` only looks for missing prerequisites",
     )
     launcher: Literal["warm", "off"] = Field(
-        "warm", description="warm: cooperbench is imported once per start; off: by each job"
+        "warm",
+        description="`warm`: cooperbench is imported once per session; `off`: by each job. The"
+        " results are the same",
     )
+    notify: list[str] = Field(
+        default_factory=list,
+        description="command and its arguments as a list: called once when a session ends, halts,"
+        " waits long or reaches its budget, with a JSON document on stdin"
+        " ([docs/costs.md](../docs/costs.md))",
+    )
+    accept: list[str] = Field(
+        default_factory=list, description="run names whose changed configuration is accepted"
+    )
+
+    @property
+    def docker(self) -> bool:
+        """Whether agents and tests run in Docker's containers, here or on a cluster's nodes."""
+        return self.backend == "docker"
+
+    @pydantic.field_validator("results")
+    @classmethod
+    def _check_results(cls, folder: str) -> str:
+        if not folder.strip():
+            refuse("is empty. Write the folder that everything is written to.")
+        if set(folder) == {"/"}:
+            refuse("'/' is the root of the file system. Write a dedicated folder.")
+        if re.search(r"[{}]", folder):
+            refuse(f"{folder!r} must not contain `{{` or `}}`, which Snakemake reserves.")
+        return folder
+
+    @pydantic.field_validator("models", "settings")
+    @classmethod
+    def _require_entry(cls, entries: dict[str, Any]) -> dict[str, Any]:
+        if not any(entry is not None for entry in entries.values()):
+            refuse("has no entry; at least one is needed.")
+        return entries
 
     @pydantic.field_validator("launcher", mode="before")
     @classmethod
-    def _words_that_yaml_takes_for_truth(cls, value: object) -> object:
+    def _undo_yaml_booleans(cls, value: object) -> object:
         return {False: "off", True: "warm"}.get(value, value) if isinstance(value, bool) else value
 
-    notify: list[str] = Field(
-        default_factory=list,
-        description="command and arguments, called when a session ends, halts, waits long or"
-        " reaches its budget, with a JSON document on stdin; empty: none",
-    )
-
-    accept: Annotated[
-        list[str], Field(description="run names whose changed fingerprint is accepted")
-    ] = []
+    @pydantic.field_validator("notify")
+    @classmethod
+    def _check_notify(cls, command: list[str]) -> list[str]:
+        if command and not command[0].strip():
+            refuse("the first word is empty. Write a command and its arguments as a list.")
+        return command
