@@ -1,4 +1,4 @@
-"""The data set on disk: is it whole for the pairs asked for, and what is its content hash."""
+"""The data set on disk: completeness, content hashes and revision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pairs a subset has: the shipped tables, a data set's own subsets, or the user's file."""
+"""Pairs of a subset (shipped table, data set or file) and the filters that choose among them."""
 
 from __future__ import annotations
 

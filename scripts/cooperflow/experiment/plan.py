@@ -1,4 +1,4 @@
-"""What is to be done: the experiments and runs that a config asks for."""
+"""Plan of a config: its experiments and runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cooperflow.layout import Pair, Results, RunFolder
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of the settings table and what its upstream flags mean."""
+    """An entry of `settings` and the meaning of its flags."""
 
     name: str
     flags: tuple[str, ...]
@@ -51,7 +51,7 @@ def adopted_folders(model: Model, setting: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A model in a setting, for the first or a later time."""
+    """A model in a setting, in one repeat."""
 
     model_name: str
     model: Model
