@@ -1,1 +1,1 @@
-"""The plots: what they show, and its two forms, for a paper and for a page."""
+"""The plots: data, Vega-Lite specifications, and files for a paper."""

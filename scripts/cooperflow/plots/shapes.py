@@ -1,4 +1,4 @@
-"""The shapes a plot's numbers come in, whatever draws them. Pure."""
+"""Records for the data of plots, independent of the renderer. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Plot:
-    """What every plot has."""
+    """The fields of every plot."""
 
     title: str
     x: str
@@ -17,7 +17,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Point:
-    """A value with its interval; not a number where there is none."""
+    """A value with its interval; NaN if missing."""
 
     label: str
     n: int
@@ -59,7 +59,7 @@ class Curves(Plot):
 
 @dataclass(frozen=True)
 class Scatter(Plot):
-    """Points with a place on the x axis."""
+    """Points with a position on the x axis."""
 
     at: tuple[float, ...]
     points: tuple[Point, ...]
@@ -67,7 +67,7 @@ class Scatter(Plot):
 
 @dataclass(frozen=True)
 class Grid(Plot):
-    """A value per row and column, and what is written there."""
+    """A value and its text per row and column."""
 
     rows: tuple[str, ...]
     columns: tuple[str, ...]
@@ -86,7 +86,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Timeline(Plot):
-    """Bars in lanes; each experiment has the lanes from its first one on."""
+    """Bars in lanes; each experiment has its first lane."""
 
     unit: str
     bars: tuple[Bar, ...]

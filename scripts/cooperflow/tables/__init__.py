@@ -1,1 +1,1 @@
-"""From the documents of the runs to every table, and the statistics in them."""
+"""The tables of the results, and their statistics."""
