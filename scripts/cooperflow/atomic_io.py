@@ -1,4 +1,4 @@
-"""Writing documents so that a reader, or a crash, never meets half a file."""
+"""Atomic writes of documents, and their readers: nobody sees a partial file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def append_line(path: Path, line: str, shared: bool = False) -> None:
         shared: other machines append too; over a network two may take the same place for the end.
 
     Raises:
-        OSError: it could not be written whole; nothing of it stays to spoil the next line.
+        OSError: the line did not fit; no part of it remains.
     """
     data = (line + "\n").encode("utf-8", errors="backslashreplace")
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -64,7 +64,7 @@ def append_line(path: Path, line: str, shared: bool = False) -> None:
 
 
 def read_json(path: Path | str) -> Any | None:
-    """Return the document at ``path``, or None when it is absent, empty or not whole."""
+    """Return the document at ``path``, or None when it is absent, empty or incomplete."""
     try:
         with open(path, "rb") as stream:  # pathlib takes as long for it as the reading itself
             return json.loads(stream.read())
@@ -76,18 +76,18 @@ def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
     """Return the JSON objects of a line file; a last line cut off by a kill is left out.
 
     Args:
-        last: read only so many bytes at its end, whole lines of them.
+        last: read only the complete lines within this many bytes at the end.
     """
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
-            begun = max(size - last, 0) if last is not None else 0
-            stream.seek(begun)
+            offset = max(size - last, 0) if last is not None else 0
+            stream.seek(offset)
             raw = stream.read()
     except (FileNotFoundError, NotADirectoryError):
         return []
     records = []
-    for line in raw.splitlines()[1 if begun else 0 :]:
+    for line in raw.splitlines()[1 if offset else 0 :]:
         try:
             record = json.loads(line)
         except ValueError:
@@ -98,7 +98,7 @@ def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether the document at ``path`` can be read; one of ours by its last bytes alone."""
+    """Return whether the document can be read; the workflow's documents show it by their end."""
     with path.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(-min(stream.tell(), len(_END)), os.SEEK_END)

@@ -1,4 +1,4 @@
-"""The exceptions that are told to the user in plain words, without a traceback."""
+"""Exceptions that are shown to the user as a message, without a traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can put right: the text says what, where and how."""
+    """An error that the user can fix: the text states what is wrong, where and the remedy."""
 
 
 class EngineError(Exception):

@@ -1,4 +1,4 @@
-"""A provider that refuses one run refuses all: no further paid run of this start begins."""
+"""Halt of a session: after a provider has refused a run, no more paid runs start."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from cooperflow import atomic_io, locks, processes
 from cooperflow.layout import Results
 
-# How long another run may take to say the same, seconds.
+# Time that another run has to declare the same, seconds.
 CLAIM_SECONDS = 30
-# How often a start whose jobs run elsewhere looks for their word, seconds.
+# Interval at which a session whose jobs run elsewhere reads their note, seconds.
 LOOK = 3.0
 
 ADVICE = {
@@ -38,13 +38,13 @@ DRAINING = (
 def declare(
     results: Results, run: str, reason: str, message: str, session: processes.Process | None = None
 ) -> bool:
-    """Note that this start is over for paid runs, and ask Snakemake to begin no further job.
+    """Halt this session for paid runs, and ask Snakemake to start no more jobs.
 
     Snakemake lets running jobs end when it gets a SIGTERM. Returns whether this run is the first
-    one to say so: the message is to be told once.
+    to declare it: the message is printed once.
 
     Args:
-        session: the session process, where the caller is not one of its jobs.
+        session: the session process, if the caller is not a job of it.
     """
     owner = session or processes.session_process()
     with locks.claim(results.claims, "halt", CLAIM_SECONDS):
@@ -91,5 +91,5 @@ def current(results: Results, session: processes.Process | None = None) -> str |
 
 
 def clear(results: Results) -> None:
-    """Forget the halt of an earlier start."""
+    """Remove the halt of an earlier session."""
     Path(results.halt).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where every file lies and what every name looks like; nothing here opens a file."""
+"""Paths of all files and formats of all names. No function here opens a file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLOTS = (
 )
 PLOT_KINDS = ("png", "svg", "pdf")
 
-# What the tag of an image with OpenHands' agent server has at its end.
+# Suffix of the tag of an image with OpenHands' agent server.
 AGENT_SERVER = "-oh"
 
 # A name that is a folder, a part of a run name and a part of a container label at once.
@@ -80,7 +80,7 @@ class Pair:
 
 
 def recordings(root: Path, pair: Pair) -> Path:
-    """Return where the recordings of a pair lie if they lie apart, one folder per setting."""
+    """Return the folder of a pair's recordings, with one folder per setting."""
     a, b = pair.sorted_features
     return root / pair.repo / f"task{pair.task_id}" / f"f{a}_f{b}"
 
@@ -116,13 +116,13 @@ def run_name(model: str, setting: str, repeat: int = 1) -> str:
 
 
 def repeat_suffix(repeat: int) -> str:
-    """Return what a repeat adds to the run name: nothing the first time, then -r2, -r3, ..."""
+    """Return the suffix of a repeat's run name: none for the first, then -r2, -r3, ..."""
     return "" if repeat == 1 else f"-r{repeat}"
 
 
 @dataclass(frozen=True)
 class Results:
-    """The results folder and what lies where in it."""
+    """The results folder and the paths in it."""
 
     root: Path
 
@@ -151,7 +151,7 @@ class Results:
 
     @property
     def dataset_json(self) -> Path:
-        """Says that the data set is whole for the pairs asked for, and what it contains."""
+        """Record that the data set is complete for the requested pairs, and of its content."""
         return self.root / "dataset.json"
 
     @property
@@ -160,16 +160,16 @@ class Results:
 
     @property
     def oracle_note(self) -> Path:
-        """Newer than the tables when the oracle has said something new."""
+        """Redo marker of the tables, written when the oracle has a new result."""
         return self.state / "oracle"
 
     @property
     def tables_plan(self) -> Path:
-        """Which plan the tables were last made for."""
+        """The plan that the tables were last made for."""
         return self.state / "tables"
 
     def oracle(self, pair: Pair) -> Path:
-        """What the gold patches of a pair came to: one document per repetition."""
+        """Results of the gold patches of a pair: one document per repetition."""
         return self.root / "oracle" / pair.folder
 
     def oracle_repeat(self, pair: Pair, number: int) -> Path:
@@ -177,7 +177,7 @@ class Results:
 
     @property
     def partial(self) -> Results:
-        """Where the tables of a half-finished experiment lie; they are no target of Snakemake."""
+        """Folder of the tables of an unfinished experiment, which Snakemake does not track."""
         return Results(self.root / "partial")
 
     @property
@@ -191,7 +191,7 @@ class Results:
 
     @property
     def state(self) -> Path:
-        """What the workflow itself keeps: its id, its lock, claims, notes of broken evals."""
+        """The workflow's own state: id, lock, claims, notes of broken evaluations."""
         return self.root / ".state"
 
     @property
@@ -212,12 +212,12 @@ class Results:
 
     @property
     def breaker(self) -> Path:
-        """How the attempts of the starts went, the newest last."""
+        """Ends of the sessions' attempts, the newest last."""
         return self.state / "breaker.jsonl"
 
     @property
     def rate_limits(self) -> Path:
-        """When the next call to each limited provider is due."""
+        """Time of the next call to each limited provider."""
         return self.state / "pace"
 
     @property
@@ -231,23 +231,23 @@ class Results:
 
     @property
     def gate(self) -> Path:
-        """Says that every image is verified; runs wait for it."""
+        """Record that every image is verified; runs wait for it."""
         return self.root / "images" / "verified.json"
 
     def sentinel(self, image: str) -> Path:
         return self.root / "images" / f"{image_key(image)}.json"
 
     def manifest(self, image: str) -> Path:
-        """What a registry told of an image: its digest, layers and their sizes."""
+        """A registry's answer about an image: its digest, layers and their sizes."""
         return self.state / "manifests" / f"{image_key(image)}.json"
 
     def fetch_record(self, image: str) -> Path:
-        """Says that this workflow brought the image here, and may remove it."""
+        """Record that this workflow pulled the image, and may remove it."""
         return self.state / "fetched" / f"{image_key(image)}.json"
 
     @property
     def pending_images(self) -> Path:
-        """In rolling mode: which files of this start each image is still needed for."""
+        """In rolling mode: the files of this session that still need each image."""
         return self.state / "rolling.json"
 
     def experiment(self, name: str) -> Path:
@@ -264,7 +264,7 @@ class Results:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, in exactly upstream's place."""
+    """The folder of one run, at upstream's path."""
 
     path: Path
 
@@ -278,7 +278,7 @@ class RunFolder:
 
     @property
     def documents(self) -> tuple[Path, Path]:
-        """What Snakemake takes for the run's results."""
+        """The targets that Snakemake tracks."""
         return self.result, self.eval
 
     @property
@@ -302,5 +302,5 @@ class RunFolder:
 
     @property
     def evals(self) -> Path:
-        """What each try at grading left."""
+        """Logs of each evaluation, also of broken ones."""
         return self.path / "evals"

@@ -1,4 +1,4 @@
-"""Processes and their identity: who is alive, who dies with whom, who holds a run."""
+"""Processes: their identity, their end, and the signals that interrupt a job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Process:
-    """A process that cannot be mistaken for a later one of the same number."""
+    """The identity of a process, distinct from later processes with the same number."""
 
     host: str
     pid: int
@@ -42,7 +42,7 @@ class Process:
         return self.host == socket.gethostname()
 
     def is_alive(self) -> bool:
-        """Whether it still runs. One on another host is taken to be alive."""
+        """Whether it still runs. A process on another host counts as running."""
         return not self.is_local or _start_mark(self.pid) == self.started
 
 
@@ -52,12 +52,12 @@ def this_process() -> Process:
 
 
 def session_process() -> Process | None:
-    """Return the Snakemake process that began this job's start, None when started by hand."""
+    """Return the Snakemake process of this job's session, None when started by hand."""
     return Process.parse(os.environ.get(environment.OWNER, ""))
 
 
 def on_a_node() -> bool:
-    """Whether this job was sent to a node of a cluster: it may outlive its start."""
+    """Whether this job was sent to a node of a cluster: it may outlive its session."""
     return bool(os.environ.get(environment.NODE))
 
 
@@ -67,7 +67,7 @@ def local_session_process() -> Process | None:
 
 
 def _start_mark(pid: int) -> str | None:
-    """Return a mark of when process ``pid`` began, None when it is gone or a zombie."""
+    """Return the start time of process ``pid``, None when it has ended or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -81,12 +81,12 @@ def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends, however the parent ends."""
     parent = os.getppid()
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before we could ask
+    if os.getppid() != parent:  # it ended before the request
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a helper in a session of its own that dies with this process."""
+    """Start a helper in a separate process group that dies with this process."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 
 
 def end(process: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
-    """End a helper and all of its group: asked first, killed after ``seconds``."""
+    """End a helper and its process group: SIGTERM, then SIGKILL after ``seconds``."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -108,7 +108,7 @@ def end(process: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
 
 
 def end_fork(process: int, seconds: float = 2.0) -> None:
-    """End a fork that leads a group of its own: asked first, killed after ``seconds``."""
+    """End a fork that leads a process group: SIGTERM, then SIGKILL after ``seconds``."""
     limit = time.monotonic() + seconds
     with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(process, signal.SIGTERM)
@@ -128,12 +128,12 @@ _client: list[socket.socket] = []
 
 
 def watch_client(connection: socket.socket) -> None:
-    """Take the end of a job's client (at the other end of ``connection``) for our own."""
+    """End with the job's client, which is at the other end of ``connection``."""
     _client[:] = [connection]
 
 
 def raise_if_orphaned() -> None:
-    """Raise Interrupted when whoever wanted this work is gone: Snakemake, or the job's client."""
+    """Raise Interrupted when Snakemake or the job's client has ended."""
     snakemake = local_session_process()
     if snakemake is not None and not snakemake.is_alive():
         raise Interrupted("the workflow it belongs to has ended")

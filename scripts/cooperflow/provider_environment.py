@@ -32,7 +32,7 @@ ADDRESS = re.compile(
     r"|AWS_ENDPOINT_URL\w*|(WATSONX|WX|WML)_URL|DATAROBOT_ENDPOINT|GRADIENT_AI_AGENT_ENDPOINT"
     r"|USE_LITELLM_PROXY"
 )
-# Whole families, whatever follows; keys are passed on, since the config names them.
+# Families of variables; keys are passed on, since the config names them.
 FAMILY = re.compile(r"(AZURE_OPENAI|LITELLM|MSWEA)_\w+(?<!_API_KEY)")
 
 # The config keys to use instead.
@@ -58,7 +58,7 @@ _BARE = {
 
 
 def is_controlled(name: str) -> bool:
-    """Whether a variable is kept away from the processes that call models."""
+    """Return whether a variable is removed for the processes that call models."""
     if name in FIXED or name in ALLOWED:
         return False
     return bool(ADDRESS.fullmatch(name) or FAMILY.fullmatch(name))
@@ -78,7 +78,7 @@ def enter(environment: MutableMapping[str, str]) -> None:
     for name in set(environment) - set(wanted):
         del environment[name]
     environment.update(wanted)
-    # Warnings that this interpreter was told to raise, by PYTHONWARNINGS or -W.
+    # Warnings that PYTHONWARNINGS or -W turned into errors.
     warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
 
 
@@ -106,7 +106,7 @@ _OWN = ("MSWEA_DOCKER_EXECUTABLE", "MSWEA_GLOBAL_CONFIG_DIR")
 
 
 def instead(name: str) -> str:
-    """Return the config key that says what the variable ``name`` would have said."""
+    """Return the config key to use instead of the variable ``name``."""
     if name in _INSTEAD:
         return _INSTEAD[name]
     if name.startswith("AZURE_OPENAI_"):
@@ -140,7 +140,7 @@ def contradictions(
 
 
 def _concerns(variable: str, model: str) -> bool:
-    """Whether a variable names a server of the provider of ``model``, as far as names show it."""
+    """Return whether a variable appears to name a server of the provider of ``model``."""
     prefix = model.partition("/")[0] if "/" in model else _bare(model)
     if not prefix:
         return True

@@ -1,4 +1,4 @@
-"""The private folder for sockets and scratch files: who may enter, and what the dead left in it.
+"""The private folder for sockets and scratch files, and the removal of stale ones.
 
 Stdlib only: the jobs' client uses it too.
 """
@@ -31,13 +31,15 @@ def folder() -> Path:
     """Return a folder that only this user can enter, short enough for a socket's path.
 
     Raises:
-        PermissionError: something of that name is there and is not this user's own.
+        PermissionError: the path exists and does not belong to this user alone.
     """
-    told = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
+    base_dir = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
     # A cluster hands the variable of one machine to another, where nobody has made the folder.
-    if not (Path(told).is_dir() and is_plain(told) and len(os.fsencode(told)) <= LONGEST):
-        told = "/tmp"
-    base = Path(told) / f"cooperflow-{os.getuid()}"
+    if not (
+        Path(base_dir).is_dir() and is_plain(base_dir) and len(os.fsencode(base_dir)) <= LONGEST
+    ):
+        base_dir = "/tmp"
+    base = Path(base_dir) / f"cooperflow-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     status = base.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
@@ -47,9 +49,9 @@ def folder() -> Path:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a private folder that is gone afterwards.
+    """Give a private folder, which is removed afterwards.
 
-    It is locked as long as this process lives; what a killed one left can so be told.
+    It is locked while this process runs, so that a killed process's folder can be recognized.
     """
     path = Path(tempfile.mkdtemp(prefix="run-", dir=folder()))
     with locks.locked(path, os.O_RDONLY):

@@ -1,4 +1,4 @@
-"""One start at a time on a results folder: the second one says who is at work and stops."""
+"""Lock of a results folder and a clone: a second session reports the running one and stops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cooperflow.processes import on_a_node, session_process, this_process
 
 _held: list[IO[str]] = []
 
-# A job of a dead start may be looking at the lock just now: how often to try, and the pause.
+# A job of an ended session may be asking for the lock: number of tries, and the pause.
 TRIES, PAUSE = 10, 0.2
 
 
@@ -26,7 +26,7 @@ def hold(results: Results, clone: Path) -> None:
     """Hold the results folder and the clone until this process ends.
 
     Raises:
-        UserError: another start holds one of them.
+        UserError: another session holds one of them.
     """
     for path in (results.lock, clone / ".snakemake" / "cooperflow.lock"):
         try:
@@ -79,12 +79,12 @@ def holder(results: Results) -> str | None:
 
 
 def orphaned(results: Results) -> str:
-    """Return why a job on a cluster's node is not to begin, empty if it is.
+    """Return why a job on a cluster's node must not start, empty if it may.
 
-    A queue outlives the start that filled it, and the next start sends the same jobs again.
+    A queue outlives its session, and the next session submits the same jobs again.
     """
     mine = str(session_process())
-    for _ in range(TRIES):  # what stands in the file may be a moment behind the lock
+    for _ in range(TRIES):  # the file's content may lag behind the lock
         if not on_a_node() or holder(results) == mine:
             return ""
         time.sleep(PAUSE)

@@ -117,7 +117,7 @@ def restore_resources(workflow: Any, profiles: Path) -> None:
         defaults = workflow.resource_settings._parsed_default_resources
         shipped = dict(Resources.default("full").items())
         for name, value in _assignments(profile, "default-resources").items():
-            # Snakemake adds defaults of its own for memory, disk and the temporary folder.
+            # Snakemake adds its defaults for memory, disk and the temporary folder.
             if name not in defaults or _is_same(defaults[name], shipped.get(name)):
                 defaults[name] = int(value)
 

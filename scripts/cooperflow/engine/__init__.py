@@ -1,1 +1,1 @@
-"""Docker as a run meets it, and cheap looks at what a run needs from outside."""
+"""Container engines: endpoint, containers, networks, images and cheap probes."""

@@ -1,4 +1,4 @@
-"""What an engine offers, from its own description (`docker info`). Pure."""
+"""Abilities of an engine, read from `docker info`. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Docker, as far as a run touches it: labels, events, images, and what is left to remove."""
+"""Docker containers of runs: labels, limits, events and removal; local images."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENCE = 60
 # How often a container is run whose output the engine lost.
 OUTPUT_TRIES = 4
 
-# What the SDK raises. A credentials helper that is missing has its own kind.
+# Exceptions of the SDK. A missing credentials helper has a separate class.
 FAILURES = (
     docker.errors.DockerException,
     docker.credentials.errors.StoreError,
@@ -124,7 +124,7 @@ def is_answering(patience: float = 10) -> bool:
 
 
 def image_id(client: docker.DockerClient, image: str) -> str | None:
-    """Return the id of a local image, None when it is not there."""
+    """Return the id of a local image, None when it is missing."""
     with engine_errors():
         try:
             return str(client.images.get(image).id)
@@ -155,8 +155,8 @@ def remove(client: docker.DockerClient, labels: Mapping[str, str]) -> int:
 def remove_stale(client: docker.DockerClient, results: str, run: str | None = None) -> int:
     """Remove what is left on this engine of a results folder; return how many.
 
-    That is what dead processes of this machine left: nobody can tell of one on another machine
-    whether it is alive. Of ``run`` it is everything: whoever holds its claim is the only one at it.
+    Only leftovers of dead processes of this machine count: whether a process on another machine
+    runs is unknown. Of ``run`` everything is removed, since the caller holds its claim.
     """
 
     def orphaned(found: Mapping[str, str]) -> bool:
@@ -192,7 +192,7 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
     try:
         client.api.remove_container(container, force=True, v=True)
     except docker.errors.APIError as error:
-        # Its own cleanup may be at it at the same moment.
+        # Another process may be removing it at the same time.
         if error.status_code != 409:
             raise
         for _ in range(50):
@@ -202,7 +202,7 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
 
 @dataclass(frozen=True)
 class ContainerCounts:
-    """What the engine reported of an attempt's containers while it was at work."""
+    """Numbers of an attempt's containers, as the engine reported them while the attempt ran."""
 
     started: int
     died: int  # ended otherwise than by the agent's own cleanup
@@ -227,7 +227,7 @@ class EventRecord:
 
     @property
     def broke(self) -> bool:
-        """Whether the stream broke off: the engine stopped."""
+        """Whether the stream ended early, because the engine stopped."""
         return self.process.poll() is not None
 
     def counts(self, put_away: Iterable[str], until: float) -> ContainerCounts:
@@ -298,7 +298,7 @@ def limits(config: Containers, own_network: bool = False) -> tuple[list[str], di
     """Return what containers may take, as arguments of `docker run` and of the SDK's run.
 
     Args:
-        own_network: upstream puts them into a network of its own.
+        own_network: upstream puts them into a separate network.
     """
     arguments: list[str] = [f"--oom-score-adj={OOM_SCORE}"]
     sdk: dict[str, Any] = {"oom_score_adj": OOM_SCORE}
@@ -348,7 +348,7 @@ def output(
 ) -> str:
     """Run a shell script in a container and return what it prints.
 
-    Some engines lose the output of short containers. Output that is not complete is no answer:
+    Some engines lose the output of short containers. After incomplete output
     the script runs again, a few times.
     """
     text = ""

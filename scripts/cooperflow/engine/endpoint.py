@@ -15,7 +15,7 @@ from typing import Any
 from cooperflow.errors import EngineError
 
 DEFAULT = "default"
-# What the `docker` command uses where nothing names another endpoint.
+# Default of the `docker` command.
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 # Docker puts this file into each of its containers.
 CONTAINER_MARK = Path("/.dockerenv")
@@ -25,7 +25,7 @@ SSH = "ssh://"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a Docker engine listens, and which setting names it."""
+    """The address of a Docker engine, and the setting that names it."""
 
     host: str
     source: str  # as a message names it

@@ -42,7 +42,7 @@ def content(attributes: Mapping[str, Any]) -> str:
 
 
 def is_same(sentinel: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
-    """Return whether an image is the one that ``sentinel`` describes.
+    """Return whether ``sentinel`` describes this image.
 
     Sentinels of older versions have no content: their id or digest must be the image's.
     """

@@ -1,4 +1,4 @@
-"""Modal, as far as a run touches it: tags of its sandboxes, credentials, what is left to remove."""
+"""Modal sandboxes of runs: tags, credentials and removal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cooperflow.errors import EngineError
 RESULTS = "cooperflow-results"
 RUN = "cooperflow-run"
 TOKEN = "cooperflow-token"
-# The apps in which upstream starts sandboxes: of agents, and of gradings.
+# The apps in which upstream starts sandboxes: for agents, and for evaluations.
 APPS = ("cooperbench", "cooperbench-eval")
 # How long Modal may take for one answer, seconds.
 PATIENCE = 60
@@ -45,7 +45,7 @@ def missing_credentials() -> str:
 
 
 def check_access() -> None:
-    """Look whether Modal lets us in.
+    """Check that Modal accepts the credentials.
 
     Raises:
         EngineError: it does not, or cannot be reached.
@@ -72,7 +72,7 @@ def remove_stale(results: str, run: str | None = None) -> int:
 
 
 def _ask(*tags: str) -> int:
-    """Do it in a process of its own: Modal's client keeps threads, which no fork may inherit."""
+    """Call Modal in a separate process: its client keeps threads, which no fork may inherit."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__, *tags],

@@ -65,7 +65,7 @@ def create(name: str, labels: Labels, internal: bool) -> Network:
 
 
 def find_shortage(labels: Labels, wanted: int) -> str | None:
-    """Create ``wanted`` networks, remove them, and say what Docker lacks for so many.
+    """Create ``wanted`` networks, remove them, and return what Docker lacks for that many.
 
     The engine does not list its address ranges, so only an attempt counts them.
     """

@@ -1,4 +1,4 @@
-"""Cheap looks at what a run needs from outside: the engine, the provider's host, room on disk."""
+"""Cheap probes of what a run needs: the engine, the provider's host, free disk space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EngineProbe:
         self._ended = threading.Event()
         self._silent_since: float | None = None
         self._stalled = 0.0
-        self.gone = False  # it refuses at once: it is not there, and its containers neither
+        self.gone = False  # it refuses at once: neither it nor its containers run
         self._thread = threading.Thread(target=self._ask, daemon=True, name="engine probe")
 
     def begin(self) -> None:

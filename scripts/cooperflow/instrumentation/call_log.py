@@ -1,4 +1,4 @@
-"""A litellm callback that writes every model call down as it begins and as it ends."""
+"""Log of every model call: a litellm callback that writes its start and its end."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cooperflow.instrumentation.raw_answers import Noted, RawAnswers, seconds_of
 from cooperflow.outcomes import provider_answer, usage
 from cooperflow.outcomes.provider_answer import Answer, Cost, Prices
 
-# Where a model's own limit is not known, an answer is taken to be no longer than this, tokens.
+# Assumed longest answer of a model whose limit is unknown, tokens.
 LONGEST_ANSWER = 16_384
-# Exit code of a process that could not keep its books (EX_IOERR).
+# Exit code of a process that could not write its call log (EX_IOERR).
 UNRECORDED = 74
 
 
@@ -34,7 +34,7 @@ def _thread() -> str:
 class CallLog(CustomLogger):
     """Appends two lines per call to a file: at its start, and at its answer or error.
 
-    The file outlives the process, so that a killed run's calls stay in the books.
+    The file outlives the process, so that a killed run's calls remain known.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class CallLog(CustomLogger):
         return _as_record(cost)
 
     def _hold(self, call: str) -> None:
-        """Wait for this call's turn. Told beforehand: the run's time limit leaves it out."""
+        """Wait for this call's turn; logged first, since the run's time limit excludes the wait."""
         seconds = self._pace.reserve() if self._pace else 0.0
         if seconds > 0:
             self._write(event="held", id=call, thread=self._asked[call], seconds=round(seconds, 3))
@@ -148,8 +148,8 @@ class CallLog(CustomLogger):
             with self._lock:
                 append_line(self._path, redaction.redact(line, self._key))
         except OSError as error:
-            # No call may go unrecorded. litellm would swallow an exception of ours; and the start
-            # of a call is told before it is sent, so it is not made.
+            # No call may go unrecorded, and litellm would swallow an exception. The start of a
+            # call is logged before it is sent, so this call is not made.
             print(f"{self._path} cannot be written: {error}", flush=True)
             os._exit(UNRECORDED)
 
@@ -284,7 +284,7 @@ def failure_of(error: Any, noted: Noted | None) -> tuple[str, int | None, float 
     return kind, status, wait
 
 
-# How upstream's prompts tell an agent among several who it is.
+# The name of an agent in upstream's prompts for several agents.
 _AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
 
 

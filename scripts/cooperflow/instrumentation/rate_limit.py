@@ -1,4 +1,4 @@
-"""When the next call to a provider is due, over all processes that share its limit. Stdlib only."""
+"""Rate limit of a provider, shared by all processes that call it. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from cooperflow import locks
 from cooperflow.layout import Results
 
-# No queue is longer than this, seconds: what says so was written before the clock was set back.
+# Longest queue, seconds: a longer one was written before the clock was set back.
 LONGEST = 3600.0
 
 
 def next_turn(due: float | None, now: float, interval: float) -> tuple[float, float]:
     """Return the moment of the next call, and that from which on the one after it may be. Pure.
 
-    Calls are spaced evenly: so no window of a minute, wherever it begins, has more than the limit.
+    Calls are spaced evenly, so that no minute has more than the limit.
 
     Args:
         due: from when on a call may be, None where nobody has called yet; seconds.
@@ -59,5 +59,5 @@ def _number(raw: bytes) -> float | None:
 
 
 def reset(results: Results) -> None:
-    """Begin a start with a clean slate."""
+    """Remove the state of earlier sessions."""
     shutil.rmtree(results.rate_limits, ignore_errors=True)

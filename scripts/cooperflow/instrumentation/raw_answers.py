@@ -26,7 +26,7 @@ from cooperflow.outcomes.provider_answer import Answer
 
 # Assumed for an answer without usage, so that an agent's own limits still work: bytes per token.
 BYTES_PER_TOKEN = 4
-# Status in place of 200 where the answer says that the provider failed.
+# Status in place of 200 where the answer reports a failure of the provider.
 _STATUS = {provider_answer.FAILED: 500, provider_answer.TIMED_OUT: 504}
 
 

@@ -1,4 +1,4 @@
-"""What is laid around the Docker SDK inside a cooperbench process: labels, limits, an end.
+"""Patches applied to the Docker and Modal SDKs inside a cooperbench process.
 
 Upstream starts eval containers (and git servers) through the SDK and has no setting for labels.
 Only calls of the SDK are wrapped; cooperbench itself stays as it is.
@@ -37,7 +37,7 @@ GIT_SERVER_NAMES = ("_CONTAINER_NAME", "_NETWORK_NAME", "_VOLUME_NAME")
 PATCH = ".patch"
 # The codec in which any bytes become a text and the same bytes again.
 EXACT = ("utf-8", "surrogateescape")
-# How the command begins with which upstream reads an agent's patch.
+# Prefix of the command with which upstream reads an agent's patch.
 DIFF = "git --no-pager diff "
 
 
@@ -95,7 +95,7 @@ def note_kills(container: str) -> None:
 
 
 def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
-    """Give every sandbox begun on Modal ``tags``, and note it in ``note``, a line of JSON each."""
+    """Give every sandbox on Modal ``tags``, and note it in ``note``, one line of JSON each."""
     import modal
 
     create = modal.Sandbox.create
@@ -109,7 +109,7 @@ def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
 
 
 def rename_git_server(token: str) -> None:
-    """Have this process start a git server of its own, where it is asked for one (``--git``).
+    """Have this process start a separate git server if it needs one (``--git``).
 
     Upstream's is one container for all runs of a machine: the run that started it would take it
     away from the others at its end. Only its names are changed.
@@ -121,11 +121,10 @@ def rename_git_server(token: str) -> None:
 
 
 def note_unread_patches(note: Path) -> None:
-    """Note in ``note`` each command that did not come to an end while an agent's patch was read.
+    """Note in ``note`` each command that failed to run while an agent's patch was read.
 
-    Upstream takes what such a command had said for all that there is, as a rule nothing: a
-    docker program that cannot be begun makes of a run one whose agent submitted nothing. So does
-    an engine that starts no command in a running container.
+    Upstream takes the output of such a command, usually empty, for the patch. Without the note, a
+    docker program or an engine that cannot start a command would look like an empty submission.
     """
     from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector
 

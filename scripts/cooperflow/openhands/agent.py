@@ -43,7 +43,7 @@ def replace_modal() -> None:
     adapter._get_or_create_redis = _no_redis
     adapter._get_or_create_git_server = git_server.get
     adapter._release_git_server = git_server.release
-    # The runner makes a server of its own for any agent of another name than openhands_sdk.
+    # The runner makes another server for any agent that is not named openhands_sdk.
     cooperbench.runner.coop.create_git_server = git_server.unused
 
 
@@ -52,7 +52,7 @@ replace_modal()
 
 @functools.cache
 def wait_until_it_runs() -> None:
-    """Have the SDK wait where its server has been told to begin and has not begun yet.
+    """Have the SDK wait until its server has started the agent.
 
     It asks for the state right after, and takes `idle` for done: on a busy machine an agent that
     never called its model had submitted nothing.

@@ -19,7 +19,7 @@ LAYERED = "layered"
 LABEL = "cooperflow.openhands"
 BASE_LABEL = "cooperflow.openhands.base"
 
-# How long a server may take until it is healthy, seconds: 5 on an idle machine, many times that
+# Time limit for a server to become healthy, seconds: it takes 5 on an idle machine, far more
 # where several start at once on a busy one.
 HEALTHY_SECONDS = 240
 
@@ -33,10 +33,10 @@ _ASK = (
 
 
 def layer(client: docker.DockerClient, image: str) -> None:
-    """Lay the parts onto the task's own image, which is here and verified.
+    """Add the parts to the task's image, which is local and verified.
 
     Raises:
-        UserError: the parts are not there, or their image is not.
+        UserError: the parts or their image are missing.
         DockerException: Docker would not build.
     """
     source, task = runtime_files.image(), layout.task_image(image)
@@ -59,7 +59,7 @@ def layer(client: docker.DockerClient, image: str) -> None:
 
 
 def is_stale(client: docker.DockerClient, image: str) -> bool:
-    """Return whether we layered an image that is here onto another one than is here now.
+    """Return whether an image was layered onto a base that has changed since.
 
     It is, too, if it was layered with other parts.
     """

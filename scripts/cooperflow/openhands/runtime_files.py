@@ -1,4 +1,4 @@
-"""What OpenHands runs on, as `make openhands` makes it: where it lies, whether it is there."""
+"""Files of OpenHands' agent server and SDK, as `make openhands` installs them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stamp() -> str:
     """Return the short hash of all that the parts were made from.
 
     Raises:
-        UserError: they are not there.
+        UserError: they are missing.
     """
     try:
         return (PLACE / "stamp").read_text().strip()
@@ -43,7 +43,7 @@ def image() -> str:
     """Return the name of the image that holds the parts for containers.
 
     Raises:
-        UserError: the parts are not there.
+        UserError: the parts are missing.
     """
     return f"cooperflow/openhands:{stamp()}"
 

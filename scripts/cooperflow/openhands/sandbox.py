@@ -1,4 +1,4 @@
-"""A container with OpenHands' agent server: started, waited for, watched, put away.
+"""A container with OpenHands' agent server: its start, health and removal.
 
 It stands in for upstream's sandbox in Modal and is made as that one: with the image, a time
 limit (which here is the run's own) and what the agents share; entering it gives the URL.
@@ -21,17 +21,17 @@ from docker.models.containers import Container
 from cooperflow.openhands import LOGS, NETWORK, runtime_files
 from cooperflow.openhands.layering import HEALTHY_SECONDS
 
-# How often a server is asked for its health while an agent is at work, seconds.
+# Interval of the health checks while an agent runs, seconds.
 EVERY = 5.0
-# How long it may leave us without an answer before it counts as hung, seconds.
+# Time without an answer after which a server counts as hung, seconds.
 PATIENCE = 60.0
-# How much of what a server says is kept, bytes.
+# Size limit of a server's log, bytes.
 LOG_BYTES = 20_000_000
-# Where a task's image has its repository.
+# Path of the repository in a task's image.
 REPOSITORY = "/workspace/repo"
 # The highest exit code of git's own (128: fatal, 129: usage); above it a signal has ended it.
 GIT_REFUSES = 129
-# Exit codes of a command that could not be begun.
+# Exit codes of a command that could not be started.
 _NOT_GITS = (126, 127)
 
 # Of each agent's own thread: its name (`agent`) and its `sandbox`.
@@ -43,14 +43,14 @@ def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
 
     The model's address and the run's token reach the server with the agent itself.
     """
-    told = dict(runtime_files.ENVIRONMENT)
+    variables = dict(runtime_files.ENVIRONMENT)
     info = coop_info or {}
     names = {"REDIS_URL": "redis_url", "GIT_URL": "git_url", "AGENT_ID": "agent_id"}
-    told |= {variable: str(info[name]) for variable, name in names.items() if info.get(name)}
+    variables |= {variable: str(info[name]) for variable, name in names.items() if info.get(name)}
     if info.get("agents"):
-        told["AGENTS"] = ",".join(info["agents"])
-    told |= {name: str(value) for name, value in (info.get("team_env") or {}).items() if value}
-    return told
+        variables["AGENTS"] = ",".join(info["agents"])
+    variables |= {name: str(value) for name, value in (info.get("team_env") or {}).items() if value}
+    return variables
 
 
 class Sandbox:
@@ -67,7 +67,7 @@ class Sandbox:
 
     def __enter__(self) -> str:
         network = os.environ[NETWORK]
-        # Labels and limits are laid around the SDK (instrumentation/sdk_patches.py).
+        # Labels and limits are added by instrumentation/sdk_patches.py.
         self._container = self._client.containers.run(
             self._image,
             detach=True,
@@ -87,28 +87,28 @@ class Sandbox:
             if not self._base:
                 raise RuntimeError(f"{self._image} has no repository at {REPOSITORY}")
         except BaseException:
-            self._put_away()
+            self._remove()
             raise
         threading.Thread(target=self._watch, args=(url,), daemon=True, name="health").start()
         return url
 
     def __exit__(self, *_: object) -> None:
-        self._put_away()
+        self._remove()
 
     def patch(self) -> str:
-        """Return all that was changed since the container began: upstream's two commands.
+        """Return all changes since the container started, by upstream's two commands.
 
         Empty too where git refuses, as with upstream: then the agent has broken its repository.
 
         Raises:
-            RuntimeError: git could not be begun, or was killed.
+            RuntimeError: git could not be started, or was killed.
             DockerException: the engine or the container did not serve.
         """
         self._git("add", "-A")
         return self._git("diff", self._base)
 
     def _git(self, *arguments: str) -> str:
-        """Return what git says; nothing where it refuses."""
+        """Return git's output; empty where it refuses."""
         assert self._container is not None
         command = ["git", *arguments]
         done = self._container.exec_run(command, workdir=REPOSITORY, demux=True)
@@ -116,7 +116,7 @@ class Sandbox:
         if done.exit_code is None or done.exit_code in _NOT_GITS or done.exit_code > GIT_REFUSES:
             said = (err or b"").decode(errors="replace").strip()
             raise RuntimeError(f"{' '.join(command)} ended with {done.exit_code}: {said}")
-        # The seam for patches writes the same bytes again (attempt.seams).
+        # sdk_patches.keep_patches_exact writes the same bytes again.
         return "" if done.exit_code else (out or b"").decode("utf-8", "surrogateescape")
 
     def _wait(self, url: str) -> None:
@@ -133,9 +133,9 @@ class Sandbox:
         raise TimeoutError(f"the agent server was not healthy in {HEALTHY_SECONDS} s: {said}")
 
     def _keep_log(self, agent: str) -> None:
-        """Write what the server says as it says it: a run that is ended leaves it too."""
+        """Write the server's log as it appears, so that an interrupted run has it too."""
         assert self._container is not None
-        # A client of its own: two threads do not share a connection.
+        # A separate client: two threads must not share a connection.
         client = docker.from_env()
         try:
             server = client.containers.get(str(self._container.id))
@@ -151,7 +151,7 @@ class Sandbox:
             client.close()
 
     def _watch(self, url: str) -> None:
-        """Kill the container when its server hangs, so that the run ends as one whose did die."""
+        """Kill the container of a hung server: the run ends like one with a dead container."""
         assert self._container is not None
         heard = time.monotonic()
         while not self._left.wait(EVERY):
@@ -165,7 +165,7 @@ class Sandbox:
                     print(error, flush=True)
                 return
 
-    def _put_away(self) -> None:
+    def _remove(self) -> None:
         self._left.set()
         if self._container is not None:
             try:
@@ -181,7 +181,7 @@ def patch(_workspace: object, _base_commit: str | None) -> str:
 
 
 def healthy(url: str) -> bool:
-    """Return whether an agent server says that it is well."""
+    """Return whether an agent server reports that it is healthy."""
     try:
         return httpx.get(f"{url}/health", timeout=EVERY, trust_env=False).status_code == 200
     except httpx.HTTPError:
