@@ -145,7 +145,7 @@ def test_a_run_on_modal_needs_no_docker_here(modal: tuple[Make, Path]) -> None:
     assert created(calls, "cooperbench") == 3  # one alone, two together
     assert created(calls, "cooperbench-eval") > 0
     refused_images = one.run("images")
-    assert "backend modal fetches the tasks' images by itself" in refused_images.stdout
+    assert "backend modal fetches the images itself" in refused_images.stdout
 
 
 @pytest.mark.docker
