@@ -71,6 +71,14 @@ lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# Tests that start sessions, browsers or a Python with cooperbench in it take longer.
+check: lint ## Lint, and run the pure tests: no Docker, no root, no network
+	@$(BIN)/pytest -q -n 2 -m 'not docker and not slurm and not slow and not browser and not index' \
+		$(addprefix --ignore=tests/,contract real slurm test_bench.py test_bundle.py test_doctor.py \
+		test_gateway.py test_launcher.py test_launcher_fallback.py test_plan_changes.py \
+		test_provider_environment.py test_record.py test_replay.py test_report.py test_setup.py \
+		test_what_runs_again.py) $(ARGS)
+
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(SETUP) chromium
 	@$(SETUP) registry

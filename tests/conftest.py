@@ -20,6 +20,7 @@ LONGEST = ("test_workflow", "test_faults", "test_openhands", "test_bench", "test
 LONGEST += ("test_adopt", "test_models", "test_rolling", "test_settings", "test_backends")
 
 
+@pytest.hookimpl(trylast=True)  # after `-m` has deselected: without Docker, `not docker` works
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without an engine the tests that need one fail at once, and say why: none is skipped."""
     if any(item.get_closest_marker("docker") for item in items) and not docker_answers():
