@@ -108,7 +108,7 @@ if not workflow.remote_exec:
 if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun:
     from cooperflow.jobs import budget
 
-    print(budget.line(PLAN), file=sys.stderr)
+    print(budget.describe(PLAN), file=sys.stderr)
 
 
 BROKEN_EVALUATIONS = redo.broken_evaluations(RESULTS)

@@ -46,7 +46,7 @@ def test_the_pause_doubles_with_each_failure_and_ends() -> None:
     assert four is not None
     assert four.until == 30 + 60
     assert many is not None
-    assert many.until == 390 + circuit_breaker.LONGEST
+    assert many.until == 390 + circuit_breaker.LONGEST_PAUSE
 
 
 def test_zero_failures_switch_it_off() -> None:

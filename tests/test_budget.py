@@ -56,8 +56,8 @@ def test_all_money_counts(tmp_path: Path) -> None:
     attempt(made, runs[1], 1, "ended", answered(1, 0.2))
     attempt(made, runs[1], 2, "running", answered(2, 0.01), in_flight(3, 0.05))
     attempt(made, runs[2], 1, "interrupted", in_flight(4, 0.07))
-    budget.remember(made, {runs[1].experiment.run_name: 0.5})
-    now = budget.position(made)
+    budget.save_assumptions(made, {runs[1].experiment.run_name: 0.5})
+    now = budget.read_position(made)
     assert now is not None
     # A finished run's bound counts too: 0.06 of it.
     assert now.known == pytest.approx(0.03 + 0.2 + 0.01)
@@ -92,10 +92,10 @@ def test_two_runs_do_not_start_on_the_same_money(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second waits until the first is noted, then until it has finished, and starts then."""
-    monkeypatch.setattr(budget, "LOOK", 0.01)
+    monkeypatch.setattr(budget, "POLL_SECONDS", 0.01)
     made = limited(tmp_path, 0.4)
     first, second = made.runs[:2]
-    budget.remember(made, {first.experiment.run_name: 0.5})
+    budget.save_assumptions(made, {first.experiment.run_name: 0.5})
     said: list[str] = []
 
     def other() -> None:
@@ -120,15 +120,15 @@ def test_two_runs_do_not_start_on_the_same_money(
 def test_the_budget_waits_for_evaluations_then_says_what_remains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "LOOK", 0.01)
-    monkeypatch.setattr(budget, "QUIET", 0.5)
+    monkeypatch.setattr(budget, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(budget, "QUIET_SECONDS", 0.5)
     made = limited(tmp_path, 0.01)
     done = made.runs[0]
     synthetic.write_run(made, done, "pass", synthetic.BEGAN, synthetic.Words())
     evaluation = done.folder(made.results).eval
     document = evaluation.read_text()
     evaluation.unlink()
-    budget.remember(made, {one.run_name: 0.5 for one in made.experiments})
+    budget.save_assumptions(made, {one.run_name: 0.5 for one in made.experiments})
     said: list[str] = []
 
     def run() -> None:
@@ -146,14 +146,14 @@ def test_the_budget_waits_for_evaluations_then_says_what_remains(
     assert "Budget reached" in message
     assert "149 runs remain" in message
     assert "limits.budget_usd" in message
-    assert "finished runs stay" in message
+    assert "finished runs are kept" in message
 
 
 def test_a_retry_of_a_halted_session_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every further try at any run ends at once, and no attempt is made of it."""
-    monkeypatch.setattr(budget, "QUIET", 0.0)
+    monkeypatch.setattr(budget, "QUIET_SECONDS", 0.0)
     made = limited(tmp_path, 0.001)
     attempt(made, made.runs[0], 1, "ended", answered(1, 0.5))
     codes = [
@@ -168,7 +168,7 @@ def test_a_retry_of_a_halted_session_starts_nothing(
 def test_models_without_a_price_are_named(tmp_path: Path) -> None:
     made = limited(tmp_path)
     names = [one.run_name for one in made.experiments]
-    assert budget.uncounted(made, {names[0]: 0.3, names[1]: None}) == [names[1]]
+    assert budget.find_uncounted(made, {names[0]: 0.3, names[1]: None}) == [names[1]]
 
 
 def test_budget_must_be_positive(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.M
     }  # fmt: skip
     assert ended["cost_usd"] == pytest.approx(0.03)
     assert ended["budget_usd"] == 1.0
-    notification.forget(made)
+    notification.reset(made)
     assert notification.send(made, notification.HALTED, "auth")
 
 
@@ -252,13 +252,13 @@ def test_a_long_wait_at_the_circuit_breaker_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(circuit_breaker, "LOOK", 0)
+    monkeypatch.setattr(circuit_breaker, "PROBE_SECONDS", 0)
     command, target = listener(tmp_path)
     made = limited(tmp_path, notify=command, breaker={"notify_minutes": 0})
     obstacles = iter(["the provider does not answer", "the provider does not answer", ""])
     monkeypatch.setattr(circuit_breaker, "_obstacle", lambda *_: next(obstacles))
     made.results.state.mkdir(parents=True)
-    with circuit_breaker.passage(made, made.runs[0]):
+    with circuit_breaker.admission(made, made.runs[0]):
         pass
     (event,) = said(target)
     assert event["event"] == "waiting"
@@ -293,7 +293,7 @@ def test_a_budget_then_a_drain_then_the_rest(experiment: Make, tmp_path: Path) -
     assert results[0].with_name("eval.json").exists()  # what ran is evaluated
     assert [event["event"] for event in said(target)] == ["budget", "ended"]
     assert "The session is not affected." in first.stdout  # the command fails each time
-    assert "reached, no further run starts" in one.script("status").stdout
+    assert "reached, no more runs start" in one.script("status").stdout
     paid = len(one.server.ledger())
 
     text = one.config.read_text()

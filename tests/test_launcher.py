@@ -14,7 +14,7 @@ from experiment_client import REPOSITORY
 from cooperflow.jobs import launcher
 
 
-@pytest.mark.parametrize("name", launcher.WARM)
+@pytest.mark.parametrize("name", launcher.MODULES)
 def test_what_is_warmed_exists(name: str) -> None:
     """A name that is gone would be passed over, and each job would be slow without a word."""
     assert importlib.import_module(name)
@@ -25,7 +25,7 @@ import json, os, sys
 from cooperflow.attempt import child_process
 from cooperflow.jobs import launcher
 child_process.prepare_environment()
-launcher._warm()
+launcher._import_modules()
 threads = len(os.listdir("/proc/self/task"))
 before = set(sys.modules)
 import litellm

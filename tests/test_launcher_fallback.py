@@ -37,7 +37,7 @@ def test_a_launcher_that_ends_at_once_is_replaced(
     monkeypatch.setattr(launcher_client, "socket_path", lambda owner: session)
     (session.parent / "launcher.py").write_text(broken.read_text())
     try:
-        assert launcher_client._warm("run") is None
+        assert launcher_client._request_work("run") is None
     finally:
         for path in (broken, session.parent / "launcher.py"):
             path.unlink()
@@ -52,19 +52,19 @@ def test_a_launcher_that_dies_before_it_forks_costs_nothing(
     session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(launcher_client, "_launcher", lambda: ours)
+    monkeypatch.setattr(launcher_client, "_open_launcher", lambda: ours)
     theirs.close()
-    assert launcher_client._warm("run") is None
+    assert launcher_client._request_work("run") is None
 
 
 def test_a_fork_that_is_killed_is_said(
     session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(launcher_client, "_launcher", lambda: ours)
-    theirs.sendall(launcher_client.BEGUN)
+    monkeypatch.setattr(launcher_client, "_open_launcher", lambda: ours)
+    theirs.sendall(launcher_client.STARTED)
     theirs.shutdown(socket.SHUT_WR)
-    assert launcher_client._warm("run") == 137
+    assert launcher_client._request_work("run") == 137
     assert "was killed" in capsys.readouterr().out
     theirs.close()
 
@@ -170,7 +170,7 @@ def test_a_checkout_with_a_space_leaves_no_link(
     monkeypatch.setattr(child_process, "SHIM", odd)
     before = set(runtime_dir.folder().iterdir())
     with runtime_dir.scratch() as scratch:
-        path = child_process.shim(scratch)
+        path = child_process.shim_path(scratch)
         assert runtime_dir.is_plain(path) and Path(path).resolve() == odd
     assert not Path(path).exists()
     assert {p for p in runtime_dir.folder().iterdir() if p.name.startswith("docker-")} <= before

@@ -564,9 +564,9 @@ def test_a_caveat_of_the_run_is_that_of_its_evaluation(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     atomic_io.write_json(folder.result, {"workflow": {"cut_answers": 2}})
     verdict = Verdict("pass", caveat="lead_alone")
-    assert eval_job._caveat(folder, verdict, ()) == "lead_alone;output_limit"
+    assert eval_job._merge_caveats(folder, verdict, ()) == "lead_alone;output_limit"
     atomic_io.write_json(folder.result, {"workflow": {}})  # as commit b9ce344 wrote it
-    assert eval_job._caveat(folder, Verdict("fail"), ()) == ""
+    assert eval_job._merge_caveats(folder, Verdict("fail"), ()) == ""
 
 
 def test_thoughts_are_on_the_run_page() -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 import cooperbench
 import pytest
 import redis
+import synthetic
 
 from cooperflow.attempt import services, store_checks
+from cooperflow.attempt.attempt import Attempt
 from cooperflow.attempt.redis_server import COMMANDS, RedisServer
 from cooperflow.engine import containers, networks
 from cooperflow.engine.containers import Labels
@@ -121,9 +123,10 @@ def test_an_address_of_another_machine_is_an_error_that_says_what_to_do(tmp_path
 
 
 def test_a_network_without_a_gateway_is_no_network_for_a_store(tmp_path: Path) -> None:
-    wanted = services.Wanted(Labels("r", "run", "t", "o"), BASE, True, True, None)
+    plan = synthetic.make_plan(tmp_path / "results", "flash")
+    wanted = Attempt(plan, plan.runs[0], tmp_path, Labels("r", "run", "t", "o"))
     with contextlib.ExitStack() as stack, pytest.raises(StoreError, match="has no gateway"):
-        services.on_network(networks.Network("own", None), wanted, tmp_path, tmp_path, stack)
+        services.start_store_on_network(networks.Network("own", None), wanted, tmp_path, stack)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +205,7 @@ def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) 
     ],
 )
 def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) -> None:
-    assert store_checks.target(url) == expected
+    assert store_checks.parse_target(url) == expected
 
 
 @pytest.mark.docker
@@ -222,10 +225,10 @@ def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -
         assert made.address
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()
-        store_checks.reach(labels, BASE, made.name, server.url)
+        store_checks.check_from_container(labels, BASE, made.name, server.url)
         server.end()
         with pytest.raises(StoreError, match=f"do not reach the message store at {made.address}"):
-            store_checks.reach(labels, BASE, made.name, server.url)
+            store_checks.check_from_container(labels, BASE, made.name, server.url)
         # A foreign container on Docker's own bridge gets no further than the password.
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()

@@ -17,7 +17,7 @@ import yaml
 from cooperflow import environment, processes
 from cooperflow.errors import UserError
 from cooperflow.experiment.config_schema import Config
-from cooperflow.jobs.attempt_number import INTERRUPTED, TRY_AGAIN
+from cooperflow.jobs.job import INTERRUPTED, TRY_AGAIN
 
 
 def collect_garbage_rarely() -> None:

@@ -237,7 +237,7 @@ def test_a_container_of_an_agent_ends_after_two_hours() -> None:
 def test_the_docker_program_of_agents_is_named_by_a_variable() -> None:
     from cooperbench.agents.mini_swe_agent_v2.environments import docker
 
-    assert docker.DockerEnvironmentConfig(image="x").executable == child_process.shim()
+    assert docker.DockerEnvironmentConfig(image="x").executable == child_process.shim_path()
 
 
 def test_tries_of_a_model_call_are_named_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:

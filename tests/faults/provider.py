@@ -211,7 +211,7 @@ def halts(campaign: Campaign) -> None:
                     problems.append("the start ended as if all were well")
                 if refused > 6:
                     problems.append(f"{refused} calls were made after the first refusal")
-                if halted.text.count(f"No further run is started: {reason}") != 1:
+                if halted.text.count(f"The session starts no more runs: {reason}") != 1:
                     problems.append(f"not one clear message of {reason}: {halted.text[-1500:]}")
                 line.add(TRUE, problems)
                 line.add(ONCE, [])
@@ -235,7 +235,7 @@ def outage(campaign: Campaign) -> None:
     ):
         server = here.servers["lab"]
         start = here.start()
-        lab.wait_for(lambda: "waits: the last" in start.text, 300, "a run that waits")
+        lab.wait_for(lambda: "waiting: the last" in start.text, 300, "a run that waits")
         time.sleep(20)  # those under way end
         calls = len(server.ledger())
         time.sleep(15)
@@ -243,7 +243,7 @@ def outage(campaign: Campaign) -> None:
         line.add(TRUE, [f"{more} calls were made into the outage"] if more > 2 else [])
         server.fail(())
         start.finished()
-        line.add(TRUE, [] if "goes on" in start.text else ["nothing says that it goes on"])
+        line.add(TRUE, [] if "continues" in start.text else ["no line reports that it continues"])
         campaign.settle(line, here, control)
 
 

@@ -16,7 +16,7 @@ import pytest
 from cooperflow.attempt import child_process
 from cooperflow.errors import UserError
 from cooperflow.jobs import oracle_job
-from cooperflow.jobs.attempt_number import TRY_AGAIN, Try
+from cooperflow.jobs.job import TRY_AGAIN, Try
 from cooperflow.jobs.oracle_job import Repetition
 from cooperflow.layout import REPOSITORY, Pair
 from cooperflow.outcomes import oracle
@@ -188,7 +188,7 @@ def test_an_image_other_than_the_verified_one_is_not_evaluated(
     def refuse(_plan: Any, image: str) -> str:
         raise UserError(f"{image}: is sha256:2 here, but sha256:1 was verified.")
 
-    monkeypatch.setattr(oracle_job.landing, "ensure", refuse)
+    monkeypatch.setattr(oracle_job.local_image, "ensure", refuse)
     repetition = Repetition(PAIR, 1)
     assert oracle_job.perform(plan, repetition, Try(1, last=False)) == TRY_AGAIN
     assert oracle_job.perform(plan, repetition, Try(3, last=True)) == 0

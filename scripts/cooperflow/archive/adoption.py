@@ -303,7 +303,7 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     graded = _grading(source, verdict)
     if graded is not None:
         evaluation, final = graded
-        told = evaluation or eval_job.not_graded(run, final)
+        told = evaluation or eval_job.untested_document(run, final)
         eval_job.publish_verdict(plan, run, folder, told, final, 0.0, caveats)
     whole = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
     whole["workflow"] |= {"upstream_version": str(span), "caveats": caveats}
@@ -330,7 +330,7 @@ def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, 
     evaluation = atomic_io.read_json(source / layout.EVAL)
     if not isinstance(evaluation, dict):
         return None
-    final = eval_job.judged(evaluation, source, verdict.reason)
+    final = eval_job.judge_document(evaluation, source, verdict.reason)
     return None if final.again else (evaluation, final)
 
 

@@ -1,1 +1,1 @@
-"""One call of upstream's command, with our seams around it, watched to its end."""
+"""One call of the cooperbench command: its child process, services, supervision and evidence."""

@@ -1,7 +1,6 @@
-"""The cooperbench process: upstream's own command, unchanged, in a fork with our seams around it.
+"""Child process: a fork that runs the unchanged cooperbench command with the SDK patches.
 
-Forked from a process that has imported cooperbench already it starts at once; forked from one
-that has not, it pays for the import itself. Nothing else differs.
+A fork of a process that has imported cooperbench starts at once; any other fork imports it first.
 """
 
 from __future__ import annotations
@@ -31,35 +30,35 @@ CANNOT_START = judgement.CANNOT_START
 
 @dataclass(frozen=True)
 class Command:
-    """One call of cooperbench and all that belongs to it."""
+    """One call of the cooperbench command, with its environment, patches and files."""
 
     arguments: Sequence[str]
     log: Path
-    stop_note: Path  # gets the ids of containers that upstream puts away itself
+    stop_note: Path  # gets the ids of containers that upstream removes itself
     labels: Mapping[str, str]
-    tags: Mapping[str, str] | None = None  # of Modal's sandboxes; None: containers are Docker's
-    run_arguments: Sequence[str] = ()  # for `docker run`, beside the labels
-    sdk_arguments: Mapping[str, Any] = field(default_factory=dict)  # for the SDK's run
+    tags: Mapping[str, str] | None = None  # of Modal sandboxes; None: Docker containers
+    run_arguments: Sequence[str] = ()  # of `docker run`, besides the labels
+    sdk_arguments: Mapping[str, Any] = field(default_factory=dict)  # of the SDK's run
     environment: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
     key: str | None = None  # of the model's provider; never written down
     calls: Path | None = None  # where model calls are recorded
-    pace: RateLimit | None = None  # what holds them back
+    pace: RateLimit | None = None  # the rate limit of model calls
     return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
-    unread: Path | None = None  # gets what kept an agent's patch from being read
+    unread: Path | None = None  # gets the errors of reading agents' patches
     command_seconds: float | None = None  # limit for one command in an SDK container
 
     @property
     def run_note(self) -> Path:
-        """What gets a line for each container that an agent asks the docker program for."""
+        """File with a line for each container that an agent requests from the docker program."""
         return self.stop_note.with_name("asked")
 
 
-def shim(scratch: Path | None = None) -> str:
+def shim_path(scratch: Path | None = None) -> str:
     """Return the path of the docker program for agents.
 
-    Upstream does not quote it. In a checkout whose path a shell would split it is a link in
-    ``scratch``, which goes away with that folder.
+    Upstream does not quote the path. If a shell would split it, it is a link in ``scratch``, which
+    is removed with that folder.
     """
     path = str(SHIM)
     if scratch is None or runtime_dir.is_plain(path):
@@ -71,13 +70,13 @@ def shim(scratch: Path | None = None) -> str:
 
 
 def prepare_environment(scratch: Path | None = None) -> None:
-    """Set what cooperbench and litellm read when they are imported; remove what misleads them."""
+    """Set the environment that cooperbench and litellm read when they are imported."""
     provider_environment.enter(os.environ)
-    os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim(scratch)
+    os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim_path(scratch)
 
 
 def preload() -> None:
-    """Import cooperbench here, once, for the processes that are forked from this one."""
+    """Import cooperbench in this process, so that its forks need not."""
     prepare_environment()
     import cooperbench.cli  # noqa: F401
 
@@ -85,7 +84,7 @@ def preload() -> None:
 def start(command: Command) -> int:
     """Fork and run ``command``; return the process id, which is also that of its group.
 
-    The process dies with the caller. Its exit code is cooperbench's.
+    The process ends with the caller. Its exit code is cooperbench's.
     """
     return fork(command.log, lambda: _main(command))
 
@@ -93,12 +92,12 @@ def start(command: Command) -> int:
 def fork(
     log: Path, work: Callable[[], int], terminated: Callable[[int, object], None] | None = None
 ) -> int:
-    """Fork and do ``work``, which prints to ``log``; return the process id and that of its group.
+    """Fork and do ``work`` with its output in ``log``; return the id of the process and its group.
 
-    The process dies with the caller. Its exit code is what ``work`` returns.
+    The process ends with the caller. Its exit code is the result of ``work``.
 
     Args:
-        terminated: what a SIGTERM calls there; None: it ends the process.
+        terminated: signal handler of SIGTERM in the fork; None: SIGTERM ends it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -137,7 +136,7 @@ def _main(command: Command) -> int:
     try:
         import cooperbench.cli
 
-        _bring_external_agents()
+        _import_external_agents()
     except Exception:
         traceback.print_exc()
         return CANNOT_START
@@ -162,26 +161,26 @@ def _main(command: Command) -> int:
             command.pace,
             return_tool_plan=command.return_tool_plan,
         )
-        _hand_over_key(command.model, command.key)
+        _set_key(command.model, command.key)
     sys.argv = ["cooperbench", *command.arguments]
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)
     cooperbench.cli.main()
     return 0
 
 
-def _bring_external_agents() -> None:
-    """Import the modules with agents: upstream does so only when it is imported itself.
+def _import_external_agents() -> None:
+    """Import the modules of external agents; upstream does so only during its own import.
 
     Raises:
-        ImportError: one is not there; the log of the attempt has it.
+        ImportError: a module is missing; the log of the attempt names it.
     """
     for name in os.environ.get("COOPERBENCH_EXTERNAL_AGENTS", "").split(","):
         if name.strip():
             importlib.import_module(name.strip())
 
 
-def _hand_over_key(model: str, key: str | None) -> None:
-    """Put the key where litellm looks for that of the model's provider, in this process alone."""
+def _set_key(model: str, key: str | None) -> None:
+    """Set the key of the model's provider for litellm, in this process only."""
     if not key:
         return
     import litellm
@@ -192,7 +191,7 @@ def _hand_over_key(model: str, key: str | None) -> None:
 
 
 def redirect(log: Path) -> None:
-    """Send all that this process prints to ``log``, and give it nothing to read."""
+    """Redirect the output of this process to ``log`` and its input from the null device."""
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     with log.open("ab") as stream:
@@ -202,13 +201,13 @@ def redirect(log: Path) -> None:
 
 
 def open_streams() -> None:
-    """Make sys.stdout and sys.stderr anew for what the descriptors 1 and 2 are now."""
+    """Recreate sys.stdout and sys.stderr for the current descriptors 1 and 2."""
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
 
 
 def finish(code: int) -> None:
-    """End without the parent's exit handlers, but let worker threads write what they have."""
+    """Exit without the parent's exit handlers, after worker threads have finished."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Where an attempt's containers are (Docker here, or Modal): what is seen of them, their end."""
+"""Container monitor: watches and removes the containers of an attempt, on Docker or Modal."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from cooperflow.engine.containers import ContainerCounts, EventRecord, Labels
 from cooperflow.engine.probes import EngineProbe
 from cooperflow.errors import EngineError
 
-# How long the engine may leave us without an answer before the attempt counts it as lost, seconds.
+# How long the engine may give no answer before the attempt counts it as lost, seconds.
 ENGINE_PATIENCE = 30
 # How long the engine may take to start a command in a container, seconds.
 PROBE_SECONDS = 10
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What became of an attempt's containers, and of what they run on."""
+class ContainerReport:
+    """The fates of an attempt's containers and the state of their engine."""
 
     fates: ContainerCounts
-    lost: bool  # it cannot be asked, so that containers may be left
-    stalled: float  # seconds for which it gave no answer
+    engine_lost: bool  # it does not answer, so containers may remain
+    engine_stalled: float  # seconds for which it gave no answer
 
 
-class Place(Protocol):
-    """Made before the cooperbench process is started."""
+class ContainerMonitor(Protocol):
+    """Monitor of one attempt's containers, created before its child process."""
 
-    def begin(self) -> None:
-        """Look from now on: the process has been forked."""
+    def start(self) -> None:
+        """Start to watch, after the child process was forked."""
 
-    def doomed(self) -> bool:
-        """Return whether nothing good can come of the attempt any more."""
+    def has_failed(self) -> bool:
+        """Return whether the attempt can no longer succeed."""
 
-    def end(self, ended: float) -> Seen:
-        """Remove all that is left of the attempt; ``ended``: when it was over, in seconds."""
+    def stop(self, ended: float) -> ContainerReport:
+        """Remove the attempt's containers; ``ended``: time at which it ended, seconds."""
 
 
-def sweep(docker_here: bool, results: str, run: str | None = None) -> int:
-    """Remove what is left of a results folder, or of earlier tries at one run; return how many.
+def remove_stale_containers(docker: bool, results: str, run: str | None = None) -> int:
+    """Remove containers that remain of a results folder or of one run; return their number.
 
     Raises:
-        EngineError: what they ran on cannot be asked.
+        EngineError: the engine does not answer.
     """
-    if not docker_here:
+    if not docker:
         return modal_sandboxes.remove_stale(results, run)
     client = containers.engine()
     count = containers.remove_stale(client, results, run)
@@ -60,8 +60,8 @@ def sweep(docker_here: bool, results: str, run: str | None = None) -> int:
     return count
 
 
-def clear(labels: Labels) -> bool:
-    """Remove an attempt's containers; return whether the engine is lost to us."""
+def remove_containers(labels: Labels) -> bool:
+    """Remove an attempt's containers; return whether the engine gave no answer."""
     try:
         client = containers.engine(ENGINE_PATIENCE)
         containers.remove(client, {containers.TOKEN_LABEL: labels.token})
@@ -71,8 +71,8 @@ def clear(labels: Labels) -> bool:
     return False
 
 
-class DockerHere:
-    """This machine's Docker: its own events, and whether it answers."""
+class DockerMonitor:
+    """Monitor of Docker containers: the engine's events, and whether it answers."""
 
     def __init__(self, folder: Path, labels: Labels, stop_note: Path) -> None:
         self._labels = labels
@@ -81,33 +81,33 @@ class DockerHere:
         self._events = EventRecord(folder / layout.EVENTS, labels.token)
         self._probe = EngineProbe()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self._probe.begin()
 
-    def doomed(self) -> bool:
+    def has_failed(self) -> bool:
         if self._events.broke:
             return self._probe.gone
         fates = self._fates(time.time())
         return fates.died > 0 or fates.oom > 0
 
-    def end(self, ended: float) -> Seen:
-        broke, stalled = self._events.broke, self._probe.stalled
+    def stop(self, ended: float) -> ContainerReport:
+        is_broken, stalled = self._events.broke, self._probe.stalled
         self._probe.end()
-        self._examine(answers=stalled == 0)
-        lost = clear(self._labels)
+        self._inspect(has_engine=stalled == 0)
+        lost = remove_containers(self._labels)
         processes.end(self._events.process)
-        return Seen(self._fates(ended), broke or lost, stalled)
+        return ContainerReport(self._fates(ended), is_broken or lost, stalled)
 
-    def _examine(self, answers: bool) -> None:
-        """Note what is seen only while a container exists, of those that no one has stopped.
+    def _inspect(self, has_engine: bool) -> None:
+        """Record the evidence that is lost with a container, of those still running.
 
         Args:
-            answers: whether the engine is worth asking.
+            has_engine: whether the engine answers.
         """
         events = self._folder / layout.EVENTS
         environment = {**os.environ, "COOPERFLOW_EVENTS": str(events)}
         for container in containers.running(atomic_io.read_lines(events)):
-            for command in ("note-kills", "probe") if answers else ("note-kills",):
+            for command in ("note-kills", "probe") if has_engine else ("note-kills",):
                 with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                     subprocess.run(
                         [str(child_process.SHIM), command, container],
@@ -120,46 +120,46 @@ class DockerHere:
         return self._events.counts(self._stop_note.read_text().split(), until)
 
 
-def place(
-    docker_here: bool, folder: Path, labels: Labels, stop_note: Path, sandboxes_wanted: int | None
-) -> Place:
-    """Return where the containers of an attempt will be; ``folder`` keeps what is seen of them.
+def create_monitor(
+    docker: bool, folder: Path, labels: Labels, stop_note: Path, sandboxes: int | None
+) -> ContainerMonitor:
+    """Return the monitor of an attempt's containers, which writes its events to ``folder``.
 
     Args:
-        sandboxes_wanted: how many the attempt needs on Modal, None where it may have any number.
+        sandboxes: number that the attempt needs on Modal, None for any number.
     """
-    if docker_here:
-        return DockerHere(folder, labels, stop_note)
-    return ModalElsewhere(folder, labels, sandboxes_wanted)
+    if docker:
+        return DockerMonitor(folder, labels, stop_note)
+    return ModalMonitor(folder, labels, sandboxes)
 
 
-class ModalElsewhere:
-    """Sandboxes on Modal: each that is begun is noted by our seam in the cooperbench process."""
+class ModalMonitor:
+    """Monitor of Modal sandboxes, which an SDK patch in the child process records."""
 
-    def __init__(self, folder: Path, labels: Labels, wanted: int | None) -> None:
-        """``wanted``: sandboxes that the attempt needs, None where it may have any number."""
+    def __init__(self, folder: Path, labels: Labels, sandboxes: int | None) -> None:
+        """``sandboxes``: number that the attempt needs, None for any number."""
         self._labels = labels
-        self._wanted = wanted
-        self._notes = folder / layout.EVENTS
+        self._sandboxes = sandboxes
+        self._events = folder / layout.EVENTS
 
-    def begin(self) -> None:
+    def start(self) -> None:
         pass
 
-    def doomed(self) -> bool:
+    def has_failed(self) -> bool:
         return self._fates().died > 0
 
-    def end(self, ended: float) -> Seen:
+    def stop(self, ended: float) -> ContainerReport:
         if self._started():
-            # One that cannot be ended now is ended by the next try or start, or by its own limit.
+            # One that remains is ended by the next try or session, or by its time limit.
             with contextlib.suppress(EngineError):
                 modal_sandboxes.remove({modal_sandboxes.TOKEN: self._labels.token})
-        return Seen(self._fates(), lost=False, stalled=0.0)
+        return ContainerReport(self._fates(), engine_lost=False, engine_stalled=0.0)
 
     def _started(self) -> Sequence[object]:
-        return atomic_io.read_lines(self._notes)
+        return atomic_io.read_lines(self._events)
 
     def _fates(self) -> ContainerCounts:
-        """Upstream puts an empty sandbox in the place of one that died, and tells nobody."""
+        """Return the fates. Upstream silently replaces a sandbox that died with an empty one."""
         started = len(self._started())
-        died = 0 if self._wanted is None else max(started - self._wanted, 0)
+        died = 0 if self._sandboxes is None else max(started - self._sandboxes, 0)
         return ContainerCounts(started, died, 0)

@@ -1,4 +1,4 @@
-"""One call of upstream's `eval` on the patches of one pair: the one path that all gradings take."""
+"""Evaluation: one call of upstream's `eval` on the patches of one pair, for runs and oracle."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from cooperflow import atomic_io, layout, processes, runtime_dir, session_lock
 from cooperflow.attempt import child_process, container_monitor, supervisor
+from cooperflow.attempt.attempt import new_token
 from cooperflow.engine import containers, modal_sandboxes
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
@@ -23,88 +24,87 @@ from cooperflow.layout import Pair
 
 @dataclass(frozen=True)
 class Subject:
-    """What is graded: patches under the names that upstream gives them, and a result.json."""
+    """The files of an evaluation: patches under upstream's file names, and a result.json."""
 
-    key: str  # names it in messages and on its containers
+    key: str  # its name in messages and on its containers
     run_name: str
     mode: str  # solo, coop, team
     pair: Pair
     files: Mapping[str, Path]
 
 
-def grade(plan: Plan, subject: Subject, place: Path) -> dict[str, Any] | None:
-    """Have upstream test the patches; return its document, None if it broke on the way.
+def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | None:
+    """Run upstream's tests on the patches; return its document, None if the evaluation broke.
 
-    ``place`` keeps the document, the log and the engine's events of this try.
+    ``folder`` keeps the document, the log and the engine's events of this evaluation.
     """
     pair = subject.pair
-    logs = place / "logs"
+    logs = folder / "logs"
     staged = logs / subject.run_name / subject.mode / pair.folder
     staged.mkdir(parents=True)
     for name, path in subject.files.items():
         (staged / name).symlink_to(os.path.relpath(path.resolve(), staged.resolve()))
-    labels = Labels.new(
-        session_lock.identity(plan.results), f"eval {subject.key}", supervisor.new_token()
-    )
+    labels = Labels.new(session_lock.identity(plan.results), f"eval {subject.key}", new_token())
     with runtime_dir.scratch() as scratch:
-        stop_note = scratch / "put-away"
+        stop_note = scratch / "stopped"
         stop_note.touch()
         try:
-            _make_way(plan, labels, pair)
+            _prepare(plan, labels, pair)
         except (EngineError, UserError) as error:
             print(error)
             return None
-        watched = supervisor.watch(
+        report = supervisor.watch(
             child_process.Command(
                 arguments=_arguments(plan, subject, logs),
-                log=place / "cooperbench.log",
+                log=folder / "cooperbench.log",
                 stop_note=stop_note,
                 labels=labels.as_dict(),
                 tags=None if plan.config.docker else modal_sandboxes.tags(labels),
                 sdk_arguments=containers.limits(plan.config.containers)[1],
                 command_seconds=plan.config.limits.test_seconds,
             ),
-            container_monitor.place(plan.config.docker, place, labels, stop_note, None),
+            container_monitor.create_monitor(plan.config.docker, folder, labels, stop_note, None),
             lambda: float(plan.config.limits.eval_seconds),
         )
-    document = _writable(atomic_io.read_json(staged / layout.EVAL))
+    document = _replace_surrogates(atomic_io.read_json(staged / layout.EVAL))
     with contextlib.suppress(OSError):
-        (staged / layout.EVAL).replace(place / layout.EVAL)
+        (staged / layout.EVAL).replace(folder / layout.EVAL)
     shutil.rmtree(logs, ignore_errors=True)
-    trouble = {
-        "time limit": watched.timed_out,
-        "disk full": watched.disk_full,
-        "docker": watched.engine_lost or watched.engine_stalled > watched.seconds / 2,
-        "container died": watched.fates.died > 0,
-        "out of memory": watched.fates.oom > 0,
-        f"exit code {watched.exit_code}": bool(watched.exit_code),
-        "no whole document": not isinstance(document, dict),
+    failures = {
+        "time limit": report.timed_out,
+        "disk full": report.disk_full,
+        "docker": report.containers.engine_lost
+        or report.containers.engine_stalled > report.seconds / 2,
+        "container died": report.containers.fates.died > 0,
+        "out of memory": report.containers.fates.oom > 0,
+        f"exit code {report.exit_code}": bool(report.exit_code),
+        "no complete document": not isinstance(document, dict),
     }
-    found = [name for name, is_so in trouble.items() if is_so]
-    if found:
-        print(f"{subject.key}: grading broke: {', '.join(found)}; see {place}")
+    reasons = [name for name, is_true in failures.items() if is_true]
+    if reasons:
+        print(f"{subject.key}: evaluation broke: {', '.join(reasons)}; see {folder}")
         return None
     return document
 
 
-def _writable(document: Any) -> Any:
-    """Return a document without halves of surrogate pairs, which no file in UTF-8 can hold.
+def _replace_surrogates(document: Any) -> Any:
+    """Return a document without unpaired surrogates, which UTF-8 cannot encode.
 
-    They stand for the bytes of a patch that are not UTF-8; upstream quotes patches it merged.
+    They represent bytes of a patch that are not UTF-8; upstream quotes merged patches.
     """
     text = json.dumps(document, ensure_ascii=False)
     return json.loads(text.encode("utf-8", "replace"))
 
 
-def _make_way(plan: Plan, labels: Labels, pair: Pair) -> None:
-    """Remove what earlier tries left, and see to the image where the job landed."""
-    container_monitor.sweep(plan.config.docker, labels.results, labels.run)
+def _prepare(plan: Plan, labels: Labels, pair: Pair) -> None:
+    """Remove containers of earlier tries, and on a cluster provide the image on this node."""
+    container_monitor.remove_stale_containers(plan.config.docker, labels.results, labels.run)
     if plan.config.docker and processes.on_a_node():
         local_image.ensure(plan, pair.image)
 
 
-def new_place(folder: Path) -> Path:
-    """Return a numbered subfolder of ``folder`` for the next try; it is not made yet."""
+def next_folder(folder: Path) -> Path:
+    """Return the numbered subfolder of ``folder`` for the next try, without creating it."""
     numbers = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
     return folder / str(max(numbers, default=0) + 1)
 

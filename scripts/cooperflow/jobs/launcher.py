@@ -1,12 +1,11 @@
-"""A process that has imported cooperbench once and forks for each job of its start.
+"""Launcher: a process that imports cooperbench once and forks for each job of its session.
 
-The fork owns the connection to the job's client from then on: it answers with its exit code,
-and takes the client's end for its own. So a launcher that dies costs nothing but its warmth.
+The fork takes over the connection to the job's client: it answers with its exit code and ends
+when the client ends. If the launcher dies, later jobs import cooperbench themselves.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import gc
 import importlib
@@ -23,12 +22,12 @@ from typing import Any
 
 from cooperflow import processes, runtime_dir
 from cooperflow.attempt import child_process
-from cooperflow.jobs.launcher_client import BEGUN, SCHEMA
+from cooperflow.jobs.launcher_client import SCHEMA, STARTED
 
-# How often the launcher looks whether its Snakemake is still there, seconds.
-TICK = 0.5
-# What the jobs import.
-WARM = (
+# How often the launcher checks that its session is alive, seconds.
+POLL_SECONDS = 0.5
+# Modules that the jobs import.
+MODULES = (
     "cooperbench.cli",
     "cooperbench.runner",
     "cooperbench.eval",
@@ -38,7 +37,7 @@ WARM = (
     "cooperflow.jobs.eval_job",
     "cooperflow.jobs.oracle_job",
     "cooperflow.jobs.run_job",
-    # What litellm leaves to its first call: a second of processor time, in each fork anew.
+    # litellm imports these with its first call, which takes a second of processor time per fork.
     "litellm.litellm_core_utils.default_encoding",
     "litellm.proxy.openai_files_endpoints.common_utils",
     "litellm.responses.mcp.chat_completions_handler",
@@ -48,30 +47,30 @@ WARM = (
 
 
 def serve(path: Path) -> int:
-    """Listen on ``path`` until the owner ends; fork a process for each request."""
+    """Listen on ``path`` until the session ends; fork a process for each request."""
     owner = processes.session_process()
     if owner is None:
         return 64
     listener = _listen(path)
     with runtime_dir.scratch() as scratch:
         child_process.prepare_environment(scratch)
-        _warm()
-        return _serve(path, listener, owner)
+        _import_modules()
+        return _accept_requests(path, listener, owner)
 
 
-def _serve(path: Path, listener: socket.socket, owner: processes.Process) -> int:
+def _accept_requests(path: Path, listener: socket.socket, owner: processes.Process) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: clients hear from the forks
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks report to their clients
     identity = (path.stat().st_dev, path.stat().st_ino)
     try:
-        while owner.is_alive() and _still_ours(path, identity):
-            ready, _, _ = select.select([listener], [], [], TICK)
+        while owner.is_alive() and _is_same_file(path, identity):
+            ready, _, _ = select.select([listener], [], [], POLL_SECONDS)
             if ready:
                 with contextlib.suppress(OSError):
                     _fork(listener)
     finally:
-        if _still_ours(path, identity):
+        if _is_same_file(path, identity):
             for ending in (".sock", ".log", ".lock"):
                 path.with_suffix(ending).unlink(missing_ok=True)
     return 0
@@ -86,7 +85,7 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _still_ours(path: Path, identity: tuple[int, int]) -> bool:
+def _is_same_file(path: Path, identity: tuple[int, int]) -> bool:
     try:
         status = path.stat()
     except OSError:
@@ -94,26 +93,26 @@ def _still_ours(path: Path, identity: tuple[int, int]) -> bool:
     return (status.st_dev, status.st_ino) == identity
 
 
-def _warm() -> None:
-    """Import what the jobs will need, in this one process."""
-    # A fork must not inherit threads: numpy's would be the only ones.
+def _import_modules() -> None:
+    """Import the modules that the jobs need."""
+    # numpy would start threads, which a fork must not inherit.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for name in WARM:
+    for name in MODULES:
         try:
             importlib.import_module(name)
-        except Exception:  # the job that needs it says so, in its own log
+        except Exception:  # the job that needs the module fails with this error in its own log
             traceback.print_exc()
     from cooperflow.experiment import pairs
 
     pairs.known_features()
     gc.collect()
-    gc.freeze()  # else a collection in a fork would copy every page
+    gc.freeze()  # otherwise a collection in a fork would copy every page
 
 
 def _fork(listener: socket.socket) -> None:
     connection, _ = listener.accept()
     with connection:
-        if _peer(connection) != os.getuid():
+        if _peer_user(connection) != os.getuid():
             return
         process = os.fork()
         if process:
@@ -132,16 +131,16 @@ def _fork(listener: socket.socket) -> None:
             _answer(connection, code)
 
 
-def _peer(connection: socket.socket) -> int:
-    """Return the user at the other end, as the kernel says."""
+def _peer_user(connection: socket.socket) -> int:
+    """Return the id of the user at the other end, as reported by the kernel."""
     size = struct.calcsize("3i")
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return int(struct.unpack("3i", raw)[1])
 
 
 def _work(connection: socket.socket) -> int:
-    request = _request(connection)
-    connection.sendall(BEGUN)
+    request = _read_request(connection)
+    connection.sendall(STARTED)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
@@ -151,34 +150,26 @@ def _work(connection: socket.socket) -> int:
     return command.perform_named(request["work"], request["arguments"])
 
 
-def _request(connection: socket.socket) -> dict[str, Any]:
-    head, streams = _head(connection)
+def _read_request(connection: socket.socket) -> dict[str, Any]:
+    """Read a request and connect stdout and stderr to the client's."""
+    head, streams, _, _ = socket.recv_fds(connection, 8, 2)
     if not head:
-        raise SystemExit(0)  # a client that only asked whether the launcher listens
+        raise SystemExit(0)  # a client that only checked that the launcher listens
     length = int.from_bytes(head, "big")
     body = b""
     while len(body) < length:
         chunk = connection.recv(length - len(body))
         if not chunk:
-            raise ConnectionError("the client ended before it had told what to do")
+            raise ConnectionError("the client ended before it had sent its request")
         body += chunk
     request = json.loads(body)
     if request["schema"] != SCHEMA:
-        raise ValueError("the client is of another version")
+        raise ValueError("the client has another version")
     for number, stream in zip((1, 2), streams, strict=True):
         os.dup2(stream, number)
         os.close(stream)
     child_process.open_streams()
     return dict(request)
-
-
-def _head(connection: socket.socket) -> tuple[bytes, list[int]]:
-    streams = array.array("i")
-    head, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_LEN(2 * streams.itemsize))
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            streams.frombytes(data[: len(data) - len(data) % streams.itemsize])
-    return head, list(streams)
 
 
 def _answer(connection: socket.socket, code: int) -> None:

@@ -1,11 +1,10 @@
-"""The job's own process: hands its work to the warm launcher, or does it itself. Stdlib only.
+"""Client of the launcher: sends a job's work to it, or does the work in this process.
 
-Hundreds of jobs start this way, so it imports nothing that takes longer than milliseconds.
+Hundreds of jobs start this way, so this module imports only the standard library.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import hashlib
 import json
@@ -20,22 +19,22 @@ from cooperflow import environment, locks, runtime_dir
 
 SCHEMA = 2
 # A fork's first answer: it has the request and does the work.
-BEGUN = b"+"
-# How long a launcher may take to be there, seconds; it listens before it imports anything.
-PATIENCE = 20
+STARTED = b"+"
+# How long a launcher may take until it listens, seconds; it listens before it imports anything.
+START_SECONDS = 20
 SCRIPTS = Path(__file__).resolve().parents[2]
 
 
 def call(work: str) -> int:
     """Do the script's work in a fork of the launcher; return its exit code.
 
-    Without a launcher (switched off, none can be had, another program's socket) the work is
-    done in this process: slower, with the same results.
+    Without a launcher (switched off, or it cannot be started) this process does the work: slower,
+    with the same results.
     """
     code = None
     if os.environ.get(environment.LAUNCHER) != "off" and os.environ.get(environment.OWNER):
         with contextlib.suppress(OSError):
-            code = _warm(work)
+            code = _request_work(work)
     if code is not None:
         return code
     from cooperflow.jobs import command
@@ -43,20 +42,21 @@ def call(work: str) -> int:
     return command.perform_named(work, sys.argv[1:])
 
 
-def begin_launcher() -> None:
-    """Begin the launcher before the first job asks for it: its import goes on meanwhile."""
+def start_launcher() -> None:
+    """Start the launcher before the first job, so that its imports overlap with other work."""
     if os.environ[environment.LAUNCHER] == "off":
         return
     with contextlib.suppress(OSError):
-        connection = _launcher()
+        connection = _open_launcher()
         if connection is not None:
             connection.close()
 
 
-def _warm(work: str) -> int | None:
-    connection = _launcher()
+def _request_work(work: str) -> int | None:
+    """Return the exit code of a fork that did the work, None if no fork had the request."""
+    connection = _open_launcher()
     if connection is None:
-        _say_why_cold()
+        _print_launcher_error()
         return None
     with connection:
         request = json.dumps(
@@ -68,39 +68,35 @@ def _warm(work: str) -> int | None:
                 "directory": os.getcwd(),
             }
         ).encode()
-        streams = array.array("i", [1, 2])
         with contextlib.suppress(ConnectionError):
-            connection.sendmsg(
-                [len(request).to_bytes(8, "big")],
-                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams.tobytes())],
-            )
+            socket.send_fds(connection, [len(request).to_bytes(8, "big")], [1, 2])
             connection.sendall(request)
         answer = b""
         while chunk := _receive(connection):
             answer += chunk
     if not answer:
-        # The launcher ended before a fork had the request: nothing of the work was done.
-        _say_why_cold()
+        # The launcher ended before a fork had the request: nothing was done.
+        _print_launcher_error()
         return None
-    answer = answer.removeprefix(BEGUN)
+    answer = answer.removeprefix(STARTED)
     if not answer:
-        # Its process was killed; what it left is in the books and is put away by the next try.
-        print("the process that did this job was killed", flush=True)
+        # The fork was killed. The next try accounts for its attempt and removes its containers.
+        print("the process of this job was killed", flush=True)
         return 137
     return int(answer)
 
 
-def _say_why_cold() -> None:
-    """Print what the launcher said when it ended; the job does its work without it."""
+def _print_launcher_error() -> None:
+    """Print the last line of the launcher's log."""
     log = socket_path(os.environ[environment.OWNER]).with_suffix(".log")
     with contextlib.suppress(OSError):
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        why = f": {said[-1]}" if said else " without a word"
-        print(f"The launcher ended{why}. This job imports cooperbench itself.", flush=True)
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = f": {lines[-1]}" if lines else " without a message"
+        print(f"The launcher ended{reason}. This job imports cooperbench itself.", flush=True)
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """Read from the process that does the work; a signal to us ends it, and we wait for that."""
+    """Read from the fork; an interrupt of this process ends the fork, and is waited for."""
     while True:
         try:
             return connection.recv(64)
@@ -112,17 +108,17 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def socket_path(owner: str) -> Path:
-    """Return where the launcher of a start listens."""
+    """Return the path of the socket of a session's launcher."""
     return (
         runtime_dir.folder()
         / f"{hashlib.sha256(f'{owner} {SCRIPTS}'.encode()).hexdigest()[:20]}.sock"
     )
 
 
-def _launcher() -> socket.socket | None:
-    """Return a connection to this start's launcher, which is begun if it is not there."""
+def _open_launcher() -> socket.socket | None:
+    """Return a connection to this session's launcher, which is started if necessary."""
     path = socket_path(os.environ[environment.OWNER])
-    return _connect(path) or _started(path)
+    return _connect(path) or _start(path)
 
 
 def _connect(path: Path) -> socket.socket | None:
@@ -135,14 +131,14 @@ def _connect(path: Path) -> socket.socket | None:
     return connection
 
 
-def _started(path: Path) -> socket.socket | None:
-    """Start the launcher, unless another job is just doing so, and return a connection to it."""
+def _start(path: Path) -> socket.socket | None:
+    """Start the launcher unless another job has just done so; return a connection to it."""
     with locks.locked(path.with_suffix(".lock")):
         connection = _connect(path)
         if connection is not None:
             return connection
         program = [sys.executable, "-X", "utf8", str(SCRIPTS / "launcher.py"), str(path)]
-        # The launcher must not hold this job's streams: Snakemake waits for them to close.
+        # The launcher must not hold this job's streams: Snakemake waits until they are closed.
         with path.with_suffix(".log").open("ab") as log:
             process = subprocess.Popen(
                 program,
@@ -151,7 +147,7 @@ def _started(path: Path) -> socket.socket | None:
                 stderr=log,
                 start_new_session=True,
             )
-        limit = time.monotonic() + PATIENCE
+        limit = time.monotonic() + START_SECONDS
         while time.monotonic() < limit and process.poll() is None:
             connection = _connect(path)
             if connection is not None:

@@ -26,26 +26,26 @@ SECONDS = 30.0
 LOG = Path("logs") / "notify.log"
 
 
-def forget(plan: Plan) -> None:
+def reset(plan: Plan) -> None:
     """Forget the events of the previous session."""
     for path in plan.results.notifications.glob("*"):
         path.unlink(missing_ok=True)
 
 
 def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool:
-    """Call the command, if there is one and it has not been called for this event.
+    """Call the configured command unless it has been called for this event.
 
-    Whatever happens to the command, the session continues; a failure is printed and logged.
+    A failure of the command is printed and logged; the session continues.
 
     Returns:
-        whether the command was called and succeeded.
+        Whether the command was called and succeeded.
     """
     if not plan.config.notify:
         return False
     try:
-        if not _first(plan, event):
+        if not _claim_event(plan, event):
             return False
-        failure = _call(plan, json.dumps(document(plan, event, text, success)) + "\n")
+        failure = _call(plan, json.dumps(build_document(plan, event, text, success)) + "\n")
     except Exception as error:  # a notification never breaks a session
         failure = f"{type(error).__name__}: {error}"
     if failure:
@@ -53,8 +53,10 @@ def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool
     return not failure
 
 
-def document(plan: Plan, event: str, text: str, success: bool | None = None) -> dict[str, Any]:
-    """Return the document of an event: which session, what happened, how far it is."""
+def build_document(
+    plan: Plan, event: str, text: str, success: bool | None = None
+) -> dict[str, Any]:
+    """Return the document of an event: the session, the event and the progress."""
     cost, complete, states = 0.0, True, dict.fromkeys((*judgement.OUTCOMES, "unfinished"), 0)
     for run in plan.runs:
         folder = run.folder(plan.results)
@@ -88,8 +90,8 @@ def session_ended(plan: Plan, success: bool) -> None:
     send(plan, ENDED, text, success)
 
 
-def _first(plan: Plan, event: str) -> bool:
-    """Return whether no process of this session has sent the event."""
+def _claim_event(plan: Plan, event: str) -> bool:
+    """Claim the event for this process; return False if another process has sent it."""
     plan.results.notifications.mkdir(parents=True, exist_ok=True)
     try:
         os.close(os.open(plan.results.notifications / event, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -99,10 +101,10 @@ def _first(plan: Plan, event: str) -> bool:
 
 
 def _call(plan: Plan, text: str) -> str:
-    """Run the command; return what went wrong, empty if nothing did."""
+    """Run the command; return a description of its failure, empty if it succeeded."""
     # Without the providers' keys: the command needs none of them.
-    secret = {model.api_key for model in plan.config.models.values() if model is not None}
-    environment = {name: value for name, value in os.environ.items() if name not in secret}
+    key_names = {model.api_key for model in plan.config.models.values() if model is not None}
+    environment = {name: value for name, value in os.environ.items() if name not in key_names}
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("ab") as log:
         process = subprocess.Popen(

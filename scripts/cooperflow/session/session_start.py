@@ -32,12 +32,12 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
     context = Context(plan, work)
     docker_version = preflight.require_quick(context)
     if work.needs_cooperbench and not work.cluster:
-        launcher_client.begin_launcher()
+        launcher_client.start_launcher()
     preflight.require_full(context)
     halt.clear(plan.results)
     rolling.plan_use(plan, work.uses)
-    circuit_breaker.forget(plan.results)
-    notification.forget(plan)
+    circuit_breaker.reset(plan.results)
+    notification.reset(plan)
     rate_limit.reset(plan.results)
     runtime_dir.remove_stale_files()
     _repair_future_times(plan)
@@ -79,7 +79,9 @@ def _remove_stale_containers(plan: Plan) -> int:
     session.
     """
     try:
-        return container_monitor.sweep(plan.config.docker, session_lock.identity(plan.results))
+        return container_monitor.remove_stale_containers(
+            plan.config.docker, session_lock.identity(plan.results)
+        )
     except EngineError:
         return 0
 
@@ -144,9 +146,9 @@ def _budget_lines(plan: Plan) -> list[str]:
     if plan.config.limits.budget_usd is None:
         return []
     assumed = estimate.assumptions(plan)
-    budget.remember(plan, assumed)
-    lines = [text for text in [budget.line(plan)] if text]
-    unknown = budget.uncounted(plan, assumed)
+    budget.save_assumptions(plan, assumed)
+    lines = [text for text in [budget.describe(plan)] if text]
+    unknown = budget.find_uncounted(plan, assumed)
     if unknown:
         lines.append(f"budget: excludes the cost of {listed(unknown)}, which is unknown.")
     return lines

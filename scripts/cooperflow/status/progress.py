@@ -49,7 +49,7 @@ class Reader:
                 *states.find_problems(run_states, active, now),
                 *states.broken_evaluation_lines(self.plan),
             ],
-            budget.line(self.plan),
+            budget.describe(self.plan),
         )
 
     def _read_run(self, run: Run, now: float) -> tuple[RunState, Active | None]:

@@ -1,0 +1,109 @@
+"""Skeleton of a job: the steps that run, eval and oracle have in common."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cooperflow import atomic_io, locks, processes, session_lock
+from cooperflow.experiment.plan import Plan
+from cooperflow.processes import Interrupted
+
+# Exit codes of a job, as in sysexits.h.
+DONE = 0
+TRY_AGAIN = 75
+HALTED = 77
+INTERRUPTED = 130
+
+# How long to wait for the process of an earlier session that is ending, seconds.
+CLAIM_SECONDS = 90
+
+
+@dataclass(frozen=True)
+class Try:
+    """Snakemake's count of tries at a job."""
+
+    number: int  # 1, 2, 3
+    last: bool
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """Result of a job's execution: tried again if possible, otherwise published."""
+
+    summary: str
+    again: bool
+    publish: Callable[[], int]  # returns the exit code of the job
+
+
+class Job(abc.ABC):
+    """One invocation of a rule, from the orphan check to a retry or the publication."""
+
+    def __init__(self, plan: Plan, key: str, this_try: Try, lock: str | None = None) -> None:
+        """``key`` names the job in messages; ``lock``: the name of its lock, the key by default."""
+        self.plan, self.key, self.this_try = plan, key, this_try
+        self._lock = lock or key
+
+    def perform(self) -> int:
+        """Do the job and return its exit code."""
+        results = self.plan.results
+        try:
+            if reason := session_lock.orphaned(results):
+                print(f"{self.key}: not started: {reason}.")
+                return INTERRUPTED
+            with locks.claim(results.claims, self._lock, claim_seconds(self.plan)):
+                for folder in self.folders():
+                    atomic_io.remove_temporary_files(folder)
+                code = self._execute()
+            self.release()
+            return code
+        except Interrupted as reason:
+            print(f"{self.key}: interrupted: {reason}")
+            return INTERRUPTED
+
+    def _execute(self) -> int:
+        if self.is_finished():
+            return DONE
+        self.prepare()
+        with self.admission():
+            conclusion = self.execute()
+            if conclusion.again and not self.this_try.last:
+                print(f"{self.key}: {conclusion.summary}; retrying.")
+                return TRY_AGAIN
+            return conclusion.publish()
+
+    def folders(self) -> Iterable[Path]:
+        """Return the folders that may hold partial files of killed processes."""
+        return ()
+
+    def is_finished(self) -> bool:
+        """Return whether the job has a result already, which is restored if necessary."""
+        return False
+
+    def prepare(self) -> None:  # noqa: B027
+        """Wait or clean up before the execution."""
+
+    def admission(self) -> contextlib.AbstractContextManager[None]:
+        """Return the circuit breaker's admission of this job."""
+        return contextlib.nullcontext()
+
+    @abc.abstractmethod
+    def execute(self) -> Conclusion:
+        """Do the work of the job and judge its result."""
+
+    def release(self) -> None:  # noqa: B027
+        """Release resources that no other job needs."""
+
+
+def claim_seconds(plan: Plan) -> float:
+    """Return how long another process may hold the lock of a job, seconds.
+
+    On a cluster it may be a job of an earlier session, which continues and whose result is waited
+    for; elsewhere it is ending.
+    """
+    limits = plan.config.limits
+    longest = max(limits.run_seconds, limits.eval_seconds)
+    return CLAIM_SECONDS + (longest if processes.on_a_node() else 0)
