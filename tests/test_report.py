@@ -248,8 +248,8 @@ def test_print_has_every_figure_and_every_column(driver: Any, lite: Plan) -> Non
     pages = browser.printed(driver)
     words = " ".join(" ".join(page.split()) for page in pages)
     titles = [
-        "pass rate of graded pairs, 95 % Wilson interval",
-        "share of the pairs that both graded",
+        "pass rate of evaluated pairs, 95 % Wilson interval",
+        "share of the pairs that both evaluated",
         "share of solo runs that fail",
         "mean cost of a run, USD",
         "minutes since",

@@ -1,4 +1,4 @@
-"""What each plot shows: its numbers, labels and colours, for whatever draws it. Pure."""
+"""Numbers, labels and colours of each plot, independent of the renderer. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cooperflow.plots.shapes import (
 from cooperflow.tables import difficulty
 from cooperflow.tables.run_table import read_runs, read_table
 
-# Okabe and Ito's colours, told apart with every common kind of colour blindness. Source:
+# Okabe and Ito's colours, distinguishable with every common colour blindness. Source:
 # M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 MARKERS = (
@@ -61,7 +61,7 @@ MOST_ROWS = 45  # of a plot on one page
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables that the plots are made of."""
+    """The tables from which the plots are made."""
 
     runs: pd.DataFrame
     summary: pd.DataFrame
@@ -81,7 +81,7 @@ def load(results: layout.Results) -> Tables:
 
 
 def titled(title: str, table: pd.DataFrame) -> str:
-    """Return the title, marked where any of it was replayed or adopted."""
+    """Return the title, marked if any run was replayed or adopted."""
     for label, words in (("replay", "replay, no model"), ("adopted", "some adopted")):
         if label in table and table[label].astype(str).eq("True").any():
             title = f"{title} ({words})"
@@ -118,7 +118,10 @@ def pass_rates(tables: Tables) -> Points:
         for row in table.to_dict("records")
     )
     return Points(
-        titled("Pass rates", table), "pass rate of graded pairs, 95 % Wilson interval", "", points
+        titled("Pass rates", table),
+        "pass rate of evaluated pairs, 95 % Wilson interval",
+        "",
+        points,
     )
 
 
@@ -126,12 +129,12 @@ def paired_outcomes(tables: Tables) -> Shares:
     table = tables.comparison
     title = "The same pairs in two experiments"
     if len(table) > MOST_ROWS:
-        # Settings of a model stand first: they are what is asked.
+        # Comparisons of settings are first: they are the main question.
         title += f" (the first {MOST_ROWS} of {len(table)})"
         table = table.head(MOST_ROWS)
     return Shares(
         titled(title, table),
-        "share of the pairs that both graded",
+        "share of the pairs that both evaluated",
         "",
         tuple(f"{row['a']} | {row['b']}" for row in table.to_dict("records")),
         {key: tuple(int(count) for count in table[key]) for key in PAIRED_COLOURS},
@@ -139,12 +142,12 @@ def paired_outcomes(tables: Tables) -> Shares:
 
 
 def coordination_gap(tables: Tables) -> Curves:
-    whole = tables.breakdowns["by_difficulty"]
-    pairwise = whole[whole["scale"] == difficulty.PAIR_SCALE]
-    # One model run once makes a pair either easy or hard: no curve. Its tasks have grades.
+    table_all = tables.breakdowns["by_difficulty"]
+    pairwise = table_all[table_all["scale"] == difficulty.PAIR_SCALE]
+    # With one model and one repeat a pair is either easy or hard; tasks are in between.
     scale = difficulty.PAIR_SCALE if pairwise["bucket"].nunique() > 2 else difficulty.TASK_SCALE
-    table = whole[whole["scale"] == scale]
-    look = looks(whole["setting"])
+    table = table_all[table_all["scale"] == scale]
+    look = looks(table_all["setting"])
     curves = []
     for (model, setting), rows in table.groupby(["model", "setting"], sort=False):
         drawn = look[str(setting)]
@@ -187,13 +190,13 @@ def repo_outcomes(tables: Tables) -> Grid:
     cells = {(row["repo"], row["run_name"]): row for row in table.to_dict("records")}
     values, texts = [], []
     for repo in repos:
-        found = [cells.get((repo, column)) for column in columns]
-        values.append(tuple(float(row["pass_rate"]) if row else float("nan") for row in found))
+        row_cells = [cells.get((repo, column)) for column in columns]
+        values.append(tuple(float(row["pass_rate"]) if row else float("nan") for row in row_cells))
         texts.append(
-            tuple(f"{row['pass']}/{row['pass'] + row['fail']}" if row else "" for row in found)
+            tuple(f"{row['pass']}/{row['pass'] + row['fail']}" if row else "" for row in row_cells)
         )
     return Grid(
-        titled("Passes among the graded pairs, by repo", table),
+        titled("Passes among the evaluated pairs, by repo", table),
         "",
         "",
         tuple(repo.removesuffix("_task") for repo in repos),
@@ -205,13 +208,13 @@ def repo_outcomes(tables: Tables) -> Grid:
 
 def timeline(tables: Tables) -> Timeline:
     runs = tables.runs[(tables.runs["started"] != "") & (tables.runs["ended"] != "")]
-    begun = pd.to_datetime(runs["started"], format="ISO8601", utc=True)
+    started = pd.to_datetime(runs["started"], format="ISO8601", utc=True)
     ended = pd.to_datetime(runs["ended"], format="ISO8601", utc=True)
-    first = begun.min()
+    first = started.min()
     long = not runs.empty and (ended.max() - first).total_seconds() > 5 * 3600
     unit, seconds = ("hours", 3600) if long else ("minutes", 60)
     marked = runs.assign(
-        start=(begun - first).dt.total_seconds() / seconds,
+        start=(started - first).dt.total_seconds() / seconds,
         end=(ended - first).dt.total_seconds() / seconds,
     )
     bars: list[Bar] = []
@@ -233,7 +236,7 @@ def timeline(tables: Tables) -> Timeline:
 
 
 def _pack(group: pd.DataFrame, offset: int, bars: list[Bar]) -> int:
-    """Append the bars of an experiment, each in the first lane that is free; return the lanes."""
+    """Append the bars of an experiment, each in the first free lane; return the lanes."""
     busy: list[tuple[float, int]] = []
     free: list[int] = []
     used = 0

@@ -15,7 +15,7 @@ from cooperflow.plots.specifications import SPECS, Spec
 WIDTH = 504  # points: 7 inches, two columns of a paper
 PPI = 200
 FONT = "Liberation Sans"  # bundled with vl-convert
-# Of the report and of a paper. Legends are below: names of experiments are long.
+# The theme of a paper. Legends are below the plot, since names of experiments are long.
 CONFIG: Mapping[str, Any] = {
     "font": FONT,
     "background": "white",
@@ -30,7 +30,7 @@ CONFIG: Mapping[str, Any] = {
         "domainColor": "#888888",
         "tickColor": "#888888",
     },
-    # One weight everywhere: with two fonts, the order of a PDF's objects is not fixed.
+    # One weight everywhere: with two fonts, the order of objects in a PDF varies.
     "legend": {
         "orient": "bottom",
         "labelFontSize": 9,
@@ -45,7 +45,7 @@ _MARGIN = 60  # points beside a panel, for its axis
 def render(name: str, tables: Tables, kinds: tuple[str, ...]) -> dict[str, bytes]:
     """Return a plot as files, by their ending. The same tables give the same files."""
     svg = vl_convert.vegalite_to_svg(for_paper(SPECS[name](tables)))
-    svg = _with_own_ids(svg)
+    svg = _renumber_ids(svg)
     return {kind: _CONVERTERS[kind](svg) for kind in kinds}
 
 
@@ -60,14 +60,14 @@ def for_paper(spec: Spec) -> Spec:
     return {**spec, "config": dict(CONFIG)}
 
 
-def _with_own_ids(svg: str) -> str:
-    """Number gradients and clips by their place: vl-convert counts over all plots of a process."""
-    known: dict[str, str] = {}
+def _renumber_ids(svg: str) -> str:
+    """Renumber gradients and clips: vl-convert counts over all plots of a process."""
+    ids: dict[str, str] = {}
 
-    def renamed(found: re.Match[str]) -> str:
-        return known.setdefault(found[0], f"{found[1]}{len(known)}")
+    def rename(match: re.Match[str]) -> str:
+        return ids.setdefault(match[0], f"{match[1]}{len(ids)}")
 
-    return re.sub(r"(?<=[\"#])(gradient_|clip)\d+(?=[\")])", renamed, svg)
+    return re.sub(r"(?<=[\"#])(gradient_|clip)\d+(?=[\")])", rename, svg)
 
 
 _CONVERTERS: Mapping[str, Callable[[str], bytes]] = {

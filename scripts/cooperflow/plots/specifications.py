@@ -1,7 +1,7 @@
 """Each plot as one Vega-Lite specification, drawn by the report and as files for a paper. Pure.
 
-A specification has no width of its own and no theme: whoever draws it sets both. Names reach it as
-data, never as markup.
+A specification has no width and no theme: the report and plot_files set both. Names are data, never
+markup.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Spec = dict[str, Any]
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 _ROW = 24  # pixels of a row
 _INK = {"condition": {"test": "datum.ink === 'white'", "value": "white"}, "value": "black"}
-_LABELLED = 12  # points or columns up to which each has its own text
+_LABELLED = 12  # points or columns up to which each has a label
 
 
 def pass_rates(tables: Tables) -> Spec:
@@ -122,7 +122,7 @@ def cost_success(tables: Tables) -> Spec:
     rows = []
     for at, point in zip(plot.at, plot.points, strict=True):
         name = f"{point.label} (n={point.n})"
-        # To the side where there is room for it.
+        # On the side with more room.
         right, left = (name, "") if at <= 0.6 * highest else ("", name)
         rows.append(_row(point, at=_number(at), right=right, left=left))
     limit = 1.1 * highest or 1.0
@@ -180,7 +180,7 @@ def repo_outcomes(tables: Tables) -> Spec:
 
 
 def timeline(tables: Tables) -> Spec:
-    """Return when each run ran, coloured by its outcome."""
+    """Return the time span of each run, coloured by its outcome."""
     plot = plot_data.timeline(tables)
     endings = [bar.outcome for bar in plot.bars]
     counts = {e: endings.count(e) for e in [*OUTCOME_COLOURS, *endings] if e in endings}
@@ -232,7 +232,7 @@ SPECS: Mapping[str, Callable[[Tables], Spec]] = {
 
 
 def reasons(title: str, counts: Iterable[tuple[str, str, int]], names: Sequence[str]) -> Spec:
-    """Return stacked bars of why runs did not pass.
+    """Return stacked bars of the reasons of runs that did not pass.
 
     Args:
         counts: reason, run name and number of runs; the most frequent reason first.
@@ -282,7 +282,7 @@ def _view(plot: Plot, rows: list[dict[str, Any]], layers: list[Spec], height: in
 
 def _row(point: Point, **more: Any) -> dict[str, Any]:
     value, low, high = (_number(v) for v in (point.value, point.low, point.high))
-    tip = f"{point.label}: no graded run"
+    tip = f"{point.label}: no evaluated run"
     if value is not None:
         tip = f"{point.label}: {point.value:.1%} ({point.low:.1%} to {point.high:.1%}), n={point.n}"
     row = {"label": point.label, "group": point.group, "value": value, "low": low, "high": high}
@@ -290,7 +290,7 @@ def _row(point: Point, **more: Any) -> dict[str, Any]:
 
 
 def _marks(along: str, encoding: Mapping[str, Any], title: str) -> list[Spec]:
-    """Return the layers of points with their intervals, which are ``along`` an axis."""
+    """Return the layers of points with their intervals along an axis."""
     colour = {"color": encoding["color"]}
     rest = {key: value for key, value in encoding.items() if key not in ("color", "shape")}
     interval = {**rest, **colour, along: _share("low", title), f"{along}2": {"field": "high"}}
@@ -333,5 +333,5 @@ def _with(layer: Mapping[str, Any], **encoding: Any) -> Spec:
 
 
 def _number(value: float) -> float | None:
-    """Return a value that JSON can hold: None for not a number."""
+    """Return a value for JSON: None for NaN."""
     return None if math.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""The small tables: pass rates by one property of the runs at a time, and what they cost. Pure."""
+"""The breakdowns: pass rates by one property of the runs at a time, and their cost. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cooperflow.upstream import languages
 
 EXPERIMENT = ["run_name", "model", "setting"]
 COUNTS = ["runs", "pass", "fail", "infra_error", "pass_rate", "ci_low", "ci_high", "replay"]
-# The last edge is open. 0 is a bin of its own: no message, no patch.
+# The last edge is open. 0 is a separate bin: no message, no patch.
 MESSAGE_EDGES = (1, 6, 11, 21, 51)
 PATCH_EDGES = (1, 51, 101, 201, 501, 1001)
 COST_COLUMNS = (
@@ -44,32 +44,36 @@ COST_COLUMNS = (
 )
 
 
-def tables(runs: pd.DataFrame, told: Mapping[str, str] | None = None) -> dict[str, pd.DataFrame]:
-    """Return all small tables by name.
+def tables(
+    runs: pd.DataFrame, repo_languages: Mapping[str, str] | None = None
+) -> dict[str, pd.DataFrame]:
+    """Return all breakdowns by name.
 
     Args:
         runs: the table of runs.
-        told: repo -> language, from the config.
+        repo_languages: repo -> language, from the config.
     """
-    known = runs.assign(language=[languages.of(repo, told) for repo in runs["repo"]])
-    known = known.assign(
-        messages=binned(known["messages_sent"], MESSAGE_EDGES),
-        lines=binned(known["patch_lines"], PATCH_EDGES),
+    binned_runs = runs.assign(
+        language=[languages.of(repo, repo_languages) for repo in runs["repo"]]
     )
-    solo = _solo_outcome(known)
-    curves = difficulty.buckets(known)
+    binned_runs = binned_runs.assign(
+        messages=binned(binned_runs["messages_sent"], MESSAGE_EDGES),
+        lines=binned(binned_runs["patch_lines"], PATCH_EDGES),
+    )
+    solo = _solo_outcome(binned_runs)
+    curves = difficulty.buckets(binned_runs)
     return {
-        "by_repo": rates(known, ["repo", "language"]),
-        "by_language": rates(known, ["language"]),
-        "by_task": rates(known, ["repo", "task_id"]),
+        "by_repo": rates(binned_runs, ["repo", "language"]),
+        "by_language": rates(binned_runs, ["language"]),
+        "by_task": rates(binned_runs, ["repo", "task_id"]),
         "by_solo_outcome": rates(solo, ["solo_outcome"]),
         "by_difficulty": curves,
         "coordination_gap": difficulty.gaps(curves),
-        "by_messages": rates(known[known["mode"] != difficulty.SOLO], ["messages"]),
-        "by_patch_size": rates(known, ["lines"]),
-        "by_reason": reasons(known),
-        "cost": cost(known),
-        "repeats": repeats.table(known),
+        "by_messages": rates(binned_runs[binned_runs["mode"] != difficulty.SOLO], ["messages"]),
+        "by_patch_size": rates(binned_runs, ["lines"]),
+        "by_reason": reasons(binned_runs),
+        "cost": cost(binned_runs),
+        "repeats": repeats.table(binned_runs),
     }
 
 
@@ -89,7 +93,7 @@ def _label(low: int, high: int) -> str:
 def rates(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Return the outcomes and the pass rate of each experiment and value of ``by``.
 
-    Experiments stand in the order of ``runs``, values in their own.
+    Experiments are in the order of ``runs``, values are sorted.
     """
     columns = [*EXPERIMENT, *by, *COUNTS]
     done = runs[runs["outcome"].isin(judgement.OUTCOMES)]
@@ -114,7 +118,7 @@ def rates(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _solo_outcome(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that are not solo, with what the same model's solo run of the pair was."""
+    """Return the runs that are not solo, with the outcome of the same model's solo run."""
     keys = ["model", "repeat", "repo", "task_id", "features"]
     solo = runs[runs["setting"] == difficulty.solo_setting(runs)]
     solo = solo[[*keys, "outcome"]].rename(columns={"outcome": "solo_outcome"})
@@ -122,7 +126,7 @@ def _solo_outcome(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def reasons(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return how many runs of each experiment ended how and why."""
+    """Return the number of runs of each experiment by outcome, reason and caveat."""
     columns = [*EXPERIMENT, "outcome", "reason", "caveat"]
     counted = runs.groupby(columns, sort=False, dropna=False).size().rename("runs").reset_index()
     order = {name: n for n, name in enumerate(runs["run_name"].unique())}
@@ -135,9 +139,9 @@ def reasons(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what each experiment cost in money, tokens and time.
+    """Return the money, tokens and time of each experiment.
 
-    work_s is duration_s without waited_s, the time spent on a provider that did not serve.
+    work_s is duration_s without waited_s, the time spent waiting for a provider.
     """
     rows = []
     for _, group in runs.groupby("run_name", sort=False):

@@ -1,4 +1,4 @@
-"""comparison.csv: two experiments on the same pairs, set against each other. Pure."""
+"""comparison.csv: paired comparisons of two experiments. Pure."""
 
 from __future__ import annotations
 
@@ -51,40 +51,40 @@ PAIR = [*TASK, "features"]
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two run names to be compared: two settings of a model, or two models in a setting."""
+    """Two run names to compare: two settings of a model, or two models in a setting."""
 
     compared: str
     a: str
     b: str
-    model: str  # the one that both have; empty where models are compared
-    setting: str  # likewise
+    model: str  # of both; empty where models are compared
+    setting: str  # of both; empty where settings are compared
     repeat: int
 
 
 def contrasts(runs: pd.DataFrame) -> list[Contrast]:
-    """Return what is compared: experiments in the order of the table, the earlier one as a.
+    """Return the comparisons: experiments in the order of the table, the earlier as a.
 
     Each repeat is compared with the same repeat of the other.
     """
     columns = ["run_name", "model", "setting", "repeat"]
     experiments = runs[columns].drop_duplicates("run_name").to_dict("records")
-    found = []
+    pairs = []
     for a, b in combinations(experiments, 2):
         if a["repeat"] != b["repeat"]:
             continue
         names = str(a["run_name"]), str(b["run_name"])
         if a["model"] == b["model"]:
-            found.append(Contrast(SETTINGS, *names, str(a["model"]), "", int(a["repeat"])))
+            pairs.append(Contrast(SETTINGS, *names, str(a["model"]), "", int(a["repeat"])))
         elif a["setting"] == b["setting"]:
-            found.append(Contrast(MODELS, *names, "", str(a["setting"]), int(a["repeat"])))
-    return sorted(found, key=lambda one: one.compared != SETTINGS)
+            pairs.append(Contrast(MODELS, *names, "", str(a["setting"]), int(a["repeat"])))
+    return sorted(pairs, key=lambda contrast: contrast.compared != SETTINGS)
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row per contrast, from the table of runs.
 
-    Only pairs that both experiments graded are compared; the others are counted beside, and
-    those that an infra_error took out also bound the difference.
+    Only pairs with an evaluation in both experiments are compared; the others are counted, and
+    pairs excluded by an infra_error also bound the difference.
     """
     outcomes = runs.pivot_table(
         index=PAIR, columns="run_name", values="outcome", aggfunc="first", sort=False
@@ -93,22 +93,22 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
     adopted = set(runs.loc[runs["adopted"].astype(bool), "run_name"])
     rows = [
         {
-            **_row(one, outcomes),
-            "replay": bool(replayed & {one.a, one.b}),
-            "adopted": bool(adopted & {one.a, one.b}),
+            **_row(contrast, outcomes),
+            "replay": bool(replayed & {contrast.a, contrast.b}),
+            "adopted": bool(adopted & {contrast.a, contrast.b}),
         }
-        for one in contrasts(runs)
+        for contrast in contrasts(runs)
     ]
     adjusted = stats.holm([row["p"] for row in rows])
     for row, p in zip(rows, adjusted, strict=True):
-        row["p_holm"] = _figures(p)
-        row["p"] = _figures(row["p"])
+        row["p_holm"] = _round_p(p)
+        row["p"] = _round_p(row["p"])
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _row(one: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
-    sides = outcomes[[one.a, one.b]]
-    a, b = sides[one.a], sides[one.b]
+def _row(contrast: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
+    sides = outcomes[[contrast.a, contrast.b]]
+    a, b = sides[contrast.a], sides[contrast.b]
     graded = a.isin(_GRADED) & b.isin(_GRADED)
     infra = ((a == judgement.INFRA_ERROR) | (b == judgement.INFRA_ERROR)) & ~graded
     infra &= a.isin(judgement.OUTCOMES) & b.isin(judgement.OUTCOMES)
@@ -122,12 +122,12 @@ def _row(one: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
     cluster_low, cluster_high = stats.cluster_interval(sums, sizes)
     bound_low, bound_high = _bounds(a[infra], b[infra], only_a - only_b, pairs)
     return {
-        "compared": one.compared,
-        "a": one.a,
-        "b": one.b,
-        "model": one.model,
-        "setting": one.setting,
-        "repeat": one.repeat,
+        "compared": contrast.compared,
+        "a": contrast.a,
+        "b": contrast.b,
+        "model": contrast.model,
+        "setting": contrast.setting,
+        "repeat": contrast.repeat,
         "pairs": pairs,
         "tasks": len(sums),
         "both": both,
@@ -163,19 +163,19 @@ def _by_task(index: pd.Index, differences: np.ndarray) -> tuple[stats.Floats, st
     return np.asarray(grouped.sum(), dtype=float), np.asarray(grouped.count(), dtype=float)
 
 
-def _bounds(a: pd.Series, b: pd.Series, known: int, pairs: int) -> tuple[float, float]:
-    """Return the difference if each side that is not known had gone against a, and for it.
+def _bounds(a: pd.Series, b: pd.Series, difference: int, pairs: int) -> tuple[float, float]:
+    """Return the difference if each unknown side had gone against a, and in its favour.
 
     Source: C. F. Manski, "Partial identification of probability distributions" (2003), ch. 1.
     """
-    whole = pairs + len(a)
+    total = pairs + len(a)
     passed_a, passed_b = a == judgement.PASS, b == judgement.PASS
     lost_a, lost_b = a == judgement.INFRA_ERROR, b == judgement.INFRA_ERROR
-    low = known + int(passed_a.sum()) - int((passed_b | lost_b).sum())
-    high = known + int((passed_a | lost_a).sum()) - int(passed_b.sum())
-    return stats.rate(low, whole), stats.rate(high, whole)
+    low = difference + int(passed_a.sum()) - int((passed_b | lost_b).sum())
+    high = difference + int((passed_a | lost_a).sum()) - int(passed_b.sum())
+    return stats.rate(low, total), stats.rate(high, total)
 
 
-def _figures(p: float) -> float:
-    """Return a p value with six significant figures: a tiny one does not become zero."""
+def _round_p(p: float) -> float:
+    """Return a p value with six significant figures: a tiny value does not become zero."""
     return float(f"{p:.6g}")

@@ -1,11 +1,11 @@
-"""How difficult each pair is, by the solo runs, and what that makes of the coordination gap. Pure.
+"""Difficulty of the pairs by their solo runs, and the coordination gap over difficulty. Pure.
 
 The CooperBench paper (A. Khatua, H. Zhu et al., "CooperBench: Why Coding Agents Cannot be Your
 Teammates Yet", arXiv:2601.13295) takes as the difficulty of a pair t the share of solo runs
 that fail, d(t) = 1 - 1/|M| * sum over the models M of Solo_m(t); puts the pairs into ten
 buckets of equal width over [0, 1], with a Wilson interval for each bucket's success rate; and
 compares the areas under the success curves of solo and coop over difficulty (trapezoidal
-rule). docs/results.md says what of this could be checked and what is our own.
+rule). docs/results.md lists the verified and the added parts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cooperflow.tables import stats
 
 BUCKETS = 10
 PAIR_SCALE = "pair"  # the paper's: a pair's own solo runs
-TASK_SCALE = "task"  # ours: the solo runs of all pairs of its task, for when models are few
+TASK_SCALE = "task"  # added: the solo runs of all pairs of its task, for few models
 SCALES = (PAIR_SCALE, TASK_SCALE)
 SOLO = "solo"
 _TASK = ["repo", "task_id"]
@@ -89,27 +89,27 @@ def _buckets(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
     if solo_setting(runs) is None:
         return pd.DataFrame(columns=list(BUCKET_COLUMNS))
     rows = graded(runs).merge(scores(runs, scale).reset_index(), on=_KEYS[scale])
-    # Rounded, so that 0.3 as 1 - 0.7 falls into the bucket that begins there; 1 into the last.
+    # Rounded, so that 0.3 as 1 - 0.7 falls into the bucket that starts at 0.3; 1 into the last.
     tenths = np.floor(np.round(rows["difficulty"].to_numpy(float) * BUCKETS, 9))
     rows["bucket"] = np.minimum(tenths, BUCKETS - 1)
     grouped = rows.groupby(["model", "setting", "mode", "bucket"], sort=False)
-    found = grouped.agg(
+    table = grouped.agg(
         graded=("passed", "size"), passes=("passed", "sum"), replay=("replay", "first")
     ).reset_index()
     order = {name: n for n, name in enumerate(runs["setting"].unique())}
-    found = found.sort_values(
+    table = table.sort_values(
         ["model", "setting", "bucket"],
         key=lambda column: column.map(order) if column.name == "setting" else column,
         kind="stable",
     )
-    low, high = stats.wilson_many(found["passes"].to_numpy(float), found["graded"].to_numpy(float))
+    low, high = stats.wilson_many(table["passes"].to_numpy(float), table["graded"].to_numpy(float))
     return (
-        found.assign(
+        table.assign(
             scale=scale,
-            bucket=found["bucket"].astype(int),
-            difficulty_low=(found["bucket"] / BUCKETS).round(6),
-            difficulty_high=((found["bucket"] + 1) / BUCKETS).round(6),
-            pass_rate=(found["passes"] / found["graded"]).round(6),
+            bucket=table["bucket"].astype(int),
+            difficulty_low=(table["bucket"] / BUCKETS).round(6),
+            difficulty_high=((table["bucket"] + 1) / BUCKETS).round(6),
+            pass_rate=(table["passes"] / table["graded"]).round(6),
             ci_low=low,
             ci_high=high,
         )
@@ -119,7 +119,7 @@ def _buckets(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
 
 
 def gaps(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each model and setting that is not solo, how far its curve lies below solo's.
+    """Return, for each model and setting that is not solo, the area between its curve and solo's.
 
     Args:
         curves: what ``buckets`` returned.
@@ -156,7 +156,7 @@ def area(curve: pd.DataFrame, shared: list[int]) -> float:
     """Return the area under a success curve over [0, 1], by the trapezoidal rule.
 
     The curve goes through the middles of the buckets that both curves have, straight between
-    them (an empty bucket is passed over), level from the first to 0 and from the last to 1.
+    them (empty buckets are skipped), level from the first to 0 and from the last to 1.
     """
     if not shared:
         return math.nan

@@ -1,4 +1,4 @@
-"""What the gold patches said of each pair, as oracle.csv and beside the figures of the runs."""
+"""oracle.csv, and the oracle's columns in runs.csv and summary.csv."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from cooperflow.tables import stats
 
 
 def repeats(plan: Plan, pair: Pair) -> list[dict[str, Any]]:
-    """Return the documents of a pair's repetitions that are there, whole and of this data."""
-    found = [
+    """Return the complete documents of a pair's repetitions, sorted by number."""
+    documents = [
         document
         for path in sorted(plan.results.oracle(pair).glob("repeat-*.json"))
         if isinstance(document := atomic_io.read_json(path), dict)
     ]
-    return sorted(found, key=lambda document: int(document["repeat"]))
+    return sorted(documents, key=lambda document: int(document["repeat"]))
 
 
 def rows(plan: Plan, pairs: Sequence[Pair] | None = None) -> list[dict[str, Any]]:
-    """Return the oracle's row of every pair, those not run among them."""
+    """Return the oracle's row of every pair, including those not run."""
     return [oracle.row(pair, repeats(plan, pair)) for pair in pairs or plan.pairs]
 
 
 def tabulate(plan: Plan) -> str:
-    """Write oracle.csv and return what it says, in a line."""
-    made = table(rows(plan))
-    atomic_io.write_text(plan.results.oracle_csv, made.to_csv(index=False))
+    """Write oracle.csv and return its summary in a line."""
+    oracle_rows = table(rows(plan))
+    atomic_io.write_text(plan.results.oracle_csv, oracle_rows.to_csv(index=False))
     atomic_io.write_text(plan.results.oracle_note, f"{time.time()}\n")
     return summary(plan)
 
 
 def summary(plan: Plan) -> str:
-    """Return in a line whether the oracle has been run, and what it said."""
-    told = rows(plan)
-    counts = {state: sum(row["status"] == state for row in told) for state in oracle.STATES}
-    if counts[oracle.NOT_RUN] == len(told):
-        return "not run. `snakemake oracle` grades the gold patches first: no model, no cost."
+    """Return the state and the results of the oracle in a line."""
+    pair_rows = rows(plan)
+    counts = {state: sum(row["status"] == state for row in pair_rows) for state in oracle.STATES}
+    if counts[oracle.NOT_RUN] == len(pair_rows):
+        return "not run. `snakemake oracle` evaluates the gold patches: no model, no cost."
     parts = [f"{count} {state}" for state, count in counts.items() if count]
-    alone = sum(bool(row["lead_alone"]) for row in told)
-    merged = sum(bool(row["coop_passed"]) for row in told) - alone
-    line = f"{', '.join(parts)} of {len(told)} pairs; gold patches merge and pass: {merged}"
+    alone = sum(bool(row["lead_alone"]) for row in pair_rows)
+    merged = sum(bool(row["coop_passed"]) for row in pair_rows) - alone
+    line = f"{', '.join(parts)} of {len(pair_rows)} pairs; gold patches merge and pass: {merged}"
     return f"{line}; pass by agent 1's patch alone after a conflict: {alone}" if alone else line
 
 
@@ -58,19 +58,19 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def mark(runs: pd.DataFrame, probed: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of runs with the oracle's word on each run's pair in column `oracle`.
+    """Return the table of runs with the oracle's state of each run's pair in column `oracle`.
 
-    A run is judged by what the gold patches did in its own mode: solo or merged.
+    The state is for the run's mode: solo or merged.
     """
     states = {
         mode: dict(zip(_keys(probed), map(str, probed[column]), strict=True))
         for mode, column in ((oracle.SOLO, "solo_status"), (oracle.COOP, "coop_status"))
     }
     modes = [oracle.SOLO if mode == oracle.SOLO else oracle.COOP for mode in runs["mode"]]
-    word = [
+    run_states = [
         states[mode].get(key, oracle.NOT_RUN) for mode, key in zip(modes, _keys(runs), strict=True)
     ]
-    return runs.assign(oracle=word)
+    return runs.assign(oracle=run_states)
 
 
 def beside(
@@ -80,12 +80,12 @@ def beside(
 
     Args:
         runs: with column `oracle`.
-        probed: the rows of all pairs, those not run among them.
+        probed: the rows of all pairs, including those not run.
         modes: upstream's mode of each experiment, by its run name.
     """
-    told = probed[probed["repeats"] > 0]
+    evaluated = probed[probed["repeats"] > 0]
     gold = {
-        mode: dict(zip(_keys(told), map(bool, told[column]), strict=True))
+        mode: dict(zip(_keys(evaluated), map(bool, evaluated[column]), strict=True))
         for mode, column in ((oracle.SOLO, "solo_passed"), (oracle.COOP, "coop_passed"))
     }
     rows = []

@@ -1,4 +1,4 @@
-"""What repeats of the same pairs tell: pass@1 with its error, how steady an outcome is. Pure."""
+"""Statistics of repeats: pass@1 with its error, and the stability of outcomes. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PAIR = ["repo", "task_id", "features"]
 
 
 def table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model and setting, over all repeats; without repeats it has them too.
+    """Return one row per model and setting, over all repeats, even if there is only one.
 
     pass_at_1 is the mean over pairs of the share of the pair's graded runs that pass.
     """
@@ -56,12 +56,17 @@ def _row(model: str, setting: str, group: pd.DataFrame) -> dict[str, object]:
     error = stats.clustered_error(share, tasks)
     # With an error of 0 the normal interval has no width, which would claim too much.
     half = stats.Z * error if error else math.nan
-    more = count > 1
-    changed = more & (share > 0) & (share < 1)
+    low, high = round(max(mean - half, 0.0), 6), round(min(mean + half, 1.0), 6)
+    repeated = count > 1
+    changed = repeated & (share > 0) & (share < 1)
     # The chance that two different runs of a pair end differently, by its runs.
-    differs = 2 * passed[more] * (count - passed)[more] / (count * (count - 1))[more]
+    differs = 2 * passed[repeated] * (count - passed)[repeated] / (count * (count - 1))[repeated]
     # Half of that chance is the unbiased variance of one run of the pair.
-    within = np.sqrt((differs / 2 / count[more]).sum()) / more.sum() if more.any() else math.nan
+    within = (
+        np.sqrt((differs / 2 / count[repeated]).sum()) / repeated.sum()
+        if repeated.any()
+        else math.nan
+    )
     return {
         "model": model,
         "setting": setting,
@@ -70,15 +75,15 @@ def _row(model: str, setting: str, group: pd.DataFrame) -> dict[str, object]:
         "graded": len(verdicts),
         "pass_at_1": round(mean, 6),
         "se": error,
-        "ci_low": round(max(mean - half, 0.0), 6) if half == half else math.nan,
-        "ci_high": round(min(mean + half, 1.0), 6) if half == half else math.nan,
+        "ci_low": math.nan if math.isnan(half) else low,
+        "ci_high": math.nan if math.isnan(half) else high,
         "se_pairs": stats.clustered_error(share, range(len(share))),
         "se_repeats": round(float(within), 6),
         "always_pass": int((share == 1).sum()),
         "always_fail": int((share == 0).sum()),
         "changed": int(changed.sum()),
-        "repeated_pairs": int(more.sum()),
-        "changed_share": stats.rate(int(changed.sum()), int(more.sum())),
-        "disagreement": round(float(differs.mean()), 6) if more.any() else math.nan,
+        "repeated_pairs": int(repeated.sum()),
+        "changed_share": stats.rate(int(changed.sum()), int(repeated.sum())),
+        "disagreement": round(float(differs.mean()), 6) if repeated.any() else math.nan,
         "replay": bool(group["replay"].iloc[0]),
     }

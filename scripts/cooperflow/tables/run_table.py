@@ -99,7 +99,7 @@ _TEXTS = (
     "framework",
     "team_features",
 )
-# Columns that tables of older versions do not have; their calls recorded none.
+# Defaults of columns that older versions did not write.
 _SINCE: dict[str, Any] = {
     "cache_write_tokens": 0,
     "reasoning_tokens": 0,
@@ -110,7 +110,7 @@ _SINCE: dict[str, Any] = {
 }
 # Columns of numbers that may be empty.
 _EMPTY = ("cost_bound_usd", *team.NUMBERS)
-# In a table of a half-finished experiment: the run has begun, but has no outcome yet.
+# The outcome of a started run in the table of an unfinished experiment.
 UNFINISHED = "unfinished"
 
 
@@ -120,17 +120,17 @@ def run_row(
     evaluation: Mapping[str, Any] | None,
     version: str = "",
 ) -> dict[str, Any]:
-    """Return the row of one run; without its documents it is unfinished.
+    """Return the row of a run; without its documents it is unfinished.
 
     Args:
         version: of cooperbench, which brings the agents.
     """
     a, b = run.pair.sorted_features
-    told = (result or {}).get("workflow") or {}
+    record = (result or {}).get("workflow") or {}
     graded = evaluation or {}
     verdict = graded.get("workflow") or {}
     merge = graded.get("merge") or {}
-    tested = verdict.get("tests_passed") is not None and told.get("outcome") is None
+    tested = verdict.get("tests_passed") is not None and record.get("outcome") is None
     return {
         "run_name": run.experiment.run_name,
         "model": run.experiment.model_name,
@@ -143,28 +143,28 @@ def run_row(
         "outcome": verdict.get("outcome") or UNFINISHED,
         "reason": verdict.get("reason") or "",
         "caveat": verdict.get("caveat") or "",
-        "attempts": told.get("attempts", 0),
+        "attempts": record.get("attempts", 0),
         "feature1_passed": _passed(graded, 1) if tested else None,
         "feature2_passed": _passed(graded, 2) if tested else None,
         "merge_status": merge.get("status") or "",
         "merge_strategy": merge.get("strategy") or "",
-        "steps": told.get("steps", 0),
-        "messages_sent": told.get("messages_sent", 0),
-        "input_tokens": told.get("input_tokens", 0),
-        "output_tokens": told.get("output_tokens", 0),
-        "cached_tokens": told.get("cached_tokens", 0),
-        "cache_write_tokens": told.get("cache_write_tokens", 0),
-        "reasoning_tokens": told.get("reasoning_tokens", 0),
-        "cost_usd": round(told.get("cost_usd", 0.0), 6),
-        "cost_complete": told.get("cost_complete", True),
-        "cost_bound_usd": told.get("cost_bound_usd", 0.0),
-        "duration_s": told.get("seconds", 0.0),
-        "model_s": told.get("model_seconds", 0.0),
-        "waited_s": told.get("waited_seconds", 0.0),
+        "steps": record.get("steps", 0),
+        "messages_sent": record.get("messages_sent", 0),
+        "input_tokens": record.get("input_tokens", 0),
+        "output_tokens": record.get("output_tokens", 0),
+        "cached_tokens": record.get("cached_tokens", 0),
+        "cache_write_tokens": record.get("cache_write_tokens", 0),
+        "reasoning_tokens": record.get("reasoning_tokens", 0),
+        "cost_usd": round(record.get("cost_usd", 0.0), 6),
+        "cost_complete": record.get("cost_complete", True),
+        "cost_bound_usd": record.get("cost_bound_usd", 0.0),
+        "duration_s": record.get("seconds", 0.0),
+        "model_s": record.get("model_seconds", 0.0),
+        "waited_s": record.get("waited_seconds", 0.0),
         "eval_s": verdict.get("seconds", 0.0),
-        "patch_lines": told.get("patch_lines", 0),
-        "started": _moment(told.get("started")),
-        "ended": _moment(told.get("ended")),
+        "patch_lines": record.get("patch_lines", 0),
+        "started": _moment(record.get("started")),
+        "ended": _moment(record.get("ended")),
         "replay": run.experiment.model.replay is not None,
         "adopted": run.experiment.adopted,
         "framework": f"{run.experiment.agent.name} (cooperbench {version or 'unknown'})",
@@ -178,7 +178,7 @@ def _passed(document: Mapping[str, Any], number: int) -> bool:
 
 
 def _moment(seconds: float | None) -> str:
-    """Return a time as ISO 8601 in UTC; empty where it is not known."""
+    """Return a time as ISO 8601 in UTC; empty if unknown."""
     if seconds is None:
         return ""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
@@ -190,10 +190,10 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def read_runs(path: Path) -> pd.DataFrame:
-    """Return runs.csv as it was written: texts stay texts, an empty one is not a missing one.
+    """Return runs.csv as it was written: texts stay texts, and empty texts are not missing values.
 
     Raises:
-        UserError: it was written by another version and lacks a column.
+        UserError: another version wrote it without a column.
     """
     text = dict.fromkeys(_TEXTS, str)
     runs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={c: [""] for c in _EMPTY})
@@ -204,7 +204,7 @@ def read_runs(path: Path) -> pd.DataFrame:
     if missing:
         raise UserError(
             f"{path}: was written by another version, {listed(missing)} is missing. Remove it and"
-            " start again: it is made anew from the runs, and nothing is run for it."
+            " start again: it is regenerated from the runs, at no cost."
         )
     for column in ("feature1_passed", "feature2_passed"):
         runs[column] = runs[column].map({"True": True, "False": False})
@@ -218,7 +218,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per experiment, in the order in which they stand in ``runs``.
+    """Return one row per experiment, in the order of ``runs``.
 
     pass_rate leaves infrastructure errors out: pass / (pass + fail), with a Wilson interval of
     95 %; pass_rate_all is pass / runs. Unfinished runs count in no column but the sums.

@@ -1,4 +1,4 @@
-"""Whether the tables on disk are those of a plan: a config that asks for others makes them old."""
+"""Staleness of the tables on disk: a config with other runs or names makes them outdated."""
 
 from __future__ import annotations
 
@@ -11,28 +11,34 @@ from cooperflow.experiment.plan import Plan
 
 
 def key(plan: Plan) -> str:
-    """Return a name of all that the tables take from the config: runs, and what they are called."""
-    told = [
+    """Return a hash of the config's part in the tables: the runs and their names."""
+    content: list[object] = [
         plan.config.dataset.languages,
         [
-            [one.run_name, one.model_name, one.setting.name, bool(one.model.replay), one.adopted]
-            for one in plan.experiments
+            [
+                each.run_name,
+                each.model_name,
+                each.setting.name,
+                bool(each.model.replay),
+                each.adopted,
+            ]
+            for each in plan.experiments
         ],
         [run.key for run in plan.runs],
     ]
-    # The report names results that another configuration made.
+    # The report names results of another configuration.
     if changes := fingerprint.changed(plan):
-        told.append(sorted(changes.items()))
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        content.append(sorted(changes.items()))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def remember(plan: Plan) -> None:
-    """Note that the tables were made for ``plan``."""
+    """Record that the tables were made for ``plan``."""
     atomic_io.write_text(plan.results.tables_plan, key(plan) + "\n")
 
 
 def are_of(plan: Plan) -> bool:
-    """Return whether the tables were last made for this plan; False too where nobody noted it."""
+    """Return whether the tables were last made for this plan; False without a record."""
     try:
         return plan.results.tables_plan.read_text().strip() == key(plan)
     except (FileNotFoundError, NotADirectoryError):

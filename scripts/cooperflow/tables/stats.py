@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 def rate(count: int, of: int) -> float:
-    """Return ``count`` / ``of``, rounded to six places; not a number where there is nothing."""
+    """Return ``count`` / ``of``, rounded to six places; NaN without a total."""
     return round(count / of, 6) if of else math.nan
 
 
@@ -50,7 +50,7 @@ def _wilson(count: Any, of: Any) -> tuple[Any, Any]:
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(count, of, alpha=1 - CONFIDENCE, method="wilson")
-    return np.maximum(low, 0.0), high  # rounding can leave it a hair below nought
+    return np.maximum(low, 0.0), high  # rounding can leave it slightly below 0
 
 
 def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
@@ -104,33 +104,33 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p values adjusted for their number; one that is not a number stays so.
+    """Return the p values adjusted for their number; NaN stays NaN.
 
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
     Journal of Statistics 6 (1979) 65-70. Computed by statsmodels' multipletests.
     """
     given = np.asarray(p_values, dtype=float)
     adjusted = np.full(len(given), np.nan)
-    known = ~np.isnan(given)
-    if known.any():
+    present = ~np.isnan(given)
+    if present.any():
         from statsmodels.stats.multitest import multipletests
 
-        adjusted[known] = multipletests(given[known], method="holm")[1]
+        adjusted[present] = multipletests(given[present], method="holm")[1]
     return adjusted.tolist()
 
 
 def cluster_interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
     """Return the percentile interval (95 %) of a mean whose values come in clusters.
 
-    Whole clusters are drawn with replacement, as many as there are. Not a number with fewer
-    than two. Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their
+    Complete clusters are drawn with replacement, the same number as in the data. NaN with
+    fewer than two. Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their
     Application" (1997), sections 3.8 and 5.3. With few clusters (below about 20) it is too
     narrow: A. C. Cameron, J. B. Gelbach and D. L. Miller, "Bootstrap-based improvements for
     inference with clustered errors", Review of Economics and Statistics 90 (2008) 414-427.
 
     Args:
         sums: of each cluster's values.
-        sizes: how many values each cluster has.
+        sizes: the number of values in each cluster.
     """
     if len(sums) < 2:
         return math.nan, math.nan
@@ -143,13 +143,13 @@ def cluster_interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
 
 @cache
 def _draws(clusters: int) -> Floats:
-    """Return how often each draw takes each cluster."""
+    """Return the number of times that each draw has each cluster."""
     generator = np.random.default_rng(SEED)
     return generator.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS).astype(float)
 
 
 def min_detectable(pairs: int, discordant: int) -> float:
-    """Return the smallest true difference that would be found with a power of 80 %.
+    """Return the smallest true difference that is detected with a power of 80 %.
 
     Of a two-sided McNemar test at 5 % with this number of pairs, if the share of discordant
     pairs is as seen; where that share is too small for any difference to be found, if all
@@ -164,8 +164,8 @@ def min_detectable(pairs: int, discordant: int) -> float:
     if under_root <= 0:
         return math.nan
     factor = (Z * math.sqrt(pairs) + beta * math.sqrt(under_root)) / (pairs + beta**2)
-    found = factor * max(math.sqrt(discordant / pairs), factor)
-    return round(found, 6) if found <= 1 else math.nan
+    difference = factor * max(math.sqrt(discordant / pairs), factor)
+    return round(difference, 6) if difference <= 1 else math.nan
 
 
 def clustered_error(values: Floats, clusters: Sequence[object]) -> float:

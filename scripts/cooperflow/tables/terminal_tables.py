@@ -1,4 +1,4 @@
-"""The tables as a person reads them in a terminal."""
+"""The tables for a terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from cooperflow import formats
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
 from cooperflow.terminal import fit
@@ -19,7 +20,7 @@ STYLES = {judgement.PASS: "green", judgement.FAIL: "red", judgement.INFRA_ERROR:
 # From this width on, in characters, all columns are shown.
 WIDE = 130
 
-# The columns that a narrow terminal misses, the first to go first.
+# The columns that a narrow terminal leaves out, in this order.
 DROP: tuple[str, ...] = (
     "merge",
     "messages",
@@ -66,8 +67,8 @@ def tables(
         )
     if bool(runs["adopted"].any()):
         console.print(
-            "[bold]Adopted:[/] runs that plain cooperbench made. There is no record of their"
-            " calls: the cost is at least what is told."
+            "[bold]Adopted:[/] runs that plain cooperbench made. Their calls were not"
+            " recorded: the cost is a lower bound."
         )
 
 
@@ -100,7 +101,7 @@ def _cost(row: Row) -> str:
 
 
 def _percent(value: float) -> str:
-    return "-" if pd.isna(value) else f"{100 * value:.0f} %"
+    return formats.percent(value, digits=0)
 
 
 def _interval(row: Row) -> str:
@@ -122,8 +123,8 @@ SUMMARY = (
     Column("without caveat", _of("pass_strict"), "right", wide=True),
     Column("conflicts", _of("conflicts"), "right", wide=True),
     Column("messages", _of("messages_sent"), "right", wide=True),
-    Column("tokens in", lambda row: f"{row['input_tokens']:,}", "right", wide=True),
-    Column("out", lambda row: f"{row['output_tokens']:,}", "right", wide=True),
+    Column("tokens in", lambda row: formats.count(row["input_tokens"]), "right", wide=True),
+    Column("out", lambda row: formats.count(row["output_tokens"]), "right", wide=True),
     Column("cost", _cost, "right"),
 )
 RUNS = (
