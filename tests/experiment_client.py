@@ -186,7 +186,7 @@ class Experiment:
         return subprocess.run(
             [
                 PYTHON,
-                f"scripts/{name}.py",
+                f"scripts/commands/{name}.py",
                 "--configfile",
                 str(self.config),
                 *arguments,

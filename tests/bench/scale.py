@@ -29,9 +29,10 @@ def figures(folder: Path, subset: str = "full", models: int = MODELS) -> dict[st
     python = ["taskset", "-c", "0", str(BIN / "python")]
 
     def stage(name: str, *arguments: str) -> Cost:
+        log = folder / f"{Path(name).name}.log"
         script = str(REPOSITORY / "scripts" / f"{name}.py")
-        done = measure([*python, script, *arguments], REPOSITORY, told, folder / f"{name}.log")
-        assert done.code == 0, (folder / f"{name}.log").read_text()[-2000:]
+        done = measure([*python, script, *arguments], REPOSITORY, told, log)
+        assert done.code == 0, log.read_text()[-2000:]
         return done
 
     costs = {name: stage(name) for name in STAGES}
