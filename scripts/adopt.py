@@ -1,4 +1,4 @@
-"""Take over runs that plain cooperbench plan: what `models.NAME.adopt` names."""
+"""Take over runs that plain cooperbench made, as `models.NAME.adopt` lists them."""
 
 import sys
 

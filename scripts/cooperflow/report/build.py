@@ -26,7 +26,12 @@ from cooperflow.tables.run_table import read_runs, read_table
 
 HERE = Path(__file__).parent
 ASSETS = ("report.css", "report.js")
-VENDOR = ("dataTables.min.js", "dataTables.min.css", "dataTables.LICENSE.txt")
+VENDOR = (
+    "dataTables.min.js",
+    "dataTables.min.css",
+    "dataTables.LICENSE.txt",
+    "vega.LICENSE.txt",
+)
 
 
 @dataclass(frozen=True)
