@@ -299,7 +299,7 @@ def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None
             assert browser.complaints(driver) == [], page
             assert browser.overflow(driver) <= 0, page
             bad = (
-                "return document.querySelectorAll('main script, main img, main svg:not(.main-svg),"
+                "return document.querySelectorAll('main script, main img, main svg:not(.marks),"
                 " main iframe, main base, main style, [onerror], [onload], [onfocus],"
                 " [href^=javascript]').length"
             )
