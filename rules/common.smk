@@ -92,7 +92,13 @@ def end_session(success):
 
     if workflow.remote_exec:
         return
-    files = (str(file) for job in workflow.dag.jobs for file in job.output)
+    # In rolling mode the last use of an image removes its sentinel too.
+    kept = [
+        job
+        for job in workflow.dag.jobs
+        if not (PLAN.config.images.rolling and str(job.rule) == "image")
+    ]
+    files = (str(file) for job in kept for file in job.output)
     missing = redo.missing_outputs(files) if success else []
     notification.session_ended(PLAN, success and not missing)
     if missing:
