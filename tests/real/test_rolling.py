@@ -66,8 +66,8 @@ def test_a_pilot_runs_its_pairs_and_estimates_the_rest(experiment: Make) -> None
     told = whole.script("pilot", "--subset", subset, "--first", "1", seconds=300)
     assert told.returncode == 0, told.stdout[-3000:]
     assert len(list((whole.results / "runs").glob("*/*/*/*/*/result.json"))) == 1
-    rest = told.stdout[told.stdout.index("The rest of") :]
-    assert ": 2 runs" in rest
+    rest = told.stdout[told.stdout.index("Remaining runs of") :]
+    assert rest.splitlines()[0].endswith(": 2")
     assert "USD" in rest
     done = whole.run()
     assert done.returncode == 0, done.stdout[-3000:]
