@@ -32,7 +32,7 @@ def test_a_recorded_experiment_ends_as_it_did(experiment: Make) -> None:
     to = one.results.parent / "published"
     said = one.script("record", "--to", str(to))
     assert said.returncode == 0, said.stdout
-    assert "6 runs of 2 pairs recorded" in said.stdout
+    assert "Recorded 6 runs of 2 pairs in" in said.stdout
     # A recording that is there may hold more than this one would: it is left alone.
     said = one.script("record", "--to", str(to))
     assert said.returncode == 1
