@@ -160,7 +160,7 @@ def test_a_sandbox_that_dies_is_no_fail_of_the_model(modal: tuple[Make, Path]) -
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert [(row["outcome"], row["attempts"]) for row in one.rows()] == [("pass", "2")]
-    assert "infra_error container_died; tried again" in said
+    assert "infra_error container_died; retrying" in said
     assert created(calls, "cooperbench") == 3
 
 
