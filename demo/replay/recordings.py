@@ -24,7 +24,8 @@ _TURN = {"text", "commands", "tools", "tokens", "after", "full"}
 class Turn:
     """One answer of the assistant: what it says, the bash commands and other tools it asks for.
 
-    tokens: what the answer is to be told as, in and out; None: counted from the text.
+    tokens: reported by the answer: in and out, then billed in and out where these differ.
+        None: counted from the text.
     after: how many turns the other agents must have asked for before this one is answered.
     full: the context window is full; an error is answered instead.
     tools: for each its name and the JSON text of its arguments.
@@ -32,7 +33,7 @@ class Turn:
 
     text: str
     commands: tuple[str, ...]
-    tokens: tuple[int, int] | None = None
+    tokens: tuple[int, ...] | None = None
     after: tuple[tuple[str, int], ...] = ()
     full: bool = False
     tools: tuple[tuple[str, str], ...] = ()
@@ -52,7 +53,7 @@ class Turn:
             raise ValueError("'commands' holds strings")
         tokens, after = data.get("tokens"), data.get("after") or {}
         if tokens is not None:
-            tokens = (int(tokens[0]), int(tokens[1]))
+            tokens = tuple(int(count) for count in tokens)
         known = tuple((str(agent), int(turns)) for agent, turns in after.items())
         tools = data.get("tools", {})
         if not isinstance(tools, dict) or not all(isinstance(v, dict) for v in tools.values()):

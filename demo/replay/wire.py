@@ -254,7 +254,7 @@ def count(request: Request, turn: Turn) -> Usage:
     A turn that was recorded with its tokens has these.
     """
     if turn.tokens is not None:
-        return Usage(*turn.tokens, *turn.tokens)
+        return Usage(*turn.tokens[:2], *(turn.tokens[2:] or turn.tokens))
     billed_in = -(-request.chars // CHARS_PER_TOKEN)
     said = turn.text + "".join(turn.commands) + "".join(f"{n}{a}" for n, a in turn.tools)
     billed_out = max(1, -(-len(said) // CHARS_PER_TOKEN))

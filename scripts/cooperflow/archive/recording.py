@@ -39,7 +39,7 @@ class Answer:
     commands: tuple[str, ...]
     asked: float | None = None
     answered: float | None = None
-    tokens: tuple[int, int] | None = None
+    tokens: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,13 @@ def _recorded_answer(record: Mapping[str, Any], asked: float) -> Answer:
 def _answer(
     text: str, commands: Iterable[Command], call: Mapping[str, Any], asked: float | None
 ) -> Answer:
-    tokens = (int(call.get("input_tokens") or 0), int(call.get("output_tokens") or 0))
+    tokens: tuple[int, ...] = (
+        int(call.get("input_tokens") or 0),
+        int(call.get("output_tokens") or 0),
+    )
+    billed = (call.get("billed_input_tokens"), call.get("billed_output_tokens"))
+    if None not in billed and billed != tokens:
+        tokens += tuple(int(count or 0) for count in billed)
     return Answer(
         text=text,
         commands=tuple(command.text for command in commands if command.is_shell),
