@@ -105,12 +105,15 @@ def test_running_containers_are_those_that_did_not_end() -> None:
 @pytest.mark.docker
 def test_a_real_kill_is_counted(tmp_path: Path) -> None:
     command = ["docker", "run", "-d", "--rm", "--label=cooperflow.test", "--network=none"]
-    command += ["--memory=64m", "--memory-swap=64m", "cooperflow/demo-base:bookworm", "sleep", "60"]
-    container = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    # Enough memory that the runtime itself can start in it on a busy machine.
+    command += ["--memory=128m", "--memory-swap=128m", "cooperflow/demo-base:bookworm"]
+    started = subprocess.run([*command, "sleep", "60"], capture_output=True, text=True, check=False)
+    assert started.returncode == 0, started.stderr
+    container = started.stdout.strip()
     events = tmp_path / "events.jsonl"
     environment = {**os.environ, "COOPERFLOW_EVENTS": str(events)}
     try:
-        eat = ["docker", "exec", container, "python3", "-c", "x = bytearray(1 << 28)"]
+        eat = ["docker", "exec", container, "python3", "-c", "x = bytearray(1 << 29)"]
         assert subprocess.run(eat, check=False, capture_output=True).returncode == 137
         subprocess.run(
             [str(child_process.SHIM), "note-kills", container], env=environment, check=True

@@ -97,7 +97,7 @@ def _run(tmp_path: Path, base: str) -> None:
     assert done.returncode == 0, told
     assert re.search(r"ok  key +my-model: accepted: one call of one token for 0\.0", told), told
     assert re.search(r"ok  price +my-model: 1.00 / 2.00 USD", told)
-    assert "assumed: 40 calls" in told
+    assert "assumed: 10.4 calls" in told
     assert "oracle: not run" in told
     assert json.loads((run / "eval.json").read_text())["workflow"]["outcome"] == "pass"
     books = json.loads((run / "result.json").read_text())["workflow"]
