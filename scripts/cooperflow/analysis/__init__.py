@@ -1,0 +1,1 @@
+"""The losses of cooperation: own features, conflicts and messages of the runs."""
