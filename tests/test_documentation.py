@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cooperflow.outcomes import oracle
-from cooperflow.report import page_names
+from cooperflow.report import pages
 from cooperflow.tables import breakdowns, comparison, difficulty, repeats, run_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def test_results_page_defines_every_column(title: str, columns: tuple[str, ...])
 
 
 def test_results_page_explains_every_reason_and_caveat() -> None:
-    assert [name for name in page_names.MEANINGS if f"`{name}`" not in section("runs.csv")] == []
+    assert [name for name in pages.MEANINGS if f"`{name}`" not in section("runs.csv")] == []
 
 
 def test_readme_lists_every_reason_and_caveat() -> None:

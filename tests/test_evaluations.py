@@ -9,7 +9,7 @@ from typing import Any
 import synthetic
 from test_runner_output import GO, PYTEST
 
-from cooperflow.report import build, evaluations, page_names, pages
+from cooperflow.report import build, evaluations, pages
 from cooperflow.report.run_files import Source
 
 
@@ -23,7 +23,7 @@ def _page(root: Path, output: str, kind: str = "fail", **verdict: Any) -> str:
     if kind == "infra_error":
         document["error"] = "infra_error: rate_limited"
     path.write_text(json.dumps(document))
-    assert page_names.run_page(run)
+    assert pages.run_path(run)
     return pages.run_page(Source(run, run.folder(made.results)), [], made.results.report)
 
 

@@ -18,7 +18,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from cooperflow import formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
-from cooperflow.report import build, page_names, safe_text
+from cooperflow.report import build, pages, safe_text
 
 pytestmark = pytest.mark.browser
 
@@ -310,7 +310,7 @@ def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None
 
 
 def test_unseen_characters_are_seen(driver: Any, hostile: Plan) -> None:
-    show(driver, hostile.results.report / page_names.run_page(hostile.runs[1]))
+    show(driver, hostile.results.report / pages.run_path(hostile.runs[1]))
     body = driver.execute_script("return document.body.textContent")
     assert "\x1b" not in body
     assert "\u202e" not in body
@@ -325,8 +325,8 @@ def test_a_page_reads_well_narrow_and_without_scripts(driver: Any, lite: Plan) -
     browser.resize(driver, 390, 844)
     try:
         for page in (
-            page_names.run_page(lite.runs[150]),
-            page_names.pair_page(lite.pairs[0]),
+            pages.run_path(lite.runs[150]),
+            pages.pair_path(lite.pairs[0]),
             "index.html",
         ):
             show(driver, lite.results.report / page)
@@ -334,7 +334,7 @@ def test_a_page_reads_well_narrow_and_without_scripts(driver: Any, lite: Plan) -
             assert browser.complaints(driver) == []
     finally:
         browser.resize(driver, 1280, 900)
-    page = (lite.results.report / page_names.run_page(lite.runs[150])).read_text()
+    page = (lite.results.report / pages.run_path(lite.runs[150])).read_text()
     assert "<script" not in page
     assert "default-src &#39;none&#39;" in page
 
@@ -351,11 +351,11 @@ def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
     aggregate.write(at, *aggregate.collect(made, partial=True))
     report = build.build(made, at).index.parent
     assert report == at.report
-    broken = (report / page_names.run_page(made.runs[0])).read_text()
+    broken = (report / pages.run_path(made.runs[0])).read_text()
     assert "left no trajectory" in broken
     assert "Too many requests" in broken
     assert "print(&#x27;hello&#x27;)" in broken
-    assert not (report / page_names.run_page(made.runs[2])).exists()
+    assert not (report / pages.run_path(made.runs[2])).exists()
     assert "unfinished" in (report / "data" / "runs.js").read_text()
 
 

@@ -19,7 +19,7 @@ from cooperflow.layout import Pair, Results
 from cooperflow.outcomes import judgement
 from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import Tables
-from cooperflow.report import figures, front_page, page_names, pages, provenance, safe_text
+from cooperflow.report import front_page, pages, safe_text
 from cooperflow.report.run_files import Source, mark
 from cooperflow.tables import breakdowns, comparison
 from cooperflow.tables.run_table import read_runs, read_table
@@ -69,10 +69,10 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     has_page = {run.key for run in shown}
     data = front_page.runs_data(
         runs,
-        [page_names.run_page(run) if run.key in has_page else None for run in known],
-        [page_names.pair_page(run.pair) if run.key in has_page else None for run in known],
+        [pages.run_path(run) if run.key in has_page else None for run in known],
+        [pages.pair_path(run.pair) if run.key in has_page else None for run in known],
     )
-    drawn = figures.every(tables)
+    drawn = front_page.figures(tables)
     _script(report / "data" / "runs.js", "cooperflowRuns", data)
     _script(report / "data" / "figures.js", "cooperflowFigures", [f.as_dict() for f in drawn])
     page = pages.index_page(
@@ -90,13 +90,11 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "comparison": front_page.comparison(tables.comparison),
             "tables": sorted(p.name for p in (at.root / "tables").glob("*.csv")),
             "figures": drawn,
-            "provenance": provenance.shown(at.root),
+            "provenance": front_page.provenance(at.root),
             "assets": "assets",
         },
     )
-    book.close(
-        {page_names.run_page(r) for r in shown} | {page_names.pair_page(r.pair) for r in shown}
-    )
+    book.close({pages.run_path(r) for r in shown} | {pages.pair_path(r.pair) for r in shown})
     # Last: a report whose first page is there is whole.
     atomic_io.write_text(report / "index.html", page)
     return Built(report / "index.html", len(runs), made, len(shown) - made)
@@ -151,11 +149,11 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
         # Which runs have a page: the tabs lead to those.
         others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
         for source, state in zip(sources, marks, strict=True):
-            page, wanted = page_names.run_page(source.run), [state, others]
+            page, wanted = pages.run_path(source.run), [state, others]
             if book.stale(page, wanted):
                 book.write(page, pages.run_page(source, tabs, book.report), wanted)
                 made += 1
-        page = page_names.pair_page(pair)
+        page = pages.pair_path(pair)
         if book.stale(page, marks):
             book.write(page, pages.pair_page(pair, sources, book.report), marks)
     return made

@@ -1,4 +1,4 @@
-"""The pages of the report, from templates: what each one shows, and nothing that can act."""
+"""Pages of the report, rendered from templates, and their paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from cooperflow import formats
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
-from cooperflow.report import evaluations, page_names, patch_view, safe_text, timeline
+from cooperflow.report import evaluations, safe_text, trajectory
 from cooperflow.report.evaluations import Feature
 from cooperflow.report.run_files import Patch, Source, linker
 from cooperflow.upstream import team
@@ -29,6 +29,47 @@ LIVE = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
+
+# How the reasons and caveats of outcomes read to someone who has not read the documentation.
+MEANINGS = {
+    "tests_failed": "the patches were tested and a test failed",
+    "merge_conflict": "the two patches could not be merged",
+    "patch_not_applied": "a patch did not apply to the repository",
+    "patch_too_large": "a patch was too large for upstream to evaluate",
+    "empty_patch": "an agent left no change",
+    "timeout": "the time limit was reached",
+    "step_limit": "an agent reached its step limit",
+    "cost_limit": "an agent reached its cost limit",
+    "context_limit": "an agent filled its model's context window",
+    "store_ended": "an agent ended the message store",
+    "lead_alone": "the merge conflicted; agent 1's patch alone passed both features' tests",
+    "no_tests_run": "no test was run",
+    "output_limit": "an answer was cut at the limit of output tokens, which the config or the"
+    " model's default sets",
+    "line_endings": "a patch has carriage returns, which upstream's own evaluation removes",
+    "not_utf8": "a patch is not UTF-8, which upstream's own evaluation cannot read",
+    "history_leaked": "made by a cooperbench before 0.0.23, whose agents could read later commits",
+    "not_evaluable": "made by a cooperbench before 0.0.29, which could not evaluate a feature of"
+    " this pair",
+    "public_record": "outcome of CooperBench's public record; evaluated by an unknown release",
+    "rate_limited": "the provider kept refusing for its rate limit",
+    "api_unavailable": "the provider could not be reached",
+    "api_timeout": "the provider did not answer in time",
+    "auth": "the provider refused the key",
+    "model_not_found": "the provider does not know the model",
+    "quota": "the provider's quota is used up",
+    "bad_request": "the provider refused the request",
+    "container_died": "an agent's container ended while it was running",
+    "oom_killed": "an agent's container ran out of memory",
+    "docker_unavailable": "Docker did not answer",
+    "image_missing": "the task's image was missing",
+    "disk_full": "the disk with the results was full",
+    "redis_unavailable": "the message store was not available",
+    "process_died": "the benchmark's process was killed",
+    "agent_error": "the agent's own program failed",
+    "setup_error": "cooperbench could not be imported or configured on this machine",
+    "eval_error": "the evaluation itself failed",
+}
 
 
 @cache
@@ -45,7 +86,7 @@ def environment() -> jinja2.Environment:
     made.filters |= {
         "inline": safe_text.inline,
         "block": safe_text.block,
-        "patch": patch_view.shown,
+        "patch": safe_text.patch,
         "percent": formats.percent,
         "usd": formats.usd,
         "points": formats.points,
@@ -56,7 +97,7 @@ def environment() -> jinja2.Environment:
         "first_line": first_line,
         "clock": clock,
     }
-    made.globals |= {"meanings": page_names.MEANINGS, "still": STILL, "live": LIVE}
+    made.globals |= {"meanings": MEANINGS, "still": STILL, "live": LIVE}
     return made
 
 
@@ -83,16 +124,16 @@ def tabs(runs: Sequence[Run]) -> list[Tab]:
     """Return the tabs of a pair's runs: the same on each page, for all lie equally deep."""
     found = []
     for run in runs:
-        page = page_names.run_page(run)
+        page = run_path(run)
         name = safe_text.inline(run.experiment.run_name)
-        found.append(Tab(run.key, page_names.to_top(page) + quote(page), name))
+        found.append(Tab(run.key, to_top(page) + quote(page), name))
     return found
 
 
 def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
     """Return the page of a run; ``siblings`` are the runs of its pair, itself included."""
-    page = page_names.run_page(source.run)
-    top = page_names.to_top(page)
+    page = run_path(source.run)
+    top = to_top(page)
     raw = linker(source.folder.path, report / page)
     result = source.result.get("workflow") or {}
     story = source.story
@@ -113,7 +154,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             messages=len(source.messages),
             task_changes=source.task_changes,
             team=team.columns(source.result),
-            rows=timeline.rows(story.events, story.agents, start),
+            rows=trajectory.rows(story.events, story.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),
             attempts=source.attempts,
@@ -121,7 +162,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             raw=raw,
             key=source.run.key,
             siblings=siblings,
-            pair_url=top + quote(page_names.pair_page(source.run.pair)),
+            pair_url=top + quote(pair_path(source.run.pair)),
             home=f"{top}index.html",
             assets=f"{top}assets",
         )
@@ -130,8 +171,8 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
 
 def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
     """Return the page that shows the settings of a pair side by side."""
-    page = page_names.pair_page(pair)
-    top = page_names.to_top(page)
+    page = pair_path(pair)
+    top = to_top(page)
     return (
         environment()
         .get_template("pair.html")
@@ -140,7 +181,7 @@ def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
             columns=[
                 Column(
                     source=source,
-                    url=top + quote(page_names.run_page(source.run)),
+                    url=top + quote(run_path(source.run)),
                     patches=_patches(source, report / page),
                     features=evaluations.features(source.evaluation, pair.sorted_features),
                 )
@@ -177,3 +218,21 @@ def clock(value: float | None) -> str:
         return ""
     minutes, seconds = divmod(value, 60)
     return f"{int(minutes)}:{seconds:04.1f}"
+
+
+def run_path(run: Run) -> str:
+    """Return the run's page below the report's folder."""
+    return f"runs/{run.experiment.run_name}/{pair_key(run.pair)}.html"
+
+
+def pair_path(pair: Pair) -> str:
+    return f"pairs/{pair_key(pair)}.html"
+
+
+def pair_key(pair: Pair) -> str:
+    return pair.folder.replace("/", "--")
+
+
+def to_top(page: str) -> str:
+    """Return the way from a page to the report's folder: a prefix of relative URLs."""
+    return "../" * page.count("/")
