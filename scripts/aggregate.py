@@ -5,7 +5,7 @@ import sys
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.tables import aggregate
+from cooperflow.tables import run_table
 
 
 def main() -> int:
@@ -13,7 +13,7 @@ def main() -> int:
 
     def work() -> int:
         plan = planning.make(config.from_environment())
-        runs, summary = aggregate.make(plan)
+        runs, summary = run_table.make(plan)
         print(f"{plan.results.summary_csv}: {len(summary)} experiments, {len(runs)} runs")
         return 0
 

@@ -22,10 +22,10 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings
 
 from cooperflow import atomic_io
 from cooperflow.experiment import config as configuration
+from cooperflow.experiment import fingerprint
 from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import REPOSITORY
-from cooperflow.tables import staleness
 
 Row = tuple[str, int, int, int]
 
@@ -129,7 +129,7 @@ class Simulation:
                 note.unlink()
         if job.rule == "aggregate":
             with working_in(self.folder):
-                staleness.remember(made)
+                fingerprint.record_tables(made)
 
     def _sentinel(self, image: str) -> Path:
         return self.folder / self.plan.results.sentinel(image)

@@ -11,7 +11,7 @@ from typing import Any
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import judgement
-from cooperflow.tables import aggregate
+from cooperflow.tables import run_table
 
 BEGAN = 1_795_500_000.0
 COMMAND = "python3 - <<'PY'\nprint('hello')\nPY"
@@ -58,7 +58,7 @@ def finish(made: Plan, words: Words | None = None, steps: int = 3) -> None:
     for number, run in enumerate(made.runs):
         kind = chance.choices(("pass", "fail", "infra_error"), (6, 3, 1))[0]
         write_run(made, run, kind, BEGAN + 40 * number, words or Words(), steps)
-    aggregate.make(made)
+    run_table.make(made)
 
 
 def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps: int = 3) -> None:

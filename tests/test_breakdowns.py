@@ -22,14 +22,7 @@ from cooperflow.experiment import config as configuration
 from cooperflow.experiment import pairs
 from cooperflow.experiment import plan as planning
 from cooperflow.plots import plot_data, plot_files, specifications
-from cooperflow.tables import (
-    breakdowns,
-    comparison,
-    difficulty,
-    headline_tables,
-    repeats,
-    run_table,
-)
+from cooperflow.tables import breakdowns, comparison, difficulty, headline_tables, run_table
 from cooperflow.upstream import languages
 
 PAIRS = [("a_task", 1, "1,2"), ("a_task", 1, "1,3"), ("b_task", 2, "1,2"), ("b_task", 2, "2,3")]
@@ -158,7 +151,7 @@ def test_repeats_by_hand() -> None:
         made_runs.experiment(PAIRS, ["pass", "pass", "fail", "fail"]),
         made_runs.experiment(PAIRS, ["pass", "fail", "fail", "pass"], repeat=2),
     )
-    row = repeats.table(runs).iloc[0]
+    row = breakdowns.repeats(runs).iloc[0]
     assert [row["repeats"], row["pairs"], row["graded"]] == [2, 4, 8]
     assert row["pass_at_1"] == 0.5
     # Deviations 0.5, 0, -0.5, 0: task sums 0.5 and -0.5.
@@ -175,7 +168,7 @@ def test_repeats_with_an_infra_error_take_what_was_graded() -> None:
         made_runs.experiment(PAIRS, ["pass", "pass", "fail", "infra_error"]),
         made_runs.experiment(PAIRS, ["infra_error", "fail", "fail", "infra_error"], repeat=2),
     )
-    row = repeats.table(runs).iloc[0]
+    row = breakdowns.repeats(runs).iloc[0]
     assert [row["pairs"], row["graded"], row["repeated_pairs"], row["changed"]] == [3, 5, 2, 1]
     assert row["pass_at_1"] == pytest.approx(0.5)
 

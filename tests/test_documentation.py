@@ -9,7 +9,7 @@ import pytest
 
 from cooperflow.outcomes import oracle
 from cooperflow.report import pages
-from cooperflow.tables import breakdowns, comparison, difficulty, repeats, run_table
+from cooperflow.tables import breakdowns, comparison, difficulty, run_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MANUALS = sorted(
@@ -47,7 +47,7 @@ SUMMARY = (*run_table.SUMMARY_COLUMNS, *ORACLE_SUMMARY)
         ("oracle.csv", oracle.COLUMNS),
         ("comparison.csv", comparison.COLUMNS),
         ("tables/cost.csv", breakdowns.COST_COLUMNS),
-        ("tables/repeats.csv", repeats.COLUMNS),
+        ("tables/repeats.csv", breakdowns.REPEATS_COLUMNS),
         (
             "tables/by_difficulty.csv and coordination_gap.csv",
             (*difficulty.BUCKET_COLUMNS, *difficulty.GAP_COLUMNS),

@@ -16,7 +16,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
 from cooperflow.report import build
-from cooperflow.tables import aggregate, comparison, run_table
+from cooperflow.tables import comparison, run_table
 from cooperflow.upstream import public_record
 
 
@@ -58,7 +58,7 @@ def test_outcomes_become_runs_in_the_same_tables(made: Plan) -> None:
     assert "published-coop-comm: 3 runs" in said
     assert "47 pairs are not there" in said
     again = plan.make(made.config)
-    aggregate.make(again)
+    run_table.make(again)
     with again.results.runs_csv.open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["model"] == "published"]
     assert [(r["outcome"], r["reason"], r["merge_status"]) for r in rows] == [
@@ -81,7 +81,7 @@ def test_outcomes_become_runs_in_the_same_tables(made: Plan) -> None:
 def test_the_report_shows_them(made: Plan) -> None:
     adoption.adopt(made)
     again = plan.make(made.config)
-    aggregate.make(again)
+    run_table.make(again)
     build.build(again)
     assert "published-coop-comm" in (again.results.report / "index.html").read_text()
 

@@ -81,9 +81,9 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         document["workflow"] |= {"reason": ACTS, "caveat": ACTS, "outcome": "fail"}
         document["merge"] = {"status": ACTS, "strategy": ACTS, "diff": HOSTILE.patch}
         path.write_text(json.dumps(document))
-    from cooperflow.tables import aggregate
+    from cooperflow.tables import run_table
 
-    aggregate.make(made)
+    run_table.make(made)
     build.build(made)
     return made
 
@@ -345,10 +345,10 @@ def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
     for run, kind in zip(made.runs[:2], kinds, strict=True):
         synthetic.write_run(made, run, kind, synthetic.BEGAN, synthetic.Words())
     made.runs[2].folder(made.results).attempt(1).mkdir(parents=True)
-    from cooperflow.tables import aggregate
+    from cooperflow.tables import run_table
 
     at = made.results.partial
-    aggregate.write(at, *aggregate.collect(made, partial=True))
+    run_table.write(at, *run_table.collect(made, partial=True))
     report = build.build(made, at).index.parent
     assert report == at.report
     broken = (report / pages.run_path(made.runs[0])).read_text()

@@ -11,7 +11,7 @@ import synthetic
 from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
 from cooperflow.report import build
-from cooperflow.tables import aggregate, run_table
+from cooperflow.tables import run_table
 from cooperflow.upstream import team
 
 TEAM = {
@@ -78,7 +78,7 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
     folder.result.write_text(json.dumps({**document, **TEAM}))
     (folder.path / team.LOG).write_text(json.dumps(LOG))
     (folder.path / team.TASKS).write_text(json.dumps(TASKS))
-    aggregate.make(made)
+    run_table.make(made)
     rows = run_table.read_runs(made.results.runs_csv).to_dict("records")
     assert [row["framework"] for row in rows] == ["mini_swe_agent_v2 (cooperbench 0.0.29)"] * 2
     assert [bool(row["git"]) for row in rows] == [False, True]

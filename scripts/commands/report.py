@@ -10,7 +10,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.report import build
-from cooperflow.tables import aggregate
+from cooperflow.tables import run_table
 
 
 def main() -> int:
@@ -18,12 +18,12 @@ def main() -> int:
     parser.add_argument("--configfile", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     plan = planning.make(config.load(arguments.configfile))
-    runs, summary = aggregate.collect(plan, partial=True)
+    runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
         print(f"No run of this experiment has started in {plan.results.root}.")
         return 0
     partial = plan.results.partial
-    aggregate.write(partial, runs, summary)
+    run_table.write(partial, runs, summary)
     print(build.build(plan, partial).line())
     return 0
 

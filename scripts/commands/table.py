@@ -11,7 +11,7 @@ from rich.console import Console
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, fingerprint
 from cooperflow.experiment import plan as planning
-from cooperflow.tables import aggregate, terminal_tables
+from cooperflow.tables import run_table, terminal_tables
 
 
 def main() -> int:
@@ -19,11 +19,11 @@ def main() -> int:
     parser.add_argument("--configfile", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()
     plan = planning.make(config.load(arguments.configfile))
-    runs, summary = aggregate.collect(plan, partial=True)
+    runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
         print(f"No run of this experiment has started in {plan.results.root}.")
         return 0
-    aggregate.write(plan.results.partial, runs, summary)
+    run_table.write(plan.results.partial, runs, summary)
     terminal_tables.tables(
         plan.results.partial,
         runs,

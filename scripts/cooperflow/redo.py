@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cooperflow import atomic_io, layout
 from cooperflow.errors import listed
+from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Results
-from cooperflow.tables import staleness
 
 
 def is_incomplete(document: Path | str) -> bool:
@@ -76,7 +76,7 @@ def tables_are_outdated(plan: Plan, documents: Iterable[str]) -> bool:
     results = plan.results
     if not (results.runs_csv.exists() or results.summary_csv.exists()):
         return False
-    return not staleness.are_of(plan) or not all(map(os.path.exists, documents))
+    return not fingerprint.tables_match(plan) or not all(map(os.path.exists, documents))
 
 
 def missing_outputs(asked: Iterable[str]) -> list[str]:

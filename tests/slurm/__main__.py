@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cooperflow import layout
 from cooperflow.experiment import config, plan
-from cooperflow.tables import aggregate
+from cooperflow.tables import run_table
 
 from .cluster import PROFILES, cluster, lacking
 
@@ -44,7 +44,7 @@ def main() -> int:
     if code or left:
         print(f"The demo did not finish (exit code {code}, jobs left: {left or 'none'}).")
         return code or 1
-    runs, _ = aggregate.collect(plan.make(config.load(FILES)))
+    runs, _ = run_table.collect(plan.make(config.load(FILES)))
     good = runs[runs["outcome"] == "pass"].groupby("setting").size()
     passed = {str(setting): int(count) for setting, count in good.items()}
     print(f"passes: {passed}; attempts: {sorted(runs['attempts'])}; {len(runs)} runs")

@@ -20,7 +20,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import Config
 from cooperflow.experiment.plan import Plan
-from cooperflow.tables import aggregate, breakdowns, comparison, run_table
+from cooperflow.tables import breakdowns, comparison, run_table
 
 NAME = "bundle.tar.gz"
 MANIFEST = "MANIFEST.json"
@@ -116,11 +116,11 @@ def recomputed(plan: Plan) -> Mapping[str, str]:
 
     The statistics are made of runs.csv as it is written, in which numbers are rounded.
     """
-    _, summary = made = aggregate.collect(plan, partial=True)
+    _, summary = made = run_table.collect(plan, partial=True)
     results = plan.results
     with tempfile.TemporaryDirectory(prefix="cooperflow-tables-") as place:
         written = layout.Results(Path(place))
-        aggregate.write(written, *made)
+        run_table.write(written, *made)
         text = written.runs_csv.read_text(encoding="utf-8")
         runs = run_table.read_runs(written.runs_csv)
     small = breakdowns.tables(runs, plan.config.dataset.languages)

@@ -1,4 +1,4 @@
-"""experiment.json: what was asked and what it resolved to, so that two never mix in one name."""
+"""Fingerprints of an experiment (experiment.json) and of the plan behind the tables."""
 
 from __future__ import annotations
 
@@ -224,3 +224,38 @@ def _short(value: Any) -> str:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def tables_key(plan: Plan) -> str:
+    """Return a hash of the config's part in the tables: the runs and their names."""
+    content: list[object] = [
+        plan.config.dataset.languages,
+        [
+            [
+                each.run_name,
+                each.model_name,
+                each.setting.name,
+                bool(each.model.replay),
+                each.adopted,
+            ]
+            for each in plan.experiments
+        ],
+        [run.key for run in plan.runs],
+    ]
+    # The report names results of another configuration.
+    if changes := changed(plan):
+        content.append(sorted(changes.items()))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def record_tables(plan: Plan) -> None:
+    """Record that the tables were made for ``plan``."""
+    atomic_io.write_text(plan.results.tables_plan, tables_key(plan) + "\n")
+
+
+def tables_match(plan: Plan) -> bool:
+    """Return whether the tables were last made for this plan; False without a record."""
+    try:
+        return plan.results.tables_plan.read_text().strip() == tables_key(plan)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
