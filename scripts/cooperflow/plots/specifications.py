@@ -12,8 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cooperflow.plots import plot_data
-from cooperflow.plots.plot_data import OUTCOME_COLOURS, PAIRED_COLOURS, PAIRED_WORDS, Tables
-from cooperflow.plots.shapes import Plot, Point
+from cooperflow.plots.plot_data import (
+    OUTCOME_COLOURS,
+    PAIRED_COLOURS,
+    PAIRED_WORDS,
+    Plot,
+    Point,
+    Tables,
+)
 
 Spec = dict[str, Any]
 
