@@ -9,8 +9,8 @@ from typing import Any
 import synthetic
 from test_runner_output import GO, PYTEST
 
+from cooperflow.analysis.run_files import Source
 from cooperflow.report import build, evaluations, pages
-from cooperflow.report.run_files import Source
 
 
 def _page(root: Path, output: str, kind: str = "fail", **verdict: Any) -> str:

@@ -13,6 +13,7 @@ import recorded_calls
 from replay_client import DEMO, Server, server
 
 from cooperflow import atomic_io
+from cooperflow.analysis import story
 from cooperflow.experiment import config, fingerprint, plan
 from cooperflow.experiment.config_schema import Model
 from cooperflow.jobs import eval_job
@@ -20,7 +21,6 @@ from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
 from cooperflow.outcomes.judgement import Verdict
 from cooperflow.outcomes.provider_answer import Prices, cost_of, read_answer
-from cooperflow.report import trajectory
 from cooperflow.session import model_check
 from cooperflow.upstream import trajectory as upstream
 from cooperflow.upstream.trajectory import Entry, Trajectory
@@ -586,12 +586,12 @@ def test_thoughts_are_on_the_run_page() -> None:
             for n, text in enumerate(["", "Done."], start=1)
         ),
     )
-    told = trajectory.of_trajectories({"solo": read}, [])
-    for story in (
-        trajectory.with_raw_answers(told, records),
-        trajectory.of_calls(records, ["solo"]),
+    of_trajectory = story.of_trajectories({"solo": read}, [])
+    for version in (
+        story.with_raw_answers(of_trajectory, records),
+        story.of_calls(records, ["solo"]),
     ):
-        first, second = story.events
+        first, second = version.events
         assert (first.thought, first.refusal, first.cut) == ("I will look first.", "No.", True)
         assert (second.thought, second.text, second.cut) == ("", "Done.", False)
 

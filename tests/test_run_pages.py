@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import synthetic
 
+from cooperflow.analysis.run_files import Source
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import RunFolder
 from cooperflow.report import pages
-from cooperflow.report.run_files import Source
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io, layout
+from cooperflow.analysis.run_files import Source, mark
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
@@ -20,7 +21,6 @@ from cooperflow.outcomes import judgement
 from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import Tables
 from cooperflow.report import front_page, pages, safe_text
-from cooperflow.report.run_files import Source, mark
 from cooperflow.tables import breakdowns, comparison
 from cooperflow.tables.run_table import read_runs, read_table
 
@@ -222,6 +222,7 @@ def _script(path: Path, name: str, value: Any) -> None:
 def _maker(experiments: list[str]) -> str:
     """Return a mark of all that makes a page besides the run's own files."""
     digest = hashlib.sha256(repr(experiments).encode())
-    for path in sorted([*HERE.glob("*.py"), *HERE.glob("templates/*")]):
+    analysis = HERE.parent / "analysis"
+    for path in sorted([*HERE.glob("*.py"), *HERE.glob("templates/*"), *analysis.glob("*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -13,11 +13,12 @@ import jinja2
 from markupsafe import Markup
 
 from cooperflow import formats
+from cooperflow.analysis import story as story_events
+from cooperflow.analysis.run_files import Patch, Source, linker
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
-from cooperflow.report import evaluations, safe_text, trajectory
+from cooperflow.report import evaluations, safe_text
 from cooperflow.report.evaluations import Feature
-from cooperflow.report.run_files import Patch, Source, linker
 from cooperflow.upstream import team
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -154,7 +155,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             messages=len(source.messages),
             task_changes=source.task_changes,
             team=team.columns(source.result),
-            rows=trajectory.rows(story.events, story.agents, start),
+            rows=story_events.rows(story.events, story.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),
             attempts=source.attempts,

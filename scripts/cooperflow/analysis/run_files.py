@@ -1,4 +1,4 @@
-"""What a run left, loaded for showing: its documents, patches, attempts, and its raw files."""
+"""Files that a run left: documents, patches, attempts, messages and raw files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 from cooperflow import atomic_io, layout
+from cooperflow.analysis import story
+from cooperflow.analysis.story import Story
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
-from cooperflow.report import trajectory
-from cooperflow.report.trajectory import Story
-from cooperflow.upstream import conversation, team
-from cooperflow.upstream import trajectory as upstream_trajectory
+from cooperflow.upstream import conversation, team, trajectory
 from cooperflow.upstream.conversation import Message
 
 # A file larger than this is not read into a page; the page links to it.
@@ -95,7 +94,7 @@ class Source:
             if len(self.agents) > 1 and isinstance(end.get("feature_id"), int)
         }
         names = [f for f in self.files if f.endswith(".patch") and "/" not in f]
-        names.sort(key=upstream_trajectory.by_number)
+        names.sort(key=trajectory.by_number)
         return [
             Patch(name, _read(self.folder.path / name), *makers.get(name, ())) for name in names
         ]
@@ -128,7 +127,7 @@ class Source:
     @cached_property
     def _trajectories(self) -> dict[str, Mapping[str, Any]]:
         """The run's trajectories by file name."""
-        names = [f for f in self.files if "/" not in f and upstream_trajectory.is_trajectory(f)]
+        names = [f for f in self.files if "/" not in f and trajectory.is_trajectory(f)]
         return {name: _document(self.folder.path / name) for name in names}
 
     @cached_property
@@ -143,7 +142,7 @@ class Source:
         if path.is_file() or not self.run.experiment.setting.messaging:
             framework = str(self.result.get("agent_framework") or "")
             return conversation.sent(atomic_io.read_json(path), self._trajectories, framework)
-        return conversation.of_calls(trajectory.answered(self._last_records, self._names))
+        return conversation.of_calls(story.answered(self._last_records, self._names))
 
     @cached_property
     def _names(self) -> list[str]:
@@ -152,14 +151,14 @@ class Source:
     @cached_property
     def story(self) -> Story:
         """What the agents did in the attempt whose result stands."""
-        read = upstream_trajectory.parse(self._trajectories)
+        read = trajectory.parse(self._trajectories)
         records = self._last_records
         # An attempt that was ended may hold the trajectory of one agent only.
         some = any(one.has_turns for one in read.values())
         if not some or (records and not all(name in read for name in self._names)):
-            return trajectory.of_calls(records, self._names, self.messages)
-        told = trajectory.of_trajectories(read, self.messages)
-        return trajectory.with_failed_calls(trajectory.with_raw_answers(told, records), records)
+            return story.of_calls(records, self._names, self.messages)
+        told = story.of_trajectories(read, self.messages)
+        return story.with_failed_calls(story.with_raw_answers(told, records), records)
 
     @cached_property
     def finished(self) -> bool:
@@ -167,7 +166,7 @@ class Source:
 
 
 def _in_order(agents: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: agents[name] for name in sorted(agents, key=upstream_trajectory.by_number)}
+    return {name: agents[name] for name in sorted(agents, key=trajectory.by_number)}
 
 
 def mark(folder: RunFolder) -> list[int] | None:

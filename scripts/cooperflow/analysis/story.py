@@ -1,4 +1,4 @@
-"""Events of a run on one clock and their rows on its page, from trajectories or the call log."""
+"""Story of a run: its events on one clock and their rows, from trajectories or the call log."""
 
 from __future__ import annotations
 
