@@ -12,7 +12,7 @@ from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
 from cooperflow.report import build
 from cooperflow.tables import run_table
-from cooperflow.upstream import team
+from cooperflow.upstream import coordination
 
 TEAM = {
     "team_features": {"task_list": True, "scratchpad": True, "mcp": False},
@@ -33,14 +33,14 @@ TASKS = [{"id": "t1", "title": "<b>Feature 1</b>", "owner": "agent1", "status": 
 
 
 def test_columns_and_changes() -> None:
-    assert team.columns(TEAM) == {
+    assert coordination.team_columns(TEAM) == {
         "team_features": "task_list;scratchpad",
         "team_tasks": 3,
         "team_tasks_done": 2,
         "team_unowned": 1,
         "team_first_claim_s": 4.5,
     }
-    found = team.changes(LOG, TASKS)
+    found = coordination.task_changes(LOG, TASKS)
     assert [(c.seconds, c.agent, c.kind) for c in found] == [
         (0.0, "lead", "create"),
         (4.5, "agent1", "claim"),
@@ -51,10 +51,10 @@ def test_columns_and_changes() -> None:
 
 def test_what_is_not_upstreams_form_is_empty() -> None:
     for document in ({}, {"metrics": [], "team_features": "x"}, {"metrics": {"tasks_total": "n"}}):
-        assert set(team.columns(document).values()) <= {"", None}
-    assert team.changes(None, None) == []
-    assert team.changes([3, {"kind": "claim", "ts": "x"}], {}) == [
-        team.Change(None, "", "claim", "", "")
+        assert set(coordination.team_columns(document).values()) <= {"", None}
+    assert coordination.task_changes(None, None) == []
+    assert coordination.task_changes([3, {"kind": "claim", "ts": "x"}], {}) == [
+        coordination.TaskChange(None, "", "claim", "", "")
     ]
 
 
@@ -76,8 +76,8 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
     folder = made.runs[1].folder(made.results)
     document = json.loads(folder.result.read_text())
     folder.result.write_text(json.dumps({**document, **TEAM}))
-    (folder.path / team.LOG).write_text(json.dumps(LOG))
-    (folder.path / team.TASKS).write_text(json.dumps(TASKS))
+    (folder.path / coordination.TASK_LOG).write_text(json.dumps(LOG))
+    (folder.path / coordination.TASKS).write_text(json.dumps(TASKS))
     run_table.make(made)
     rows = run_table.read_runs(made.results.runs_csv).to_dict("records")
     assert [row["framework"] for row in rows] == ["mini_swe_agent_v2 (cooperbench 0.0.29)"] * 2
@@ -97,7 +97,9 @@ def test_a_table_of_an_older_version_is_read(tmp_path: Path) -> None:
     own = synthetic.make_plan(tmp_path / "results", "flash")
     synthetic.finish(own)
     path = own.results.runs_csv
-    old = pd.read_csv(path, keep_default_na=False).drop(columns=["framework", "git", *team.COLUMNS])
+    old = pd.read_csv(path, keep_default_na=False).drop(
+        columns=["framework", "git", *coordination.TEAM_COLUMNS]
+    )
     old.to_csv(path, index=False)
     runs = run_table.read_runs(path)
     assert set(runs["team_features"]) == {""}

@@ -16,8 +16,8 @@ from cooperflow.analysis.story import Story
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
-from cooperflow.upstream import conversation, team, trajectory
-from cooperflow.upstream.conversation import Message
+from cooperflow.upstream import coordination, trajectory
+from cooperflow.upstream.coordination import Message
 
 # A file larger than this is not read into a page; the page links to it.
 LARGEST_FILE = 20_000_000
@@ -68,12 +68,13 @@ class Source:
         return _document(self.folder.eval)
 
     @cached_property
-    def task_changes(self) -> list[team.Change]:
+    def task_changes(self) -> list[coordination.TaskChange]:
         """Who changed which task of a team's shared list, and when."""
         log, tasks = (
-            atomic_io.read_json(self.folder.path / name) for name in (team.LOG, team.TASKS)
+            atomic_io.read_json(self.folder.path / name)
+            for name in (coordination.TASK_LOG, coordination.TASKS)
         )
-        return team.changes(log, tasks)
+        return coordination.task_changes(log, tasks)
 
     @cached_property
     def files(self) -> list[str]:
@@ -138,11 +139,11 @@ class Source:
     @cached_property
     def messages(self) -> list[Message]:
         """The messages that the agents sent to each other."""
-        path = self.folder.path / conversation.FILE
+        path = self.folder.path / coordination.CONVERSATION
         if path.is_file() or not self.run.experiment.setting.messaging:
             framework = str(self.result.get("agent_framework") or "")
-            return conversation.sent(atomic_io.read_json(path), self._trajectories, framework)
-        return conversation.of_calls(story.answered(self._last_records, self._names))
+            return coordination.sent(atomic_io.read_json(path), self._trajectories, framework)
+        return coordination.of_calls(story.answered(self._last_records, self._names))
 
     @cached_property
     def _names(self) -> list[str]:

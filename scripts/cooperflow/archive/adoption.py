@@ -27,7 +27,7 @@ from cooperflow.outcomes import judgement, publication
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.records import SCHEMA, RunRecord
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import conversation, public_record, releases, result_files, trajectory
+from cooperflow.upstream import coordination, public_record, releases, result_files, trajectory
 from cooperflow.upstream.trajectory import Tokens
 
 # The caveat of an outcome from a public record.
@@ -404,11 +404,11 @@ def _trajectories(folder: Path) -> dict[str, Any]:
 
 def _messages(folder: Path, document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> int:
     """Return how many messages were sent, by upstream's own count where it left no list."""
-    path = folder / conversation.FILE
+    path = folder / coordination.CONVERSATION
     if not path.is_file():
         return int(document.get("messages_sent") or 0)
     framework = str(document.get("agent_framework") or "")
-    return len(conversation.sent(atomic_io.read_json(path), trajectories, framework))
+    return len(coordination.sent(atomic_io.read_json(path), trajectories, framework))
 
 
 def _patches(folder: Path) -> list[Path]:

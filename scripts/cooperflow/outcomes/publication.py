@@ -17,7 +17,7 @@ from cooperflow.outcomes import usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.records import RunRecord
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import conversation, trajectory
+from cooperflow.upstream import coordination, trajectory
 
 
 def result(
@@ -140,17 +140,17 @@ def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, An
 
     An attempt that was ended left no conversation.json: then its answered calls are counted.
     """
-    path = upstream / conversation.FILE
+    path = upstream / coordination.CONVERSATION
     if path.is_file():
         names = (p for p in upstream.iterdir() if trajectory.is_trajectory(p.name))
         documents = {p.name: atomic_io.read_json(p) for p in names}
         framework = str(document.get("agent_framework") or "")
-        return len(conversation.sent(atomic_io.read_json(path), documents, framework))
+        return len(coordination.sent(atomic_io.read_json(path), documents, framework))
     if not run.experiment.setting.messaging:
         return 0
     records = atomic_io.read_lines(attempt / layout.CALLS)
     answers = [r for r in records if r.get("event") == "end" and r.get("kind") == usage.ANSWERED]
-    return len(conversation.of_calls(("", None, r.get("message") or {}) for r in answers))
+    return len(coordination.of_calls(("", None, r.get("message") or {}) for r in answers))
 
 
 def _lines(path: Path) -> int:

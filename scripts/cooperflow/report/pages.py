@@ -19,7 +19,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
 from cooperflow.report import evaluations, safe_text
 from cooperflow.report.evaluations import Feature
-from cooperflow.upstream import team
+from cooperflow.upstream import coordination
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -154,7 +154,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             story=story,
             messages=len(source.messages),
             task_changes=source.task_changes,
-            team=team.columns(source.result),
+            team=coordination.team_columns(source.result),
             rows=story_events.rows(story.events, story.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),

@@ -16,7 +16,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement, publication
 from cooperflow.tables import oracle_table, stats
-from cooperflow.upstream import team
+from cooperflow.upstream import coordination
 
 RUN_COLUMNS = (
     "run_name",
@@ -56,7 +56,7 @@ RUN_COLUMNS = (
     "adopted",
     "framework",
     "git",
-    *team.COLUMNS,
+    *coordination.TEAM_COLUMNS,
 )
 SUMMARY_COLUMNS = (
     "run_name",
@@ -109,10 +109,10 @@ _SINCE: dict[str, Any] = {
     "framework": "",
     "git": False,
     "team_features": "",
-    **dict.fromkeys(team.NUMBERS, float("nan")),
+    **dict.fromkeys(coordination.TEAM_NUMBERS, float("nan")),
 }
 # Columns of numbers that may be empty.
-_EMPTY = ("cost_bound_usd", *team.NUMBERS)
+_EMPTY = ("cost_bound_usd", *coordination.TEAM_NUMBERS)
 # The outcome of a started run in the table of an unfinished experiment.
 UNFINISHED = "unfinished"
 
@@ -172,7 +172,9 @@ def run_row(
         "adopted": run.experiment.adopted,
         "framework": f"{run.experiment.agent.name} (cooperbench {version or 'unknown'})",
         "git": "--git" in run.experiment.setting.flags,
-        **team.columns((result or {}) if run.experiment.setting.mode == "team" else {}),
+        **coordination.team_columns(
+            (result or {}) if run.experiment.setting.mode == "team" else {}
+        ),
     }
 
 

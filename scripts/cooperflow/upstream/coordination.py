@@ -1,8 +1,12 @@
-"""Messages that agents sent to each other: conversation.json without the quoted ones.
+"""Coordination of agents as upstream records it: messages, and the tasks of a team.
 
 Upstream lists in conversation.json what an agent reports as sent, and after that every text of an
 answer that looks like `send_message NAME "..."`. The agents below report each delivered message,
 so for them such a text is only a quotation: nothing was sent.
+
+A team's `result.json` has `metrics` and `team_features`. `task_log.json` has an event per change of
+the task list (`kind` create, claim or update; `ts`, `by`, `task_id`), `tasks.json` the tasks at the
+end.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Any
 
 from cooperflow.upstream import trajectory
 
-FILE = "conversation.json"
+CONVERSATION = "conversation.json"
 REPORTING_AGENTS = frozenset(
     {"mini_swe_agent_v2", "claude_code", "codex", "openhands_sdk", "openhands_docker"}
 )
@@ -29,6 +33,20 @@ _IN_QUOTES = (
     re.compile(r'send_message\s+(?:--wait\s+)?(\w+)(?:\s+--wait)?\s+"([^"]*)"'),
     re.compile(r"send_message\s+(?:--wait\s+)?(\w+)(?:\s+--wait)?\s+'([^']*)'"),
 )
+
+TASK_LOG = "task_log.json"
+TASKS = "tasks.json"
+
+# Columns of runs.csv; empty where the setting is not team.
+TEAM_COLUMNS = (
+    "team_features",
+    "team_tasks",
+    "team_tasks_done",
+    "team_unowned",
+    "team_first_claim_s",
+)
+TEAM_NUMBERS = TEAM_COLUMNS[1:]
+_METRICS = ("tasks_total", "tasks_done", "unowned_at_end", "time_to_first_claim_seconds")
 
 
 @dataclass(frozen=True)
@@ -115,3 +133,59 @@ def _message(entry: Mapping[str, Any]) -> Message:
         trajectory.text_of(entry.get("message")),
         trajectory.number_of(entry.get("timestamp")),
     )
+
+
+def team_columns(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's columns: features of the team that were on, and upstream's metrics."""
+    features = _mapping(result.get("team_features"))
+    metrics = _mapping(result.get("metrics"))
+    values = [metrics.get(name) for name in _METRICS]
+    on = ";".join(name for name, value in features.items() if value)
+    numbers = [value if _is_number(value) else None for value in values]
+    return {"team_features": on, **dict(zip(TEAM_NUMBERS, numbers, strict=True))}
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """A change of the shared task list."""
+
+    seconds: float | None  # since the first change
+    agent: str
+    kind: str
+    task: str
+    text: str
+
+
+def task_changes(log: Any, tasks: Any) -> list[TaskChange]:
+    """Return who changed which task when, in order. What is not upstream's form is left out."""
+    titles = {
+        str(task.get("id")): str(task.get("title") or "")
+        for task in (tasks if isinstance(tasks, list) else [])
+        if isinstance(task, Mapping)
+    }
+    events = [event for event in log if isinstance(event, Mapping)] if isinstance(log, list) else []
+    times = [float(event["ts"]) for event in events if _is_number(event.get("ts"))]
+    begin = min(times, default=0.0)
+    found = []
+    for event in sorted(events, key=lambda e: float(e["ts"]) if _is_number(e.get("ts")) else begin):
+        task = str(event.get("task_id") or event.get("id") or "")
+        detail = event.get("status") or event.get("note") or event.get("title") or ""
+        seconds = float(event["ts"]) - begin if _is_number(event.get("ts")) else None
+        found.append(
+            TaskChange(
+                seconds,
+                str(event.get("by") or event.get("agent") or ""),
+                str(event.get("kind") or ""),
+                titles.get(task) or task,
+                str(detail),
+            )
+        )
+    return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
