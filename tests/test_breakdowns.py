@@ -23,7 +23,7 @@ from cooperflow.experiment import pairs
 from cooperflow.experiment import plan as planning
 from cooperflow.plots import plot_data, plot_files, specifications
 from cooperflow.tables import breakdowns, comparison, difficulty, headline_tables, run_table
-from cooperflow.upstream import languages
+from cooperflow.upstream import published
 
 PAIRS = [("a_task", 1, "1,2"), ("a_task", 1, "1,3"), ("b_task", 2, "1,2"), ("b_task", 2, "2,3")]
 EMPTY = made_runs.experiment(PAIRS, ["pass"] * 4).iloc[:0]
@@ -48,10 +48,10 @@ def test_every_column_is_documented() -> None:
 
 def test_every_published_repo_has_a_language() -> None:
     repos = {repo for repo, _ in pairs.known_features()}
-    assert repos == set(languages.PUBLISHED)
-    assert len(set(languages.PUBLISHED.values())) == 4
-    assert languages.of("mine_task") == "unknown"
-    assert languages.of("mine_task", {"mine_task": "Zig"}) == "Zig"
+    assert repos == set(published.LANGUAGES)
+    assert len(set(published.LANGUAGES.values())) == 4
+    assert published.language_of("mine_task") == "unknown"
+    assert published.language_of("mine_task", {"mine_task": "Zig"}) == "Zig"
 
 
 def test_rates_count_and_leave_infra_errors_out() -> None:

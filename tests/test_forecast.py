@@ -7,13 +7,13 @@ import pytest
 from scipy import stats
 
 from cooperflow.outcomes import forecast
-from cooperflow.upstream import public_run
+from cooperflow.upstream import published
 
 
 def test_the_spread_between_runs_is_that_of_the_public_solo_runs() -> None:
     shape = 1 / forecast.WITHIN
     ratio = shape / float(stats.gamma.median(shape))
-    assert ratio == pytest.approx(public_run.MEAN_TO_MEDIAN, rel=0.01)
+    assert ratio == pytest.approx(published.MEAN_TO_MEDIAN, rel=0.01)
 
 
 def test_the_mean_is_a_weighted_average() -> None:

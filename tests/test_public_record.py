@@ -17,7 +17,7 @@ from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
 from cooperflow.report import build
 from cooperflow.tables import comparison, run_table
-from cooperflow.upstream import public_record
+from cooperflow.upstream import published
 
 
 def entry(made: Plan, number: int, **results: dict[str, Any]) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def test_a_mapping_from_pairs_is_read_too(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     names = ["go_chi_task_task26_feature1_feature2", "go_chi_task/26/f4_f2"]
     path.write_text(json.dumps({name: {"m": {"passed": True}} for name in names}))
-    found = public_record.read(path, "m")
+    found = published.read_record(path, "m")
     assert set(found) == {("go_chi_task", 26, (1, 2)), ("go_chi_task", 26, (2, 4))}
-    assert found["go_chi_task", 26, (1, 2)] == public_record.Outcome(True, None)
+    assert found["go_chi_task", 26, (1, 2)] == published.Outcome(True, None)
 
 
 @pytest.mark.parametrize(

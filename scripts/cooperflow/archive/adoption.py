@@ -27,7 +27,7 @@ from cooperflow.outcomes import judgement, publication
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.records import SCHEMA, RunRecord
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import coordination, public_record, releases, result_files, trajectory
+from cooperflow.upstream import coordination, published, releases, result_files, trajectory
 from cooperflow.upstream.trajectory import Tokens
 
 # The caveat of an outcome from a public record.
@@ -71,7 +71,7 @@ def adopt(plan: Plan) -> str:
 def _experiment(plan: Plan, experiment: Experiment) -> Taken:
     source = Path(experiment.adopted_from)
     key = f"models.{experiment.model_name}.adopt.{experiment.setting.name}"
-    if record := public_record.split(experiment.adopted_from):
+    if record := published.split_source(experiment.adopted_from):
         return _from_record(plan, experiment, key, *record)
     if not source.is_dir():
         raise UserError(f"{key}: there is no folder {source}.")
@@ -104,7 +104,7 @@ def _experiment(plan: Plan, experiment: Experiment) -> Taken:
 def _from_record(plan: Plan, experiment: Experiment, key: str, path: Path, model: str) -> Taken:
     """Adopt a model's outcomes from a public record: no trajectory, no cost, no time."""
     try:
-        outcomes = public_record.read(path, model)
+        outcomes = published.read_record(path, model)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {path} cannot be read as a public record: {error}.") from error
     taken, found = Taken(experiment.run_name), []
@@ -126,7 +126,7 @@ def _from_record(plan: Plan, experiment: Experiment, key: str, path: Path, model
     return taken
 
 
-def _take_outcome(plan: Plan, run: Run, known: public_record.Outcome, source: Path) -> None:
+def _take_outcome(plan: Plan, run: Run, known: published.Outcome, source: Path) -> None:
     """Write the documents of a run of which only the outcome is known, result.json last."""
     folder = run.folder(plan.results)
     pair = {

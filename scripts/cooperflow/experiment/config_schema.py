@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
-from cooperflow.upstream import command_line, public_run
+from cooperflow.upstream import command_line, published
 
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
 OPENHANDS = "openhands_docker"  # the workflow's: upstream's OpenHands in containers of this machine
@@ -480,9 +480,9 @@ class Assumptions(_Table):
         description="model calls of one agent; `null`: 10.4 solo, 10.7 with messages, 8.7 without"
         " ([docs/costs.md](../docs/costs.md))",
     )
-    input_tokens: int = Field(public_run.INPUT_TOKENS, gt=0, description="input tokens of one call")
+    input_tokens: int = Field(published.INPUT_TOKENS, gt=0, description="input tokens of one call")
     output_tokens: int = Field(
-        public_run.OUTPUT_TOKENS, gt=0, description="output tokens of one call"
+        published.OUTPUT_TOKENS, gt=0, description="output tokens of one call"
     )
     run_seconds: int = Field(300, gt=0, description="duration of a run")
 

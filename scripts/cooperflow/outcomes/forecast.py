@@ -20,12 +20,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cooperflow.upstream import public_run
+from cooperflow.upstream import published
 
 LOW, HIGH = 0.025, 0.975
 
 # Between experiments: the mean is within a factor of MEAN_TO_MEDIAN, 19 times of 20 (log-normal).
-BETWEEN = math.exp((math.log(public_run.MEAN_TO_MEDIAN) / 1.96) ** 2) - 1
+BETWEEN = math.exp((math.log(published.MEAN_TO_MEDIAN) / 1.96) ** 2) - 1
 # Between the runs of an experiment: the gamma distribution with shape 1/WITHIN has the ratio of
 # median and mean that the solo runs of the public run had (test_forecast checks it).
 WITHIN = 2.63

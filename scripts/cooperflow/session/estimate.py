@@ -11,7 +11,7 @@ from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.outcomes import forecast
 from cooperflow.outcomes.forecast import NOTHING, Range
 from cooperflow.session import model_check
-from cooperflow.upstream import public_run
+from cooperflow.upstream import published
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _calls(assume: Assumptions, experiment: Experiment) -> float:
     """Return the assumed model calls of one agent."""
     if assume.calls is not None:
         return assume.calls
-    return public_run.calls(experiment.setting.mode == "solo", experiment.setting.messaging)
+    return published.mean_calls(experiment.setting.mode == "solo", experiment.setting.messaging)
 
 
 def assumed_cost(

@@ -11,7 +11,7 @@ import pandas as pd
 from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty, stats
 from cooperflow.tables.difficulty import graded
-from cooperflow.upstream import languages
+from cooperflow.upstream import published
 
 EXPERIMENT = ["run_name", "model", "setting"]
 COUNTS = ["runs", "pass", "fail", "infra_error", "pass_rate", "ci_low", "ci_high", "replay"]
@@ -78,7 +78,7 @@ def tables(
         repo_languages: repo -> language, from the config.
     """
     binned_runs = runs.assign(
-        language=[languages.of(repo, repo_languages) for repo in runs["repo"]]
+        language=[published.language_of(repo, repo_languages) for repo in runs["repo"]]
     )
     binned_runs = binned_runs.assign(
         messages=binned(binned_runs["messages_sent"], MESSAGE_EDGES),

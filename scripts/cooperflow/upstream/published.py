@@ -1,8 +1,12 @@
-"""The public record of CooperBench: outcomes per task and model, as its website publishes them.
+"""Published facts about the benchmark: languages of repos, costs of a public run, past outcomes.
 
-A record is a JSON file, plain or gzipped: `tasks` is a list of objects with `repo`, `taskId`, `f1`,
-`f2` and `results` (model -> `passed`, `hasConflict`); or the file maps a name of a pair, such as
-`go_chi_task_task26_feature1_feature2`, to its results. It holds outcomes and nothing else.
+The public run is the default assumption of every estimate: 300 runs (100 pairs of lite in three
+settings) of Command A with mini_swe_agent_v2.
+
+The public record has the outcomes per task and model that CooperBench's website publishes: a JSON
+file, plain or gzipped. `tasks` is a list of objects with `repo`, `taskId`, `f1`, `f2` and `results`
+(model -> `passed`, `hasConflict`); or the file maps a name of a pair, such as
+`go_chi_task_task26_feature1_feature2`, to its results.
 """
 
 from __future__ import annotations
@@ -24,6 +28,45 @@ _PAIR = re.compile(
 
 Key = tuple[str, int, tuple[int, int]]
 
+UNKNOWN_LANGUAGE = "unknown"
+
+# The published data set's 12 repos; the language of the code that the features change, as
+# the CooperBench paper (arXiv:2601.13295) counts them: four languages.
+LANGUAGES: Mapping[str, str] = {
+    "dottxt_ai_outlines_task": "Python",
+    "dspy_task": "Python",
+    "go_chi_task": "Go",
+    "huggingface_datasets_task": "Python",
+    "llama_index_task": "Python",
+    "openai_tiktoken_task": "Python",
+    "pallets_click_task": "Python",
+    "pallets_jinja_task": "Python",
+    "pillow_task": "Python",
+    "react_hook_form_task": "TypeScript",
+    "samuelcolvin_dirty_equals_task": "Python",
+    "typst_task": "Rust",
+}
+
+# The public run.
+RUNS_PER_SETTING = 100
+COST_USD = 138.59  # of all 300 runs
+MEDIAN_SOLO_USD = 0.10
+# Model calls of one agent, mean.
+CALLS_SOLO = 10.4
+CALLS_MESSAGING = 10.7
+CALLS_SILENT = 8.7
+
+AGENT_CALLS = RUNS_PER_SETTING * (CALLS_SOLO + 2 * CALLS_MESSAGING + 2 * CALLS_SILENT)
+CALL_USD = COST_USD / AGENT_CALLS  # 0.0282, at 2.50 and 10.00 USD per million tokens in and out
+
+# The tokens of one call were not published. These give CALL_USD at the prices above.
+INPUT_TOKENS = 10_000
+OUTPUT_TOKENS = 317
+
+# The mean cost of a solo run was 2.9 times its median: costs are skewed, and the mean of another
+# experiment may differ from the assumption by this factor in either direction.
+MEAN_TO_MEDIAN = CALLS_SOLO * CALL_USD / MEDIAN_SOLO_USD
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -33,13 +76,13 @@ class Outcome:
     conflict: bool | None
 
 
-def split(source: str) -> tuple[Path, str] | None:
+def split_source(source: str) -> tuple[Path, str] | None:
     """Return file and model of an entry of `adopt`, None for a folder of runs."""
     path, separator, model = source.rpartition(SEPARATOR)
     return (Path(path), model) if separator and not Path(source).is_dir() else None
 
 
-def read(path: Path, model: str) -> dict[Key, Outcome]:
+def read_record(path: Path, model: str) -> dict[Key, Outcome]:
     """Return a model's outcomes by repo, task and features.
 
     Raises:
@@ -91,3 +134,15 @@ def _key(name: str) -> Key:
         raise ValueError(f"{name!r} is not a pair: repo, task, two features")
     a, b = sorted((int(match["a"]), int(match["b"])))
     return match["repo"], int(match["task"]), (a, b)
+
+
+def language_of(repo: str, configured: Mapping[str, str] | None = None) -> str:
+    """Return the language of ``repo``; `dataset.languages` of the config takes precedence."""
+    return {**LANGUAGES, **(configured or {})}.get(repo, UNKNOWN_LANGUAGE)
+
+
+def mean_calls(solo: bool, messaging: bool) -> float:
+    """Return the mean number of model calls that one agent made in such a setting."""
+    if solo:
+        return CALLS_SOLO
+    return CALLS_MESSAGING if messaging else CALLS_SILENT
