@@ -18,7 +18,7 @@ from cooperflow import atomic_io, halt, locks, processes
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import budget, circuit_breaker, notification, run_job
-from cooperflow.outcomes import forecast, spending, usage
+from cooperflow.outcomes import forecast, usage
 
 Make = Callable[..., Experiment]
 RUNS = "runs/*/*/*/*/f*_f*/result.json"
@@ -78,12 +78,12 @@ def test_replayed_and_adopted_runs_cost_nothing(tmp_path: Path) -> None:
         document = json.loads(path.read_text())
         document["workflow"][label] = True
         path.write_text(json.dumps(document))
-    assert spending.read(made.results) == spending.Spending()
+    assert budget.read_spending(made.results) == budget.Spending()
 
 
 def test_without_a_budget_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = limited(tmp_path, None)
-    monkeypatch.setattr(spending, "read", lambda _: pytest.fail("read"))
+    monkeypatch.setattr(budget, "read_spending", lambda _: pytest.fail("read"))
     with budget.admission(made, made.runs[0]) as refusal:
         assert refusal == ""
 

@@ -13,7 +13,7 @@ from cooperflow import formats, layout, session_lock
 from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
-from cooperflow.outcomes import requeue
+from cooperflow.outcomes import publication
 from cooperflow.terminal import fit
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list them only")
     arguments = parser.parse_args()
     plan = planning.make(config.load(arguments.configfile))
-    broken = requeue.find(plan)
+    broken = publication.broken_runs(plan)
     if not broken:
         print("No run ended as infra_error: nothing to requeue.")
         return 0
@@ -38,7 +38,7 @@ def main() -> int:
     if arguments.list:
         return 0
     session_lock.hold(plan.results, layout.REPOSITORY)
-    requeue.put_back(plan, broken)
+    publication.requeue(plan, broken)
     print("Requeued: `snakemake -j 4 all` runs them again, and no others.")
     return 0
 

@@ -1,4 +1,4 @@
-"""Putting a finished attempt where readers look for it: files first, result.json last, whole."""
+"""Publication of a finished attempt (result.json last), its restoration, and its requeueing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io, layout
-from cooperflow.experiment.plan import Run
+from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
-from cooperflow.outcomes import usage
+from cooperflow.outcomes import judgement, usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.records import RunRecord
 from cooperflow.outcomes.usage import Usage
@@ -200,3 +201,55 @@ def _in_upstreams_place(run: Run, evidence: Evidence, started: float) -> dict[st
 
 def _iso(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A finished run whose outcome is infra_error."""
+
+    run: Run
+    reason: str
+    attempts: int
+    cost_usd: float
+
+    @property
+    def graded_only(self) -> bool:
+        """Only its grading broke: what was paid for is good, and is not paid for again."""
+        return self.reason == judgement.EVAL_ERROR
+
+
+def broken_runs(plan: Plan) -> list[Broken]:
+    """Return the plan's runs whose outcome is infra_error."""
+    found = []
+    for run in plan.runs:
+        folder = run.folder(plan.results)
+        result = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
+        graded = (atomic_io.read_json(folder.eval) or {}).get("workflow") or {}
+        for told in (result, graded):
+            if told.get("outcome") == judgement.INFRA_ERROR:
+                if run.experiment.adopted and told is result:
+                    break  # it was never ours to run, and what broke it cannot be done again
+                cost = books(folder).cost_usd
+                attempts = len(folder.attempt_numbers())
+                found.append(Broken(run, str(told["reason"]), attempts, cost))
+                break
+    return found
+
+
+def requeue(plan: Plan, broken: Sequence[Broken]) -> None:
+    """Make each run one to be done again; its attempts and their costs stay in the books."""
+    for one in broken:
+        folder = one.run.folder(plan.results)
+        if not one.graded_only:
+            for number in folder.attempt_numbers():
+                kept = folder.attempt(number) / layout.RESULT
+                if kept.exists():
+                    kept.rename(kept.with_name(layout.RETIRED))
+        for note in plan.results.broken_evals.glob(f"{one.run.dashed}.*"):
+            note.unlink(missing_ok=True)
+        folder.eval.unlink(missing_ok=True)
+        if not one.graded_only:
+            folder.result.unlink(missing_ok=True)
+    if broken:
+        for table in (plan.results.summary_csv, plan.results.runs_csv):
+            table.unlink(missing_ok=True)
