@@ -1,19 +1,31 @@
-"""Loading and checking of the experiment's config."""
+"""Loading and checking of the experiment's config, with a message for every error."""
 
 from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pydantic
+from pydantic import BaseModel
 
 from cooperflow import environment, layout
-from cooperflow.errors import UserError
-from cooperflow.experiment import config_errors
-from cooperflow.experiment.config_schema import Config
+from cooperflow.errors import UserError, listed, nearest
+from cooperflow.experiment.config_schema import (
+    INSIDE,
+    OPENHANDS,
+    PROBLEM,
+    Agent,
+    Config,
+    Containers,
+    Images,
+    Limits,
+    Model,
+    Provider,
+)
 
 # A path with this prefix is in the folder of the config file that names it.
 CONFIG_DIR = "CONFIG_DIR/"
@@ -34,9 +46,9 @@ def parse(
     try:
         config = Config.model_validate(_resolve_paths(dict(raw), [Path(file) for file in files]))
     except pydantic.ValidationError as error:
-        lines = [f"{source}: {line}" for line in config_errors.explain(error)]
+        lines = [f"{source}: {line}" for line in explain(error)]
         raise UserError("\n".join(lines)) from None
-    problems = list(config_errors.find_problems(config))
+    problems = list(find_problems(config))
     if problems:
         raise UserError("\n".join(f"{source}: {line}" for line in problems))
     return config
@@ -101,3 +113,172 @@ def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> None:
             _merge(base[key], value)
         else:
             base[key] = value
+
+
+def explain(error: pydantic.ValidationError) -> Iterator[str]:
+    """Return pydantic's errors as messages, one line each."""
+    for details in error.errors():
+        path = [str(part) for part in details["loc"] if part != "[key]"]
+        key = ".".join(path)
+        value, message = details["input"], f"{details['msg'][0].lower()}{details['msg'][1:]}"
+        if details["type"] == PROBLEM:
+            for problem in details["ctx"]["problems"]:
+                yield f"{key}{problem}" if problem.startswith(".") else f"{key}: {problem}"
+        elif details["type"] == "extra_forbidden":
+            allowed = _keys(path[:-1])
+            table = ".".join(path[:-1]) or "the top level"
+            yield (
+                f"{key}: there is no such key. Allowed in {table}: {listed(allowed, 20)}."
+                f"{nearest(path[-1], allowed)}"
+            )
+        elif details["type"] == "missing":
+            yield f"{key}: is missing."
+        elif value is None:
+            yield f"{key}: is empty; {message}."
+        else:
+            yield f"{key}: {value!r}: {message}."
+
+
+# Keys whose entries are tables.
+_TABLES: dict[str, type[BaseModel]] = {"models": Model, "providers": Provider}
+
+
+def _keys(path: list[str]) -> list[str]:
+    table: type[BaseModel] = Config
+    for part in path:
+        if table is Config and part in _TABLES:
+            table = _TABLES[part]
+            continue
+        field = table.model_fields.get(part)
+        kind = None if field is None else field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            table = kind
+    return list(table.model_fields)
+
+
+def find_problems(config: Config) -> Iterator[str]:
+    """Return the problems between tables of a config whose fields are valid."""
+    for name, model in config.models.items():
+        if model is not None:
+            yield from _model_problems(name, model, config)
+    yield from _backend_problems(config)
+    url = config.redis.url
+    settings = _settings_that_talk_inside(config, (*INSIDE, OPENHANDS))
+    if url is not None and url.startswith("unix://") and settings:
+        yield (
+            f"redis.url: {url!r} cannot be reached from containers, where the agents of "
+            f"settings.{settings[0]} call it. Use a redis:// URL, or null for a private server."
+        )
+    yield from _openhands_problems(config)
+
+
+def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:
+    settings = [setting for setting, flags in config.settings.items() if flags]
+    for setting in model.adopt:
+        if setting not in settings:
+            yield (
+                f"models.{name}.adopt.{setting}: there is no such setting. Allowed:"
+                f" {listed(settings)}.{nearest(setting, settings)}"
+            )
+    providers = [name for name, limits in config.providers.items() if limits is not None]
+    if model.provider is not None and model.provider not in providers:
+        yield (
+            f"models.{name}.provider: {model.provider!r} is not an entry of providers. Allowed:"
+            f" {listed(providers) or 'none'}.{nearest(model.provider, providers)}"
+        )
+
+
+# Keys that have no effect on Modal.
+_IMAGES = ("build", "archive", "registry", "rolling")
+
+
+def _backend_problems(config: Config) -> Iterator[str]:
+    if config.backend == "gcp":
+        yield (
+            "backend: 'gcp' cannot work with this cooperbench. None of its agents runs on Google "
+            "Cloud: mini_swe_agent_v2 and swe_agent would run on Modal, claude_code and codex on "
+            "this machine's Docker. And it evaluates a single pair in an image of Google's "
+            "tools, without the task's repository, so that every run would fail. Allowed: docker, "
+            "modal."
+        )
+    elif config.backend == "modal":
+        yield from _modal_problems(config)
+
+
+def _modal_problems(config: Config) -> Iterator[str]:
+    if config.containers != Containers():
+        yield (
+            "containers: limits and networks are Docker's; upstream's sandboxes on Modal have "
+            "none. Remove the table, or use backend: docker."
+        )
+    for key in _IMAGES:
+        if getattr(config.images, key) != Images.model_fields[key].default:
+            yield (
+                f"images.{key}: Modal fetches the tasks' images from Docker Hub by itself. Remove "
+                "the key, or use backend: docker."
+            )
+    if config.limits.test_seconds != Limits.model_fields["test_seconds"].default:
+        yield (
+            "limits.test_seconds: on Modal an evaluation has upstream's limit of 600 s. Remove the "
+            "key, or use backend: docker."
+        )
+    settings = _settings_that_talk_inside(config, INSIDE)
+    if settings and not _is_reachable(config.redis.url):
+        yield (
+            f"settings.{settings[0]}: its agents send messages from inside their sandboxes, which "
+            "cannot reach a Redis on this machine. Set redis.url to a server that the internet can "
+            "reach (rediss://, with a password), or leave the setting out "
+            f"(settings: {{{settings[0]}: null}})."
+        )
+
+
+def _settings_that_talk_inside(config: Config, agents: Collection[str]) -> list[str]:
+    """Return the settings whose agents send messages from their containers.
+
+    A team's agents always do, others if they are among ``agents``.
+    """
+    is_inside = config.agent.name in agents
+    return [
+        name
+        for name, flags in config.settings.items()
+        if flags and ("team" in flags or (is_inside and _has_messages(flags)))
+    ]
+
+
+def _has_messages(flags: list[str]) -> bool:
+    return "coop" in flags and "--no-messaging" not in flags
+
+
+def _is_reachable(url: str | None) -> bool:
+    host = urlsplit(url).hostname if url else None
+    return host is not None and host not in ("localhost", "::1") and not host.startswith("127.")
+
+
+# Models that OpenHands calls by OpenAI's responses, which the gateway does not serve; as in its SDK
+# (llm/utils/model_features.py), anywhere in a model's name.
+_RESPONSES = ("gpt-5", "codex-mini-latest")
+
+
+def _openhands_problems(config: Config) -> Iterator[str]:
+    models = {name: model for name, model in config.models.items() if model is not None}
+    agents: dict[str, Agent] = {n: model.agent or config.agent for n, model in models.items()}
+    names = [name for name, agent in agents.items() if agent.openhands]
+    if names and len(names) == len(models) and config.containers.network is not None:
+        yield (
+            f"containers.network: {config.containers.network!r}: with {OPENHANDS} each run has a"
+            " private network. Leave it null; agent.outside sets whether the run reaches more."
+        )
+    for name in names:
+        if any(word in models[name].model.lower() for word in _RESPONSES):
+            yield (
+                f"models.{name}.model: {models[name].model!r}: OpenHands calls this model by"
+                f" OpenAI's responses, which {OPENHANDS} does not serve. Allowed with it:"
+                f" models called by chat completions (no {listed(_RESPONSES)})."
+            )
+    for name, agent in agents.items():
+        if agent.outside and not agent.openhands:
+            key = "agent" if models[name].agent is None else f"models.{name}.agent"
+            yield (
+                f"{key}.outside: true: only {OPENHANDS} supports it; other agents use"
+                " containers.network."
+            )
