@@ -12,11 +12,11 @@ from cooperflow import atomic_io, locks
 from cooperflow.engine import containers
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan
-from cooperflow.openhands import layering
+from cooperflow.openhands import agent_server
 
 PULLED, LOADED = "pulled", "loaded"
 # Images of these sources were brought here by this workflow; no others are removed.
-OURS = (PULLED, LOADED, layering.LAYERED)
+OURS = (PULLED, LOADED, agent_server.LAYERED)
 
 
 def plan_use(plan: Plan, wanted: Mapping[str, Iterable[str]]) -> list[str]:

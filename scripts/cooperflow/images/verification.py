@@ -19,7 +19,7 @@ from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import disk_space, image_lock, pulling, registry, rolling
 from cooperflow.layout import Pair
-from cooperflow.openhands import layering
+from cooperflow.openhands import agent_server
 
 SCHEMA = 1
 
@@ -52,7 +52,7 @@ def bring(plan: Plan, image: str) -> dict[str, Any]:
     """
     client = containers.engine()
     source = "present"
-    if containers.image_id(client, image) is None or layering.is_stale(client, image):
+    if containers.image_id(client, image) is None or agent_server.is_stale(client, image):
         source = _fetch(plan, client, image)
     found = client.images.get(image)
     pinned = image_lock.read(Path(plan.config.images.lock)).get(image)
@@ -73,7 +73,7 @@ def bring(plan: Plan, image: str) -> dict[str, Any]:
         "source": source,
         "checked": {
             **_verify(plan, client, image, str(found.id)),
-            **(layering.verify(client, image, _labels(plan, image)) if _serves(image) else {}),
+            **(agent_server.verify(client, image, _labels(plan, image)) if _serves(image) else {}),
         },
         "time": time.time(),
     }
@@ -116,7 +116,7 @@ def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
         ("built", config.build, lambda: _build(plan, client, plan.image_pairs[image])),
     ]
     if _serves(image):
-        ways[-1] = (layering.LAYERED, True, lambda: layering.layer(client, image))
+        ways[-1] = (agent_server.LAYERED, True, lambda: agent_server.layer(client, image))
     for word, allowed, way in ways:
         if not allowed:
             continue

@@ -12,10 +12,10 @@ import time
 from typing import Any
 
 from cooperflow.experiment.config_schema import LONGEST_RUN, OPENHANDS
-from cooperflow.openhands import git_server, runtime_files, sandbox
-from cooperflow.openhands.layering import HEALTHY_SECONDS
+from cooperflow.openhands import agent_server, git_server, sandbox
+from cooperflow.openhands.agent_server import HEALTHY_SECONDS
 
-runtime_files.importable()
+agent_server.importable()
 
 import cooperbench.runner.coop  # noqa: E402
 from cooperbench.agents import _azure  # noqa: E402

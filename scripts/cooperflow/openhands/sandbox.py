@@ -18,8 +18,8 @@ import docker.errors
 import httpx
 from docker.models.containers import Container
 
-from cooperflow.openhands import LOGS, NETWORK, runtime_files
-from cooperflow.openhands.layering import HEALTHY_SECONDS
+from cooperflow.openhands import LOGS, NETWORK, agent_server
+from cooperflow.openhands.agent_server import HEALTHY_SECONDS
 
 # Interval of the health checks while an agent runs, seconds.
 EVERY = 5.0
@@ -43,7 +43,7 @@ def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
 
     The model's address and the run's token reach the server with the agent itself.
     """
-    variables = dict(runtime_files.ENVIRONMENT)
+    variables = dict(agent_server.ENVIRONMENT)
     info = coop_info or {}
     names = {"REDIS_URL": "redis_url", "GIT_URL": "git_url", "AGENT_ID": "agent_id"}
     variables |= {variable: str(info[name]) for variable, name in names.items() if info.get(name)}
@@ -81,7 +81,7 @@ class Sandbox:
         try:
             self._container.reload()
             settings = self._container.attrs["NetworkSettings"]["Networks"]
-            url = f"http://{settings[network]['IPAddress']}:{runtime_files.PORT}"
+            url = f"http://{settings[network]['IPAddress']}:{agent_server.PORT}"
             self._wait(url)
             self._base = self._git("rev-parse", "HEAD").strip()
             if not self._base:

@@ -31,7 +31,7 @@ from cooperflow.errors import EngineError, StoreError, UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import disk_space
-from cooperflow.openhands import runtime_files
+from cooperflow.openhands import agent_server
 from cooperflow.outcomes import patch_text
 from cooperflow.session import model_check
 from cooperflow.session.finding import BAD, NOTE, OK, Finding, check_clock
@@ -182,7 +182,7 @@ def _needs_redis(context: Context) -> bool:
 def check_openhands(context: Context) -> Iterator[Finding]:
     if any(run.experiment.agent.openhands for run in context.runs):
         try:
-            runtime_files.stamp()
+            agent_server.stamp()
         except UserError as error:
             yield Finding("openhands", BAD, str(error))
 

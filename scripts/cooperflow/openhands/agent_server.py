@@ -1,9 +1,10 @@
-"""An image with OpenHands' agent server: layered onto a task's, and verified by its health."""
+"""OpenHands' agent server: its installed files and its image, layered onto a task's image."""
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 import time
 
 import docker
@@ -13,7 +14,22 @@ from cooperflow import layout
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import UserError
-from cooperflow.openhands import runtime_files
+
+PLACE = layout.REPOSITORY / ".tools" / "openhands"
+# The SDK and the tools, for the side of this machine.
+HOST = PLACE / "host"
+# In containers; upstream's own images have it there too.
+PREFIX = "/opt/agent-server-venv"
+PYTHON = f"{PREFIX}/bin/python"
+PORT = 8000
+SERVER = (PYTHON, "-m", "openhands.agent_server", "--host", "0.0.0.0", "--port", str(PORT))
+# What a server is to leave alone as it starts: fetching litellm's prices, from where nothing is
+# reached, and starting an editor and a browser, which no agent here is given.
+ENVIRONMENT = {
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "OH_ENABLE_VSCODE": "0",
+    "OH_PRELOAD_TOOLS": "0",
+}
 
 LAYERED = "layered"
 LABEL = "cooperflow.openhands"
@@ -26,10 +42,40 @@ HEALTHY_SECONDS = 240
 # Asks the server from inside, so that no network is needed.
 _ASK = (
     "import sys, urllib.request as r\n"
-    f"at = 'http://127.0.0.1:{runtime_files.PORT}/'\n"
+    f"at = 'http://127.0.0.1:{PORT}/'\n"
     "r.urlopen(at + 'health', timeout=5).read()\n"
     "sys.stdout.write(r.urlopen(at + 'server_info', timeout=5).read().decode())"
 )
+
+
+def stamp() -> str:
+    """Return the short hash of all that the parts were made from.
+
+    Raises:
+        UserError: they are missing.
+    """
+    try:
+        return (PLACE / "stamp").read_text().strip()
+    except OSError:
+        raise UserError(
+            "OpenHands' agent server and SDK are not here. Run `make openhands`, which makes them "
+            "from Debian's and Python's packages."
+        ) from None
+
+
+def server_image() -> str:
+    """Return the name of the image that holds the parts for containers.
+
+    Raises:
+        UserError: the parts are missing.
+    """
+    return f"cooperflow/openhands:{stamp()}"
+
+
+def importable() -> None:
+    """Make the SDK and the tools importable in this process."""
+    if str(HOST) not in sys.path:
+        sys.path.append(str(HOST))
 
 
 def layer(client: docker.DockerClient, image: str) -> None:
@@ -39,7 +85,7 @@ def layer(client: docker.DockerClient, image: str) -> None:
         UserError: the parts or their image are missing.
         DockerException: Docker would not build.
     """
-    source, task = runtime_files.image(), layout.task_image(image)
+    source, task = server_image(), layout.task_image(image)
     base = containers.image_content(client, task)
     if base is None:
         raise UserError(f"{task} is not here, onto which it is layered")
@@ -48,10 +94,10 @@ def layer(client: docker.DockerClient, image: str) -> None:
     recipe = "\n".join(
         (
             f"FROM {task}",
-            f"COPY --from={source} {runtime_files.PREFIX} {runtime_files.PREFIX}",
-            f"LABEL {LABEL}={runtime_files.stamp()} {BASE_LABEL}={base}",
-            f"EXPOSE {runtime_files.PORT}",
-            f"ENTRYPOINT {json.dumps(list(runtime_files.SERVER))}",
+            f"COPY --from={source} {PREFIX} {PREFIX}",
+            f"LABEL {LABEL}={stamp()} {BASE_LABEL}={base}",
+            f"EXPOSE {PORT}",
+            f"ENTRYPOINT {json.dumps(list(SERVER))}",
             "CMD []",
         )
     )
@@ -72,7 +118,7 @@ def is_stale(client: docker.DockerClient, image: str) -> bool:
     task = layout.task_image(image)
     # Images of older versions have the base's id.
     base = (containers.image_content(client, task), containers.image_id(client, task))
-    return labels[BASE_LABEL] not in base or labels.get(LABEL) != runtime_files.stamp()
+    return labels[BASE_LABEL] not in base or labels.get(LABEL) != stamp()
 
 
 def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str, str]:
@@ -88,12 +134,12 @@ def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str,
             init=True,
             working_dir="/",
             network_mode="none",
-            environment=dict(runtime_files.ENVIRONMENT),
+            environment=dict(ENVIRONMENT),
             labels=labels.as_dict(),
         )
         limit = time.monotonic() + HEALTHY_SECONDS
         while time.monotonic() < limit:
-            code, output = container.exec_run([runtime_files.PYTHON, "-c", _ASK])
+            code, output = container.exec_run([PYTHON, "-c", _ASK])
             if code == 0 and isinstance(output, bytes):
                 return {"agent_server": str(json.loads(output)["version"])}
             container.reload()
