@@ -16,9 +16,9 @@ import pytest
 import redis
 import synthetic
 
-from cooperflow.attempt import services, store_checks
+from cooperflow.attempt import message_store, services
 from cooperflow.attempt.attempt import Attempt
-from cooperflow.attempt.redis_server import COMMANDS, RedisServer
+from cooperflow.attempt.message_store import COMMANDS, RedisServer
 from cooperflow.engine import containers, networks
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import StoreError
@@ -205,7 +205,7 @@ def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) 
     ],
 )
 def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) -> None:
-    assert store_checks.parse_target(url) == expected
+    assert message_store.parse_target(url) == expected
 
 
 @pytest.mark.docker
@@ -225,10 +225,10 @@ def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -
         assert made.address
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()
-        store_checks.check_from_container(labels, BASE, made.name, server.url)
+        message_store.check_from_container(labels, BASE, made.name, server.url)
         server.end()
         with pytest.raises(StoreError, match=f"do not reach the message store at {made.address}"):
-            store_checks.check_from_container(labels, BASE, made.name, server.url)
+            message_store.check_from_container(labels, BASE, made.name, server.url)
         # A foreign container on Docker's own bridge gets no further than the password.
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()

@@ -17,7 +17,7 @@ import yaml
 from experiment_client import clone_of
 from replay_client import server
 
-from cooperflow.attempt.redis_server import program
+from cooperflow.attempt.message_store import program
 
 from .cpu import Cost, measure
 from .workload import REPOSITORY, Workload

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import layout, processes
-from cooperflow.attempt import store_checks
+from cooperflow.attempt import message_store
 from cooperflow.attempt.attempt import Attempt
+from cooperflow.attempt.message_store import RedisServer
 from cooperflow.attempt.model_gateway import Gateway, Upstream
-from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.engine import networks
 from cooperflow.engine.networks import Network
 from cooperflow.errors import EngineError, StoreError
@@ -47,7 +47,7 @@ def start_store(attempt: Attempt, scratch: Path, stack: contextlib.ExitStack) ->
         StoreError: the store does not start or does not answer.
     """
     if url := attempt.plan.config.redis.url:
-        store_checks.ping(url)
+        message_store.ping(url)
         return Services(["--redis", url])
     redis = _wait_for(RedisServer(scratch, attempt.folder / "redis.log"), stack)
     return Services(["--redis", redis.url], redis=redis)
@@ -63,8 +63,8 @@ def start_store_on_network(
         StoreError: the store does not start, or containers do not reach it.
     """
     if url := attempt.plan.config.redis.url:
-        store_checks.ping(url)
-        store_checks.check_from_container(attempt.labels, attempt.run.image, network.name, url)
+        message_store.ping(url)
+        message_store.check_from_container(attempt.labels, attempt.run.image, network.name, url)
         return Services(["--redis", url])
     redis = _start_reachable_store(network, attempt, scratch, stack)
     return Services(["--redis", redis.url], redis=redis)
@@ -113,7 +113,7 @@ def _start_reachable_store(
     password = secrets.token_hex(16)
     server = RedisServer(scratch, attempt.folder / "redis.log", network.address, password)
     redis = _wait_for(server, stack)
-    store_checks.check_from_container(attempt.labels, attempt.run.image, network.name, redis.url)
+    message_store.check_from_container(attempt.labels, attempt.run.image, network.name, redis.url)
     return redis
 
 

@@ -22,8 +22,8 @@ from cooperflow.attempt.container_monitor import (
     ContainerReport,
     remove_containers,
 )
+from cooperflow.attempt.message_store import RedisServer
 from cooperflow.attempt.model_gateway import Upstream
-from cooperflow.attempt.redis_server import RedisServer
 from cooperflow.attempt.services import Services
 from cooperflow.engine import containers, modal_sandboxes, networks
 from cooperflow.engine.networks import Network

@@ -1,7 +1,7 @@
 """Keys of the config: types, defaults, descriptions and the checks of single fields.
 
 The descriptions are Markdown: `make schema` writes config/README.md's table and config/schema.json
-from them. Checks that compare tables are in config_errors.py.
+from them. Checks that compare tables are in config.py.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import docker
 import docker.errors
 
 from cooperflow import atomic_io, provider_environment, runtime_dir, session_lock
-from cooperflow.attempt import redis_server
+from cooperflow.attempt import message_store
 from cooperflow.engine import (
     abilities,
     containers,
@@ -148,7 +148,7 @@ def check_patches(context: Context) -> Iterator[Finding]:
 def check_redis_program(context: Context) -> Iterator[Finding]:
     if _needs_redis(context):
         try:
-            redis_server.program()
+            message_store.program()
         except UserError as error:
             yield Finding("redis", BAD, str(error))
 
@@ -159,7 +159,7 @@ def check_redis_server(context: Context) -> Iterator[Finding]:
         return
     with runtime_dir.scratch() as folder:
         try:
-            server = redis_server.RedisServer(folder, folder / "log")
+            server = message_store.RedisServer(folder, folder / "log")
         except UserError:  # the missing program has its own finding
             return
         except OSError as error:
