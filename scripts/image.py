@@ -7,7 +7,7 @@ from cooperflow import formats, layout, processes
 from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
-from cooperflow.images import local_image, verification
+from cooperflow.images import verification
 from cooperflow.jobs import command
 
 
@@ -30,7 +30,7 @@ def main() -> int:
         # pull_slots limits the pulls of one machine, or of all nodes of a cluster together.
         with contextlib.ExitStack() as stack:
             if processes.on_a_node():
-                stack.enter_context(local_image.one_at_a_time(plan))
+                stack.enter_context(verification.one_at_a_time(plan))
             sentinel = verification.ensure(plan, image)
         print(f"{image}: {sentinel['source']} and verified")
         return 0

@@ -13,7 +13,7 @@ from cooperflow.engine import containers, image_identity
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import image_lock, local_image, verification
+from cooperflow.images import image_lock, verification
 from cooperflow.layout import REPOSITORY
 from cooperflow.session import checks
 
@@ -117,12 +117,12 @@ def test_a_run_and_the_preflight_accept_the_same_image(
     atomic_io.write_json(demo.results.sentinel(image), sentinel)
     client: Any = _Images(CONTAINERD)
     monkeypatch.setattr(containers, "engine", lambda: client)
-    assert local_image.ensure(demo, image) == CONTAINERD["Id"]
+    assert verification.ensure_same(demo, image) == CONTAINERD["Id"]
     assert not list(checks.check_verified_images(demo, client))
     client.attrs = OTHER
     assert list(checks.check_verified_images(demo, client))
     with pytest.raises(UserError, match="was verified"):
-        local_image.ensure(demo, image)
+        verification.ensure_same(demo, image)
 
 
 def test_a_loaded_image_is_held_to_its_pin_by_content(demo: Plan) -> None:

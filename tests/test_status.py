@@ -14,7 +14,7 @@ import synthetic
 from rich.console import Console
 from rich.table import Table
 
-from cooperflow import processes, terminal
+from cooperflow import formats, processes
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import usage
@@ -149,7 +149,7 @@ def test_names_are_in_one_piece_on_a_narrow_terminal(width: int) -> None:
         table.add_column(heading)
     table.add_row(name, "api_unavailable", "12", "$0.1234")
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(terminal.fit(table, width, ["attempts", "cost so far", "reason"]))
+    console.print(formats.fit_table(table, width, ["attempts", "cost so far", "reason"]))
     lines = console.export_text().splitlines()
     assert any(name in line for line in lines)
     assert max(map(len, lines)) <= width

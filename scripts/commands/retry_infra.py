@@ -13,8 +13,8 @@ from cooperflow import formats, layout, session_lock
 from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
+from cooperflow.formats import fit_table
 from cooperflow.outcomes import publication
-from cooperflow.terminal import fit
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
     for entry in broken:
         table.add_row(entry.run.key, entry.reason, str(entry.attempts), formats.usd(entry.cost_usd))
     console = Console()
-    console.print(fit(table, console.width, ["attempts", "cost so far", "reason"]))
+    console.print(fit_table(table, console.width, ["attempts", "cost so far", "reason"]))
     print(f"{len(broken)} runs, {formats.usd(sum(entry.cost_usd for entry in broken))} so far.")
     if arguments.list:
         return 0

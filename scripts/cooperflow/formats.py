@@ -1,10 +1,15 @@
-"""Text for numbers: rates, money, durations, sizes and times. Pure."""
+"""Text for users: rates, money, durations, sizes, times, and tables that fit a terminal. Pure."""
 
 from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.measure import Measurement
+    from rich.table import Table
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -79,3 +84,30 @@ def parse_number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return None if math.isnan(number) else number
+
+
+def fit_table(table: Table, width: int, drop: Sequence[str] = (), flexible: str = "") -> Table:
+    """Remove columns until the table fits; no cell but those of ``flexible`` is broken or cut.
+
+    Args:
+        drop: the headings of the columns that can be missed, the first to go first.
+        flexible: the heading of the column whose cells may take several lines.
+    """
+    for column in table.columns:
+        column.no_wrap = column.header != flexible
+    for heading in drop:
+        if _unlimited(table).maximum <= width:
+            return table
+        table.columns[:] = [column for column in table.columns if column.header != heading]
+    # Nothing is left to leave out: rather continue cells on the next line than cut them.
+    if _unlimited(table).minimum > width:
+        for column in table.columns:
+            column.no_wrap, column.overflow = False, "fold"
+    return table
+
+
+def _unlimited(table: Table) -> Measurement:
+    """Return the width of a table where nothing limits it."""
+    from rich.console import Console  # here: jobs import this module and print no table
+
+    return Console(width=10_000).measure(table)

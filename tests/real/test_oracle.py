@@ -188,7 +188,7 @@ def test_an_image_other_than_the_verified_one_is_not_evaluated(
     def refuse(_plan: Any, image: str) -> str:
         raise UserError(f"{image}: is sha256:2 here, but sha256:1 was verified.")
 
-    monkeypatch.setattr(oracle_job.local_image, "ensure", refuse)
+    monkeypatch.setattr(oracle_job.verification, "ensure_same", refuse)
     repetition = Repetition(PAIR, 1)
     assert oracle_job.perform(plan, repetition, Try(1, last=False)) == TRY_AGAIN
     assert oracle_job.perform(plan, repetition, Try(3, last=True)) == 0

@@ -18,7 +18,7 @@ from cooperflow.engine import containers, modal_sandboxes
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import local_image
+from cooperflow.images import verification
 from cooperflow.layout import Pair
 
 
@@ -100,7 +100,7 @@ def _prepare(plan: Plan, labels: Labels, pair: Pair) -> None:
     """Remove containers of earlier tries, and on a cluster provide the image on this node."""
     container_monitor.remove_stale_containers(plan.config.docker, labels.results, labels.run)
     if plan.config.docker and processes.on_a_node():
-        local_image.ensure(plan, pair.image)
+        verification.ensure_same(plan, pair.image)
 
 
 def next_folder(folder: Path) -> Path:

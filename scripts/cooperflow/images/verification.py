@@ -1,8 +1,10 @@
-"""A task's image: brought here if need be, then verified by a real container."""
+"""Image of a task: provided on a machine and verified by a container."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from cooperflow import atomic_io, layout, session_lock
+from cooperflow import atomic_io, layout, locks, processes, session_lock
 from cooperflow.engine import containers, image_identity
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
@@ -29,6 +31,9 @@ CHECKS = {
     "runner": "test -f /usr/local/bin/runner.sh",
     "bash": "command -v bash",
 }
+
+# Other jobs may be fetching images, seconds.
+PATIENCE = 6 * 3600
 
 
 def ensure(plan: Plan, image: str) -> dict[str, Any]:
@@ -270,3 +275,50 @@ def gate(plan: Plan) -> None:
         plan.results.gate,
         {"schema": SCHEMA, "images": {s["name"]: s["id"] for s in sentinels if s}},
     )
+
+
+def ensure_same(plan: Plan, image: str) -> str:
+    """Return the id of the verified image of a task, which is fetched if this machine lacks it.
+
+    Raises:
+        UserError: it cannot be had, or this machine has another one of that name.
+        EngineError: Docker does not answer.
+    """
+    path = plan.results.sentinel(image)
+    sentinel = atomic_io.read_json(path) or {}
+    client = containers.engine()
+    try:
+        attributes = containers.image_attributes(client, image)
+        if attributes is None or not sentinel.get("id"):
+            _fetch_here(plan, image, bool(sentinel.get("id")))
+            sentinel = atomic_io.read_json(path) or {}
+            attributes = containers.image_attributes(client, image) or {}
+    finally:
+        client.close()
+    here = str(attributes.get("Id"))
+    if sentinel.get("id") and not image_identity.is_same(sentinel, attributes):
+        raise UserError(
+            f"{image}: is {here} on {socket.gethostname()}, but {sentinel['id']} was "
+            f"verified. Remove the image there to have the right one fetched, or remove {path} "
+            "to have it verified again."
+        )
+    return here
+
+
+def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
+    """Be the only one that fetches an image on this machine, which has one disk and one line."""
+    name = f"images of {socket.gethostname()}"
+    return locks.claim(plan.results.claims, name, PATIENCE)
+
+
+def _fetch_here(plan: Plan, image: str, known: bool) -> None:
+    """Fetch and verify an image."""
+    place = f"on {socket.gethostname()}" if processes.on_a_node() else "here"
+    print(f"{image}: is not {place}." if known else f"{image}: nothing says it is verified.")
+    with one_at_a_time(plan):
+        # What a cluster's first node has verified the others compare with, and leave as it is.
+        once = known and processes.on_a_node()
+        if once:
+            bring(plan, image)
+        else:
+            ensure(plan, image)

@@ -13,7 +13,7 @@ from cooperflow.attempt import evaluation
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import local_image, rolling
+from cooperflow.images import rolling, verification
 from cooperflow.jobs.job import DONE, Conclusion, Job, Try
 from cooperflow.layout import Pair
 from cooperflow.outcomes import oracle, patch_text
@@ -127,7 +127,7 @@ def _image(plan: Plan, pair: Pair) -> tuple[str | None, str]:
     if not plan.config.docker:
         return (atomic_io.read_json(plan.results.sentinel(pair.image)) or {}).get("id"), ""
     try:
-        return local_image.ensure(plan, pair.image), ""
+        return verification.ensure_same(plan, pair.image), ""
     except (EngineError, UserError) as error:
         return None, str(error)
 

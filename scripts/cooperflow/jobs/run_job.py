@@ -15,7 +15,7 @@ from cooperflow.attempt import container_monitor, supervisor
 from cooperflow.attempt.attempt import Attempt, provider_key
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.images import local_image
+from cooperflow.images import verification
 from cooperflow.jobs import budget, circuit_breaker, notification
 from cooperflow.jobs.job import DONE, HALTED, Conclusion, Job, Try
 from cooperflow.outcomes import judgement, publication, usage
@@ -190,7 +190,7 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, Evidence | None]:
     try:
         identity = session_lock.identity(plan.results)
         container_monitor.remove_stale_containers(docker, identity, run.key)
-        return local_image.ensure(plan, run.image) if docker else "", None
+        return verification.ensure_same(plan, run.image) if docker else "", None
     except EngineError as error:
         detail = f"Docker does not answer: {error}" if docker else str(error)
         return None, Evidence(False, engine_lost=True, detail=detail)

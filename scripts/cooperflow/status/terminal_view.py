@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cooperflow.formats import fit_table
 from cooperflow.outcomes import judgement
 from cooperflow.status import states
 from cooperflow.status.states import ExperimentState, Status
-from cooperflow.terminal import fit
 
 # All columns are shown from this width, in characters.
 WIDE = 116
@@ -34,7 +34,7 @@ def view(status: Status, width: int) -> RenderableType:
         parts += ["", Text.assemble(("Reasons  ", "bold"), counts)]
     if status.active:
         table = _active_table(status)
-        parts += ["", fit(table, width, ["steps", "attempt", "for", "last call"])]
+        parts += ["", fit_table(table, width, ["steps", "attempt", "for", "last call"])]
     parts += ["", *_totals(status)]
     if status.problems:
         parts += ["", Text("Problems", style="bold red")]
@@ -72,7 +72,9 @@ def _experiment_table(status: Status, width: int) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for experiment in status.experiments:
         table.add_row(*_experiment_row(experiment, wide))
-    return fit(table, width, ["", "to evaluate", "waiting", "95 %", "cost", "rate", "running"])
+    return fit_table(
+        table, width, ["", "to evaluate", "waiting", "95 %", "cost", "rate", "running"]
+    )
 
 
 def _experiment_row(experiment: ExperimentState, wide: bool) -> Iterator[Any]:

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cooperflow import formats
+from cooperflow.formats import fit_table
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
-from cooperflow.terminal import fit
 
 STYLES = {judgement.PASS: "green", judgement.FAIL: "red", judgement.INFRA_ERROR: "yellow"}
 
@@ -79,7 +79,7 @@ def _table(title: str, frame: pd.DataFrame, columns: tuple[Column, ...], width: 
         table.add_column(column.head, justify=column.justify, overflow="fold")
     for row in frame.to_dict("records"):
         table.add_row(*(column.text(row) for column in shown))
-    return fit(table, width, DROP, "outcome" if columns is RUNS else "")
+    return fit_table(table, width, DROP, "outcome" if columns is RUNS else "")
 
 
 def _name(row: Row) -> str:
