@@ -23,6 +23,7 @@ rule report:
         RESULTS.summary_csv,
         RESULTS.comparison_csv,
         BREAKDOWNS,
+        COMMUNICATION,
         RESULTS.provenance,
     output:
         # Not the folder: Snakemake would delete all pages, and only outdated ones are written.

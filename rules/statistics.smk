@@ -1,10 +1,15 @@
-# Comparisons, breakdowns, headline tables and plots, made from runs.csv and summary.csv.
+# Comparisons, breakdowns, communication, headline tables and plots, made from the main tables.
 BREAKDOWNS = [RESULTS.table(f"{name}.csv") for name in layout.BREAKDOWNS]
+COMMUNICATION = [
+    RESULTS.communication_csv,
+    RESULTS.messages_csv,
+    *(RESULTS.table(f"{name}.csv") for name in layout.COMMUNICATION),
+]
 HEADLINES = [
     RESULTS.table(f"{name}.{kind}") for name in ("summary", "comparison") for kind in ("tex", "md")
 ]
 PLOTS = [RESULTS.plot(name, kind) for name in layout.PLOTS for kind in layout.PLOT_KINDS]
-STATISTICS = [RESULTS.comparison_csv, *BREAKDOWNS, *HEADLINES, *PLOTS]
+STATISTICS = [RESULTS.comparison_csv, *BREAKDOWNS, *COMMUNICATION, *HEADLINES, *PLOTS]
 
 
 rule derived_tables:
@@ -18,6 +23,15 @@ rule derived_tables:
             category="Tables",
             labels={"table": "comparison"},
         ),
+        [
+            report(
+                path,
+                caption="../report/communication.rst",
+                category="Tables",
+                labels={"table": path.stem.replace("_", " ")},
+            )
+            for path in COMMUNICATION
+        ],
         BREAKDOWNS,
         HEADLINES,
     log:
@@ -34,6 +48,7 @@ rule plots:
         RESULTS.summary_csv,
         RESULTS.comparison_csv,
         BREAKDOWNS,
+        COMMUNICATION,
     output:
         [path for path in PLOTS if path.suffix != ".svg"],
         # One format is enough for Snakemake's report.

@@ -1,4 +1,4 @@
-"""Make the comparison, the breakdowns and the headline tables from runs.csv and summary.csv."""
+"""Make the comparison, the breakdowns, the tables of messages and the headline tables."""
 
 import sys
 
@@ -6,7 +6,13 @@ from cooperflow import atomic_io
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.tables import breakdowns, comparison, headline_tables, run_table
+from cooperflow.tables import (
+    breakdowns,
+    communication_tables,
+    comparison,
+    headline_tables,
+    run_table,
+)
 
 
 def main() -> int:
@@ -21,6 +27,9 @@ def main() -> int:
         languages = plan.config.dataset.languages
         for name, table in breakdowns.tables(runs, languages).items():
             texts[results.table(f"{name}.csv")] = table.to_csv(index=False)
+        talk = communication_tables.collect(plan, runs)
+        for path, table in communication_tables.by_path(talk, results).items():
+            texts[path] = table.to_csv(index=False)
         for headline in (
             headline_tables.summary(run_table.read_table(results.summary_csv)),
             headline_tables.comparison(differences),

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cooperflow.tables import run_table
+from cooperflow.analysis.communication import SIXTH_COLUMNS
+from cooperflow.tables import communication_tables, run_table
 
 PAIRS = Path(__file__).parents[1] / "config" / "pairs"
 MODES = {"solo": "solo", "coop-comm": "coop", "coop-nocomm": "coop"}
@@ -83,6 +84,38 @@ def experiment(
     for column, value in {**plain, **columns}.items():
         frame[column] = value
     return frame[list(run_table.RUN_COLUMNS)]
+
+
+def communication(runs: pd.DataFrame, seed: int = 7) -> pd.DataFrame:
+    """Return plausible measures of the messages of the runs that are not solo."""
+    coop = runs[runs["mode"] != "solo"]
+    generator = np.random.default_rng(seed)
+    count = len(coop)
+    keys = ["run_name", "model", "setting", "repo", "task_id", "features", "outcome"]
+    made = coop[[*keys, "replay", "adopted"]].reset_index(drop=True)
+    made["messaging"] = made["setting"] != "coop-nocomm"
+    made["conflict"] = pd.Series(generator.random(count) < 0.4, dtype=object).where(
+        made["outcome"] != "infra_error", None
+    )
+    made["turns"] = generator.integers(15, 60, count)
+    made["messages"] = np.where(made["messaging"], generator.poisson(4, count), 0)
+    made["events"] = made["turns"] + made["messages"]
+    made["message_share"] = (made["messages"] / made["events"]).round(6)
+    left = made["messages"].to_numpy()
+    for column in SIXTH_COLUMNS:
+        made[column] = generator.binomial(left, 1 / 4)
+        left = left - made[column].to_numpy()
+    for column in ("plans", "questions", "late", "with_files", "with_lines"):
+        made[column] = generator.binomial(made["messages"], 0.4)
+    made["unanswered"] = generator.binomial(made["questions"], 0.3)
+    made["first_message_s"] = 1.5
+    made["first_message_plan"] = pd.Series(generator.random(count) < 0.5, dtype=object).where(
+        made["messages"] > 0, None
+    )
+    made["files_touched"] = generator.integers(1, 5, count)
+    made["files_announced_touched"] = generator.binomial(made["files_touched"], 0.6)
+    made["files_announced"] = made["files_announced_touched"] + generator.integers(0, 2, count)
+    return made[list(communication_tables.RUN_COLUMNS)]
 
 
 def joined(*parts: pd.DataFrame) -> pd.DataFrame:

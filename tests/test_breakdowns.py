@@ -22,7 +22,14 @@ from cooperflow.experiment import config as configuration
 from cooperflow.experiment import pairs
 from cooperflow.experiment import plan as planning
 from cooperflow.plots import plot_data, plot_files, specifications
-from cooperflow.tables import breakdowns, comparison, difficulty, headline_tables, run_table
+from cooperflow.tables import (
+    breakdowns,
+    communication_tables,
+    comparison,
+    difficulty,
+    headline_tables,
+    run_table,
+)
 from cooperflow.upstream import published
 
 PAIRS = [("a_task", 1, "1,2"), ("a_task", 1, "1,3"), ("b_task", 2, "1,2"), ("b_task", 2, "2,3")]
@@ -237,7 +244,8 @@ def written(runs: pd.DataFrame, root: Path) -> layout.Results:
     runs.to_csv(results.runs_csv, index=False)
     run_table.summary_table(runs).to_csv(results.summary_csv, index=False)
     comparison.table(runs).to_csv(results.comparison_csv, index=False)
-    for name, table in small(runs).items():
+    talk = communication_tables.small(made_runs.communication(runs))
+    for name, table in {**small(runs), **talk}.items():
         table.to_csv(results.table(f"{name}.csv"), index=False)
     return results
 

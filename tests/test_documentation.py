@@ -9,7 +9,7 @@ import pytest
 
 from cooperflow.outcomes import oracle
 from cooperflow.report import pages
-from cooperflow.tables import breakdowns, comparison, difficulty, run_table
+from cooperflow.tables import breakdowns, communication_tables, comparison, difficulty, run_table
 
 ROOT = Path(__file__).resolve().parents[1]
 MANUALS = sorted(
@@ -25,6 +25,11 @@ def section(title: str) -> str:
     return RESULTS.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
+def _numbered(match: re.Match[str]) -> str:
+    """Return the names of a range: messages_sixth1 to messages_sixth6."""
+    return " ".join(f"{match[1]}{n}" for n in range(1, int(match[2]) + 1))
+
+
 ORACLE_SUMMARY = (
     "oracle_ok",
     "oracle_failed",
@@ -36,6 +41,8 @@ ORACLE_SUMMARY = (
     "ci_high_oracle_ok",
     "gold_ceiling",
 )
+
+
 SUMMARY = (*run_table.SUMMARY_COLUMNS, *ORACLE_SUMMARY)
 
 
@@ -47,6 +54,18 @@ SUMMARY = (*run_table.SUMMARY_COLUMNS, *ORACLE_SUMMARY)
         ("oracle.csv", oracle.COLUMNS),
         ("comparison.csv", comparison.COLUMNS),
         ("tables/cost.csv", breakdowns.COST_COLUMNS),
+        (
+            "communication.csv and messages.csv",
+            (*communication_tables.RUN_COLUMNS, *communication_tables.MESSAGES_COLUMNS),
+        ),
+        (
+            "tables/communication_by_setting.csv and communication_and_conflicts.csv",
+            (*communication_tables.RATIOS, *communication_tables.SHARES),
+        ),
+        (
+            "tables/communication_by_setting.csv and communication_and_conflicts.csv",
+            tuple(communication_tables.PROPERTIES),
+        ),
         ("tables/repeats.csv", breakdowns.REPEATS_COLUMNS),
         (
             "tables/by_difficulty.csv and coordination_gap.csv",
@@ -55,7 +74,8 @@ SUMMARY = (*run_table.SUMMARY_COLUMNS, *ORACLE_SUMMARY)
     ],
 )
 def test_results_page_defines_every_column(title: str, columns: tuple[str, ...]) -> None:
-    words = set(re.findall(r"\w+", section(title)))
+    text = re.sub(r"(\w+\D)1 to \1(\d)", _numbered, section(title))
+    words = set(re.findall(r"\w+", text))
     assert [column for column in columns if column not in words] == []
 
 

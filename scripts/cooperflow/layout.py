@@ -32,6 +32,8 @@ BREAKDOWNS = (
     "cost",
     "repeats",
 )
+# The tables of the agents' messages; they need the runs' own files.
+COMMUNICATION = ("communication_by_setting", "communication_and_conflicts")
 PLOTS = (
     "pass_rates",
     "paired_outcomes",
@@ -39,6 +41,10 @@ PLOTS = (
     "cost_success",
     "repo_outcomes",
     "timeline",
+    "message_share",
+    "turns",
+    "message_times",
+    "communication_and_conflicts",
 )
 PLOT_KINDS = ("png", "svg", "pdf")
 
@@ -141,6 +147,14 @@ class Results:
     @property
     def comparison_csv(self) -> Path:
         return self.root / "comparison.csv"
+
+    @property
+    def communication_csv(self) -> Path:
+        return self.root / "communication.csv"
+
+    @property
+    def messages_csv(self) -> Path:
+        return self.root / "messages.csv"
 
     def table(self, name: str) -> Path:
         """A small table, with its ending: by_repo.csv, summary.tex."""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from cooperflow import atomic_io, layout
 from cooperflow.analysis import story
+from cooperflow.analysis.communication import Communication, measure, touched_files
 from cooperflow.analysis.story import Story
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
@@ -160,6 +161,15 @@ class Source:
             return story.of_calls(records, self._names, self.messages)
         told = story.of_trajectories(read, self.messages)
         return story.with_failed_calls(story.with_raw_answers(told, records), records)
+
+    @cached_property
+    def communication(self) -> Communication:
+        """The messages with what the rules find, and the measures of the run."""
+        touched: dict[str, list[str]] = {agent: [] for agent in self.story.agents}
+        for patch in self.patches:
+            if patch.agent:
+                touched.setdefault(patch.agent, []).extend(touched_files(patch.text))
+        return measure(self.story, touched)
 
     @cached_property
     def finished(self) -> bool:

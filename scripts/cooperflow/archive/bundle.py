@@ -20,7 +20,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import Config
 from cooperflow.experiment.plan import Plan
-from cooperflow.tables import breakdowns, comparison, run_table
+from cooperflow.tables import breakdowns, communication_tables, comparison, run_table
 
 NAME = "bundle.tar.gz"
 MANIFEST = "MANIFEST.json"
@@ -124,11 +124,13 @@ def recomputed(plan: Plan) -> Mapping[str, str]:
         text = written.runs_csv.read_text(encoding="utf-8")
         runs = run_table.read_runs(written.runs_csv)
     small = breakdowns.tables(runs, plan.config.dataset.languages)
+    talk = communication_tables.by_path(communication_tables.collect(plan, runs), results)
     paths = {
         results.runs_csv: text,
         results.summary_csv: summary.to_csv(index=False),
         results.comparison_csv: comparison.table(runs).to_csv(index=False),
         **{results.table(f"{name}.csv"): t.to_csv(index=False) for name, t in small.items()},
+        **{path: table.to_csv(index=False) for path, table in talk.items()},
     }
     return {str(path.relative_to(results.root)): text for path, text in paths.items()}
 

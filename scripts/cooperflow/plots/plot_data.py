@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import layout
+from cooperflow.analysis import communication
 from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty
+from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.run_table import read_runs, read_table
 
 
@@ -149,7 +152,8 @@ class Tables:
 
 def load(results: layout.Results) -> Tables:
     """Read the tables of an experiment."""
-    small = {name: read_table(results.table(f"{name}.csv")) for name in layout.BREAKDOWNS}
+    names = (*layout.BREAKDOWNS, *layout.COMMUNICATION)
+    small = {name: read_table(results.table(f"{name}.csv")) for name in names}
     return Tables(
         read_runs(results.runs_csv),
         read_table(results.summary_csv),
@@ -282,6 +286,79 @@ def repo_outcomes(tables: Tables) -> Grid:
         tuple(values),
         tuple(texts),
     )
+
+
+def measure(tables: Tables, name: str, title: str, x: str) -> Points:
+    """Return a measure of communication of each experiment that is not solo."""
+    table = _measured(tables)
+    look = looks(tables.summary["setting"])
+    points = tuple(
+        _measured_point(row, str(row["run_name"]), look[row["setting"]])
+        for row in table[table["measure"] == name].to_dict("records")
+    )
+    return Points(titled(title, table), x, "", points)
+
+
+def message_times(tables: Tables) -> Curves:
+    """Return the share of the messages in each sixth of the runs' time."""
+    table = _measured(tables)
+    sixths = [f"share_sixth{n}" for n in range(1, communication.SIXTHS + 1)]
+    table = table[table["measure"].isin(sixths)]
+    curves = []
+    for name, rows in table.groupby("run_name", sort=False):
+        drawn = looks(table["run_name"])[str(name)]
+        points = tuple(
+            _measured_point(row, f"{name}, sixth {sixths.index(row['measure']) + 1}", drawn)
+            for row in rows.to_dict("records")
+        )
+        at = tuple(float(sixths.index(measure) + 1) for measure in rows["measure"])
+        curves.append(Curve("", str(name), drawn.colour, at, points))
+    return Curves(
+        titled("When messages are sent", table),
+        "sixth of the run's time",
+        "share of the messages, 95 % interval by task",
+        ("",) if curves else (),
+        tuple(curves),
+    )
+
+
+def communication_and_conflicts(tables: Tables) -> Points:
+    """Return the difference of conflict rates with and without each property of the runs."""
+    table = tables.breakdowns["communication_and_conflicts"]
+    table = table.sort_values("property", key=lambda names: names.map(list(PROPERTIES).index))
+    look = looks(table["run_name"])
+    points = tuple(
+        Point(
+            PROPERTIES[row["property"]],
+            int(row["runs_with"] + row["runs_without"]),
+            float(row["diff"]),
+            float(row["ci_low"]),
+            float(row["ci_high"]),
+            *_drawn(look[row["run_name"]]),
+        )
+        for row in table.to_dict("records")
+        if not math.isnan(float(row["diff"]))
+    )
+    return Points(
+        titled("Conflict rate with and without a property (associations)", table),
+        "conflict rate with the property minus without it, 95 % interval",
+        "",
+        points,
+    )
+
+
+def _measured(tables: Tables) -> pd.DataFrame:
+    table = tables.breakdowns["communication_by_setting"]
+    return table[table["merge"] == "all"]
+
+
+def _measured_point(row: Mapping[Hashable, Any], label: str, look: Look) -> Point:
+    value, low, high = (float(row[key]) for key in ("value", "ci_low", "ci_high"))
+    return Point(label, int(row["runs"]), value, low, high, *_drawn(look))
+
+
+def _drawn(look: Look) -> tuple[str, str, str]:
+    return look.group, look.colour, look.marker
 
 
 def timeline(tables: Tables) -> Timeline:

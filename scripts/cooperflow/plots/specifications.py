@@ -18,6 +18,7 @@ from cooperflow.plots.plot_data import (
     PAIRED_WORDS,
     Plot,
     Point,
+    Points,
     Tables,
 )
 
@@ -227,6 +228,80 @@ def timeline(tables: Tables) -> Spec:
     return _view(plot, rows, [bars], height=min(max(14 * plot.lanes, 40), 1200))
 
 
+def message_share(tables: Tables) -> Spec:
+    """Return the share of the agents' events that are messages (figure 5b of the paper)."""
+    title = "Share of the agents' events that are messages"
+    plot = plot_data.measure(tables, "message_share", title, "messages / events, 95 % interval")
+    return _forest(plot, "%")
+
+
+def turns(tables: Tables) -> Spec:
+    """Return the turns of the agents of a run (figure 6 of the paper)."""
+    title = "Turns of the agents of a run"
+    plot = plot_data.measure(tables, "turns_per_run", title, "turns per run, mean, 95 % interval")
+    return _forest(plot, "~g")
+
+
+def message_times(tables: Tables) -> Spec:
+    """Return the share of the messages in each sixth of the runs' time."""
+    plot = plot_data.message_times(tables)
+    rows = []
+    for place, curve in enumerate(plot.curves):
+        # Side by side, so that intervals do not hide each other.
+        shift = 0.06 * (place - (len(plot.curves) - 1) / 2)
+        rows += [
+            _row(point, at=at + shift, curve=curve.label)
+            for at, point in zip(curve.at, curve.points, strict=True)
+        ]
+    points = [point for curve in plot.curves for point in curve.points]
+    x: Spec = {"field": "at", "type": "quantitative", "title": plot.x}
+    x |= {"scale": {"domain": [0.5, 6.5], "nice": False}}
+    x |= {"axis": {"values": [1, 2, 3, 4, 5, 6], "format": "d", "grid": False}}
+    looks = _looks(points, field="curve", names=[curve.label for curve in plot.curves])
+    line: Spec = {"mark": {"type": "line"}, "encoding": {"x": x, "y": _share("value", plot.y)}}
+    line["encoding"]["color"] = looks["color"]
+    return _view(plot, rows, [line, *_marks("y", {"x": x, **looks}, plot.y)], height=200)
+
+
+def communication_and_conflicts(tables: Tables) -> Spec:
+    """Return the differences of conflict rates with and without properties of the messages."""
+    plot = plot_data.communication_and_conflicts(tables)
+    groups = list(dict.fromkeys(point.group for point in plot.points))
+    spec = _forest(plot, "+.0%", groups)
+    zero = {"mark": {"type": "rule", "strokeDash": [3, 3], "color": "#888888"}}
+    spec["layer"].insert(0, {**zero, "encoding": {"x": {"datum": 0}}})
+    return spec
+
+
+def _forest(plot: Points, form: str, groups: Sequence[str] = ()) -> Spec:
+    """Return values with intervals, a row for each label.
+
+    Args:
+        form: of the numbers on the axis.
+        groups: rows of the same label, drawn below each other; none: one row for each label.
+    """
+    rows = []
+    for point in plot.points:
+        name = point.label if groups else f"{point.label} (n={point.n})"
+        value, low, high = (
+            f"{v:.1%}" if "%" in form else f"{v:.3g}" for v in (point.value, point.low, point.high)
+        )
+        tip = f"{point.group}, {point.label}: {value} ({low} to {high}), n={point.n}"
+        rows.append(_row(point, name=name, tip=tip))
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    y: Spec = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}}
+    y |= {"axis": {"grid": False}}
+    encoding: Spec = {"y": y, **_looks(plot.points, legend=bool(groups))}
+    if groups:
+        encoding["yOffset"] = {"field": "group", "type": "nominal", "scale": {"domain": groups}}
+    axis = {"type": "quantitative", "title": plot.x, "axis": {"format": form}}
+    layers = _marks("x", encoding, plot.x)
+    for layer, field in zip(layers, ("low", "value"), strict=True):
+        layer["encoding"]["x"] = {"field": field, **axis}
+    height = _ROW * max(len(names), 1) * max(1, (len(groups) + 1) // 2)
+    return _view(plot, rows, layers, height=height)
+
+
 SPECS: Mapping[str, Callable[[Tables], Spec]] = {
     "pass_rates": pass_rates,
     "paired_outcomes": paired_outcomes,
@@ -234,6 +309,10 @@ SPECS: Mapping[str, Callable[[Tables], Spec]] = {
     "cost_success": cost_success,
     "repo_outcomes": repo_outcomes,
     "timeline": timeline,
+    "message_share": message_share,
+    "turns": turns,
+    "message_times": message_times,
+    "communication_and_conflicts": communication_and_conflicts,
 }
 
 

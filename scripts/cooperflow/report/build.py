@@ -21,7 +21,7 @@ from cooperflow.outcomes import judgement
 from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import Tables
 from cooperflow.report import front_page, pages, safe_text
-from cooperflow.tables import breakdowns, comparison
+from cooperflow.tables import breakdowns, communication_tables, comparison
 from cooperflow.tables.run_table import read_runs, read_table
 
 HERE = Path(__file__).parent
@@ -171,7 +171,10 @@ def _tables(plan: Plan, at: Results) -> Tables:
         runs,
         read_table(at.summary_csv),
         comparison.table(runs),
-        breakdowns.tables(runs, plan.config.dataset.languages),
+        {
+            **breakdowns.tables(runs, plan.config.dataset.languages),
+            **communication_tables.small(communication_tables.collect(plan, runs).runs),
+        },
     )
 
 

@@ -52,6 +52,11 @@ CAPTIONS = {
     "coordination_gap": "How often two agents pass what one agent alone finds easy or hard.",
     "cost_success": "Over all attempts of a run; intervals are Wilson's, 95 %.",
     "repo_outcomes": "Passes of the runs that were graded.",
+    "message_share": "Two agents' messages among their messages and commands.",
+    "turns": "Answers that the agents of a run acted on, all agents together.",
+    "message_times": "Each run's time, from its first turn to its end, in six equal parts.",
+    "communication_and_conflicts": "Associations, not effects: what makes agents write may also "
+    "make their patches conflict. Left of zero: fewer conflicts with the property.",
     "timeline": "A bar for each run, by the outcome it came to.",
     "reasons": "Runs that ended as fail or infra_error.",
 }

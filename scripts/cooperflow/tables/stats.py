@@ -77,6 +77,23 @@ def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[
     return round(max(low, -1.0), 6), round(min(high, 1.0), 6)
 
 
+def difference_interval(a: int, of_a: int, b: int, of_b: int) -> tuple[float, float]:
+    """Return the interval (95 %) of the difference of two independent proportions, a - b.
+
+    Newcombe's method 10: the Wilson intervals of both proportions, joined by square and add.
+    Source: R. G. Newcombe, "Interval estimation for the difference between independent
+    proportions: comparison of eleven methods", Statistics in Medicine 17 (1998) 873-890.
+    """
+    if not of_a or not of_b:
+        return math.nan, math.nan
+    rate_a, rate_b = a / of_a, b / of_b
+    low_a, high_a = _wilson(a, of_a)
+    low_b, high_b = _wilson(b, of_b)
+    low = rate_a - rate_b - math.hypot(rate_a - low_a, high_b - rate_b)
+    high = rate_a - rate_b + math.hypot(high_a - rate_a, rate_b - low_b)
+    return round(max(low, -1.0), 6), round(min(high, 1.0), 6)
+
+
 def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
     """Return Newcombe's corrected estimate of the correlation of the two outcomes."""
     n = both + only_a + only_b + neither

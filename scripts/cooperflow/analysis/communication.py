@@ -1,0 +1,305 @@
+"""Communication of the agents of a run: its messages in time, and their measures. Pure.
+
+Source of the questions: the CooperBench paper (arXiv:2601.13295v2), section 5 and figures 5 and 6.
+The rules on texts are those of message_rules; docs/results.md defines every column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cooperflow.analysis import message_rules
+from cooperflow.analysis.story import Event, Story
+
+SIXTHS = 6
+SIXTH_COLUMNS = tuple(f"messages_sixth{n}" for n in range(1, SIXTHS + 1))
+MEASURES = (
+    "turns",
+    "events",
+    "messages",
+    "message_share",
+    *SIXTH_COLUMNS,
+    "first_message_s",
+    "first_message_plan",
+    "plans",
+    "questions",
+    "unanswered",
+    "late",
+    "with_files",
+    "with_lines",
+    "files_announced",
+    "files_touched",
+    "files_announced_touched",
+)
+MESSAGE_COLUMNS = (
+    "number",
+    "sender",
+    "receiver",
+    "time_s",
+    "step",
+    "sixth",
+    "plan",
+    "question",
+    "answered",
+    "late",
+    "files",
+    "lines",
+)
+# mini_swe_agent_v2's words before a message that an agent is given (upstream's agents/default.py).
+_GIVEN = re.compile(r"\[(?:Message|Reply) from (\w+)[^\]]*\]: ")
+_TOUCHED = re.compile(r'^diff --git "?a/.+?"? "?b/(.+?)"?$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """A message, when and where it was sent, and what became of it."""
+
+    number: int  # 1 for the first of the run
+    sender: str
+    receiver: str
+    text: str
+    time: float | None  # seconds from the first turn of the run
+    step: int  # the sender's turn; 0: before its first
+    sixth: int | None  # 1 to 6: the part of the run's time
+    findings: message_rules.Findings
+    read_before: int | None = None  # the receiver's turn that could use it; None: unknown or never
+    answered: bool = False
+    late: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """Return its row of messages.csv, without the text."""
+        asks = self.findings.questions > 0
+        return {
+            "number": self.number,
+            "sender": self.sender,
+            "receiver": self.receiver,
+            "time_s": None if self.time is None else round(self.time, 3),
+            "step": self.step,
+            "sixth": self.sixth,
+            "plan": self.findings.plan,
+            "question": asks,
+            "answered": self.answered if asks else None,
+            "late": self.late,
+            "files": ";".join(self.findings.files),
+            "lines": self.findings.lines,
+        }
+
+
+@dataclass(frozen=True)
+class Communication:
+    """The messages of a run and its measures."""
+
+    messages: tuple[SentMessage, ...] = ()
+    measures: Mapping[str, Any] = field(default_factory=dict)
+
+
+def touched_files(patch: str) -> tuple[str, ...]:
+    """Return the paths that a patch changes, each once."""
+    return tuple(dict.fromkeys(_TOUCHED.findall(patch)))
+
+
+def measure(story: Story, touched: Mapping[str, Sequence[str]]) -> Communication:
+    """Return the communication of a run.
+
+    Args:
+        story: the run's events.
+        touched: agent -> paths that its patch changes.
+    """
+    messages = _with_fate(_sent(story), story)
+    turns = sum(event.kind == "step" for event in story.events)
+    others = _other_events(story)
+    claims = _claims(messages, touched)
+    asking = [m for m in messages if m.findings.questions]
+    measures: dict[str, Any] = {
+        "turns": turns,
+        "events": others + len(messages),
+        "messages": len(messages),
+        "message_share": _share(len(messages), others + len(messages)),
+    }
+    for n, column in enumerate(SIXTH_COLUMNS, start=1):
+        measures[column] = sum(m.sixth == n for m in messages)
+    first = messages[0] if messages else None
+    measures |= {
+        "first_message_s": None if first is None or first.time is None else round(first.time, 3),
+        "first_message_plan": None if first is None else first.findings.plan,
+        "plans": sum(m.findings.plan for m in messages),
+        "questions": len(asking),
+        "unanswered": sum(not m.answered for m in asking),
+        "late": sum(m.late for m in messages),
+        "with_files": sum(bool(m.findings.files) for m in messages),
+        "with_lines": sum(m.findings.lines for m in messages),
+        **claims,
+    }
+    return Communication(messages, measures)
+
+
+def _sent(story: Story) -> tuple[SentMessage, ...]:
+    """Return the messages in order, each at the sender's turn."""
+    start, end = _span(story.events)
+    steps = dict.fromkeys(story.agents, 0)
+    sent: list[SentMessage] = []
+    for event in story.events:
+        if event.kind == "step":
+            steps[event.agent] = event.number
+        elif event.kind == "message":
+            time = None if event.time is None or start is None else event.time - start
+            sent.append(
+                SentMessage(
+                    len(sent) + 1,
+                    event.agent,
+                    event.to,
+                    event.text,
+                    time,
+                    steps.get(event.agent, 0),
+                    _sixth(time, None if start is None or end is None else end - start),
+                    message_rules.describe(event.text),
+                )
+            )
+    return tuple(sent)
+
+
+def _span(events: Sequence[Event]) -> tuple[float | None, float | None]:
+    """Return the times of the first turn and of the last turn, command or message."""
+    starts = [e.time for e in events if e.kind == "step" and e.time is not None]
+    ends = [e.time for e in events if e.kind in ("step", "message") and e.time is not None]
+    ends += [
+        event.time + (command.seconds or 0.0)
+        for event in events
+        for command in event.commands
+        if event.time is not None
+    ]
+    return min(starts, default=None), max(ends, default=None)
+
+
+def _sixth(time: float | None, length: float | None) -> int | None:
+    if time is None or length is None or length <= 0:
+        return None
+    return min(max(int(SIXTHS * time / length), 0), SIXTHS - 1) + 1
+
+
+def _with_fate(messages: Sequence[SentMessage], story: Story) -> tuple[SentMessage, ...]:
+    """Return the messages with the turn that could use each, whether it came late, and replies."""
+    given = _given(story)
+    last_turns = {agent: _turn_times(story, agent) for agent in story.agents}
+    start, _ = _span(story.events)
+    read: list[SentMessage] = []
+    for message in messages:
+        before = next(
+            (
+                number
+                for number, sender, text in given.get(message.receiver, [])
+                if sender == message.sender and message.text.strip() in text
+            ),
+            None,
+        )
+        late = before is None and _is_late(message, last_turns.get(message.receiver, []), start)
+        read.append(replace(message, read_before=before, late=late))
+    return tuple(
+        replace(
+            message,
+            answered=message.findings.questions > 0
+            and any(_answers(reply, message) for reply in read),
+        )
+        for message in read
+    )
+
+
+def _given(story: Story) -> dict[str, list[tuple[int, str, str]]]:
+    """Return the messages that each agent was given: number of its next turn, sender, text.
+
+    A message that was given after the agent's last turn was of no use and is left out.
+    """
+    given: dict[str, list[tuple[int, str, str]]] = {agent: [] for agent in story.agents}
+    steps = dict.fromkeys(story.agents, 0)
+    last = {event.agent: event.number for event in story.events if event.kind == "step"}
+    for event in story.events:
+        texts = []
+        if event.kind == "step":
+            steps[event.agent] = event.number
+            texts = [command.output or "" for command in event.commands]
+        elif event.kind == "received":
+            texts = [event.text]
+        for text in texts:
+            for match in _GIVEN.finditer(text):
+                following = steps.get(event.agent, 0) + 1
+                if following <= last.get(event.agent, 0):
+                    entry = (following, match[1], text[match.end() :])
+                    given.setdefault(event.agent, []).append(entry)
+    return given
+
+
+def _turn_times(story: Story, agent: str) -> list[float]:
+    return [
+        event.time
+        for event in story.events
+        if event.kind == "step" and event.agent == agent and event.time is not None
+    ]
+
+
+def _is_late(message: SentMessage, turns: Sequence[float], start: float | None) -> bool:
+    """Return whether the receiver had at most the answer that was already under way.
+
+    A turn has the time at which its answer arrived: one that follows the message may have been
+    asked for before it.
+    """
+    if message.time is None or start is None or not turns:
+        return False
+    return sum(time > start + message.time for time in turns) <= 1
+
+
+def _answers(reply: SentMessage, question: SentMessage) -> bool:
+    """Return whether a message goes back to the asker after the question could be read."""
+    if (reply.sender, reply.receiver) != (question.receiver, question.sender):
+        return False
+    if question.read_before is not None:
+        return reply.step >= question.read_before
+    if question.time is None or reply.time is None:
+        return reply.number > question.number
+    return reply.time > question.time
+
+
+def _other_events(story: Story) -> int:
+    """Return the number of commands that send no message, and of turns without a command."""
+    count = 0
+    events = list(story.events)
+    sent: dict[str, list[str]] = {agent: [] for agent in story.agents}
+    for event in events:
+        if event.kind == "message":
+            sent.setdefault(event.agent, []).append(event.text.strip())
+    for event in events:
+        if event.kind != "step":
+            continue
+        silent = [
+            command
+            for command in event.commands
+            if not any(text and text in command.text for text in sent.get(event.agent, []))
+        ]
+        count += len(silent) if event.commands else 1
+    return count
+
+
+def _claims(
+    messages: Sequence[SentMessage], touched: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """Return the numbers of files that agents announced, touched, and both."""
+    announced = kept = 0
+    for agent, paths in touched.items():
+        names = {name for m in messages if m.sender == agent for name in m.findings.announced}
+        known = {message_rules.same_file(name, paths) for name in names} - {None}
+        kept += len(known)
+        # Two names of one touched file count once.
+        announced += len(known) + len(
+            {name for name in names if message_rules.same_file(name, paths) is None}
+        )
+    return {
+        "files_announced": announced,
+        "files_touched": sum(len(set(paths)) for paths in touched.values()),
+        "files_announced_touched": kept,
+    }
+
+
+def _share(count: int, of: int) -> float | None:
+    return round(count / of, 6) if of else None

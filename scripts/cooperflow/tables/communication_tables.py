@@ -1,0 +1,318 @@
+"""Tables of the agents' messages: per run, per message, by setting, and beside the conflict rate.
+
+All of them describe; none shows a cause: agents that write more may do so because their features
+overlap, and the same overlap makes conflicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cooperflow import layout
+from cooperflow.analysis.communication import MEASURES, MESSAGE_COLUMNS, SIXTH_COLUMNS
+from cooperflow.analysis.run_files import Source
+from cooperflow.experiment.plan import Plan
+from cooperflow.layout import Results
+from cooperflow.outcomes import judgement
+from cooperflow.tables import difficulty, stats
+
+CONFLICTS = "conflicts"  # upstream's merge status
+PAIR = ("run_name", "repo", "task_id", "features")
+RUN_COLUMNS = (
+    "run_name",
+    "model",
+    "setting",
+    "repo",
+    "task_id",
+    "features",
+    "messaging",
+    "outcome",
+    "conflict",
+    *MEASURES,
+    "replay",
+    "adopted",
+)
+MESSAGES_COLUMNS = (*PAIR, *MESSAGE_COLUMNS, "replay")
+EXPERIMENT = ("run_name", "model", "setting")
+SETTING_COLUMNS = (
+    *EXPERIMENT,
+    "merge",
+    "measure",
+    "runs",
+    "tasks",
+    "value",
+    "ci_low",
+    "ci_high",
+    "replay",
+)
+CONFLICT_COLUMNS = (
+    *EXPERIMENT,
+    "property",
+    "runs_with",
+    "conflicts_with",
+    "rate_with",
+    "ci_low_with",
+    "ci_high_with",
+    "runs_without",
+    "conflicts_without",
+    "rate_without",
+    "ci_low_without",
+    "ci_high_without",
+    "diff",
+    "ci_low",
+    "ci_high",
+    "replay",
+)
+
+# Name -> columns of the numerator and of the denominator; "" counts runs.
+RATIOS: Mapping[str, tuple[str, str]] = {
+    "messages_per_run": ("messages", ""),
+    "turns_per_run": ("turns", ""),
+    "message_share": ("messages", "events"),
+    **{f"share_sixth{n}": (column, "_timed") for n, column in enumerate(SIXTH_COLUMNS, start=1)},
+    "plans_per_message": ("plans", "messages"),
+    "questions_per_message": ("questions", "messages"),
+    "plans_per_question": ("plans", "questions"),
+    "unanswered_share": ("unanswered", "questions"),
+    "late_share": ("late", "messages"),
+    "with_files_share": ("with_files", "messages"),
+    "with_lines_share": ("with_lines", "messages"),
+    "announced_touched_share": ("files_announced_touched", "files_announced"),
+    "touched_announced_share": ("files_announced_touched", "files_touched"),
+}
+# What also the runs of a setting without messages have.
+_ALWAYS = ("messages_per_run", "turns_per_run", "message_share")
+# Name -> column of True and False; the share of the runs that have a value.
+SHARES: Mapping[str, str] = {
+    "silent_share": "_silent",
+    "first_message_plan_share": "first_message_plan",
+}
+MERGES = ("all", "conflict", "clean")
+
+PROPERTIES: Mapping[str, str] = {
+    "any_message": "a message was sent",
+    "many_messages": "more messages than the median",
+    "high_message_share": "a larger share of messages than the median",
+    "many_turns": "more turns than the median",
+    "first_message_plan": "the first message is a plan",
+    "unanswered_question": "a question without an answer",
+    "late_message": "a message after the receiver's end",
+    "names_files": "a message names a file",
+    "names_lines": "a message names a line",
+    "all_files_announced": "every touched file was announced",
+}
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of the runs that are not solo, and of their messages."""
+
+    runs: pd.DataFrame
+    messages: pd.DataFrame
+
+
+def by_path(tables: Tables, results: Results) -> dict[Path, pd.DataFrame]:
+    """Return every table by its path."""
+    return {
+        results.communication_csv: tables.runs,
+        results.messages_csv: tables.messages,
+        **{results.table(f"{name}.csv"): table for name, table in small(tables.runs).items()},
+    }
+
+
+def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the tables of experiments by name, from the table of runs."""
+    made = (by_setting(runs), and_conflicts(runs))
+    return dict(zip(layout.COMMUNICATION, made, strict=True))
+
+
+def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
+    """Return the tables of the runs that are not solo, and of their messages.
+
+    Args:
+        runs: the table of runs; others than those in it are not read.
+    """
+    rows: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
+    for row, source in _sources(plan, runs):
+        found = source.communication
+        key = {name: row[name] for name in PAIR}
+        rows.append(
+            {
+                **key,
+                **{name: row[name] for name in ("model", "setting", "outcome", "replay")},
+                "messaging": source.run.experiment.setting.messaging,
+                "conflict": _conflict(row),
+                "adopted": row["adopted"],
+                **found.measures,
+            }
+        )
+        messages += [{**key, **m.row(), "replay": row["replay"]} for m in found.messages]
+    return Tables(
+        pd.DataFrame(rows, columns=list(RUN_COLUMNS)),
+        pd.DataFrame(messages, columns=list(MESSAGES_COLUMNS)),
+    )
+
+
+def _sources(plan: Plan, runs: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any], Source]]:
+    known = {
+        (run.experiment.run_name, run.pair.repo, run.pair.task_id, _features(run)): run
+        for run in plan.runs
+    }
+    for row in runs[runs["mode"] != difficulty.SOLO].to_dict("records"):
+        run = known[row["run_name"], row["repo"], int(row["task_id"]), str(row["features"])]
+        yield row, Source(run, run.folder(plan.results))
+
+
+def _features(run: Any) -> str:
+    return ",".join(map(str, run.pair.sorted_features))
+
+
+def _conflict(row: Mapping[Any, Any]) -> bool | None:
+    """Return whether the patches of an evaluated run conflict; None without a merge."""
+    if row["outcome"] not in (judgement.PASS, judgement.FAIL) or not row["merge_status"]:
+        return None
+    return bool(row["merge_status"] == CONFLICTS)
+
+
+def by_setting(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return every measure of each experiment: over all runs, with and without a conflict.
+
+    Args:
+        runs: the table of communication by run.
+    """
+    rows = []
+    for _, group in _experiments(runs):
+        parts = {
+            "all": group,
+            "conflict": group[group["conflict"].eq(True)],
+            "clean": group[group["conflict"].eq(False)],
+        }
+        for merge in MERGES:
+            part = parts[merge]
+            first = {**{key: group[key].iloc[0] for key in EXPERIMENT}, "merge": merge}
+            for name, value in _measures(part).items():
+                if value["runs"]:
+                    rows.append({**first, "measure": name, **value, "replay": _replay(group)})
+    return pd.DataFrame(rows, columns=list(SETTING_COLUMNS))
+
+
+def _experiments(runs: pd.DataFrame) -> Iterator[tuple[object, pd.DataFrame]]:
+    """Give the evaluated runs of each experiment whose turns are recorded."""
+    done = runs[runs["outcome"].isin([judgement.PASS, judgement.FAIL]) & (runs["turns"] > 0)]
+    done = done.assign(
+        _silent=done["messages"] == 0, _timed=done[list(SIXTH_COLUMNS)].sum(axis=1), _runs=1
+    )
+    yield from done.groupby("run_name", sort=False)
+
+
+def _measures(part: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    made: dict[str, dict[str, Any]] = {}
+    talking = part[part["messaging"].astype(bool)]
+    for name, (above, below) in RATIOS.items():
+        made[name] = _ratio(part if name in _ALWAYS else talking, above, below or "_runs")
+    for name, column in SHARES.items():
+        values = talking[column].dropna().astype(bool)
+        low, high = stats.wilson(int(values.sum()), len(values))
+        made[name] = {
+            "runs": len(values),
+            "tasks": _tasks(talking.loc[values.index]),
+            "value": stats.rate(int(values.sum()), len(values)),
+            "ci_low": low,
+            "ci_high": high,
+        }
+    return made
+
+
+def _ratio(part: pd.DataFrame, above: str, below: str) -> dict[str, Any]:
+    """Return the ratio of two sums, with an interval that draws tasks."""
+    sums = part.groupby(["repo", "task_id"], sort=True)[[above, below]].sum()
+    sums = sums[sums[below] > 0]
+    total = float(sums[below].sum())
+    low, high = stats.cluster_interval(sums[above].to_numpy(float), sums[below].to_numpy(float))
+    return {
+        "runs": int((part[below] > 0).sum()),
+        "tasks": len(sums),
+        "value": round(float(sums[above].sum()) / total, 6) if total else np.nan,
+        "ci_low": low,
+        "ci_high": high,
+    }
+
+
+def _tasks(part: pd.DataFrame) -> int:
+    return len(part[["repo", "task_id"]].drop_duplicates())
+
+
+def _replay(group: pd.DataFrame) -> bool:
+    return bool(group["replay"].iloc[0])
+
+
+def and_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the conflict rate of the runs with and without each property.
+
+    Only experiments with messages; properties of messages only over runs that have one.
+
+    Args:
+        runs: the table of communication by run.
+    """
+    rows = []
+    for _, group in _experiments(runs):
+        merged = group[group["conflict"].notna() & group["messaging"].astype(bool)]
+        if merged.empty:
+            continue
+        for name, marks in _properties(merged).items():
+            conflicts = merged.loc[marks.index, "conflict"].astype(bool)
+            rows.append(
+                {
+                    **{key: group[key].iloc[0] for key in EXPERIMENT},
+                    "property": name,
+                    **_difference(conflicts[marks], conflicts[~marks]),
+                    "replay": _replay(group),
+                }
+            )
+    return pd.DataFrame(rows, columns=list(CONFLICT_COLUMNS))
+
+
+def _properties(merged: pd.DataFrame) -> dict[str, pd.Series]:
+    talking = merged[merged["messages"] > 0]
+    announced = talking["files_announced_touched"] == talking["files_touched"]
+    touched = talking["files_touched"] > 0
+    return {
+        "any_message": merged["messages"] > 0,
+        "many_messages": merged["messages"] > merged["messages"].median(),
+        "high_message_share": merged["message_share"] > merged["message_share"].median(),
+        "many_turns": merged["turns"] > merged["turns"].median(),
+        "first_message_plan": talking["first_message_plan"].astype(bool),
+        "unanswered_question": talking["unanswered"] > 0,
+        "late_message": talking["late"] > 0,
+        "names_files": talking["with_files"] > 0,
+        "names_lines": talking["with_lines"] > 0,
+        "all_files_announced": announced[touched],
+    }
+
+
+def _difference(with_it: pd.Series, without: pd.Series) -> dict[str, Any]:
+    a, of_a, b, of_b = int(with_it.sum()), len(with_it), int(without.sum()), len(without)
+    (low_a, high_a), (low_b, high_b) = stats.wilson(a, of_a), stats.wilson(b, of_b)
+    low, high = stats.difference_interval(a, of_a, b, of_b)
+    return {
+        "runs_with": of_a,
+        "conflicts_with": a,
+        "rate_with": stats.rate(a, of_a),
+        "ci_low_with": low_a,
+        "ci_high_with": high_a,
+        "runs_without": of_b,
+        "conflicts_without": b,
+        "rate_without": stats.rate(b, of_b),
+        "ci_low_without": low_b,
+        "ci_high_without": high_b,
+        "diff": round(a / of_a - b / of_b, 6) if of_a and of_b else np.nan,
+        "ci_low": low,
+        "ci_high": high,
+    }
