@@ -11,7 +11,7 @@ from rich.console import Console
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, fingerprint
 from cooperflow.experiment import plan as planning
-from cooperflow.tables import run_table, terminal_tables
+from cooperflow.tables import findings, run_table, terminal_tables
 
 
 def main() -> int:
@@ -30,6 +30,7 @@ def main() -> int:
         summary,
         Console(),
         fingerprint.notes(plan),
+        findings.of_plan(plan, runs),
     )
     rest = "" if len(runs) == len(plan.runs) else "; the others have no row"
     print(f"{len(runs)} of {len(plan.runs)} runs have started{rest}.")

@@ -21,7 +21,7 @@ from cooperflow.outcomes import judgement
 from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import Tables
 from cooperflow.report import front_page, pages, safe_text
-from cooperflow.tables import breakdowns, communication_tables, comparison
+from cooperflow.tables import breakdowns, communication_tables, comparison, findings
 from cooperflow.tables.run_table import read_runs, read_table
 
 HERE = Path(__file__).parent
@@ -81,6 +81,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "title": front_page.title(plan),
             "total": len(runs),
             "notes": fingerprint.notes(plan),
+            "findings": findings.of_plan(plan, runs),
             "unfinished": int((~runs["outcome"].isin(judgement.OUTCOMES)).sum()),
             "replay": bool(runs["replay"].any()),
             "adopted": bool(runs["adopted"].any()),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io, layout
+from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import budget
@@ -25,6 +26,7 @@ class Reader:
 
     plan: Plan
     _finished: dict[str, tuple[tuple[int, ...], RunState]] = field(default_factory=dict)
+    _findings: tuple[tuple[int, ...], list[str]] | None = None
 
     def status(self) -> Status:
         """Return the experiment's progress now."""
@@ -50,7 +52,23 @@ class Reader:
                 *states.broken_evaluation_lines(self.plan),
             ],
             budget.describe(self.plan),
+            self._read_findings(),
         )
+
+    def _read_findings(self) -> list[str]:
+        """Return the findings of runs.csv, none before it exists; read again when it changes."""
+        times = _modification_times(self.plan.results.runs_csv)
+        if times is None:
+            return []
+        if self._findings is None or self._findings[0] != times:
+            from cooperflow.tables import findings, run_table  # pandas takes a while
+
+            try:
+                runs = run_table.read_runs(self.plan.results.runs_csv)
+                self._findings = times, findings.of_plan(self.plan, runs)
+            except (UserError, OSError, ValueError, KeyError):
+                self._findings = times, []  # another version wrote it; the session makes it again
+        return self._findings[1]
 
     def _read_run(self, run: Run, now: float) -> tuple[RunState, Active | None]:
         folder = run.folder(self.plan.results)

@@ -95,6 +95,7 @@ class Status:
     active: Sequence[Active]
     problems: Sequence[str]
     budget: str | None = None
+    findings: Sequence[str] = ()  # of the tables, once they exist
 
     @property
     def seconds_left(self) -> float | None:

@@ -29,6 +29,8 @@ def view(status: Status, width: int) -> RenderableType:
     reasons: Counter[str] = Counter()
     for experiment in status.experiments:
         reasons.update(experiment.reasons)
+    if status.findings:
+        parts += ["", Text("Findings", style="bold"), *map(Text, status.findings)]
     if reasons:
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(8))
         parts += ["", Text.assemble(("Reasons  ", "bold"), counts)]

@@ -51,10 +51,15 @@ def tables(
     summary: pd.DataFrame,
     console: Console,
     notes: Sequence[str] = (),
+    sentences: Sequence[str] = (),
 ) -> None:
-    """Print notes, summary, runs and file names; a narrow terminal gets fewer columns."""
+    """Print notes, findings, summary, runs and file names; a narrow terminal gets fewer columns."""
     for note in notes:
         console.print(note, style="bold yellow", highlight=False, markup=False)
+    for sentence in sentences:
+        console.print(sentence, highlight=False, markup=False)
+    if sentences:
+        console.print()
     console.print(_table("Summary", summary, SUMMARY, console.width))
     console.print()
     console.print(_table("Runs", runs, RUNS, console.width))

@@ -1,0 +1,347 @@
+"""The findings of an experiment in sentences, from its table of runs. Pure.
+
+The wording follows the evidence. A direction is named only if it is established: its interval
+(Newcombe, and clustered by task where there are two tasks) excludes 0 and McNemar's exact test has
+p < 0.05. Otherwise the sentence says "inconclusive" and names the smallest difference that this
+number of pairs detects with a power of 80 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cooperflow import formats
+from cooperflow.experiment.plan import Plan
+from cooperflow.outcomes import judgement
+from cooperflow.tables import comparison
+
+SIGNIFICANT = 0.05
+CONFLICT = "conflicts"  # upstream's merge status
+REPLAY = (
+    "Replay: recorded answers instead of a model. The figures are not evidence about any model."
+)
+ADOPTED = "Some runs were made by plain cooperbench and adopted, without a record of their calls."
+# Values of the column `loss`, in the order of the sentence.
+MERGE, INTEGRATION, AGENT, UNKNOWN = "merge", "integration", "agent", "unknown"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The settings that the sentences are about, and the number of pairs of the plan."""
+
+    solo: str | None
+    messages: str | None
+    silent: str | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """Passes among the evaluated pairs of an experiment, and the runs without a verdict."""
+
+    passed: int
+    evaluated: int
+    infra: int = 0
+    unfinished: int = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two rates, the second less the first; shares from -1 to 1."""
+
+    pairs: int
+    value: float
+    low: float
+    high: float
+    p: float
+    detectable: float
+    cluster_low: float = math.nan
+    cluster_high: float = math.nan
+    excluded: int = 0  # pairs left out because of an infrastructure error
+    bound_low: float = math.nan
+    bound_high: float = math.nan
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the evidence supports a direction."""
+        intervals = [(self.low, self.high)]
+        if not math.isnan(self.cluster_low):
+            intervals.append((self.cluster_low, self.cluster_high))
+        return self.p < SIGNIFICANT and all(low > 0 or high < 0 for low, high in intervals)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Where the failures of a setting were lost: runs by the value of the column `loss`."""
+
+    failures: int
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one model that the sentences state; None where a setting is missing."""
+
+    model: str
+    solo: Count | None = None
+    messages: Count | None = None
+    silent: Count | None = None
+    messages_gap: Difference | None = None  # with messages, less solo
+    silent_gap: Difference | None = None  # without messages, less solo
+    messages_effect: Difference | None = None  # pass rate with messages, less without
+    conflict_effect: Difference | None = None  # conflict rate with messages, less without
+    losses: Losses | None = None  # with messages, else without
+    repeats: int = 1
+    replay: bool = False
+    adopted: bool = False
+
+
+def roles(plan: Plan) -> Roles:
+    """Return the first setting of each role: one agent, two with messages, two without."""
+    coop = [setting for setting in plan.settings if setting.mode == "coop"]
+    return Roles(
+        next((setting.name for setting in plan.settings if setting.mode == "solo"), None),
+        next((setting.name for setting in coop if setting.messaging), None),
+        next((setting.name for setting in coop if not setting.messaging), None),
+        len(plan.pairs),
+    )
+
+
+def of_plan(plan: Plan, runs: pd.DataFrame) -> list[str]:
+    """Return the sentences about the runs of a plan, model by model."""
+    return report(figures(runs, roles(plan)))
+
+
+def figures(runs: pd.DataFrame, parts: Roles) -> list[Figures]:
+    """Return the figures of each model, from the first repeat of each setting."""
+    return [
+        _figures(str(model), group, parts) for model, group in runs.groupby("model", sort=False)
+    ]
+
+
+def _figures(model: str, runs: pd.DataFrame, parts: Roles) -> Figures:
+    first = runs[runs["repeat"] == 1]
+    solo, messages, silent = (
+        first[first["setting"] == name] for name in (parts.solo, parts.messages, parts.silent)
+    )
+    return Figures(
+        model=model,
+        solo=_count(solo, parts.pairs),
+        messages=_count(messages, parts.pairs),
+        silent=_count(silent, parts.pairs),
+        messages_gap=_difference(messages, solo),
+        silent_gap=_difference(silent, solo),
+        messages_effect=_difference(messages, silent),
+        conflict_effect=_difference(_conflicts(messages), _conflicts(silent)),
+        losses=_losses(messages if len(messages) else silent),
+        repeats=int(runs["repeat"].max()),
+        replay=bool(runs["replay"].any()),
+        adopted=bool(runs["adopted"].any()),
+    )
+
+
+def _count(runs: pd.DataFrame, pairs: int) -> Count | None:
+    if runs.empty:
+        return None
+    counts = {outcome: int((runs["outcome"] == outcome).sum()) for outcome in judgement.OUTCOMES}
+    passed, infra = counts[judgement.PASS], counts[judgement.INFRA_ERROR]
+    evaluated = passed + counts[judgement.FAIL]
+    return Count(passed, evaluated, infra, max(pairs - evaluated - infra, 0))
+
+
+def _difference(second: pd.DataFrame, first: pd.DataFrame) -> Difference | None:
+    """Return the paired difference, computed as in comparison.csv; None without both sides."""
+    if second.empty or first.empty:
+        return None
+    row = comparison.table(pd.concat([second, first], ignore_index=True)).iloc[0]
+    return Difference(
+        pairs=int(row["pairs"]),
+        value=float(row["diff"]),
+        low=float(row["ci_low"]),
+        high=float(row["ci_high"]),
+        p=float(row["p"]),
+        detectable=float(row["min_detectable"]),
+        cluster_low=float(row["cluster_low"]),
+        cluster_high=float(row["cluster_high"]),
+        excluded=int(row["infra_excluded"]),
+        bound_low=float(row["diff_low_bound"]),
+        bound_high=float(row["diff_high_bound"]),
+    )
+
+
+def _conflicts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return merged runs with their conflict in the place of the pass, for the same statistics."""
+    evaluated = runs["outcome"].isin((judgement.PASS, judgement.FAIL))
+    merged = runs[evaluated & (runs["merge_status"].fillna("") != "")]
+    conflict = merged["merge_status"] == CONFLICT
+    return merged.assign(outcome=conflict.map({True: judgement.PASS, False: judgement.FAIL}))
+
+
+def _losses(runs: pd.DataFrame) -> Losses | None:
+    """Return where failed runs were lost; None until the table has the column `loss`."""
+    if "loss" not in runs:
+        return None
+    failed = runs[runs["outcome"] == judgement.FAIL]
+    counts = failed["loss"].fillna("").replace("", UNKNOWN).value_counts()
+    if failed.empty or set(counts.index) == {UNKNOWN}:
+        return None
+    return Losses(len(failed), {str(name): int(n) for name, n in counts.items()})
+
+
+def report(models: Sequence[Figures]) -> list[str]:
+    """Return the sentences, marked with the model where there are several."""
+    lines = []
+    if any(model.replay for model in models):
+        lines.append(REPLAY)
+    if any(model.adopted for model in models):
+        lines.append(ADOPTED)
+    for model in models:
+        name = f"{model.model}: " if len(models) > 1 else ""
+        lines += [f"{name}{sentence}" for sentence in sentences(model)]
+    return lines
+
+
+def sentences(found: Figures) -> list[str]:
+    """Return the sentences about one model; those without figures are left out."""
+    return [
+        *_solo(found.solo),
+        *_together("With messages two agents", found.messages, found.messages_gap, found.solo),
+        *_together(
+            "Without messages they" if found.messages else "Without messages two agents",
+            found.silent,
+            found.silent_gap,
+            found.solo,
+        ),
+        *_effect("pass rate", found.messages_effect),
+        *_lost(found.losses, "with messages" if found.messages else "without messages"),
+        *_effect("conflict rate", found.conflict_effect),
+        *_missing(found),
+    ]
+
+
+def _solo(solo: Count | None) -> list[str]:
+    if solo is None:
+        return []
+    if not solo.evaluated:
+        return ["No solo run has been evaluated yet."]
+    return [f"Solo solves {solo.passed} of {_pairs(solo.evaluated)}."]
+
+
+def _together(
+    who: str, count: Count | None, gap: Difference | None, solo: Count | None
+) -> list[str]:
+    """Return how often two agents solve a pair, and the difference from one agent."""
+    if count is None:
+        return []
+    if not count.evaluated:
+        return [f"{who} have no evaluated run yet."]
+    text = f"{who} solve {count.passed} of {count.evaluated}"
+    if gap is None or solo is None:
+        return [f"{text}."]
+    if not gap.pairs:
+        return [f"{text}; no pair is evaluated in both settings yet, so there is no difference."]
+    sides = {count.evaluated, solo.evaluated}
+    where = "" if sides == {gap.pairs} else f" over {_pairs(gap.pairs)} evaluated in both"
+    if gap.is_established:
+        word = "fewer" if gap.value < 0 else "more"
+        detail = f"difference{where} {_points(gap.value)} points, {_interval(gap)}"
+        return [f"{text}: {word} than one agent ({detail})."]
+    return [
+        f"{text}. The difference from one agent{where} is inconclusive: "
+        f"{_points(gap.value)} points ({_interval(gap)}; {_detectable(gap)})."
+    ]
+
+
+def _effect(rate: str, effect: Difference | None) -> list[str]:
+    """Return the effect of messages on a rate."""
+    if effect is None or not effect.pairs:
+        return []
+    if effect.is_established:
+        word = "raise" if effect.value > 0 else "lower"
+        size = _points(abs(effect.value)).removeprefix("+")
+        return [f"Messages {word} the {rate} by {size} points ({_interval(effect)})."]
+    return [
+        f"The effect of messages on the {rate} is inconclusive: {_points(effect.value)} points "
+        f"({_interval(effect)}; {_detectable(effect)})."
+    ]
+
+
+def _lost(losses: Losses | None, where: str) -> list[str]:
+    if losses is None:
+        return []
+    counts = {name: losses.counts.get(name, 0) for name in (MERGE, INTEGRATION, AGENT, UNKNOWN)}
+    failures = f"{losses.failures} failure{'' if losses.failures == 1 else 's'} {where}"
+    verb = "is" if counts[MERGE] == 1 else "are"
+    number = counts[MERGE] or "none"
+    text = f"Of the {failures} {number} {verb} lost in the merge although both features work alone"
+    rest = [
+        f"{counts[INTEGRATION]} merge cleanly but fail together" if counts[INTEGRATION] else "",
+        f"in {counts[AGENT]} an agent's own feature fails" if counts[AGENT] else "",
+        f"for {counts[UNKNOWN]} the loss is unknown" if counts[UNKNOWN] else "",
+    ]
+    return [f"{'; '.join([text, *filter(None, rest)])}."]
+
+
+def _missing(found: Figures) -> list[str]:
+    """Return what the figures leave out, and how far it could move the main difference."""
+    counts = [count for count in (found.solo, found.messages, found.silent) if count]
+    infra, unfinished = sum(c.infra for c in counts), sum(c.unfinished for c in counts)
+    parts = [
+        f"{infra} infrastructure error{'' if infra == 1 else 's'}" if infra else "",
+        f"{unfinished} run{'' if unfinished == 1 else 's'} without an outcome"
+        if unfinished
+        else "",
+    ]
+    lines = []
+    if any(parts):
+        lines.append(f"Left out: {' and '.join(filter(None, parts))}.")
+    gap = found.messages_gap or found.silent_gap
+    if gap is not None and gap.excluded and gap.pairs and not math.isnan(gap.bound_low):
+        lines.append(
+            f"Whatever the {_pairs(gap.excluded)} with infrastructure errors had come to, the "
+            f"difference from one agent would be between {_points(gap.bound_low)} and "
+            f"{_points(gap.bound_high)} points."
+        )
+    if found.repeats > 1:
+        lines.append(f"All sentences are about the first of {found.repeats} repeats.")
+    return lines
+
+
+def _interval(difference: Difference) -> str:
+    """Return the interval and p; the clustered interval where it alone includes 0."""
+    text = f"95 % interval {_points(difference.low)} to {_points(difference.high)}"
+    low, high = difference.cluster_low, difference.cluster_high
+    plain_excludes = difference.low > 0 or difference.high < 0
+    if math.isnan(low):
+        text += ", all pairs of one task"
+    elif plain_excludes and low <= 0 <= high:
+        text += f", clustered by task {_points(low)} to {_points(high)}"
+    p = formats.probability(difference.p)
+    return f"{text}, p {p}" if p.startswith("<") else f"{text}, p = {p}"
+
+
+def _detectable(difference: Difference) -> str:
+    """Return the smallest difference that the number of pairs detects."""
+    pairs = _pairs(difference.pairs)
+    verb = "is" if difference.pairs == 1 else "are"
+    if math.isnan(difference.detectable):
+        return f"{pairs} {verb} too few to detect any difference"
+    size = _points(difference.detectable).removeprefix("+")
+    return f"{pairs} {verb} enough to detect {size} points or more"
+
+
+def _pairs(count: int) -> str:
+    return f"{count:,} pair{'' if count == 1 else 's'}"
+
+
+def _points(value: Any) -> str:
+    """Return whole percentage points with their sign; one decimal below a point."""
+    number = 100 * float(value)
+    digits = 0 if abs(number) >= 1 else 1
+    text = f"{number:+.{digits}f}"
+    return "0" if float(text) == 0 else text.replace("-", formats.MINUS)

@@ -1,0 +1,244 @@
+"""The sentences at the top of the report: their wording, and their figures by other means."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import made_runs
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from rich.console import Console
+from scipy.stats import binomtest
+
+from cooperflow.report import build
+from cooperflow.status import progress
+from cooperflow.tables import findings, run_table, terminal_tables
+from cooperflow.tables.findings import Count, Difference, Figures, Losses, Roles
+
+ROLES = Roles("solo", "coop-comm", "coop-nocomm", 100)
+LOWER = Difference(100, -0.23, -0.33, -0.13, 0.0004, 0.12, -0.35, -0.11)
+UNCLEAR = Difference(100, -0.09, -0.19, 0.01, 0.093, 0.14, -0.2, 0.02)
+WHOLE = Figures(
+    "m",
+    Count(61, 100),
+    Count(38, 100),
+    Count(40, 100),
+    LOWER,
+    replace(LOWER, value=-0.21),
+    replace(UNCLEAR, value=-0.02, low=-0.1, high=0.06, p=0.7),
+    UNCLEAR,
+    Losses(62, {"merge": 21, "integration": 9, "agent": 30, "unknown": 2}),
+)
+
+
+def text(found: Figures) -> str:
+    return " ".join(findings.sentences(found))
+
+
+def test_the_whole_text() -> None:
+    assert text(WHOLE) == (
+        "Solo solves 61 of 100 pairs. "
+        "With messages two agents solve 38 of 100: fewer than one agent (difference −23 points, "
+        "95 % interval −33 to −13, p < 0.001). "
+        "Without messages they solve 40 of 100: fewer than one agent (difference −21 points, "
+        "95 % interval −33 to −13, p < 0.001). "
+        "The effect of messages on the pass rate is inconclusive: −2 points (95 % interval −10 "
+        "to +6, p = 0.700; 100 pairs are enough to detect 14 points or more). "
+        "Of the 62 failures with messages 21 are lost in the merge although both features work "
+        "alone; 9 merge cleanly but fail together; in 30 an agent's own feature fails; for 2 the "
+        "loss is unknown. "
+        "The effect of messages on the conflict rate is inconclusive: −9 points (95 % interval "
+        "−19 to +1, p = 0.093; 100 pairs are enough to detect 14 points or more)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gap", "says", "not_says"),
+    [
+        (LOWER, "fewer than one agent", "inconclusive"),
+        (replace(LOWER, value=0.23, low=0.13, high=0.33, cluster_low=0.1, cluster_high=0.3),
+         "more than one agent (difference +23 points", "inconclusive"),
+        (UNCLEAR, "inconclusive: −9 points", "fewer"),
+        # The interval excludes 0, the one that lets pairs of a task go together does not.
+        (replace(LOWER, cluster_high=0.02), "clustered by task −35 to +2", "fewer"),
+        (replace(LOWER, cluster_low=math.nan, cluster_high=math.nan),
+         "−33 to −13, all pairs of one task", "inconclusive"),
+        (replace(LOWER, p=0.06), "inconclusive", "fewer"),
+        (replace(LOWER, high=0.0), "inconclusive", "fewer"),
+        (Difference(3, -1.0, -1.0, 0.1, 0.25, math.nan), "3 pairs are too few", "fewer"),
+        (Difference(1, -1.0, -1.0, 0.1, 1.0, math.nan), "1 pair is too few", "fewer"),
+        (replace(UNCLEAR, value=0.0, low=-0.004, high=0.004), "0 points (95 % interval −0.4 to",
+         "+0 "),
+        (Difference(0, math.nan, math.nan, math.nan, math.nan, math.nan),
+         "no pair is evaluated in both settings yet", "nan"),
+        (None, "two agents solve 38 of 100.", "difference"),
+    ],
+)  # fmt: skip
+def test_the_wording_follows_the_evidence(gap: Difference | None, says: str, not_says: str) -> None:
+    found = text(Figures("m", Count(61, 100), Count(38, 100), messages_gap=gap))
+    assert says in found
+    assert not_says not in found
+    assert "nan" not in found
+    assert "better" not in found
+
+
+@pytest.mark.parametrize(
+    ("effect", "says"),
+    [
+        (replace(UNCLEAR, low=-0.19, high=-0.01, cluster_high=-0.01, p=0.03),
+         "Messages lower the conflict rate by 9 points (95 % interval −19 to −1, p = 0.030)."),
+        (replace(LOWER, value=0.09, low=0.02, high=0.16, cluster_low=0.01, cluster_high=0.2),
+         "Messages raise the conflict rate by 9 points (95 % interval +2 to +16, p < 0.001)."),
+        (UNCLEAR, "The effect of messages on the conflict rate is inconclusive: −9 points"),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_the_effect_of_messages(effect: Difference | None, says: str) -> None:
+    found = text(Figures("m", conflict_effect=effect))
+    assert found.startswith(says)
+    assert bool(found) == bool(says)
+
+
+@pytest.mark.parametrize(
+    ("losses", "says"),
+    [
+        (Losses(62, {"merge": 21, "agent": 41}),
+         "Of the 62 failures with messages 21 are lost in the merge although both features work "
+         "alone; in 41 an agent's own feature fails."),
+        (Losses(1, {"merge": 1}),
+         "Of the 1 failure with messages 1 is lost in the merge although both features work "
+         "alone."),
+        (Losses(5, {"integration": 5}),
+         "Of the 5 failures with messages none are lost in the merge although both features work "
+         "alone; 5 merge cleanly but fail together."),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_where_failures_are_lost(losses: Losses | None, says: str) -> None:
+    assert text(Figures("m", messages=None, losses=losses)).replace("without", "with") == says
+
+
+def test_replay_and_missing_data_are_stated() -> None:
+    gap = replace(LOWER, excluded=3, bound_low=-0.26, bound_high=-0.2)
+    found = Figures(
+        "m",
+        Count(58, 97, infra=3),
+        Count(30, 80, unfinished=20),
+        messages_gap=replace(gap, pairs=78),
+        repeats=3,
+        replay=True,
+        adopted=True,
+    )
+    lines = findings.report([found])
+    assert lines[:2] == [findings.REPLAY, findings.ADOPTED]
+    rest = " ".join(lines[2:])
+    assert "difference over 78 pairs evaluated in both −23 points" in rest
+    assert "Left out: 3 infrastructure errors and 20 runs without an outcome." in rest
+    assert "Whatever the 3 pairs with infrastructure errors had come to" in rest
+    assert "between −26 and −20 points" in rest
+    assert "the first of 3 repeats" in rest
+    assert "No solo run has been evaluated yet." in text(Figures("m", Count(0, 0, infra=2)))
+    assert "With messages two agents have no evaluated run yet." in text(
+        Figures("m", Count(1, 2), Count(0, 0))
+    )
+
+
+def test_several_models_are_named() -> None:
+    one, two = (Figures(name, Count(1, 2)) for name in ("a", "b"))
+    assert findings.report([one, two]) == [
+        "a: Solo solves 1 of 2 pairs.",
+        "b: Solo solves 1 of 2 pairs.",
+    ]
+    assert findings.report([one]) == ["Solo solves 1 of 2 pairs."]
+    assert findings.report([]) == []
+
+
+def constructed() -> pd.DataFrame:
+    """100 pairs in three settings with outcomes, conflicts and losses that are known."""
+    chosen = made_runs.pairs("lite")
+    n = np.random.default_rng(5).permutation(100)  # pairs of a task differ
+    solo = np.where(n < 61, "pass", "fail")
+    # 30 pass both, 8 pass only together: 38.
+    comm = np.where((n < 30) | (n >= 92), "pass", "fail")
+    silent = np.where((n >= 10) & (n < 45), "pass", "fail")
+    lost = np.where(comm == "pass", "", np.where(n < 51, "merge", "agent"))
+    return made_runs.joined(
+        made_runs.experiment(chosen, solo.tolist()),
+        made_runs.experiment(
+            chosen,
+            comm.tolist(),
+            setting="coop-comm",
+            merge_status=np.where(n % 10 < 4, "conflicts", "clean"),
+        ).assign(loss=lost),
+        made_runs.experiment(
+            chosen,
+            silent.tolist(),
+            setting="coop-nocomm",
+            merge_status=np.where(n % 10 < 7, "conflicts", "clean"),
+        ),
+    )
+
+
+def test_the_figures_of_a_constructed_experiment() -> None:
+    found = findings.figures(constructed(), ROLES)[0]
+    assert found.solo == Count(61, 100)
+    assert found.messages == Count(38, 100)
+    assert found.silent == Count(35, 100)
+    assert found.losses == Losses(62, {"merge": 21, "agent": 41})
+    gap, conflicts = found.messages_gap, found.conflict_effect
+    assert gap is not None
+    assert conflicts is not None
+    # 31 pass alone only, 8 together only; 30 conflict without messages only.
+    assert gap.value == pytest.approx(-0.23)
+    assert gap.p == pytest.approx(binomtest(8, 39).pvalue, rel=1e-5)
+    assert conflicts.value == pytest.approx(-0.3)
+    assert conflicts.p == pytest.approx(2 * 0.5**30, rel=1e-5)
+    whole = text(found)
+    assert "Solo solves 61 of 100 pairs. With messages two agents solve 38 of 100: fewer" in whole
+    assert "Of the 62 failures with messages 21 are lost in the merge" in whole
+    assert "Messages lower the conflict rate by 30 points" in whole
+
+
+def test_figures_of_an_unfinished_experiment() -> None:
+    runs = constructed()
+    dropped = (runs["setting"] == "coop-comm") & (runs.index % 2 == 0)
+    passed = (runs["setting"] == "solo") & (runs["outcome"] == "pass")
+    broken = runs.index[passed][:3]
+    runs.loc[broken, "outcome"] = "infra_error"
+    found = findings.figures(runs[~dropped].drop(columns="loss"), ROLES)[0]
+    assert found.solo == Count(58, 97, infra=3)
+    assert found.messages is not None
+    assert (found.messages.evaluated, found.messages.unfinished) == (50, 50)
+    assert found.losses is None
+    assert found.messages_gap is not None
+    excluded = sum(n % 2 for n in broken)
+    assert (found.messages_gap.pairs, found.messages_gap.excluded) == (50 - excluded, excluded)
+    only_solo = runs[runs["setting"] == "solo"]
+    assert findings.figures(only_solo, ROLES)[0].messages is None
+
+
+def test_the_sentences_reach_the_report_the_status_and_the_terminal(tmp_path: Path) -> None:
+    """One text in all three places, and status reads it again when the table changes."""
+    made = synthetic.make_plan(tmp_path / "results", "flash")
+    reader = progress.Reader(made)
+    assert reader.status().findings == []
+    synthetic.finish(made)
+    runs = run_table.read_runs(made.results.runs_csv)
+    lines = findings.of_plan(made, runs)
+    assert lines[0].startswith("Solo solves ")
+    assert reader.status().findings == lines
+    page = build.build(made).index.read_text()
+    console = Console(width=500, record=True, file=io.StringIO())
+    summary = run_table.read_table(made.results.summary_csv)
+    terminal_tables.tables(made.results, runs, summary, console, (), lines)
+    printed = console.export_text()
+    for line in lines:
+        assert line in page
+        assert line in printed
+    made.results.runs_csv.write_text("run_name\n")
+    assert reader.status().findings == []
