@@ -163,6 +163,11 @@ def story() -> Story:
 def test_measures_of_a_run_by_hand() -> None:
     found = communication.measure(story(), {"a": ["a.py", "x.py"], "b": ["pkg/b.py"]})
     measures = dict(found.measures)
+    assert [m.labels for m in found.messages] == [
+        ("plan", "question, answered", "files: a.py"),
+        ("plan", "files: b.py, c.py"),
+        ("question without an answer", "after the receiver's end"),
+    ]
     assert [(m.step, m.time, m.sixth, m.answered, m.late) for m in found.messages] == [
         (2, 3.0, 2, True, False),
         (2, 5.0, 3, False, False),

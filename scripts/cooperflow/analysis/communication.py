@@ -69,6 +69,19 @@ class SentMessage:
     answered: bool = False
     late: bool = False
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the rules find, in words."""
+        question = "question, answered" if self.answered else "question without an answer"
+        found = {
+            "plan": self.findings.plan,
+            question: self.findings.questions > 0,
+            "after the receiver's end": self.late,
+            f"files: {', '.join(self.findings.files)}": bool(self.findings.files),
+            "lines": self.findings.lines,
+        }
+        return tuple(words for words, applies in found.items() if applies)
+
     def row(self) -> dict[str, Any]:
         """Return its row of messages.csv, without the text."""
         asks = self.findings.questions > 0

@@ -153,6 +153,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             verdict=source.evaluation.get("workflow") or {},
             story=story,
             messages=len(source.messages),
+            talk=source.communication.messages,
             task_changes=source.task_changes,
             team=coordination.team_columns(source.result),
             rows=story_events.rows(story.events, story.agents, start),
