@@ -71,11 +71,14 @@ def start_session(dag):
         images="image" in names,
         runs=[run for run in PLAN.runs if str(run.folder(RESULTS).result) in outputs],
         evaluations=[run for run in PLAN.runs if str(run.folder(RESULTS).eval) in outputs],
+        own_features=[run for run in PLAN.runs if str(run.folder(RESULTS).own) in outputs],
         oracles=names.count("oracle_pair"),
         uses=image_uses(pending),
         slots=run_slots(),
         cluster=workflow.non_local_exec,
-        tables=any(str(job.rule).startswith(("run_", "eval_", "aggregate")) for job in dag.jobs),
+        tables=any(
+            str(job.rule).startswith(("run_", "eval_", "own_", "aggregate")) for job in dag.jobs
+        ),
         adopting="adopt" in names,
         pulls=names.count("image"),
     )
@@ -120,13 +123,17 @@ if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun
 BROKEN_EVALUATIONS = redo.broken_evaluations(RESULTS)
 
 
-def documents(name):
+def documents(name, wanted=lambda experiment: True):
     """A document of every run. A function, since jobs on cluster nodes do not need the list."""
     folders = {
         experiment.run_name: str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
         for experiment in PLAN.experiments
     }
-    return [f"{folders[run.experiment.run_name]}/{run.pair.folder}/{name}" for run in PLAN.runs]
+    return [
+        f"{folders[run.experiment.run_name]}/{run.pair.folder}/{name}"
+        for run in PLAN.runs
+        if wanted(run.experiment)
+    ]
 
 
 def make_again(document):
@@ -150,16 +157,19 @@ def inputs_of_run(experiment):
     return inputs
 
 
-def inputs_of_evaluation(experiment):
-    """The run and the verified images; a finished evaluation of a finished run has no inputs."""
+def inputs_of_evaluation(experiment, name=layout.EVAL, marker=redo.evaluation_name):
+    """The run and the verified images; a finished evaluation of a finished run has no inputs.
+
+    `name` is the evaluation's document, `marker` names its redo markers.
+    """
     folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
 
     def inputs(wildcards):
         result = f"{folder}/{wildcards.pair}/{layout.RESULT}"
-        evaluation = f"{folder}/{wildcards.pair}/{layout.EVAL}"
+        evaluation = f"{folder}/{wildcards.pair}/{name}"
         if not redo.is_complete(result):
             return result  # the run waits for the images
-        broken = redo.evaluation_name(folder, wildcards.pair) in BROKEN_EVALUATIONS
+        broken = marker(folder, wildcards.pair) in BROKEN_EVALUATIONS
         if redo.is_complete(evaluation) and not broken:
             return []
         if os.path.exists(evaluation):
@@ -205,8 +215,9 @@ def inputs_of_archive(wildcards):
 
 
 def inputs_of_tables(_):
-    """Every evaluation and result, and the oracle's note if it exists."""
+    """Every document of the runs, and the oracle's note if it exists."""
     paths = [*documents(layout.EVAL), *documents(layout.RESULT)]
+    paths += documents(layout.OWN, PLAN.has_own_features)
     if redo.tables_are_outdated(PLAN, paths):
         make_again(RESULTS.runs_csv)
     # The note is newer than the tables when the oracle's results have changed.
@@ -239,7 +250,7 @@ def image_uses(jobs):
     """The outputs of the jobs that need each image."""
     uses = {}
     for job in jobs:
-        if str(job.rule).startswith(("run_", "eval_", "oracle_pair")):
+        if str(job.rule).startswith(("run_", "eval_", "own_", "oracle_pair")):
             runs = RUN_RULES.get(str(job.rule))
             files = uses.setdefault(image_of(job.wildcards.pair, runs), [])
             files.extend(str(file) for file in job.output)

@@ -122,9 +122,11 @@ class Simulation:
             assert not lacking, f"{job.outputs}: run before {lacking} is verified"
         for output in job.outputs:
             atomic_io.write_text(self.folder / output, "{\n}\n")
-        if job.rule.startswith("eval_") or job.rule == "oracle_pair":
-            key = job.outputs[0].split("/", 2 if job.rule.startswith("eval_") else 1)[-1]
+        if job.rule.startswith(("eval_", "own_")) or job.rule == "oracle_pair":
+            key = job.outputs[0].split("/", 1 if job.rule == "oracle_pair" else 2)[-1]
             name = key.rpartition("/")[0].replace("/", "--")
+            if job.rule.startswith("own_"):
+                name = f"own--{name}"
             for note in (self.folder / made.results.broken_evals).glob(f"{name}.*"):
                 note.unlink()
         if job.rule == "aggregate":

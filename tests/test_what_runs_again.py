@@ -136,17 +136,19 @@ class Random:
     def break_an_evaluation(self, plan: Plan) -> None:
         run = self.chance.choice(plan.runs)
         if (self.simulation.folder / run.folder(plan.results).eval).exists():
-            note = plan.results.broken_evals / f"{run.dashed}.1"
-            atomic_io.write_text(self.simulation.folder / note, run.key + "\n")
+            name = self.chance.choice([run.dashed, layout.own_marker(run.dashed)])
+            if name == run.dashed or run.experiment.setting.mode == "coop":
+                note = plan.results.broken_evals / f"{name}.1"
+                atomic_io.write_text(self.simulation.folder / note, run.key + "\n")
 
     def old_gate(self, plan: Plan) -> None:
         gate = self.simulation.folder / plan.results.gate
         if gate.exists():
             os.utime(gate, (1, 1))
 
-    def expected(self, plan: Plan) -> tuple[set[str], set[str]]:
-        """The runs and evaluations that are not finished."""
-        runs, evaluations = set(), set()
+    def expected(self, plan: Plan) -> tuple[set[str], set[str], set[str]]:
+        """The runs, evaluations and evaluations of own features that are not finished."""
+        runs, evaluations, own = set(), set(), set()
         broken = redo.broken_evaluations(layout.Results(self.simulation.folder / "results"))
         for run in plan.runs:
             result, evaluation = (str(path) for path in run.folder(plan.results).documents)
@@ -155,7 +157,12 @@ class Random:
                 evaluations.add(evaluation)
             if run.dashed in broken or not redo.is_complete(self.simulation.folder / evaluation):
                 evaluations.add(evaluation)
-        return runs, evaluations
+            if run.experiment.setting.mode == "coop":
+                path = run.folder(plan.results).own
+                is_made = redo.is_complete(self.simulation.folder / path) and result not in runs
+                if not is_made or layout.own_marker(run.dashed) in broken:
+                    own.add(str(path))
+        return runs, evaluations, own
 
     def step(self) -> None:
         """Change the experiment or what lies on disk, look, and do some of the work."""
@@ -168,12 +175,12 @@ class Random:
         before = state(self.simulation.folder)
         jobs = self.simulation.jobs(target)
         assert state(self.simulation.folder) == before
-        runs, evaluations = self.expected(plan)
-        assert (outputs(jobs, "run_"), outputs(jobs, "eval_")) == (runs, evaluations)
+        seen = (outputs(jobs, "run_"), outputs(jobs, "eval_"), outputs(jobs, "own_"))
+        assert seen == self.expected(plan)
         killed = self.chance.random() < 0.4
         self.simulation.perform(jobs, self.chance, len(jobs) // 2 if killed else None)
         if not killed:
-            assert self.expected(plan) == (set(), set())
+            assert self.expected(plan) == (set(), set(), set())
             assert outputs(self.simulation.jobs(target), "") == set()
 
 

@@ -12,6 +12,7 @@ PAIR_TABLES = REPOSITORY / "config" / "pairs"
 
 RESULT = "result.json"
 EVAL = "eval.json"
+OWN = "own.json"
 CALLS = "calls.jsonl"
 EVENTS = "events.jsonl"
 UNREAD = "patch_unread.log"
@@ -94,6 +95,16 @@ def recordings(root: Path, pair: Pair) -> Path:
 def dashed(path: str) -> str:
     """Return a path as a single file name."""
     return path.replace("/", "--")
+
+
+def own_marker(dashed_key: str) -> str:
+    """Return the name of the redo marker of a run's broken evaluation of own features."""
+    return f"own--{dashed_key}"
+
+
+def patch_name(feature: int) -> str:
+    """Return upstream's name of the patch of the agent with this feature, in a coop run."""
+    return f"agent{feature}.patch"
 
 
 def image_name(repo: str, task_id: int) -> str:
@@ -291,6 +302,11 @@ class RunFolder:
         return self.path / EVAL
 
     @property
+    def own(self) -> Path:
+        """Verdicts on each agent's patch alone, by the tests of its own feature."""
+        return self.path / OWN
+
+    @property
     def documents(self) -> tuple[Path, Path]:
         """The targets that Snakemake tracks."""
         return self.result, self.eval
@@ -318,3 +334,7 @@ class RunFolder:
     def evals(self) -> Path:
         """Logs of each evaluation, also of broken ones."""
         return self.path / "evals"
+
+    def own_evals(self, agent: str) -> Path:
+        """Logs of the evaluations of one agent's patch alone."""
+        return self.path / "own" / agent

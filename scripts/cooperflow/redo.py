@@ -32,7 +32,8 @@ def is_complete(document: Path | str) -> bool:
 def broken_evaluations(results: Results) -> frozenset[str]:
     """Return the names of the evaluations whose last try broke, one note each.
 
-    A run's name is its key with dashes, the oracle's is `oracle--{pair}--{repeat}`.
+    A run's name is its key with dashes, its own features' is `own--{key}`, the oracle's is
+    `oracle--{pair}--{repeat}`.
     """
     try:
         notes = os.listdir(results.broken_evals)
@@ -49,6 +50,11 @@ def evaluation_name(mode_folder: str, pair: str) -> str:
     """
     name, mode = Path(mode_folder).parts[-2:]
     return layout.dashed(f"{name}/{mode}/{pair}")
+
+
+def own_name(mode_folder: str, pair: str) -> str:
+    """Return the name of the marker of a run's broken evaluation of own features."""
+    return layout.own_marker(evaluation_name(mode_folder, pair))
 
 
 def oracle_name(pair: str, repeat: str) -> str:
@@ -71,7 +77,7 @@ def tables_are_outdated(plan: Plan, documents: Iterable[str]) -> bool:
     """Return whether the tables exist but are of another plan or lack one of their documents.
 
     Args:
-        documents: the result.json and eval.json of every run of the plan.
+        documents: the result.json, eval.json and own.json of every run of the plan.
     """
     results = plan.results
     if not (results.runs_csv.exists() or results.summary_csv.exists()):

@@ -288,7 +288,7 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     folder.path.mkdir(parents=True, exist_ok=True)
     atomic_io.remove_temporary_files(folder.path)
     for path in source.iterdir():
-        if path.is_file() and path.name not in (layout.RESULT, layout.EVAL):
+        if path.is_file() and path.name not in (layout.RESULT, layout.EVAL, layout.OWN):
             shutil.copyfile(path, folder.path / path.name)
     agents = result_files.agent_ends(document)
     limit = fingerprint.step_limit(run.experiment, plan)
@@ -300,6 +300,7 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     span = _span(document, trajectories)
     caveats = releases.caveats(span, run.pair.repo, run.pair.task_id, run.pair.features)
     folder.eval.unlink(missing_ok=True)
+    folder.own.unlink(missing_ok=True)
     graded = _grading(source, verdict)
     if graded is not None:
         evaluation, final = graded

@@ -33,6 +33,17 @@ class Subject:
     files: Mapping[str, Path]
 
 
+def minimal_result(pair: Pair, mode: str) -> bytes:
+    """Return the result.json that upstream's evaluation needs beside patches of no run."""
+    document = {
+        "repo": pair.repo,
+        "task_id": pair.task_id,
+        "features": list(pair.sorted_features),
+        "setting": mode,
+    }
+    return (json.dumps(document) + "\n").encode()
+
+
 def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | None:
     """Run upstream's tests on the patches; return its document, None if the evaluation broke.
 

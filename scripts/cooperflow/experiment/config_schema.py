@@ -463,6 +463,17 @@ class Images(_Table):
         return host
 
 
+class Evaluation(_Table):
+    """Evaluation of the runs."""
+
+    own_features: bool = Field(
+        True,
+        description="also evaluate each agent's patch of a coop run alone, by the tests of the"
+        " agent's own feature: no model, no cost, in idle evaluation slots"
+        " ([docs/results.md](../docs/results.md#where-a-run-is-lost))",
+    )
+
+
 class Oracle(_Table):
     """Evaluation of the gold patches."""
 
@@ -574,6 +585,7 @@ class Config(_Table):
     limits: Limits = Limits()
     redis: Redis = Redis()
     images: Images = Images()
+    evaluation: Evaluation = Evaluation()
     oracle: Oracle = Oracle()
     containers: Containers = Containers()
     breaker: Breaker = Breaker()

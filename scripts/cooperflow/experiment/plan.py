@@ -214,6 +214,10 @@ class Plan:
             if limits is not None and limits.runs is not None
         }
 
+    def has_own_features(self, experiment: Experiment) -> bool:
+        """Return whether each agent's patch of this experiment is also evaluated alone."""
+        return self.config.evaluation.own_features and experiment.setting.mode == "coop"
+
     def slots(self, experiment: Experiment) -> dict[str, int]:
         """Return what a run of the experiment takes of the providers' limits."""
         name = f"provider_{experiment.model.provider}"

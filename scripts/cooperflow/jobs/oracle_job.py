@@ -107,7 +107,8 @@ class OracleJob(Job):
         shutil.rmtree(folder / "patches", ignore_errors=True)
         (folder / "patches").mkdir(parents=True)
         files = {}
-        for file, content in {**patches, "result.json": _result(pair, mode)}.items():
+        result = evaluation.minimal_result(pair, mode)
+        for file, content in {**patches, "result.json": result}.items():
             files[file] = folder / "patches" / file
             files[file].write_bytes(content)
         started = time.monotonic()
@@ -153,13 +154,6 @@ def gold_patches(root: Path, pair: Pair) -> tuple[dict[str, dict[str, bytes]], s
         oracle.CONTROL: {"solo.patch": oracle.CONTROL_PATCH.encode()},
     }
     return patches, kind
-
-
-def _result(pair: Pair, mode: str) -> bytes:
-    """Return the result.json that upstream needs beside the patches."""
-    a, b = pair.sorted_features
-    text = f'{{"repo": "{pair.repo}", "task_id": {pair.task_id}, "features": [{a}, {b}], '
-    return (text + f'"setting": "{mode}", "workflow": "oracle"}}\n').encode()
 
 
 def marker_name(pair: Pair, number: int) -> str:

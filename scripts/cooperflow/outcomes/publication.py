@@ -64,6 +64,7 @@ def result(
     )
     whole["workflow"] = record.as_dict()
     folder.eval.unlink(missing_ok=True)
+    folder.own.unlink(missing_ok=True)
     # From here on the attempt counts: a kill on the way is made good by restore().
     atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, whole)
     _place(folder, upstream, whole)
@@ -98,7 +99,7 @@ def upstream_folder(run: Run, attempt: Path) -> Path:
 def _place(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
     """Put upstream's files where readers look for them, result.json last. Can be done twice."""
     for stale in folder.path.iterdir():
-        if stale.is_file() and stale.name not in (layout.RESULT, layout.EVAL):
+        if stale.is_file() and stale.name not in (layout.RESULT, layout.EVAL, layout.OWN):
             stale.unlink()
     if upstream.is_dir():
         for path in upstream.iterdir():
@@ -249,6 +250,7 @@ def requeue(plan: Plan, broken: Sequence[Broken]) -> None:
             note.unlink(missing_ok=True)
         folder.eval.unlink(missing_ok=True)
         if not one.graded_only:
+            folder.own.unlink(missing_ok=True)
             folder.result.unlink(missing_ok=True)
     if broken:
         for table in (plan.results.summary_csv, plan.results.runs_csv):

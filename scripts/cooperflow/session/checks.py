@@ -52,6 +52,7 @@ class Work:
     images: bool
     runs: Sequence[Run]
     evaluations: Sequence[Run]
+    own_features: Sequence[Run] = ()  # whose agents' patches are evaluated alone
     oracles: int = 0
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # output files by image
     slots: int = 4  # runs at a time
@@ -63,7 +64,7 @@ class Work:
     @property
     def needs_cooperbench(self) -> bool:
         """Whether a job calls upstream's command."""
-        return bool(self.runs) or bool(self.evaluations) or self.oracles > 0
+        return bool(self.runs or self.evaluations or self.own_features) or self.oracles > 0
 
     @property
     def needs_engine(self) -> bool:

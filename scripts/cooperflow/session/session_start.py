@@ -48,7 +48,7 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
 
 def _check_fingerprints(plan: Plan, work: Work, docker_version: str | None) -> None:
     # An evaluation reads the data set too: it must be the one that the run used.
-    runs = [*work.runs, *work.evaluations]
+    runs = [*work.runs, *work.evaluations, *work.own_features]
     if not runs:
         return
     tasks = dataset.task_hashes(Path(plan.config.dataset.dir), plan.pairs)
@@ -132,7 +132,10 @@ def _run_table(plan: Plan, work: Work) -> list[str]:
         )
         label = labels[experiment.run_name]
         lines.append(f"{label:<{width}}{pending:>9}{done:>7}{len(plan.pairs):>6}")
-    return [*lines, f"{'evaluations':<{width}}{len(work.evaluations):>9}"]
+    lines.append(f"{'evaluations':<{width}}{len(work.evaluations):>9}")
+    if work.own_features:
+        lines.append(f"{'own features':<{width}}{len(work.own_features):>9}")
+    return lines
 
 
 def _label(experiment: Experiment) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import atomic_io
+from cooperflow.analysis import losses
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
@@ -35,6 +36,9 @@ RUN_COLUMNS = (
     "feature2_passed",
     "merge_status",
     "merge_strategy",
+    "own1_passed",
+    "own2_passed",
+    "loss",
     "steps",
     "messages_sent",
     "input_tokens",
@@ -97,6 +101,9 @@ _TEXTS = (
     "feature2_passed",
     "merge_status",
     "merge_strategy",
+    "own1_passed",
+    "own2_passed",
+    "loss",
     "started",
     "ended",
     "framework",
@@ -104,6 +111,9 @@ _TEXTS = (
 )
 # Defaults of columns that older versions did not write.
 _SINCE: dict[str, Any] = {
+    "own1_passed": "",
+    "own2_passed": "",
+    "loss": "",
     "cache_write_tokens": 0,
     "reasoning_tokens": 0,
     "framework": "",
@@ -122,11 +132,13 @@ def run_row(
     result: Mapping[str, Any] | None,
     evaluation: Mapping[str, Any] | None,
     version: str = "",
+    own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the row of a run; without its documents it is unfinished.
 
     Args:
         version: of cooperbench, which brings the agents.
+        own: own.json of a coop run.
     """
     a, b = run.pair.sorted_features
     record = (result or {}).get("workflow") or {}
@@ -151,6 +163,7 @@ def run_row(
         "feature2_passed": _passed(graded, 2) if tested else None,
         "merge_status": merge.get("status") or "",
         "merge_strategy": merge.get("strategy") or "",
+        **_own_columns(run, own, str(verdict.get("outcome") or ""), str(merge.get("status") or "")),
         "steps": record.get("steps", 0),
         "messages_sent": record.get("messages_sent", 0),
         "input_tokens": record.get("input_tokens", 0),
@@ -176,6 +189,17 @@ def run_row(
             (result or {}) if run.experiment.setting.mode == "team" else {}
         ),
     }
+
+
+def _own_columns(
+    run: Run, document: Mapping[str, Any] | None, outcome: str, merge_status: str
+) -> dict[str, Any]:
+    """Return the columns of the own features, which only a coop run has."""
+    if run.experiment.setting.mode != "coop":
+        return {"own1_passed": None, "own2_passed": None, "loss": ""}
+    own = losses.read_document(document)
+    loss = losses.loss(outcome, own, merge_status)
+    return {"own1_passed": own[0], "own2_passed": own[1], "loss": loss}
 
 
 def _passed(document: Mapping[str, Any], number: int) -> bool:
@@ -211,7 +235,7 @@ def read_runs(path: Path) -> pd.DataFrame:
             f"{path}: was written by another version, {listed(missing)} is missing. Remove it and"
             " start again: it is regenerated from the runs, at no cost."
         )
-    for column in ("feature1_passed", "feature2_passed"):
+    for column in ("feature1_passed", "feature2_passed", "own1_passed", "own2_passed"):
         runs[column] = runs[column].map({"True": True, "False": False})
     return runs
 
@@ -326,7 +350,8 @@ def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
             if not folder.attempt_numbers():
                 continue
             result = _unfinished_result(run, plan)
-        yield run_row(run, result, evaluation, versions[run.experiment.run_name])
+        own = atomic_io.read_json(folder.own) if run.experiment.setting.mode == "coop" else None
+        yield run_row(run, result, evaluation, versions[run.experiment.run_name], own)
 
 
 def _unfinished_result(run: Run, plan: Plan) -> dict[str, object]:

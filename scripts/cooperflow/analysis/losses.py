@@ -1,0 +1,139 @@
+"""The loss of a coop run: in an agent's own feature, in the merge, or in the integration.
+
+Pure: documents and patches in, verdicts out. Terms: docs/results.md, "Where a run is lost".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cooperflow.outcomes import judgement, patch_text
+from cooperflow.upstream import result_files
+
+SCHEMA = 1
+
+# Losses of a coop run that is not a pass.
+AGENT = "agent"  # an own feature fails alone
+MERGE = "merge"  # both own features pass alone, and the patches conflict
+INTEGRATION = "integration"  # both pass alone and merge cleanly, and tests fail
+UNKNOWN = "unknown"
+LOSSES = (AGENT, MERGE, INTEGRATION, UNKNOWN)
+
+# Reason of an own feature that fails, in addition to those of judgement.py.
+NO_PATCH = "no_patch"
+
+AGENTS = ("agent1", "agent2")
+
+
+@dataclass(frozen=True)
+class OwnFeature:
+    """Verdict on one agent's patch alone, by the tests of the agent's own feature."""
+
+    feature: int  # the data set's number
+    passed: bool | None  # None: unknown
+    reason: str = ""  # of a feature that did not pass
+    tests_passed: int = 0
+    seconds: float = 0.0
+    patch_sha256: str = ""  # empty without a patch
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> OwnFeature:
+        """Return the verdict that an own.json holds of one agent."""
+        passed = document.get("passed")
+        return cls(
+            feature=int(document.get("feature") or 0),
+            passed=passed if isinstance(passed, bool) else None,
+            reason=str(document.get("reason") or ""),
+            tests_passed=int(document.get("tests_passed") or 0),
+            seconds=float(document.get("seconds") or 0.0),
+            patch_sha256=str(document.get("patch_sha256") or ""),
+        )
+
+    @property
+    def broke(self) -> bool:
+        """Whether its evaluation broke, so that it is repeated."""
+        return self.reason == judgement.EVAL_ERROR
+
+
+def judge_untested(feature: int, patch: bytes | None, reason: str) -> OwnFeature | None:
+    """Return the verdict that needs no test, None if the patch must be tested.
+
+    Args:
+        patch: content of the agent's patch, None if the run has none.
+        reason: of the run's infrastructure error, empty without one.
+    """
+    if reason:
+        return OwnFeature(feature, None, reason)
+    if patch is None:
+        return OwnFeature(feature, False, NO_PATCH)
+    if patch_text.is_empty(patch):
+        return OwnFeature(feature, False, judgement.EMPTY_PATCH, patch_sha256=_hash(patch))
+    return None
+
+
+def judge_tested(
+    feature: int, number: int, patch: bytes, document: Mapping[str, Any] | None, seconds: float
+) -> OwnFeature:
+    """Return the verdict of an evaluation of one agent's patch as a solo run.
+
+    Args:
+        number: of the agent and its feature in upstream's document, 1 or 2.
+        document: upstream's eval.json, None if the evaluation broke.
+        seconds: duration of the evaluation.
+    """
+    rounded, sha256 = round(seconds, 3), _hash(patch)
+    verdict = judgement.judge_eval(document, [], largest_patch=len(patch))
+    if verdict.outcome == judgement.INFRA_ERROR:
+        return OwnFeature(feature, None, verdict.reason, 0, rounded, sha256)
+    facts = document or {}
+    tests = judgement.count_tests(result_files.output_of(facts, number))
+    if result_files.has_passed(facts, number):
+        return OwnFeature(feature, True, "", tests, rounded, sha256)
+    reason = verdict.reason or judgement.TESTS_FAILED
+    return OwnFeature(feature, False, reason, tests, rounded, sha256)
+
+
+def make_document(base: Mapping[str, Any], own: Mapping[str, OwnFeature]) -> dict[str, Any]:
+    """Return own.json.
+
+    Args:
+        base: repo, task_id and features of the run.
+        own: verdict of each agent by its name.
+    """
+    agents = {name: asdict(verdict) for name, verdict in own.items()}
+    return {"schema": SCHEMA, **base, "agents": agents}
+
+
+def read_document(document: Any) -> tuple[bool | None, bool | None]:
+    """Return whether the own feature of agent 1 and of agent 2 passed; None: unknown."""
+    agents = document.get("agents") if isinstance(document, dict) else None
+    entries = agents if isinstance(agents, dict) else {}
+    first, second = (OwnFeature.parse(entries.get(name) or {}).passed for name in AGENTS)
+    return first, second
+
+
+def loss(outcome: str, own: tuple[bool | None, bool | None], merge_status: str) -> str:
+    """Return the loss of a coop run, empty for a pass and for a run without an outcome.
+
+    Args:
+        outcome: of the run. The loss of an infra_error is unknown.
+        own: whether the own feature of each agent passed alone.
+        merge_status: upstream's.
+    """
+    if outcome not in (judgement.FAIL, judgement.INFRA_ERROR):
+        return ""
+    if outcome == judgement.INFRA_ERROR:
+        return UNKNOWN
+    if False in own:
+        return AGENT
+    if None in own:
+        return UNKNOWN
+    by_status = {"conflicts": MERGE, "clean": INTEGRATION, "identical": INTEGRATION}
+    return by_status.get(merge_status, UNKNOWN)
+
+
+def _hash(patch: bytes) -> str:
+    return hashlib.sha256(patch).hexdigest()

@@ -1,0 +1,8 @@
+"""The evaluation of each agent's own feature in one run."""
+
+import sys
+
+from cooperflow.jobs import launcher_client
+
+if __name__ == "__main__":
+    sys.exit(launcher_client.call("own"))
