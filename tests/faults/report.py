@@ -74,6 +74,9 @@ class Campaign:
         if not all(key in self._control for key in wanted):
             with lab.laboratory(pairs=pairs, settings=settings) as quiet:
                 assert quiet.run().process.returncode == 0, quiet.starts[-1].text[-3000:]
+                # An undisturbed run that fails would make every fault look harmless.
+                failures = [row for row in quiet.rows() if row["outcome"] == "infra_error"]
+                assert not failures, [f"{row['run_name']}: {row['reason']}" for row in failures]
                 self._control.update(invariants.control_rows(quiet.rows()))
             if self.kept:
                 self.kept.write_text(json.dumps(list(self._control.values())))
