@@ -15,7 +15,6 @@ from replay_client import DEMO, Server, server
 from cooperflow import atomic_io
 from cooperflow.analysis import story
 from cooperflow.experiment import config, fingerprint, plan
-from cooperflow.experiment.config_schema import Model
 from cooperflow.jobs import eval_job
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import usage
@@ -549,14 +548,15 @@ def test_what_proves_that_a_model_exists(words: str, accepted: bool) -> None:
     ],
 )
 def test_preflight_accepts_what_proves_the_model(
-    replay: Server, rule: dict[str, Any], words: str
+    replay: Server, rule: dict[str, Any], words: str, make_plan: Any
 ) -> None:
     """The probe's one token: no usage, or too few tokens to finish, both prove key and model."""
     replay.faults({**rule, "match": {"probe": True}})
-    model = Model(model="command-a-03-2025", api_base=f"{replay.url}/v2/chat")
-    told = model_check.probe(model, "x", call=True)
-    assert told["kind"] == usage.ANSWERED, told
-    lines = [line.text for line in model_check.explain_answer("m", model, told)]
+    base = {"api_base": f"{replay.url}/v2/chat"}
+    answer = model_check.probe("command-a-03-2025", "x", base, call=True)
+    assert answer["kind"] == usage.ANSWERED, answer
+    experiment = make_plan(models={"m": {"model": "command-a-03-2025", **base}}).experiments[0]
+    lines = [line.text for line in model_check.explain_answer(experiment, answer)]
     assert any(words in line for line in lines)
 
 

@@ -7,7 +7,7 @@ import os
 import site
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ from stub_provider import Stub, stub
 
 from cooperflow import provider_environment
 from cooperflow.engine import probes
+from cooperflow.experiment import config, fingerprint, plan
+from cooperflow.experiment.config_schema import Model
+from cooperflow.jobs import circuit_breaker
+from cooperflow.session import model_check
 
 VARIABLES = (
     *("COHERE_API_BASE", "OPENAI_BASE_URL", "OPENAI_API_BASE"),
@@ -44,19 +48,21 @@ import litellm
 from cooperbench.agents._azure import resolve_azure_config
 from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
 from cooperflow.attempt import model_gateway
-from cooperflow.experiment.config_schema import Model
 from cooperflow.session import model_check
 litellm.suppress_debug_info = True
 litellm_model.retry = lambda **_: [__import__("contextlib").nullcontext()]
 messages = [{"role": "user", "content": "Hi"}]
 told = {"azure": resolve_azure_config() is not None, "failed": []}
+key = asked["key"]
 for name in asked["models"]:
+    if not key:
+        child_process._set_key(name, key)
     base = {"api_base": asked["bases"][name]} if asked["bases"] else {}
     kwargs = {"timeout": 20, "max_retries": 0, **base}
     try:
         model = litellm_model.LitellmModel(
             model_name=name,
-            model_kwargs={**kwargs, "api_key": "sk-1234567890", "num_retries": 0},
+            model_kwargs={**kwargs, "num_retries": 0, **({"api_key": key} if key else {})},
             cost_tracking="ignore_errors",
         )
         model.query(messages)
@@ -64,20 +70,24 @@ for name in asked["models"]:
         # The stub answers without a command, which the agent refuses after the call.
         if type(error).__name__ != "FormatError":
             told["failed"].append(repr(error))
-    upstream = model_gateway.Upstream(name, "sk-1234567890", kwargs, 1, Path("unused"))
+    upstream = model_gateway.Upstream(name, key, kwargs, 1, Path("unused"))
     model_gateway._Model(upstream).complete("agent1", {"messages": messages})
     if name == asked["models"][0]:  # it takes a process, and seconds
-        model_check.probe(Model(model=name, **base), "sk-1234567890", call=True)
+        model_check.probe(name, key, base, call=True)
 print(json.dumps(told))
 """
 
 
 def _call(
-    environment: Mapping[str, str], bases: Mapping[str, str] | None, cwd: Path
+    environment: Mapping[str, str],
+    bases: Mapping[str, str] | None,
+    cwd: Path,
+    models: Sequence[str] = MODELS,
+    key: str | None = "sk-1234567890",
 ) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-c", CALLER],
-        input=json.dumps({"models": MODELS, "bases": bases}),
+        input=json.dumps({"models": models, "bases": bases, "key": key}),
         text=True,
         capture_output=True,
         env={**_clean(), **environment},
@@ -230,3 +240,68 @@ def test_what_a_provider_needs_stays() -> None:
     needed = dict.fromkeys(names, "x")
     assert needed.items() <= provider_environment.controlled(needed).items()
     assert provider_environment.ignored(needed) == []
+
+
+def test_a_model_without_a_key_gets_no_key_of_the_environment(tmp_path: Path) -> None:
+    """litellm takes OPENAI_API_KEY from the environment and sends it to the configured server."""
+    keys = {"OPENAI_API_KEY": "sk-of-another-provider", "COHERE_API_KEY": "ck-0123456789"}
+    with stub("right") as right:
+        answer = _call(
+            keys, {"openai/my-model": f"{right.url}/v1"}, tmp_path, ["openai/my-model"], None
+        )
+        sent = list(right.keys)
+    assert answer["failed"] == []
+    assert sent == [provider_environment.NO_KEY] * 3  # the agent, the gateway, the preflight
+
+
+def test_a_key_that_is_not_sent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    (line,) = model_check.check_key("m", Model(model="openai/my-model"))
+    assert line.state == "--"
+    assert "OPENAI_API_KEY is set, and models.m.api_key is null: no key is sent." in line.text
+    assert "sk-0123456789" not in line.text
+    assert not list(model_check.check_key("m", Model(model="command-a-03-2025")))
+
+
+def _plan(tmp_path: Path, kwargs: Mapping[str, Any]) -> plan.Plan:
+    """Return the plan of a model whose agent's config gives ``kwargs`` for its calls."""
+    raw = {
+        "results": str(tmp_path / "results"),
+        "dataset": {"dir": str(REPOSITORY / "demo" / "dataset"), "subset": "demo"},
+        "models": {"m": {"model": "command-a-03-2025", "api_base": "http://right.test/v2/chat"}},
+        "settings": {"solo": ["--setting", "solo"]},
+        "agent": {"config": {"model": {"model_kwargs": kwargs}}},
+    }
+    return plan.make(config.parse(raw))
+
+
+@pytest.mark.parametrize("name", ["api_base", "base_url"])
+def test_the_agents_address_is_used_by_all(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upstream merges `model_kwargs` over the model's own address; all that ask do the same."""
+    kwargs = {name: "http://127.0.0.1:9/v2/chat", "extra_headers": {"x": "y"}, "temperature": 0}
+    asked_for = _plan(tmp_path, kwargs)
+    experiment = asked_for.experiments[0]
+    called = fingerprint.agent_file(experiment, asked_for)["config"]["model"]["model_kwargs"]
+    assert called["api_base"] == experiment.api_base == kwargs[name]
+    assert "base_url" not in called  # a replay replaces api_base alone
+    asked = {}
+    monkeypatch.setattr(model_check, "probe", lambda *given, call: asked.update(given[2]) or {})
+    list(model_check.check_model(asked_for, experiment))
+    assert asked == {"api_base": kwargs[name], "extra_headers": {"x": "y"}}
+    monkeypatch.setattr(circuit_breaker.atomic_io, "read_lines", lambda *_: [])
+    monkeypatch.setattr(circuit_breaker.probes, "engine_problem", lambda: "")
+    trouble = circuit_breaker.Trouble("api_unavailable", 9, 0.0)
+    monkeypatch.setattr(circuit_breaker, "judge", lambda *_: trouble)
+    assert "127.0.0.1:9 cannot be reached" in circuit_breaker._obstacle(
+        asked_for, asked_for.runs[0], False, True
+    )
+
+
+def test_an_address_that_is_taken_away_is_the_providers_own(tmp_path: Path) -> None:
+    asked_for = _plan(tmp_path, {"api_base": None})
+    experiment = asked_for.experiments[0]
+    called = fingerprint.agent_file(experiment, asked_for)["config"]["model"]["model_kwargs"]
+    assert "api_base" not in called
+    assert experiment.api_base is None

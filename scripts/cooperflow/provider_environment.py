@@ -35,6 +35,13 @@ ADDRESS = re.compile(
 # Families of variables; keys are passed on, since the config names them.
 FAMILY = re.compile(r"(AZURE_OPENAI|LITELLM|MSWEA)_\w+(?<!_API_KEY)")
 
+# Variables that hold a key which a client library sends with a call.
+KEYS = re.compile(
+    r"\w+_(API_KEY|API_TOKEN|AUTH_TOKEN)|HF_TOKEN|DATABRICKS_TOKEN|AWS_BEARER_TOKEN_BEDROCK"
+)
+# Sent to an OpenAI-compatible server that needs no key: the client refuses to start without one.
+NO_KEY = "none"
+
 # The config keys to use instead.
 _INSTEAD = {
     "MSWEA_GLOBAL_COST_LIMIT": "agent.config.agent.cost_limit",
@@ -70,6 +77,32 @@ def controlled(environment: Mapping[str, str]) -> dict[str, str]:
     # With `error` a deprecation in a library would end a run.
     kept.pop("PYTHONWARNINGS", None)
     return {**kept, **FIXED, "MSWEA_GLOBAL_CONFIG_DIR": str(_empty_folder())}
+
+
+def remove_keys(environment: MutableMapping[str, str], model: str) -> None:
+    """Remove the keys of all providers, for a model to which the config gives none.
+
+    litellm would take OPENAI_API_KEY and send it to whichever server the config names.
+    """
+    for name in [name for name in environment if KEYS.fullmatch(name)]:
+        del environment[name]
+    if _provider(model) == "openai":
+        environment["OPENAI_API_KEY"] = NO_KEY
+
+
+def unsent_keys(environment: Mapping[str, str], entry: str, model: str) -> Iterator[str]:
+    """Return one sentence for each key that is set for the provider of a model without a key.
+
+    Args:
+        entry: the model's name in the config.
+        model: litellm's name of the model.
+    """
+    for name in sorted(environment):
+        if environment[name] and KEYS.fullmatch(name) and _concerns(name, model):
+            yield (
+                f"{name} is set, and models.{entry}.api_key is null: no key is sent. Write "
+                f"`api_key: {name}` to send it."
+            )
 
 
 def enter(environment: MutableMapping[str, str]) -> None:
@@ -141,12 +174,12 @@ def contradictions(
 
 def _concerns(variable: str, model: str) -> bool:
     """Return whether a variable appears to name a server of the provider of ``model``."""
-    prefix = model.partition("/")[0] if "/" in model else _bare(model)
-    if not prefix:
-        return True
-    provider = re.sub(r"[^a-z0-9]", "", prefix.lower()).removesuffix("chat")
-    return provider in variable.replace("_", "").lower()
+    provider = _provider(model)
+    return not provider or provider in variable.replace("_", "").lower()
 
 
-def _bare(model: str) -> str:
-    return next((who for start, who in _BARE.items() if model.lower().startswith(start)), "")
+def _provider(model: str) -> str:
+    """Return the provider of a model in small letters and digits, empty if it is unknown."""
+    bare = (who for start, who in _BARE.items() if model.lower().startswith(start))
+    prefix = model.partition("/")[0] if "/" in model else next(bare, "")
+    return re.sub(r"[^a-z0-9]", "", prefix.lower()).removesuffix("chat")

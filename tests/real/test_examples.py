@@ -32,12 +32,12 @@ def test_each_example_is_a_config(path: Path) -> None:
 
 @pytest.mark.slow
 def test_each_model_of_the_examples_is_known_and_priced() -> None:
-    seen = {}
+    seen: dict[str, str] = {}
     for path in EXAMPLES:
         for model in filter(None, plan.make(config.load([path])).config.models.values()):
-            seen.setdefault(model.model, (path.stem, model))
-    for name, (stem, model) in seen.items():
-        told = model_check.probe(model, None, call=False)
+            seen.setdefault(model.model, path.stem)
+    for name, stem in seen.items():
+        told = model_check.probe(name, None, {}, call=False)
         assert told["known"], (stem, told)
         if stem != "openai-compatible":
             assert told["price"], (stem, name)

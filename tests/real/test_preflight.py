@@ -43,8 +43,11 @@ def _states(found: Any) -> dict[str, str]:
         ({"known": False, "message": "?"}, {"model": "NO"}, "provider/model"),
     ],
 )
-def test_what_a_probe_means(told: dict[str, Any], states: dict[str, str], words: str) -> None:
-    found = list(model_check.explain_answer("m", COHERE, {"known": True, **told}))
+def test_what_a_probe_means(
+    told: dict[str, Any], states: dict[str, str], words: str, make_plan: Any
+) -> None:
+    experiment = make_plan(models={"m": COHERE.model_dump()}).experiments[0]
+    found = list(model_check.explain_answer(experiment, {"known": True, **told}))
     assert states.items() <= _states(found).items()
     assert words in "\n".join(str(line) for line in found)
 
@@ -98,7 +101,8 @@ def _a_script() -> str:
 def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str, path: str) -> None:
     url, ledger = replay
     before = len(ledger.read_text().splitlines()) if ledger.exists() else 0
-    told = model_check.probe(Model(model=model, api_base=url + path), "key-of-the-test", call=True)
+    base = {"api_base": url + path}
+    told = model_check.probe(model, "key-of-the-test", base, call=True)
     assert told["known"], told
     assert told["called"], told
     assert len(ledger.read_text().splitlines()) == before + 1
@@ -108,22 +112,23 @@ def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str,
 def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def probe(model: Model, key: str | None, call: bool) -> dict[str, Any]:
+    def probe(model: str, key: str, kwargs: dict[str, Any], call: bool) -> dict[str, Any]:
         calls.append(key)
         return {"known": True, "kind": usage.ANSWERED, "cost": 0.1, "price": [1, 1]}
 
     monkeypatch.setattr(model_check, "probe", probe)
     monkeypatch.setenv("COHERE_API_KEY", "abc")
     plan = make_plan(models={"m": COHERE.model_dump()})
+    experiment = plan.experiments[0]
     for _ in range(3):
         assert not list(model_check.check_key("m", COHERE))
-        assert not preflight.failed(model_check.check_model(plan, "m", COHERE))
+        assert not preflight.failed(model_check.check_model(plan, experiment))
     assert calls == ["abc"]
     kept = (plan.results.root / "preflight.jsonl").read_text()
     assert '"cost": 0.1' in kept
     assert "abc" not in kept
     monkeypatch.delenv("COHERE_API_KEY")
-    assert not list(model_check.check_model(plan, "m", COHERE))
+    assert not list(model_check.check_model(plan, experiment))
     (problem,) = model_check.check_key("m", COHERE)
     assert "export COHERE_API_KEY" in str(problem)
 

@@ -80,8 +80,7 @@ class Attempt:
 
     def agent_file(self) -> dict[str, object]:
         """Return the document of upstream's --agent-config."""
-        experiment = self.experiment
-        return dict(fingerprint.agent_file(experiment, self.plan, experiment.model.api_base))
+        return fingerprint.agent_file(self.experiment, self.plan)
 
     @property
     def arguments(self) -> list[str]:
@@ -99,13 +98,13 @@ class Attempt:
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables of the child process."""
-        agent, model = self.experiment.agent, self.experiment.model
+        agent = self.experiment.agent
         tries = str(self.plan.config.limits.call_tries)
         environment = {"MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": tries}
         if agent.external:
             environment["COOPERBENCH_EXTERNAL_AGENTS"] = ",".join(agent.external)
-        if agent.name == "claude_code" and model.api_base:
-            environment["ANTHROPIC_BASE_URL"] = model.api_base
+        if agent.name == "claude_code" and self.experiment.api_base:
+            environment["ANTHROPIC_BASE_URL"] = self.experiment.api_base
         return environment
 
     @property

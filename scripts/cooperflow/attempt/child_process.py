@@ -182,6 +182,7 @@ def _import_external_agents() -> None:
 def _set_key(model: str, key: str | None) -> None:
     """Set the key of the model's provider for litellm, in this process only."""
     if not key:
+        provider_environment.remove_keys(os.environ, model)
         return
     import litellm
 

@@ -208,7 +208,7 @@ class Model(_Table):
     api_key: str | None = Field(
         None,
         description="name of the environment variable that holds the key, never the key; `null`:"
-        " none is needed",
+        " none is needed, and no key of the environment is sent",
     )
     replay: str | None = Field(
         None,

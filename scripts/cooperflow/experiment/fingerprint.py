@@ -53,16 +53,19 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
     }
 
 
-def agent_file(experiment: Experiment, plan: Plan, api_base: str | None) -> dict[str, Any]:
+def agent_file(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     """Return the document that upstream takes as --agent-config. It never holds a key."""
     given = experiment.agent.config
     model = dict(given.get("model") or {})
     kwargs: dict[str, Any] = {"timeout": plan.config.limits.call_seconds}
     # A client that retries on its own would make calls that are recorded as one.
     kwargs["max_retries"] = 0
-    if api_base:
-        kwargs["api_base"] = api_base
-    model["model_kwargs"] = {**kwargs, **(model.get("model_kwargs") or {})}
+    kwargs |= {
+        k: v for k, v in experiment.model_kwargs.items() if k not in ("api_base", "base_url")
+    }
+    if experiment.api_base:
+        kwargs["api_base"] = experiment.api_base
+    model["model_kwargs"] = kwargs
     return {"config": {**given, "model": model}}
 
 

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cooperflow import layout
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import INSIDE, Agent, Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
+
+# litellm's parameters that decide which server is called, and as whom. `api_base` and `base_url`
+# are one parameter with two names.
+CONNECTION = re.compile(
+    r"api_(version|type)|(aws|azure|vertex)_\w+|(extra_)?headers|organization|custom_llm_provider"
+    r"|project|region_name|ssl_verify|tenant_id"
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,26 @@ class Experiment:
     def adopted(self) -> bool:
         """Whether plain cooperbench made its runs: they are taken over, and none is run here."""
         return bool(self.model.adopt)
+
+    @property
+    def model_kwargs(self) -> Mapping[str, Any]:
+        """Parameters of every model call that the agent's config gives."""
+        return (self.agent.config.get("model") or {}).get("model_kwargs") or {}
+
+    @property
+    def api_base(self) -> str | None:
+        """URL that the model's calls go to; None: the provider's default.
+
+        The agent's parameters are merged over those of the model, and litellm prefers `base_url`.
+        """
+        given = self.model_kwargs
+        return given.get("base_url") or given.get("api_base", self.model.api_base)
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """Parameters of a model call that decide where it goes; no limit, no sampling."""
+        kwargs = {k: v for k, v in self.model_kwargs.items() if CONNECTION.fullmatch(k)}
+        return kwargs | ({"api_base": self.api_base} if self.api_base else {})
 
     @property
     def store_in_containers(self) -> bool:

@@ -120,7 +120,7 @@ def _obstacle(plan: Plan, run: Run, evaluation: bool, is_trial: bool) -> str:
     if trouble is None:
         return ""
     failures = f"the last {trouble.runs} runs ended as {trouble.reason}"
-    unreachable = probes.provider_problem(run.experiment.model.api_base)
+    unreachable = probes.provider_problem(run.experiment.api_base)
     if unreachable:
         return f"{failures}; {unreachable}. It continues when the provider is reachable."
     if not is_trial:

@@ -98,9 +98,7 @@ def check_environment(context: Context) -> Iterator[Finding]:
         yield Finding("environment", NOTE, line)
     models = []
     for name, run in paid.items():
-        kwargs = (run.experiment.agent.config.get("model") or {}).get("model_kwargs") or {}
-        model = run.experiment.model
-        models.append((name, model.model, model.api_base or kwargs.get("api_base")))
+        models.append((name, run.experiment.model.model, run.experiment.api_base))
     for line in provider_environment.contradictions(models, os.environ):
         yield Finding("environment", BAD, line)
 
@@ -114,9 +112,9 @@ def check_keys(context: Context) -> Iterator[Finding]:
 
 def check_models(context: Context) -> Iterator[Finding]:
     """Call each model for one token."""
-    models = {run.experiment.model_name: run.experiment.model for run in context.runs}
-    for name, model in models.items():
-        yield from model_check.check_model(context.plan, name, model)
+    experiments = {run.experiment.model_name: run.experiment for run in context.runs}
+    for experiment in experiments.values():
+        yield from model_check.check_model(context.plan, experiment)
 
 
 def check_dataset(context: Context) -> Iterator[Finding]:

@@ -58,7 +58,7 @@ class _Prices:
     def of(self, experiment: Experiment) -> Sequence[float] | None:
         answer = (self._answers.get(experiment.model_name) or {}).get("told")
         if answer is None and experiment.model.replay is None:
-            answer = model_check.probe(experiment.model, None, call=False)
+            answer = model_check.probe(experiment.model.model, None, {}, call=False)
             self._answers[experiment.model_name] = {"told": answer}
         return (answer or {}).get("price")
 

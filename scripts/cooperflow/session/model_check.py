@@ -1,7 +1,7 @@
 """Check of a paid model: its key, name and price, and one call of one token.
 
 The call is made by a separate process, `python -m cooperflow.session.model_check`, because the
-client library takes seconds to import and prints as it likes. It reads {"model", "api_base", "key",
+client library takes seconds to import and prints as it likes. It reads {"model", "kwargs", "key",
 "call"} as JSON from stdin and prints one JSON line.
 """
 
@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import httpx
 
 from cooperflow import atomic_io, halt, layout, provider_environment, redaction
 from cooperflow.experiment.config_schema import Model
-from cooperflow.experiment.plan import Plan
+from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.outcomes import usage
 from cooperflow.session.finding import BAD, NOTE, OK, Finding, check_clock
 
@@ -55,23 +55,29 @@ def check_key(name: str, model: Model) -> Iterator[Finding]:
         )
     elif key.note:
         yield Finding("key", NOTE, key.note)
+    elif model.api_key is None:
+        for line in provider_environment.unsent_keys(os.environ, name, model.model):
+            yield Finding("key", NOTE, line)
 
 
-def check_model(plan: Plan, name: str, model: Model) -> Iterator[Finding]:
-    """Call a model for one token, unless a recent call was answered."""
+def check_model(plan: Plan, experiment: Experiment) -> Iterator[Finding]:
+    """Call an experiment's model for one token, unless a recent call was answered."""
+    name, model = experiment.model_name, experiment.model
     key = redaction.read(model.api_key, os.environ)
     if model.replay is not None or key.problem or (model.api_key and not key.value):
         return
-    answer = _recent_answer(plan, name, model) or probe(model, key.value, call=True)
-    yield from explain_answer(name, model, answer)
+    answer = _recent_answer(plan, experiment)
+    answer = answer or probe(model.model, key.value, experiment.connection, call=True)
+    yield from explain_answer(experiment, answer)
     if answer.get("kind") == usage.ANSWERED and not answer.get("again"):
-        _remember(plan, name, model, answer)
-    if model.api_base:
-        yield check_clock("clock", _server_date(model.api_base), f"that of {name}'s end point")
+        _remember(plan, experiment, answer)
+    if url := experiment.api_base:
+        yield check_clock("clock", _server_date(url), f"that of {name}'s end point")
 
 
-def explain_answer(name: str, model: Model, answer: dict[str, Any]) -> Iterator[Finding]:
+def explain_answer(experiment: Experiment, answer: dict[str, Any]) -> Iterator[Finding]:
     """Return the findings of a probe. Pure."""
+    name, model = experiment.model_name, experiment.model
     if not answer.get("known"):
         yield Finding(
             "model",
@@ -94,7 +100,7 @@ def explain_answer(name: str, model: Model, answer: dict[str, Any]) -> Iterator[
         subject = "model" if kind == usage.MODEL_NOT_FOUND else "key"
         yield Finding(subject, BAD, f"{name}: {advice} Its message: {message}")
     else:
-        endpoint = model.api_base or "of the provider"
+        endpoint = experiment.api_base or "of the provider"
         text = f"{name}: {kind}: the end point {endpoint} does not serve ({message})."
         yield Finding("model", BAD, text)
     yield _price_finding(name, answer.get("price"))
@@ -113,10 +119,16 @@ def _price_finding(name: str, price: Any) -> Finding:
     )
 
 
-def probe(model: Model, key: str | None, call: bool) -> dict[str, Any]:
-    """Ask litellm about a model in a separate process; the key goes through a pipe."""
-    request = {"model": model.model, "api_base": model.api_base, "key": key, "call": call}
+def probe(model: str, key: str | None, kwargs: Mapping[str, Any], call: bool) -> dict[str, Any]:
+    """Ask litellm about a model in a separate process; the key goes through a pipe.
+
+    Args:
+        kwargs: parameters that decide where a call goes.
+    """
+    request = {"model": model, "kwargs": dict(kwargs), "key": key, "call": call}
     environment = provider_environment.controlled(os.environ)
+    if not key:
+        provider_environment.remove_keys(environment, model)
     environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     try:
         process = subprocess.run(
@@ -148,20 +160,26 @@ def _answer_file(plan: Plan) -> Path:
     return plan.results.state / "preflight.json"
 
 
-def _identity(model: Model) -> str:
-    return json.dumps([model.model, model.api_base, model.api_key])
+def _identity(experiment: Experiment) -> str:
+    model, kwargs = experiment.model, experiment.connection
+    others = {name: value for name, value in kwargs.items() if name != "api_base"}
+    return json.dumps(
+        [model.model, experiment.api_base, model.api_key, *([others] if others else [])]
+    )
 
 
-def _recent_answer(plan: Plan, name: str, model: Model) -> dict[str, Any] | None:
+def _recent_answer(plan: Plan, experiment: Experiment) -> dict[str, Any] | None:
     """Return a recent answer of the model, so that repeated sessions pay for one call."""
-    record = read_answers(plan).get(name)
-    if not record or record["asked"] != _identity(model) or time.time() - record["time"] > FRESH:
+    record = read_answers(plan).get(experiment.model_name)
+    identity = _identity(experiment)
+    if not record or record["asked"] != identity or time.time() - record["time"] > FRESH:
         return None
     return {**record["told"], "again": True}
 
 
-def _remember(plan: Plan, name: str, model: Model, answer: dict[str, Any]) -> None:
-    record = {"asked": _identity(model), "time": time.time(), "told": answer}
+def _remember(plan: Plan, experiment: Experiment, answer: dict[str, Any]) -> None:
+    name = experiment.model_name
+    record = {"asked": _identity(experiment), "time": time.time(), "told": answer}
     atomic_io.write_json(_answer_file(plan), {**read_answers(plan), name: record})
     plan.results.state.mkdir(parents=True, exist_ok=True)
     atomic_io.append_line(
@@ -193,8 +211,7 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
     if not request["call"]:
         return answer
     options: dict[str, Any] = {"max_tokens": 1, "timeout": CALL_SECONDS, "max_retries": 0}
-    if request.get("api_base"):
-        options["api_base"] = request["api_base"]
+    options |= request["kwargs"]
     if request.get("key"):
         options["api_key"] = request["key"]
     messages = [{"role": "user", "content": "Hi"}]
