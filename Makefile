@@ -53,6 +53,10 @@ status: setup ## Show the progress: runs, outcomes, cost, problems (CONFIG=file,
 table: setup ## Print the tables of an unfinished experiment (CONFIG=file)
 	@$(BIN)/python scripts/commands/table.py $(CONFIGFILE)
 
+compare: setup ## Compare two results folders pair by pair (A=folder B=folder, ANYWAY=1)
+	@$(BIN)/python scripts/commands/compare.py "$(or $(A),$(error A=folder names a results folder))" \
+		"$(or $(B),$(error B=folder names the other results folder))" $(if $(ANYWAY),--anyway)
+
 report: setup ## Write the report of an unfinished experiment (CONFIG=file)
 	@$(BIN)/python scripts/commands/report.py $(CONFIGFILE)
 

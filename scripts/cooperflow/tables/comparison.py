@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -80,11 +81,14 @@ def contrasts(runs: pd.DataFrame) -> list[Contrast]:
     return sorted(pairs, key=lambda contrast: contrast.compared != SETTINGS)
 
 
-def table(runs: pd.DataFrame) -> pd.DataFrame:
+def table(runs: pd.DataFrame, chosen: Sequence[Contrast] | None = None) -> pd.DataFrame:
     """Return one row per contrast, from the table of runs.
 
     Only pairs with an evaluation in both experiments are compared; the others are counted, and
     pairs excluded by an infra_error also bound the difference.
+
+    Args:
+        chosen: the contrasts; by default those of settings and of models.
     """
     outcomes = runs.pivot_table(
         index=PAIR, columns="run_name", values="outcome", aggfunc="first", sort=False
@@ -97,7 +101,7 @@ def table(runs: pd.DataFrame) -> pd.DataFrame:
             "replay": bool(replayed & {contrast.a, contrast.b}),
             "adopted": bool(adopted & {contrast.a, contrast.b}),
         }
-        for contrast in contrasts(runs)
+        for contrast in (contrasts(runs) if chosen is None else chosen)
     ]
     adjusted = stats.holm([row["p"] for row in rows])
     for row, p in zip(rows, adjusted, strict=True):

@@ -66,6 +66,23 @@ class Difference:
     bound_low: float = math.nan
     bound_high: float = math.nan
 
+    @classmethod
+    def of_row(cls, row: Mapping[Any, Any]) -> Difference:
+        """Return the difference of a row of comparison.csv."""
+        return cls(
+            pairs=int(row["pairs"]),
+            value=float(row["diff"]),
+            low=float(row["ci_low"]),
+            high=float(row["ci_high"]),
+            p=float(row["p"]),
+            detectable=float(row["min_detectable"]),
+            cluster_low=float(row["cluster_low"]),
+            cluster_high=float(row["cluster_high"]),
+            excluded=int(row["infra_excluded"]),
+            bound_low=float(row["diff_low_bound"]),
+            bound_high=float(row["diff_high_bound"]),
+        )
+
     @property
     def is_established(self) -> bool:
         """Whether the evidence supports a direction."""
@@ -158,20 +175,8 @@ def _difference(second: pd.DataFrame, first: pd.DataFrame) -> Difference | None:
     """Return the paired difference, computed as in comparison.csv; None without both sides."""
     if second.empty or first.empty:
         return None
-    row = comparison.table(pd.concat([second, first], ignore_index=True)).iloc[0]
-    return Difference(
-        pairs=int(row["pairs"]),
-        value=float(row["diff"]),
-        low=float(row["ci_low"]),
-        high=float(row["ci_high"]),
-        p=float(row["p"]),
-        detectable=float(row["min_detectable"]),
-        cluster_low=float(row["cluster_low"]),
-        cluster_high=float(row["cluster_high"]),
-        excluded=int(row["infra_excluded"]),
-        bound_low=float(row["diff_low_bound"]),
-        bound_high=float(row["diff_high_bound"]),
-    )
+    row = comparison.table(pd.concat([second, first], ignore_index=True)).to_dict("records")[0]
+    return Difference.of_row(row)
 
 
 def _conflicts(runs: pd.DataFrame) -> pd.DataFrame:
@@ -253,7 +258,7 @@ def _together(
         return [f"{text}: {word} than one agent ({detail})."]
     return [
         f"{text}. The difference from one agent{where} is inconclusive: "
-        f"{_points(gap.value)} points ({_interval(gap)}; {_detectable(gap)})."
+        f"{_points(gap.value)} points ({_interval(gap)}; {detectable(gap)})."
     ]
 
 
@@ -267,7 +272,7 @@ def _effect(rate: str, effect: Difference | None) -> list[str]:
         return [f"Messages {word} the {rate} by {size} points ({_interval(effect)})."]
     return [
         f"The effect of messages on the {rate} is inconclusive: {_points(effect.value)} points "
-        f"({_interval(effect)}; {_detectable(effect)})."
+        f"({_interval(effect)}; {detectable(effect)})."
     ]
 
 
@@ -325,7 +330,7 @@ def _interval(difference: Difference) -> str:
     return f"{text}, p {p}" if p.startswith("<") else f"{text}, p = {p}"
 
 
-def _detectable(difference: Difference) -> str:
+def detectable(difference: Difference) -> str:
     """Return the smallest difference that the number of pairs detects."""
     pairs = _pairs(difference.pairs)
     verb = "is" if difference.pairs == 1 else "are"

@@ -14,6 +14,7 @@ from cooperflow import formats
 from cooperflow.formats import fit_table
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
+from cooperflow.tables import findings, folder_comparison
 
 STYLES = {judgement.PASS: "green", judgement.FAIL: "red", judgement.INFRA_ERROR: "yellow"}
 
@@ -75,6 +76,48 @@ def tables(
             "[bold]Adopted:[/] runs that plain cooperbench made. Their calls were not"
             " recorded: the cost is a lower bound."
         )
+
+
+def folders(a: str, b: str, result: folder_comparison.Result, console: Console) -> None:
+    """Print the comparison of two results folders: the rows, then what limits it."""
+    table = Table(title=f"A: {a}\nB: {b}", title_justify="left", box=None, pad_edge=False)
+    heads = ("experiment", "A", "B", "pairs", "B - A", "95 %", "by task", "p", "p (Holm)", "")
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("experiment", "") else "right")
+    for row in result.rows:
+        found = row.difference
+        same = row.a.run_name == row.b.run_name
+        table.add_row(
+            row.a.run_name if same else f"{row.a.run_name} | {row.b.run_name}",
+            *(f"{side.passed}/{side.evaluated} {_percent(side.rate)}" for side in (row.a, row.b)),
+            str(found.pairs),
+            formats.points(found.value),
+            _ends(found.low, found.high),
+            _ends(found.cluster_low, found.cluster_high),
+            formats.probability(found.p),
+            formats.probability(row.p_holm),
+            folder_comparison.verdict(found),
+        )
+    console.print(fit_table(table, console.width, ["p", "by task", "95 %", "p (Holm)"]))
+    console.print(
+        "\nPercentage points over the pairs that both evaluated: Newcombe's interval, and the one"
+        " clustered by task; McNemar's exact test, adjusted over the rows by Holm's method.",
+        highlight=False,
+    )
+    for row in result.rows:
+        found = row.difference
+        if found.pairs and not found.is_established:
+            text = f"{row.a.run_name}: inconclusive; {findings.detectable(found)}."
+            console.print(text, highlight=False, markup=False)
+    if result.alone:
+        console.print(f"Not compared: {', '.join(result.alone)}.", highlight=False, markup=False)
+    for mark in result.marks:
+        console.print(f"! {mark}", style="yellow", highlight=False, markup=False)
+
+
+def _ends(low: float, high: float) -> str:
+    ends = formats.points(low), formats.points(high)
+    return formats.MISSING if formats.MISSING in ends else f"{ends[0]} to {ends[1]}"
 
 
 def _table(title: str, frame: pd.DataFrame, columns: tuple[Column, ...], width: int) -> Table:
