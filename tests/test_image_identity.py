@@ -76,7 +76,7 @@ def test_old_and_new_locks_are_read(tmp_path: Path) -> None:
     path = tmp_path / "images.lock.csv"
     path.write_text("image,digest,size\na,sha256:1,5\n")
     assert image_lock.read(path)["a"] == image_lock.Entry("a", "sha256:1", 5)
-    image_lock.put(path, image_lock.Entry("b", "sha256:2", 6, "content:3"))
+    image_lock.put_entry(path, image_lock.Entry("b", "sha256:2", 6, "content:3"))
     assert image_lock.read(path)["b"].content == "content:3"
     assert image_lock.read(path)["a"].content == ""
 

@@ -26,7 +26,7 @@ def hold(results: Results, clone: Path) -> None:
     """Hold the results folder and the clone until this process ends.
 
     Raises:
-        UserError: another session holds one of them.
+        UserError: another session holds a lock.
     """
     for path in (results.lock, clone / ".snakemake" / "cooperflow.lock"):
         try:
@@ -41,7 +41,7 @@ def hold(results: Results, clone: Path) -> None:
             stream.seek(0)
             raise UserError(_who(stream.read(), path))
         _held.append(stream)
-        with contextlib.suppress(OSError):  # a full disk: the lock is what counts
+        with contextlib.suppress(OSError):  # a full disk: the lock itself is enough
             stream.truncate(0)
             json.dump(
                 {
@@ -65,9 +65,9 @@ def _lock(stream: IO[str]) -> bool:
 
 
 def holder(results: Results) -> str | None:
-    """Return the process that holds the results folder, None when none does.
+    """Return the process that holds the results folder, None without one.
 
-    Seen from another machine it is also None where the file system keeps locks to one machine.
+    None also on another machine if the file system's locks do not reach beyond one machine.
     """
     try:
         with results.lock.open("r+", encoding="utf-8") as stream:
@@ -89,8 +89,8 @@ def orphaned(results: Results) -> str:
             return ""
         time.sleep(PAUSE)
     return (
-        f"the start that sent this job has ended, or {results.lock} cannot be seen to be locked "
-        "from here: the file system must carry flock between machines (Lustre: mount with "
+        f"the session that submitted this job has ended, or the lock {results.lock} is not "
+        "visible here: the file system must carry flock between machines (Lustre: mount with "
         "-o flock; NFS: version 4)"
     )
 
@@ -106,13 +106,13 @@ def _who(text: str, path: Path) -> str:
         who = f"a process that holds {path}"
     where = path.parent.parent
     return (
-        f"Another start is at work on {where}: {who}.\n"
+        f"Another session is running in {where}: {who}.\n"
         "Wait for it, or end it (Ctrl-C there, or `kill` with that number), then start again."
     )
 
 
 def identity(results: Results) -> str:
-    """Return the id of a results folder, made at its first use; it moves with the folder."""
+    """Return the id of a results folder, created at its first use; it moves with the folder."""
     try:
         return results.identity.read_text().strip()
     except FileNotFoundError:

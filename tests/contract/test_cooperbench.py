@@ -30,8 +30,6 @@ from cooperbench.agents import registry  # noqa: E402
 from cooperbench.eval import runs, sandbox  # noqa: E402
 from cooperbench.runner import coop, solo, tasks  # noqa: E402
 
-from cooperflow.instrumentation import call_log  # noqa: E402
-
 REPO = "demo_textkit_task"
 DATASET = layout.REPOSITORY / "demo" / "dataset"
 OF_AN_AGENT = {"status", "cost", "steps", "input_tokens", "output_tokens", "patch_lines", "error"}
@@ -250,36 +248,6 @@ def test_tries_of_a_model_call_are_named_by_a_variable(monkeypatch: pytest.Monke
     monkeypatch.setenv("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "3")
     made: Any = retry(logger=logging.getLogger(), abort_exceptions=[])
     assert made.iter.__self__.stop.max_attempt_number == 3
-
-
-@pytest.mark.parametrize(
-    ("message", "calls"),
-    [
-        ("max tokens must be less than or equal to 8000 - received 99999.", 1),
-        ("the request was not understood", 2),
-    ],
-)
-def test_a_refused_output_limit_is_not_repeated(
-    message: str, calls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import litellm
-    from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
-
-    asked: list[str] = []
-
-    def refuse(**request: Any) -> None:
-        asked.append(request["model"])
-        raise litellm.exceptions.BadRequestError(message, "m", "cohere")
-
-    monkeypatch.setenv("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "2")
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    monkeypatch.setattr(litellm, "completion", refuse)
-    monkeypatch.setattr(litellm_model, "retry", litellm_model.retry)  # restored afterwards
-    call_log.abort_refused_output_limits()
-    model = litellm_model.LitellmModel(model_name="m")
-    with pytest.raises(litellm.exceptions.BadRequestError):
-        model.query([{"role": "user", "content": "Hi"}])
-    assert len(asked) == calls
 
 
 def test_an_agent_config_file_is_laid_over_its_defaults() -> None:

@@ -278,10 +278,10 @@ def test_rolling_removes_what_it_brought_after_the_last_use(
     assert rolling.plan_use(plan, uses) == []
     for image in plan.images:
         verification.ensure(plan, image)
-    assert not rolling.release(plan, plan.images[0])
+    assert not rolling.remove_unneeded(plan, plan.images[0])
     last.write_text("{}")
-    assert rolling.release(plan, plan.images[0])
-    assert not rolling.release(plan, plan.images[1])
+    assert rolling.remove_unneeded(plan, plan.images[0])
+    assert not rolling.remove_unneeded(plan, plan.images[1])
     assert containers.image_id(bench.client, plan.images[0]) is None
     assert containers.image_id(bench.client, plan.images[1]) is not None
     assert not plan.results.sentinel(plan.images[0]).exists()
@@ -292,7 +292,7 @@ def test_shared_layers_count_once() -> None:
     two = registry.Manifest("sha256:2", (("a", 100), ("c", 20)))
     known = {"x": one, "y": two}
     assert disk_space.need(["x", "y"], known, {}).packed == 130
-    assert disk_space.need(["y"], known, {}, here=["x"]).packed == 20
+    assert disk_space.need(["y"], known, {}, present=["x"]).packed == 20
     assert disk_space.need(["x", "z", "w"], known, {"z": 7}) == disk_space.Need(3, 117, 1)
 
 
@@ -301,8 +301,8 @@ def test_shared_layers_count_once() -> None:
     [
         ("30", 30.0),
         ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
-        (None, registry.UNTOLD_PAUSE),
-        ("soon", registry.UNTOLD_PAUSE),
+        (None, registry.DEFAULT_PAUSE),
+        ("soon", registry.DEFAULT_PAUSE),
     ],
 )
 def test_retry_after(value: str | None, seconds: float) -> None:

@@ -183,7 +183,7 @@ def test_a_job_still_queued_when_its_start_is_killed_does_nothing(
     wait_for(lambda: not slurm.jobs(), 120)
     assert one.recorded() == 0
     logs = "".join(path.read_text() for path in (one.clone / "logs").rglob("*.log"))
-    assert "not started: the start that sent this job has ended" in logs
+    assert "not started: the session that submitted this job has ended" in logs
 
 
 def test_a_refusal_on_a_node_ends_the_start(make: Make, slurm: Cluster) -> None:

@@ -161,7 +161,6 @@ def _main(command: Command) -> int:
             command.pace,
             return_tool_plan=command.return_tool_plan,
         )
-        call_log.abort_refused_output_limits()
         _set_key(command.model, command.key)
     sys.argv = ["cooperbench", *command.arguments]
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)

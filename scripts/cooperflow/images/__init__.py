@@ -1,1 +1,1 @@
-"""The tasks' images: found, brought, verified, pinned, removed."""
+"""The tasks' images: fetching, verification, pinning and removal."""

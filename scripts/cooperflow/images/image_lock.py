@@ -1,4 +1,4 @@
-"""Which content each image name stands for: config/images.lock.csv, written by the first pull."""
+"""Pinned contents of the images: config/images.lock.csv, written by the first pull."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Entry:
 
     image: str
     digest: str
-    size: int  # packed bytes, 0 where it is not known
-    content: str = ""  # as image_identity.content has it, empty where it is not known
+    size: int  # packed bytes, 0 if unknown
+    content: str = ""  # as image_identity.content returns it, empty if unknown
 
 
 def read(path: Path) -> dict[str, Entry]:
-    """Return the entries of the lock, none where there is no file yet.
+    """Return the entries of the lock; none without the file.
 
     Raises:
         UserError: the file is not a lock.
@@ -46,11 +46,13 @@ def read(path: Path) -> dict[str, Entry]:
             for r in rows
         ]
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}. Restore it, or remove it to pin anew.") from error
+        raise UserError(
+            f"{path}: {error}. Restore it, or remove it to pin images again."
+        ) from error
     return {entry.image: entry for entry in entries}
 
 
-def put(path: Path, entry: Entry) -> None:
+def put_entry(path: Path, entry: Entry) -> None:
     """Add or replace an entry; several processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with locks.locked(path.parent / f".{path.name}.lock"):
@@ -63,14 +65,14 @@ def put(path: Path, entry: Entry) -> None:
 
 
 def choose(image: str, pinned: str | None, tag: str | None, moved: Moved, path: Path) -> str | None:
-    """Return the digest to pull: None where neither the lock nor the registry tells one.
+    """Return the digest to pull: None if neither the lock nor the registry has one.
 
     Args:
         pinned: the digest in the lock.
-        tag: what the registry says that the tag points to now.
+        tag: the digest that the tag points to now, according to the registry.
 
     Raises:
-        UserError: the tag has moved, and the config does not say what to do then.
+        UserError: the tag has moved, and images.moved is "error".
     """
     if pinned is None or tag is None or pinned == tag:
         return pinned or tag
@@ -79,10 +81,10 @@ def choose(image: str, pinned: str | None, tag: str | None, moved: Moved, path: 
     return pinned if moved == "pinned" else tag
 
 
-def moved_text(image: str, pinned: str, found: str, path: Path) -> str:
-    """Return what to tell of an image that is not the pinned one."""
+def moved_text(image: str, pinned: str, actual: str, path: Path) -> str:
+    """Return the message for an image that differs from its pin."""
     return (
-        f"{image}: the tag has moved: it is {found} now, and {path} pins {pinned}. Results of the "
+        f"{image}: the tag has moved: it is {actual} now, and {path} pins {pinned}. Results of the "
         "two may differ.\n"
         "Keep the pinned one with --config 'images={moved: pinned}' (as long as the registry has "
         "it), or take the new one with --config 'images={moved: accept}', which pins it."

@@ -1,4 +1,4 @@
-"""Pulling one image through Docker: progress, pauses, and what its errors mean."""
+"""Pulling one image through Docker: progress, pauses, and the meaning of errors."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import requests.exceptions
 import tenacity
 
 from cooperflow.errors import UserError
-from cooperflow.images.registry import UNTOLD_PAUSE, RateLimited, Transient
+from cooperflow.images.registry import DEFAULT_PAUSE, RateLimited, Transient
 
-# Between two lines of progress, seconds.
+# Interval of progress lines, seconds.
 TICK = 5.0
 LONGEST_PAUSE = 300.0
 
 
 @dataclass
 class Progress:
-    """The bytes of an image's layers as Docker tells them, layer by layer."""
+    """Bytes of an image's layers as Docker reports them, layer by layer."""
 
     image: str
-    place: str  # image i of n
-    whole: int | None = None  # packed bytes of all layers, where the manifest was told
-    began: float = field(default_factory=time.monotonic)
+    position: str  # image i of n
+    packed: int | None = None  # packed bytes of all layers, if the manifest is known
+    started: float = field(default_factory=time.monotonic)
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     present: int = 0
     done: int = 0
@@ -48,22 +48,22 @@ class Progress:
             self.done += 1
 
     @property
-    def got(self) -> int:
+    def received(self) -> int:
         return sum(current for current, _ in self.layers.values())
 
     @property
     def total(self) -> int:
-        seen = sum(total for _, total in self.layers.values())
-        # What is here already is never fetched: the manifest's sum is then too much.
-        return seen if self.whole is None or self.present else max(self.whole, seen)
+        listed = sum(total for _, total in self.layers.values())
+        # Layers that are present are not fetched: the manifest's sum is then too large.
+        return listed if self.packed is None or self.present else max(self.packed, listed)
 
     def line(self, now: float) -> str:
-        """Return where the pull is, in a line."""
-        seconds = max(now - self.began, 1e-3)
-        rate, left = self.got / seconds, max(self.total - self.got, 0)
-        text = f"{self.place}: {self.image}: {_mb(self.got)} of {_mb(self.total)} MB"
-        if left and rate:
-            return f"{text}, {rate / 1e6:.1f} MB/s, about {left / rate:.0f} s left"
+        """Return the state of the pull as a line."""
+        seconds = max(now - self.started, 1e-3)
+        rate, remaining = self.received / seconds, max(self.total - self.received, 0)
+        text = f"{self.position}: {self.image}: {_mb(self.received)} of {_mb(self.total)} MB"
+        if remaining and rate:
+            return f"{text}, {rate / 1e6:.1f} MB/s, about {remaining / rate:.0f} s left"
         return f"{text}, unpacking ({self.done} layers done)" if self.layers else text
 
 
@@ -71,24 +71,24 @@ def _mb(count: int) -> str:
     return f"{count / 1e6:.1f}"
 
 
-def once(
+def pull_once(
     client: docker.DockerClient,
     name: str,
     tag: str,
     progress: Progress,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
-    """Pull ``name`` at ``tag`` (or a digest), telling how it goes.
+    """Pull ``name`` at ``tag`` (or a digest) and report the progress.
 
     Raises:
-        Transient: it broke off, or the registry cannot serve now.
-        UserError: it will not work until the user does something.
+        Transient: the pull was interrupted, or the registry cannot serve now.
+        UserError: the pull cannot succeed until the user acts.
     """
     try:
         stream = client.api.pull(name, tag=tag, stream=True, decode=True)
-        follow(stream, progress, tell)
+        follow(stream, progress, report)
     except docker.errors.APIError as error:
-        raise meaning(name, str(error.explanation or error)) from error
+        raise interpret_error(name, str(error.explanation or error)) from error
     except (requests.exceptions.RequestException, OSError) as error:
         raise Transient(str(error)) from error
 
@@ -96,56 +96,60 @@ def once(
 def follow(
     events: Iterable[Mapping[str, Any]],
     progress: Progress,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Read Docker's stream to its end; raise what an error in it means."""
-    told = clock()
+    """Read Docker's stream to its end; raise the exception of an error in it."""
+    last_report = clock()
     for event in events:
         if event.get("error"):
-            raise meaning(progress.image, str(event["error"]))
+            raise interpret_error(progress.image, str(event["error"]))
         progress.update(event)
         now = clock()
-        if now - told >= TICK:
-            told = now
-            tell(progress.line(now))
+        if now - last_report >= TICK:
+            last_report = now
+            report(progress.line(now))
 
 
-def meaning(name: str, text: str) -> Exception:
-    """Return the exception that Docker's words about a pull stand for."""
-    said, short = text.lower(), " ".join(text.split())[:300]
-    if "toomanyrequests" in said or "429" in said or "rate limit" in said:
-        return RateLimited(UNTOLD_PAUSE)
-    if "no space left on device" in said:
+def interpret_error(name: str, text: str) -> Exception:
+    """Return the exception for Docker's message about a pull."""
+    lowered, short = text.lower(), " ".join(text.split())[:300]
+    if "toomanyrequests" in lowered or "429" in lowered or "rate limit" in lowered:
+        return RateLimited(DEFAULT_PAUSE)
+    if "no space left on device" in lowered:
         return UserError(
-            f"{name}: Docker's disk is full ({short}). `docker system df` shows what takes it; "
+            f"{name}: Docker's disk is full ({short}). `docker system df` shows its use; "
             "images.rolling: true in the config needs less."
         )
-    if "unauthorized" in said or "access denied" in said or "authentication required" in said:
+    if (
+        "unauthorized" in lowered
+        or "access denied" in lowered
+        or "authentication required" in lowered
+    ):
         return UserError(
             f"{name}: the registry refuses it, or has no such image ({short}). Log in with "
             "`docker login`, or check images.registry."
         )
-    if "manifest unknown" in said or "not found" in said or "invalid reference" in said:
+    if "manifest unknown" in lowered or "not found" in lowered or "invalid reference" in lowered:
         return UserError(f"{name}: the registry has no such image ({short}).")
-    if "no matching manifest" in said:
-        return UserError(f"{name}: there is no image for this machine's kind ({short}).")
+    if "no matching manifest" in lowered:
+        return UserError(f"{name}: there is no image for this machine's architecture ({short}).")
     return Transient(short)
 
 
-def persist(
-    work: Callable[[], None], name: str, tries: int, pause: float, tell: Callable[[str], None]
+def retry_pull(
+    work: Callable[[], None], name: str, tries: int, pause: float, report: Callable[[str], None]
 ) -> None:
-    """Do ``work`` until it is done: again after a pause, at most ``tries`` times.
+    """Call ``work`` until it succeeds: again after a pause, at most ``tries`` times.
 
-    A rate limit is waited for as long as the registry says, and is no try.
+    A rate limit is waited for as long as the registry asks, and does not count as a try.
 
     Raises:
-        UserError: it failed to the last try, or cannot be cured by waiting.
+        UserError: every try failed, or waiting cannot help.
     """
     failed = 0
 
-    def over(state: tenacity.RetryCallState) -> bool:
+    def is_exhausted(state: tenacity.RetryCallState) -> bool:
         nonlocal failed
         error = state.outcome.exception() if state.outcome else None
         failed += not isinstance(error, RateLimited)
@@ -162,16 +166,16 @@ def persist(
         seconds = state.next_action.sleep if state.next_action else 0.0
         until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
         if isinstance(error, RateLimited):
-            tell(
+            report(
                 f"{name}: the registry's rate limit is reached; waiting {seconds:.0f} s, until "
                 f"{until} (`docker login` raises the limit at Docker Hub)"
             )
         else:
-            tell(f"{name}: {error}; try {failed + 1} of {tries} at {until}")
+            report(f"{name}: {error}; try {failed + 1} of {tries} at {until}")
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Transient),
-        stop=over,
+        stop=is_exhausted,
         wait=wait,
         before_sleep=announce,
         reraise=True,
@@ -180,12 +184,12 @@ def persist(
         retrying(work)
     except Transient as error:
         raise UserError(
-            f"{name}: could not be pulled in {tries} tries ({error}). Start again: images that "
-            "are here stay."
+            f"{name}: could not be pulled in {tries} tries ({error}). Start again: the images "
+            "on this machine stay."
         ) from error
 
 
-def say(text: str) -> None:
-    """Print at once: a pull takes long, and its output may go to a file."""
+def report_now(text: str) -> None:
+    """Print without buffering: a pull takes long, and its output may go to a file."""
     print(text)
     sys.stdout.flush()

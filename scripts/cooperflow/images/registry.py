@@ -1,4 +1,4 @@
-"""What an image registry says of an image before a byte of it is fetched (HTTP API v2)."""
+"""Client of an image registry (HTTP API v2): digests and manifests, without fetching layers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MANIFESTS = (
 )
 # Seconds to reach a registry, and to get an answer from it.
 PATIENCE = (10, 30)
-# Where a registry sets a limit and does not say for how long, seconds.
-UNTOLD_PAUSE = 300.0
+# Pause for a registry's limit without a Retry-After header, seconds.
+DEFAULT_PAUSE = 300.0
 
 
 class Transient(Exception):
@@ -36,7 +36,7 @@ class Transient(Exception):
 
 
 class RateLimited(Transient):
-    """The registry's limit is reached; ``seconds`` says when to come again."""
+    """The registry's limit is reached; ``seconds`` is the time to wait."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__("the registry's rate limit is reached")
@@ -44,7 +44,7 @@ class RateLimited(Transient):
 
 
 class OutOfReach(Exception):
-    """No answer at all: Docker may still reach it, by a proxy or mirror of its own."""
+    """The registry does not answer; Docker may still reach it by a configured proxy or mirror."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an image is made of: its digest, and its layers with their packed sizes in bytes."""
+    """Digest of an image, and its layers with their packed sizes in bytes."""
 
     digest: str
     layers: tuple[tuple[str, int], ...]
@@ -87,20 +87,20 @@ class Manifest:
 
 
 def reference(image: str, registry: str | None) -> Reference:
-    """Return where ``image`` (owner/name:tag) is pulled from."""
+    """Return the registry's reference for ``image`` (owner/name:tag)."""
     path, _, tag = image.rpartition(":")
     host, _, prefix = (registry or HUB).partition("/")
     return Reference(host, f"{prefix.strip('/')}/{path}".lstrip("/"), tag)
 
 
 def _loopback(host: str) -> bool:
-    """Docker speaks plain HTTP to registries on this machine."""
+    """Return whether the registry is on this machine, where Docker uses plain HTTP."""
     name = host.rpartition(":")[0] or host
     return name == "localhost" or name.startswith("127.") or name == "[::1]"
 
 
 class Client:
-    """Asks one registry, logged in if Docker is."""
+    """Client of one registry, logged in if Docker is."""
 
     def __init__(self, where: Reference, architecture: str = "amd64") -> None:
         self._where = where
@@ -109,11 +109,11 @@ class Client:
         self._session.headers["Accept"] = ", ".join((*LISTS, *MANIFESTS))
 
     def digest(self) -> str:
-        """Return what the tag points to now. Costs nothing of a pull limit."""
+        """Return the digest that the tag points to now. Does not count towards a pull limit."""
         answer = self._ask("HEAD", f"/manifests/{self._where.tag}")
         found = answer.headers.get("Docker-Content-Digest")
         if not found:
-            raise Transient("the registry told no digest")
+            raise Transient("the registry returned no digest")
         return str(found)
 
     def manifest(self, digest: str) -> Manifest:
@@ -163,7 +163,7 @@ class Client:
             raise OutOfReach(str(error)) from error
 
     def _log_in(self, challenge: str) -> None:
-        """Get a token as the challenge asks, with Docker's own credentials where it has some."""
+        """Get a token as the challenge asks, with Docker's credentials if there are any."""
         user = _credentials(self._where.host)
         scheme, _, rest = challenge.partition(" ")
         if scheme.lower() == "basic" and user:
@@ -183,8 +183,8 @@ class Client:
         if answer.status_code == 429:
             raise RateLimited(retry_after(answer.headers.get("Retry-After")))
         if answer.ok:
-            told = answer.json()
-            token = told.get("token") or told.get("access_token")
+            document = answer.json()
+            token = document.get("token") or document.get("access_token")
             self._session.headers["Authorization"] = f"Bearer {token}"
 
 
@@ -206,11 +206,11 @@ def _credentials(host: str) -> tuple[str, str] | None:
 def retry_after(value: str | None, now: float | None = None) -> float:
     """Return the seconds that a Retry-After header asks for: a number, or a date."""
     if not value:
-        return UNTOLD_PAUSE
+        return DEFAULT_PAUSE
     if value.strip().isdigit():
         return float(value)
     try:
         moment = email.utils.parsedate_to_datetime(value).timestamp()
     except ValueError:
-        return UNTOLD_PAUSE
+        return DEFAULT_PAUSE
     return max(moment - (time.time() if now is None else now), 1.0)

@@ -1,4 +1,4 @@
-"""Rolling mode: which image is still needed, and the removal of those that are not."""
+"""Rolling mode: images that are still needed, and the removal of the others."""
 
 from __future__ import annotations
 
@@ -15,65 +15,67 @@ from cooperflow.experiment.plan import Plan
 from cooperflow.openhands import agent_server
 
 PULLED, LOADED = "pulled", "loaded"
-# Images of these sources were brought here by this workflow; no others are removed.
-OURS = (PULLED, LOADED, agent_server.LAYERED)
+# Sources of images that this workflow fetched; images of other sources are not removed.
+FETCHED = (PULLED, LOADED, agent_server.LAYERED)
 
 
-def plan_use(plan: Plan, wanted: Mapping[str, Iterable[str]]) -> list[str]:
-    """Note which files of this start need which image; remove images that none needs any more.
+def plan_use(plan: Plan, files_by_image: Mapping[str, Iterable[str]]) -> list[str]:
+    """Record the files of this session that need an image; remove images that are not needed.
 
-    Returns the images removed.
+    Returns the removed images.
     """
     if not plan.config.images.rolling:
         plan.results.pending_images.unlink(missing_ok=True)
         return []
-    atomic_io.write_json(plan.results.pending_images, {k: sorted(v) for k, v in wanted.items()})
-    return [image for image in plan.images if release(plan, image)]
+    atomic_io.write_json(
+        plan.results.pending_images, {k: sorted(v) for k, v in files_by_image.items()}
+    )
+    return [image for image in plan.images if remove_unneeded(plan, image)]
 
 
-def needed(plan: Plan, image: str) -> bool:
-    """Return whether a file that needs the image is still to be made."""
-    noted = atomic_io.read_json(plan.results.pending_images)
+def is_needed(plan: Plan, image: str) -> bool:
+    """Return whether a file that needs the image does not exist yet."""
+    record = atomic_io.read_json(plan.results.pending_images)
     files = (
-        noted.get(image, [])
-        if isinstance(noted, dict)
+        record.get(image, [])
+        if isinstance(record, dict)
         else [str(plan.results.pending_images) + "?"]
     )
     return any(not Path(file).exists() for file in files)
 
 
-def in_use(plan: Plan, besides: str) -> bool:
-    """Return whether another image that we brought here is still needed, and so will go."""
-    others = (image for image in plan.images if image != besides)
+def in_use(plan: Plan, excluded: str) -> bool:
+    """Return whether another image that the workflow fetched is needed now and removed later."""
+    others = (image for image in plan.images if image != excluded)
     return any(
-        plan.results.fetch_record(image).exists() and needed(plan, image) for image in others
+        plan.results.fetch_record(image).exists() and is_needed(plan, image) for image in others
     )
 
 
-def release(plan: Plan, image: str) -> bool:
-    """Remove an image that we brought here and that nothing needs; return whether it is gone."""
-    if not plan.config.images.rolling or needed(plan, image):
+def remove_unneeded(plan: Plan, image: str) -> bool:
+    """Remove an image if the workflow fetched it and nothing needs it; return whether it did."""
+    if not plan.config.images.rolling or is_needed(plan, image):
         return False
     try:
         with locks.claim(plan.results.claims, f"image {image}", 0.0):
             return _remove(plan, image)
     except (UserError, EngineError, docker.errors.DockerException):
-        return False  # another job is at it, or a later start will be
+        return False  # another job is removing it, or a later session will
 
 
 def _remove(plan: Plan, image: str) -> bool:
-    note = atomic_io.read_json(plan.results.fetch_record(image))
-    if not isinstance(note, dict):
+    record = atomic_io.read_json(plan.results.fetch_record(image))
+    if not isinstance(record, dict):
         return False
     client = containers.engine()
     try:
-        found = client.images.get(image)
+        local = client.images.get(image)
     except docker.errors.ImageNotFound:
-        found = None
-    if found is not None and found.id == note["id"]:
-        # By its names, so that one that someone else gave it keeps it here.
+        local = None
+    if local is not None and local.id == record["id"]:
+        # By its names, so that the image stays if it has another name.
         name = image.rpartition(":")[0].rpartition("/")[2]
-        digests = [d for d in found.attrs.get("RepoDigests") or [] if f"/{name}@" in d]
+        digests = [d for d in local.attrs.get("RepoDigests") or [] if f"/{name}@" in d]
         for reference in (*digests, image):
             try:
                 client.images.remove(reference)

@@ -25,22 +25,22 @@ from cooperflow.openhands import agent_server
 
 SCHEMA = 1
 
-# What upstream needs of an image, as a shell says it: a git checkout, and the test runner.
+# Shell commands that check what upstream needs in an image: a git checkout, the test runner, bash.
 CHECKS = {
     "repo": "git -C /workspace/repo rev-parse --verify HEAD",
     "runner": "test -f /usr/local/bin/runner.sh",
     "bash": "command -v bash",
 }
 
-# Other jobs may be fetching images, seconds.
+# Longest wait for other jobs that fetch images, seconds.
 PATIENCE = 6 * 3600
 
 
 def ensure(plan: Plan, image: str) -> dict[str, Any]:
-    """See to an image of a task and return its sentinel, which is written too.
+    """Fetch a task's image if needed, verify it, and write and return its sentinel.
 
     Raises:
-        UserError: it cannot be had, there is no room for it, or it is not what a run needs.
+        UserError: it cannot be fetched, there is no space for it, or it is not usable for a run.
         EngineError: Docker does not answer.
     """
     sentinel = bring(plan, image)
@@ -49,35 +49,35 @@ def ensure(plan: Plan, image: str) -> dict[str, Any]:
 
 
 def bring(plan: Plan, image: str) -> dict[str, Any]:
-    """See to the image of a task on this machine and return what a sentinel says of it.
+    """Fetch a task's image if this machine lacks it, verify it, and return its sentinel.
 
     Raises:
-        UserError: it cannot be had, there is no room for it, or it is not what a run needs.
+        UserError: it cannot be fetched, there is no space for it, or it is not usable for a run.
         EngineError: Docker does not answer.
     """
     client = containers.engine()
     source = "present"
     if containers.image_id(client, image) is None or agent_server.is_stale(client, image):
         source = _fetch(plan, client, image)
-    found = client.images.get(image)
+    local = client.images.get(image)
     pinned = image_lock.read(Path(plan.config.images.lock)).get(image)
     pulled = source == rolling.PULLED
     digests = image_identity.registry_digests(
-        found.attrs, pulled, pinned.digest if pinned else None
+        local.attrs, pulled, pinned.digest if pinned else None
     )
-    _check_pin(plan, pinned, found.attrs, digests)
-    if source in rolling.OURS:
-        atomic_io.write_json(plan.results.fetch_record(image), {"image": image, "id": found.id})
+    _check_pin(plan, pinned, local.attrs, digests)
+    if source in rolling.FETCHED:
+        atomic_io.write_json(plan.results.fetch_record(image), {"image": image, "id": local.id})
     sentinel = {
         "schema": SCHEMA,
         "name": image,
-        "id": found.id,
-        "content": image_identity.content(found.attrs),
+        "id": local.id,
+        "content": image_identity.content(local.attrs),
         "digest": next(iter(digests), None),
-        "size": found.attrs.get("Size"),
+        "size": local.attrs.get("Size"),
         "source": source,
         "checked": {
-            **_verify(plan, client, image, str(found.id)),
+            **_verify(plan, client, image, str(local.id)),
             **(agent_server.verify(client, image, _labels(plan, image)) if _serves(image) else {}),
         },
         "time": time.time(),
@@ -92,14 +92,14 @@ def _check_pin(
     attributes: Mapping[str, Any],
     digests: Sequence[str],
 ) -> None:
-    """Raise where a local image is known not to be the one that the lock pins."""
+    """Raise if a local image is known to differ from its pin."""
     if pinned is None:
         return
-    known = [image_identity.digest_of(digest) for digest in digests]
-    is_pinned = pinned.digest in known or pinned.content == image_identity.content(attributes)
-    if known and not is_pinned:
+    names = [image_identity.digest_of(digest) for digest in digests]
+    is_pinned = pinned.digest in names or pinned.content == image_identity.content(attributes)
+    if names and not is_pinned:
         config = plan.config.images
-        image_lock.choose(pinned.image, pinned.digest, known[0], config.moved, Path(config.lock))
+        image_lock.choose(pinned.image, pinned.digest, names[0], config.moved, Path(config.lock))
 
 
 def _serves(image: str) -> bool:
@@ -114,7 +114,7 @@ def _labels(plan: Plan, image: str) -> Labels:
 
 def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
     """Load, pull, build or layer the image, whichever the config allows and works first."""
-    config, tried = plan.config.images, []
+    config, failures = plan.config.images, []
     ways: list[tuple[str, bool, Callable[[], None]]] = [
         (rolling.LOADED, config.archive is not None, lambda: _load(plan, client, image)),
         (rolling.PULLED, config.pull, lambda: _pull(plan, client, image)),
@@ -128,19 +128,19 @@ def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
         try:
             way()
         except (*containers.FAILURES, UserError) as error:
-            tried.append(f"not {word}: {containers.describe(error)}")
+            failures.append(f"not {word}: {containers.describe(error)}")
         else:
             return word
     raise UserError(
-        f"{image} is not here and could not be had:\n"
-        + ("\n".join(tried) or "images.pull, images.build and images.archive are all off.")
+        f"{image} is missing and could not be fetched:\n"
+        + ("\n".join(failures) or "images.pull, images.build and images.archive are all off.")
     )
 
 
 def _load(plan: Plan, client: docker.DockerClient, image: str) -> None:
     path = archive_path(plan, image)
     if not path.is_file():
-        raise UserError(f"there is no {path}")
+        raise UserError(f"{path} does not exist")
     disk_space.wait(plan, client, image, path.stat().st_size, 1.0)
     with path.open("rb") as stream:
         client.images.load(stream)
@@ -154,7 +154,7 @@ def archive_path(plan: Plan, image: str) -> Path:
 
 
 def save(plan: Plan, image: str) -> int:
-    """Write an image's tar, whole or not at all; return its bytes."""
+    """Write an image's tar atomically; return its size in bytes."""
     client = containers.engine()
     path = archive_path(plan, image)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,52 +177,56 @@ def save(plan: Plan, image: str) -> int:
 def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
     """Pull the pinned content of an image and give it the name that upstream looks for."""
     config, lock = plan.config.images, Path(plan.config.images.lock)
-    where = registry.reference(image, config.registry)
-    asking = registry.Client(where, disk_space.architecture(client))
-    place = f"image {plan.images.index(image) + 1} of {len(plan.images)}"
+    reference = registry.reference(image, config.registry)
+    registry_client = registry.Client(reference, disk_space.architecture(client))
+    position = f"image {plan.images.index(image) + 1} of {len(plan.images)}"
 
     def work() -> None:
         pinned = image_lock.read(lock).get(image)
         try:
-            told = asking.digest()
+            digest_now = registry_client.digest()
         except registry.OutOfReach:
-            told = None  # Docker may have a way of its own
+            digest_now = None  # Docker may reach it by a configured proxy or mirror
         digest = image_lock.choose(
-            image, pinned.digest if pinned else None, told, config.moved, lock
+            image, pinned.digest if pinned else None, digest_now, config.moved, lock
         )
         manifest = None
-        if told is not None and digest is not None:
-            manifest = asking.manifest(digest)
+        if digest_now is not None and digest is not None:
+            manifest = registry_client.manifest(digest)
             atomic_io.write_json(plan.results.manifest(image), manifest.as_dict())
             disk_space.wait(plan, client, image, manifest.size, config.unpacked)
         else:
             disk_space.wait(plan, client, image, pinned.size if pinned else 0, config.unpacked)
-        begun = time.monotonic()
-        progress = pulling.Progress(image, place, manifest.size if manifest else None)
-        pulling.once(client, where.name, digest or where.tag, progress, pulling.say)
-        source = f"{where.name}@{digest}" if digest else f"{where.name}:{where.tag}"
-        found = client.images.get(source)
+        started = time.monotonic()
+        progress = pulling.Progress(image, position, manifest.size if manifest else None)
+        pulling.pull_once(
+            client, reference.name, digest or reference.tag, progress, pulling.report_now
+        )
+        source = f"{reference.name}@{digest}" if digest else f"{reference.name}:{reference.tag}"
+        local = client.images.get(source)
         name, _, tag = image.rpartition(":")
-        found.tag(name, tag)
-        digest = digest or next(d.rpartition("@")[2] for d in found.attrs["RepoDigests"])
+        local.tag(name, tag)
+        digest = digest or next(d.rpartition("@")[2] for d in local.attrs["RepoDigests"])
         size = manifest.size if manifest else progress.total
-        content = image_identity.content(found.attrs)
-        image_lock.put(lock, image_lock.Entry(image, digest, size, content))
-        seconds = time.monotonic() - begun
-        pulling.say(f"{place}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s")
+        content = image_identity.content(local.attrs)
+        image_lock.put_entry(lock, image_lock.Entry(image, digest, size, content))
+        seconds = time.monotonic() - started
+        pulling.report_now(
+            f"{position}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s"
+        )
 
-    pulling.persist(work, image, config.tries, config.pause_seconds, pulling.say)
+    pulling.retry_pull(work, image, config.tries, config.pause_seconds, pulling.report_now)
 
 
 def _build(plan: Plan, client: docker.DockerClient, pair: Pair) -> None:
     folder = dataset.task_folder(Path(plan.config.dataset.dir), pair.repo, pair.task_id)
     if not (folder / "Dockerfile").is_file():
-        raise UserError(f"there is no {folder / 'Dockerfile'}")
+        raise UserError(f"{folder / 'Dockerfile'} does not exist")
     disk_space.wait(plan, client, pair.image, 0, 1.0)
     client.images.build(path=str(folder), tag=pair.image, rm=True, forcerm=True)
 
 
-def _verify(plan: Plan, client: docker.DockerClient, image: str, found: str) -> dict[str, str]:
+def _verify(plan: Plan, client: docker.DockerClient, image: str, image_id: str) -> dict[str, str]:
     """Start a container of the image and run the checks in it."""
     script = "\n".join(
         f'if out=$({check} 2>&1); then echo "{name}=ok $out"; else echo "{name}=no $out"; fi'
@@ -233,33 +237,33 @@ def _verify(plan: Plan, client: docker.DockerClient, image: str, found: str) -> 
     try:
         output = containers.output(
             client,
-            found,
+            image_id,
             script,
             lambda text: set(CHECKS) <= set(_answers(text)),
             labels=labels.as_dict(),
             **{**limits, "network": "none"},
         )
     except (docker.errors.ContainerError, docker.errors.APIError) as error:
-        raise UserError(f"{image}: no container of it starts: {_first_line(error)}.") from error
+        raise UserError(f"{image}: its container does not start: {_first_line(error)}.") from error
     finally:
         containers.remove(client, {containers.TOKEN_LABEL: labels.token})
-    told = _answers(output)
-    if not set(CHECKS) <= set(told):
+    answers = _answers(output)
+    if not set(CHECKS) <= set(answers):
         raise EngineError(
-            f"{image}: not verified: the engine lost the output of its containers (it said: "
-            f"{output.strip()[:200] or 'nothing'})"
+            f"{image}: not verified: the engine lost the output of its containers (output: "
+            f"{output.strip()[:200] or 'none'})"
         )
     for name, check in CHECKS.items():
-        if not told[name].startswith("ok"):
+        if not answers[name].startswith("ok"):
             raise UserError(
-                f"{image}: is not what a run needs: `{check}` failed in it "
-                f"({told[name]}). Remove the image, then start again."
+                f"{image}: not usable for a run: `{check}` failed in it "
+                f"({answers[name]}). Remove the image, then start again."
             )
-    return {name: told[name].removeprefix("ok").strip() for name in CHECKS}
+    return {name: answers[name].removeprefix("ok").strip() for name in CHECKS}
 
 
 def _answers(output: str) -> dict[str, str]:
-    """Return what the checks printed, by name."""
+    """Return the output of the checks, by name."""
     lines = (line.partition("=") for line in output.splitlines() if "=" in line)
     return {name: text for name, _, text in lines if name in CHECKS}
 
@@ -269,7 +273,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def gate(plan: Plan) -> None:
-    """Write the file that says that every needed image is verified."""
+    """Write the record that every needed image is verified."""
     sentinels = [atomic_io.read_json(plan.results.sentinel(image)) for image in plan.images]
     atomic_io.write_json(
         plan.results.gate,
@@ -278,10 +282,10 @@ def gate(plan: Plan) -> None:
 
 
 def ensure_same(plan: Plan, image: str) -> str:
-    """Return the id of the verified image of a task, which is fetched if this machine lacks it.
+    """Return the id of a task's verified image; fetch it if this machine lacks it.
 
     Raises:
-        UserError: it cannot be had, or this machine has another one of that name.
+        UserError: it cannot be fetched, or this machine has another image of that name.
         EngineError: Docker does not answer.
     """
     path = plan.results.sentinel(image)
@@ -295,30 +299,30 @@ def ensure_same(plan: Plan, image: str) -> str:
             attributes = containers.image_attributes(client, image) or {}
     finally:
         client.close()
-    here = str(attributes.get("Id"))
+    image_id = str(attributes.get("Id"))
     if sentinel.get("id") and not image_identity.is_same(sentinel, attributes):
         raise UserError(
-            f"{image}: is {here} on {socket.gethostname()}, but {sentinel['id']} was "
+            f"{image}: is {image_id} on {socket.gethostname()}, but {sentinel['id']} was "
             f"verified. Remove the image there to have the right one fetched, or remove {path} "
             "to have it verified again."
         )
-    return here
+    return image_id
 
 
 def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
-    """Be the only one that fetches an image on this machine, which has one disk and one line."""
+    """Return a claim on fetching: images of a machine share its disk and network."""
     name = f"images of {socket.gethostname()}"
     return locks.claim(plan.results.claims, name, PATIENCE)
 
 
 def _fetch_here(plan: Plan, image: str, known: bool) -> None:
     """Fetch and verify an image."""
-    place = f"on {socket.gethostname()}" if processes.on_a_node() else "here"
-    print(f"{image}: is not {place}." if known else f"{image}: nothing says it is verified.")
+    location = f"on {socket.gethostname()}" if processes.on_a_node() else "here"
+    print(f"{image}: missing {location}." if known else f"{image}: not verified yet.")
     with one_at_a_time(plan):
-        # What a cluster's first node has verified the others compare with, and leave as it is.
-        once = known and processes.on_a_node()
-        if once:
+        # The first node of a cluster writes the sentinel; the other nodes compare with it.
+        is_compared = known and processes.on_a_node()
+        if is_compared:
             bring(plan, image)
         else:
             ensure(plan, image)

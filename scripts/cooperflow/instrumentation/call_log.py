@@ -174,26 +174,6 @@ def install(
     litellm.callbacks = [CallLog(path, key, pace, asker, answers)]
 
 
-def abort_refused_output_limits() -> None:
-    """Have upstream's agent stop at a request that asks for more output than the model can write.
-
-    Upstream repeats the same request up to ``limits.call_tries`` times, with pauses of up to 60 s.
-    """
-    from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
-
-    make_retrying = litellm_model.retry
-
-    def retry(**options: Any) -> Any:
-        retrying = make_retrying(**options)
-        is_retried = retrying.retry
-        retrying.retry = lambda state: (
-            not usage.is_output_setting(str(state.outcome.exception())) and is_retried(state)
-        )
-        return retrying
-
-    litellm_model.retry = retry
-
-
 def register_prices() -> None:
     """Register the prices of a file in litellm's format, as upstream does for its own agent."""
     path = os.environ.get("LITELLM_MODEL_REGISTRY_PATH")

@@ -84,7 +84,7 @@ class EvalJob(Job):
 
     def release(self) -> None:
         for image in dict.fromkeys((self._run.image, self._run.pair.image)):
-            rolling.release(self.plan, image)
+            rolling.remove_unneeded(self.plan, image)
 
 
 def _untested_features(run: Run, document: Mapping[str, Any]) -> str:

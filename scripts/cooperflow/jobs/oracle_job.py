@@ -120,7 +120,7 @@ class OracleJob(Job):
         return probe
 
     def release(self) -> None:
-        rolling.release(self.plan, self._pair.image)
+        rolling.remove_unneeded(self.plan, self._pair.image)
 
 
 def _image(plan: Plan, pair: Pair) -> tuple[str | None, str]:

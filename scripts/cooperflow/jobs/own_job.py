@@ -98,4 +98,4 @@ class OwnJob(Job):
         return DONE
 
     def release(self) -> None:
-        rolling.release(self.plan, self._run.pair.image)
+        rolling.remove_unneeded(self.plan, self._run.pair.image)
