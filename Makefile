@@ -41,6 +41,9 @@ demo: setup engine ## Run all steps on the demo tasks with a replayed model: no 
 demo-openhands: openhands ## Run one pair in all settings with OpenHands and a replayed model: no cost
 	@$(BIN)/python scripts/commands/demo.py config/demo-openhands.yaml
 
+inspect: setup ## Install inspect_ai beside .venv, for the .eval logs of `snakemake export`
+	@$(SETUP) inspect
+
 drain: setup ## Let the running session finish its running jobs and start no others (CONFIG=file)
 	@$(BIN)/python scripts/commands/drain.py $(CONFIGFILE)
 

@@ -19,6 +19,7 @@ include: "rules/aggregate.smk"
 include: "rules/statistics.smk"
 include: "rules/oracle.smk"
 include: "rules/report.smk"
+include: "rules/export.smk"
 
 
 onstart:
@@ -41,6 +42,7 @@ localrules:
     dataset,
     dataset_checked,
     derived_tables,
+    export,
     images,
     images_verified,
     oracle,

@@ -8,6 +8,7 @@
 #   envs/setup.sh registry     an image registry and a small shell for the tests of images
 #   envs/setup.sh slurm        Slurm's programs for `make slurm`; starts none of them
 #   envs/setup.sh openhands    what OpenHands' agents run on (envs/openhands.sh)
+#   envs/setup.sh inspect      inspect_ai in .tools/inspect, for .eval logs of `snakemake export`
 #   envs/setup.sh all          python, engine, base-image, in this order
 #   envs/setup.sh doctor       tells what is here; changes nothing
 #   envs/setup.sh lock         writes envs/requirements.txt anew from pyproject.toml
@@ -190,6 +191,21 @@ step_python() {
     trap - EXIT
     rm -rf .venv.old
     say "$(.venv/bin/python --version) with $(find .venv/lib -name '*.dist-info' | wc -l) packages in .venv ($(took "$start"))"
+}
+
+# inspect_ai is in a separate environment: it needs other versions than the lock has.
+step_inspect() {
+    local start=$SECONDS uv
+    need_uv
+    index_settings
+    local hint="Is the Python package index in reach? Then call this again."
+    if ! .tools/inspect/bin/python -c 'import inspect_ai' 2>/dev/null; then
+        rm -rf .tools/inspect
+        run "making the environment" "$uv" venv --python .venv/bin/python .tools/inspect
+        run "installing inspect_ai" "$uv" pip install --compile-bytecode \
+            --python .tools/inspect/bin/python --group inspect
+    fi
+    say "inspect_ai $(.tools/inspect/bin/python -c 'import importlib.metadata as m; print(m.version("inspect-ai"))') in .tools/inspect ($(took "$start"))"
 }
 
 step_lock() {
@@ -494,6 +510,7 @@ case "$command" in
     engine) prepare; step=engine; step_engine ;;
     base-image) prepare; step=base-image; step_base_image ;;
     openhands) prepare; step=openhands; step_openhands ;;
+    inspect) prepare; step=inspect; step_inspect ;;
     chromium) prepare; step=chromium; step_chromium ;;
     registry) prepare; step=registry; step_registry ;;
     slurm) prepare; step=slurm; step_slurm ;;

@@ -18,6 +18,7 @@ EVENTS = "events.jsonl"
 UNREAD = "patch_unread.log"
 ATTEMPT = "attempt.json"
 RETIRED = "result.retired.json"
+EXPORT_CONTENTS = "contents.json"
 
 # The small tables and the plots, by name.
 BREAKDOWNS = (
@@ -166,6 +167,16 @@ class Results:
     @property
     def messages_csv(self) -> Path:
         return self.root / "messages.csv"
+
+    @property
+    def export(self) -> Path:
+        """The results in the formats of other tools."""
+        return self.root / "export"
+
+    @property
+    def export_contents(self) -> Path:
+        """The files of the export with their hashes, written last."""
+        return self.export / EXPORT_CONTENTS
 
     def table(self, name: str) -> Path:
         """A small table, with its ending: by_repo.csv, summary.tex."""

@@ -26,6 +26,7 @@ class Command:
     output: str | None = None  # None: not recorded
     code: int | None = None
     seconds: float | None = None
+    is_shell: bool = True  # False: `text` holds the arguments of another tool call
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def of_calls(
                 "step",
                 counts[agent],
                 text_of(message.get("content")),
-                tuple(Command(c.text) for c in trajectory.commands_of(message)),
+                tuple(
+                    Command(c.text, is_shell=c.is_shell) for c in trajectory.commands_of(message)
+                ),
                 input_tokens=int(record.get("input_tokens") or 0),
                 output_tokens=int(record.get("output_tokens") or 0),
                 cost=number_of(record.get("cost")) or 0.0,
@@ -218,7 +221,7 @@ def _events(read: Trajectory) -> list[Event]:
 def _command(command: trajectory.Command, begun: float | None) -> Command:
     ended = command.ended
     seconds = ended - begun if ended is not None and begun is not None else None
-    return Command(command.text, command.output, command.code, seconds)
+    return Command(command.text, command.output, command.code, seconds, command.is_shell)
 
 
 def _received_when_read(events: Sequence[Event]) -> list[Event]:

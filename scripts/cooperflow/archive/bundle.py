@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cooperflow import layout, redaction
-from cooperflow.archive import portable_paths, provenance
+from cooperflow import atomic_io, layout, redaction
+from cooperflow.archive import portable_paths, provenance, ro_crate
 from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import Config
@@ -28,7 +28,7 @@ CONFIG = "config.json"
 PAIRS = "pairs.csv"
 RESULTS = "results"
 # Made from the rest, or of no use elsewhere.
-LEFT_OUT = {".state", "report", "partial"}
+LEFT_OUT = {".state", "report", "partial", "export"}
 LOCKS = ("envs/requirements.txt", "pyproject.toml")
 
 
@@ -50,6 +50,7 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
     target = plan.results.root / NAME
     temporary = target.with_name(f".{NAME}.tmp")
     hashes: dict[str, str] = {}
+    sizes: dict[str, int] = {}
     redactor, places = redaction.Redactor.of(secrets), portable_paths.Places.of(plan)
     with (
         temporary.open("wb") as raw,
@@ -59,10 +60,22 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
         for name, data in _contents(plan):
             data = places.data(redactor.data(data))
             hashes[name] = hashlib.sha256(data).hexdigest()
+            sizes[name] = len(data)
             _add(archive, name, data)
+        crate = places.data(redactor.data(_crate(plan, hashes, sizes)))
+        hashes[ro_crate.NAME] = hashlib.sha256(crate).hexdigest()
+        _add(archive, ro_crate.NAME, crate)
         _add(archive, MANIFEST, json.dumps(hashes, indent=1, sort_keys=True).encode())
     os.replace(temporary, target)
     return target
+
+
+def _crate(plan: Plan, hashes: Mapping[str, str], sizes: Mapping[str, int]) -> bytes:
+    """Return the RO-Crate metadata; times and versions are those of provenance.json."""
+    document = atomic_io.read_json(plan.results.provenance)
+    files = {name: ro_crate.File(hashes[name], sizes[name]) for name in hashes}
+    crate = ro_crate.metadata(files, document if isinstance(document, dict) else {})
+    return json.dumps(crate, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def secrets_of(plan: Plan) -> list[str]:

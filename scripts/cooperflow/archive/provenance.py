@@ -64,7 +64,7 @@ def collect(plan: Plan) -> dict[str, Any]:
     document = {
         "schema": SCHEMA,
         "facts": facts,
-        "packages": {name: _installed(name) for name in PACKAGES},
+        "packages": packages(),
         "config": without_secrets(plan.config.model_dump()),
         "experiments": without_secrets(experiments),
         "images": images,
@@ -168,6 +168,11 @@ def _version() -> str:
     text = (layout.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
     return f"cooperflow {found[1]}" if found else "cooperflow"
+
+
+def packages() -> dict[str, str]:
+    """Return the versions of the packages that make the results."""
+    return {name: _installed(name) for name in PACKAGES}
 
 
 def _installed(name: str) -> str:

@@ -1,0 +1,160 @@
+"""Results in the formats of other tools: ATIF, inspect_ai and CooperBench's website."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cooperflow import atomic_io, layout, redaction
+from cooperflow.analysis.run_files import Source
+from cooperflow.archive import atif, bundle, inspect_log, portable_paths, provenance, website
+from cooperflow.experiment.plan import Plan
+from cooperflow.tables import run_table
+from cooperflow.upstream import result_files
+
+ATIF = "atif"
+INSPECT = "inspect"
+WEBSITE = "website"
+WITHOUT_INSPECT = (
+    "inspect_ai is not installed: the logs are JSON, which `inspect view` opens too. For .eval"
+    " files run `make inspect`, then export again."
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    trajectories: int
+    without: int  # runs of which no event is recorded
+    logs: int
+    notes: tuple[str, ...] = ()
+
+
+def write(plan: Plan) -> Exported:
+    """Write all formats below results/export/, and the list of the files last."""
+    folder = plan.results.export
+    for name in (ATIF, INSPECT, WEBSITE):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    writer = _Writer.of(plan)
+    runs = run_table.read_runs(plan.results.runs_csv)
+    summary = run_table.read_table(plan.results.summary_csv)
+    trajectories = without = logs = 0
+    python = inspect_log.interpreter()
+    packages = provenance.packages()
+    for experiment in summary.to_dict("records"):
+        rows = runs[runs["run_name"] == experiment["run_name"]].to_dict("records")
+        sources = [_source(plan, row) for row in rows]
+        for row, source in zip(rows, sources, strict=True):
+            count = _write_trajectories(writer, folder / ATIF, row, source)
+            trajectories += count
+            without += count == 0
+        subset = f"{plan.config.dataset.subset}, {len(plan.pairs)} pairs"
+        document = inspect_log.log(rows, sources, experiment, subset, packages)
+        path = folder / INSPECT / f"{experiment['run_name']}.json"
+        writer.write(path, document)
+        if python is not None:
+            inspect_log.pack(python, path, path.with_suffix(".eval"))
+            path.unlink()
+        logs += 1
+    for setting, group in runs.groupby("setting", sort=False):
+        writer.write(folder / WEBSITE / str(setting) / "index.json", website.index(group))
+    writer.write(folder / WEBSITE / "leaderboard.json", website.leaderboard(runs, summary))
+    notes = () if python is not None else (WITHOUT_INSPECT,)
+    files = [str(path.relative_to(folder)) for path in _files(folder)]
+    contents = {
+        "replay": bool(runs["replay"].any()),
+        "files": {name: provenance.file_hash(folder / name) for name in files},
+    }
+    atomic_io.write_json(plan.results.export_contents, contents)
+    return Exported(trajectories, without, logs, notes)
+
+
+def _source(plan: Plan, row: Mapping[Any, Any]) -> Source:
+    a, b = (int(number) for number in str(row["features"]).split(","))
+    pair = layout.Pair(str(row["repo"]), int(row["task_id"]), (a, b))
+    run = plan.run(f"{row['run_name']}/{row['mode']}/{pair.folder}")
+    return Source(run, run.folder(plan.results))
+
+
+def _write_trajectories(
+    writer: _Writer, folder: Path, row: Mapping[Any, Any], source: Source
+) -> int:
+    """Write a document for each agent and return their number."""
+    framework, _, version = str(row["framework"]).partition(" (cooperbench ")
+    entries = result_files.agent_entries(source.result)
+    count = 0
+    for agent in source.story.agents:
+        about = {
+            "name": framework or "unknown",
+            "version": version.rstrip(")") or "unknown",
+            "model_name": atif.model_name(
+                str(source.result.get("model") or row["model"]), bool(row["replay"])
+            ),
+        }
+        document = atif.trajectory(
+            source.story,
+            agent,
+            source.run.key,
+            about,
+            {
+                **{key: row[key] for key in ("run_name", "setting", "repo", "features")},
+                "task_id": int(row["task_id"]),
+                "feature_id": (entries.get(agent) or {}).get("feature_id"),
+                **{key: str(row[key]) for key in ("outcome", "reason", "caveat")},
+                "replay": bool(row["replay"]),
+                "adopted": bool(row["adopted"]),
+            },
+        )
+        if document is not None:
+            name = f"{agent.replace('/', '-')}.json"
+            writer.write(folder / str(row["run_name"]) / source.run.pair.folder / name, document)
+            count += 1
+    return count
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(here) / name
+            if path != folder / layout.EXPORT_CONTENTS and not name.startswith("."):
+                yield path
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes JSON without keys and without paths of this machine."""
+
+    redactor: redaction.Redactor
+    places: portable_paths.Places
+
+    @classmethod
+    def of(cls, plan: Plan) -> _Writer:
+        keys = redaction.Redactor.of(bundle.secrets_of(plan))
+        return cls(keys, portable_paths.Places.of(plan))
+
+    def write(self, path: Path, document: Any) -> None:
+        text = json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+        data = text.encode("utf-8", errors="backslashreplace")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # No sync of thousands of files: they can be written again at no cost.
+        path.write_bytes(self.places.data(self.redactor.data(data)) + b"\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return a document with None for NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if not isinstance(value, str | bool | None) and pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
