@@ -50,7 +50,6 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 @pytest.fixture(scope="module")
 def exported(plan: Plan) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COOPERFLOW_TEST_UNUSED", "1")
         patch.setenv("COHERE_API_KEY", KEY)
         # The logs stay JSON: .eval has a test of its own.
         patch.setattr(inspect_log, "interpreter", lambda: None)
