@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 
+import made_runs
+import pandas as pd
 import pytest
 
 from cooperflow.analysis import losses
 from cooperflow.analysis.losses import OwnFeature
+from cooperflow.tables import losses as loss_tables
 
 PATCH = b"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-1\n+2\n"
 TEST_ONLY = b"diff --git a/tests/test_a.py b/tests/test_a.py\n@@ -1 +1 @@\n-1\n+2\n"
@@ -99,3 +103,120 @@ def test_the_document_is_read_as_it_was_written() -> None:
     assert OwnFeature.parse(document["agents"]["agent1"]) == own["agent1"]
     for nothing in (None, [], {}, {"agents": None}, {"agents": {"agent1": {"passed": "yes"}}}):
         assert losses.read_document(nothing) == (None, None)
+
+
+# Six pairs of three tasks: the outcome, own features, merge and overlap of each run with and
+# without messages.
+PAIRS = [("a_task", 1, (1, 2)), ("a_task", 1, (1, 3)), ("b_task", 1, (1, 2))]
+PAIRS += [("b_task", 1, (1, 3)), ("c_task", 1, (1, 2)), ("c_task", 1, (1, 3))]
+Known = tuple[str, bool | None, bool | None, str, str, int | None]
+COMM: list[Known] = [
+    ("pass", True, True, "", "clean", 0),
+    ("pass", False, True, "", "clean", 0),
+    ("fail", True, True, "integration", "clean", 0),
+    ("fail", True, False, "agent", "conflicts", 2),
+    ("fail", True, True, "merge", "conflicts", 1),
+    ("infra_error", None, None, "unknown", "", None),
+]
+NOCOMM: list[Known] = [
+    ("fail", True, True, "merge", "conflicts", 1),
+    ("fail", True, True, "merge", "conflicts", 1),
+    ("fail", True, True, "merge", "conflicts", 0),
+    ("pass", True, True, "", "clean", 0),
+    ("fail", None, True, "unknown", "conflicts", None),
+    ("pass", True, True, "", "clean", 0),
+]
+
+
+def runs() -> pd.DataFrame:
+    solo = made_runs.experiment(PAIRS, ["pass"] * 6, "m", "solo")
+    parts = [solo]
+    for setting, known in (("coop-comm", COMM), ("coop-nocomm", NOCOMM)):
+        outcomes, first, second, kinds, merges, overlaps = map(list, zip(*known, strict=True))
+        part = made_runs.experiment(PAIRS, outcomes, "m", setting, merge_status=merges)
+        part["own1_passed"] = pd.Series(first, dtype=object)
+        part["own2_passed"] = pd.Series(second, dtype=object)
+        part["loss"] = kinds
+        for column in ("hunks_overlapping", "hunks_near", "files_both"):
+            part[column] = overlaps
+        for column in ("changed1_lines", "changed2_lines"):
+            part[column] = [None if n is None else 10 for n in overlaps]
+        parts.append(part)
+    return made_runs.joined(*parts)
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """Return Wilson's interval from its formula, independently of the package's."""
+    z, p = 1.959963984540054, count / of
+    middle = (p + z * z / (2 * of)) / (1 + z * z / of)
+    half = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of)) / (1 + z * z / of)
+    return max(middle - half, 0.0), middle + half
+
+
+def test_loss_table() -> None:
+    table = loss_tables.loss_table(runs()).set_index(["setting", "loss"])
+    counts = {"passed": 2, "agent": 1, "merge": 1, "integration": 1, "unknown": 0}
+    for loss, count in counts.items():
+        row = table.loc[("coop-comm", loss)]
+        assert (row["runs"], row["graded"], row["failed"], row["infra_error"]) == (count, 5, 3, 1)
+        assert row["share"] == pytest.approx(count / 5)
+        assert (row["ci_low"], row["ci_high"]) == pytest.approx(wilson(count, 5), abs=1e-6)
+        if loss == "passed":
+            assert math.isnan(row["share_of_failed"]) and math.isnan(row["failed_low"])
+        else:
+            assert row["share_of_failed"] == pytest.approx(count / 3, abs=1e-6)
+            expected = pytest.approx(wilson(count, 3), abs=1e-6)
+            assert (row["failed_low"], row["failed_high"]) == expected
+    without = {"passed": 2, "agent": 0, "merge": 3, "integration": 0, "unknown": 1}
+    assert table.loc["coop-nocomm"]["runs"].to_dict() == without
+    assert set(table.index.get_level_values("setting")) == {"coop-comm", "coop-nocomm"}
+    assert loss_tables.loss_table(made_runs.experiment([], [])).empty
+
+
+def test_the_clustered_interval_is_that_of_complete_tasks() -> None:
+    """Every draw of three tasks with replacement, weighed by its probability."""
+    table = loss_tables.loss_table(runs()).set_index(["setting", "loss"])
+    row = table.loc[("coop-nocomm", "merge")]
+    sums, sizes = (2, 1, 0), (2, 2, 2)
+    means = sorted(
+        sum(sums[i] for i in draw) / sum(sizes[i] for i in draw)
+        for draw in itertools.product(range(3), repeat=3)
+    )
+    assert (means[0], means[-1]) == (row["cluster_low"], row["cluster_high"]) == (0.0, 1.0)
+
+
+def test_own_table() -> None:
+    table = loss_tables.own_table(runs()).set_index("setting")
+    row = table.loc["coop-comm"]
+    assert (row["graded"], row["known"], row["both_passed"], row["both_rate"]) == (5, 5, 3, 0.6)
+    assert (row["agents"], row["agents_passed"], row["agent_rate"]) == (10, 8, 0.8)
+    assert row["passes_needing_both"] == 1
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(wilson(3, 5), abs=1e-6)
+    assert (row["agent_low"], row["agent_high"]) == pytest.approx(wilson(8, 10), abs=1e-6)
+    row = table.loc["coop-nocomm"]
+    assert (row["graded"], row["known"], row["both_passed"]) == (6, 5, 5)
+
+
+def test_conflict_tables() -> None:
+    table = loss_tables.conflict_table(runs()).set_index("setting")
+    row = table.loc["coop-comm"]
+    assert (row["merged"], row["conflicts"], row["conflict_rate"]) == (5, 2, 0.4)
+    assert (row["overlap_known"], row["overlapping"], row["near"]) == (5, 2, 2)
+    assert (row["conflicts_overlapping"], row["conflicts_apart"]) == (2, 0)
+    assert (row["files_both_mean"], row["changed_lines_mean"]) == (0.6, 20.0)
+    row = table.loc["coop-nocomm"]
+    assert (row["merged"], row["conflicts"], row["overlap_known"]) == (6, 4, 5)
+    assert (row["conflicts_overlapping"], row["conflicts_apart"]) == (2, 1)
+
+    (row,) = loss_tables.conflict_comparison(runs()).to_dict("records")
+    assert (row["a"], row["b"]) == ("m-coop-comm", "m-coop-nocomm")
+    cells = ("both_conflict", "only_a_conflicts", "only_b_conflicts", "neither_conflicts")
+    assert [row[cell] for cell in cells] == [1, 1, 3, 0]
+    assert (row["pairs"], row["excluded"], row["unfinished"]) == (5, 1, 0)
+    assert (row["conflict_rate_a"], row["conflict_rate_b"]) == (0.4, 0.8)
+    assert row["diff"] == pytest.approx(-0.4)
+    # Exact McNemar: 2 (C(4,0) + C(4,1)) / 2^4.
+    assert row["p"] == pytest.approx(2 * 5 / 16)
+    # Manski: of the excluded pair only b is known, no conflict; a adds 0 or 1 of 6.
+    assert row["diff_low_bound"] == pytest.approx(-2 / 6, abs=1e-6)
+    assert row["diff_high_bound"] == pytest.approx(-1 / 6, abs=1e-6)

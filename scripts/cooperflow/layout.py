@@ -33,6 +33,10 @@ BREAKDOWNS = (
     "by_reason",
     "cost",
     "repeats",
+    "losses",
+    "own_features",
+    "conflicts",
+    "conflict_comparison",
 )
 # The tables of the agents' messages; they need the runs' own files.
 COMMUNICATION = ("communication_by_setting", "communication_and_conflicts")

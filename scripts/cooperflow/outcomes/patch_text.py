@@ -25,10 +25,12 @@ _TEST_FILE = re.compile(
 
 
 def is_empty(patch: bytes) -> bool:
-    """Return whether upstream's evaluation gets nothing of this patch.
+    """Return whether upstream's evaluation gets nothing of this patch."""
+    return not without_tests(patch).strip()
 
-    Upstream removes the test files that an agent wrote before it applies a patch.
-    """
+
+def without_tests(patch: bytes) -> str:
+    """Return the patch as upstream's evaluation gets it: without the test files that it changes."""
     kept = []
     skipped = False
     for line in patch.decode("utf-8", "replace").split("\n"):
@@ -37,7 +39,7 @@ def is_empty(patch: bytes) -> bool:
             skipped = any(_TEST_FOLDER.search(f"/{p}") or _TEST_FILE.search(p) for p in paths)
         if not skipped:
             kept.append(line)
-    return not "\n".join(kept).strip()
+    return "\n".join(kept)
 
 
 def text_caveats(patch: bytes) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cooperflow.outcomes import judgement
-from cooperflow.tables import difficulty, stats
+from cooperflow.tables import difficulty, losses, stats
 from cooperflow.tables.difficulty import graded
 from cooperflow.upstream import published
 
@@ -98,6 +98,10 @@ def tables(
         "by_reason": reasons(binned_runs),
         "cost": cost(binned_runs),
         "repeats": repeats(binned_runs),
+        "losses": losses.loss_table(runs),
+        "own_features": losses.own_table(runs),
+        "conflicts": losses.conflict_table(runs),
+        "conflict_comparison": losses.conflict_comparison(runs),
     }
 
 

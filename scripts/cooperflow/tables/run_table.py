@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from cooperflow import atomic_io
-from cooperflow.analysis import losses
+from cooperflow import atomic_io, layout
+from cooperflow.analysis import losses, patch_overlap
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
@@ -39,6 +39,7 @@ RUN_COLUMNS = (
     "own1_passed",
     "own2_passed",
     "loss",
+    *patch_overlap.COLUMNS,
     "steps",
     "messages_sent",
     "input_tokens",
@@ -114,6 +115,7 @@ _SINCE: dict[str, Any] = {
     "own1_passed": "",
     "own2_passed": "",
     "loss": "",
+    **dict.fromkeys(patch_overlap.COLUMNS, float("nan")),
     "cache_write_tokens": 0,
     "reasoning_tokens": 0,
     "framework": "",
@@ -122,7 +124,7 @@ _SINCE: dict[str, Any] = {
     **dict.fromkeys(coordination.TEAM_NUMBERS, float("nan")),
 }
 # Columns of numbers that may be empty.
-_EMPTY = ("cost_bound_usd", *coordination.TEAM_NUMBERS)
+_EMPTY = ("cost_bound_usd", *patch_overlap.COLUMNS, *coordination.TEAM_NUMBERS)
 # The outcome of a started run in the table of an unfinished experiment.
 UNFINISHED = "unfinished"
 
@@ -133,12 +135,14 @@ def run_row(
     evaluation: Mapping[str, Any] | None,
     version: str = "",
     own: Mapping[str, Any] | None = None,
+    patches: Sequence[bytes | None] = (),
 ) -> dict[str, Any]:
     """Return the row of a run; without its documents it is unfinished.
 
     Args:
         version: of cooperbench, which brings the agents.
         own: own.json of a coop run.
+        patches: of agent 1 and agent 2 of a coop run, None for a missing one.
     """
     a, b = run.pair.sorted_features
     record = (result or {}).get("workflow") or {}
@@ -164,6 +168,7 @@ def run_row(
         "merge_status": merge.get("status") or "",
         "merge_strategy": merge.get("strategy") or "",
         **_own_columns(run, own, str(verdict.get("outcome") or ""), str(merge.get("status") or "")),
+        **(patch_overlap.columns(*patches) if patches else dict.fromkeys(patch_overlap.COLUMNS)),
         "steps": record.get("steps", 0),
         "messages_sent": record.get("messages_sent", 0),
         "input_tokens": record.get("input_tokens", 0),
@@ -215,7 +220,9 @@ def _moment(seconds: float | None) -> str:
 
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows as a table with its columns in order."""
-    return pd.DataFrame(list(rows), columns=list(RUN_COLUMNS))
+    table = pd.DataFrame(list(rows), columns=list(RUN_COLUMNS))
+    # Whole numbers stay whole beside empty cells.
+    return table.astype(dict.fromkeys(patch_overlap.COLUMNS, "Int64"))
 
 
 def read_runs(path: Path) -> pd.DataFrame:
@@ -350,8 +357,20 @@ def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
             if not folder.attempt_numbers():
                 continue
             result = _unfinished_result(run, plan)
-        own = atomic_io.read_json(folder.own) if run.experiment.setting.mode == "coop" else None
-        yield run_row(run, result, evaluation, versions[run.experiment.run_name], own)
+        version = versions[run.experiment.run_name]
+        if run.experiment.setting.mode != "coop":
+            yield run_row(run, result, evaluation, version)
+            continue
+        own = atomic_io.read_json(folder.own)
+        patches = [_content(folder.path / layout.patch_name(f)) for f in run.pair.sorted_features]
+        yield run_row(run, result, evaluation, version, own, patches)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _unfinished_result(run: Run, plan: Plan) -> dict[str, object]:
