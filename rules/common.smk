@@ -110,7 +110,7 @@ def end_session(success):
 
 # With nothing left to run, no session would compare the configurations.
 if not workflow.remote_exec:
-    for note in fingerprint.notes(PLAN, with_versions=workflow.output_settings.dryrun):
+    for note in fingerprint.notes(PLAN, thorough=workflow.output_settings.dryrun):
         print(note, file=sys.stderr)
 
 # A session prints it with its plan.

@@ -11,7 +11,7 @@ from experiment_client import Experiment
 
 from cooperflow import atomic_io
 from cooperflow.experiment import config as configuration
-from cooperflow.experiment import fingerprint, plan
+from cooperflow.experiment import dataset, fingerprint, plan
 from cooperflow.report import build as report_build
 from cooperflow.status import progress
 
@@ -48,6 +48,30 @@ def test_tables_follow_the_config(clone: Path, tmp_path: Path) -> None:
     assert runs == {"run_further_solo", "run_further_coop_comm", "run_further_coop_nocomm"}
 
 
+def test_a_dry_run_compares_the_contents_of_tasks(tmp_path: Path) -> None:
+    data = tmp_path / "dataset"
+    raw = synthetic.make_plan(tmp_path / "results", "flash").config.model_dump(mode="json")
+    raw["dataset"]["dir"] = str(data)
+    made = plan.make(configuration.parse(raw))
+    synthetic.finish(made)
+    pair = made.pairs[0]
+    task = dataset.task_folder(data, pair.repo, pair.task_id)
+    task.mkdir(parents=True)
+    (task / "runner.sh").write_text("before")
+    hashes = dataset.task_hashes(data, [pair])
+    for experiment in made.experiments:
+        asked = fingerprint.asked(experiment, made)
+        resolved = fingerprint.resolved(experiment, made, hashes)
+        document = {"asked": asked, "resolved": resolved, "fingerprint": "0"}
+        atomic_io.write_json(made.results.experiment(experiment.run_name), document)
+    assert fingerprint.notes(made, thorough=True) == []  # the other tasks are not on this machine
+    (task / "runner.sh").write_text("after")
+    notes = fingerprint.notes(made, thorough=True)
+    assert len(notes) == 3
+    assert f"data set: {pair.repo}/{pair.task_id} has other contents" in notes[0]
+    assert fingerprint.notes(made) == []  # tables and status do not read the data set
+
+
 def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path) -> None:
     """With nothing left to run, no session compares the configurations: dry run and tables do."""
     made = synthetic.make_plan(tmp_path / "results", "flash")
@@ -57,7 +81,7 @@ def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path)
         resolved = fingerprint.resolved(experiment, made, {})
         document = {"asked": asked, "resolved": resolved, "fingerprint": "0"}
         atomic_io.write_json(made.results.experiment(experiment.run_name), document)
-    assert fingerprint.notes(made, with_versions=True) == []
+    assert fingerprint.notes(made, thorough=True) == []
     raw = made.config.model_dump(mode="json")
     raw["models"]["command-a"]["model"] = "command-r-plus"
     config = tmp_path / "config.yaml"

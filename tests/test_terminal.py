@@ -8,6 +8,7 @@ from pathlib import Path
 import synthetic
 
 from cooperflow import atomic_io, layout, snakemake_setup
+from cooperflow.experiment import config, plan
 from cooperflow.session import session_start
 from cooperflow.session.checks import Work
 
@@ -20,6 +21,18 @@ def test_the_plan_names_what_the_session_does(tmp_path: Path) -> None:
     text = session_start.plan_text(made, Work(False, [], [], oracles=4, tables=False), 0)
     assert "oracle evaluations pending: 4" in text
     assert "run name" not in text
+
+
+def test_a_session_that_adopts_does_not_ask_for_it(tmp_path: Path) -> None:
+    made = synthetic.make_plan(tmp_path / "results", "flash")
+    raw = made.config.model_dump(mode="json")
+    raw["models"]["theirs"] = {"model": "m", "adopt": {"solo": str(tmp_path / "theirs")}}
+    adopted = plan.make(config.parse(raw))
+    words = "Not adopted yet: theirs-solo. Run `snakemake adopt`."
+    assert words in session_start.plan_text(adopted, Work(False, [], []), 0)
+    assert "dopt" not in session_start.plan_text(
+        adopted, Work(False, [], [], tables=False, adopting=True), 0
+    )
 
 
 def test_runs_that_are_restored_are_not_in_the_estimate(tmp_path: Path) -> None:

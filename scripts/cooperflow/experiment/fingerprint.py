@@ -139,34 +139,37 @@ def settle(
     )
 
 
-def changed(plan: Plan, with_versions: bool = False) -> dict[str, list[str]]:
+def changed(plan: Plan, thorough: bool = False) -> dict[str, list[str]]:
     """Return what the config asks for differently than the results were made, by run name.
 
     Args:
-        with_versions: compare what the config resolved to as well; the tasks are left out.
+        thorough: compare what the config resolved to as well: versions and contents of tasks.
     """
     found = {}
+    root = Path(plan.config.dataset.dir)
+    available = [p for p in plan.pairs if dataset.task_folder(root, p.repo, p.task_id).is_dir()]
+    tasks = dataset.task_hashes(root, available) if thorough else {}
     for experiment in plan.experiments:
         path = plan.results.experiment(experiment.run_name)
         before = None if experiment.adopted else atomic_io.read_json(path)
         if not isinstance(before, dict) or _accepted(experiment.run_name, plan.config.accept):
             continue
         now: dict[str, Any] = {"asked": asked(experiment, plan), "resolved": {}}
-        if with_versions:
-            now["resolved"] = resolved(experiment, plan, {})
+        if thorough:
+            now["resolved"] = resolved(experiment, plan, tasks)
         changes = differences(before, now)
         if changes and _has_results(path.parent):
             found[experiment.run_name] = changes
     return found
 
 
-def notes(plan: Plan, with_versions: bool = False) -> list[str]:
+def notes(plan: Plan, thorough: bool = False) -> list[str]:
     """Return a line for each experiment whose results another configuration made."""
     return [
         f"{name}: its results were made by another configuration ({listed(changes, 6)}). They "
         "stay as they are, and a session refuses to add runs to them: restore the config, use "
         f"another name, or accept the change (--config 'accept=[\"{name}\"]')."
-        for name, changes in changed(plan, with_versions).items()
+        for name, changes in changed(plan, thorough).items()
     ]
 
 
