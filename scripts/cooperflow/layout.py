@@ -37,6 +37,7 @@ BREAKDOWNS = (
     "own_features",
     "conflicts",
     "conflict_comparison",
+    "published",
 )
 # The tables of the agents' messages; they need the runs' own files.
 COMMUNICATION = ("communication_by_setting", "communication_and_conflicts")
@@ -44,6 +45,8 @@ PLOTS = (
     "pass_rates",
     "paired_outcomes",
     "coordination_gap",
+    "paper_difficulty",
+    "published",
     "cost_success",
     "repo_outcomes",
     "timeline",

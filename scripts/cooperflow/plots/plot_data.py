@@ -13,9 +13,10 @@ import pandas as pd
 from cooperflow import layout
 from cooperflow.analysis import communication
 from cooperflow.outcomes import judgement
-from cooperflow.tables import difficulty
+from cooperflow.tables import difficulty, reference
 from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.run_table import read_runs, read_table
+from cooperflow.upstream import published
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ PAIRED_WORDS: Mapping[str, str] = {
 }
 
 
+PUBLISHED_COLOURS = ("#999999", "#444444")
+NAN = float("nan")
 MOST_ROWS = 45  # of a plot on one page
 
 
@@ -177,6 +180,11 @@ class Look:
     group: str
     colour: str
     marker: str
+
+    @property
+    def drawn(self) -> tuple[str, str]:
+        """Colour and marker of a point."""
+        return self.colour, self.marker
 
 
 def looks(settings: Iterable[str]) -> dict[str, Look]:
@@ -223,13 +231,76 @@ def paired_outcomes(tables: Tables) -> Shares:
     )
 
 
+def paper_difficulty(tables: Tables) -> Curves:
+    """Curves on the paper's scale, with the published pooled curves in each panel."""
+    table_all = tables.breakdowns["by_difficulty"]
+    table = table_all[table_all["scale"] == difficulty.PAPER_SCALE]
+    curves = _curves(table, looks(table_all["setting"]))
+    panels = tuple(dict.fromkeys(curve.panel for curve in curves))
+    rows = published.read_curve()
+    for panel in panels:
+        for n, column in enumerate(("solo", "coop")):
+            name = f"published {column}"
+            look = Look(name, PUBLISHED_COLOURS[n], "stroke")
+            points = tuple(
+                Point(f"{name}, pooled", 0, float(row[column]), NAN, NAN, name, *look.drawn)
+                for row in rows
+            )
+            at = tuple(float(row["difficulty"]) for row in rows)
+            curves.append(Curve(panel, name, look.colour, at, points))
+    return Curves(
+        titled("Pass rate by difficulty, as in the paper", table),
+        "relative difficulty: failing solo runs, rescaled to 0 to 1",
+        "pass rate, 95 % Wilson interval",
+        panels,
+        tuple(curves),
+    )
+
+
+def published_rates(tables: Tables) -> Points:
+    """Pass rates beside those published rows that were measured by a comparable merge."""
+    table = tables.breakdowns["published"]
+    table = table[
+        (table["comparable"].astype(str) == "True") & (table["model"] != difficulty.POOLED)
+    ]
+    own = table["source"] == reference.OWN
+    look = looks(tables.summary["setting"])
+    grey = Look("published", PUBLISHED_COLOURS[0], "circle")
+    points = []
+    for row, is_own in zip(table.to_dict("records"), own, strict=True):
+        name = f"{row['model']}, {row['setting']}"
+        if not is_own:
+            git = ", git" if str(row["git"]) == "True" else ""
+            name = f"{row['model']} ({row['framework']}{git}), {row['setting']}"
+        points.append(
+            _point(name, int(row["pairs"]), row, look[row["setting"]] if is_own else grey)
+        )
+    return Points(
+        titled("Beside the published models", table),
+        "pass rate, 95 % Wilson interval; coop by plain git merge",
+        "",
+        tuple(points),
+    )
+
+
 def coordination_gap(tables: Tables) -> Curves:
     table_all = tables.breakdowns["by_difficulty"]
     pairwise = table_all[table_all["scale"] == difficulty.PAIR_SCALE]
     # With one model and one repeat a pair is either easy or hard; tasks are in between.
     scale = difficulty.PAIR_SCALE if pairwise["bucket"].nunique() > 2 else difficulty.TASK_SCALE
     table = table_all[table_all["scale"] == scale]
-    look = looks(table_all["setting"])
+    curves = _curves(table, looks(table_all["setting"]))
+    return Curves(
+        titled("Pass rate by difficulty", table),
+        f"difficulty of the {scale}: share of solo runs that fail",
+        "pass rate, 95 % Wilson interval",
+        tuple(dict.fromkeys(curve.panel for curve in curves)),
+        tuple(curves),
+    )
+
+
+def _curves(table: pd.DataFrame, look: Mapping[str, Look]) -> list[Curve]:
+    """Return the curve of each model and setting through the midpoints of its buckets."""
     curves = []
     for (model, setting), rows in table.groupby(["model", "setting"], sort=False):
         drawn = look[str(setting)]
@@ -244,13 +315,7 @@ def coordination_gap(tables: Tables) -> Curves:
         )
         middles = tuple((bucket + 0.5) / difficulty.BUCKETS for bucket in rows["bucket"])
         curves.append(Curve(str(model), str(setting), drawn.colour, middles, points))
-    return Curves(
-        titled("Pass rate by difficulty", table),
-        f"difficulty of the {scale}: share of solo runs that fail",
-        "pass rate, 95 % Wilson interval",
-        tuple(dict.fromkeys(curve.panel for curve in curves)),
-        tuple(curves),
-    )
+    return curves
 
 
 def cost_success(tables: Tables) -> Scatter:

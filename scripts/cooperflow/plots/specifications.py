@@ -16,6 +16,7 @@ from cooperflow.plots.plot_data import (
     OUTCOME_COLOURS,
     PAIRED_COLOURS,
     PAIRED_WORDS,
+    Curves,
     Plot,
     Point,
     Points,
@@ -32,7 +33,15 @@ _LABELLED = 12  # points or columns up to which each has a label
 
 def pass_rates(tables: Tables) -> Spec:
     """Return the forest plot of the experiments' pass rates."""
-    plot = plot_data.pass_rates(tables)
+    return _rates(plot_data.pass_rates(tables))
+
+
+def published(tables: Tables) -> Spec:
+    """Return the forest plot of the experiments beside the published models."""
+    return _rates(plot_data.published_rates(tables))
+
+
+def _rates(plot: Points) -> Spec:
     rows = [_row(point, name=f"{point.label} (n={point.n})") for point in plot.points]
     names = list(dict.fromkeys(row["name"] for row in rows))
     y: Spec = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}}
@@ -92,7 +101,15 @@ def paired_outcomes(tables: Tables) -> Spec:
 
 def coordination_gap(tables: Tables) -> Spec:
     """Return the pass rate of each setting over difficulty, a panel for each model."""
-    plot = plot_data.coordination_gap(tables)
+    return _panels(plot_data.coordination_gap(tables))
+
+
+def paper_difficulty(tables: Tables) -> Spec:
+    """Return the same on the paper's scale, with the published pooled curves."""
+    return _panels(plot_data.paper_difficulty(tables))
+
+
+def _panels(plot: Curves) -> Spec:
     settings = list(dict.fromkeys(curve.label for curve in plot.curves))
     points = [point for curve in plot.curves for point in curve.points]
     panels = []
@@ -306,6 +323,8 @@ SPECS: Mapping[str, Callable[[Tables], Spec]] = {
     "pass_rates": pass_rates,
     "paired_outcomes": paired_outcomes,
     "coordination_gap": coordination_gap,
+    "paper_difficulty": paper_difficulty,
+    "published": published,
     "cost_success": cost_success,
     "repo_outcomes": repo_outcomes,
     "timeline": timeline,
@@ -369,7 +388,8 @@ def _row(point: Point, **more: Any) -> dict[str, Any]:
     value, low, high = (_number(v) for v in (point.value, point.low, point.high))
     tip = f"{point.label}: no evaluated run"
     if value is not None:
-        tip = f"{point.label}: {point.value:.1%} ({point.low:.1%} to {point.high:.1%}), n={point.n}"
+        ends = "" if low is None else f" ({point.low:.1%} to {point.high:.1%}), n={point.n}"
+        tip = f"{point.label}: {point.value:.1%}{ends}"
     row = {"label": point.label, "group": point.group, "value": value, "low": low, "high": high}
     return {**row, "n": point.n, "tip": tip, **more}
 

@@ -50,6 +50,11 @@ CAPTIONS = {
     "pass_rates": "pass / (pass + fail); infrastructure errors are left out.",
     "paired_outcomes": "Pairs with an outcome in both. The two middle parts make the difference.",
     "coordination_gap": "How often two agents pass what one agent alone finds easy or hard.",
+    "paper_difficulty": "Difficulty as in the CooperBench paper's appendix C. Published: the "
+    "website's pooled curves (five models, 652 pairs, OpenHands, the paper's merge).",
+    "published": "Published rows: 652 pairs, OpenHands or another agent, other releases. Read them "
+    "as a scale, not as a test. Coop rows leave out passes by one agent's patch alone. All rows "
+    "and sources: tables/published.csv.",
     "cost_success": "Over all attempts of a run; intervals are Wilson's, 95 %.",
     "repo_outcomes": "Passes of the runs that were graded.",
     "message_share": "Two agents' messages among their messages and commands.",

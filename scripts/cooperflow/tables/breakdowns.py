@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cooperflow.outcomes import judgement
-from cooperflow.tables import difficulty, losses, stats
+from cooperflow.tables import difficulty, losses, reference, stats
 from cooperflow.tables.difficulty import graded
 from cooperflow.upstream import published
 
@@ -86,13 +86,14 @@ def tables(
     )
     solo = _solo_outcome(binned_runs)
     curves = difficulty.buckets(binned_runs)
+    gaps = difficulty.gaps(curves)
     return {
         "by_repo": rates(binned_runs, ["repo", "language"]),
         "by_language": rates(binned_runs, ["language"]),
         "by_task": rates(binned_runs, ["repo", "task_id"]),
         "by_solo_outcome": rates(solo, ["solo_outcome"]),
         "by_difficulty": curves,
-        "coordination_gap": difficulty.gaps(curves),
+        "coordination_gap": gaps,
         "by_messages": rates(binned_runs[binned_runs["mode"] != difficulty.SOLO], ["messages"]),
         "by_patch_size": rates(binned_runs, ["lines"]),
         "by_reason": reasons(binned_runs),
@@ -102,6 +103,7 @@ def tables(
         "own_features": losses.own_table(runs),
         "conflicts": losses.conflict_table(runs),
         "conflict_comparison": losses.conflict_comparison(runs),
+        "published": reference.table(binned_runs, gaps),
     }
 
 

@@ -1,11 +1,12 @@
 """Difficulty of the pairs by their solo runs, and the coordination gap over difficulty. Pure.
 
 The CooperBench paper (A. Khatua, H. Zhu et al., "CooperBench: Why Coding Agents Cannot be Your
-Teammates Yet", arXiv:2601.13295) takes as the difficulty of a pair t the share of solo runs
-that fail, d(t) = 1 - 1/|M| * sum over the models M of Solo_m(t); puts the pairs into ten
-buckets of equal width over [0, 1], with a Wilson interval for each bucket's success rate; and
-compares the areas under the success curves of solo and coop over difficulty (trapezoidal
-rule). docs/results.md lists the verified and the added parts.
+Teammates Yet", arXiv:2601.13295v2, appendix C) defines the difficulty of a pair t as
+d(t) = 1 - 1/|M| * sum over the models M of Solo_m(t), rescaled linearly to [0, 1] by its minimum
+and maximum over the benchmark. Pairs fall into ten buckets of equal width; a bucket's x is its
+midpoint, and its success rate has a Wilson interval. The area under a curve is that of the
+trapezoids between populated buckets; the pooled curve sums the counts over the models. The scale
+`paper` is this definition. The scales `pair` and `task` are additions: docs/results.md.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from cooperflow.outcomes import judgement
 from cooperflow.tables import stats
 
 BUCKETS = 10
-PAIR_SCALE = "pair"  # the paper's: a pair's own solo runs
+PAPER_SCALE = "paper"  # the paper's definition
+PAIR_SCALE = "pair"  # added: a pair's own solo runs, not rescaled, areas over all of [0, 1]
 TASK_SCALE = "task"  # added: the solo runs of all pairs of its task, for few models
-SCALES = (PAIR_SCALE, TASK_SCALE)
+SCALES = (PAPER_SCALE, PAIR_SCALE, TASK_SCALE)
+POOLED = "(pooled)"  # all models together; no model can have this name
 SOLO = "solo"
 _TASK = ["repo", "task_id"]
-_KEYS = {PAIR_SCALE: [*_TASK, "features"], TASK_SCALE: _TASK}
+_PAIR = [*_TASK, "features"]
+_KEYS = {PAPER_SCALE: _PAIR, PAIR_SCALE: _PAIR, TASK_SCALE: _TASK}
 _GRADED = (judgement.PASS, judgement.FAIL)
 BUCKET_COLUMNS = (
     "scale",
@@ -71,12 +75,18 @@ def graded(runs: pd.DataFrame) -> pd.DataFrame:
 def scores(runs: pd.DataFrame, scale: str) -> pd.Series:
     """Return the difficulty of each pair or task: 1 - the mean solo success over the models.
 
-    Each model counts the same, however many repeats or graded pairs it has.
+    Each model counts the same, however many repeats or graded pairs it has. On the paper's scale
+    the values are rescaled linearly, the smallest to 0 and the largest to 1; there is no scale
+    where all pairs are equally difficult.
     """
     solo = graded(runs[runs["setting"] == solo_setting(runs)])
     keys = _KEYS[scale]
     by_model = solo.groupby([*keys, "model"], sort=False)["passed"].mean()
-    return (1 - by_model.groupby(keys, sort=False).mean()).rename("difficulty")
+    found = (1 - by_model.groupby(keys, sort=False).mean()).rename("difficulty")
+    if scale != PAPER_SCALE or found.empty:
+        return found
+    low, high = float(found.min()), float(found.max())
+    return (found - low) / (high - low) if high > low else found.iloc[:0]
 
 
 def buckets(runs: pd.DataFrame) -> pd.DataFrame:
@@ -89,17 +99,27 @@ def _buckets(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
     if solo_setting(runs) is None:
         return pd.DataFrame(columns=list(BUCKET_COLUMNS))
     rows = graded(runs).merge(scores(runs, scale).reset_index(), on=_KEYS[scale])
+    if rows.empty:
+        return pd.DataFrame(columns=list(BUCKET_COLUMNS))
+    models = list(dict.fromkeys(runs["model"]))
+    if scale == PAPER_SCALE and len(models) > 1:
+        rows = pd.concat([rows, rows.assign(model=POOLED)], ignore_index=True)
     # Rounded, so that 0.3 as 1 - 0.7 falls into the bucket that starts at 0.3; 1 into the last.
     tenths = np.floor(np.round(rows["difficulty"].to_numpy(float) * BUCKETS, 9))
     rows["bucket"] = np.minimum(tenths, BUCKETS - 1)
     grouped = rows.groupby(["model", "setting", "mode", "bucket"], sort=False)
     table = grouped.agg(
-        graded=("passed", "size"), passes=("passed", "sum"), replay=("replay", "first")
+        graded=("passed", "size"), passes=("passed", "sum"), replay=("replay", "any")
     ).reset_index()
-    order = {name: n for n, name in enumerate(runs["setting"].unique())}
+    orders = {
+        "setting": {name: n for n, name in enumerate(runs["setting"].unique())},
+        "model": {name: n for n, name in enumerate([*models, POOLED])},
+    }
     table = table.sort_values(
         ["model", "setting", "bucket"],
-        key=lambda column: column.map(order) if column.name == "setting" else column,
+        key=lambda column: (
+            column.map(orders[str(column.name)]) if column.name in orders else column
+        ),
         kind="stable",
     )
     low, high = stats.wilson_many(table["passes"].to_numpy(float), table["graded"].to_numpy(float))
@@ -133,7 +153,7 @@ def gaps(curves: pd.DataFrame) -> pd.DataFrame:
         solo = solo[solo["setting"] == name]
         for setting, curve in group[group["mode"] != SOLO].groupby("setting", sort=False):
             shared = sorted(set(solo["bucket"]) & set(curve["bucket"]))
-            above, below = area(solo, shared), area(curve, shared)
+            above, below = (area(one, shared, str(scale)) for one in (solo, curve))
             rows.append(
                 {
                     "scale": scale,
@@ -152,19 +172,28 @@ def gaps(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(GAP_COLUMNS))
 
 
-def area(curve: pd.DataFrame, shared: list[int]) -> float:
-    """Return the area under a success curve over [0, 1], by the trapezoidal rule.
+def area(curve: pd.DataFrame, shared: list[int], scale: str) -> float:
+    """Return the area under a success curve by the trapezoidal rule.
 
-    The curve goes through the middles of the buckets that both curves have, straight between
-    them (empty buckets are skipped), level from the first to 0 and from the last to 1.
+    The curve goes straight through the midpoints of the buckets that both curves have; empty
+    buckets are skipped. On the paper's scale the area ends at the first and the last of them, and
+    needs two. On the other scales the curve is level from the first to 0 and from the last to 1.
     """
     if not shared:
         return math.nan
     kept = curve[curve["bucket"].isin(shared)].sort_values("bucket")
-    middles = (kept["bucket"].to_numpy(float) + 0.5) / BUCKETS
-    rates = kept["pass"].to_numpy(float) / kept["graded"].to_numpy(float)
-    x = np.concatenate([[0.0], middles, [1.0]])
-    y = np.concatenate([rates[:1], rates, rates[-1:]])
+    x = (kept["bucket"].to_numpy(float) + 0.5) / BUCKETS
+    y = kept["pass"].to_numpy(float) / kept["graded"].to_numpy(float)
+    if scale != PAPER_SCALE:
+        x = np.concatenate([[0.0], x, [1.0]])
+        y = np.concatenate([y[:1], y, y[-1:]])
+    return trapezoids(x, y)
+
+
+def trapezoids(x: stats.Floats, y: stats.Floats) -> float:
+    """Return the area of the trapezoids between points that are sorted by x; NaN below two."""
+    if len(x) < 2:
+        return math.nan
     return float(np.sum((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2))
 
 

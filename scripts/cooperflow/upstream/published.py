@@ -11,13 +11,18 @@ file, plain or gzipped. `tasks` is a list of objects with `repo`, `taskId`, `f1`
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+ROWS = Path(__file__).resolve().parents[3] / "config" / "published.csv"
+CURVE = ROWS.with_name("published_difficulty.csv")
 
 # Between a file and the name of a model in it, in `models.NAME.adopt`.
 SEPARATOR = "#"
@@ -134,6 +139,23 @@ def _key(name: str) -> Key:
         raise ValueError(f"{name!r} is not a pair: repo, task, two features")
     a, b = sorted((int(match["a"]), int(match["b"])))
     return match["repo"], int(match["task"]), (a, b)
+
+
+@cache
+def read_rows() -> tuple[dict[str, str], ...]:
+    """Return the published results, each with its source: config/published.csv."""
+    return _read_csv(ROWS)
+
+
+@cache
+def read_curve() -> tuple[dict[str, str], ...]:
+    """Return the published pooled curves over difficulty: config/published_difficulty.csv."""
+    return _read_csv(CURVE)
+
+
+def _read_csv(path: Path) -> tuple[dict[str, str], ...]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return tuple(csv.DictReader(stream))
 
 
 def language_of(repo: str, configured: Mapping[str, str] | None = None) -> str:
