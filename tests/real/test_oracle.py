@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +327,26 @@ def test_snakemake_oracle_is_resumed_and_marks_the_runs(make_plan: Any, tmp_path
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    # Ctrl-C while the pair is evaluated: a message, not a failed job.
+    shown = tmp_path / "interrupted.log"
+    with shown.open("wb") as stream:
+        first = subprocess.Popen(
+            [*command, "oracle"],
+            stdout=stream,
+            stderr=stream,
+            cwd=REPOSITORY,
+            env=environment,
+            start_new_session=True,
+        )
+    limit = time.monotonic() + 120
+    while not (tmp_path / "logs" / "oracle").exists() and time.monotonic() < limit:
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGINT)
+    assert first.wait(60) != 0
+    text = shown.read_text()
+    assert "Interrupted: what is finished is kept. Start the same command again" in text
+    assert "At least one job did not complete" not in text
+    assert "Traceback" not in text
     snakemake("oracle")
     table = pd.read_csv(plan.results.oracle_csv)
     assert list(table["merge_status"]) == ["conflicts"]
