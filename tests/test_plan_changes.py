@@ -101,3 +101,33 @@ def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path)
     report_build.build(other)
     page = (made.results.report / "index.html").read_text()
     assert "command-a-solo: its results were made by another configuration" in page
+
+
+def test_a_session_that_lacks_a_requested_file_is_not_a_success(
+    clone: Path, tmp_path: Path
+) -> None:
+    """Whatever Snakemake left out, or another program took away: the session lists it."""
+    raw = synthetic.make_plan(tmp_path / "results", "flash").config.model_dump(mode="json")
+    raw["settings"] = {"solo": ["--setting", "solo"], "coop-comm": None, "coop-nocomm": None}
+    made = plan.make(configuration.parse(raw))
+    synthetic.finish(made)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    lost = made.runs[0].folder(made.results).result
+    last = tmp_path / "last"
+    (clone / "lossy.smk").write_text(
+        'include: "Snakefile"\n'
+        "rule last:\n"
+        "    input: RESULTS.summary_csv\n"
+        f"    output: {str(last)!r}\n"
+        f"    shell: 'rm {lost}; touch {{output}}'\n"
+    )
+    one = Experiment(clone, made.results.root, config, None, str(last))  # type: ignore[arg-type]
+    done = one.run("-s", "lossy.smk", "-j", "1", str(last))
+    assert done.returncode == 1, done.stdout
+    said = " ".join((done.stdout + (done.stderr or "")).split())
+    assert (
+        f"Not complete: Snakemake reports success, but 1 requested files do not exist: {lost}"
+        in said
+    )
+    assert "Traceback" not in said
