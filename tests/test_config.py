@@ -163,7 +163,9 @@ def test_yaml_takes_off_for_false() -> None:
     assert config.parse(with_("launcher", False)).launcher == "off"
 
 
-@pytest.mark.parametrize(("name", "tasks", "count"), [("lite", 26, 100), ("flash", 20, 50)])
+@pytest.mark.parametrize(
+    ("name", "tasks", "count"), [("lite", 26, 100), ("flash", 20, 50), ("spark", 13, 20)]
+)
 def test_tables(name: str, tasks: int, count: int) -> None:
     loaded = pairs.load(name, Path("nowhere"))
     assert len(loaded) == count
@@ -232,7 +234,7 @@ def test_groups_of_three_agents_are_refused(tmp_path: Path) -> None:
         pairs.load(str(path), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["core", "flash_10", "spark"])
+@pytest.mark.parametrize("name", ["core", "flash_10"])
 def test_a_subset_of_upstream_that_is_not_shipped_says_where_it_is(
     name: str, tmp_path: Path
 ) -> None:

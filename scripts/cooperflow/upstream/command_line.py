@@ -17,7 +17,6 @@ DATASET = "CodeConflict/cooperbench-dataset"
 OTHER_SUBSETS: dict[str, tuple[int, int, int] | None] = {
     "core": None,
     "flash_10": (10, 10, 9),
-    "spark": (20, 13, 10),
 }
 SUBSETS_AT = "github.com/cooperbench/CooperBench, folder dataset/subsets"
 
