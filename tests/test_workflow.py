@@ -61,6 +61,32 @@ def test_demo(clone: Path) -> None:
         ("coop-nocomm", TEXTKIT, "1,2"): "fail empty_patch",
         ("coop-nocomm", TEXTKIT, "2,3"): "pass lead_alone",
     }
+    losses = {(r["setting"], r["repo"], r["features"]): r["loss"] for r in one.rows() if r["loss"]}
+    assert losses == {
+        ("coop-comm", TEXTKIT, "1,2"): "integration",
+        ("coop-nocomm", INVENTORY, "2,3"): "merge",
+        ("coop-nocomm", TEXTKIT, "1,2"): "agent",
+    }
+    coop = [r for r in one.rows() if r["mode"] == "coop"]
+    own = {
+        (r["setting"], r["repo"], r["features"]): r["own1_passed"] + r["own2_passed"] for r in coop
+    }
+    # Everything else passes alone: two agents in each of eight runs.
+    failing = {key: value for key, value in own.items() if value != "TrueTrue"}
+    assert failing == {
+        ("coop-comm", TEXTKIT, "2,3"): "FalseTrue",  # works with the other agent's function
+        ("coop-nocomm", TEXTKIT, "1,2"): "TrueFalse",
+    }
+    assert {r["own1_passed"] + r["loss"] for r in one.rows() if r["mode"] == "solo"} == {""}
+    overlaps = {
+        (r["setting"], r["repo"], r["features"]): (r["hunks_overlapping"], r["merge_status"])
+        for r in coop
+        if r["hunks_overlapping"] != "0"
+    }
+    assert {key: status for key, (_, status) in overlaps.items()} == {
+        ("coop-nocomm", INVENTORY, "2,3"): "conflicts",
+        ("coop-nocomm", TEXTKIT, "2,3"): "conflicts",
+    }
     assert [(r["run_name"], r["pass"], r["replay"]) for r in one.summary()] == [
         ("replay-solo", "4", "True"),
         ("replay-coop-comm", "3", "True"),
