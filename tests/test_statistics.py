@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import math
 import random as plain_random
+from collections.abc import Iterator
 
 import made_runs
 import numpy as np
@@ -18,6 +21,15 @@ from cooperflow.tables import comparison, stats
 settings.register_profile("statistics", deadline=None, max_examples=60)  # a machine may be busy
 settings.load_profile("statistics")
 COUNTS = st.tuples(*[st.integers(0, 60)] * 4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheap_collections() -> Iterator[None]:
+    """Leave existing objects out of the collections that multipletests asks for at each call."""
+    importlib.import_module("statsmodels.stats.multitest")
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def compared(a: list[str], b: list[str], chosen: list[tuple[str, int, str]]) -> pd.Series:
