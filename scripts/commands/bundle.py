@@ -1,6 +1,5 @@
 """Pack the files that a reviewer needs into one archive, or check such an archive."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from cooperflow.archive import bundle
 from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
+from cooperflow.jobs import command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    parser = command.config_parser(__doc__)
     parser.add_argument("--check", type=Path, metavar="FILE", help="check this archive")
     arguments = parser.parse_args()
     if arguments.check is None:
@@ -34,7 +33,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)

@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 
 from cooperflow import layout
-from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.tables import findings, run_table, terminal_tables
 
 FILE = Path("config/demo.yaml")
+from cooperflow.jobs import command
 
 
 def main() -> int:
@@ -38,7 +38,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(str(error))
+    command.run(main)

@@ -1,21 +1,18 @@
 """Drain the running session: running jobs finish, no others start; the next session resumes."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import halt, session_lock
-from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
 from cooperflow.processes import Process
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
-    arguments = parser.parse_args()
+    arguments = command.config_parser(__doc__).parse_args()
     results = plan.make(config.load(arguments.configfile)).results
     session = Process.parse(session_lock.holder(results) or "")
     if session is None:
@@ -27,7 +24,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)

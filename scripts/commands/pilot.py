@@ -1,6 +1,5 @@
 """Run a pilot: a few pairs in all settings, then an estimate of the remaining cost and time."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -11,15 +10,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import layout
-from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
+from cooperflow.jobs import command
 from cooperflow.session import estimate
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    parser = command.config_parser(__doc__)
     parser.add_argument("--subset", default="flash", help="subset of the pilot's pairs")
     parser.add_argument("--first", type=int, default=3, help="number of pairs")
     parser.add_argument("--slots", type=int, default=4, help="runs at a time, for the estimate")
@@ -51,7 +49,4 @@ def _run(files: list[Path], subset: str, first: int) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)

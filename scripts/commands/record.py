@@ -1,6 +1,5 @@
 """Convert a finished experiment to recordings, which replay without a key or cost."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -8,13 +7,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow.archive import recording
 from cooperflow.attempt import child_process
-from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    parser = command.config_parser(__doc__)
     parser.add_argument("--to", type=Path, required=True, help="the folder to write")
     arguments = parser.parse_args()
     child_process.prepare_environment()
@@ -27,7 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)

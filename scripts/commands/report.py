@@ -1,22 +1,19 @@
 """Write the report of an unfinished experiment: results/partial/report/index.html."""
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
+from cooperflow.jobs import command
 from cooperflow.report import build
 from cooperflow.tables import run_table
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
-    arguments = parser.parse_args()
+    arguments = command.config_parser(__doc__).parse_args()
     plan = planning.make(config.load(arguments.configfile))
     runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
@@ -29,7 +26,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)

@@ -1,6 +1,5 @@
 """List the runs that ended as infra_error, with their cost so far, and requeue them."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -10,16 +9,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cooperflow import formats, layout, session_lock
-from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.formats import fit_table
+from cooperflow.jobs import command
 from cooperflow.outcomes import publication
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    parser = command.config_parser(__doc__)
     parser.add_argument("--list", action="store_true", help="list them only")
     arguments = parser.parse_args()
     plan = planning.make(config.load(arguments.configfile))
@@ -44,7 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)

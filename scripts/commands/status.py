@@ -1,6 +1,5 @@
 """Show the progress of an experiment, read from its files, with or without a running session."""
 
-import argparse
 import contextlib
 import sys
 import time
@@ -11,17 +10,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.live import Live
 
-from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.status import progress, terminal_view
 
 # Reading thousands of runs takes a moment: at most a tenth of the time is spent on it.
 PAUSE_FACTOR = 10
+from cooperflow.jobs import command
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
+    parser = command.config_parser(__doc__)
     parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two readings")
     arguments = parser.parse_args()
@@ -40,7 +38,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)

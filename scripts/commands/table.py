@@ -1,6 +1,5 @@
 """Print the tables of an unfinished experiment, with or without a running session."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -8,16 +7,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 
-from cooperflow.errors import UserError
 from cooperflow.experiment import config, fingerprint
 from cooperflow.experiment import plan as planning
+from cooperflow.jobs import command
 from cooperflow.tables import findings, run_table, terminal_tables
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--configfile", type=Path, nargs="*", default=[])
-    arguments = parser.parse_args()
+    arguments = command.config_parser(__doc__).parse_args()
     plan = planning.make(config.load(arguments.configfile))
     runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
@@ -38,7 +35,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)

@@ -1,4 +1,4 @@
-"""Entry point of the rules' scripts: arguments, log, and errors printed without a traceback."""
+"""Entry point of the scripts: arguments, log, and errors printed without a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cooperflow import environment, processes, redaction
 from cooperflow.errors import EngineError, UserError
@@ -36,6 +36,21 @@ class _TeeStream:
 
     def flush(self) -> None:
         pass
+
+
+def config_parser(text: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the argument of the commands of the Makefile."""
+    result = argparse.ArgumentParser(description=text)
+    result.add_argument("--configfile", type=Path, nargs="*", default=[])
+    return result
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Do a command's work, print expected errors and exit."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"\n{error}\n")
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
