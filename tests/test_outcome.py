@@ -20,6 +20,8 @@ from cooperflow.outcomes.judgement import (
     judge_eval,
     judge_run,
 )
+from cooperflow.outcomes.records import EvalRecord, RunRecord
+from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import result_files
 
 DONE = (AgentEnd("solo", "Submitted", steps=4),)
@@ -377,3 +379,25 @@ def test_docs_list_the_rules_in_order(rules: Any) -> None:
         then = "halts" if verdict.halts else "tried again" * verdict.again
         rows.append(f"| {rule.condition} | {outcome} | {reason} | {then} |")
     assert "\n".join(rows) in page
+
+
+def test_records_of_other_versions_are_read() -> None:
+    """Missing and null keys have their defaults; a document without `workflow` has no record."""
+    old = {"workflow": {"outcome": None, "attempts": 2, "cost_usd": 0.5, "cost_bound_usd": None}}
+    record = RunRecord.read({**old, "agents": {}})
+    assert record is not None
+    assert (record.outcome, record.attempts, record.model_seconds) == (None, 2, 0.0)
+    assert (record.usage.cost_usd, record.usage.cost_bound_usd) == (0.5, None)
+    assert record.usage.cost_complete and record.is_paid
+    assert not RunRecord(adopted=True).is_paid
+    newer = {"workflow": {"outcome": "pass", "tests_passed": [3, 4], "key of a newer version": 1}}
+    assert EvalRecord.read(newer).outcome == "pass"
+    for document in (None, [], {}, {"workflow": None}):
+        assert RunRecord.read(document) is None
+        assert EvalRecord.read(document) == EvalRecord()
+
+
+def test_records_are_read_as_they_were_written() -> None:
+    record = RunRecord("pass", attempts=1, usage=Usage(calls=3, cost_usd=0.25), seconds=2.0)
+    assert RunRecord.read({"workflow": record.as_dict()}) == record
+    assert "caveats" not in record.as_dict()

@@ -15,6 +15,8 @@ from typing import Any
 from cooperflow import atomic_io, layout
 from cooperflow.archive import portable_paths
 from cooperflow.experiment.plan import Plan
+from cooperflow.outcomes import judgement, records
+from cooperflow.outcomes.records import AttemptRecord
 from cooperflow.processes import Process
 
 SCHEMA = 1
@@ -91,22 +93,20 @@ class _Attempts:
         for run in plan.runs:
             folder = run.folder(plan.results)
             for number in folder.attempt_numbers():
-                record = atomic_io.read_json(folder.attempt(number) / layout.ATTEMPT)
-                made._count(record if isinstance(record, dict) else {})
+                made._count(AttemptRecord.read(folder, number))
         return made
 
-    def _count(self, record: dict[str, Any]) -> None:
+    def _count(self, record: AttemptRecord) -> None:
         self.count += 1
-        self.infra += record.get("outcome") == "infra_error"
-        self.interrupted += record.get("state") in ("interrupted", "running")
-        process = Process.parse(str(record.get("process") or ""))
+        self.infra += record.outcome == judgement.INFRA_ERROR
+        self.interrupted += record.state in (records.INTERRUPTED, records.RUNNING)
+        process = Process.parse(record.process)
         if process is not None:
             self.hosts.add(process.host)
-        started, ended = record.get("started"), record.get("ended")
-        if isinstance(started, int | float):
-            self.first = started if self.first is None else min(self.first, started)
-        if isinstance(ended, int | float):
-            self.last = ended if self.last is None else max(self.last, ended)
+        if record.started:
+            self.first = min(self.first or record.started, record.started)
+        if record.ended is not None:
+            self.last = max(self.last or record.ended, record.ended)
 
     @property
     def told(self) -> str:

@@ -21,6 +21,7 @@ from cooperflow.experiment import dataset
 from cooperflow.experiment.config import CONFIG_DIR
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import judgement, usage
+from cooperflow.outcomes.records import EvalRecord
 from cooperflow.upstream import trajectory
 from cooperflow.upstream.trajectory import Command, Trajectory
 
@@ -208,9 +209,9 @@ _HEAD = """\
 def _record(plan: Plan, run: Run, to: Path) -> str:
     """Write the recordings of a run; return why there are none, empty if there are."""
     folder = run.folder(plan.results)
-    told = (atomic_io.read_json(folder.eval) or {}).get("workflow") or {}
-    if told.get("outcome") not in (judgement.PASS, judgement.FAIL):
-        return " ".join(["it is", told.get("outcome") or "unfinished", told.get("reason") or ""])
+    final = EvalRecord.read(atomic_io.read_json(folder.eval))
+    if final.outcome not in (judgement.PASS, judgement.FAIL):
+        return f"it is {final.outcome or 'unfinished'} {final.reason}"
     answers = _answers(run, folder)
     agents = ["solo"] if run.experiment.setting.mode == "solo" else ["agent1", "agent2"]
     if sorted(answers) != agents or not all(answers.values()):
@@ -231,10 +232,10 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
                 "asked": asked[agent],
                 "kind": _kind(run),
                 "agent": agent,
-                "outcome": " ".join(filter(None, (told[k] for k in _OUTCOME))),
+                "outcome": " ".join(filter(None, (getattr(final, k) for k in _OUTCOME))),
                 "shows": f"recorded from {run.key}",
                 "titles": [_title(plan, run, feature) for feature in asked[agent]],
-                "turns": turns(agent, answers, str(told.get("reason") or "")),
+                "turns": turns(agent, answers, final.reason),
             },
         )
     return ""

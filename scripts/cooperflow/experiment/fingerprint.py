@@ -14,7 +14,7 @@ from cooperflow import atomic_io
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Experiment, Plan
-from cooperflow.upstream import command_line
+from cooperflow.upstream import command_line, result_files
 
 SCHEMA = 1
 # Keys of `asked` that are left out at their default: older documents do not have them.
@@ -205,9 +205,9 @@ def _fingerprints(experiment: Experiment, plan: Plan) -> set[str]:
     found = set()
     for pair in plan.pairs:
         folder = plan.results.run(experiment.run_name, experiment.setting.mode, pair)
-        told = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
-        if told.get("fingerprint"):
-            found.add(str(told["fingerprint"]))
+        name = result_files.workflow(atomic_io.read_json(folder.result)).get("fingerprint")
+        if name:
+            found.add(str(name))
     return found
 
 

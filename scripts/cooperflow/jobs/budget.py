@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, halt, layout, locks, processes
+from cooperflow import atomic_io, halt, locks, processes
 from cooperflow.experiment.config_schema import RECORDED
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import forecast, judgement, publication, usage
+from cooperflow.outcomes.records import RUNNING, AttemptRecord, RunRecord
 from cooperflow.processes import Process
 
 SCHEMA = 1
@@ -213,21 +214,20 @@ def read_spending(results: Results) -> Spending:
     known, unanswered = 0.0, 0.0
     running, finished = [], []
     for name, folder in _paid(results):
-        record = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
-        if record.get("replay") or record.get("adopted"):
-            continue
-        if record:
-            cost, bound = float(record.get("cost_usd") or 0.0), record.get("cost_bound_usd")
-            if record.get("outcome") != judgement.INFRA_ERROR:
-                finished.append((name, cost))
-        else:
-            books, latest = publication.books(folder), _running(folder)
-            cost, bound = books.cost_usd, books.cost_bound_usd
+        record = RunRecord.read(atomic_io.read_json(folder.result))
+        if record is None:
+            spent, latest = publication.books(folder), _running(folder)
             if latest is not None:
                 calls = usage.total(publication.attempt_calls(latest))
                 running.append((name, calls.cost_bound_usd or calls.cost_usd))
-        known += cost
-        unanswered += max((cost if bound is None else float(bound)) - cost, 0.0)
+        elif record.is_paid:
+            spent = record.usage
+            if record.outcome != judgement.INFRA_ERROR:
+                finished.append((name, spent.cost_usd))
+        else:
+            continue
+        known += spent.cost_usd
+        unanswered += max((spent.cost_bound_usd or 0.0) - spent.cost_usd, 0.0)
     return Spending(known, unanswered, tuple(running), tuple(finished))
 
 
@@ -247,9 +247,8 @@ def _folders(root: Path) -> Sequence[Path]:
 def _running(folder: RunFolder) -> Path | None:
     """Return the folder of the run's attempt that is running now, if one is."""
     for number in folder.attempt_numbers()[-1:]:
-        place = folder.attempt(number)
-        record = atomic_io.read_json(place / layout.ATTEMPT) or {}
-        process = Process.parse(str(record.get("process") or ""))
-        if record.get("state") == "running" and process is not None and process.is_alive():
-            return place
+        record = AttemptRecord.read(folder, number)
+        process = Process.parse(record.process)
+        if record.state == RUNNING and process is not None and process.is_alive():
+            return folder.attempt(number)
     return None

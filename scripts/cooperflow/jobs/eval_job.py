@@ -17,7 +17,7 @@ from cooperflow.jobs.job import DONE, Conclusion, Job, Try
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import judgement, patch_text, publication
 from cooperflow.outcomes.judgement import Verdict
-from cooperflow.outcomes.records import EvalRecord
+from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.upstream import result_files
 
 
@@ -42,13 +42,12 @@ class EvalJob(Job):
 
     def execute(self) -> Conclusion:
         folder, run = self._folder, self._run
-        result = atomic_io.read_json(folder.result)
-        if not isinstance(result, dict) or "workflow" not in result:
+        record = RunRecord.read(atomic_io.read_json(folder.result))
+        if record is None:
             print(f"{folder.result} is corrupt. Remove it to have it restored or the run repeated.")
             return Conclusion("", False, lambda: 1)
-        record = result["workflow"]
-        if record["outcome"] is not None:
-            final = Verdict(record["outcome"], record["reason"])
+        if record.outcome is not None:
+            final = Verdict(record.outcome, record.reason)
             return Conclusion("", False, lambda: self._publish(None, final, 0.0))
         started = time.monotonic()
         subject = evaluation.Subject(
@@ -59,7 +58,7 @@ class EvalJob(Job):
             files={p.name: p for p in [folder.result, *folder.path.glob("*.patch")]},
         )
         document = evaluation.evaluate(self.plan, subject, evaluation.next_folder(folder.evals))
-        verdict = judge_document(document, folder.path, record["reason"])
+        verdict = judge_document(document, folder.path, record.reason)
 
         def publish() -> int:
             return self._publish(document, verdict, time.monotonic() - started, verbose=True)
@@ -143,9 +142,9 @@ def publish_verdict(
 
 def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
     """Return the caveats of the evaluation and of the run."""
-    record = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
-    limit = [judgement.OUTPUT_LIMIT] if record.get("cut_answers") else []
-    caveats = [*filter(None, [verdict.caveat]), *limit, *(record.get("caveats") or others)]
+    record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
+    limit = [judgement.OUTPUT_LIMIT] if record.cut_answers else []
+    caveats = [*filter(None, [verdict.caveat]), *limit, *(record.caveats or others)]
     return ";".join(dict.fromkeys(caveats))
 
 

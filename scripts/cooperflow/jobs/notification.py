@@ -13,6 +13,7 @@ from typing import Any
 from cooperflow import atomic_io, halt, processes
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
+from cooperflow.outcomes.records import EvalRecord, RunRecord
 
 SCHEMA = 1
 # The events.
@@ -60,12 +61,12 @@ def build_document(
     cost, complete, states = 0.0, True, dict.fromkeys((*judgement.OUTCOMES, "unfinished"), 0)
     for run in plan.runs:
         folder = run.folder(plan.results)
-        record = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
-        verdict = (atomic_io.read_json(folder.eval) or {}).get("workflow") or {}
-        states[verdict.get("outcome") or "unfinished"] += 1
-        if not record.get("replay") and not record.get("adopted"):
-            cost += float(record.get("cost_usd") or 0.0)
-            complete = complete and bool(record.get("cost_complete", True))
+        record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
+        final = EvalRecord.read(atomic_io.read_json(folder.eval))
+        states[final.outcome or "unfinished"] += 1
+        if record.is_paid:
+            cost += record.usage.cost_usd
+            complete = complete and record.usage.cost_complete
     owner = processes.session_process()
     return {
         "schema": SCHEMA,

@@ -16,6 +16,7 @@ from cooperflow.images import rolling
 from cooperflow.jobs import circuit_breaker
 from cooperflow.jobs.job import DONE, Conclusion, Job, Try
 from cooperflow.outcomes import judgement, publication
+from cooperflow.outcomes.records import RunRecord
 
 
 def perform(plan: Plan, run: Run, this_try: Try) -> int:
@@ -39,13 +40,12 @@ class OwnJob(Job):
 
     def execute(self) -> Conclusion:
         folder, run = self._folder, self._run
-        result = atomic_io.read_json(folder.result)
-        record = result.get("workflow") if isinstance(result, dict) else None
-        if not isinstance(record, dict):
+        record = RunRecord.read(atomic_io.read_json(folder.result))
+        if record is None:
             print(f"{folder.result} is corrupt. Remove it to have it restored or the run repeated.")
             return Conclusion("", False, lambda: 1)
-        is_infra = record.get("outcome") == judgement.INFRA_ERROR
-        reason = str(record.get("reason") or judgement.INFRA_ERROR) if is_infra else ""
+        is_infra = record.outcome == judgement.INFRA_ERROR
+        reason = record.reason or judgement.INFRA_ERROR if is_infra else ""
         own: dict[str, OwnFeature] = {}
         for number, feature in enumerate(run.pair.sorted_features, start=1):
             own[f"agent{number}"] = self._judge(number, feature, reason)

@@ -18,7 +18,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import verification
 from cooperflow.jobs import budget, circuit_breaker, notification
 from cooperflow.jobs.job import DONE, HALTED, Conclusion, Job, Try
-from cooperflow.outcomes import judgement, publication, usage
+from cooperflow.outcomes import judgement, publication, records, usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.records import AttemptRecord
 from cooperflow.processes import Interrupted
@@ -60,8 +60,7 @@ class RunJob(Job):
         """Remove the key from the files of attempts that were killed before they could do so."""
         for number in self._folder.attempt_numbers():
             attempt = self._folder.attempt(number)
-            record = atomic_io.read_json(attempt / layout.ATTEMPT)
-            if isinstance(record, dict) and record.get("state") == "running":
+            if AttemptRecord.read(self._folder, number).state == records.RUNNING:
                 redaction.scrub(attempt, provider_key(self._run.experiment.model))
 
     def prepare(self) -> None:
@@ -172,7 +171,7 @@ def _record_start(folder: layout.RunFolder) -> AttemptRecord:
     """Create the folder of the next attempt, with a record that it is running."""
     number = max(folder.attempt_numbers(), default=0) + 1
     folder.attempt(number).mkdir(parents=True)
-    record = AttemptRecord(number, "running", time.time(), str(processes.this_process()))
+    record = AttemptRecord(number, records.RUNNING, time.time(), str(processes.this_process()))
     _write_record(folder.attempt(number), record)
     return record
 

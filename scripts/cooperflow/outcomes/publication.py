@@ -16,7 +16,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import judgement, usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
-from cooperflow.outcomes.records import RunRecord
+from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import coordination, trajectory
 
@@ -224,16 +224,14 @@ def broken_runs(plan: Plan) -> list[Broken]:
     found = []
     for run in plan.runs:
         folder = run.folder(plan.results)
-        result = (atomic_io.read_json(folder.result) or {}).get("workflow") or {}
-        graded = (atomic_io.read_json(folder.eval) or {}).get("workflow") or {}
-        for told in (result, graded):
-            if told.get("outcome") == judgement.INFRA_ERROR:
-                if run.experiment.adopted and told is result:
-                    break  # it was never ours to run, and what broke it cannot be done again
-                cost = books(folder).cost_usd
-                attempts = len(folder.attempt_numbers())
-                found.append(Broken(run, str(told["reason"]), attempts, cost))
-                break
+        record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
+        final = EvalRecord.read(atomic_io.read_json(folder.eval))
+        broken = next((r for r in (record, final) if r.outcome == judgement.INFRA_ERROR), None)
+        # This workflow did not make an adopted run and cannot repeat it.
+        if broken is None or (run.experiment.adopted and broken is record):
+            continue
+        attempts = len(folder.attempt_numbers())
+        found.append(Broken(run, broken.reason, attempts, books(folder).cost_usd))
     return found
 
 

@@ -314,6 +314,12 @@ class Usage:
     def as_dict(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Usage:
+        """Return the sums in a document. cost_bound_usd may be null: no bound is known."""
+        given = {f.name: document[f.name] for f in fields(cls) if f.name in document}
+        return cls(**{k: v for k, v in given.items() if v is not None or k == "cost_bound_usd"})
+
 
 def total(all_calls: Iterable[Call]) -> Usage:
     """Return the books of some calls."""

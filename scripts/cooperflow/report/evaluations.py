@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cooperflow.outcomes import judgement, runner_output
+from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.outcomes.runner_output import Count
 
 # Names of failing tests that a page lists; the output has all of them.
@@ -84,7 +85,6 @@ def was_evaluated(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> b
     A run that ended before its evaluation (a timeout, an infrastructure error) has an eval.json
     with its outcome only.
     """
-    record = evaluation.get("workflow") or {}
-    if record.get("reason") == judgement.EVAL_ERROR:
+    if EvalRecord.read(evaluation).reason == judgement.EVAL_ERROR:
         return True
-    return bool(evaluation) and (result.get("workflow") or {}).get("outcome") is None
+    return bool(evaluation) and (RunRecord.read(result) or RunRecord()).outcome is None

@@ -19,7 +19,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
 from cooperflow.report import evaluations, safe_text
 from cooperflow.report.evaluations import Feature
-from cooperflow.upstream import coordination
+from cooperflow.upstream import coordination, result_files
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -136,7 +136,6 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
     page = run_path(source.run)
     top = to_top(page)
     raw = linker(source.folder.path, report / page)
-    result = source.result.get("workflow") or {}
     story = source.story
     last = source.attempts[-1].record if source.attempts else {}
     start = last.get("started") if isinstance(last.get("started"), int | float) else None
@@ -146,11 +145,11 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
         .render(
             run=source.run,
             result=source.result,
-            told=result,
+            told=result_files.workflow(source.result),
             evaluation=source.evaluation,
             features=evaluations.features(source.evaluation, source.run.pair.sorted_features),
             evaluated=evaluations.was_evaluated(source.result, source.evaluation),
-            verdict=source.evaluation.get("workflow") or {},
+            verdict=result_files.workflow(source.evaluation),
             story=story,
             messages=len(source.messages),
             talk=source.communication.messages,

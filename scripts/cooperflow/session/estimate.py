@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from cooperflow import atomic_io
 from cooperflow.experiment.config_schema import Assumptions
 from cooperflow.experiment.plan import Experiment, Plan, Run
-from cooperflow.outcomes import forecast
+from cooperflow.outcomes import forecast, judgement
 from cooperflow.outcomes.forecast import NOTHING, Range
+from cooperflow.outcomes.records import RunRecord
 from cooperflow.session import model_check
 from cooperflow.upstream import published
 
@@ -113,9 +114,9 @@ def _finished_runs(plan: Plan, experiment: Experiment) -> Iterator[tuple[float, 
     """Return cost and seconds of an experiment's finished runs, also of pairs outside the plan."""
     folder = plan.results.runs / experiment.run_name / experiment.setting.mode
     for path in sorted(folder.glob("*_task/*/f*_f*/result.json")):
-        record = (atomic_io.read_json(path) or {}).get("workflow") or {}
-        if record and record.get("outcome") != "infra_error":
-            yield float(record.get("cost_usd") or 0.0), float(record.get("seconds") or 0.0)
+        record = RunRecord.read(atomic_io.read_json(path))
+        if record is not None and record.outcome != judgement.INFRA_ERROR:
+            yield record.usage.cost_usd, record.seconds
 
 
 def text(estimates: Sequence[Estimate], slots: int) -> list[str]:

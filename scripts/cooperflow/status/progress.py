@@ -14,7 +14,8 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import budget
-from cooperflow.outcomes import publication, usage
+from cooperflow.outcomes import publication, records, usage
+from cooperflow.outcomes.records import AttemptRecord, EvalRecord, RunRecord
 from cooperflow.processes import Process
 from cooperflow.status import states
 from cooperflow.status.states import DONE, RUNNING, TO_EVALUATE, WAITING, Active, RunState, Status
@@ -81,9 +82,9 @@ class Reader:
             if state is not None:
                 self._finished[run.key] = (times, state)
                 return state, None
-        result = atomic_io.read_json(folder.result)
-        if isinstance(result, dict) and "workflow" in result:
-            return _state_of_result(run, result, TO_EVALUATE), None
+        record = RunRecord.read(atomic_io.read_json(folder.result))
+        if record is not None:
+            return _state_of_result(run, record, TO_EVALUATE), None
         return _read_unfinished(run, folder, now)
 
 
@@ -95,29 +96,26 @@ def _modification_times(*paths: Path) -> tuple[int, ...] | None:
 
 
 def _read_finished(run: Run, folder: layout.RunFolder) -> RunState | None:
-    result, evaluation = atomic_io.read_json(folder.result), atomic_io.read_json(folder.eval)
-    if not isinstance(result, dict) or not isinstance(evaluation, dict):
+    record = RunRecord.read(atomic_io.read_json(folder.result))
+    final = EvalRecord.read(atomic_io.read_json(folder.eval))
+    if record is None or not final.outcome:
         return None
-    verdict = evaluation.get("workflow") or {}
-    if not verdict.get("outcome"):
-        return None
-    return _state_of_result(run, result, DONE, verdict["outcome"], verdict.get("reason") or "")
+    return _state_of_result(run, record, DONE, final.outcome, final.reason)
 
 
 def _state_of_result(
-    run: Run, result: Mapping[str, Any], state: str, outcome: str = "", reason: str = ""
+    run: Run, record: RunRecord, state: str, outcome: str = "", reason: str = ""
 ) -> RunState:
-    record = result.get("workflow") or {}
     return RunState(
         run,
         state,
         outcome,
         reason,
-        record.get("attempts", 0),
-        record.get("cost_usd", 0.0),
-        record.get("cost_complete", True),
-        record.get("ended", 0.0) - record.get("started", 0.0),
-        record.get("ended"),
+        record.attempts,
+        record.usage.cost_usd,
+        record.usage.cost_complete,
+        (record.ended or 0.0) - (record.started or 0.0),
+        record.ended,
     )
 
 
@@ -129,12 +127,12 @@ def _read_unfinished(
         return RunState(run, WAITING), None
     spent = publication.books(folder)
     attempt = folder.attempt(numbers[-1])
-    record = atomic_io.read_json(attempt / layout.ATTEMPT) or {}
-    active = _read_active(run, numbers[-1], attempt, record, now)
+    record = AttemptRecord.read(folder, numbers[-1])
+    active = _read_active(run, attempt, record, now)
     state = RunState(
         run,
         RUNNING if active is not None and not active.is_dead else WAITING,
-        reason=str(record.get("reason") or ""),
+        reason=record.reason,
         attempts=len(numbers),
         cost=spent.cost_usd,
         cost_complete=spent.cost_complete,
@@ -142,17 +140,15 @@ def _read_unfinished(
     return state, active
 
 
-def _read_active(
-    run: Run, number: int, attempt: Path, record: Mapping[str, Any], now: float
-) -> Active | None:
-    if record.get("state") != "running":
+def _read_active(run: Run, attempt: Path, record: AttemptRecord, now: float) -> Active | None:
+    if record.state != records.RUNNING:
         return None
     calls = publication.attempt_calls(attempt)
-    started = float(record.get("started") or now)
-    process = Process.parse(str(record.get("process") or ""))
+    started = record.started or now
+    process = Process.parse(record.process)
     return Active(
         run,
-        number,
+        record.number,
         started,
         sum(call.kind == usage.ANSWERED for call in calls),
         max([started, *(call.end or call.start for call in calls)]),

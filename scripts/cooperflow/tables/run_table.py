@@ -16,8 +16,10 @@ from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement, publication
+from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.tables import oracle_table, stats
 from cooperflow.upstream import coordination
+from cooperflow.upstream.result_files import Evaluation
 
 RUN_COLUMNS = (
     "run_name",
@@ -145,11 +147,10 @@ def run_row(
         patches: of agent 1 and agent 2 of a coop run, None for a missing one.
     """
     a, b = run.pair.sorted_features
-    record = (result or {}).get("workflow") or {}
-    graded = evaluation or {}
-    verdict = graded.get("workflow") or {}
-    merge = graded.get("merge") or {}
-    tested = verdict.get("tests_passed") is not None and record.get("outcome") is None
+    record = RunRecord.read(result) or RunRecord()
+    final = EvalRecord.read(evaluation)
+    tested = Evaluation.read(evaluation or {})
+    is_tested = final.tests_passed is not None and record.outcome is None
     return {
         "run_name": run.experiment.run_name,
         "model": run.experiment.model_name,
@@ -159,33 +160,33 @@ def run_row(
         "repo": run.pair.repo,
         "task_id": run.pair.task_id,
         "features": f"{a},{b}",
-        "outcome": verdict.get("outcome") or UNFINISHED,
-        "reason": verdict.get("reason") or "",
-        "caveat": verdict.get("caveat") or "",
-        "attempts": record.get("attempts", 0),
-        "feature1_passed": _passed(graded, 1) if tested else None,
-        "feature2_passed": _passed(graded, 2) if tested else None,
-        "merge_status": merge.get("status") or "",
-        "merge_strategy": merge.get("strategy") or "",
-        **_own_columns(run, own, str(verdict.get("outcome") or ""), str(merge.get("status") or "")),
+        "outcome": final.outcome or UNFINISHED,
+        "reason": final.reason,
+        "caveat": final.caveat,
+        "attempts": record.attempts,
+        "feature1_passed": tested.passed[0] if is_tested else None,
+        "feature2_passed": tested.passed[1] if is_tested else None,
+        "merge_status": tested.merge_status,
+        "merge_strategy": tested.merge_strategy,
+        **_own_columns(run, own, final.outcome, tested.merge_status),
         **(patch_overlap.columns(*patches) if patches else dict.fromkeys(patch_overlap.COLUMNS)),
-        "steps": record.get("steps", 0),
-        "messages_sent": record.get("messages_sent", 0),
-        "input_tokens": record.get("input_tokens", 0),
-        "output_tokens": record.get("output_tokens", 0),
-        "cached_tokens": record.get("cached_tokens", 0),
-        "cache_write_tokens": record.get("cache_write_tokens", 0),
-        "reasoning_tokens": record.get("reasoning_tokens", 0),
-        "cost_usd": round(record.get("cost_usd", 0.0), 6),
-        "cost_complete": record.get("cost_complete", True),
-        "cost_bound_usd": record.get("cost_bound_usd", 0.0),
-        "duration_s": record.get("seconds", 0.0),
-        "model_s": record.get("model_seconds", 0.0),
-        "waited_s": record.get("waited_seconds", 0.0),
-        "eval_s": verdict.get("seconds", 0.0),
-        "patch_lines": record.get("patch_lines", 0),
-        "started": _moment(record.get("started")),
-        "ended": _moment(record.get("ended")),
+        "steps": record.steps,
+        "messages_sent": record.messages_sent,
+        "input_tokens": record.usage.input_tokens,
+        "output_tokens": record.usage.output_tokens,
+        "cached_tokens": record.usage.cached_tokens,
+        "cache_write_tokens": record.usage.cache_write_tokens,
+        "reasoning_tokens": record.usage.reasoning_tokens,
+        "cost_usd": round(record.usage.cost_usd, 6),
+        "cost_complete": record.usage.cost_complete,
+        "cost_bound_usd": record.usage.cost_bound_usd,
+        "duration_s": record.seconds,
+        "model_s": record.model_seconds,
+        "waited_s": record.waited_seconds,
+        "eval_s": final.seconds,
+        "patch_lines": record.patch_lines,
+        "started": _moment(record.started),
+        "ended": _moment(record.ended),
         "replay": run.experiment.model.replay is not None,
         "adopted": run.experiment.adopted,
         "framework": f"{run.experiment.agent.name} (cooperbench {version or 'unknown'})",
@@ -205,10 +206,6 @@ def _own_columns(
     own = losses.read_document(document)
     loss = losses.loss(outcome, own, merge_status)
     return {"own1_passed": own[0], "own2_passed": own[1], "loss": loss}
-
-
-def _passed(document: Mapping[str, Any], number: int) -> bool:
-    return bool((document.get(f"feature{number}") or {}).get("passed"))
 
 
 def _moment(seconds: float | None) -> str:

@@ -31,6 +31,12 @@ class AgentEnd:
     cost: float = 0.0
 
 
+def workflow(document: Any) -> Mapping[str, Any]:
+    """Return the object `workflow`, which this project adds; empty where there is none."""
+    part = document.get("workflow") if isinstance(document, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
+
+
 def agent_entries(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     """Return result.json's entry of each agent by name."""
     return document.get("agents") or {"solo": document.get("agent") or {}}
