@@ -234,3 +234,12 @@ def test_the_plan_says_what_was_chosen(make_plan: Any) -> None:
     plan = make_plan(dataset={"repos": [B], "first": 1})
     assert len(plan.runs) == 2
     assert plan.choice == f"1 of the 4 pairs of demo (repos: {B}; the first 1)"
+
+
+def test_the_choice_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    chosen = config_schema.Dataset(subset=str(tmp_path / "mine.json"))
+    assert pairs.describe_choice(chosen, 3, 3) == "3 pairs of mine.json"
+    chosen = config_schema.Dataset(subset="subsets/mine.json", first=2)
+    assert (
+        pairs.describe_choice(chosen, 2, 3) == "2 of the 3 pairs of subsets/mine.json (the first 2)"
+    )

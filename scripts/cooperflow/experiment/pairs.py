@@ -223,9 +223,12 @@ def sample(pairs: Iterable[Pair], n: int, seed: int) -> list[Pair]:
 def describe_choice(config: Dataset, chosen: int, of: int) -> str:
     """Return in a line which pairs are chosen."""
     parts = list(_words(config))
+    # The report shows it: an absolute path would name the machine's folders.
+    given = Path(config.subset)
+    subset = given.name if given.is_absolute() else config.subset
     if not parts:
-        return f"{chosen} pairs of {config.subset}"
-    return f"{chosen} of the {of} pairs of {config.subset} ({'; '.join(parts)})"
+        return f"{chosen} pairs of {subset}"
+    return f"{chosen} of the {of} pairs of {subset} ({'; '.join(parts)})"
 
 
 def _words(config: Dataset) -> Iterator[str]:
