@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,9 +23,10 @@ from cooperflow.tables.run_table import read_runs
 KEY = "a-key-that-must-not-be-packed"
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Plan:
-    plan = synthetic.make_plan(tmp_path / "results", "flash")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished experiment, which the tests copy."""
+    plan = synthetic.make_plan(tmp_path_factory.mktemp("finished") / "results", "flash")
     synthetic.finish(plan, steps=1)
     table = comparison.table(read_runs(plan.results.runs_csv))
     plan.results.comparison_csv.write_text(table.to_csv(index=False))
@@ -34,7 +36,13 @@ def made(tmp_path: Path) -> Plan:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
     provenance.write(plan)
-    return plan
+    return plan.results.root
+
+
+@pytest.fixture
+def made(finished: Path, tmp_path: Path) -> Plan:
+    shutil.copytree(finished, tmp_path / "results", symlinks=True)
+    return synthetic.make_plan(tmp_path / "results", "flash")
 
 
 def test_every_table_is_the_same_and_so_is_every_bundle(made: Plan) -> None:

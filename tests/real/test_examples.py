@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from cooperflow import provider_environment
 from cooperflow.experiment import config, plan
 from cooperflow.layout import REPOSITORY
-from cooperflow.session import model_check
 
 EXAMPLES = sorted((REPOSITORY / "config" / "examples").glob("*.yaml"))
 
@@ -30,14 +30,40 @@ def test_each_example_is_a_config(path: Path) -> None:
     assert f"--configfile config/examples/{path.name}" in path.read_text()
 
 
+# The program of model_check.probe for several models: litellm takes seconds to import.
+ASKER = """
+import json, sys
+from cooperflow.session import model_check
+requests = [{"model": m, "kwargs": {}, "key": None, "call": False} for m in json.load(sys.stdin)]
+print(json.dumps([model_check.ask_litellm(request) for request in requests]))
+"""
+
+
+def _ask_litellm(models: list[str]) -> list[dict[str, Any]]:
+    """Return what litellm knows of each model."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASKER],
+        input=json.dumps(models),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **provider_environment.controlled(os.environ),
+            "PYTHONPATH": str(REPOSITORY / "scripts"),
+        },
+        timeout=180,
+    )
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
 @pytest.mark.slow
 def test_each_model_of_the_examples_is_known_and_priced() -> None:
     seen: dict[str, str] = {}
     for path in EXAMPLES:
         for model in filter(None, plan.make(config.load([path])).config.models.values()):
             seen.setdefault(model.model, path.stem)
-    for name, stem in seen.items():
-        told = model_check.probe(name, None, {}, call=False)
+    answers = _ask_litellm(list(seen))
+    for (name, stem), told in zip(seen.items(), answers, strict=True):
         assert told["known"], (stem, told)
         if stem != "openai-compatible":
             assert told["price"], (stem, name)
