@@ -1,4 +1,4 @@
-"""Take over runs that plain cooperbench made, as `models.NAME.adopt` lists them."""
+"""Import the runs of plain cooperbench that `models.NAME.adopt` lists."""
 
 import sys
 

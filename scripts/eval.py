@@ -1,4 +1,4 @@
-"""The grading of one run."""
+"""Evaluate one run."""
 
 import sys
 

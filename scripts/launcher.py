@@ -1,4 +1,4 @@
-"""The warm launcher of one start; begun before its first job, gone with its Snakemake."""
+"""Run the launcher of a session, from its first job until its Snakemake process ends."""
 
 import sys
 from pathlib import Path

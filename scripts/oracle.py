@@ -1,4 +1,4 @@
-"""The grading of the gold patches of one pair."""
+"""Evaluate the gold patches of one pair."""
 
 import sys
 

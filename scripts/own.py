@@ -1,4 +1,4 @@
-"""The evaluation of each agent's own feature in one run."""
+"""Evaluate each agent's own feature in one run."""
 
 import sys
 

@@ -47,7 +47,7 @@ def clone_of(folder: Path) -> Path:
 
 
 def docker_answers() -> bool:
-    """Whether a Docker engine answers."""
+    """True if a Docker engine answers."""
     return subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode == 0
 
 

@@ -84,7 +84,7 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
     assert "theirs" not in one.dry_run()
     done = one.run("adopt")
-    assert "theirs-solo: 3 runs taken over, 2 of them with their grading" in done.stdout
+    assert "theirs-solo: 3 runs imported, 2 with their evaluation" in done.stdout
     assert one.server.ledger() == paid
     done = one.run()
     assert done.returncode == 0, done.stdout
@@ -123,7 +123,7 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
     assert "(adopted)</th>" in page
     # Nothing of it is ever run here: not after a retry, and not a second time.
     assert "nothing to requeue" in one.script("retry_infra").stdout
-    assert "0 runs taken over, 0 of them with their grading; 3 before" in one.run("adopt").stdout
+    assert "0 runs imported, 0 with their evaluation; 3 imported before" in one.run("adopt").stdout
     assert "Nothing to be done" in one.dry_run()
 
     # The other way round: upstream finds what we made, and takes it for graded.
@@ -204,7 +204,7 @@ def test_only_named_settings_and_pairs_that_are_there(theirs: Theirs) -> None:
     made = make()
     assert [one.run_name for one in made.experiments] == ["a-coop-comm"]
     assert made.runs == ()
-    assert "1 runs taken over, 0 of them with their grading; 0 before; 1 pairs are not there" in (
+    assert "1 runs imported, 0 with their evaluation; 0 imported before; 1 pairs missing" in (
         adoption.adopt(made)
     )
     taken = result(make())["workflow"]
@@ -221,7 +221,7 @@ def test_only_named_settings_and_pairs_that_are_there(theirs: Theirs) -> None:
 def test_a_grading_that_broke_is_not_taken_over(theirs: Theirs) -> None:
     folder, make = theirs
     (folder / "eval.json").write_text(json.dumps({"both_passed": False, "error": "no image"}))
-    assert "1 runs taken over, 0 of them with their grading" in adoption.adopt(make())
+    assert "1 runs imported, 0 with their evaluation" in adoption.adopt(make())
 
 
 def test_an_errors_grading_is_not_believed(theirs: Theirs) -> None:
@@ -229,7 +229,7 @@ def test_an_errors_grading_is_not_believed(theirs: Theirs) -> None:
     (folder / "eval.json").write_text(json.dumps({"both_passed": False, "error": None}))
     end = {"status": "Error", "steps": 0, "error": "the model does not answer"}
     made = make(agents={"agent1": end, "agent2": {**end, "status": "Submitted"}})
-    assert "1 of them with their grading" in adoption.adopt(made)
+    assert "1 with their evaluation" in adoption.adopt(made)
     (run,) = make().runs
     graded = json.loads(run.folder(made.results).eval.read_text())["workflow"]
     assert (graded["outcome"], graded["reason"]) == ("infra_error", "agent_error")
@@ -277,7 +277,7 @@ def test_what_cannot_be_read_is_left_out_and_named(theirs: Theirs, broken: str) 
     if broken == "no patch":
         (folder / "agent1.patch").unlink()
     said = adoption.adopt(made)
-    assert "0 runs taken over" in said
+    assert "0 runs imported" in said
     assert f"left out: {folder}" in said
     assert not list(made.results.runs.rglob("result.json"))
 
@@ -293,7 +293,7 @@ def test_several_folders_of_a_setting_are_repeats(theirs: Theirs, tmp_path: Path
     names = [one.run_name for one in made.experiments]
     assert names == ["a-coop-comm", "a-coop-comm-r2"]
     said = adoption.adopt(made)
-    assert said.count("1 runs taken over") == 2
+    assert said.count("1 runs imported") == 2
     assert [run.experiment.repeat for run in plan.make(config.parse(raw)).runs] == [1, 2]
     for name, source in zip(names, (first, second), strict=True):
         told = json.loads(made.results.experiment(name).read_text())

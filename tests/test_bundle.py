@@ -102,7 +102,7 @@ def test_a_changed_file_is_found(made: Plan, tmp_path: Path) -> None:
 def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_text("nothing")
-    with pytest.raises(UserError, match="no bundle"):
+    with pytest.raises(UserError, match="not a bundle"):
         bundle.check(path)
 
 
@@ -111,7 +111,7 @@ def test_a_bundle_that_was_cut_off_is_told(made: Plan, tmp_path: Path) -> None:
     path = tmp_path / "cut.tar.gz"
     for length in (20, len(whole) // 2, len(whole) * 4 // 5):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match="not all of one"):
+        with pytest.raises(UserError, match="or incomplete"):
             bundle.check(path)
 
 

@@ -47,7 +47,7 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         (with_("limits/run_seconds", 8000), ["limits.run_seconds", "8000", "7000"]),
         (with_("limits/run_seconds", "ten"), ["limits.run_seconds", "'ten'", "integer"]),
         (with_("dataset/subset", "lit"), ["dataset.subset", "'lit'", "Did you mean lite?"]),
-        (with_("dataset/subset", "./none.csv"), ["dataset.subset", "there is no file ./none.csv"]),
+        (with_("dataset/subset", "./none.csv"), ["dataset.subset", "the file ./none.csv"]),
         (with_("settings/solo", []), ["settings.solo", "no upstream flags"]),
         (with_("settings/solo", ["--setting", "sol"]), ["'sol'", "Did you mean solo?"]),
         (with_("settings/solo", ["--git"]), ["settings.solo", "--setting is followed by nothing"]),
@@ -211,7 +211,7 @@ def test_pairs_that_cannot_be(
 
 def test_double_and_no_pairs(table: Callable[..., str]) -> None:
     twice = table([("dspy_task", 8394, 1, 2), ("dspy_task", 8394, 2, 1)])
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="is listed twice"):
         pairs.load(twice, Path("nowhere"))
     with pytest.raises(UserError, match="holds no pairs"):
         pairs.load(table([]), Path("nowhere"))

@@ -139,7 +139,7 @@ def test_replay_and_missing_data_are_stated() -> None:
     rest = " ".join(lines[2:])
     assert "difference over 78 pairs evaluated in both −23 points" in rest
     assert "Left out: 3 infrastructure errors and 20 runs without an outcome." in rest
-    assert "Whatever the 3 pairs with infrastructure errors had come to" in rest
+    assert "Whatever the outcomes of the 3 pairs with infrastructure errors" in rest
     assert "between −26 and −20 points" in rest
     assert "the first of 3 repeats" in rest
     assert "No solo run has been evaluated yet." in text(Figures("m", Count(0, 0, infra=2)))

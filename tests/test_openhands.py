@@ -237,5 +237,5 @@ def test_an_agent_that_has_not_begun_has_not_ended() -> None:
         "idle False",
         "running False",
         "finished True",
-        "late the agent had not begun in 0 s",
+        "late the agent did not start within 0 s",
     ], done.stdout + done.stderr

@@ -56,7 +56,7 @@ def made(tmp_path: Path) -> Plan:
 def test_outcomes_become_runs_in_the_same_tables(made: Plan) -> None:
     said = adoption.adopt(made)
     assert "published-coop-comm: 3 runs" in said
-    assert "47 pairs are not there" in said
+    assert "47 pairs missing" in said
     again = plan.make(made.config)
     run_table.make(again)
     with again.results.runs_csv.open(newline="") as stream:

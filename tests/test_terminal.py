@@ -67,4 +67,4 @@ def test_a_retried_attempt_and_an_interruption_do_not_read_as_failures() -> None
     messages.filter(_record("Terminating processes on user request, this might take some time."))
     assert not messages.filter(_record(f"{block} 130."))
     assert messages.filter(end)
-    assert end.getMessage().startswith("Interrupted: what is finished is kept.")
+    assert end.getMessage().startswith("Interrupted: finished runs are kept.")

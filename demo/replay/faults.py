@@ -130,7 +130,7 @@ class Rule:
         return data
 
     def applies(self, role: Role, conversation: str, step: int) -> bool:
-        """Whether the call is one the rule is meant for (its times left aside)."""
+        """True if the call is one the rule is meant for (its times left aside)."""
         if self.match.get("probe"):
             return False
         first = int(self.match.get("from_step", 0))

@@ -338,5 +338,5 @@ def _padded(turn: Turn, parameters: dict[str, Any]) -> Turn:
 
 
 def _gone(http: web.Request) -> bool:
-    """Whether the client has closed the connection."""
+    """True if the client has closed the connection."""
     return http.transport is None or http.transport.is_closing()

@@ -16,7 +16,7 @@ def main() -> int:
     results = plan.make(config.load(arguments.configfile)).results
     session = Process.parse(session_lock.holder(results) or "")
     if session is None:
-        print(f"No session is running on {results.root}: nothing to drain.")
+        print(f"No session is running in {results.root}: nothing to drain.")
         return 0
     halt.declare(results, "", halt.DRAIN, halt.DRAINING, session)
     print(f"Process {session.pid} on {session.host}: {halt.DRAINING}")

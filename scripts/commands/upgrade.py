@@ -24,7 +24,7 @@ LOCK = REPOSITORY / "envs" / "requirements.txt"
 PROJECT = REPOSITORY / "pyproject.toml"
 WATCHED = ("cooperbench", "litellm", "snakemake", "docker", "pandas")
 COMPARED = ("outcome", "reason", "caveat", "steps", "messages_sent", "input_tokens", "cost_usd")
-# These depend on when a message arrives, so they differ between runs whose agents talk.
+# Fields that depend on the arrival of messages, so they vary in settings with messages.
 TIMED = ("input_tokens", "cost_usd")
 RUN = ("run_name", "repo", "task_id", "features")
 
@@ -161,7 +161,7 @@ def summarize(
         lines += ["Known changes of cooperbench (docs/upstream-versions.md)", *indent(facts)]
     lines += ["Failing contract tests (tests/contract)", *indent(broken)]
     lines += ["Runs of the demo with another result", *indent(runs)]
-    lines.append("To keep it, commit pyproject.toml and envs/. To undo:")
+    lines.append("To keep the upgrade, commit pyproject.toml and envs/. To undo:")
     lines.append("  git checkout pyproject.toml envs && make setup")
     return "\n".join(lines)
 

@@ -1,3 +1,3 @@
-"""The workflow's own knowledge: what happened in a run, is it trustworthy, what did it cost."""
+"""The workflow's package: planning, running and judging of runs, and their tables and report."""
 
 __version__ = "0.1.0"

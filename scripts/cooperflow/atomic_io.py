@@ -1,4 +1,4 @@
-"""Atomic writes of documents, and their readers: nobody sees a partial file."""
+"""Atomic writes of documents, and their readers: no reader gets a partial file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def append_line(path: Path, line: str, shared: bool = False) -> None:
-    """Append one line in a single write and sync it: what a killed process had done stays known.
+    """Append one line in a single write and sync it, so that it survives a kill.
 
     Args:
         shared: other machines append too; over a network two may take the same place for the end.
@@ -64,7 +64,7 @@ def append_line(path: Path, line: str, shared: bool = False) -> None:
 
 
 def read_json(path: Path | str) -> Any | None:
-    """Return the document at ``path``, or None when it is absent, empty or incomplete."""
+    """Return the document at ``path``, None if it is missing, empty or incomplete."""
     try:
         with open(path, "rb") as stream:  # pathlib takes as long for it as the reading itself
             return json.loads(stream.read())
@@ -98,7 +98,7 @@ def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether the document can be read; the workflow's documents show it by their end."""
+    """Return whether the document is complete, which the end of the workflow's documents shows."""
     with path.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(-min(stream.tell(), len(_END)), os.SEEK_END)
@@ -107,12 +107,12 @@ def is_complete(path: Path) -> bool:
     return read_json(path) is not None
 
 
-# Only the end of the outermost object stands alone at the beginning of a line.
+# Only the end of the outermost object is alone on a line without indentation.
 _END = b"\n}\n"
 
 
 def remove_temporary_files(directory: Path) -> None:
-    """Remove what writers that were killed left in ``directory``; nobody may write there now."""
+    """Remove temporary files of killed writers from ``directory``, which must have no writer."""
     for path in directory.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 

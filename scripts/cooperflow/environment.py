@@ -14,7 +14,7 @@ from pathlib import Path
 CONFIG = "COOPERFLOW_CONFIG"
 # The session process; it names the session on all machines.
 OWNER = "COOPERFLOW_OWNER"
-# On a cluster's node: the Snakemake process there that runs this one job of the session.
+# On a cluster's node: the Snakemake process there that runs this job of the session.
 NODE = "COOPERFLOW_NODE"
 # `off` makes every job a plain process; set from the config's `launcher`.
 LAUNCHER = "COOPERFLOW_LAUNCHER"

@@ -70,7 +70,7 @@ def size(octets: float) -> str:
 
 
 def moment(value: Any) -> str:
-    """Return a time as UTC: the same text wherever the report is made."""
+    """Return a time as UTC: the same text on every machine."""
     number = parse_number(value)
     return (
         MISSING if number is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(number))
@@ -87,10 +87,10 @@ def parse_number(value: Any) -> float | None:
 
 
 def fit_table(table: Table, width: int, drop: Sequence[str] = (), flexible: str = "") -> Table:
-    """Remove columns until the table fits; no cell but those of ``flexible`` is broken or cut.
+    """Remove columns until the table fits; only cells of ``flexible`` are broken.
 
     Args:
-        drop: the headings of the columns that can be missed, the first to go first.
+        drop: headings of the columns that can be left out, in this order.
         flexible: the heading of the column whose cells may take several lines.
     """
     for column in table.columns:
@@ -99,7 +99,7 @@ def fit_table(table: Table, width: int, drop: Sequence[str] = (), flexible: str 
         if _unlimited(table).maximum <= width:
             return table
         table.columns[:] = [column for column in table.columns if column.header != heading]
-    # Nothing is left to leave out: rather continue cells on the next line than cut them.
+    # All optional columns are out: continue cells on the next line instead of cutting them.
     if _unlimited(table).minimum > width:
         for column in table.columns:
             column.no_wrap, column.overflow = False, "fold"
@@ -107,7 +107,7 @@ def fit_table(table: Table, width: int, drop: Sequence[str] = (), flexible: str 
 
 
 def _unlimited(table: Table) -> Measurement:
-    """Return the width of a table where nothing limits it."""
+    """Return the width of a table without a limit."""
     from rich.console import Console  # here: jobs import this module and print no table
 
     return Console(width=10_000).measure(table)

@@ -12,14 +12,14 @@ from pathlib import Path
 from cooperflow import atomic_io, locks, processes
 from cooperflow.layout import Results
 
-# Time that another run has to declare the same, seconds.
+# Time in which another run may declare the same halt, seconds.
 CLAIM_SECONDS = 30
-# Interval at which a session whose jobs run elsewhere reads their note, seconds.
+# Interval at which a session with jobs on other machines reads their note, seconds.
 LOOK = 3.0
 
 ADVICE = {
     "auth": "The provider refused the key. Set the right one in the environment variable {key}.",
-    "model_not_found": "The provider does not know the model. Put models.{model}.model right.",
+    "model_not_found": "The provider does not know the model. Correct models.{model}.model.",
     "setup_error": "cooperbench cannot be imported here. Run `make setup`.",
     "quota": "The provider's quota is used up. Raise it, or wait until it is renewed.",
     "bad_request": "The config asks for more output tokens than the model can write. Lower"
@@ -31,7 +31,7 @@ ADVICE = {
 DRAIN = "drain"
 DRAINING = (
     "drained: running runs finish, nothing more starts. Start again as usual to resume; "
-    "evaluations that were not started are done then."
+    "evaluations that have not started run then."
 )
 
 
@@ -68,10 +68,10 @@ def declare(
 
 
 def watch(results: Results) -> None:
-    """In the session process: look for a note of jobs or of `make drain`, and obey it.
+    """Look in the session process for a note of jobs or of `make drain`, and halt if there is one.
 
-    Those on other machines cannot signal it. Their files come late, so that a few jobs may still
-    be sent; they do nothing.
+    Jobs on other machines cannot signal it. Their files arrive late, so a few more jobs may be
+    submitted; they do nothing.
     """
 
     def look() -> None:
@@ -83,7 +83,7 @@ def watch(results: Results) -> None:
 
 
 def current(results: Results, session: processes.Process | None = None) -> str | None:
-    """Return why this session (or the one given) is halted, None when it is not."""
+    """Return why this session (or ``session``) is halted, None if it is not."""
     note = atomic_io.read_json(results.halt)
     if isinstance(note, dict) and note.get("owner") == str(session or processes.session_process()):
         return str(note["message"])

@@ -60,9 +60,9 @@ PLOT_KINDS = ("png", "svg", "pdf")
 # Suffix of the tag of an image with OpenHands' agent server.
 AGENT_SERVER = "-oh"
 
-# A name that is a folder, a part of a run name and a part of a container label at once.
+# A name that is valid as a folder, in a run name and in a container label.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# CooperBench discovers only folders that end so.
+# Ending of the folders that CooperBench discovers.
 REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*_task")
 
 
@@ -126,7 +126,7 @@ def with_agent_server(image: str) -> str:
 
 
 def task_image(image: str) -> str:
-    """Return the task's own image of one with an agent server."""
+    """Return the task's image without the agent server."""
     return image.removesuffix(AGENT_SERVER)
 
 
@@ -194,7 +194,7 @@ class Results:
 
     @property
     def dataset_json(self) -> Path:
-        """Record that the data set is complete for the requested pairs, and of its content."""
+        """Record that the data set is complete for the requested pairs, with its hashes."""
         return self.root / "dataset.json"
 
     @property
@@ -234,7 +234,7 @@ class Results:
 
     @property
     def state(self) -> Path:
-        """The workflow's own state: id, lock, claims, notes of broken evaluations."""
+        """State of the workflow: id, lock, claims, notes of broken evaluations."""
         return self.root / ".state"
 
     @property
@@ -297,11 +297,11 @@ class Results:
         return self.runs / name / "experiment.json"
 
     def mode(self, name: str, mode: str) -> Path:
-        """The folder of an experiment's runs; below it is a pair's own path."""
+        """The folder of an experiment's runs; below it are the pairs' paths."""
         return Path(self.runs, name, mode)
 
     def run(self, name: str, mode: str, pair: Pair) -> RunFolder:
-        # Put together at once: asked for each of thousands of runs, several times.
+        # Built once: it is needed several times for each of thousands of runs.
         return RunFolder(Path(self.runs, name, mode, pair.folder))
 
 
@@ -331,7 +331,7 @@ class RunFolder:
 
     @property
     def document_names(self) -> tuple[str, str]:
-        """The same as plain strings: pathlib takes as long to join as reading takes."""
+        """The targets as strings: joining by pathlib would take as long as reading."""
         return f"{self.path}/{RESULT}", f"{self.path}/{EVAL}"
 
     @property
@@ -342,7 +342,7 @@ class RunFolder:
         return self.attempts / str(number)
 
     def attempt_numbers(self) -> list[int]:
-        """Return the numbers of all attempts that left anything, in order."""
+        """Return the numbers of all attempts with a folder, in order."""
         try:
             return sorted(int(p.name) for p in self.attempts.iterdir() if p.name.isdigit())
         except FileNotFoundError:

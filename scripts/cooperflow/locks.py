@@ -26,7 +26,7 @@ def try_lock(handle: int, shared: bool = False) -> bool:
     """Lock an open file or folder; return whether no other process holds it.
 
     Args:
-        shared: only ask; others that ask at the same time do not disturb.
+        shared: only test the lock; concurrent tests do not block each other.
     """
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -37,7 +37,7 @@ def try_lock(handle: int, shared: bool = False) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
-    """Hold the lock of a file or folder, and give its open handle; wait for other holders."""
+    """Hold the lock of a file or folder and yield its handle; wait for other holders."""
     handle = os.open(path, flags, 0o666)
     try:
         lock(handle)
@@ -57,7 +57,7 @@ def is_locked(path: Path) -> bool:
 
 @contextlib.contextmanager
 def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
-    """Hold the claim on ``name``, which one process at a time has on this file system.
+    """Hold the claim on ``name``, which one process at a time can have on this file system.
 
     Waits up to ``seconds`` for another process that is about to end.
 

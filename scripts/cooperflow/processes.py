@@ -42,7 +42,7 @@ class Process:
         return self.host == socket.gethostname()
 
     def is_alive(self) -> bool:
-        """Whether it still runs. A process on another host counts as running."""
+        """True if it still runs. A process on another host counts as running."""
         return not self.is_local or _start_mark(self.pid) == self.started
 
 
@@ -57,7 +57,7 @@ def session_process() -> Process | None:
 
 
 def on_a_node() -> bool:
-    """Whether this job was sent to a node of a cluster: it may outlive its session."""
+    """True if this job was sent to a node of a cluster: it may outlive its session."""
     return bool(os.environ.get(environment.NODE))
 
 

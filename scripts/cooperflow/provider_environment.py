@@ -116,9 +116,9 @@ def enter(environment: MutableMapping[str, str]) -> None:
 
 
 def _empty_folder() -> Path:
-    """Return a private folder in mini-swe-agent's place for global settings.
+    """Return a private folder for mini-swe-agent's global settings.
 
-    Its own is in the home directory, which may hold settings or not be writable.
+    Its default is in the home directory, which may hold settings or be read-only.
     """
     folder = runtime_dir.folder() / "mini-swe-agent"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -152,10 +152,10 @@ def instead(name: str) -> str:
 def contradictions(
     models: Iterable[tuple[str, str, str | None]], environment: Mapping[str, str]
 ) -> Iterator[str]:
-    """Return what keeps a session from starting: a variable that names a model's server.
+    """Return the problems that prevent a session: variables that name a model's server.
 
-    Without a configured address its user expects the named server; the calls would be paid to
-    the provider's own.
+    Without a configured address the user expects the named server, but the calls would go to the
+    provider's server and be paid there.
 
     Args:
         models: name in the config, litellm's name and api_base of each model that is paid for.

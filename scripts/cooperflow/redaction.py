@@ -1,4 +1,4 @@
-"""Provider keys: which ones can be sent, and their redaction in everything written or printed."""
+"""Provider keys: their validation, and their redaction in everything written or printed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cooperflow import atomic_io
 
 # A shorter key may be an ordinary word (a replay takes any key).
 SHORTEST = 8
-# Larger files quote no provider, bytes; a patch may be as large.
+# Size above which files are not searched, bytes; a patch may be as large.
 LONGEST = 64 << 20
 MARK = "[key]"
 
@@ -27,7 +27,7 @@ _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True)
 class Key:
-    """The value of a key's environment variable, as far as it can be sent."""
+    """The value of a key's environment variable, if it can be sent."""
 
     value: str | None  # without surrounding white space; None: missing or unusable
     problem: str = ""  # why it cannot be used, empty if it can
@@ -59,7 +59,7 @@ def read(name: str | None, environment: Mapping[str, str]) -> Key:
 
 
 def key_value(name: str | None, environment: Mapping[str, str]) -> str | None:
-    """Return the key in the variable ``name`` as it is sent, None where there is none."""
+    """Return the key in the variable ``name`` as it is sent, None without one."""
     return read(name, environment).value
 
 
@@ -95,7 +95,7 @@ def spellings(key: str) -> tuple[str, ...]:
 
 
 def _base64(data: bytes) -> Iterator[str]:
-    """Give the characters of ``data`` in base64 that do not depend on what surrounds it."""
+    """Return the characters of ``data`` in base64 that do not depend on adjacent bytes."""
     for before in range(3):
         encoded = base64.b64encode(b"\0" * before + data).decode().rstrip("=")
         first = -(-8 * before // 6)

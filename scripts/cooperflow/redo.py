@@ -74,7 +74,7 @@ def gate_is_outdated(plan: Plan) -> bool:
 
 
 def tables_are_outdated(plan: Plan, documents: Iterable[str]) -> bool:
-    """Return whether the tables exist but are of another plan or lack one of their documents.
+    """Return whether the tables exist but are of another plan or lack a document.
 
     Args:
         documents: the result.json, eval.json and own.json of every run of the plan.
@@ -86,15 +86,15 @@ def tables_are_outdated(plan: Plan, documents: Iterable[str]) -> bool:
 
 
 def missing_outputs(asked: Iterable[str]) -> list[str]:
-    """Return which of the files that a session was asked for do not exist, in order."""
+    """Return the requested files of a session that do not exist, in order."""
     return sorted(path for path in set(asked) if not os.path.exists(path))
 
 
 def missing_message(missing: Sequence[str]) -> str:
-    """Return what to print when a session ends as a success without all files it was asked for."""
+    """Return the message of a session that succeeds without all requested files."""
     return (
         f"Not complete: Snakemake reports success, but {len(missing)} requested files do not "
         f"exist: {listed(missing, 20)}.\n"
-        "Start the same command again; what is finished is kept. If the message comes back, "
+        "Start the same command again; finished files are kept. If the message appears again, "
         "report it as an error of the workflow."
     )

@@ -23,7 +23,7 @@ _PLAIN = re.compile(r"[\w./+@:,=-]+", re.ASCII)
 
 
 def is_plain(path: str) -> bool:
-    """Whether ``path`` means the same in a shell, in a URL and in a config file."""
+    """True if ``path`` means the same in a shell, in a URL and in a config file."""
     return bool(_PLAIN.fullmatch(path))
 
 
@@ -34,7 +34,7 @@ def folder() -> Path:
         PermissionError: the path exists and does not belong to this user alone.
     """
     base_dir = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
-    # A cluster hands the variable of one machine to another, where nobody has made the folder.
+    # A cluster passes the variable of one machine to another, where the folder does not exist.
     if not (
         Path(base_dir).is_dir() and is_plain(base_dir) and len(os.fsencode(base_dir)) <= LONGEST
     ):
@@ -43,13 +43,13 @@ def folder() -> Path:
     base.mkdir(mode=0o700, exist_ok=True)
     status = base.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(f"{base} is not this user's own")
+        raise PermissionError(f"{base} does not belong to this user alone")
     return base
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Give a private folder, which is removed afterwards.
+    """Yield a private folder, which is removed afterwards.
 
     It is locked while this process runs, so that a killed process's folder can be recognized.
     """

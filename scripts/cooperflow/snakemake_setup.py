@@ -1,4 +1,4 @@
-"""Settings of the Snakemake process that are made while the Snakefile is parsed.
+"""Settings of the Snakemake process, applied while the Snakefile is parsed.
 
 Each function has one reason. tests/contract/test_snakemake.py pins the internals that they use.
 """
@@ -21,31 +21,31 @@ from cooperflow.jobs.job import INTERRUPTED, TRY_AGAIN
 
 
 def collect_garbage_rarely() -> None:
-    """Look for garbage every 50,000 new objects: the millions of a large DAG all stay.
+    """Collect garbage every 50,000 new objects: the millions of a large DAG all stay alive.
 
-    With Python's 700 the search took a fifth of the time in which a session starts.
+    With Python's default of 700, collection took a fifth of the time to start a session.
     """
     gc.set_threshold(50_000)
 
 
 def hand_to_jobs(config: Config, on_a_node: bool) -> None:
-    """Put into the environment what jobs inherit: the checked config, their session, the launcher.
+    """Set the environment that jobs inherit: the checked config, their session, the launcher.
 
     Args:
-        on_a_node: this is the Snakemake that carries out one job on a cluster's node.
+        on_a_node: this is the Snakemake process that runs one job on a cluster's node.
 
     Raises:
-        UserError: the cluster did not hand the session's environment to the job.
+        UserError: the cluster did not pass the session's environment to the job.
     """
     os.environ[environment.CONFIG] = config.model_dump_json()
     environment.make_portable(os.environ)
     if on_a_node:
         if environment.OWNER not in os.environ:
             raise UserError(
-                "The cluster hands no environment to its jobs (Slurm: sbatch --export=ALL does)."
+                "The cluster passes no environment to its jobs (Slurm: sbatch --export=ALL does)."
             )
         os.environ[environment.NODE] = str(processes.this_process())
-        # A launcher would end with the job that started it, and end the others' work with it.
+        # A launcher would end with the job that started it, and interrupt the other jobs.
         os.environ[environment.LAUNCHER] = "off"
     else:
         os.environ.pop(environment.NODE, None)
@@ -61,7 +61,7 @@ def limit_providers(workflow: Any, limits: Mapping[str, int]) -> None:
 
 
 class _Messages(logging.Filter):
-    """Filter of Snakemake's log for what reads as a failure and is none."""
+    """Filter of Snakemake's log for messages that only look like failures."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Messages(logging.Filter):
         if self.interrupted and "At least one job did not complete successfully" in text:
             record.args = ()
             record.msg = (
-                "Interrupted: what is finished is kept. Start the same command again to continue."
+                "Interrupted: finished runs are kept. Start the same command again to continue."
             )
         # The job itself has printed the reason, and Snakemake prints that it tries again.
         if f"returned non-zero exit status {TRY_AGAIN}" in text:
@@ -84,7 +84,7 @@ class _Messages(logging.Filter):
 
 
 def shorten_messages() -> None:
-    """Leave out the exception of an attempt that is followed by another; name an interruption."""
+    """Leave out the exception of an attempt that another follows; name an interruption."""
     from snakemake.logging import logger
 
     for old in [one for one in logger.filters if type(one).__name__ == _Messages.__name__]:
@@ -104,7 +104,7 @@ def restore_resources(workflow: Any, profiles: Path) -> None:
     likewise (snakemake#3429): evaluations and pulls would be unlimited.
     """
     if workflow.remote_exec:
-        return  # one job on a cluster's node, with the resources that its session gave it
+        return  # one job on a cluster's node, with the resources that its session set
     # The executor is not known yet, but a local one turns --jobs into --cores.
     cluster = workflow.resource_settings.nodes is not None and not workflow.output_settings.dryrun
     profile = _profile(profiles / ("slurm" if cluster else "default"))

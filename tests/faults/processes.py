@@ -75,7 +75,7 @@ def parent(pid: int) -> int:
 
 
 def listens(pid: int) -> bool:
-    """Whether a process holds a socket that others connect to, by its path."""
+    """True if a process holds a socket that others connect to, by its path."""
     try:
         inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
         table = Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]

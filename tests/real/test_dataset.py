@@ -214,7 +214,7 @@ def test_a_sample_is_the_same_everywhere_and_grows() -> None:
         ({"repos": ["demo_textkti_task"]}, r"dataset.repos: .* Did you mean demo_textkit_task"),
         ({"tasks": [3]}, "dataset.tasks: lite has no '3'"),
         ({"pairs": [f"{A}/1/1,9"]}, "dataset.pairs: lite has no"),
-        ({"pairs": ["nonsense"]}, "is no pair. Write repo/task/a,b"),
+        ({"pairs": ["nonsense"]}, "is not a pair. Write repo/task/a,b"),
         ({"first": 6}, "dataset.first: 6 pairs are asked for, but only 5"),
         ({"sample": {"n": 9}}, "dataset.sample.n: 9 pairs"),
         ({"repos": [B], "tasks": [1]}, "no pair of lite is left"),

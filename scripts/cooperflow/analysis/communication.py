@@ -48,14 +48,14 @@ MESSAGE_COLUMNS = (
     "files",
     "lines",
 )
-# mini_swe_agent_v2's words before a message that an agent is given (upstream's agents/default.py).
+# mini_swe_agent_v2's words before a received message (upstream's agents/default.py).
 _GIVEN = re.compile(r"\[(?:Message|Reply) from (\w+)[^\]]*\]: ")
 _TOUCHED = re.compile(r'^diff --git "?a/.+?"? "?b/(.+?)"?$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class SentMessage:
-    """A message, when and where it was sent, and what became of it."""
+    """A message with the time and turn of its sending, and whether it was read and answered."""
 
     number: int  # 1 for the first of the run
     sender: str
@@ -71,7 +71,7 @@ class SentMessage:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the rules find, in words."""
+        """The findings of the rules, in words."""
         question = "question, answered" if self.answered else "question without an answer"
         found = {
             "plan": self.findings.plan,
@@ -194,7 +194,7 @@ def _sixth(time: float | None, length: float | None) -> int | None:
 
 
 def _with_fate(messages: Sequence[SentMessage], story: Story) -> tuple[SentMessage, ...]:
-    """Return the messages with the turn that could use each, whether it came late, and replies."""
+    """Return the messages with the turn that could use each, its lateness, and its replies."""
     given = _given(story)
     last_turns = {agent: _turn_times(story, agent) for agent in story.agents}
     start, _ = _span(story.events)
@@ -221,9 +221,9 @@ def _with_fate(messages: Sequence[SentMessage], story: Story) -> tuple[SentMessa
 
 
 def _given(story: Story) -> dict[str, list[tuple[int, str, str]]]:
-    """Return the messages that each agent was given: number of its next turn, sender, text.
+    """Return the messages that each agent received: number of its next turn, sender, text.
 
-    A message that was given after the agent's last turn was of no use and is left out.
+    A message that arrived after the agent's last turn was useless and is left out.
     """
     given: dict[str, list[tuple[int, str, str]]] = {agent: [] for agent in story.agents}
     steps = dict.fromkeys(story.agents, 0)
@@ -253,10 +253,10 @@ def _turn_times(story: Story, agent: str) -> list[float]:
 
 
 def _is_late(message: SentMessage, turns: Sequence[float], start: float | None) -> bool:
-    """Return whether the receiver had at most the answer that was already under way.
+    """Return whether the receiver had no turn left except an answer already requested.
 
-    A turn has the time at which its answer arrived: one that follows the message may have been
-    asked for before it.
+    The time of a turn is the arrival of its answer: a turn after the message may have been
+    requested before it.
     """
     if message.time is None or start is None or not turns:
         return False

@@ -54,7 +54,7 @@ class OwnFeature:
 
     @property
     def broke(self) -> bool:
-        """Whether its evaluation broke, so that it is repeated."""
+        """True if its evaluation broke, so that it is repeated."""
         return self.reason == judgement.EVAL_ERROR
 
 

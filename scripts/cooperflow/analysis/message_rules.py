@@ -35,7 +35,7 @@ _PLAN = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 
-# Of a clause: whose work it names.
+# Words in a clause that name the sender's or the other agent's work.
 _OTHERS = re.compile(
     r"\b(?:you|your|yours|you're|you\u2019re|not|never|without|avoid|except|neither|nor)\b"
     r"|n['\u2019]t\b|\balone\b|\buntouched\b|\bunchanged\b",
@@ -49,7 +49,7 @@ _CLAUSE = re.compile(r"(?<=[.!?;,:])\s+|\n+")
 
 @dataclass(frozen=True)
 class Findings:
-    """What the rules find in a message."""
+    """Findings of the rules in a message."""
 
     plan: bool
     questions: int
@@ -59,7 +59,7 @@ class Findings:
 
 
 def describe(text: str) -> Findings:
-    """Return what the rules find in the text of a message."""
+    """Return the findings of the rules in the text of a message."""
     return Findings(
         is_plan(text), count_questions(text), files(text), announced(text), names_lines(text)
     )
@@ -102,9 +102,7 @@ def announced(text: str) -> tuple[str, ...]:
     """
     claimed: list[str] = []
     is_own = False
-    waiting = (
-        ""  # names of files before the clause that says whose they are: "a.py, b.py are yours"
-    )
+    waiting = ""  # names of files before the clause that assigns them: "a.py, b.py are yours"
     for part in _CLAUSE.split(_URL.sub(" ", text)):
         clause = f"{waiting} {part}".strip()
         if part.endswith(",") and _FILE.fullmatch(part[:-1]):

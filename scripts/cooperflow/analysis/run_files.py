@@ -1,4 +1,4 @@
-"""Files that a run left: documents, patches, attempts, messages and raw files."""
+"""Files of a run: documents, patches, attempts, messages and raw files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGEST_FILE = 20_000_000
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch file and its text; whose it is and of which feature, where two worked."""
+    """A patch file and its text, with its agent and feature in a run of two agents."""
 
     name: str
     text: str
@@ -36,7 +36,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one attempt came to and used."""
+    """Outcome and usage of one attempt."""
 
     number: int
     record: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Attempt:
 
     @property
     def errors(self) -> dict[str, int]:
-        """How many calls were not answered, by kind."""
+        """Numbers of unanswered calls, by kind."""
         counts: dict[str, int] = {}
         for call in self.calls:
             if call.kind != usage.ANSWERED:
@@ -70,7 +70,7 @@ class Source:
 
     @cached_property
     def task_changes(self) -> list[coordination.TaskChange]:
-        """Who changed which task of a team's shared list, and when."""
+        """Changes of a team's shared list of tasks, with agent and time."""
         log, tasks = (
             atomic_io.read_json(self.folder.path / name)
             for name in (coordination.TASK_LOG, coordination.TASKS)
@@ -103,7 +103,7 @@ class Source:
 
     @cached_property
     def agents(self) -> dict[str, Mapping[str, Any]]:
-        """How upstream says that each agent ended, by its name."""
+        """Upstream's status of each agent's end, by the agent's name."""
         if isinstance(self.result.get("agent"), dict):
             return {"solo": self.result["agent"]}
         agents = self.result.get("agents")
@@ -120,7 +120,7 @@ class Source:
 
     @cached_property
     def _records(self) -> dict[int, list[dict[str, Any]]]:
-        """The record of model calls, by attempt."""
+        """The call logs, by attempt."""
         return {
             number: atomic_io.read_lines(self.folder.attempt(number) / layout.CALLS)
             for number in self.folder.attempt_numbers()
@@ -134,7 +134,7 @@ class Source:
 
     @cached_property
     def _last_records(self) -> list[dict[str, Any]]:
-        """The record of model calls of the attempt whose result stands."""
+        """The call log of the attempt that made the result."""
         return self._records[max(self._records)] if self._records else []
 
     @cached_property
@@ -152,7 +152,7 @@ class Source:
 
     @cached_property
     def story(self) -> Story:
-        """What the agents did in the attempt whose result stands."""
+        """The agents' events in the attempt that made the result."""
         read = trajectory.parse(self._trajectories)
         records = self._last_records
         # An attempt that was ended may hold the trajectory of one agent only.
@@ -164,7 +164,7 @@ class Source:
 
     @cached_property
     def communication(self) -> Communication:
-        """The messages with what the rules find, and the measures of the run."""
+        """The messages with the findings of the rules, and the measures of the run."""
         touched: dict[str, list[str]] = {agent: [] for agent in self.story.agents}
         for patch in self.patches:
             if patch.agent:
@@ -181,7 +181,7 @@ def _in_order(agents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def mark(folder: RunFolder) -> list[int] | None:
-    """Return what tells whether a run's page is still true: times and sizes of its documents.
+    """Return the state of a run that its page depends on: times and sizes of its documents.
 
     None: the run has not ended.
     """
@@ -193,7 +193,7 @@ def mark(folder: RunFolder) -> list[int] | None:
 
 
 def linker(folder: Path, page: Path) -> Callable[[str], str]:
-    """Return what gives the relative URL of each file in a folder on the page at ``page``."""
+    """Return a function from a file in a folder to its relative URL on the page ``page``."""
     base = quote(os.path.relpath(folder, page.parent), errors="surrogateescape")
     return lambda name: f"{base}/{quote(name, errors='surrogateescape')}"
 

@@ -13,14 +13,14 @@ from cooperflow.upstream.trajectory import Trajectory, number_of, text_of
 
 SEND = "send_message"
 
-# Steps of two agents stand in one row when they began within this share of the whole time.
+# Steps of two agents share a row if they started within this share of the total time.
 SAME = 0.02
 LEAST_SAME = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a step and what came of it."""
+    """A command of a step and its output."""
 
     text: str
     output: str | None = None  # None: not recorded
@@ -31,7 +31,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that an agent did, or that was done to it."""
+    """An action of an agent, or an event that affects it."""
 
     agent: str
     time: float | None
@@ -44,19 +44,19 @@ class Event:
     output_tokens: int = 0
     cost: float = 0.0
     answer_id: str = ""  # of a step
-    thought: str = ""  # what the provider's raw answer has beside the text that the agent keeps
+    thought: str = ""  # reasoning in the provider's raw answer, which the agent does not keep
     refusal: str = ""
     cut: bool = False  # the answer hit the limit of output tokens
 
 
 @dataclass(frozen=True)
 class Story:
-    """A run's events in order, and who took part."""
+    """A run's events in order, and its agents."""
 
     agents: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
-    task: Mapping[str, str] = field(default_factory=dict)  # what each agent was told at first
-    complete: bool = True  # False: from the record of calls, which holds no outputs
+    task: Mapping[str, str] = field(default_factory=dict)  # first prompt of each agent
+    complete: bool = True  # False: from the call log, which has no outputs
     answers: Mapping[str, str] = field(default_factory=dict)  # id of a model's answer -> agent
     files: Mapping[str, str] = field(default_factory=dict)  # agent -> its trajectory's file
 
@@ -64,7 +64,7 @@ class Story:
 def of_trajectories(
     trajectories: Mapping[str, Trajectory], conversation: Sequence[Message]
 ) -> Story:
-    """Return the story of some trajectories, with the messages where they were sent."""
+    """Return the story of some trajectories, with each message at the step that sent it."""
     events: list[Event] = []
     for agent, read in trajectories.items():
         sent = [m for m in conversation if m.sender == agent]
@@ -88,7 +88,7 @@ def of_calls(
     names: Sequence[str],
     conversation: Sequence[Message] = (),
 ) -> Story:
-    """Return what the record of one attempt's model calls tells; an agent is a thread."""
+    """Return the story of one attempt's call log; each thread is an agent."""
     ends = [r for r in records if r.get("event") == "end"]
     agents = _by_thread(ends, names)
     counts = dict.fromkeys(agents.values(), 0)
@@ -139,14 +139,14 @@ def _by_thread(ends: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[
     """Return the agent of each thread."""
     threads = list(dict.fromkeys(str(r.get("thread")) for r in ends))
     if set(threads) <= set(names):
-        names = threads  # agents in containers say who they are
+        names = threads  # agents in containers give their names
     elif len(threads) != len(names):
         names = [f"agent on thread {n}" for n, _ in enumerate(threads, start=1)]
     return dict(zip(threads, names, strict=True))
 
 
 def with_failed_calls(story: Story, records: Sequence[Mapping[str, Any]]) -> Story:
-    """Return the story with the model calls that failed, each at the agent that made it."""
+    """Return the story with the failed model calls, each at its agent."""
     ends = [r for r in records if r.get("event") == "end"]
     failed = [r for r in ends if r.get("kind") != usage.ANSWERED]
     if not failed:
@@ -162,7 +162,7 @@ def with_failed_calls(story: Story, records: Sequence[Mapping[str, Any]]) -> Sto
 
 
 def with_raw_answers(story: Story, records: Iterable[Mapping[str, Any]]) -> Story:
-    """Return the story with what the call log has of each answer and the agent did not keep."""
+    """Return the story with the details of answers that only the call log has."""
     answers = {str(r["response_id"]): r for r in records if r.get("response_id")}
     events = []
     for event in story.events:
@@ -180,13 +180,13 @@ def with_raw_answers(story: Story, records: Iterable[Mapping[str, Any]]) -> Stor
 
 
 def failed_call(record: Mapping[str, Any], agent: str) -> Event:
-    """Return a model call that was not answered, as an event."""
+    """Return an unanswered model call as an event."""
     said = f"{record.get('kind')}: {record.get('error') or ''}"
     return Event(agent, number_of(record.get("time")), "error", text=said)
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:
-    """Return events by time; one without a time stays behind the one before it."""
+    """Return events by time; an event without a time keeps its place after its predecessor."""
     keyed, last = [], 0.0
     for event in events:
         last = event.time if event.time is not None else last
@@ -195,7 +195,7 @@ def in_order(events: Iterable[Event]) -> list[Event]:
 
 
 def _events(read: Trajectory) -> list[Event]:
-    """Return an agent's events; a summary is none of its steps."""
+    """Return an agent's events; a summary does not count as a step."""
     events: list[Event] = []
     number = 0
     for entry in read.entries:
@@ -225,7 +225,7 @@ def _command(command: trajectory.Command, begun: float | None) -> Command:
 
 
 def _received_when_read(events: Sequence[Event]) -> list[Event]:
-    """Give what an agent was told the time of its next step: it has none of its own."""
+    """Give received texts, which have no time, the time of the agent's next step."""
     timed: list[Event] = []
     following: float | None = None
     for event in reversed(events):
@@ -237,7 +237,7 @@ def _received_when_read(events: Sequence[Event]) -> list[Event]:
 
 
 def _with_messages(agent: str, events: Sequence[Event], sent: Sequence[Message]) -> list[Event]:
-    """Put each message behind the step that sent it: upstream's own record has no times."""
+    """Place each message after the step that sent it, since upstream's record has no times."""
     waiting = list(sent)
     placed: list[Event] = []
     for event in events:
@@ -258,7 +258,7 @@ def _message(message: Message, time: float | None) -> Event:
 
 @dataclass(frozen=True)
 class Row:
-    """Events that stand in one line: at most one per agent, or one across all columns."""
+    """Events in one row: at most one per agent, or one across all columns."""
 
     time: float | None  # seconds since the first row
     cells: Mapping[str, Event]

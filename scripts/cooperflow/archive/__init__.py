@@ -1,1 +1,1 @@
-"""For those who check: where the results come from, and one archive that holds it all."""
+"""Provenance, the reviewers' bundle, recordings and adopted runs."""

@@ -1,8 +1,8 @@
-"""Taking over runs that plain cooperbench made, as far as what it left can tell.
+"""Adoption of runs that plain cooperbench made, as far as its files allow.
 
 Upstream's folders hold no record of model calls and no engine events. So an adopted run's cost is
 never complete, an agent that ended in an error is an infrastructure error and not a fail, and a
-container that died unnoticed under an agent cannot be told from a fail.
+container that died unnoticed under an agent is indistinguishable from a fail.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ PUBLIC_RECORD = "public_record"
 
 @dataclass
 class Taken:
-    """What came of the runs of one experiment."""
+    """Counts of one experiment's adopted, absent and refused runs."""
 
     name: str
     runs: int = 0
     graded: int = 0
-    before: int = 0  # were taken over earlier
-    absent: int = 0  # pairs of the subset that the folder does not have
-    refused: tuple[str, ...] = ()  # each with why
+    before: int = 0  # imported earlier
+    absent: int = 0  # pairs of the subset that the folder lacks
+    refused: tuple[str, ...] = ()  # each with the reason
 
     def __str__(self) -> str:
         lines = [
-            f"{self.name}: {self.runs} runs taken over, {self.graded} of them with their grading;"
-            f" {self.before} before; {self.absent} pairs are not there"
+            f"{self.name}: {self.runs} runs imported, {self.graded} with their evaluation;"
+            f" {self.before} imported before; {self.absent} pairs missing"
         ]
         return "\n".join([*lines, *(f"  left out: {why}" for why in self.refused)])
 
 
 def adopt(plan: Plan) -> str:
-    """Take over what is not here yet, and return what came of it. What is here stays as it is.
+    """Import the runs that are not in the results yet, and return a summary.
 
     Raises:
-        UserError: no model adopts anything, a folder is not there, or it holds runs of another
-            model, agent or setting than the config says.
+        UserError: no model adopts anything, a folder is missing, or it holds runs of another
+            model, agent or setting than the config names.
     """
     experiments = [one for one in plan.experiments if one.adopted]
     if not experiments:
@@ -74,7 +74,7 @@ def _experiment(plan: Plan, experiment: Experiment) -> Taken:
     if record := published.split_source(experiment.adopted_from):
         return _from_record(plan, experiment, key, *record)
     if not source.is_dir():
-        raise UserError(f"{key}: there is no folder {source}.")
+        raise UserError(f"{key}: the folder {source} does not exist.")
     taken, refused, found = Taken(experiment.run_name), [], []
     for run in plan.of(experiment):
         folder = _folder(source, run)
@@ -171,7 +171,7 @@ def _take_outcome(plan: Plan, run: Run, known: published.Outcome, source: Path) 
 
 
 class _End(pydantic.BaseModel):
-    """What is read of an agent's end in upstream's result.json."""
+    """Fields of an agent's end in upstream's result.json."""
 
     steps: int | None = None
     input_tokens: int | None = None
@@ -180,7 +180,7 @@ class _End(pydantic.BaseModel):
 
 
 class _Told(pydantic.BaseModel):
-    """What is read of upstream's result.json beside the pair and the times."""
+    """Fields of upstream's result.json besides the pair and the times."""
 
     agent: _End | None = None
     agents: dict[str, _End] | None = None
@@ -190,7 +190,7 @@ class _Told(pydantic.BaseModel):
 
 
 def _folder(source: Path, run: Run) -> Path | None:
-    """Return the run's folder below a run name's, in upstream's layout or its older one."""
+    """Return the run's folder below a run name's, in upstream's current or older layout."""
     for below in (run.experiment.setting.mode, ""):
         path = source / below / run.pair.folder
         if (path / layout.RESULT).is_file():
@@ -202,16 +202,16 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
     """Return upstream's result.json.
 
     Raises:
-        ValueError: it is not whole, of another pair, names no times, or its patches are gone.
+        ValueError: it is incomplete, of another pair or without times, or its patches are missing.
     """
     document = atomic_io.read_json(folder / layout.RESULT)
     if not isinstance(document, dict):
-        raise ValueError("result.json is not whole")
+        raise ValueError("result.json is incomplete")
     told = (document.get("repo"), document.get("task_id"), sorted(document.get("features") or []))
     if told != (run.pair.repo, run.pair.task_id, list(run.pair.sorted_features)):
         raise ValueError("result.json is of another pair")
     if len(_patches(folder)) != (1 if run.experiment.setting.mode == "solo" else 2):
-        raise ValueError("its patches are not there")
+        raise ValueError("its patches are missing")
     for key in ("started_at", "ended_at"):
         _moment(document.get(key))
     try:
@@ -224,7 +224,7 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
 
 
 def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None:
-    """Raise a UserError where the document is of another experiment than the config's."""
+    """Raise a UserError if the document is of another experiment than the config's."""
     setting = run.experiment.setting
     expected = {
         "setting": setting.mode,
@@ -245,13 +245,13 @@ def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None
 def _write_experiment(
     plan: Plan, one: Experiment, source: Path, runs: Sequence[Run], versions: Iterable[str]
 ) -> None:
-    """Write what is known of how the runs were made: that they are adopted, and where from."""
+    """Write the experiment's document: that its runs are adopted, and their source."""
     path = plan.results.experiment(one.run_name)
     before = atomic_io.read_json(path) or {}
     if before and not before.get("adopted"):
         raise UserError(
-            f"{one.run_name}: {path.parent} holds runs of this workflow's own. Give the model that"
-            " adopts another name."
+            f"{one.run_name}: {path.parent} holds runs that this workflow made. Give the model"
+            " that adopts another name."
         )
     tasks: dict[str, str] = {}
     # Without the data set the tables can still be made.
@@ -283,7 +283,7 @@ def _write_experiment(
 
 
 def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bool:
-    """Copy one run, result.json last; return whether its grading could be taken over too."""
+    """Copy one run, result.json last; return whether its evaluation was imported too."""
     folder = run.folder(plan.results)
     folder.path.mkdir(parents=True, exist_ok=True)
     atomic_io.remove_temporary_files(folder.path)
@@ -313,7 +313,7 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
 
 
 def _span(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> releases.Span:
-    """Return which releases of cooperbench can have made a run."""
+    """Return the releases of cooperbench that can have made a run."""
     prompts = []
     for parsed in trajectories.values():
         messages = parsed.get("messages") if isinstance(parsed, dict) else None
@@ -325,9 +325,9 @@ def _span(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> relea
 
 
 def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, Verdict] | None:
-    """Return upstream's grading and what it comes to; None: it is still to be graded."""
+    """Return upstream's evaluation and its verdict; None: the run must still be evaluated."""
     if verdict.outcome is not None:
-        return None, verdict  # whatever upstream made of what an error left
+        return None, verdict  # upstream's evaluation of an error's remains does not count
     evaluation = atomic_io.read_json(source / layout.EVAL)
     if not isinstance(evaluation, dict):
         return None
@@ -367,9 +367,9 @@ def _record(
 
 
 def used(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
-    """Return what a run used by upstream's word: at least this, as failed calls are in no file.
+    """Return the usage by upstream's documents: a lower bound, since they lack failed calls.
 
-    Tokens are those of the document, or of the answers in the trajectories where it says 0.
+    Tokens are from the document, or from the answers in the trajectories if it has 0.
 
     Args:
         trajectories: the run's parsed trajectory files by name.
@@ -404,7 +404,7 @@ def _trajectories(folder: Path) -> dict[str, Any]:
 
 
 def _messages(folder: Path, document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> int:
-    """Return how many messages were sent, by upstream's own count where it left no list."""
+    """Return how many messages were sent; upstream's count if it left no list."""
     path = folder / coordination.CONVERSATION
     if not path.is_file():
         return int(document.get("messages_sent") or 0)
@@ -417,9 +417,9 @@ def _patches(folder: Path) -> list[Path]:
 
 
 def _moment(text: object) -> float:
-    """Return upstream's time, which names no zone and is taken for this machine's, as seconds.
+    """Return upstream's time, which has no zone and is read as this machine's, in seconds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a time.
     """
     return datetime.fromisoformat(str(text)).timestamp()

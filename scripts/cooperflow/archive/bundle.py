@@ -1,4 +1,4 @@
-"""One archive with all that a reviewer needs to check the tables, and the check itself."""
+"""Archive with all that a reviewer needs to check the tables, and the check itself."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MANIFEST = "MANIFEST.json"
 CONFIG = "config.json"
 PAIRS = "pairs.csv"
 RESULTS = "results"
-# Made from the rest, or of no use elsewhere.
+# Made from the other files, or useless elsewhere.
 LEFT_OUT = {".state", "report", "partial", "export"}
 LOCKS = ("envs/requirements.txt", "pyproject.toml")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of checking one table or file."""
+    """Result of the check of one table or file."""
 
     name: str
     good: bool
@@ -45,7 +45,7 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
     """Write the archive beside the tables and return its path. The same results, the same bytes.
 
     Args:
-        secrets: values that must stand in no file of it.
+        secrets: values that none of its files may contain.
     """
     target = plan.results.root / NAME
     temporary = target.with_name(f".{NAME}.tmp")
@@ -79,16 +79,16 @@ def _crate(plan: Plan, hashes: Mapping[str, str], sizes: Mapping[str, int]) -> b
 
 
 def secrets_of(plan: Plan) -> list[str]:
-    """Return the keys of the plan's models, as far as they are in the environment."""
+    """Return the API keys of the plan's models that are set in the environment."""
     names = [model.api_key for model in plan.config.models.values() if model and model.api_key]
     return redaction.raw_values(names, os.environ)
 
 
 def check(archive: Path) -> list[Finding]:
-    """Compute every table of an archive anew and compare it with the one that is in it.
+    """Compute every table of an archive again and compare it with the archived table.
 
     Raises:
-        UserError: it is no archive of ours.
+        UserError: it is not a bundle of this workflow.
     """
     with tempfile.TemporaryDirectory(prefix="cooperflow-bundle-") as place:
         folder = Path(place)
@@ -97,13 +97,13 @@ def check(archive: Path) -> list[Finding]:
                 _unpack(opened, folder)
             hashes = json.loads((folder / MANIFEST).read_bytes())
             if not isinstance(hashes, dict):
-                raise ValueError(f"{MANIFEST} is no table")
+                raise ValueError(f"{MANIFEST} is not a table")
             plan = _plan(folder)
         # EOFError: it was cut off.
         except (OSError, EOFError, tarfile.TarError, TypeError, ValueError) as error:
             told = str(error).replace(f"{folder}/", "")
             raise UserError(
-                f"{archive} is no bundle of this workflow, or not all of one ({told})."
+                f"{archive} is not a bundle of this workflow, or incomplete ({told})."
             ) from error
         return [*_files(folder, hashes), *_tables(folder, recomputed(plan))]
 
@@ -111,12 +111,12 @@ def check(archive: Path) -> list[Finding]:
 def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
     """Write an archive's plain files below a folder, and nothing anywhere else.
 
-    Not by `extractall`: its filter for that came with Python 3.11.4.
+    `extractall` has a filter for that only since Python 3.11.4.
     """
     for member in archive:
         parts = PurePosixPath(member.name).parts
         if not member.isfile() or ".." in parts or member.name.startswith("/"):
-            raise ValueError(f"{member.name!r} is no plain file of a bundle")
+            raise ValueError(f"{member.name!r} is not a plain file of a bundle")
         content = archive.extractfile(member)
         assert content is not None  # as for every plain file
         path = folder.joinpath(*parts)
@@ -125,9 +125,9 @@ def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
 
 
 def recomputed(plan: Plan) -> Mapping[str, str]:
-    """Return every table that can be made from the runs, by its path in the results folder.
+    """Return every table that the runs determine, by its path in the results folder.
 
-    The statistics are made of runs.csv as it is written, in which numbers are rounded.
+    The statistics are computed from runs.csv as written, with rounded numbers.
     """
     _, summary = made = run_table.collect(plan, partial=True)
     results = plan.results
@@ -149,7 +149,7 @@ def recomputed(plan: Plan) -> Mapping[str, str]:
 
 
 def _contents(plan: Plan) -> Iterator[tuple[str, bytes]]:
-    """Give what is packed: names in the archive and their bytes, in order."""
+    """Return the packed files in order: names in the archive and their bytes."""
     config = provenance.without_secrets(plan.config.model_dump())
     config["results"] = RESULTS
     yield CONFIG, json.dumps(config, indent=2).encode()
@@ -175,14 +175,14 @@ def _pairs(plan: Plan) -> bytes:
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file that tells nothing of when, where and by whom it was packed."""
+    """Add a file without the time, machine and user of its packing."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode, entry.mtime = len(data), 0o644, 0
     archive.addfile(entry, io.BytesIO(data))
 
 
 def _plan(folder: Path) -> Plan:
-    """Return the plan that was packed; its data set need not be here."""
+    """Return the packed plan; its data set need not exist."""
     document = json.loads((folder / CONFIG).read_bytes())
     config = Config.model_validate({**document, "results": str(folder / RESULTS)})
     return Plan(config, tuple(pairs.load(str(folder / PAIRS), folder)))
@@ -208,7 +208,7 @@ def _tables(folder: Path, made: Mapping[str, str]) -> Iterator[Finding]:
         if name.startswith("runs/"):
             continue
         if name not in made:
-            yield Finding(name, True, "not computed anew")
+            yield Finding(name, True, "not computed again")
             continue
         was, now = path.read_text(encoding="utf-8"), made[name]
         rows = len(was.splitlines()) - 1

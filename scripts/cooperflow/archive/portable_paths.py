@@ -1,4 +1,4 @@
-"""Paths of this machine, replaced by what they stand for, in everything that is passed on."""
+"""Replacement of this machine's paths by placeholders in everything that is shared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from cooperflow import layout, runtime_dir
 from cooperflow.experiment.plan import Plan
 
-# Paths that mean something inside containers too, and so are no machine's.
+# Paths that also exist inside containers, and so do not identify a machine.
 _COMMON = ("/", "/root", "/home", "/tmp", "/usr", "/opt", "/var", "/workspace", "/patches")
 
 
@@ -25,7 +25,7 @@ class Places:
 
     @classmethod
     def of(cls, plan: Plan) -> Places:
-        """Return the places of a plan: its results, data set, recordings, archive and checkout."""
+        """Return the paths of a plan: its results, data set, recordings, archive and checkout."""
         config = plan.config
         given: list[tuple[str | None, str]] = [
             (str(plan.results.root), "results"),
@@ -49,7 +49,7 @@ class Places:
 
     @classmethod
     def named(cls, given: Iterable[tuple[str, str]]) -> Places:
-        """Return places by their paths, as given and with links resolved."""
+        """Return the paths as given and with links resolved."""
         words: dict[str, str] = {}
         for path, word in given:
             for form in (Path(path).absolute(), Path(path).resolve()):
@@ -72,7 +72,7 @@ class Places:
         return data
 
     def document(self, value: Any) -> Any:
-        """Replace them in all strings of a document."""
+        """Replace the paths in all strings of a document."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):

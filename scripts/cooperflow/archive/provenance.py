@@ -1,4 +1,4 @@
-"""Where the results come from: versions, hashes, images, configs, hosts and dates."""
+"""Provenance of the results: versions, hashes, images, configs, hosts and dates."""
 
 from __future__ import annotations
 
@@ -111,13 +111,13 @@ class _Attempts:
     @property
     def told(self) -> str:
         return (
-            f"{self.count}, of which {self.infra} met an infrastructure error and "
+            f"{self.count}, of which {self.infra} had an infrastructure error and "
             f"{self.interrupted} were interrupted"
         )
 
 
 def without_secrets(value: Any) -> Any:
-    """Return a document without what may stand in a URL: user, password, query."""
+    """Return a document with user, password and query removed from its URLs."""
     if isinstance(value, str):
         return _QUERY.sub(r"\1?...", _CREDENTIALS.sub("...@", value))
     if isinstance(value, dict):
@@ -128,7 +128,7 @@ def without_secrets(value: Any) -> Any:
 
 
 def combined(hashes: dict[str, str]) -> str:
-    """Return one hash of many, by their names."""
+    """Return one hash of many named hashes."""
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
@@ -142,7 +142,7 @@ def file_hash(path: Path) -> str:
 
 
 def git_commit(folder: Path) -> str:
-    """Return the commit that is checked out, and whether files differ from it."""
+    """Return the checked-out commit, and whether files differ from it."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return "not a git checkout"

@@ -1,8 +1,8 @@
-"""Turning finished runs into recordings, which the replay server plays with the same outcomes.
+"""Recordings of finished runs, which the replay server plays with the same outcomes.
 
-What is taken of a run is what its agents said: the answers that became turns, in order, with the
-tokens that they were told as. Played back, an answer waits until the other agent is as far as it
-was then, so that messages and pushed branches are met in the same order.
+A recording holds the agents' answers that became turns, in order, with their recorded tokens. In a
+replay an answer waits until the other agent has progressed as far as in the run, so that messages
+and pushed branches arrive in the same order.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from cooperflow.upstream import trajectory
 from cooperflow.upstream.trajectory import Command, Trajectory
 
 SCHEMA = 1
-# By which an agent says that it has done.
+# Commands with which an agent ends.
 SUBMIT = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
-# What an agent does that was still at work when its time was over.
+# Command of an agent that was still working at its time limit.
 AT_WORK = "sleep 7200"
 
 
@@ -45,7 +45,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Written:
-    """What was recorded, and what was left out with the reason."""
+    """Recorded runs, and omitted runs with the reason."""
 
     folder: Path
     runs: int
@@ -57,7 +57,7 @@ def of_trajectory(read: Trajectory, records: Sequence[Mapping[str, Any]]) -> lis
     """Return the turns of one agent from its trajectory.
 
     Args:
-        records: the record of the attempt's model calls, for times and tokens.
+        records: the attempt's call log, for times and tokens.
     """
     starts = {r["id"]: float(r["time"]) for r in records if r.get("event") == "start"}
     ends = {r.get("response_id"): r for r in records if r.get("event") == "end"}
@@ -71,7 +71,7 @@ def of_trajectory(read: Trajectory, records: Sequence[Mapping[str, Any]]) -> lis
 
 
 def of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
-    """Return the turns of one agent from the record of calls: its process was ended."""
+    """Return the turns of one agent, whose process was ended, from the call log."""
     calls = {
         r["id"]: float(r["time"])
         for r in records
@@ -82,7 +82,7 @@ def of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
         for r in records
         if r.get("event") == "end" and r.get("id") in calls and r.get("kind") == usage.ANSWERED
     ]
-    # Without a command it was a summary, or an answer that the agent refused: no turn.
+    # An answer without a command was a summary, or refused by the agent: not a turn.
     return [answer for answer in answers if answer.commands]
 
 
@@ -112,12 +112,12 @@ def _answer(
 
 
 def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> list[dict[str, Any]]:
-    """Return the turns of an agent as a recording has them. Pure.
+    """Return the turns of an agent in the form of a recording. Pure.
 
     Args:
-        agent: whose turns.
+        agent: name of the agent.
         answers: the answers of all agents of the run.
-        reason: of the run's outcome; it says what followed the last answer.
+        reason: the reason of the run's outcome; it implies what followed the last answer.
     """
     made: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
@@ -137,7 +137,7 @@ def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> l
         made.append(turn)
     done = bool(made) and any(SUBMIT in command for command in made[-1]["commands"])
     if reason == judgement.TIMEOUT and not done:
-        made.append({"text": "Still at work when the time was over.", "commands": [AT_WORK]})
+        made.append({"text": "Still working at the time limit.", "commands": [AT_WORK]})
     if reason == judgement.CONTEXT_LIMIT and not done:
         made.append({"text": "", "commands": [], "full": True})
     return made
@@ -147,7 +147,7 @@ def write(plan: Plan, to: Path) -> Written:
     """Write the recordings of all finished runs below ``to``, and a config that replays them.
 
     Raises:
-        UserError: the folder holds something or cannot be written, or no run can be recorded.
+        UserError: the folder is not empty or cannot be written, or no run can be recorded.
     """
     try:
         if to.exists() and any(to.iterdir()):
@@ -177,7 +177,7 @@ def _write(plan: Plan, to: Path, fresh: Path) -> Written:
         else:
             whole.setdefault(run.pair.folder, []).append(run)
     if plan.config.repeats > 1:
-        left_out.append("repeats: the first one alone is recorded")
+        left_out.append("repeats: only the first is recorded")
     settings = len({run.experiment.run_name for run in first})
     pairs = [pair for pair in plan.pairs if len(whole.get(pair.folder, ())) == settings]
     partly = [pair for pair in plan.pairs if 0 < len(whole.get(pair.folder, ())) < settings]
@@ -207,7 +207,7 @@ _HEAD = """\
 
 
 def _record(plan: Plan, run: Run, to: Path) -> str:
-    """Write the recordings of a run; return why there are none, empty if there are."""
+    """Write the recordings of a run; return why it has none, empty if it has."""
     folder = run.folder(plan.results)
     final = EvalRecord.read(atomic_io.read_json(folder.eval))
     if final.outcome not in (judgement.PASS, judgement.FAIL):
@@ -215,7 +215,7 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
     answers = _answers(run, folder)
     agents = ["solo"] if run.experiment.setting.mode == "solo" else ["agent1", "agent2"]
     if sorted(answers) != agents or not all(answers.values()):
-        return "what its agents said is not all there"
+        return "the record of its agents' answers is incomplete"
     asked = {"solo": list(run.pair.sorted_features)} | {
         f"agent{i}": [feature] for i, feature in enumerate(run.pair.sorted_features, start=1)
     }
@@ -245,7 +245,7 @@ _OUTCOME = ("outcome", "reason", "caveat")
 
 
 def _kind(run: Run) -> str:
-    """Return what the replay server takes the run's prompts for."""
+    """Return the kind of prompts that the replay server recognizes in the run."""
     setting = run.experiment.setting
     if setting.mode == "solo":
         return "solo"
@@ -253,7 +253,7 @@ def _kind(run: Run) -> str:
 
 
 def _answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
-    """Return what each agent answered in the attempt whose result stands."""
+    """Return the answers of each agent in the attempt that made the result."""
     numbers = [n for n in folder.attempt_numbers() if (folder.attempt(n) / layout.RESULT).exists()]
     records = atomic_io.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []
     documents = {
@@ -272,10 +272,10 @@ def _answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
 
 
 def _title(plan: Plan, run: Run, feature: int) -> str:
-    """Return the line of a feature's text by which its conversation is known.
+    """Return the line of a feature's text that identifies its conversation.
 
     Raises:
-        UserError: the data set does not have it.
+        UserError: the data set lacks the text.
     """
     root = Path(plan.config.dataset.dir)
     task = dataset.task_folder(root, run.pair.repo, run.pair.task_id)
@@ -288,7 +288,7 @@ def _title(plan: Plan, run: Run, feature: int) -> str:
 
 
 def replay_config(plan: Plan, to: Path) -> dict[str, Any]:
-    """Return the config that replays what was recorded, under names of its own."""
+    """Return the config that replays the recordings, under new run names."""
     config = plan.config.model_dump(mode="json", exclude_defaults=True)
     for key in ("accept", "repeats", "providers", "assume", "preflight"):
         config.pop(key, None)
@@ -323,15 +323,15 @@ def _in_checkout(path: str) -> str | None:
 
 
 def played_as(model: str) -> tuple[str, bool]:
-    """Return litellm's name under which the replay server can stand in, and whether it is priced.
+    """Return litellm's name of the model for the replay server, and whether it has a price.
 
-    The server speaks Cohere's and OpenAI's formats; other providers' models are played as OpenAI's.
+    The server uses Cohere's and OpenAI's formats; models of other providers are played as OpenAI's.
     """
     import litellm
 
     try:
         name, provider, _, _ = litellm.get_llm_provider(model)
-    except Exception:  # litellm raises several kinds for a name it does not know
+    except Exception:  # litellm raises several kinds for an unknown name
         return f"openai/{model}", False
     if provider in ("cohere", "cohere_chat"):
         return model, True

@@ -38,7 +38,7 @@ class Attempt:
 
     @property
     def is_docker(self) -> bool:
-        """Whether the containers are Docker's; otherwise they are Modal sandboxes."""
+        """True if the containers are Docker's; otherwise they are Modal sandboxes."""
         return self.plan.config.docker
 
     @property
@@ -70,7 +70,7 @@ class Attempt:
 
     @property
     def has_outside_network(self) -> bool:
-        """Whether the agents' network reaches more than the services of the run."""
+        """True if the agents' network reaches more than the services of the run."""
         agent = self.experiment.agent
         return agent.outside if agent.openhands else self.plan.config.containers.network != "none"
 

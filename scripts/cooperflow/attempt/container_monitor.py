@@ -18,9 +18,9 @@ from cooperflow.engine.containers import ContainerCounts, EventRecord, Labels
 from cooperflow.engine.probes import EngineProbe
 from cooperflow.errors import EngineError
 
-# How long the engine may give no answer before the attempt counts it as lost, seconds.
+# Time without an answer after which the attempt counts the engine as lost, seconds.
 ENGINE_PATIENCE = 30
-# How long the engine may take to start a command in a container, seconds.
+# Time limit for the engine to start a command in a container, seconds.
 PROBE_SECONDS = 10
 
 

@@ -132,7 +132,7 @@ class RedisServer:
 
     @property
     def ended_by_client(self) -> bool:
-        """Whether a client's SHUTDOWN ended the server, rather than a signal or a crash."""
+        """True if a client's SHUTDOWN ended the server, rather than a signal or a crash."""
         code = self.process.poll()
         return code is not None and ended_by_client(code, self._read_log())
 

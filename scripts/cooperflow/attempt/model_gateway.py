@@ -64,7 +64,7 @@ class Gateway:
 
     @property
     def died(self) -> bool:
-        """Whether the process has ended."""
+        """True if the process has ended."""
         if not self._ended:
             self._ended = os.waitpid(self.process, os.WNOHANG)[0] != 0
         return self._ended

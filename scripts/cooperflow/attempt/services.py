@@ -36,7 +36,7 @@ class Services:
 
     @property
     def died(self) -> bool:
-        """Whether a service has ended that every agent needs."""
+        """True if a service has ended that every agent needs."""
         return self.gateway is not None and self.gateway.died
 
 

@@ -34,9 +34,9 @@ from cooperflow.outcomes import usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
 from cooperflow.upstream import result_files
 
-# How often the child process is polled, seconds.
+# Interval of polls of the child process, seconds.
 POLL_SECONDS = 0.1
-# How often its containers and the engine are checked, seconds.
+# Interval of checks of its containers and the engine, seconds.
 CHECK_SECONDS = 1.0
 
 

@@ -28,10 +28,10 @@ def missing_limits(config: Containers, info: Mapping[str, Any]) -> list[str]:
 
 
 def limits_text(missing: list[str], info: Mapping[str, Any]) -> str:
-    """Return what to do where the engine cannot hold the limits ``missing``."""
+    """Return the advice for an engine that cannot enforce the limits ``missing``."""
     controllers = " ".join(LIMITS[name][1] for name in missing)
     keys = listed(f"containers.{name}" for name in missing)
-    text = f"the engine cannot hold these limits: {keys}. "
+    text = f"the engine cannot enforce these limits: {keys}. "
     if is_rootless(info):
         text += (
             f"It is rootless: delegate the cgroup controllers ({controllers}) to its user. Write "

@@ -29,13 +29,13 @@ RUN_LABEL = f"{LABEL}.run"
 TOKEN_LABEL = f"{LABEL}.token"  # one attempt at a run or eval
 OWNER_LABEL = f"{LABEL}.owner"  # the process that will remove it
 
-# When the machine itself runs out of memory, what is in containers is ended first.
+# If the machine runs out of memory, the kernel ends processes in containers first.
 OOM_SCORE = 500
 
-# Seconds that the engine has for one answer.
+# Time limit for one answer of the engine, seconds.
 PATIENCE = 60
 
-# How often a container is run whose output the engine lost.
+# Number of times that a container is run whose output the engine lost.
 OUTPUT_TRIES = 4
 
 # Exceptions of the SDK. A missing credentials helper has a separate class.
@@ -74,7 +74,7 @@ class Labels:
 
 @contextlib.contextmanager
 def engine_errors() -> Any:
-    """Turn what the SDK raises within into an EngineError."""
+    """Convert the SDK's exceptions in the body to EngineError."""
     try:
         yield
     except FAILURES as error:
@@ -124,7 +124,7 @@ def is_answering(patience: float = 10) -> bool:
 
 
 def image_id(client: docker.DockerClient, image: str) -> str | None:
-    """Return the id of a local image, None when it is missing."""
+    """Return the id of a local image, None if it is missing."""
     with engine_errors():
         try:
             return str(client.images.get(image).id)
@@ -153,7 +153,7 @@ def remove(client: docker.DockerClient, labels: Mapping[str, str]) -> int:
 
 
 def remove_stale(client: docker.DockerClient, results: str, run: str | None = None) -> int:
-    """Remove what is left on this engine of a results folder; return how many.
+    """Remove leftovers of a results folder from this engine; return their number.
 
     Only leftovers of dead processes of this machine count: whether a process on another machine
     runs is unknown. Of ``run`` everything is removed, since the caller holds its claim.
@@ -206,12 +206,12 @@ class ContainerCounts:
 
     started: int
     died: int  # ended otherwise than by the agent's own cleanup
-    oom: int  # in which the kernel killed a process for want of memory
-    refused: int = 0  # running ones in which the engine starts no command
+    oom: int  # in which the kernel killed a process for lack of memory
+    refused: int = 0  # running, but the engine starts no command in them
 
 
 class EventRecord:
-    """The engine's own events about an attempt's containers, written to a file as they come."""
+    """The engine's events about an attempt's containers, written to a file as they arrive."""
 
     def __init__(self, path: Path, token: str) -> None:
         self._path = path
@@ -227,18 +227,18 @@ class EventRecord:
 
     @property
     def broke(self) -> bool:
-        """Whether the stream ended early, because the engine stopped."""
+        """True if the stream ended early, because the engine stopped."""
         return self.process.poll() is not None
 
     def counts(self, put_away: Iterable[str], until: float) -> ContainerCounts:
-        """Return what the events say; ``put_away``: containers that their agent ended itself."""
+        """Return the counts of the events; ``put_away``: containers that their agent ended."""
         return count_events(read_lines(self._path), put_away, until)
 
 
 def count_events(
     events: Sequence[Mapping[str, Any]], put_away: Iterable[str], until: float
 ) -> ContainerCounts:
-    """Return what became of containers up to ``until`` (seconds since the epoch). Pure."""
+    """Return the fates of containers up to ``until`` (seconds since the epoch). Pure."""
     ended = tuple(put_away)
     started, died, oom, refused = set(), set(), set(), set()
     for event in events:
@@ -271,10 +271,10 @@ def running(events: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(alive)
 
 
-# A program that no container has, and that no agent can create. Only an engine's words come back.
+# A program that no container has and no agent can create: only the engine's message comes back.
 PROBE = "/proc/cooperflow-probe"
-# What an engine says of `docker exec CONTAINER PROBE` where it works, or where the container is the
-# reason: it does not run, or its processes or memory are used up.
+# Messages for `docker exec CONTAINER PROBE` of an engine that works, or whose container is the
+# cause: it does not run, or its processes or memory are used up.
 _NOT_THE_ENGINE = (
     "is not running",
     "no such container",
@@ -289,13 +289,13 @@ _NOT_THE_ENGINE = (
 
 
 def is_refusal(words: str) -> bool:
-    """Return whether an engine's words on a failed exec show that the engine is at fault. Pure."""
+    """Return whether an engine's message about a failed exec shows a fault of the engine. Pure."""
     said = words.strip().lower()
     return bool(said) and not any(reason in said for reason in _NOT_THE_ENGINE)
 
 
 def limits(config: Containers, own_network: bool = False) -> tuple[list[str], dict[str, Any]]:
-    """Return what containers may take, as arguments of `docker run` and of the SDK's run.
+    """Return the limits of containers, as arguments of `docker run` and of the SDK's run.
 
     Args:
         own_network: upstream puts them into a separate network.
@@ -303,11 +303,11 @@ def limits(config: Containers, own_network: bool = False) -> tuple[list[str], di
     arguments: list[str] = [f"--oom-score-adj={OOM_SCORE}"]
     sdk: dict[str, Any] = {"oom_score_adj": OOM_SCORE}
     if config.memory:
-        # The same again for memory and swap together: no swap, which would only make it slow.
+        # Memory and swap together have the same limit: no swap, which would only be slow.
         arguments += [f"--memory={config.memory}", f"--memory-swap={config.memory}"]
         sdk |= {"mem_limit": config.memory, "memswap_limit": config.memory}
     if config.cpus:
-        cpus = min(config.cpus, float(os.cpu_count() or 1))  # Docker refuses more than there are
+        cpus = min(config.cpus, float(os.cpu_count() or 1))  # Docker refuses more than exist
         arguments.append(f"--cpus={cpus:g}")
         sdk["nano_cpus"] = int(cpus * 1e9)
     if config.pids:
@@ -320,11 +320,11 @@ def limits(config: Containers, own_network: bool = False) -> tuple[list[str], di
 
 
 def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
-    """Return the folder of the images and its free bytes (None: they cannot be seen from here)."""
+    """Return the folder of the images and its free bytes (None: not visible from here)."""
     with engine_errors():
         info = client.info()
     root = abilities.image_store(info)
-    # In a container the same path is another folder, also where the engine is this machine's.
+    # In a container the same path is another folder, even with this machine's engine.
     if root is None or not endpoint.is_this_machine(endpoint.apply(), info, contained=False):
         return root or Path(info["DockerRootDir"]), None
     try:
@@ -346,7 +346,7 @@ def output(
     is_complete: Callable[[str], bool],
     **options: Any,
 ) -> str:
-    """Run a shell script in a container and return what it prints.
+    """Run a shell script in a container and return its output.
 
     Some engines lose the output of short containers. After incomplete output
     the script runs again, a few times.

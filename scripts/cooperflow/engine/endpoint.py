@@ -29,7 +29,7 @@ class Endpoint:
 
     host: str
     source: str  # as a message names it
-    context: str | None = None  # the context to resolve into variables; None: none is needed
+    context: str | None = None  # the context to resolve into variables; None: not needed
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ def config_folder(environment: Mapping[str, str]) -> Path:
 def resolve(environment: Mapping[str, str]) -> Endpoint:
     """Return the endpoint that the `docker` command uses with ``environment``.
 
-    The order is the command's own: DOCKER_HOST, DOCKER_CONTEXT, the configured current context.
+    The order is that of the command: DOCKER_HOST, DOCKER_CONTEXT, the configured current context.
 
     Raises:
         EngineError: the context does not exist, or names no Docker endpoint.
@@ -88,7 +88,7 @@ def is_this_machine(
     A socket alone does not prove it: it may be forwarded, or belong to a virtual machine.
 
     Args:
-        contained: whether this process runs in a container, which has a host name of its own.
+        contained: whether this process runs in a container, which has a separate host name.
     """
     local = platform.uname()
     if contained is None:
@@ -104,7 +104,7 @@ def ask_command(seconds: float = 20) -> tuple[str, str]:
     """Return the engine's version and id as the `docker` command reports them.
 
     Raises:
-        EngineError: the command cannot use the engine; the text has the engine's own words.
+        EngineError: the command cannot use the engine; the text has the engine's message.
     """
     version = _call(["docker", "version", "--format", "{{.Server.Version}}"], seconds)
     return version, _call(["docker", "info", "--format", "{{.ID}}"], seconds)
@@ -149,7 +149,7 @@ def _context(folder: Path, name: str, source: str) -> Endpoint:
         host = str(docker["Host"])
     except FileNotFoundError as error:
         raise EngineError(
-            f"{source}: there is no context of this name. `docker context ls` lists the contexts; "
+            f"{source}: the context does not exist. `docker context ls` lists the contexts; "
             "`docker context use default` selects this machine's engine"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:

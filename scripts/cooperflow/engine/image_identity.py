@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# The settings of an image that reach its containers and that every engine reports.
+# Settings of an image that affect its containers and that every engine reports.
 SETTINGS = (
     "Cmd",
     "Entrypoint",
@@ -27,7 +27,7 @@ def content(attributes: Mapping[str, Any]) -> str:
     The same content has another id, and other digests, in a classic and in a containerd store.
 
     Args:
-        attributes: what the engine reports of the image (`docker image inspect`).
+        attributes: the engine's description of the image (`docker image inspect`).
     """
     settings = attributes.get("Config") or {}
     document = {

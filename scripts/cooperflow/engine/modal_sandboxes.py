@@ -18,7 +18,7 @@ RUN = "cooperflow-run"
 TOKEN = "cooperflow-token"
 # The apps in which upstream starts sandboxes: for agents, and for evaluations.
 APPS = ("cooperbench", "cooperbench-eval")
-# How long Modal may take for one answer, seconds.
+# Time limit for one answer of Modal, seconds.
 PATIENCE = 60
 
 
@@ -33,13 +33,13 @@ def run_tag(run: str) -> str:
 
 
 def missing_credentials() -> str:
-    """Return what Modal's client lacks to log in, empty if nothing. Asks nobody."""
+    """Return what Modal's client lacks to log in, empty if nothing. Makes no request."""
     from modal.config import config
 
     if config.get("token_id") and config.get("token_secret"):
         return ""
     return (
-        "Modal: there are no credentials. Run `.venv/bin/modal token new`, or set MODAL_TOKEN_ID "
+        "Modal: no credentials. Run `.venv/bin/modal token new`, or set MODAL_TOKEN_ID "
         "and MODAL_TOKEN_SECRET."
     )
 
@@ -54,7 +54,7 @@ def check_access() -> None:
 
 
 def remove(chosen: Mapping[str, str]) -> int:
-    """End all sandboxes that carry these tags; return how many.
+    """End all sandboxes with these tags; return their number.
 
     Raises:
         EngineError: Modal cannot be asked.
@@ -63,7 +63,7 @@ def remove(chosen: Mapping[str, str]) -> int:
 
 
 def remove_stale(results: str, run: str | None = None) -> int:
-    """End what is left of a results folder, or of one run of it; return how many.
+    """End leftovers of a results folder, or of one of its runs; return their number.
 
     Raises:
         EngineError: Modal cannot be asked.
@@ -92,7 +92,7 @@ def _ask(*tags: str) -> int:
 
 
 def _main(wanted: Mapping[str, str]) -> int:
-    """End the sandboxes with these tags; without any only see whether we are let in."""
+    """End the sandboxes with these tags; without tags only check the credentials."""
     import modal
 
     if not wanted:

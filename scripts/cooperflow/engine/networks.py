@@ -15,7 +15,7 @@ from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError
 
-# The engine's words when it has no subnet left: from version 27 on, and before.
+# Messages of an engine without a free subnet: from version 27 on, and before.
 _EXHAUSTED = ("fully subnetted", "non-overlapping IPv4 address pool")
 POOLS = (
     "Docker has no address range left for another network. Remove unused networks (`docker "
@@ -26,7 +26,7 @@ POOLS = (
 
 @dataclass(frozen=True)
 class Network:
-    """A bridge network; ``address`` is this machine's end of it, None where it has none."""
+    """A bridge network; ``address`` is this machine's address in it, None without one."""
 
     name: str
     address: str | None
@@ -46,10 +46,10 @@ def create(name: str, labels: Labels, internal: bool) -> Network:
     """Create a network with ``labels``, by which it is removed with the run's containers.
 
     Args:
-        internal: nothing in it reaches further than this machine.
+        internal: its containers reach only this machine.
 
     Raises:
-        EngineError: Docker refuses; the text has the engine's words.
+        EngineError: Docker refuses; the text has the engine's message.
     """
     client = containers.engine()
     try:
@@ -65,7 +65,7 @@ def create(name: str, labels: Labels, internal: bool) -> Network:
 
 
 def find_shortage(labels: Labels, wanted: int) -> str | None:
-    """Create ``wanted`` networks, remove them, and return what Docker lacks for that many.
+    """Create ``wanted`` networks, remove them, and return what Docker lacks for this number.
 
     The engine does not list its address ranges, so only an attempt counts them.
     """
@@ -101,19 +101,19 @@ def existing(name: str) -> Network:
 
 
 def explain(words: str) -> str:
-    """Return the engine's words, with advice where its address pools are exhausted. Pure."""
+    """Return the engine's message, with advice if its address pools are exhausted. Pure."""
     return f"{words} {POOLS}" if any(text in words for text in _EXHAUSTED) else words
 
 
 def _gateway(attrs: Mapping[str, Any]) -> str | None:
-    """Return the IPv4 gateway of a network's description, None where it has none."""
+    """Return the IPv4 gateway of a network's description, None without one."""
     ways = (attrs.get("IPAM") or {}).get("Config") or []
     addresses = [str(way["Gateway"]).partition("/")[0] for way in ways if way.get("Gateway")]
     return next((address for address in addresses if ":" not in address), None)
 
 
 def exists(client: docker.DockerClient, name: str) -> bool:
-    """Return whether there is a network of that name (or id), made by whoever.
+    """Return whether a network of that name (or id) exists.
 
     Raises:
         EngineError: the engine does not answer.

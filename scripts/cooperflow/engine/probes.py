@@ -10,7 +10,7 @@ from pathlib import Path
 from cooperflow.engine import containers
 from cooperflow.errors import EngineError
 
-# How often a running attempt's engine is asked, and how long it may think, seconds.
+# Interval of probes of a running attempt's engine, and the time limit of a probe, seconds.
 EVERY = 2.0
 PATIENCE = 5.0
 
@@ -19,7 +19,7 @@ FULL = 1_000_000
 
 
 class EngineProbe:
-    """Asks the engine now and then, in a thread; knows how long it gave no answer."""
+    """Thread that probes the engine at intervals and measures how long it gave no answer."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
@@ -54,7 +54,7 @@ class EngineProbe:
 
 
 def engine_problem() -> str:
-    """Return why no run can start for the engine's sake, empty if one can."""
+    """Return why the engine cannot start a run, empty if it can."""
     try:
         containers.engine(PATIENCE).close()
     except EngineError as error:
@@ -65,27 +65,27 @@ def engine_problem() -> str:
 def provider_problem(url: str | None) -> str:
     """Return why the provider's host cannot be reached, empty if it can (or is not known).
 
-    Asked by the client library that makes the calls, so that a proxy is used for both or for
-    neither. No model is asked, so nothing is paid; any answer, or none in time, counts as reached.
+    The client library of the calls makes the request, so that a proxy is used for both or for
+    neither. No model is called, so nothing is paid; any answer, or a time-out, counts as reached.
     """
     import httpx
 
     if not url:
         return ""
     try:
-        # Nothing secret is sent, and whether a certificate is trusted is not asked here.
+        # Nothing secret is sent, and certificates are not verified here.
         httpx.head(url, timeout=PATIENCE, verify=False)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         where = httpx.URL(url)
         port = where.port or (80 if where.scheme == "http" else 443)
         return f"{where.host}:{port} cannot be reached ({error or type(error).__name__})"
-    except Exception:  # an answer that breaks off is one; a proxy of an unknown kind fails the call
+    except Exception:  # a broken answer is an answer; an unknown kind of proxy fails the call
         return ""
     return ""
 
 
 def is_full(folder: Path) -> bool:
-    """Return whether nothing more fits on the file system of ``folder``."""
+    """Return whether the file system of ``folder`` is full."""
     try:
         status = os.statvfs(folder)
     except OSError:

@@ -34,7 +34,7 @@ CONFIG_DIR = "CONFIG_DIR/"
 def parse(
     raw: Mapping[str, Any], source: str = "config", files: Sequence[Path | str] = ()
 ) -> Config:
-    """Check ``raw`` and return the config.
+    """Check the values in ``raw`` and return the config.
 
     Args:
         files: the config files, later ones override earlier ones; paths with the prefix
@@ -128,7 +128,7 @@ def explain(error: pydantic.ValidationError) -> Iterator[str]:
             allowed = _keys(path[:-1])
             table = ".".join(path[:-1]) or "the top level"
             yield (
-                f"{key}: there is no such key. Allowed in {table}: {listed(allowed, 20)}."
+                f"{key}: unknown key. Allowed in {table}: {listed(allowed, 20)}."
                 f"{nearest(path[-1], allowed)}"
             )
         elif details["type"] == "missing":

@@ -121,7 +121,7 @@ class Dataset(_Table):
     @pydantic.model_validator(mode="after")
     def _check_choice(self) -> Dataset:
         if self.first is not None and self.sample is not None:
-            refuse("first and sample exclude each other. Remove one of them.")
+            refuse("first and sample exclude each other. Remove first or sample.")
         return self
 
 
@@ -151,7 +151,7 @@ class Agent(_Table):
 
     @property
     def openhands(self) -> bool:
-        """Whether it is OpenHands, which works in images with an agent server."""
+        """True if it is OpenHands, which works in images with an agent server."""
         return self.name == OPENHANDS
 
     @pydantic.field_validator("config")
@@ -272,7 +272,7 @@ class Model(_Table):
     @pydantic.model_validator(mode="after")
     def _check_source(self) -> Model:
         if self.adopt and self.replay is not None:
-            refuse("adopt and replay exclude each other. Remove one of them.")
+            refuse("adopt and replay exclude each other. Remove adopt or replay.")
         return self
 
 
@@ -369,7 +369,7 @@ class Breaker(_Table):
     pause_seconds: float = Field(
         30,
         ge=0,
-        description="before one of them tries again, doubled each time, at most 600",
+        description="before a waiting run tries again, doubled each time, at most 600",
     )
     notify_minutes: float = Field(
         10, ge=0, description="time that runs wait before `notify` is called"
@@ -618,7 +618,7 @@ class Config(_Table):
 
     @property
     def docker(self) -> bool:
-        """Whether agents and tests run in Docker's containers, here or on a cluster's nodes."""
+        """True if agents and tests run in Docker's containers, here or on a cluster's nodes."""
         return self.backend == "docker"
 
     @pydantic.field_validator("results")

@@ -12,10 +12,10 @@ from cooperflow import atomic_io
 from cooperflow.errors import UserError, listed
 from cooperflow.layout import Pair
 
-# What upstream reads of a feature when it runs and grades it, and the gold patch.
+# Files of a feature that upstream reads for runs and evaluations, and the gold patch.
 FEATURE_FILES = ("feature.md", "tests.patch", "feature.patch")
 
-# What each task has: the script that runs its tests, which its image holds too.
+# Files of each task: the script that runs its tests, which its image holds too.
 TASK_FILES = ("runner.sh",)
 
 
@@ -25,7 +25,7 @@ MARKER = ".revision.json"
 
 
 def task_folder(root: Path, repo: str, task_id: int) -> Path:
-    """Return where upstream looks for a task."""
+    """Return the folder in which upstream expects a task."""
     return root / repo / f"task{task_id}"
 
 
@@ -48,17 +48,17 @@ def _missing(root: Path, pairs: Iterable[Pair]) -> Iterator[str]:
 
 
 def check(root: Path, pairs: Iterable[Pair]) -> None:
-    """Raise UserError when the data set is not there or lacks something."""
+    """Raise UserError if the data set is missing or incomplete."""
     if not root.is_dir():
         raise UserError(
-            f"dataset.dir: there is no data set at {root}. `make dataset` fetches it; "
+            f"dataset.dir: {root} has no data set. `make dataset` fetches it; "
             "or set dataset.dir to a folder that `cooperbench prepare` made elsewhere."
         )
     lacking = missing(root, pairs)
     if lacking:
         raise UserError(
-            f"dataset.dir: {root} is not whole: {len(lacking)} files are missing "
-            f"({listed(lacking, 4)}). Fetch it anew, or choose pairs that it has."
+            f"dataset.dir: {root} is incomplete: {len(lacking)} files are missing "
+            f"({listed(lacking, 4)}). Fetch it again, or choose pairs that it has."
         )
 
 
@@ -96,7 +96,7 @@ class Lock:
     tasks: Mapping[str, str] = field(default_factory=dict)
 
     def differing(self, hashes: Mapping[str, str]) -> list[str]:
-        """Return the tasks whose contents are not those of the pinned revision."""
+        """Return the tasks whose contents differ from the pinned revision."""
         return [task for task, value in hashes.items() if self.tasks.get(task, value) != value]
 
 
@@ -131,13 +131,13 @@ def write_lock(path: Path, repository: str, revision: str, root: Path) -> None:
 
 
 def revision_of(root: Path) -> str | None:
-    """Return the revision that was fetched into a folder, None for one that was copied."""
+    """Return the revision that was fetched into a folder, None for a copied folder."""
     document: Any = atomic_io.read_json(root / MARKER)
     revision = document.get("revision") if isinstance(document, dict) else None
     return str(revision) if revision else None
 
 
 def mark_revision(root: Path, repository: str, revision: str) -> None:
-    """Note which revision was fetched into a folder."""
+    """Record the revision that was fetched into a folder."""
     document = {"schema": SCHEMA, "repository": repository, "revision": revision}
     atomic_io.write_json(root / MARKER, document)

@@ -22,9 +22,9 @@ Answer = TypeVar("Answer")
 
 SCHEMA = 1
 CLAIM_SECONDS = 1.0
-# Below this many bytes of a download log nobody reads on.
+# Length at which the text of a download error is cut, characters.
 TOLD = 400
-# How long the hub may take to name its newest revision, seconds.
+# Time limit for the hub to name its newest revision, seconds.
 NEWEST_SECONDS = 5.0
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
@@ -86,7 +86,7 @@ def settle(plan: Plan) -> dict[str, Any]:
 
 
 def _check_revision(root: Path, revision: str | None, asked: str | None) -> None:
-    """Raise where a folder is known to hold another revision than the config asks for."""
+    """Raise if a folder is known to hold another revision than the config asks for."""
     if asked and revision and not revision.startswith(asked) and COMMIT.fullmatch(asked):
         raise UserError(
             f"dataset.revision: {root} holds revision {revision}, the config asks for {asked}."
@@ -162,15 +162,15 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
         why = next((line for line in reversed(said.splitlines()) if "error:" in line), "")
         raise UserError(
             f"data set: the download ended early: {len(expected) - len(lacking)} of "
-            f"{len(expected)} files are here ({why.strip()[:TOLD] or f'see {log}'}). "
-            "Start again: it goes on with what is here. Nothing of it is used until it is whole."
+            f"{len(expected)} files were fetched ({why.strip()[:TOLD] or f'see {log}'}). "
+            "Start again: the download continues. The folder is used only when it is complete."
         )
     dataset.check(here, plan.pairs)
     dataset.mark_revision(here, command_line.DATASET, revision)
     here.replace(root)
     shutil.rmtree(place, ignore_errors=True)
     atomic_io.sync_directory(root.parent)
-    print(f"data set: whole, at {root}")
+    print(f"data set: complete, at {root}")
 
 
 def _listing(root: Path, wanted: str | None) -> tuple[str, dict[str, int]]:
@@ -203,11 +203,11 @@ def _answer(root: Path, wanted: str | None, ask: Callable[[], Answer]) -> Answer
     except RevisionNotFoundError as error:
         raise UserError(
             f"dataset.revision: the hub's {command_line.DATASET} has no revision {wanted}. Write "
-            "one of its commits (40 hexadecimal digits), or null for the newest."
+            "the id of a commit (40 hexadecimal digits), or null for the newest."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(_offline(root, error)) from error
-    except Exception as error:  # the client's network errors have no base class of their own
+    except Exception as error:  # the client's network errors have no common base class
         if type(error).__module__.startswith(("httpx", "httpcore", "huggingface_hub")):
             raise UserError(_offline(root, error)) from error
         raise
@@ -216,15 +216,15 @@ def _answer(root: Path, wanted: str | None, ask: Callable[[], Answer]) -> Answer
 def _offline(root: Path, error: BaseException) -> str:
     said = (str(error).strip() or type(error).__name__).splitlines()[0][:TOLD]
     return (
-        f"data set: there is none at {root}, and the hub does not serve it ({said}).\n"
-        "Two ways on: (1) with a network, `make dataset` fetches it (HTTPS_PROXY names a proxy, "
+        f"data set: none at {root}, and the hub does not serve it ({said}).\n"
+        "Either (1) with a network, `make dataset` fetches it (HTTPS_PROXY names a proxy, "
         "HF_ENDPOINT a mirror, HF_TOKEN a token); (2) without one, copy a folder that "
         "`cooperbench prepare` made elsewhere and name it as dataset.dir in the config."
     )
 
 
 def absent(root: Path, expected: Mapping[str, int]) -> list[str]:
-    """Return the files that are not there, or not of their published size."""
+    """Return the files that are missing or differ from their published size."""
     return [
         name
         for name, size in expected.items()

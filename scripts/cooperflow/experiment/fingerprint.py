@@ -22,7 +22,7 @@ _OPTIONAL = ("return_tool_plan",)
 
 
 def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
-    """Return what decides the results of an experiment, as the config asks for it."""
+    """Return the config's part in the results of an experiment."""
     config, model = plan.config, experiment.model
     return {
         "model": model.model,
@@ -43,7 +43,7 @@ def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
 
 
 def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the asked resolved to here: versions, upstream's agent config, data."""
+    """Return what the config resolved to here: versions, upstream's agent config, data."""
     return {
         "cooperbench": importlib.metadata.version("cooperbench"),
         "litellm": importlib.metadata.version("litellm"),
@@ -70,14 +70,14 @@ def agent_file(experiment: Experiment, plan: Plan) -> dict[str, Any]:
 
 
 def step_limit(experiment: Experiment, plan: Plan) -> int | None:
-    """Return the agent's limit of steps, None where it has none that we know."""
+    """Return the agent's limit of steps, None without a known limit."""
     defaults = command_line.agent_defaults(experiment.agent.name, experiment.setting.mode) or {}
     agent = {**(defaults.get("agent") or {}), **(experiment.agent.config.get("agent") or {})}
     return agent.get("step_limit") or None
 
 
 def fingerprint(document: Mapping[str, Any]) -> str:
-    """Return a short name of all that decides an experiment's results, its tasks left out."""
+    """Return a short hash of all that decides an experiment's results, without its tasks."""
     # The contents of the tasks decide, not the revision that they came from.
     resolved = {k: v for k, v in document["resolved"].items() if k != "dataset_revision"}
     kept = {"asked": document["asked"], "resolved": {**resolved, "tasks": None}}
@@ -91,7 +91,7 @@ def settle(
     """Write the experiment's document, or check that it is still the same experiment.
 
     Raises:
-        UserError: the document is there and differs, and the config does not accept that.
+        UserError: an existing document differs, and the config does not accept the change.
     """
     path = plan.results.experiment(experiment.run_name)
     now: dict[str, Any] = {
@@ -103,13 +103,13 @@ def settle(
     if before is None:
         others = sorted(_fingerprints(experiment, plan) - {fingerprint(now)})
         if others and not _accepted(experiment.run_name, plan.config.accept):
-            raise UserError(_refusal(experiment, path, [f"{path.name} is missing or not whole"]))
+            raise UserError(_refusal(experiment, path, [f"{path.name} is missing or incomplete"]))
         if others or path.exists():
             history.append({"until": _now(), "changes": ["written anew"], "fingerprints": others})
     if before:
         changes = differences(before, now)
         history = list(before.get("history") or [])
-        # Without a result there is nothing to mix with: a wrong model name can be put right.
+        # Without a result there is nothing to mix with: a wrong model name can be corrected.
         free = _accepted(experiment.run_name, plan.config.accept) or not _has_results(path.parent)
         if changes and not free:
             raise UserError(_refusal(experiment, path, changes))
@@ -140,7 +140,7 @@ def settle(
 
 
 def changed(plan: Plan, thorough: bool = False) -> dict[str, list[str]]:
-    """Return what the config asks for differently than the results were made, by run name.
+    """Return the changes of the config since the results were made, by run name.
 
     Args:
         thorough: compare what the config resolved to as well: versions and contents of tasks.
@@ -180,7 +180,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         old, new = before.get(part) or {}, now[part]
         for key in [*new, *(key for key in _OPTIONAL if key in old and key not in new)]:
             if key == "dataset_revision":
-                continue  # informs; the contents of the tasks decide
+                continue  # for information; the contents of the tasks decide
             if key == "tasks":
                 changed = [t for t, h in new[key].items() if (old.get(key) or {}).get(t, h) != h]
                 found += [f"data set: {task} has other contents" for task in changed]
@@ -194,14 +194,14 @@ def _refusal(experiment: Experiment, path: Path, changes: Sequence[str]) -> str:
     return (
         f"{name}: its results in {path.parent} were made by another configuration. Changed: "
         f"{listed(changes, 6)}.\n"
-        "Results of two configurations do not mix under one name. Either put it back; or give "
+        "Results of two configurations do not mix under one name. Restore the config; or give "
         f"the model (now {experiment.model_name}) or the setting another name in the config; or, "
         f"if the change does not matter, accept it: --config 'accept=[\"{name}\"]'"
     )
 
 
 def _fingerprints(experiment: Experiment, plan: Plan) -> set[str]:
-    """Return the fingerprints that the finished runs of an experiment carry themselves."""
+    """Return the fingerprints in the documents of an experiment's finished runs."""
     found = set()
     for pair in plan.pairs:
         folder = plan.results.run(experiment.run_name, experiment.setting.mode, pair)

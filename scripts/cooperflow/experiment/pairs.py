@@ -34,21 +34,21 @@ def known_features() -> dict[tuple[str, int], frozenset[int]]:
 
 
 def load(subset: str, dataset: Path) -> list[Pair]:
-    """Return the pairs of ``subset`` in its own order.
+    """Return the pairs of ``subset`` in the order of its file.
 
     ``subset`` is the name of a file in the data set's subsets folder, the name of a shipped
-    table, or a path to a JSON or CSV file. Where a shipped table and the data set's own file
-    of that name are both there they must agree.
+    table, or a path to a JSON or CSV file. If a shipped table and a file of the data set have
+    the same name, they must agree.
 
     Raises:
-        UserError: unknown name, unreadable file, a pair that cannot be, or a disagreement.
+        UserError: unknown name, unreadable file, impossible pair, or a disagreement.
     """
     tables = shipped()
     own = dataset / "subsets" / f"{subset}.json"
     if "/" in subset or subset.endswith((".json", ".csv")):
         path = Path(subset)
         if not path.is_file():
-            raise UserError(f"dataset.subset: there is no file {subset}.")
+            raise UserError(f"dataset.subset: the file {subset} does not exist.")
         return _checked(_read(path), str(path))
     if subset in tables:
         pairs = _read_csv(tables[subset])
@@ -96,7 +96,7 @@ def _read_json(path: Path) -> list[Pair]:
         tasks = [(t["repo"], t["task_id"], list(t["pairs"])) for t in document["tasks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: is no subset file ({type(error).__name__}: {error}). It needs "
+            f"{path}: not a subset file ({type(error).__name__}: {error}). It needs "
             '{"tasks": [{"repo": ..., "task_id": ..., "pairs": [[a, b], ...]}]}.'
         ) from error
     return [_pair(path, repo, task, features) for repo, task, pairs in tasks for features in pairs]
@@ -115,7 +115,7 @@ def _refuse_groups(path: Path, document: Any) -> None:
 
 
 def _check_counts(subset: str, path: Path, pairs: list[Pair]) -> list[Pair]:
-    """Raise where a file of the name of one of upstream's subsets has another number of pairs."""
+    """Raise if a file named like an upstream subset has another number of pairs."""
     expected = command_line.OTHER_SUBSETS.get(subset)
     found = (len(pairs), len({(p.repo, p.task_id) for p in pairs}), len({p.repo for p in pairs}))
     if expected and found != expected:
@@ -149,13 +149,13 @@ def _checked(pairs: list[Pair], where: str) -> list[Pair]:
     for pair in pairs:
         key = (pair.repo, pair.task_id, pair.sorted_features)
         if key in seen:
-            raise UserError(f"{where}: {pair} stands there twice.")
+            raise UserError(f"{where}: {pair} is listed twice.")
         seen.add(key)
     return pairs
 
 
 def _same(ours: Iterable[Pair], theirs: Iterable[Pair], table: Path, own: Path) -> None:
-    """Raise where a shipped table and the data set's own subset file differ."""
+    """Raise if a shipped table and the data set's subset file differ."""
     a = {(p.repo, p.task_id, p.sorted_features) for p in ours}
     b = {(p.repo, p.task_id, p.sorted_features) for p in theirs}
     if a != b:
@@ -165,17 +165,17 @@ def _same(ours: Iterable[Pair], theirs: Iterable[Pair], table: Path, own: Path) 
         ]
         raise UserError(
             f"The pair table {table.name} and {own} differ: {listed(difference, 4)}. Use the "
-            f"data set's file by its path (dataset.subset: {own}) or mend the data set."
+            f"data set's file by its path (dataset.subset: {own}) or fix the data set."
         )
 
 
 def choose(subset: Sequence[Pair], config: Dataset) -> list[Pair]:
-    """Return the pairs that pass every filter of ``config``, in their own order.
+    """Return the pairs that pass every filter of ``config``, in the order of the subset.
 
-    repos, tasks and pairs narrow; then `first` or `sample` takes some of what is left.
+    repos, tasks and pairs narrow the subset; then `first` or `sample` takes some of the rest.
 
     Raises:
-        UserError: a filter names what the subset has not, or nothing is left.
+        UserError: a filter names something that the subset lacks, or no pair is left.
     """
     chosen = list(subset)
     if config.repos:
@@ -201,7 +201,7 @@ def choose(subset: Sequence[Pair], config: Dataset) -> list[Pair]:
     if not chosen:
         raise UserError(
             f"dataset: no pair of {config.subset} is left: repos, tasks and pairs exclude each "
-            "other. Take one of them out."
+            "other. Remove a filter."
         )
     if config.first is not None:
         return chosen[: config.first]
@@ -259,7 +259,7 @@ def _normal(text: str) -> str:
         a, b = sorted(int(number) for number in numbers)
         return f"{head}/{a},{b}"
     raise UserError(
-        f"dataset.pairs: {text!r} is no pair. Write repo/task/a,b, such as "
+        f"dataset.pairs: {text!r} is not a pair. Write repo/task/a,b, such as "
         "dottxt_ai_outlines_task/1655/6,7."
     )
 

@@ -37,17 +37,17 @@ class Setting:
 
     @property
     def messaging(self) -> bool:
-        """Whether its agents talk."""
+        """True if its agents talk."""
         return self.mode != "solo" and "--no-messaging" not in self.flags
 
     @property
     def redis(self) -> bool:
-        """Whether it needs a Redis: for messages, or for a team's list of tasks."""
+        """True if it needs a Redis: for messages, or for a team's list of tasks."""
         return self.messaging or self.mode == "team"
 
     @property
     def git(self) -> bool:
-        """Whether its agents share a git server, and with it a network."""
+        """True if its agents share a git server, and with it a network."""
         return "--git" in self.flags
 
 
@@ -69,7 +69,7 @@ class Experiment:
 
     @property
     def adopted(self) -> bool:
-        """Whether plain cooperbench made its runs: they are taken over, and none is run here."""
+        """True if plain cooperbench made its runs: they are imported, and none is run here."""
         return bool(self.model.adopt)
 
     @property
@@ -94,17 +94,17 @@ class Experiment:
 
     @property
     def store_in_containers(self) -> bool:
-        """Whether commands inside the agents' containers call the message store themselves."""
+        """True if commands inside the agents' containers call the message store themselves."""
         inside = self.agent.openhands or self.agent.name in INSIDE
         return self.setting.mode == "team" or (self.setting.messaging and inside)
 
     @property
     def adopted_from(self) -> str:
-        """The folder that its runs are taken over from."""
+        """The folder that its runs are imported from."""
         return adopted_folders(self.model, self.setting.name)[self.repeat - 1]
 
     def has_own_network(self, configured: str | None) -> bool:
-        """Whether each of its runs has a Docker network; ``configured``: containers.network."""
+        """True if each of its runs has a Docker network; ``configured``: containers.network."""
         if self.setting.git or self.agent.openhands:
             return True
         return self.store_in_containers and configured in (None, "none")
@@ -123,7 +123,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The run's own name: its folder below runs/."""
+        """The run's folder below runs/, which identifies it."""
         return f"{self.experiment.run_name}/{self.experiment.setting.mode}/{self.pair.folder}"
 
     @property
@@ -143,7 +143,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a config asks for, in the order it is to be done."""
+    """Experiments and runs of a config, in the order of their execution."""
 
     config: Config
     pairs: tuple[Pair, ...]
@@ -182,7 +182,7 @@ class Plan:
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """All runs; of an adopted experiment those that `snakemake adopt` has taken over."""
+        """All runs; of an adopted experiment those that `snakemake adopt` has imported."""
         return tuple(
             run
             for experiment in self.experiments
@@ -223,12 +223,12 @@ class Plan:
         return self._by_name[name]
 
     def rule(self, experiment: Experiment) -> str:
-        """Return what names an experiment in a rule's name: the setting, and more if need be."""
+        """Return an experiment's part of a rule's name: the setting, and the model if needed."""
         name = experiment.setting.name
         if len([model for model in self.config.models.values() if model]) > 1:
             name = f"{experiment.model_name}_{name}"
         plain = re.sub(r"\W", "_", name + layout.repeat_suffix(experiment.repeat))
-        # Names that differ only in what a rule's name cannot hold are told apart by a number.
+        # A number distinguishes names that differ only in characters that a rule's name excludes.
         number = self.experiments.index(experiment)
         alike = [re.sub(r"\W", "_", one.run_name) for one in self.experiments]
         return plain if len(set(alike)) == len(alike) else f"{plain}_{number}"
@@ -287,7 +287,7 @@ def make(config: Config) -> Plan:
     """Return the plan of ``config``.
 
     Raises:
-        UserError: the subset is unknown or holds what cannot be, or two runs share a name.
+        UserError: the subset is unknown or has an impossible pair, or two runs share a name.
     """
     dataset = Path(config.dataset.dir)
     subset = pairs.load(config.dataset.subset, dataset)
@@ -331,9 +331,9 @@ def _known(chosen: Sequence[Pair], dataset: Path) -> None:
         if tasks:
             raise UserError(
                 f"dataset.subset: {pair.repo} has no task {pair.task_id} (it has {listed(tasks)}),"
-                f" and {task_folder} is not there."
+                f" and {task_folder} does not exist."
             )
         raise UserError(
-            f"dataset.subset: repo {pair.repo} is not known and {dataset / pair.repo} is not "
-            f"there. Known: {listed(repos)}.{nearest(pair.repo, repos)}"
+            f"dataset.subset: repo {pair.repo} is not known and {dataset / pair.repo} does "
+            f"not exist. Known: {listed(repos)}.{nearest(pair.repo, repos)}"
         )

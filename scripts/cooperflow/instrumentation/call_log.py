@@ -1,4 +1,4 @@
-"""Log of every model call: a litellm callback that writes its start and its end."""
+"""Call log: a litellm callback that writes a line when a model call starts and when it ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _thread() -> str:
 
 
 class CallLog(CustomLogger):
-    """Appends two lines per call to a file: at its start, and at its answer or error.
+    """Appends two lines per call to a file: when it starts, and at its answer or error.
 
     The file outlives the process, so that a killed run's calls remain known.
     """
@@ -52,7 +52,7 @@ class CallLog(CustomLogger):
         self._path = path
         self._key = key
         self._pace = pace
-        # litellm reports an answer from a worker thread: remember who asked.
+        # litellm reports an answer from a worker thread: remember the caller's agent.
         self._asked: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -107,7 +107,7 @@ class CallLog(CustomLogger):
         causes = causes_of(error)
         answer = noted.answer if noted else None
         if answer is not None:
-            # Served, and paid for, whatever became of it.
+            # Served and paid for, even if the answer was unusable.
             cost = self._cost(call, answer, kwargs, None)
             reported = _reported(answer)
         else:
@@ -182,7 +182,7 @@ def register_prices() -> None:
 
 
 def prices_of(kwargs: dict[str, Any]) -> Prices:
-    """Return the prices of the model that is called; all unknown where litellm has none."""
+    """Return the prices of the called model; all unknown if litellm has none."""
     entry = _price_entry(str(kwargs.get("model") or ""), kwargs.get("custom_llm_provider"))
     thresholds = [
         int(found[1]) * 1000
@@ -201,7 +201,7 @@ def prices_of(kwargs: dict[str, Any]) -> Prices:
 
 
 def _price_entry(model: str, provider: str | None) -> dict[str, Any]:
-    """Return litellm's own entry: get_model_info() reports an unknown price as 0."""
+    """Return litellm's entry; get_model_info() would report an unknown price as 0."""
     bare = model.removeprefix(f"{provider}/")
     for name in (f"{provider}/{bare}", bare):
         entry = dict(litellm.model_cost.get(name) or {})
@@ -211,13 +211,13 @@ def _price_entry(model: str, provider: str | None) -> dict[str, Any]:
             return entry
     try:
         key = litellm.get_model_info(model, custom_llm_provider=provider)["key"]
-    except Exception:  # litellm raises plain Exception for a model it does not know
+    except Exception:  # litellm raises plain Exception for an unknown model
         return {}
     return dict(litellm.model_cost.get(str(key)) or {})
 
 
 def _passed_on(response: Any, known: bool) -> Answer:
-    """Return what litellm passes on of an answer whose wire format is unknown."""
+    """Return the fields that litellm passes on from an answer of unknown wire format."""
     tokens: Any = getattr(response, "usage", None)
     read = getattr(tokens, "prompt_tokens_details", None)
     written = getattr(tokens, "completion_tokens_details", None)
@@ -241,7 +241,7 @@ def _finish_reason(response: Any) -> str:
 
 
 def _reported(answer: Answer) -> dict[str, Any]:
-    """Return what goes into the call log of an answer, its cost left out."""
+    """Return the call log's fields of an answer, without its cost."""
     return {
         "wire": answer.wire,
         "usage_reported": answer.has_usage,
@@ -289,7 +289,7 @@ _AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
 
 
 def _agent(messages: Any) -> str:
-    """Return which agent asks, by its prompt; empty where that names none (as in solo)."""
+    """Return the calling agent, by its prompt; empty if the prompt names none (as in solo)."""
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
         if message.get("role") == "user" and isinstance(content, str):
@@ -307,7 +307,7 @@ def _message(response: Any) -> Any:
 
 
 def _bound(kwargs: dict[str, Any], model: str, size: int) -> float | None:
-    """Return what a call can cost at most, USD: a token is at least one byte of the request."""
+    """Return the upper bound of a call's cost, USD: a token is at least one byte of the request."""
     prices = prices_of({**kwargs, "model": kwargs.get("model") or model})
     read, written = prices.dearest_input, prices.dearest_output
     if read is None or written is None:
@@ -327,7 +327,7 @@ def causes_of(error: BaseException | None) -> list[str]:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """Return an error and those behind it, outermost first."""
+    """Return an error and its causes, outermost first."""
     found: list[BaseException] = []
     while error is not None and error not in found:
         found.append(error)
@@ -336,9 +336,9 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _retry_after(error: BaseException | None) -> float | None:
-    """Return the seconds for which the provider asked to be left alone.
+    """Return the pause that the provider asked for, seconds.
 
-    litellm keeps the headers of some providers' answers (Cohere's) in a cause alone.
+    litellm keeps the headers of some providers' answers (Cohere's) only in a cause.
     """
     for one in _chain(error):
         for holder in (getattr(one, "response", None), one):

@@ -11,18 +11,18 @@ from pathlib import Path
 from cooperflow import locks
 from cooperflow.layout import Results
 
-# Longest queue, seconds: a longer one was written before the clock was set back.
+# Longest queue, seconds: a longer queue was written before the clock was set back.
 LONGEST = 3600.0
 
 
 def next_turn(due: float | None, now: float, interval: float) -> tuple[float, float]:
-    """Return the moment of the next call, and that from which on the one after it may be. Pure.
+    """Return the time of the next call, and the earliest time of the call after it. Pure.
 
     Calls are spaced evenly, so that no minute has more than the limit.
 
     Args:
-        due: from when on a call may be, None where nobody has called yet; seconds.
-        now: the moment of asking; seconds.
+        due: earliest time of a call, None before the first call; seconds.
+        now: current time; seconds.
         interval: between two calls; seconds.
     """
     mine = now if due is None or due > now + LONGEST else max(due, now)

@@ -1,8 +1,8 @@
-"""Patch applied to httpx inside a process that calls models: raw answers noted, and completed.
+"""Patch applied to httpx inside a process that calls models: it records and completes answers.
 
-litellm drops what it has no field for, and fails on an answer without usage after it was paid
-for. All its synchronous providers send through ``httpx.Client.send``, so this one function sees
-the raw answer of each. The rules are in `outcomes/provider_answer.py`.
+litellm drops fields that it does not know, and fails on an answer without usage after it was paid
+for. All its synchronous providers send through ``httpx.Client.send``, so this function sees the
+raw answer of each. The rules are in `outcomes/provider_answer.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import httpx
 from cooperflow.outcomes import provider_answer
 from cooperflow.outcomes.provider_answer import Answer
 
-# Assumed for an answer without usage, so that an agent's own limits still work: bytes per token.
+# Bytes per token assumed for an answer without usage, so that an agent's limits still work.
 BYTES_PER_TOKEN = 4
 # Status in place of 200 where the answer reports a failure of the provider.
 _STATUS = {provider_answer.FAILED: 500, provider_answer.TIMED_OUT: 504}
@@ -53,11 +53,11 @@ class RawAnswers:
     _plans: dict[str, str] = field(default_factory=dict)  # id of a tool call -> its plan
 
     def begin(self, call: str) -> None:
-        """Note under ``call`` what this thread is answered from now on."""
+        """Record this thread's answers under ``call`` from now on."""
         self._current.call = call
 
     def take(self, call: str) -> Noted | None:
-        """Return and forget the answer to a call; None where it never came."""
+        """Return and forget the answer to a call; None without an answer."""
         return self._noted.pop(call, None)
 
     def install(self) -> None:
@@ -145,9 +145,9 @@ def seconds_of(header: str | None, now: float | None = None) -> float | None:
 def _with_usage(
     document: dict[str, Any], answer: Answer, sent: int, received: int
 ) -> dict[str, Any] | None:
-    """Return the document with the usage that litellm needs; None where it has one.
+    """Return the document with the usage that litellm needs; None if it has usage.
 
-    The estimate reaches litellm and the agent only. The call log records that there was none.
+    The estimate reaches litellm and the agent only. The call log records that usage was missing.
     """
     billed = answer.billed_input_tokens, answer.billed_output_tokens
     if answer.wire == provider_answer.COHERE:

@@ -23,10 +23,10 @@ from cooperflow.engine import containers
 
 SHIM = Path(__file__).parents[1] / "attempt" / "docker-labelled"
 
-# What is kept of a command's output, bytes: its head and its tail (which holds the counts).
+# Kept bytes of a command's output: its head and its tail (which holds the counts).
 KEPT_HEAD = 1_000_000
 KEPT_TAIL = 1_000_000
-# Given to a command beyond its limit, so that upstream notices first, seconds.
+# Time added to a command's limit, so that upstream notices first, seconds.
 GRACE = 5
 
 
@@ -35,7 +35,7 @@ GIT_SERVER_NAMES = ("_CONTAINER_NAME", "_NETWORK_NAME", "_VOLUME_NAME")
 
 
 PATCH = ".patch"
-# The codec in which any bytes become a text and the same bytes again.
+# Codec that converts any bytes to text and back.
 EXACT = ("utf-8", "surrogateescape")
 # Prefix of the command with which upstream reads an agent's patch.
 DIFF = "git --no-pager diff "
@@ -47,7 +47,7 @@ class _Exec(NamedTuple):
 
 
 def apply_labels(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Path) -> None:
-    """Give everything made through the SDK ``labels``, and containers ``arguments`` on top.
+    """Add ``labels`` to everything made through the SDK, and ``arguments`` to containers.
 
     Containers are stopped at once instead of asked for 5 s (their `sleep infinity` as PID 1
     cannot hear), and each that upstream stops itself is noted in ``note``.
@@ -111,8 +111,8 @@ def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
 def rename_git_server(token: str) -> None:
     """Have this process start a separate git server if it needs one (``--git``).
 
-    Upstream's is one container for all runs of a machine: the run that started it would take it
-    away from the others at its end. Only its names are changed.
+    Upstream uses one container for all runs of a machine: the run that started it would remove it
+    at its end while others use it. Only its names are changed.
     """
     from cooperbench.agents.mini_swe_agent_v2.connectors.git_servers import docker as server
 
@@ -121,9 +121,9 @@ def rename_git_server(token: str) -> None:
 
 
 def note_unread_patches(note: Path) -> None:
-    """Note in ``note`` each command that failed to run while an agent's patch was read.
+    """Record in ``note`` each command that failed to run while an agent's patch was read.
 
-    Upstream takes the output of such a command, usually empty, for the patch. Without the note, a
+    Upstream takes the output of such a command, usually empty, for the patch. Without the record, a
     docker program or an engine that cannot start a command would look like an empty submission.
     """
     from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector
@@ -156,7 +156,7 @@ def note_unread_patches(note: Path) -> None:
 
 
 def keep_patches_exact() -> None:
-    """Have upstream read and write patches byte for byte.
+    """Make upstream read and write patches byte for byte.
 
     Upstream handles them as text: carriage returns are lost, bytes that are not UTF-8 are
     replaced, and the patch of a file with either does not apply. A patch without them is the same
@@ -227,9 +227,9 @@ def _refusal(environment: Any) -> str:
 
 
 def limit_commands(seconds: float) -> None:
-    """End a command in a container ``seconds`` after its start, and keep its output bounded.
+    """End a command in a container after ``seconds``, and bound its output.
 
-    Upstream reports a test as timed out after 600 s but then waits for it for ever, and holds
+    Upstream reports a test as timed out after 600 s but then waits for it forever, and holds
     all of its output in memory.
     """
 
@@ -265,7 +265,7 @@ def _replace(kind: Any, method: str, function: Callable[..., Any]) -> None:
 
 
 def _kill_all(api: Any, container: str) -> None:
-    """Kill every process of a container but its first, which only sleeps."""
+    """Kill every process of a container except its first, which only sleeps."""
     made = api.exec_create(container, ["sh", "-c", "kill -9 -1"])
     api.exec_start(made["Id"])
 

@@ -22,12 +22,12 @@ from cooperflow.processes import Process
 
 SCHEMA = 1
 REASON = "budget"
-# How long another run may take to add up the costs, seconds.
+# Longest wait while another run adds up the costs, seconds.
 CLAIM_SECONDS = 120
-# How often a run that waits for the running ones checks the budget, seconds.
+# Interval at which a run that waits for running runs checks the budget, seconds.
 POLL_SECONDS = 1.0
-# How long an evaluation may take to start after its run or the previous evaluation, seconds; on
-# a cluster its job is queued first.
+# Time limit for an evaluation to start after its run or the previous evaluation, seconds; on a
+# cluster its job is queued first.
 QUIET_SECONDS, QUIET_SECONDS_ON_NODE = 10.0, 60.0
 
 
@@ -48,7 +48,7 @@ class Position:
 
     @property
     def reached(self) -> bool:
-        """Whether the budget admits no more runs."""
+        """True if the budget admits no more runs."""
         return self.committed > self.limit
 
     @property
@@ -245,7 +245,7 @@ def _folders(root: Path) -> Sequence[Path]:
 
 
 def _running(folder: RunFolder) -> Path | None:
-    """Return the folder of the run's attempt that is running now, if one is."""
+    """Return the folder of the run's running attempt, None without one."""
     for number in folder.attempt_numbers()[-1:]:
         record = AttemptRecord.read(folder, number)
         process = Process.parse(record.process)

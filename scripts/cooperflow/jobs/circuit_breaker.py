@@ -24,9 +24,9 @@ from cooperflow.layout import Results
 
 # The longest pause between two trials, seconds.
 LONGEST_PAUSE = 600
-# How often a waiting job prints its reason (at first), and how often it probes, seconds.
+# First interval at which a waiting job prints its reason, and interval of its probes, seconds.
 MESSAGE_SECONDS, PROBE_SECONDS = 60, 5
-# How much of the record of attempts is read: some hundred of them, bytes.
+# Length of the record of attempts that is read, bytes: some hundred attempts.
 TAIL = 65_536
 
 

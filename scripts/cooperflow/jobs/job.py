@@ -18,7 +18,7 @@ TRY_AGAIN = 75
 HALTED = 77
 INTERRUPTED = 130
 
-# How long to wait for the process of an earlier session that is ending, seconds.
+# Longest wait for an ending process of an earlier session, seconds.
 CLAIM_SECONDS = 90
 
 
@@ -99,7 +99,7 @@ class Job(abc.ABC):
 
 
 def claim_seconds(plan: Plan) -> float:
-    """Return how long another process may hold the lock of a job, seconds.
+    """Return the longest wait for the lock of a job, seconds.
 
     On a cluster it may be a job of an earlier session, which continues and whose result is waited
     for; elsewhere it is ending.

@@ -24,7 +24,7 @@ from cooperflow import processes, runtime_dir
 from cooperflow.attempt import child_process
 from cooperflow.jobs.launcher_client import SCHEMA, STARTED
 
-# How often the launcher checks that its session is alive, seconds.
+# Interval at which the launcher checks that its session is alive, seconds.
 POLL_SECONDS = 0.5
 # Modules that the jobs import.
 MODULES = (

@@ -20,7 +20,7 @@ from cooperflow import environment, locks, runtime_dir
 SCHEMA = 2
 # A fork's first answer: it has the request and does the work.
 STARTED = b"+"
-# How long a launcher may take until it listens, seconds; it listens before it imports anything.
+# Time limit for a launcher to listen, seconds; it listens before it imports anything.
 START_SECONDS = 20
 SCRIPTS = Path(__file__).resolve().parents[2]
 

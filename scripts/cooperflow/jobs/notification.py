@@ -21,7 +21,7 @@ ENDED = "ended"
 HALTED = "halted"
 WAITING = "waiting"
 BUDGET = "budget"
-# How long the command may take, seconds.
+# Time limit of the command, seconds.
 SECONDS = 30.0
 
 LOG = Path("logs") / "notify.log"
@@ -39,7 +39,7 @@ def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool
     A failure of the command is printed and logged; the session continues.
 
     Returns:
-        Whether the command was called and succeeded.
+        True if the command was called and succeeded.
     """
     if not plan.config.notify:
         return False

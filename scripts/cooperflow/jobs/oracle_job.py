@@ -24,7 +24,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Repetition:
-    """One of several evaluations of a pair's gold patches."""
+    """A repetition of the evaluations of a pair's gold patches."""
 
     pair: Pair
     number: int

@@ -183,7 +183,7 @@ def _write_record(folder: Path, record: AttemptRecord) -> None:
 def _image(plan: Plan, run: Run) -> tuple[str | None, Evidence | None]:
     """Return the id of the run's verified image, or evidence that it cannot be used.
 
-    On Modal there is no local image: the id is empty.
+    On Modal the id is empty, since images are not local.
     """
     docker = plan.config.docker
     try:

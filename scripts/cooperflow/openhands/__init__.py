@@ -8,7 +8,7 @@ LOGS = "COOPERFLOW_LOGS"
 
 
 def agent_environment(network: str, gateway: str, token: str, logs: Path) -> dict[str, str]:
-    """Return what the agent's module and upstream's adapter read in the cooperbench process.
+    """Return the environment of the agent's module and upstream's adapter.
 
     Upstream has two variables by which its adapters call an OpenAI-compatible end point instead
     of a provider (made for Azure's deployments); the gateway is such an end point.

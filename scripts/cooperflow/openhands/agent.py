@@ -1,8 +1,8 @@
 """The agent `openhands_docker`: upstream's OpenHands with containers of this machine for Modal's.
 
 cooperbench imports this as an external agent. All of upstream's runner stays (prompts, tools,
-collaboration); what it takes from Modal is replaced where it looks for it, and the patch is taken
-in a way that can fail: upstream's gives none where the server was too slow to be asked.
+collaboration); only its functions for Modal are replaced. Reading the patch raises an error if
+it fails: upstream would return an empty patch from a slow server.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def _named() -> dict[str, str] | None:
 
 
 def _no_redis(run_id: str, agents: list[str], timeout: int = 3600) -> str:
-    raise RuntimeError("the workflow gives a Redis that containers reach; there is none")
+    raise RuntimeError("no Redis that containers reach; the workflow should have started it")
 
 
 def replace_modal() -> None:
-    """Put our own in the place of what upstream's adapter has in Modal."""
+    """Replace the Modal functions of upstream's adapter."""
     adapter.ModalSandboxContext = sandbox.Sandbox
     _azure.resolve_azure_config = _named
     adapter._extract_patch = sandbox.patch
@@ -52,10 +52,10 @@ replace_modal()
 
 @functools.cache
 def wait_until_it_runs() -> None:
-    """Have the SDK wait until its server has started the agent.
+    """Make the SDK wait until its server has started the agent.
 
-    It asks for the state right after, and takes `idle` for done: on a busy machine an agent that
-    never called its model had submitted nothing.
+    The SDK asks for the state at once and takes `idle` for finished: on a busy machine an agent
+    would end without a call of its model.
     """
     from openhands.sdk.conversation.impl.remote_conversation import RemoteConversation
 
@@ -66,7 +66,7 @@ def wait_until_it_runs() -> None:
             return bool(ended(self, status))
         self.idle_since = getattr(self, "idle_since", time.monotonic())
         if time.monotonic() - self.idle_since > HEALTHY_SECONDS:
-            raise TimeoutError(f"the agent had not begun in {HEALTHY_SECONDS} s")
+            raise TimeoutError(f"the agent did not start within {HEALTHY_SECONDS} s")
         return False
 
     RemoteConversation._handle_conversation_status = has_ended

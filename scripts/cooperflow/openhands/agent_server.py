@@ -16,15 +16,15 @@ from cooperflow.engine.containers import Labels
 from cooperflow.errors import UserError
 
 PLACE = layout.REPOSITORY / ".tools" / "openhands"
-# The SDK and the tools, for the side of this machine.
+# The SDK and the tools for processes of this machine.
 HOST = PLACE / "host"
-# In containers; upstream's own images have it there too.
+# Path in containers, as in upstream's images.
 PREFIX = "/opt/agent-server-venv"
 PYTHON = f"{PREFIX}/bin/python"
 PORT = 8000
 SERVER = (PYTHON, "-m", "openhands.agent_server", "--host", "0.0.0.0", "--port", str(PORT))
-# What a server is to leave alone as it starts: fetching litellm's prices, from where nothing is
-# reached, and starting an editor and a browser, which no agent here is given.
+# Variables that keep a starting server from fetching litellm's prices, which it cannot reach, and
+# from starting an editor and a browser, which no agent here uses.
 ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "OH_ENABLE_VSCODE": "0",
@@ -36,10 +36,10 @@ LABEL = "cooperflow.openhands"
 BASE_LABEL = "cooperflow.openhands.base"
 
 # Time limit for a server to become healthy, seconds: it takes 5 on an idle machine, far more
-# where several start at once on a busy one.
+# when several start at once on a busy machine.
 HEALTHY_SECONDS = 240
 
-# Asks the server from inside, so that no network is needed.
+# Queries the server from inside, so that no network is needed.
 _ASK = (
     "import sys, urllib.request as r\n"
     f"at = 'http://127.0.0.1:{PORT}/'\n"
@@ -49,7 +49,7 @@ _ASK = (
 
 
 def stamp() -> str:
-    """Return the short hash of all that the parts were made from.
+    """Return the short hash of the parts' sources.
 
     Raises:
         UserError: they are missing.
@@ -58,8 +58,8 @@ def stamp() -> str:
         return (PLACE / "stamp").read_text().strip()
     except OSError:
         raise UserError(
-            "OpenHands' agent server and SDK are not here. Run `make openhands`, which makes them "
-            "from Debian's and Python's packages."
+            "OpenHands' agent server and SDK are not installed. Run `make openhands`, which makes "
+            "them from Debian's and Python's packages."
         ) from None
 
 
@@ -83,14 +83,14 @@ def layer(client: docker.DockerClient, image: str) -> None:
 
     Raises:
         UserError: the parts or their image are missing.
-        DockerException: Docker would not build.
+        DockerException: Docker could not build the image.
     """
     source, task = server_image(), layout.task_image(image)
     base = containers.image_content(client, task)
     if base is None:
-        raise UserError(f"{task} is not here, onto which it is layered")
+        raise UserError(f"its base image {task} is missing")
     if containers.image_id(client, source) is None:
-        raise UserError(f"{source} is not here; run `make openhands`")
+        raise UserError(f"{source} is missing. Run `make openhands`.")
     recipe = "\n".join(
         (
             f"FROM {task}",
@@ -107,7 +107,7 @@ def layer(client: docker.DockerClient, image: str) -> None:
 def is_stale(client: docker.DockerClient, image: str) -> bool:
     """Return whether an image was layered onto a base that has changed since.
 
-    It is, too, if it was layered with other parts.
+    An image layered with other parts is stale too.
     """
     try:
         labels = client.images.get(image).labels
@@ -122,7 +122,7 @@ def is_stale(client: docker.DockerClient, image: str) -> bool:
 
 
 def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str, str]:
-    """Start the agent server of an image; return its version when it is healthy.
+    """Start the agent server of an image; return its version once it is healthy.
 
     Raises:
         UserError: it does not start, or is not healthy in time.
@@ -152,6 +152,6 @@ def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str,
     finally:
         containers.remove(client, {containers.TOKEN_LABEL: labels.token})
     raise UserError(
-        f"{image}: its agent server is not healthy after {HEALTHY_SECONDS} s, or ended. It said: "
-        f"{said or 'nothing'}. Remove the image, then start again."
+        f"{image}: its agent server is not healthy after {HEALTHY_SECONDS} s, or ended. Output: "
+        f"{said or 'none'}. Remove the image, then start again."
     )

@@ -1,4 +1,4 @@
-"""The git server of agents that share code (`--git`): a container of the run's own image."""
+"""The git server of agents that share code (`--git`): a container of the run's image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cooperflow.openhands import NETWORK
 PORT = 9418
 SECONDS = 30
 
-# Set by the agent's runner before it asks for a server: the image its own container has.
+# Set by the agent's runner before it asks for a server: the image of the agent's container.
 image = ""
 
 _SCRIPT = (
@@ -37,12 +37,12 @@ class _Unused:
 
 
 def unused(**_: Any) -> _Unused:
-    """Return what upstream's runner takes for a git server; the adapter makes its own."""
+    """Return a placeholder for the git server of upstream's runner; the adapter starts another."""
     return _Unused()
 
 
 def get(run_id: str, agents: list[str], timeout: int = 3600) -> str:
-    """Return the URL of a run's git server, which the first agent that asks starts.
+    """Return the URL of a run's git server, which the first request starts.
 
     Raises:
         RuntimeError: it does not serve; the image may lack `git daemon`.
@@ -55,7 +55,7 @@ def get(run_id: str, agents: list[str], timeout: int = 3600) -> str:
 
 
 def release(run_id: str) -> None:
-    """Give back a run's git server; the last agent that does so ends it."""
+    """Release a run's git server; the last release ends it."""
     with _lock:
         if run_id in _servers:
             _servers[run_id][2] -= 1

@@ -1,7 +1,7 @@
-"""A container with OpenHands' agent server: its start, health and removal.
+"""Container with OpenHands' agent server: starting, health checks and removal.
 
-It stands in for upstream's sandbox in Modal and is made as that one: with the image, a time
-limit (which here is the run's own) and what the agents share; entering it gives the URL.
+It replaces upstream's sandbox in Modal and takes the same arguments: the image, a time limit
+(ignored: the run has one) and the agents' shared services; entering it returns the URL.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ PATIENCE = 60.0
 LOG_BYTES = 20_000_000
 # Path of the repository in a task's image.
 REPOSITORY = "/workspace/repo"
-# The highest exit code of git's own (128: fatal, 129: usage); above it a signal has ended it.
+# The highest exit code of git itself (128: fatal, 129: usage); above it a signal ended it.
 GIT_REFUSES = 129
 # Exit codes of a command that could not be started.
 _NOT_GITS = (126, 127)
 
-# Of each agent's own thread: its name (`agent`) and its `sandbox`.
+# Values of each agent's thread: its name (`agent`) and its `sandbox`.
 this = threading.local()
 
 
 def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return the variables of an agent's container: what upstream gives it, without any key. Pure.
+    """Return the variables of an agent's container: upstream's, without any key. Pure.
 
     The model's address and the run's token reach the server with the agent itself.
     """
@@ -54,7 +54,7 @@ def environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 class Sandbox:
-    """A context: the agent server's URL while it is entered."""
+    """A context manager whose value is the agent server's URL."""
 
     def __init__(self, image_name: str, timeout: int, coop_info: dict[str, Any] | None = None):
         self._image = image_name
@@ -98,7 +98,7 @@ class Sandbox:
     def patch(self) -> str:
         """Return all changes since the container started, by upstream's two commands.
 
-        Empty too where git refuses, as with upstream: then the agent has broken its repository.
+        Empty also if git refuses, as in upstream: then the agent has broken its repository.
 
         Raises:
             RuntimeError: git could not be started, or was killed.
@@ -108,7 +108,7 @@ class Sandbox:
         return self._git("diff", self._base)
 
     def _git(self, *arguments: str) -> str:
-        """Return git's output; empty where it refuses."""
+        """Return git's output; empty if it refuses."""
         assert self._container is not None
         command = ["git", *arguments]
         done = self._container.exec_run(command, workdir=REPOSITORY, demux=True)
@@ -176,7 +176,7 @@ class Sandbox:
 
 
 def patch(_workspace: object, _base_commit: str | None) -> str:
-    """Stand in for upstream's function: the patch of this thread's agent."""
+    """Replacement of upstream's function: return the patch of this thread's agent."""
     return str(this.sandbox.patch())
 
 

@@ -1,1 +1,1 @@
-"""What a run was: its calls and evidence judged, and the documents that say so."""
+"""Outcomes of runs: calls and evidence, their judgement, and the documents with the result."""

@@ -1,4 +1,4 @@
-"""Forecast of a sum of further runs from an assumption and the finished runs. Pure.
+"""Forecast of a sum of more runs from an assumption and the finished runs. Pure.
 
 Costs are positive and skewed, and experiments differ. The gamma-gamma model describes both: runs of
 an experiment follow a gamma distribution, and its mean varies between experiments. The forecast of
@@ -8,7 +8,7 @@ the mean is a weighted average of the assumption and the observed mean,
 
 with w the squared coefficient of variation between the runs of an experiment and b that between
 experiments. This is Bühlmann's credibility estimate (H. Bühlmann, "Experience rating and
-credibility", ASTIN Bulletin 4, 1967). The sum of further runs then follows a beta prime
+credibility", ASTIN Bulletin 4, 1967). The sum of more runs then follows a beta prime
 distribution, whose 2.5 % and 97.5 % quantiles are the range (P. Fader and B. Hardie, "The
 gamma-gamma model of monetary value", 2013). w is itself estimated: the assumed value counts as one
 degree of freedom beside those of the finished runs.
@@ -50,7 +50,7 @@ NOTHING = Range(0.0, 0.0, 0.0)
 
 
 def mean(assumed: float | None, finished: Sequence[float]) -> float | None:
-    """Return the expected value of one further run; None when nothing is known about it."""
+    """Return the expected value of another run; None if nothing is known about it."""
     count, total = len(finished), sum(finished)
     if assumed is None:
         return total / count if count else None
@@ -59,7 +59,7 @@ def mean(assumed: float | None, finished: Sequence[float]) -> float | None:
 
 
 def total(assumed: float | None, finished: Sequence[float], further: int) -> Range | None:
-    """Return the forecast of the sum of ``further`` runs; None when nothing is known about it."""
+    """Return the forecast of the sum of ``count`` runs; None if nothing is known about it."""
     from scipy import stats
 
     expected = mean(assumed, finished)

@@ -106,7 +106,7 @@ class Evidence:
 
     @property
     def is_broken(self) -> bool:
-        """Whether an agent ended in an error, or upstream wrote no result."""
+        """True if an agent ended in an error, or upstream wrote no result."""
         return not self.document or any(agent.status == result_files.ERROR for agent in self.agents)
 
     @property
@@ -115,7 +115,7 @@ class Evidence:
 
     @property
     def docker_refused(self) -> bool:
-        """Whether Docker refused an agent's command, or a container that an agent requested."""
+        """True if Docker refused an agent's command, or a container that an agent requested."""
         if self.exec_refused:
             return True
         started, asked = self.containers_started, self.containers_asked
@@ -285,7 +285,7 @@ def judge_run(evidence: Evidence) -> Verdict:
 
 @dataclass(frozen=True)
 class Tested:
-    """The facts about a run's evaluation. evaluation None: there is no complete eval.json."""
+    """The facts about a run's evaluation. evaluation None: eval.json is missing or incomplete."""
 
     evaluation: Evaluation | None
     empty_patch: bool  # upstream's evaluation gets nothing of one of the patches
@@ -303,7 +303,7 @@ class Tested:
 
     @property
     def has_refused_patch(self) -> bool:
-        """Whether git refused a patch, so that no test ran."""
+        """True if git refused a patch, so that no test ran."""
         return any(
             not count_tests(output, failed=True) and _NOT_APPLIED.search(output)
             for output in self.facts.outputs

@@ -1,4 +1,4 @@
-"""What the gold patches tell of a pair: can it be passed here, and are its tests to be trusted."""
+"""Oracle: whether a pair's gold patches pass on this machine and its tests are reliable."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, runner_output
 from cooperflow.upstream.result_files import Evaluation
 
-# The three gradings of one repetition.
+# The three evaluations of one repetition.
 SOLO = "solo"  # the gold patch of both features
 COOP = "coop"  # the gold patch of each feature, merged
 CONTROL = "control"  # a patch that does nothing
 PROBES = (SOLO, COOP, CONTROL)
 
-# What the oracle says of a pair.
+# Verdicts of the oracle on a pair.
 OK = "ok"
 FAILED = "failed"
 FLAKY = "flaky"
@@ -62,7 +62,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Probe:
-    """One grading of one probe."""
+    """One evaluation of a probe."""
 
     passed: tuple[bool, bool]  # by feature
     tests_passed: tuple[int, int]
@@ -70,7 +70,7 @@ class Probe:
     merge_strategy: str
     applied: bool
     seconds: float
-    broke: str = ""  # why there is no verdict
+    broke: str = ""  # why it has no verdict
     # Documents written before these were recorded lack them.
     tests_run: tuple[int, int] | None = None  # passed or failed, by feature
     built: tuple[bool, bool] = (True, True)  # False: the code did not build, so no test ran
@@ -86,7 +86,7 @@ class Probe:
 
     @property
     def verdict(self) -> tuple[object, ...]:
-        """What must be the same each time. A conflict is git's doing, and never flaky."""
+        """Values that must be equal in each repetition. A conflict comes from git: never flaky."""
         return self.passed, self.merge_status
 
     def as_dict(self) -> dict[str, Any]:
@@ -166,9 +166,9 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:
-    """Return what the oracle says of a pair, and why, for runs of two agents.
+    """Return the oracle's verdict on a pair, and the reasons, for runs of two agents.
 
-    A conflict of the gold patches is no failure: it bounds what can be reached (the ceiling).
+    A conflict of the gold patches is not a failure: it limits what runs can reach (the ceiling).
     """
     status, reason = judge_solo(probes, features)
     coop = probes[COOP]
@@ -190,9 +190,9 @@ def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tup
 
 
 def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:
-    """Return what the oracle says of a pair, and why, for runs of one agent.
+    """Return the oracle's verdict on a pair, and the reasons, for runs of one agent.
 
-    Gold patches that merge but break each other take nothing from the pair's solo runs.
+    Gold patches that merge but break each other do not affect the pair's solo runs.
     """
     names = (SOLO, CONTROL)
     broke = _broke(probes, names)
@@ -223,7 +223,7 @@ def _broke(probes: Mapping[str, Sequence[Probe]], names: Sequence[str]) -> str:
 
 
 def _ran_none(probe: Probe, index: int) -> bool:
-    """Return whether a feature's verdict is not that of a test; a failed build has its own name."""
+    """Return whether a feature has a verdict without a test; a failed build is named separately."""
     if probe.passed[index]:
         return not probe.tests_passed[index]
     return probe.built[index] and probe.tests_run is not None and not probe.tests_run[index]

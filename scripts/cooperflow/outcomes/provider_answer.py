@@ -1,7 +1,7 @@
 """A provider's raw answer: its usage, its finish reason and its cost, for every wire format. Pure.
 
 litellm passes on a common subset. The raw document also holds billed units, cache writes, the
-reason why an answer ended, and what the model thought.
+reason why an answer ended, and the model's reasoning.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ ANTHROPIC = "anthropic"
 GEMINI = "gemini"
 BEDROCK = "bedrock"
 
-# Finish reasons of an answer with HTTP 200 that is a failure of the provider, by what it is.
+# Finish reasons of an answer with HTTP 200 that is a failure of the provider, by kind.
 FAILED = "failed"
 TIMED_OUT = "timed_out"
 _FAILURES = {"error": FAILED, "timeout": TIMED_OUT}
 # Finish reasons of an answer that was cut at the limit of output tokens.
 _CUT = frozenset({"max_tokens", "length", "max_output_tokens"})
-# Service tiers with prices of their own.
+# Service tiers with different prices.
 _TIERS = ("flex", "priority", "batch")
 # Upper bound of a cache write whose price is unknown, relative to the input price. The dearest
 # published price is Anthropic's for one hour: twice the input.
@@ -71,7 +71,7 @@ class Answer:
 
     @property
     def was_cut(self) -> bool:
-        """Whether the answer hit the limit of output tokens."""
+        """True if the answer hit the limit of output tokens."""
         return hit_output_limit(self.finish_reason)
 
 
@@ -136,14 +136,14 @@ def _openai(document: Mapping[str, Any]) -> Answer:
     parts = _parts(message.get("content"))
     thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
     cost = _number(usage.get("cost"))
-    # With a key of one's own behind OpenRouter its fee is in `cost`, the provider's price beside.
+    # With the user's provider key, OpenRouter's `cost` is its fee, without the provider's price.
     own_key = _number(_mapping(usage.get("cost_details")).get("upstream_inference_cost"))
     extra = own_key if usage.get("is_byok") and own_key else 0.0
     return Answer(
         OPENAI,
         input_tokens=_count(usage, "prompt_tokens"),
         output_tokens=_count(usage, "completion_tokens"),
-        # DeepSeek's own field, where the common one is missing.
+        # DeepSeek's field, if the common field is missing.
         cached_tokens=_count(read, "cached_tokens")
         or _count(usage, "prompt_cache_hit_tokens")
         or 0,
@@ -279,7 +279,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """Known cost and its upper bound, USD; bound None: there is none. complete: it is all."""
+    """Known cost and its upper bound, USD; bound None: unbounded. complete: nothing is missing."""
 
     known: float
     complete: bool
@@ -298,7 +298,7 @@ def cost_of(answer: Answer, prices: Prices, computed: float | None, request: flo
     if not answer.has_usage or answer.output_tokens is None:
         return Cost(0.0, False, request)
     if computed and (prices.input is None or prices.output is None):
-        return Cost(computed, True, computed)  # litellm found a price where we did not
+        return Cost(computed, True, computed)  # litellm has a price that `prices` lacks
     if answer.has_billed_units:
         return _plain(prices, answer.billed_input_tokens or 0, answer.billed_output_tokens or 0)
     assert answer.input_tokens is not None

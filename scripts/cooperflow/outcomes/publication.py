@@ -35,8 +35,8 @@ def result(
 ) -> dict[str, Any]:
     """Publish attempt number ``attempt`` as the run's result and return the document.
 
-    A copy stays in the attempt's folder: what was paid for is found again there should
-    result.json be removed.
+    A copy stays in the attempt's folder: the paid result is restored from it if result.json
+    is removed.
     """
     whole = dict(document) if document is not None else _in_upstreams_place(run, evidence, started)
     whole["log_dir"] = str(folder.path)
@@ -65,14 +65,14 @@ def result(
     whole["workflow"] = record.as_dict()
     folder.eval.unlink(missing_ok=True)
     folder.own.unlink(missing_ok=True)
-    # From here on the attempt counts: a kill on the way is made good by restore().
+    # From here on the attempt counts: restore() completes a publication that was killed.
     atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, whole)
     _place(folder, upstream, whole)
     return whole
 
 
 def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
-    """Publish again what an attempt that was never retired came to: its result.json is gone."""
+    """Restore a missing result.json from an attempt that was not retired."""
     for number in reversed(folder.attempt_numbers()):
         document = atomic_io.read_json(folder.attempt(number) / layout.RESULT)
         if isinstance(document, dict) and "workflow" in document:
@@ -82,7 +82,7 @@ def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
 
 
 def is_restorable(folder: RunFolder) -> bool:
-    """Return whether an attempt that was never retired holds the run's result."""
+    """Return whether an attempt that was not retired holds the run's result."""
     documents = (
         atomic_io.read_json(folder.attempt(number) / layout.RESULT)
         for number in folder.attempt_numbers()
@@ -91,13 +91,13 @@ def is_restorable(folder: RunFolder) -> bool:
 
 
 def upstream_folder(run: Run, attempt: Path) -> Path:
-    """Return where upstream writes the results of an attempt."""
+    """Return the folder in which upstream writes the results of an attempt."""
     experiment = run.experiment
     return attempt / "logs" / experiment.run_name / experiment.setting.mode / run.pair.folder
 
 
 def _place(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
-    """Put upstream's files where readers look for them, result.json last. Can be done twice."""
+    """Link upstream's files into the run's folder, result.json last. Idempotent."""
     for stale in folder.path.iterdir():
         if stale.is_file() and stale.name not in (layout.RESULT, layout.EVAL, layout.OWN):
             stale.unlink()
@@ -109,7 +109,7 @@ def _place(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> No
 
 
 def _share(path: Path, name: Path) -> None:
-    """Give a file of an attempt a second name; a copy where the file system has only one each."""
+    """Give a file of an attempt a second name; a copy if the file system has no hard links."""
     try:
         os.link(path, name)
     except OSError:
@@ -117,7 +117,7 @@ def _share(path: Path, name: Path) -> None:
 
 
 def make_stale(results: Results, newer: Path) -> None:
-    """Have Snakemake take the tables for older than ``newer``, whatever the clock did."""
+    """Make the tables older than ``newer`` for Snakemake, whatever the clock did."""
     for table in (results.runs_csv, results.summary_csv):
         with contextlib.suppress(FileNotFoundError):
             if table.stat().st_mtime_ns >= newer.stat().st_mtime_ns:
@@ -130,7 +130,7 @@ def attempt_calls(attempt: Path) -> list[usage.Call]:
 
 
 def books(folder: RunFolder) -> Usage:
-    """Return what all attempts of a run have used, killed ones too."""
+    """Return the usage of all attempts of a run, including killed ones."""
     whole = Usage()
     for number in folder.attempt_numbers():
         whole += usage.total(attempt_calls(folder.attempt(number)))
@@ -215,7 +215,7 @@ class Broken:
 
     @property
     def graded_only(self) -> bool:
-        """Only its grading broke: what was paid for is good, and is not paid for again."""
+        """True if only its evaluation failed: the paid run is valid and is kept."""
         return self.reason == judgement.EVAL_ERROR
 
 
@@ -236,7 +236,7 @@ def broken_runs(plan: Plan) -> list[Broken]:
 
 
 def requeue(plan: Plan, broken: Sequence[Broken]) -> None:
-    """Make each run one to be done again; its attempts and their costs stay in the books."""
+    """Requeue each run; its attempts and their costs stay in the usage."""
     for one in broken:
         folder = one.run.folder(plan.results)
         if not one.graded_only:

@@ -1,4 +1,4 @@
-"""The `workflow` object of result.json and eval.json, and what each attempt notes of itself."""
+"""Records: the `workflow` object of result.json and eval.json, and attempt.json."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunRecord(_Record):
     started: float | None = None
     ended: float | None = None
     cut_answers: int = 0  # ended at the limit of output tokens, in the last attempt
-    adopted: bool = False  # plain cooperbench made it; there is no record of its calls
+    adopted: bool = False  # plain cooperbench made it, without a call log
     caveats: Sequence[str] = ()  # of an adopted run
 
     @classmethod
@@ -64,7 +64,7 @@ class RunRecord(_Record):
 
     @property
     def is_paid(self) -> bool:
-        """Whether this workflow called a model for the run."""
+        """True if this workflow called a model for the run."""
         return not (self.replay or self.adopted)
 
     def as_dict(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class EvalRecord(_Record):
 
 @dataclass(frozen=True)
 class AttemptRecord(_Record):
-    """attempt.json: written when an attempt begins, and again when it has ended.
+    """attempt.json: written at an attempt's start, and again at its end.
 
     state: RUNNING, ENDED, INTERRUPTED; empty where the file is missing or incomplete.
     """

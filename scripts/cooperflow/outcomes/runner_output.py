@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
-# Runners print their totals in lines of their own.
+# Lines with the totals of runners.
 _JEST_TOTAL = re.compile(r"^[ \t]*Tests:?[ \t]+(.*\b(?:passed|failed)\b.*)$", re.MULTILINE)
 _CARGO_TOTAL = re.compile(r"test result:.*?(\d+) passed.*?(\d+) failed")
 _PYTEST_TOTAL = re.compile(r"^(?:=+ )?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+ ?s\b.*$", re.MULTILINE)
@@ -102,7 +102,7 @@ _FIRST_FAILURE = re.compile(
 
 
 def first_failure(output: str) -> int:
-    """Return where the line of the first failure begins; 0 where no failure is recognized."""
+    """Return the offset of the first failure's line; 0 if no failure is recognized."""
     match = _FIRST_FAILURE.search(output)
     return match.start() if match else 0
 

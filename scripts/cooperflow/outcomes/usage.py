@@ -1,4 +1,4 @@
-"""What the record of model calls says: tokens, cost, errors, and time spent waiting."""
+"""Usage from the call log: tokens, cost, errors, and time spent waiting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = 1
 
 # How a call ended. The reasons of `infra_error` that come from a provider are among them.
 ANSWERED = "answered"
-OPEN = "open"  # begun, and no end was recorded: its process was killed
+OPEN = "open"  # started, without a recorded end: its process was killed
 RATE_LIMITED = "rate_limited"
 API_UNAVAILABLE = "api_unavailable"
 API_TIMEOUT = "api_timeout"
@@ -45,7 +45,7 @@ _CLASSES = {
     "UnprocessableEntityError": BAD_REQUEST,
     "UnsupportedParamsError": BAD_REQUEST,
 }
-# Classes that litellm also uses for what it has no class for: the status says more.
+# Classes that litellm also uses for unclassified errors: the status is more precise.
 _VAGUE = ("APIConnectionError", "APIError")
 _STATUS = {
     400: BAD_REQUEST,
@@ -59,7 +59,7 @@ _STATUS = {
     498: AUTH,
     504: API_TIMEOUT,
 }
-# A 429 that no pause can cure. The words are those of the providers' own error bodies.
+# A 429 that does not pass with time, in the words of the providers' error bodies.
 _QUOTA = re.compile(
     r"insufficient_quota|exceeded your current quota|quota (?:exceeded|exhausted|used up)"
     r"|limited to \d+ API calls / month|billing (?:limit|hard limit)|credit balance"
@@ -92,7 +92,7 @@ _ASKED_OUTPUT = re.compile(
     r"|context limit: \d+ \+ (\d+) >",
     re.IGNORECASE,
 )
-# The model is not ready. In words, because some providers use a status of their own.
+# The model is not ready. Matched by words, because some providers use unusual statuses.
 _OVERLOADED = re.compile(
     r"overloaded|model is (?:currently |still )?loading|(?:is|are) at capacity|currently loading"
     r"|model .{0,80}(?:is starting|warming up|not ready)|server is busy|engine is currently busy",
@@ -118,7 +118,7 @@ def proves_model(message: str) -> bool:
 def is_output_setting(message: str) -> bool:
     """Return whether an error refuses the limit of output tokens that the config set.
 
-    A conversation that has grown beyond the window is not that: its limit was accepted before.
+    A conversation that has grown beyond the window does not count: its limit was accepted before.
     """
     window, asked = _WINDOW.search(message), _ASKED_OUTPUT.search(message)
     if window and asked:
@@ -139,7 +139,7 @@ def kind_of_error(
     Args:
         name: class of the exception that litellm raised.
         status: HTTP status of the answer, None where there was none.
-        message: the provider's error body, as the exception tells it.
+        message: the provider's error body, from the exception.
         causes: classes of the exceptions behind it, outermost first.
         retry_after: seconds after which the provider asks to be called again.
     """
@@ -150,7 +150,7 @@ def kind_of_error(
     timed_out = any("Timeout" in cause for cause in causes) and "ConnectTimeout" not in causes
     answered = any("HTTPStatusError" in cause for cause in causes)
     if answered and status is not None and (status == 429 or status >= 500):
-        # litellm chooses some classes by words of the answer; the status is what was meant.
+        # litellm chooses some classes by words of the answer; the status is reliable.
         kind: str | None = _STATUS.get(status, API_UNAVAILABLE)
     elif status is None or (name in _CLASSES and name not in _VAGUE):
         kind = _CLASSES.get(name)
@@ -191,7 +191,7 @@ def surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> boo
 
 
 def _from_answer(causes: Sequence[str]) -> bool:
-    """An HTTP status may be litellm's own invention for a broken connection."""
+    """Return whether the status is from an answer; litellm invents one for a lost connection."""
     broken = ("ReadError", "ReadTimeout", "RemoteProtocolError", "WriteError", "ConnectError")
     return not any(cause in broken for cause in causes)
 
@@ -222,7 +222,7 @@ class Call:
 
     @property
     def cost_complete(self) -> bool:
-        """Whether ``cost`` is all that the call can have cost."""
+        """True if ``cost`` is all that the call can have cost."""
         if self.cost_known is not None:
             return self.cost_known
         return self.kind == ANSWERED or not self.billed
@@ -233,7 +233,7 @@ class Call:
 
 
 def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
-    """Return the calls of a record (its start and end lines joined), in order of their start."""
+    """Return the calls of a call log (start and end lines joined), ordered by start time."""
     starts: dict[str, Mapping[str, Any]] = {}
     ends: dict[str, Mapping[str, Any]] = {}
     for record in records:
@@ -277,7 +277,7 @@ def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
 
 @dataclass(frozen=True)
 class Usage:
-    """Sums over calls. cost_usd is what is known; cost_bound_usd is an upper bound of the whole.
+    """Sums over calls. cost_usd is the known cost; cost_bound_usd is an upper bound of the total.
 
     cost_complete is False where a call may have been served without its answer being received,
     where an answer had no usage, or where a price is unknown.
@@ -322,7 +322,7 @@ class Usage:
 
 
 def total(all_calls: Iterable[Call]) -> Usage:
-    """Return the books of some calls."""
+    """Return the usage of some calls."""
     books = Usage()
     for call in all_calls:
         bound = call.cost if call.cost_complete else call.cost_bound
@@ -362,7 +362,7 @@ def waited(thread: Sequence[Call], until: float) -> float:
 
 
 def held(records: Iterable[Mapping[str, Any]]) -> float:
-    """Return the seconds for which our own limit of requests held back the agent it held most."""
+    """Return the seconds for which the workflow's rate limit delayed its most delayed agent."""
     sums: dict[str, float] = {}
     for record in records:
         if record.get("event") == "held":
@@ -372,7 +372,7 @@ def held(records: Iterable[Mapping[str, Any]]) -> float:
 
 
 def asked_pause(all_calls: Iterable[Call], now: float) -> float:
-    """Return how long the provider still wants to be left alone, by each agent's last call."""
+    """Return the remaining pause that the provider asked for in each agent's last call, seconds."""
     ends = [thread[-1] for thread in threads(all_calls)]
     waits = [(c.end or c.start) + c.retry_after - now for c in ends if c.retry_after]
     return max([0.0, *waits])

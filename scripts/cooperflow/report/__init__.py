@@ -1,1 +1,1 @@
-"""The report: a folder of pages that opens from disk. Nothing in a page can act."""
+"""The report: a folder of static pages that opens from disk and loads nothing else."""

@@ -1,4 +1,4 @@
-"""From a results folder to its report: makes the pages that are out of date, and no other."""
+"""Building of the report from a results folder; only outdated pages are written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VENDOR = (
 
 @dataclass(frozen=True)
 class Built:
-    """What a call of `build` did."""
+    """Numbers of pages that a call of `build` wrote and kept."""
 
     index: Path
     runs: int
@@ -48,13 +48,13 @@ class Built:
 
 
 def build(plan: Plan, at: Results | None = None) -> Built:
-    """Make the report of the tables and runs that are there.
+    """Make the report of the existing tables and runs.
 
     Args:
-        at: where the tables lie and the report is put; the plan's own results by default.
+        at: results folder with the tables, which receives the report; default: the plan's.
 
     Raises:
-        UserError: there are no tables yet.
+        UserError: the tables do not exist yet.
     """
     at = at or plan.results
     report = at.report
@@ -96,13 +96,13 @@ def build(plan: Plan, at: Results | None = None) -> Built:
         },
     )
     book.close({pages.run_path(r) for r in shown} | {pages.pair_path(r.pair) for r in shown})
-    # Last: a report whose first page is there is whole.
+    # Last: a report with a first page is complete.
     atomic_io.write_text(report / "index.html", page)
     return Built(report / "index.html", len(runs), made, len(shown) - made)
 
 
 class _Book:
-    """Which pages there are, and the state of the runs that each was made from."""
+    """Record of the existing pages, and the state of the runs that each was made from."""
 
     def __init__(self, path: Path, report: Path, maker: str, known: dict[str, Any]) -> None:
         self.path, self.report, self.maker = path, report, maker
@@ -129,7 +129,7 @@ class _Book:
         self.pages[page] = marks
 
     def close(self, wanted: set[str]) -> None:
-        """Forget, and remove, pages of runs that are not in the tables any more."""
+        """Remove the pages, and their records, of runs that are no longer in the tables."""
         for page in set(self.pages) - wanted:
             (self.report / page).unlink(missing_ok=True)
             del self.pages[page]
@@ -147,7 +147,7 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
         sources = [Source(run, run.folder(plan.results)) for run in group]
         marks = [mark(source.folder) for source in sources]
         tabs = pages.tabs(group)
-        # Which runs have a page: the tabs lead to those.
+        # The runs that have a page: the tabs lead to them.
         others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
         for source, state in zip(sources, marks, strict=True):
             page, wanted = pages.run_path(source.run), [state, others]
@@ -161,10 +161,10 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
 
 
 def _tables(plan: Plan, at: Results) -> Tables:
-    """Return all tables as they stand on disk; the statistics are worked out where they do not."""
+    """Return all tables from disk; statistics that are missing there are computed."""
     for path in (at.runs_csv, at.summary_csv):
         if not path.is_file():
-            raise UserError(f"{path} is not there yet: `snakemake -j 4 all` makes it.")
+            raise UserError(f"{path} does not exist yet: `snakemake -j 4 all` makes it.")
     if at.comparison_csv.is_file():
         return plot_data.load(at)
     runs = read_runs(at.runs_csv)
@@ -190,7 +190,7 @@ def _assets(report: Path) -> None:
     if not _begins_with(vega, mark):
         cached = layout.REPOSITORY / ".tools" / "vega.min.js"
         if not _begins_with(cached, mark):
-            with contextlib.suppress(OSError):  # a checkout that cannot be written
+            with contextlib.suppress(OSError):  # a read-only checkout
                 atomic_io.write_text(cached, mark + _vega())
         _copy(
             cached.read_bytes() if _begins_with(cached, mark) else (mark + _vega()).encode(), vega
@@ -224,7 +224,7 @@ def _script(path: Path, name: str, value: Any) -> None:
 
 
 def _maker(experiments: list[str]) -> str:
-    """Return a mark of all that makes a page besides the run's own files."""
+    """Return a hash of everything that a page depends on besides the run's files."""
     digest = hashlib.sha256(repr(experiments).encode())
     analysis = HERE.parent / "analysis"
     for path in sorted([*HERE.glob("*.py"), *HERE.glob("templates/*"), *analysis.glob("*.py")]):

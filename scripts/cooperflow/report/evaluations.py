@@ -1,4 +1,4 @@
-"""The evaluation of a run as its page shows it: tests per feature, the first failure first."""
+"""Evaluation of a run for its page: tests per feature, output from the first failure on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cooperflow.outcomes.runner_output import Count
 
 # Names of failing tests that a page lists; the output has all of them.
 MOST_NAMES = 50
-# A failure this close to the start needs no folded preamble.
+# Lines of preamble up to which it is not folded.
 SHORT_PREAMBLE = 3
 
 
 @dataclass(frozen=True)
 class Feature:
-    """The tests of one feature. tested: there is any sign of an evaluation."""
+    """The tests of one feature. tested: there is evidence of an evaluation."""
 
     number: int
     tested: bool

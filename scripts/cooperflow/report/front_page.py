@@ -41,9 +41,9 @@ COLUMNS = (
 FOLDED = ("caveat", "attempts", "patch_lines", "input_tokens", "output_tokens")
 # Columns that a reader chooses from.
 FILTERS = ("outcome", "reason", "setting", "model", "repo")
-# Columns that say what kind of run it is; shown where any run is of that kind.
+# Columns for a kind of run; shown if any run is of that kind.
 LABELS = ("replay", "adopted")
-# Shown where the oracle was run for any pair.
+# Shown if the oracle was run for any pair.
 ORACLE = ("oracle", "Oracle", False)
 
 CAPTIONS = {
@@ -56,13 +56,13 @@ CAPTIONS = {
     "as a scale, not as a test. Coop rows leave out passes by one agent's patch alone. All rows "
     "and sources: tables/published.csv.",
     "cost_success": "Over all attempts of a run; intervals are Wilson's, 95 %.",
-    "repo_outcomes": "Passes of the runs that were graded.",
+    "repo_outcomes": "Passes of the runs that were evaluated.",
     "message_share": "Two agents' messages among their messages and commands.",
     "turns": "Answers that the agents of a run acted on, all agents together.",
     "message_times": "Each run's time, from its first turn to its end, in six equal parts.",
     "communication_and_conflicts": "Associations, not effects: what makes agents write may also "
     "make their patches conflict. Left of zero: fewer conflicts with the property.",
-    "timeline": "A bar for each run, by the outcome it came to.",
+    "timeline": "A bar for each run, coloured by its outcome.",
     "reasons": "Runs that ended as fail or infra_error.",
 }
 
@@ -70,13 +70,13 @@ CAPTIONS = {
 def run_of_row(
     row: Mapping[Hashable, Any], plan: Plan, pairs: Mapping[tuple[Any, ...], Pair]
 ) -> Run:
-    """Return the run that a row of runs.csv is about."""
+    """Return the run of a row of runs.csv."""
     pair = pairs[(row["repo"], int(row["task_id"]), str(row["features"]))]
     return Run(plan.experiment(str(row["run_name"])), pair)
 
 
 def pairs_by_row(plan: Plan) -> dict[tuple[Any, ...], Pair]:
-    """Return the plan's pairs by how runs.csv names them."""
+    """Return the plan's pairs by their columns in runs.csv."""
     return {
         (pair.repo, pair.task_id, ",".join(map(str, pair.sorted_features))): pair
         for pair in plan.pairs
@@ -140,7 +140,7 @@ def title(plan: Plan) -> str:
 
 
 def dates(runs: pd.DataFrame) -> str:
-    """Return when the first run began and the last one ended, UTC."""
+    """Return the start of the first run and the end of the last run, UTC."""
     begun = [value for value in runs["started"] if value]
     ended = [value for value in runs["ended"] if value]
     if not begun or not ended:
@@ -151,7 +151,7 @@ def dates(runs: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, what it is called and what it shows."""
+    """A figure with its title and description."""
 
     name: str
     title: str
@@ -163,12 +163,12 @@ class Figure:
 
     @property
     def height(self) -> int:
-        """Pixels that it needs on the page: its panels are one below the other there."""
+        """Height on the page, pixels: its panels are stacked there."""
         return sum(int(view["height"]) + 80 for view in specifications.views(self.spec))
 
 
 def figures(tables: Tables) -> list[Figure]:
-    """Return the figures that there is something to draw for."""
+    """Return the figures for which there is data."""
     made = {name: make(tables) for name, make in specifications.SPECS.items()}
     why = reasons(tables.runs)
     made |= {"reasons": why} if why else {}
@@ -180,7 +180,7 @@ def figures(tables: Tables) -> list[Figure]:
 
 
 def reasons(runs: pd.DataFrame) -> Spec | None:
-    """Return the figure of why runs did not pass, None where all did."""
+    """Return the figure of why runs did not pass, None if all passed."""
     bad = runs[runs["outcome"].isin([judgement.FAIL, judgement.INFRA_ERROR])]
     if bad.empty:
         return None

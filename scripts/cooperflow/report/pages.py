@@ -23,7 +23,7 @@ from cooperflow.upstream import coordination, result_files
 
 TEMPLATES = Path(__file__).parent / "templates"
 
-# Pages of runs and pairs hold no script at all; the browser is told to refuse any.
+# Pages of runs and pairs have no scripts, and their policy forbids all.
 STILL = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'"
 # The first page loads its own files only; Vega's tooltips write styles into the page.
 LIVE = (
@@ -31,7 +31,7 @@ LIVE = (
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
 
-# How the reasons and caveats of outcomes read to someone who has not read the documentation.
+# Reasons and caveats of outcomes in words, for readers who do not know the documentation.
 MEANINGS = {
     "tests_failed": "the patches were tested and a test failed",
     "merge_conflict": "the two patches could not be merged",
@@ -75,7 +75,7 @@ MEANINGS = {
 
 @cache
 def environment() -> jinja2.Environment:
-    """Return the templates: everything put into them is escaped."""
+    """Return the environment of the templates, which escapes all values."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -104,7 +104,7 @@ def environment() -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class Tab:
-    """One of a pair's runs, as the pages of all of them lead to it."""
+    """A run of a pair in the tabs of the pair's pages."""
 
     key: str
     url: str
@@ -122,7 +122,7 @@ class Column:
 
 
 def tabs(runs: Sequence[Run]) -> list[Tab]:
-    """Return the tabs of a pair's runs: the same on each page, for all lie equally deep."""
+    """Return the tabs of a pair's runs: the same on each page, since all have the same depth."""
     found = []
     for run in runs:
         page = run_path(run)
@@ -208,13 +208,13 @@ def _patches(source: Source, page: Path) -> list[tuple[Patch, str]]:
 
 
 def first_line(value: str, length: int = 110) -> str:
-    """Return the first line of a text that says something, for its folded state."""
+    """Return the first non-empty line of a text, for its folded state."""
     line = next((line.strip() for line in value[:4000].splitlines() if line.strip()), "")
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def clock(value: float | None) -> str:
-    """Return seconds since the start as a clock that lines up."""
+    """Return seconds as a clock of constant width."""
     if value is None:
         return ""
     minutes, seconds = divmod(value, 60)
@@ -235,5 +235,5 @@ def pair_key(pair: Pair) -> str:
 
 
 def to_top(page: str) -> str:
-    """Return the way from a page to the report's folder: a prefix of relative URLs."""
+    """Return the relative URL from a page to the report's folder, as a prefix."""
     return "../" * page.count("/")

@@ -1,4 +1,4 @@
-"""Harmless HTML for text that models and repositories wrote: names, blocks and patches."""
+"""Safe HTML for text that models and repositories wrote: names, blocks and patches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers.diff import DiffLexer
 
-# One line, and one block, are shown up to here; the raw file has the rest.
+# Length of a line and of a block above which they are cut; the raw file has the rest.
 LONGEST_LINE = 2_000
 LONGEST_BLOCK = 60_000
 LONGEST_NAME = 300
@@ -23,8 +23,8 @@ _ANSI = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)|[@-Z\\^_]|[ -/]+[0-~])"
     r"|\x9b[0-?]*[ -/]*[@-~]"
 )
-# What is not seen, or turns the direction of what is: control characters, format characters,
-# separators, halves of surrogate pairs.
+# Invisible characters, and those that change the direction of text: control characters, format
+# characters, separators, halves of surrogate pairs.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -46,7 +46,7 @@ def plain(text: str) -> str:
 
 
 def visible(markup: str) -> str:
-    """Return escaped ``markup`` with every unseen character replaced by its name."""
+    """Return escaped ``markup`` with every invisible character replaced by its name."""
     return _UNSEEN.sub(_mark, markup)
 
 
@@ -57,7 +57,7 @@ def _mark(found: re.Match[str]) -> str:
 
 
 def shorten(text: str) -> tuple[str, bool]:
-    """Cut ``text`` to what a page can carry; return it and whether anything was left out."""
+    """Cut ``text`` to a length that fits a page; return it and whether it was cut."""
     cut = False
     if len(text) > LONGEST_BLOCK:
         # A line may be longer than the block: cut lines first, then the middle.
@@ -90,13 +90,13 @@ def block(text: str, raw: str | None = None, kind: str = "") -> Markup:
 
 
 def left_out(raw: str | None) -> str:
-    """Return the note beside a text that is not shown whole."""
+    """Return the note beside a text that was cut."""
     where = f'<a href="{html.escape(raw)}">the raw file</a>' if raw else "the raw file"
-    return f'<p class="note">Not shown whole; {where} has all of it.</p>'
+    return f'<p class="note">Cut here; {where} has all of it.</p>'
 
 
 def inline(text: Any) -> Markup:
-    """Return a name or a short value, isolated from the direction of what stands around it."""
+    """Return a name or a short value, isolated from the text direction around it."""
     value = plain(str(text))
     if len(value) > LONGEST_NAME:
         value = f"{value[:LONGEST_NAME]}…"
@@ -104,7 +104,7 @@ def inline(text: Any) -> Markup:
 
 
 def script_json(value: Any) -> str:
-    """Return ``value`` as JSON that can stand in a script: it cannot end it, nor break a line."""
+    """Return ``value`` as JSON for a script element, which it cannot end."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -129,7 +129,7 @@ def _files(patch: str) -> list[str]:
 
 
 def _file(part: str, is_open: bool) -> tuple[str, bool]:
-    """Return one file of a patch, and whether some of it is left out."""
+    """Return one file of a patch, and whether it was cut."""
     lines = part.split("\n")
     added = sum(line.startswith("+") and not line.startswith("+++ ") for line in lines)
     removed = sum(line.startswith("-") and not line.startswith("--- ") for line in lines)
@@ -145,13 +145,13 @@ def _file(part: str, is_open: bool) -> tuple[str, bool]:
 
 @lru_cache(maxsize=256)
 def _body(part: str) -> tuple[str, bool]:
-    """Return the coloured lines. Kept for a while: a run's page and its pair's show the same."""
+    """Return the coloured lines. Cached: a run's page and its pair's page show the same patch."""
     short, cut = shorten(plain(part))
     return visible(highlight(short, _LEXER, _FORMATTER)), cut
 
 
 def _name(lines: list[str]) -> str:
-    """Return the path that a file's part of a patch is about."""
+    """Return the path of the file that a part of a patch changes."""
     for prefix in ("+++ b/", "--- a/", "+++ ", "--- "):
         for line in lines[:12]:
             if line.startswith(prefix) and "/dev/null" not in line:

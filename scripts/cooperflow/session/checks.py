@@ -41,7 +41,7 @@ from cooperflow.upstream import command_line
 RUN_BYTES = 5_000_000
 # Open files that a session with four runs needs.
 OPEN_FILES = 1024
-# Memory limit of the container that tries one, bytes.
+# Memory limit of the container that tests limits, bytes.
 MEMORY = 64 * 1024 * 1024
 
 
@@ -63,12 +63,12 @@ class Work:
 
     @property
     def needs_cooperbench(self) -> bool:
-        """Whether a job calls upstream's command."""
+        """True if a job calls upstream's command."""
         return bool(self.runs or self.evaluations or self.own_features) or self.oracles > 0
 
     @property
     def needs_engine(self) -> bool:
-        """Whether a job needs containers, here or on the machines of a cluster."""
+        """True if a job needs containers, here or on the machines of a cluster."""
         return self.images or self.needs_cooperbench
 
 
@@ -85,7 +85,7 @@ class Context:
 
     @property
     def has_local_engine(self) -> bool:
-        """Whether Docker on this machine runs the containers."""
+        """True if Docker on this machine runs the containers."""
         return self.plan.config.docker and not self.work.cluster
 
 
@@ -196,8 +196,8 @@ def check_agent_modules(context: Context) -> Iterator[Finding]:
             yield Finding(
                 "agent",
                 BAD,
-                f"there is no module {name} (external, for {agent.name}). Add the folder that "
-                "holds it to PYTHONPATH.",
+                f"the module {name} is missing (external, for {agent.name}). Add its folder to "
+                "PYTHONPATH.",
             )
 
 
@@ -235,7 +235,7 @@ def check_agent_config(context: Context) -> Iterator[Finding]:
 
 
 def _has_same_type(value: Any, default: Any) -> bool:
-    """Whether a value fits upstream's default; None on either side fits everything."""
+    """True if a value fits upstream's default; None on either side fits everything."""
     return value is None or default is None or _type_of(value) is _type_of(default)
 
 
@@ -378,7 +378,7 @@ def _check_image_space(context: Context, client: docker.DockerClient) -> Iterato
 
 
 def _check_address_ranges(context: Context) -> Iterator[Finding]:
-    """Refuse runs that need more networks at a time than Docker has address ranges for."""
+    """Refuse runs that need more networks at a time than Docker has address ranges."""
     configured = context.plan.config.containers.network
     count = sum(run.experiment.has_own_network(configured) for run in context.runs)
     if count:
@@ -417,7 +417,7 @@ def _check_network(context: Context, client: docker.DockerClient) -> Iterator[Fi
             "network",
             BAD,
             f"Docker has no network {network} (containers.network). Create it "
-            f"(`docker network create {network}`), or use one that `docker network ls` lists.",
+            f"(`docker network create {network}`), or use a network of `docker network ls`.",
         )
 
 
@@ -447,13 +447,13 @@ def usable_version(client: docker.DockerClient) -> str:
     if command_id and info.get("ID") and command_id != info["ID"]:
         raise UserError(
             f"the docker command uses engine {command_id}, the SDK uses engine "
-            f"{info['ID']}. Set DOCKER_HOST to one of them (`docker context ls` lists them)."
+            f"{info['ID']}. Set DOCKER_HOST to either (`docker context ls` lists them)."
         )
     return str(answer["Version"])
 
 
 def explain_unreachable(error: EngineError) -> str:
-    """Return what to do about an engine that does not answer."""
+    """Return the advice for an engine that does not answer."""
     text = str(error)
     if "Permission denied" in text:
         return (
@@ -498,7 +498,9 @@ def try_limits(plan: Plan, client: docker.DockerClient, info: Mapping[str, Any])
             **({"mem_limit": MEMORY} if plan.config.containers.memory else {}),
         )
     except docker.errors.DockerException as error:
-        return Finding("limits", BAD, f"no container starts ({error}). `docker info` may say why.")
+        return Finding(
+            "limits", BAD, f"no container starts ({error}). `docker info` may show the reason."
+        )
     finally:
         containers.remove(client, {containers.TOKEN_LABEL: labels.token})
     if not plan.config.containers.memory:

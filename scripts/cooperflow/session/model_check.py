@@ -1,7 +1,7 @@
 """Check of a paid model: its key, name and price, and one call of one token.
 
 The call is made by a separate process, `python -m cooperflow.session.model_check`, because the
-client library takes seconds to import and prints as it likes. It reads {"model", "kwargs", "key",
+client library takes seconds to import and prints messages. It reads {"model", "kwargs", "key",
 "call"} as JSON from stdin and prints one JSON line.
 """
 
@@ -40,7 +40,7 @@ def check_key(name: str, model: Model) -> Iterator[Finding]:
             text = f"{name}: replay of {model.replay}: no key, no cost"
             yield Finding("model", OK, text)
         else:
-            text = f"models.{name}.replay: there is no folder {model.replay}."
+            text = f"models.{name}.replay: the folder {model.replay} does not exist."
             yield Finding("recordings", BAD, text)
         return
     key = redaction.read(model.api_key, os.environ)
@@ -188,7 +188,7 @@ def _remember(plan: Plan, experiment: Experiment, answer: dict[str, Any]) -> Non
 
 
 def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
-    """Return what litellm knows of the model, and the result of a call of one token."""
+    """Return litellm's facts about the model, and the result of a call of one token."""
     import litellm
 
     from cooperflow.instrumentation import call_log

@@ -47,7 +47,7 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
 
 
 def _check_fingerprints(plan: Plan, work: Work, docker_version: str | None) -> None:
-    # An evaluation reads the data set too: it must be the one that the run used.
+    # An evaluation reads the data set too, which must be the same as in the run.
     runs = [*work.runs, *work.evaluations, *work.own_features]
     if not runs:
         return
@@ -73,9 +73,9 @@ def _repair_future_times(plan: Plan) -> None:
 
 
 def _remove_stale_containers(plan: Plan) -> int:
-    """Remove the containers of dead sessions; return how many.
+    """Remove the containers of dead sessions; return their number.
 
-    On Modal that is all of them: no other session uses these results, and jobs end with their
+    On Modal these are all containers: no other session uses these results, and jobs end with their
     session.
     """
     try:

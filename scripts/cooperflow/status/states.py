@@ -49,7 +49,7 @@ class Active:
     attempt: int
     started: float
     steps: int  # answered model calls
-    last: float  # time of the last model call or of the start
+    last: float  # time of the last model call, or of the attempt's start
     problem: str  # failures of its last calls
     is_local: bool  # its process is visible from this machine
     is_dead: bool  # its process has ended without a record
@@ -190,7 +190,7 @@ def halt_lines(plan: Plan) -> list[str]:
 
 
 def broken_evaluation_lines(plan: Plan) -> list[str]:
-    """Return how many evaluations failed and will be repeated, empty for none."""
+    """Return the number of evaluations that failed and will be repeated, empty for none."""
     try:
         names = {name.rpartition(".")[0] for name in os.listdir(plan.results.broken_evals)}
     except OSError:

@@ -108,7 +108,7 @@ def tables(
 
 
 def binned(values: pd.Series, edges: Sequence[int]) -> pd.Categorical:
-    """Return the bin of each whole number as a text: 0, 1-5, 6-10, ..., 51+."""
+    """Return the bin of each integer as a text: 0, 1-5, 6-10, ..., 51+."""
     lows = [0, *edges]
     labels = [_label(low, high) for low, high in zip(lows, edges, strict=False)]
     labels.append(f"{edges[-1]}+")

@@ -1,6 +1,6 @@
-"""Tables of the agents' messages: per run, per message, by setting, and beside the conflict rate.
+"""Tables of the agents' messages: per run, per message, by setting, and with the conflict rate.
 
-All of them describe; none shows a cause: agents that write more may do so because their features
+They describe and show no cause: agents that write more may do so because their features
 overlap, and the same overlap makes conflicts.
 """
 
@@ -86,7 +86,7 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "announced_touched_share": ("files_announced_touched", "files_announced"),
     "touched_announced_share": ("files_announced_touched", "files_touched"),
 }
-# What also the runs of a setting without messages have.
+# Properties that runs of a setting without messages have too.
 _ALWAYS = ("messages_per_run", "turns_per_run", "message_share")
 # Name -> column of True and False; the share of the runs that have a value.
 SHARES: Mapping[str, str] = {
@@ -136,7 +136,7 @@ def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
     """Return the tables of the runs that are not solo, and of their messages.
 
     Args:
-        runs: the table of runs; others than those in it are not read.
+        runs: the table of runs; only its runs are read.
     """
     rows: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
@@ -204,7 +204,7 @@ def by_setting(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _experiments(runs: pd.DataFrame) -> Iterator[tuple[object, pd.DataFrame]]:
-    """Give the evaluated runs of each experiment whose turns are recorded."""
+    """Yield the evaluated runs of each experiment whose turns are recorded."""
     done = runs[runs["outcome"].isin([judgement.PASS, judgement.FAIL]) & (runs["turns"] > 0)]
     done = done.assign(
         _silent=done["messages"] == 0, _timed=done[list(SIXTH_COLUMNS)].sum(axis=1), _runs=1

@@ -104,7 +104,7 @@ def _buckets(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
     models = list(dict.fromkeys(runs["model"]))
     if scale == PAPER_SCALE and len(models) > 1:
         rows = pd.concat([rows, rows.assign(model=POOLED)], ignore_index=True)
-    # Rounded, so that 0.3 as 1 - 0.7 falls into the bucket that starts at 0.3; 1 into the last.
+    # Rounded, so that 0.3 as 1 - 0.7 is in the bucket [0.3, 0.4); 1 is in the last bucket.
     tenths = np.floor(np.round(rows["difficulty"].to_numpy(float) * BUCKETS, 9))
     rows["bucket"] = np.minimum(tenths, BUCKETS - 1)
     grouped = rows.groupby(["model", "setting", "mode", "bucket"], sort=False)

@@ -2,7 +2,7 @@
 
 The wording follows the evidence. A direction is named only if it is established: its interval
 (Newcombe, and clustered by task where there are two tasks) excludes 0 and McNemar's exact test has
-p < 0.05. Otherwise the sentence says "inconclusive" and names the smallest difference that this
+p < 0.05. Otherwise the sentence states "inconclusive" and names the smallest difference that this
 number of pairs detects with a power of 80 %.
 """
 
@@ -85,7 +85,7 @@ class Difference:
 
     @property
     def is_established(self) -> bool:
-        """Whether the evidence supports a direction."""
+        """True if the evidence supports a direction."""
         intervals = [(self.low, self.high)]
         if not math.isnan(self.cluster_low):
             intervals.append((self.cluster_low, self.cluster_high))
@@ -94,7 +94,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Losses:
-    """Where the failures of a setting were lost: runs by the value of the column `loss`."""
+    """Losses of a setting's failures: runs by the value of the column `loss`."""
 
     failures: int
     counts: Mapping[str, int]
@@ -180,7 +180,7 @@ def _difference(second: pd.DataFrame, first: pd.DataFrame) -> Difference | None:
 
 
 def _conflicts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return merged runs with their conflict in the place of the pass, for the same statistics."""
+    """Return merged runs with the conflict instead of the pass, for the same statistics."""
     evaluated = runs["outcome"].isin((judgement.PASS, judgement.FAIL))
     merged = runs[evaluated & (runs["merge_status"].fillna("") != "")]
     conflict = merged["merge_status"] == CONFLICT
@@ -199,7 +199,7 @@ def _losses(runs: pd.DataFrame) -> Losses | None:
 
 
 def report(models: Sequence[Figures]) -> list[str]:
-    """Return the sentences, marked with the model where there are several."""
+    """Return the sentences, with the model's name if there are several."""
     lines = []
     if any(model.replay for model in models):
         lines.append(REPLAY)
@@ -240,7 +240,7 @@ def _solo(solo: Count | None) -> list[str]:
 def _together(
     who: str, count: Count | None, gap: Difference | None, solo: Count | None
 ) -> list[str]:
-    """Return how often two agents solve a pair, and the difference from one agent."""
+    """Return the pass rate of two agents, and the difference from one agent."""
     if count is None:
         return []
     if not count.evaluated:
@@ -249,7 +249,7 @@ def _together(
     if gap is None or solo is None:
         return [f"{text}."]
     if not gap.pairs:
-        return [f"{text}; no pair is evaluated in both settings yet, so there is no difference."]
+        return [f"{text}; no pair is evaluated in both settings yet, so the difference is unknown."]
     sides = {count.evaluated, solo.evaluated}
     where = "" if sides == {gap.pairs} else f" over {_pairs(gap.pairs)} evaluated in both"
     if gap.is_established:
@@ -293,7 +293,7 @@ def _lost(losses: Losses | None, where: str) -> list[str]:
 
 
 def _missing(found: Figures) -> list[str]:
-    """Return what the figures leave out, and how far it could move the main difference."""
+    """Return the runs that the figures leave out, and how far they could move the difference."""
     counts = [count for count in (found.solo, found.messages, found.silent) if count]
     infra, unfinished = sum(c.infra for c in counts), sum(c.unfinished for c in counts)
     parts = [
@@ -308,7 +308,7 @@ def _missing(found: Figures) -> list[str]:
     gap = found.messages_gap or found.silent_gap
     if gap is not None and gap.excluded and gap.pairs and not math.isnan(gap.bound_low):
         lines.append(
-            f"Whatever the {_pairs(gap.excluded)} with infrastructure errors had come to, the "
+            f"Whatever the outcomes of the {_pairs(gap.excluded)} with infrastructure errors, the "
             f"difference from one agent would be between {_points(gap.bound_low)} and "
             f"{_points(gap.bound_high)} points."
         )
@@ -345,7 +345,7 @@ def _pairs(count: int) -> str:
 
 
 def _points(value: Any) -> str:
-    """Return whole percentage points with their sign; one decimal below a point."""
+    """Return percentage points as an integer with sign; one decimal below a point."""
     number = 100 * float(value)
     digits = 0 if abs(number) >= 1 else 1
     text = f"{number:+.{digits}f}"

@@ -1,7 +1,7 @@
-"""Two results folders side by side: paired differences, and what limits their comparison.
+"""Comparison of two results folders: paired differences, and limits of the comparison.
 
 The statistics are those of comparison.csv. An experiment of B is compared with the experiment of A
-that has its run name; where each folder has one model, with the one of its setting and repeat.
+that has its run name; if each folder has one model, with the experiment of its setting and repeat.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """The rows, the experiments without a counterpart, and what limits the comparison."""
+    """The rows, the experiments without a counterpart, and limits of the comparison."""
 
     rows: Sequence[Row]
     alone: Sequence[str]

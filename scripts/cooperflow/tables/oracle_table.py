@@ -116,6 +116,6 @@ def beside(
 
 
 def _keys(table: pd.DataFrame) -> list[tuple[str, int, str]]:
-    """Return the pair of each row. By columns: a row at a time takes seconds for 20,000."""
+    """Return the pair of each row, computed by columns: by rows, 20,000 would take seconds."""
     columns = (table["repo"].map(str), table["task_id"].map(int), table["features"].map(str))
     return list(zip(*columns, strict=True))

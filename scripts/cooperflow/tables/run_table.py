@@ -142,7 +142,7 @@ def run_row(
     """Return the row of a run; without its documents it is unfinished.
 
     Args:
-        version: of cooperbench, which brings the agents.
+        version: of cooperbench, which contains the agents.
         own: own.json of a coop run.
         patches: of agent 1 and agent 2 of a coop run, None for a missing one.
     """

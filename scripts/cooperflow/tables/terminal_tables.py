@@ -79,7 +79,7 @@ def tables(
 
 
 def folders(a: str, b: str, result: folder_comparison.Result, console: Console) -> None:
-    """Print the comparison of two results folders: the rows, then what limits it."""
+    """Print the comparison of two results folders: the rows, then its limits."""
     table = Table(title=f"A: {a}\nB: {b}", title_justify="left", box=None, pad_edge=False)
     heads = ("experiment", "A", "B", "pairs", "B - A", "95 %", "by task", "p", "p (Holm)", "")
     for head in heads:

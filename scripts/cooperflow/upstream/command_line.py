@@ -1,4 +1,4 @@
-"""What upstream's own files say of its flags and agents, read without importing it."""
+"""Upstream's flags and agent configs, read from its files without importing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 # The data set's repository on the hub (cooperbench.dataset.REPO_ID). Importing it costs seconds.
 DATASET = "CodeConflict/cooperbench-dataset"
 
-# Subsets of upstream's repository that are no table here: pairs, tasks, repos.
+# Subsets of upstream's repository without a shipped table: pairs, tasks, repos.
 OTHER_SUBSETS: dict[str, tuple[int, int, int] | None] = {
     "core": None,
     "flash_10": (10, 10, 9),
@@ -29,7 +29,7 @@ def _package() -> Path | None:
 
 
 def agent_defaults(agent: str, mode: str) -> Any:
-    """Return upstream's own config of an agent in a setting, None where it has no such file."""
+    """Return upstream's config of an agent in a setting, None without such a file."""
     package = _package()
     if package is None:
         return None
@@ -40,7 +40,7 @@ def agent_defaults(agent: str, mode: str) -> Any:
 
 @cache
 def run_flags() -> frozenset[str]:
-    """Return the long flags of `cooperbench run`; none where its source does not tell them."""
+    """Return the long flags of `cooperbench run`; none if its source does not show them."""
     package = _package()
     try:
         source = (package / "cli.py").read_text(encoding="utf-8") if package else ""

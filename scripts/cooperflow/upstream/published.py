@@ -75,7 +75,7 @@ MEAN_TO_MEDIAN = CALLS_SOLO * CALL_USD / MEDIAN_SOLO_USD
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the record says of one run; None where it does not say."""
+    """A run's outcome in the record; None: not recorded."""
 
     passed: bool
     conflict: bool | None

@@ -49,7 +49,7 @@ RELEASES = (
         data_and_images="The history after the task's commit is removed from the agents'"
         " repositories; before, it could show the solution.",
         agents="mini_swe_agent_v2 submits a pull request instead of patch.txt. The shared remote is"
-        " `origin` and agents are told to push.",
+        " `origin`, and the prompt asks agents to push.",
         compares="no",
     ),
     Release(
@@ -68,13 +68,13 @@ RELEASES = (
     Release(
         "0.0.26",
         "2026-08-09",
-        messaging="The prompt says that a message may need an answer.",
+        messaging="The prompt states that a message may need an answer.",
         compares="coop with messages: another prompt. Others: yes.",
     ),
     Release(
         "0.0.27",
         "2026-08-09",
-        messaging="A malformed send_message is reported. A message says that its sender waits.",
+        messaging="A malformed send_message is reported. A message states that its sender waits.",
         compares="coop with messages: no. Others: yes.",
     ),
     Release(
@@ -96,7 +96,7 @@ RELEASES = (
 )
 
 # Features that no evaluation before 0.0.29 could judge, with the reason. Upstream counts 24; these
-# are the ones that its public documents name.
+# are named in its public documents.
 NOT_EVALUABLE_FEATURES: Mapping[tuple[str, int], tuple[frozenset[int], str]] = {
     ("go_chi_task", 26): (frozenset({1}), "its tests were excluded from the build"),
     ("typst_task", 6554): (
@@ -149,10 +149,10 @@ class Span:
 
 
 def detect(started: float | None, prompts: Iterable[str]) -> Span:
-    """Return which releases can have made a run.
+    """Return the releases that can have made a run.
 
-    Upstream's documents name no version. A run cannot be older than what its agents were told, nor
-    newer than the day it started.
+    Upstream's documents name no version. A run cannot be older than its prompts, nor newer than
+    the day it started.
 
     Args:
         started: start of the run, seconds since the epoch.
@@ -164,7 +164,7 @@ def detect(started: float | None, prompts: Iterable[str]) -> Span:
     if text and not since:
         before += [version for mark, version in _UNTIL if mark.search(text)]
     if started is not None:
-        # Upstream's times name no zone: a day begins up to 14 hours earlier elsewhere.
+        # Upstream's times name no zone: elsewhere a day starts up to 14 hours earlier.
         day = (datetime.fromtimestamp(started, UTC) + timedelta(hours=14)).date().isoformat()
         before += [release.version for release in RELEASES if day < release.date]
     return Span(max(since, key=number, default=None), min(before, key=number, default=None))
@@ -212,7 +212,7 @@ def page() -> str:
         [
             "# Releases of cooperbench",
             "",
-            "What changed per release, and whether results compare. The facts are from upstream's",
+            "Changes per release, and whether results compare. The facts are from upstream's",
             "changelog, its merged pull requests and the packages on PyPI. The page is generated:",
             "edit `scripts/cooperflow/upstream/releases.py`, then",
             "`PYTHONPATH=scripts .venv/bin/python -m cooperflow.upstream.releases`.",
@@ -240,9 +240,8 @@ def page() -> str:
             " started (a run",
             "cannot be newer) and from the prompt in the trajectories of mini_swe_agent_v2 (a run"
             " cannot be older",
-            "than what its agents were told), writes it to result.json"
-            " (`workflow.upstream_version`) and",
-            "experiment.json, and says `unknown` otherwise. A run that was certainly made by a"
+            "than its prompts), writes it to result.json (`workflow.upstream_version`) and",
+            "experiment.json, and `unknown` otherwise. A run that was certainly made by a"
             " release before",
             f"0.0.23 has the caveat `{HISTORY_LEAKED}`; one before 0.0.29 on a feature of the table"
             f" above has",

@@ -98,7 +98,7 @@ class Evaluation:
 
     @property
     def lead_alone(self) -> bool:
-        """Whether the first agent's patch alone was tested, after a conflict."""
+        """True if the first agent's patch alone was tested, after a conflict."""
         return self.merge_strategy.startswith("solo-")
 
 

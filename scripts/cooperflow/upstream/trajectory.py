@@ -19,12 +19,12 @@ FULL_SUFFIX = "_full_traj.json"
 # Kinds of entries.
 TURN = "turn"  # an answer of the model that the agent acted on
 SUMMARY = "summary"  # an answer that replaced older messages
-RECEIVED = "received"  # a text that the agent was given between two turns
+RECEIVED = "received"  # a text that the agent received between two turns
 
 
 @dataclass(frozen=True)
 class Command:
-    """A tool call of a turn, and its output where one was recorded."""
+    """A tool call of a turn, and its output if recorded."""
 
     text: str
     is_shell: bool = True  # False: `text` holds the arguments of another tool call
@@ -66,7 +66,7 @@ class Trajectory:
 
     @property
     def has_turns(self) -> bool:
-        """Whether the turns are recorded: OpenHands' trajectory holds its events as text only."""
+        """True if the turns are recorded: OpenHands' trajectory holds its events as text only."""
         return any(entry.kind == TURN for entry in self.entries)
 
     @property
@@ -245,7 +245,7 @@ def _joined(
         kept = known.get(_identity(segment[start])) if segment else None
         return [*merged[:kept], *segment[start:]]
     rest = list(segment[summary + 1 :])
-    # Where the summary is already: the segment shows the same stretch at a later time.
+    # Position of a summary that is already present: the segment repeats it at a later time.
     place = known.get(_identity(segment[summary]), len(merged))
     first = next(
         (
