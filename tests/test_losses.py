@@ -12,6 +12,8 @@ import pytest
 
 from cooperflow.analysis import losses
 from cooperflow.analysis.losses import OwnFeature
+from cooperflow.plots import plot_data
+from cooperflow.tables import breakdowns, run_table
 from cooperflow.tables import losses as loss_tables
 
 PATCH = b"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-1\n+2\n"
@@ -220,3 +222,22 @@ def test_conflict_tables() -> None:
     # Manski: of the excluded pair only b is known, no conflict; a adds 0 or 1 of 6.
     assert row["diff_low_bound"] == pytest.approx(-2 / 6, abs=1e-6)
     assert row["diff_high_bound"] == pytest.approx(-1 / 6, abs=1e-6)
+
+
+def test_the_flow_adds_up() -> None:
+    """What is left after each stage, and what is lost there or before, are all graded runs."""
+    frame = runs()
+    summary, small = run_table.summary_table(frame), breakdowns.tables(frame)
+    tables = plot_data.Tables(frame, summary, pd.DataFrame(), small)
+    flow = plot_data.loss_flow(tables)
+    assert flow.panels == ("m-coop-comm (n=5)", "m-coop-nocomm (n=6)")
+    left = [
+        [part.count for part in parts if part.kind == loss_tables.PASSED] for parts in flow.parts
+    ]
+    # 5 runs: one agent loss, one conflict, one integration; 6: one unknown, three conflicts.
+    assert left == [[5, 4, 3, 2], [6, 5, 2, 2]]
+    for parts, graded in zip(flow.parts, (5, 6), strict=True):
+        for stage in plot_data.STAGES:
+            inside = [part for part in parts if part.stage == stage]
+            assert sum(part.count for part in inside) == graded
+            assert inside[-1].end == pytest.approx(1.0)

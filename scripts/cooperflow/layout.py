@@ -48,6 +48,7 @@ PLOTS = (
     "paper_difficulty",
     "published",
     "cost_success",
+    "losses",
     "repo_outcomes",
     "timeline",
     "message_share",

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import layout
-from cooperflow.analysis import communication
+from cooperflow.analysis import communication, losses
 from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty, reference
+from cooperflow.tables import losses as loss_tables
 from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.run_table import read_runs, read_table
 from cooperflow.upstream import published
@@ -53,6 +54,25 @@ class Shares(Plot):
 
     labels: tuple[str, ...]
     counts: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A segment of a stage's bar: runs that go on, or runs lost there or before."""
+
+    stage: str
+    kind: str
+    count: int
+    start: float  # shares
+    end: float
+
+
+@dataclass(frozen=True)
+class Flow(Plot):
+    """Runs through the stages of cooperation, a panel for each experiment."""
+
+    panels: tuple[str, ...]
+    parts: tuple[tuple[Part, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -129,6 +149,28 @@ PAIRED_COLOURS: Mapping[str, str] = {
     "only_a": "#56B4E9",
     "only_b": "#E69F00",
     "neither": "#CCCCCC",
+}
+# The runs that go on, then the losses.
+LOSS_COLOURS: Mapping[str, str] = {
+    loss_tables.PASSED: "#0072B2",
+    losses.AGENT: "#E69F00",
+    losses.MERGE: "#D55E00",
+    losses.INTEGRATION: "#CC79A7",
+    losses.UNKNOWN: "#999999",
+}
+LOSS_WORDS: Mapping[str, str] = {
+    loss_tables.PASSED: "not lost so far",
+    losses.AGENT: "an own feature fails",
+    losses.MERGE: "merge conflict",
+    losses.INTEGRATION: "tests fail after the merge",
+    losses.UNKNOWN: "unknown",
+}
+# A stage and the losses at it.
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "evaluated runs": (),
+    "own features": (losses.AGENT, losses.UNKNOWN),
+    "merge": (losses.MERGE,),
+    "tests": (losses.INTEGRATION,),
 }
 PAIRED_WORDS: Mapping[str, str] = {
     "both": "both passed",
@@ -424,6 +466,34 @@ def _measured_point(row: Mapping[Hashable, Any], label: str, look: Look) -> Poin
 
 def _drawn(look: Look) -> tuple[str, str, str]:
     return look.group, look.colour, look.marker
+
+
+def loss_flow(tables: Tables) -> Flow:
+    """Return the runs of each coop experiment that are left after each stage, and the lost ones."""
+    table = tables.breakdowns["losses"]
+    panels, parts = [], []
+    for name, rows in table.groupby("run_name", sort=False):
+        counts = {str(row["loss"]): int(row["runs"]) for row in rows.to_dict("records")}
+        total = sum(counts.values())
+        if total:
+            panels.append(f"{name} (n={total})")
+            parts.append(tuple(_stage_parts(counts, total)))
+    title = titled("Where coop runs are lost", table)
+    return Flow(title, "share of the evaluated runs", "", tuple(panels), tuple(parts))
+
+
+def _stage_parts(counts: Mapping[str, int], total: int) -> Iterable[Part]:
+    lost: list[str] = []
+    for stage, kinds in STAGES.items():
+        lost += kinds
+        left = total - sum(counts[kind] for kind in lost)
+        start = 0.0
+        segments = {loss_tables.PASSED: left}
+        segments |= {kind: counts[kind] for kind in LOSS_COLOURS if kind in lost}
+        for kind, count in segments.items():
+            if count:
+                yield Part(stage, kind, count, start, start + count / total)
+            start += count / total
 
 
 def timeline(tables: Tables) -> Timeline:

@@ -245,6 +245,57 @@ def timeline(tables: Tables) -> Spec:
     return _view(plot, rows, [bars], height=min(max(14 * plot.lanes, 40), 1200))
 
 
+def losses(tables: Tables) -> Spec:
+    """Return the flow from evaluated runs to losses, a panel for each coop experiment."""
+    plot = plot_data.loss_flow(tables)
+    words = [plot_data.LOSS_WORDS[kind] for kind in plot_data.LOSS_COLOURS]
+    stages = list(plot_data.STAGES)
+    y: Spec = {"field": "stage", "type": "nominal", "title": None, "scale": {"domain": stages}}
+    y |= {"axis": {"grid": False}}
+    bars = {
+        "mark": {"type": "bar"},
+        "encoding": {
+            "x": _share("start", plot.x),
+            "x2": {"field": "end"},
+            "y": y,
+            "color": _colour("kind", words, plot_data.LOSS_COLOURS.values()),
+            "tooltip": {"field": "tip"},
+        },
+    }
+    texts = {
+        "mark": {"type": "text", "fontSize": 10},
+        "encoding": {
+            "x": {"field": "middle", "type": "quantitative"},
+            "y": y,
+            "text": {"field": "text"},
+            "color": _INK,
+        },
+    }
+    panels = []
+    for name, parts in zip(plot.panels, plot.parts, strict=True):
+        rows = []
+        for part in parts:
+            word = plot_data.LOSS_WORDS[part.kind]
+            rows.append(
+                {
+                    "stage": part.stage,
+                    "kind": word,
+                    "start": part.start,
+                    "end": part.end,
+                    "middle": (part.start + part.end) / 2,
+                    "text": str(part.count),
+                    "ink": "white" if part.kind == "passed" else "black",
+                    "tip": f"{name}, {part.stage}: {part.count} {word}",
+                }
+            )
+        view = {"title": name, "data": {"values": rows}, "height": _ROW * len(stages)}
+        panels.append({**view, "layer": [bars, texts]})
+    if not panels:
+        return _view(plot, [], [bars], height=_ROW * len(stages))
+    spec = {"$schema": SCHEMA, "title": plot.title, "concat": panels}
+    return {**spec, "columns": min(len(panels), 2)}
+
+
 def message_share(tables: Tables) -> Spec:
     """Return the share of the agents' events that are messages (figure 5b of the paper)."""
     title = "Share of the agents' events that are messages"
@@ -326,6 +377,7 @@ SPECS: Mapping[str, Callable[[Tables], Spec]] = {
     "paper_difficulty": paper_difficulty,
     "published": published,
     "cost_success": cost_success,
+    "losses": losses,
     "repo_outcomes": repo_outcomes,
     "timeline": timeline,
     "message_share": message_share,

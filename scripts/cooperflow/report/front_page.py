@@ -57,6 +57,8 @@ CAPTIONS = {
     "and sources: tables/published.csv.",
     "cost_success": "Over all attempts of a run; intervals are Wilson's, 95 %.",
     "repo_outcomes": "Passes of the runs that were evaluated.",
+    "losses": "Runs that are left after each stage. An own feature is one agent's patch alone, "
+    "tested before the merge.",
     "message_share": "Two agents' messages among their messages and commands.",
     "turns": "Answers that the agents of a run acted on, all agents together.",
     "message_times": "Each run's time, from its first turn to its end, in six equal parts.",
