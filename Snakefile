@@ -20,6 +20,7 @@ include: "rules/statistics.smk"
 include: "rules/oracle.smk"
 include: "rules/report.smk"
 include: "rules/export.smk"
+include: "rules/judge.smk"
 
 
 onstart:
@@ -45,6 +46,7 @@ localrules:
     export,
     images,
     images_verified,
+    judge,
     oracle,
     oracle_table,
     plots,

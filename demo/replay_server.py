@@ -23,6 +23,7 @@ from aiohttp import web
 
 from replay.delays import Delay
 from replay.faults import Faults
+from replay.judge import Judge
 from replay.ledger import Ledger
 from replay.players import Player, RecordingPlayer, ScriptPlayer
 from replay.recordings import load
@@ -104,7 +105,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.faults:
             faults = Faults.from_json(json.loads(args.faults.read_text(encoding="utf-8")))
         replay = Replay(
-            player_of(args), Ledger(args.ledger), Delay.parse(args.delay, args.seed), faults
+            player_of(args),
+            Ledger(args.ledger),
+            Delay.parse(args.delay, args.seed),
+            faults,
+            Judge.load(args.recordings),
         )
         asyncio.run(serve(args, replay))
     except (OSError, ValueError) as error:

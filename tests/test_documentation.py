@@ -9,7 +9,14 @@ import pytest
 
 from cooperflow.outcomes import oracle
 from cooperflow.report import pages
-from cooperflow.tables import breakdowns, communication_tables, comparison, difficulty, run_table
+from cooperflow.tables import (
+    breakdowns,
+    communication_tables,
+    comparison,
+    difficulty,
+    run_table,
+    symptom_table,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 MANUALS = sorted(
@@ -66,6 +73,7 @@ SUMMARY = (*run_table.SUMMARY_COLUMNS, *ORACLE_SUMMARY)
             "tables/communication_by_setting.csv and communication_and_conflicts.csv",
             tuple(communication_tables.PROPERTIES),
         ),
+        ("judge", (*symptom_table.COLUMNS, *symptom_table.LABEL_COLUMNS)),
         ("tables/repeats.csv", breakdowns.REPEATS_COLUMNS),
         (
             "tables/by_difficulty.csv and coordination_gap.csv",

@@ -16,6 +16,7 @@ from aiohttp import web
 from .conversation import Conversation, NotUnderstood, conversation_id, understand
 from .delays import Delay
 from .faults import STATUS_ACTIONS, Faults, Rule
+from .judge import Judge
 from .ledger import Entry, Ledger
 from .players import Player, Unknown, summary_of, turn_at
 from .recordings import Role, Turn
@@ -83,6 +84,7 @@ class Replay:
     ledger: Ledger
     delay: Delay = field(default_factory=Delay)
     faults: Faults = field(default_factory=lambda: Faults([]))
+    judge: Judge = field(default_factory=Judge)
     waiting: int = 0
     # How many turns each agent of a pair has asked for.
     asked: dict[tuple[str, int, str, str], int] = field(default_factory=dict)
@@ -120,6 +122,8 @@ class Replay:
             call.request = request = read_request(document)
             if document.get("max_tokens") == 1:
                 return await self._probe(call, request)
+            if verdict := self.judge.turn(request.messages):
+                return await self._judge(call, request, verdict)
             call.conversation = told = understand(request.messages)
             role, turns = self.player.find(told)
         except (NotUnderstood, ValueError) as error:
@@ -174,6 +178,16 @@ class Replay:
             return await self._status(call, rule)
         turn = Turn("Hello", ())
         answer = Answer("probe", turn, count(request, turn), request.model, request.tool or "bash")
+        answer, document = _shaped(call, answer)
+        return await self._send(call, _json(document), answer.usage)
+
+    async def _judge(self, call: Call, request: Request, turn: Turn) -> web.StreamResponse:
+        """Answer a request of the judge, which belongs to no recorded conversation."""
+        rule = self.faults.strike_probe()
+        call.fault = rule.action if rule else None
+        if rule and rule.action in STATUS_ACTIONS:
+            return await self._status(call, rule)
+        answer = Answer("judge", turn, count(request, turn), request.model, request.tool or "bash")
         answer, document = _shaped(call, answer)
         return await self._send(call, _json(document), answer.usage)
 

@@ -177,6 +177,11 @@ class Results:
         return self.root / "messages.csv"
 
     @property
+    def judge(self) -> Path:
+        """The judge's answers, its calls and its tables."""
+        return self.root / "judge"
+
+    @property
     def export(self) -> Path:
         """The results in the formats of other tools."""
         return self.root / "export"

@@ -80,8 +80,7 @@ def _crate(plan: Plan, hashes: Mapping[str, str], sizes: Mapping[str, int]) -> b
 
 def secrets_of(plan: Plan) -> list[str]:
     """Return the API keys of the plan's models that are set in the environment."""
-    names = [model.api_key for model in plan.config.models.values() if model and model.api_key]
-    return redaction.raw_values(names, os.environ)
+    return redaction.raw_values(plan.config.key_names, os.environ)
 
 
 def check(archive: Path) -> list[Finding]:

@@ -161,7 +161,7 @@ def _main(command: Command) -> int:
             command.pace,
             return_tool_plan=command.return_tool_plan,
         )
-        _set_key(command.model, command.key)
+        set_key(command.model, command.key)
     sys.argv = ["cooperbench", *command.arguments]
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)
     cooperbench.cli.main()
@@ -179,7 +179,7 @@ def _import_external_agents() -> None:
             importlib.import_module(name.strip())
 
 
-def _set_key(model: str, key: str | None) -> None:
+def set_key(model: str, key: str | None) -> None:
     """Set the key of the model's provider for litellm, in this process only."""
     if not key:
         provider_environment.remove_keys(os.environ, model)

@@ -161,6 +161,7 @@ def find_problems(config: Config) -> Iterator[str]:
     for name, model in config.models.items():
         if model is not None:
             yield from _model_problems(name, model, config)
+    yield from _judge_problems(config)
     yield from _backend_problems(config)
     url = config.redis.url
     settings = _settings_that_talk_inside(config, (*INSIDE, OPENHANDS))
@@ -186,6 +187,24 @@ def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:
             f"models.{name}.provider: {model.provider!r} is not an entry of providers. Allowed:"
             f" {listed(providers) or 'none'}.{nearest(model.provider, providers)}"
         )
+
+
+def _judge_problems(config: Config) -> Iterator[str]:
+    given = config.judge.model
+    if isinstance(given, Model):
+        for problem in _model_problems("judge", given, config):
+            yield problem.replace("models.judge.", "judge.model.", 1)
+        if given.adopt:
+            yield "judge.model.adopt: a judge is called. Remove the key."
+        return
+    names = [name for name, model in config.models.items() if model is not None]
+    if given is not None and given not in names:
+        yield (
+            f"judge.model: {given!r} is not an entry of models. Allowed: {listed(names)}, or a"
+            f" table with the keys of such an entry.{nearest(given, names)}"
+        )
+    elif given is not None and (model := config.models[given]) and model.adopt:
+        yield f"judge.model: {given!r} is adopted and cannot be called. Name another entry."
 
 
 # Keys that have no effect on Modal.

@@ -482,6 +482,27 @@ class Oracle(_Table):
     )
 
 
+class Judge(_Table):
+    """Model that labels failed runs of two agents: `snakemake judge`, never part of `all`."""
+
+    model: str | Model | None = Field(
+        None,
+        description="an entry of `models`, or a table with the keys of such an entry (`model`,"
+        " `api_base`, `api_key`, `provider`); `null`: no judge. Its calls are paid"
+        " ([docs/results.md](../docs/results.md#judge))",
+    )
+    sample: int = Field(
+        20,
+        gt=0,
+        description="failed runs to judge, chosen by the seed; a larger sample keeps the"
+        " runs of a smaller one",
+    )
+    seed: int = Field(0, description="seed of the choice")
+    repeats: int = Field(
+        1, ge=1, le=10, description="answers for each run; 2 or more give the agreement"
+    )
+
+
 class Assumptions(_Table):
     """Assumed usage of an agent for the estimate; the default is a published run."""
 
@@ -587,6 +608,7 @@ class Config(_Table):
     images: Images = Images()
     evaluation: Evaluation = Evaluation()
     oracle: Oracle = Oracle()
+    judge: Judge = Judge()
     containers: Containers = Containers()
     breaker: Breaker = Breaker()
     assume: Assumptions = Assumptions()
@@ -615,6 +637,13 @@ class Config(_Table):
     accept: list[str] = Field(
         default_factory=list, description="run names whose changed configuration is accepted"
     )
+
+    @property
+    def key_names(self) -> list[str]:
+        """The environment variables that hold keys of the models and the judge."""
+        judge = self.judge.model if isinstance(self.judge.model, Model) else None
+        models = [*self.models.values(), judge]
+        return [model.api_key for model in models if model is not None and model.api_key]
 
     @property
     def docker(self) -> bool:

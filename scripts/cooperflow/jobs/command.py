@@ -84,10 +84,9 @@ def perform(work: Callable[[], int], log: Path | None = None) -> int:
 def _redactor() -> Redactor:
     """Return a redactor of the keys of the session's models."""
     try:
-        models = configuration.from_environment().models.values()
+        names = configuration.from_environment().key_names
     except (UserError, ValueError):
         return Redactor(())
-    names = [model.api_key for model in models if model is not None]
     return Redactor.of(redaction.raw_values(names, os.environ))
 
 

@@ -104,7 +104,7 @@ def _claim_event(plan: Plan, event: str) -> bool:
 def _call(plan: Plan, text: str) -> str:
     """Run the command; return a description of its failure, empty if it succeeded."""
     # Without the providers' keys: the command needs none of them.
-    key_names = {model.api_key for model in plan.config.models.values() if model is not None}
+    key_names = set(plan.config.key_names)
     environment = {name: value for name, value in os.environ.items() if name not in key_names}
     LOG.parent.mkdir(parents=True, exist_ok=True)
     with LOG.open("ab") as log:

@@ -1,0 +1,14 @@
+# Labels a sample of the failed runs by a model: paid, off by default, never part of `all`.
+rule judge:
+    input:
+        RESULTS.runs_csv,
+    log:
+        "logs/judge.log",
+    params:
+        call=call("judge"),
+    shell:
+        "{params.call} --log {log:q}"
+
+
+# The job repeats its calls itself; started again, it asks for the missing answers only.
+snakemake_setup.try_once(workflow, "judge")
