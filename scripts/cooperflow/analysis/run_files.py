@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cooperflow import atomic_io, layout
-from cooperflow.analysis import story
+from cooperflow.analysis import losses, patch_overlap, story
 from cooperflow.analysis.communication import Communication, measure, touched_files
 from cooperflow.analysis.story import Story
 from cooperflow.experiment.plan import Run
@@ -22,6 +22,8 @@ from cooperflow.upstream.coordination import Message
 
 # A file larger than this is not read into a page; the page links to it.
 LARGEST_FILE = 20_000_000
+# Patches with more characters together are not searched for overlaps.
+LARGEST_PARSED = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,23 @@ class Source:
     @cached_property
     def evaluation(self) -> Mapping[str, Any]:
         return _document(self.folder.eval)
+
+    @cached_property
+    def own(self) -> tuple[bool | None, bool | None]:
+        """Whether each agent's own feature passed alone; None: unknown."""
+        return losses.read_document(atomic_io.read_json(self.folder.own))
+
+    @cached_property
+    def conflicting_files(self) -> tuple[str, ...]:
+        """Files in which hunks of both patches overlap, in order."""
+        texts = [patch.text for patch in self.patches if patch.agent]
+        if len(texts) != 2 or sum(map(len, texts)) > LARGEST_PARSED:
+            return ()
+        one, other = (patch_overlap.parse(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if one is None or other is None:
+            return ()
+        met = patch_overlap.meetings(one, other)
+        return tuple(dict.fromkeys(pair.first.file for pair in met if pair.overlaps))
 
     @cached_property
     def task_changes(self) -> list[coordination.TaskChange]:
@@ -189,7 +208,12 @@ def mark(folder: RunFolder) -> list[int] | None:
         result, evaluation = os.stat(folder.result), os.stat(folder.eval)
     except FileNotFoundError:
         return None
-    return [result.st_mtime_ns, result.st_size, evaluation.st_mtime_ns, evaluation.st_size]
+    found = [result.st_mtime_ns, result.st_size, evaluation.st_mtime_ns, evaluation.st_size]
+    try:
+        own = os.stat(folder.own)
+    except FileNotFoundError:
+        return found
+    return [*found, own.st_mtime_ns, own.st_size]
 
 
 def linker(folder: Path, page: Path) -> Callable[[str], str]:

@@ -155,7 +155,7 @@ def cost_success(tables: Tables) -> Spec:
         "type": "quantitative",
         "scale": {"domain": [0, limit], "nice": False},
     }
-    x |= {"title": plot.x}
+    x |= {"title": plot.x, "axis": {"format": _money(limit)}}
     layers = _marks("y", {"x": x, **_looks(plot.points, legend=not few)}, plot.y)
     if few:
         for side, align, shift in (("right", "left", 7), ("left", "right", -7)):
@@ -163,6 +163,12 @@ def cost_success(tables: Tables) -> Spec:
             encoding = {"x": x, "y": _share("value", plot.y), "text": {"field": side}}
             layers.append({"mark": mark, "encoding": encoding})
     return _view(plot, rows, layers, height=280)
+
+
+def _money(limit: float) -> str:
+    """Return the format of an axis of USD: cents, and more digits below 10 cents."""
+    digits = next((n for n, end in ((2, 0.1), (3, 0.01)) if limit >= end), 4)
+    return f"$,.{digits}f"
 
 
 def repo_outcomes(tables: Tables) -> Spec:

@@ -21,7 +21,7 @@ from cooperflow.outcomes import judgement
 from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import Tables
 from cooperflow.report import front_page, pages, safe_text
-from cooperflow.tables import breakdowns, communication_tables, comparison, findings
+from cooperflow.tables import breakdowns, communication_tables, comparison, findings, notable_runs
 from cooperflow.tables.run_table import read_runs, read_table
 
 HERE = Path(__file__).parent
@@ -82,6 +82,11 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "total": len(runs),
             "notes": fingerprint.notes(plan),
             "findings": findings.of_plan(plan, runs),
+            "notable": [
+                (entry, pages.run_path(run) if run.key in has_page else None)
+                for entry in notable_runs.of_plan(plan, runs)
+                for run in [front_page.run_of_row(entry.row, plan, by_row)]
+            ],
             "unfinished": int((~runs["outcome"].isin(judgement.OUTCOMES)).sum()),
             "replay": bool(runs["replay"].any()),
             "adopted": bool(runs["adopted"].any()),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cooperflow.analysis import losses
 from cooperflow.outcomes import judgement, runner_output
 from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.outcomes.runner_output import Count
@@ -88,3 +89,83 @@ def was_evaluated(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> b
     if EvalRecord.read(evaluation).reason == judgement.EVAL_ERROR:
         return True
     return bool(evaluation) and (RunRecord.read(result) or RunRecord()).outcome is None
+
+
+# Names of a summary: conflicting files and failing tests.
+FEW_NAMES = 3
+LONGEST = 80
+_LOSSES = {
+    losses.MERGE: "Lost in the merge: both features work alone, but the patches conflict.",
+    losses.INTEGRATION: "Lost in the integration: both features work alone and the patches merge "
+    "cleanly, but together tests fail.",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The facts about a run that is not a pass."""
+
+    outcome: str
+    reason: str
+    attempts: int
+    loss: str  # empty for a solo run
+    own: tuple[bool | None, bool | None]
+    has_conflict: bool
+    features: tuple[Feature, ...]
+    files: tuple[str, ...] = ()  # with overlapping hunks of both patches
+
+
+def explain(failure: Failure) -> tuple[str, ...]:
+    """Return two lines on why a run is not a pass; none for a pass or an unfinished run."""
+    if failure.outcome == judgement.INFRA_ERROR:
+        tries = f"{failure.attempts} attempt{'' if failure.attempts == 1 else 's'}"
+        return (
+            f"No result after {tries}: {failure.reason or 'an infrastructure error'}.",
+            "This is a failure of the infrastructure, not of the model; it is in no pass rate.",
+        )
+    if failure.outcome != judgement.FAIL:
+        return ()
+    return _headline(failure), _detail(failure)
+
+
+def _headline(failure: Failure) -> str:
+    if failure.loss in _LOSSES:
+        return _LOSSES[failure.loss]
+    if failure.loss == losses.AGENT:
+        alone = [
+            feature.number
+            for feature, passed in zip(failure.features, failure.own, strict=False)
+            if passed is False
+        ]
+        return f"Lost before the merge: {_feature_names(alone)} alone."
+    if failure.has_conflict:
+        return "The patches conflict; whether both features work alone is unknown."
+    failed = [feature.number for feature in failure.features if not feature.passed]
+    why = f" ({failure.reason})" if failure.reason not in ("", judgement.TESTS_FAILED) else ""
+    return f"The run fails: {_feature_names(failed)}{why}."
+
+
+def _feature_names(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"feature {numbers[0]} fails"
+    return f"features {' and '.join(map(str, numbers))} fail" if numbers else "no feature passes"
+
+
+def _detail(failure: Failure) -> str:
+    """Return the conflicting files, else the first failing tests."""
+    if failure.has_conflict:
+        if not failure.files:
+            return "The patches do not show in which file."
+        word = "file" if len(failure.files) == 1 else "files"
+        return f"Conflicting {word}: {_names(failure.files)}."
+    named = [(feature, feature.failing) for feature in failure.features if feature.failing]
+    if not named:
+        return "The output of the evaluation names no failing test."
+    parts = [f"{_names(names)} (feature {feature.number})" for feature, names in named]
+    return f"First failing tests: {'; '.join(parts)}."
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    rest = len(shown) - FEW_NAMES
+    return ", ".join(shown[:FEW_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -13,10 +13,12 @@ import jinja2
 from markupsafe import Markup
 
 from cooperflow import formats
+from cooperflow.analysis import losses
 from cooperflow.analysis import story as story_events
 from cooperflow.analysis.run_files import Patch, Source, linker
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
+from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.report import evaluations, safe_text
 from cooperflow.report.evaluations import Feature
 from cooperflow.upstream import coordination, result_files
@@ -150,6 +152,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             features=evaluations.features(source.evaluation, source.run.pair.sorted_features),
             evaluated=evaluations.was_evaluated(source.result, source.evaluation),
             verdict=result_files.workflow(source.evaluation),
+            why=evaluations.explain(_failure(source)),
             story=story,
             messages=len(source.messages),
             talk=source.communication.messages,
@@ -167,6 +170,27 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             home=f"{top}index.html",
             assets=f"{top}assets",
         )
+    )
+
+
+def _failure(source: Source) -> evaluations.Failure:
+    """Return the facts for the summary of a run's page."""
+    record = RunRecord.read(source.result) or RunRecord()
+    verdict = EvalRecord.read(source.evaluation)
+    merge = source.evaluation.get("merge")
+    status = str(merge.get("status") or "") if isinstance(merge, Mapping) else ""
+    outcome = str(verdict.outcome or record.outcome or "")
+    is_coop = source.run.experiment.setting.mode == "coop"
+    has_conflict = status == "conflicts"
+    return evaluations.Failure(
+        outcome=outcome,
+        reason=str(verdict.reason or record.reason),
+        attempts=record.attempts,
+        loss=losses.loss(outcome, source.own, status) if is_coop else "",
+        own=source.own,
+        has_conflict=has_conflict,
+        features=evaluations.features(source.evaluation, source.run.pair.sorted_features),
+        files=source.conflicting_files if has_conflict else (),
     )
 
 

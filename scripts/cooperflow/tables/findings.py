@@ -16,18 +16,16 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import formats
+from cooperflow.analysis.losses import AGENT, INTEGRATION, MERGE, UNKNOWN
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
-from cooperflow.tables import comparison
+from cooperflow.tables import comparison, losses
 
 SIGNIFICANT = 0.05
-CONFLICT = "conflicts"  # upstream's merge status
 REPLAY = (
     "Replay: recorded answers instead of a model. The figures are not evidence about any model."
 )
 ADOPTED = "Some runs were made by plain cooperbench and adopted, without a record of their calls."
-# Values of the column `loss`, in the order of the sentence.
-MERGE, INTEGRATION, AGENT, UNKNOWN = "merge", "integration", "agent", "unknown"
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ def _figures(model: str, runs: pd.DataFrame, parts: Roles) -> Figures:
         messages_gap=_difference(messages, solo),
         silent_gap=_difference(silent, solo),
         messages_effect=_difference(messages, silent),
-        conflict_effect=_difference(_conflicts(messages), _conflicts(silent)),
+        conflict_effect=_difference(losses.mark_conflicts(messages), losses.mark_conflicts(silent)),
         losses=_losses(messages if len(messages) else silent),
         repeats=int(runs["repeat"].max()),
         replay=bool(runs["replay"].any()),
@@ -177,14 +175,6 @@ def _difference(second: pd.DataFrame, first: pd.DataFrame) -> Difference | None:
         return None
     row = comparison.table(pd.concat([second, first], ignore_index=True)).to_dict("records")[0]
     return Difference.of_row(row)
-
-
-def _conflicts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return merged runs with the conflict instead of the pass, for the same statistics."""
-    evaluated = runs["outcome"].isin((judgement.PASS, judgement.FAIL))
-    merged = runs[evaluated & (runs["merge_status"].fillna("") != "")]
-    conflict = merged["merge_status"] == CONFLICT
-    return merged.assign(outcome=conflict.map({True: judgement.PASS, False: judgement.FAIL}))
 
 
 def _losses(runs: pd.DataFrame) -> Losses | None:
@@ -276,11 +266,11 @@ def _effect(rate: str, effect: Difference | None) -> list[str]:
     ]
 
 
-def _lost(losses: Losses | None, where: str) -> list[str]:
-    if losses is None:
+def _lost(lost: Losses | None, where: str) -> list[str]:
+    if lost is None:
         return []
-    counts = {name: losses.counts.get(name, 0) for name in (MERGE, INTEGRATION, AGENT, UNKNOWN)}
-    failures = f"{losses.failures} failure{'' if losses.failures == 1 else 's'} {where}"
+    counts = {name: lost.counts.get(name, 0) for name in (MERGE, INTEGRATION, AGENT, UNKNOWN)}
+    failures = f"{lost.failures} failure{'' if lost.failures == 1 else 's'} {where}"
     verb = "is" if counts[MERGE] == 1 else "are"
     number = counts[MERGE] or "none"
     text = f"Of the {failures} {number} {verb} lost in the merge although both features work alone"
