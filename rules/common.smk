@@ -27,6 +27,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment import plan as planning
+from cooperflow.upstream import published
 
 try:
     PLAN = planning.make(configuration.parse(config, files=workflow.configfiles))
@@ -197,7 +198,7 @@ def inputs_of_image(wildcards):
         return []
     if sentinel.exists():
         make_again(sentinel)
-    task = layout.task_image(wildcards.image)
+    task = published.task_image(wildcards.image)
     return [] if task == wildcards.image else RESULTS.root / "images" / f"{task}.json"
 
 
@@ -239,8 +240,8 @@ def own_image(pair):
 def image_of(pair, runs=None):
     """The image in which a pair is graded, or is run in the experiment `runs`."""
     repo, task, _ = pair.split("/")
-    image = layout.image_name(repo, int(task))
-    return layout.with_agent_server(image) if runs and runs.agent.openhands else image
+    image = published.image_name(repo, int(task))
+    return published.with_agent_server(image) if runs and runs.agent.openhands else image
 
 
 RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.experiments}

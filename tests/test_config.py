@@ -17,6 +17,7 @@ from cooperflow import layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, pairs, plan
 from cooperflow.experiment import config_schema as config_keys
+from cooperflow.upstream import published
 
 BASE: dict[str, Any] = {
     "models": {"command-a": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}},
@@ -268,7 +269,7 @@ def test_image_names_are_upstreams() -> None:
     from cooperbench.utils import get_image_name
 
     for repo, task in pairs.known_features():
-        assert layout.image_name(repo, task) == get_image_name(repo, task)
+        assert published.image_name(repo, task) == get_image_name(repo, task)
 
 
 def test_the_demo_of_two_agents_is_a_config() -> None:

@@ -25,8 +25,8 @@ from experiment_client import (
 from replay_client import Server
 from replay_client import server as serving
 
-from cooperflow import layout
 from cooperflow.openhands import sandbox
+from cooperflow.upstream import published
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -177,7 +177,7 @@ def _docker(*arguments: str) -> str:
 def test_a_patch_is_whole_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Upstream's own way gives an empty one where it could not ask."""
     client = docker.from_env()
-    image = layout.image_name(INVENTORY, 1)
+    image = published.image_name(INVENTORY, 1)
     container = client.containers.run(
         image, ["300"], entrypoint="sleep", detach=True, remove=True, init=True
     )

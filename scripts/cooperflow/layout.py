@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from cooperflow.upstream import published, result_files
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG_FILE = REPOSITORY / "config" / "config.yaml"
 PAIR_TABLES = REPOSITORY / "config" / "pairs"
 
-RESULT = "result.json"
-EVAL = "eval.json"
+RESULT = result_files.RESULT
+EVAL = result_files.EVAL
 OWN = "own.json"
 CALLS = "calls.jsonl"
 EVENTS = "events.jsonl"
@@ -58,13 +60,8 @@ PLOTS = (
 )
 PLOT_KINDS = ("png", "svg", "pdf")
 
-# Suffix of the tag of an image with OpenHands' agent server.
-AGENT_SERVER = "-oh"
-
 # A name that is valid as a folder, in a run name and in a container label.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# Ending of the folders that CooperBench discovers.
-REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*_task")
 
 
 @dataclass(frozen=True, order=True)
@@ -88,7 +85,7 @@ class Pair:
 
     @property
     def image(self) -> str:
-        return image_name(self.repo, self.task_id)
+        return published.image_name(self.repo, self.task_id)
 
     def __str__(self) -> str:
         a, b = self.sorted_features
@@ -109,26 +106,6 @@ def dashed(path: str) -> str:
 def own_marker(dashed_key: str) -> str:
     """Return the name of the redo marker of a run's broken evaluation of own features."""
     return f"own--{dashed_key}"
-
-
-def patch_name(feature: int) -> str:
-    """Return upstream's name of the patch of the agent with this feature, in a coop run."""
-    return f"agent{feature}.patch"
-
-
-def image_name(repo: str, task_id: int) -> str:
-    """Return the Docker image of a task, by upstream's rule (cooperbench.utils.get_image_name)."""
-    return f"akhatua/cooperbench-{repo.replace('_task', '').replace('_', '-')}:task{task_id}"
-
-
-def with_agent_server(image: str) -> str:
-    """Return the image in which OpenHands works at a task, by upstream's rule: the tag and -oh."""
-    return f"{image}{AGENT_SERVER}"
-
-
-def task_image(image: str) -> str:
-    """Return the task's image without the agent server."""
-    return image.removesuffix(AGENT_SERVER)
 
 
 def image_key(image: str) -> str:

@@ -21,7 +21,7 @@ from cooperflow.attempt import child_process
 from cooperflow.experiment import config_schema
 from cooperflow.instrumentation import sdk_patches
 from cooperflow.outcomes import patch_text
-from cooperflow.upstream import command_line
+from cooperflow.upstream import command_line, published
 
 child_process.prepare_environment()
 
@@ -85,7 +85,7 @@ def test_an_unknown_agent_is_a_value_error() -> None:
 
 @pytest.mark.parametrize(("repo", "task"), [("llama_index_task", 17), ("go_chi_task", 27)])
 def test_name_of_a_tasks_image(repo: str, task: int) -> None:
-    assert utils.get_image_name(repo, task) == layout.image_name(repo, task)
+    assert utils.get_image_name(repo, task) == published.image_name(repo, task)
 
 
 def test_a_pair_given_on_the_command_line_keeps_its_order() -> None:

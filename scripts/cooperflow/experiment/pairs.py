@@ -13,8 +13,9 @@ from typing import Any
 
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment.config_schema import Dataset
-from cooperflow.layout import PAIR_TABLES, REPO, Pair
+from cooperflow.layout import PAIR_TABLES, Pair
 from cooperflow.upstream import command_line
+from cooperflow.upstream.published import REPO
 
 COLUMNS = ("repo", "task_id", "feature_a", "feature_b")
 

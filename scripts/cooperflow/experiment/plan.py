@@ -14,6 +14,7 @@ from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import INSIDE, Agent, Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
+from cooperflow.upstream import published
 
 # litellm's parameters that decide which server is called, and as whom. `api_base` and `base_url`
 # are one parameter with two names.
@@ -130,7 +131,7 @@ class Run:
     def image(self) -> str:
         """The image in which the agents work; the tests are run in the task's own."""
         own = self.pair.image
-        return layout.with_agent_server(own) if self.experiment.agent.openhands else own
+        return published.with_agent_server(own) if self.experiment.agent.openhands else own
 
     @property
     def dashed(self) -> str:
@@ -205,7 +206,7 @@ class Plan:
         for pair in self.pairs:
             found.setdefault(pair.image, pair)
             if any(experiment.agent.openhands for experiment in self.experiments):
-                found.setdefault(layout.with_agent_server(pair.image), pair)
+                found.setdefault(published.with_agent_server(pair.image), pair)
         return found
 
     @cached_property

@@ -22,6 +22,7 @@ from cooperflow.experiment.plan import Plan
 from cooperflow.images import disk_space, image_lock, pulling, registry, rolling
 from cooperflow.layout import Pair
 from cooperflow.openhands import agent_server
+from cooperflow.upstream import published
 
 SCHEMA = 1
 
@@ -104,7 +105,7 @@ def _check_pin(
 
 def _serves(image: str) -> bool:
     """Return whether an image has OpenHands' agent server in it."""
-    return image != layout.task_image(image)
+    return image != published.task_image(image)
 
 
 def _labels(plan: Plan, image: str) -> Labels:

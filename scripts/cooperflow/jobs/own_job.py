@@ -17,6 +17,7 @@ from cooperflow.jobs import circuit_breaker
 from cooperflow.jobs.job import DONE, Conclusion, Job, Try
 from cooperflow.outcomes import judgement, publication
 from cooperflow.outcomes.records import RunRecord
+from cooperflow.upstream import result_files
 
 
 def perform(plan: Plan, run: Run, this_try: Try) -> int:
@@ -55,7 +56,7 @@ class OwnJob(Job):
 
     def _judge(self, number: int, feature: int, reason: str) -> OwnFeature:
         """Return the verdict on the patch of agent ``number``, tested if necessary."""
-        run, path = self._run, self._folder.path / layout.patch_name(feature)
+        run, path = self._run, self._folder.path / result_files.patch_name(feature)
         patch = path.read_bytes() if path.is_file() else None
         untested = losses.judge_untested(feature, patch, reason)
         if untested is not None or patch is None:

@@ -14,6 +14,7 @@ from cooperflow import layout
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import UserError
+from cooperflow.upstream import published
 
 PLACE = layout.REPOSITORY / ".tools" / "openhands"
 # The SDK and the tools for processes of this machine.
@@ -85,7 +86,7 @@ def layer(client: docker.DockerClient, image: str) -> None:
         UserError: the parts or their image are missing.
         DockerException: Docker could not build the image.
     """
-    source, task = server_image(), layout.task_image(image)
+    source, task = server_image(), published.task_image(image)
     base = containers.image_content(client, task)
     if base is None:
         raise UserError(f"its base image {task} is missing")
@@ -115,7 +116,7 @@ def is_stale(client: docker.DockerClient, image: str) -> bool:
         return False
     if BASE_LABEL not in labels:
         return False
-    task = layout.task_image(image)
+    task = published.task_image(image)
     # Images of older versions have the base's id.
     base = (containers.image_content(client, task), containers.image_id(client, task))
     return labels[BASE_LABEL] not in base or labels.get(LABEL) != stamp()

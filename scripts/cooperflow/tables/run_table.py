@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cooperflow import atomic_io, layout
+from cooperflow import atomic_io
 from cooperflow.analysis import losses, patch_overlap
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import fingerprint
@@ -18,7 +18,7 @@ from cooperflow.layout import Results
 from cooperflow.outcomes import judgement, publication
 from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.tables import oracle_table, stats
-from cooperflow.upstream import coordination
+from cooperflow.upstream import coordination, result_files
 from cooperflow.upstream.result_files import Evaluation
 
 RUN_COLUMNS = (
@@ -359,7 +359,9 @@ def _rows(plan: Plan, partial: bool) -> Iterable[dict[str, object]]:
             yield run_row(run, result, evaluation, version)
             continue
         own = atomic_io.read_json(folder.own)
-        patches = [_content(folder.path / layout.patch_name(f)) for f in run.pair.sorted_features]
+        patches = [
+            _content(folder.path / result_files.patch_name(f)) for f in run.pair.sorted_features
+        ]
         yield run_row(run, result, evaluation, version, own, patches)
 
 

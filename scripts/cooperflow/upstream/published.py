@@ -1,4 +1,4 @@
-"""Published facts about the benchmark: languages of repos, costs of a public run, past outcomes.
+"""Published facts about the benchmark: names of images, languages, costs and past outcomes.
 
 The public run is the default assumption of every estimate: 300 runs (100 pairs of lite in three
 settings) of Command A with mini_swe_agent_v2.
@@ -32,6 +32,12 @@ _PAIR = re.compile(
 )
 
 Key = tuple[str, int, tuple[int, int]]
+
+# Suffix of the tag of an image with OpenHands' agent server.
+AGENT_SERVER = "-oh"
+
+# Ending of the folders that CooperBench discovers.
+REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*_task")
 
 UNKNOWN_LANGUAGE = "unknown"
 
@@ -168,3 +174,18 @@ def mean_calls(solo: bool, messaging: bool) -> float:
     if solo:
         return CALLS_SOLO
     return CALLS_MESSAGING if messaging else CALLS_SILENT
+
+
+def image_name(repo: str, task_id: int) -> str:
+    """Return the Docker image of a task, by upstream's rule (cooperbench.utils.get_image_name)."""
+    return f"akhatua/cooperbench-{repo.replace('_task', '').replace('_', '-')}:task{task_id}"
+
+
+def with_agent_server(image: str) -> str:
+    """Return the image in which OpenHands works at a task, by upstream's rule: the tag and -oh."""
+    return f"{image}{AGENT_SERVER}"
+
+
+def task_image(image: str) -> str:
+    """Return the task's image without the agent server."""
+    return image.removesuffix(AGENT_SERVER)

@@ -1,4 +1,4 @@
-"""Readers of cooperbench's result.json and eval.json."""
+"""Names and readers of the files that cooperbench writes for a run."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ class AgentEnd:
     error: str = ""
     steps: int = 0
     cost: float = 0.0
+
+
+def patch_name(feature: int) -> str:
+    """Return upstream's name of the patch of the agent with this feature, in a coop run."""
+    return f"agent{feature}.patch"
 
 
 def workflow(document: Any) -> Mapping[str, Any]:
