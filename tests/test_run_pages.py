@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import synthetic
 
+from cooperflow.analysis import losses, run_files
+from cooperflow.analysis.losses import OwnFeature
 from cooperflow.analysis.run_files import Source
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import RunFolder
@@ -121,3 +123,30 @@ def test_an_agents_error_is_on_its_page(made: Plan) -> None:
     html = page(made, run)
     assert "the container &lt;b&gt;is gone&lt;/b&gt;" in html
     assert "agent10" in html
+
+
+def test_the_hunks_that_meet_are_shown_with_their_authors(made: Plan) -> None:
+    """Overlapping hunks first, both sides beside each other; also each agent's own feature."""
+    run, folder = run_of(made, "coop-nocomm")
+    for feature, new in ((4, "4 <b>"), (10, "10 <i>")):
+        (folder.path / f"agent{feature}.patch").write_text(
+            "diff --git a/store.py b/store.py\n--- a/store.py\n+++ b/store.py\n"
+            f"@@ -1,6 +1,{7 if feature == 4 else 6} @@\n def size():\n"
+            f"-    return 1\n+    return {new}\n x\n y\n"
+            f"{f'+near {feature}' if feature == 4 else ' z'}\n"
+            + (" z\n w\n" if feature == 4 else " w\n")
+        )
+    own = {"agent1": OwnFeature(4, True), "agent2": OwnFeature(10, False, "tests_failed")}
+    folder.own.write_text(json.dumps(losses.make_document({}, own)))
+    text = page(made, run)
+    section = text[text.index("Where the two patches meet") :]
+    assert section.index("overlap</h4>") < section.index("2 unchanged lines between")
+    assert "return 4 &lt;b&gt;" in section and "return 10 &lt;i&gt;" in section
+    assert section.count("(feature 4), line 2") == 1
+    assert "(feature 4), before line 5" in section
+    assert "feature 10, <bdi>tests_failed" in section
+    with_own = run_files.mark(folder)
+    folder.own.unlink()
+    assert run_files.mark(folder) != with_own
+    (folder.path / "agent10.patch").write_text("")
+    assert "Where the two patches meet" not in page(made, run)

@@ -34,6 +34,20 @@ class Hunk:
         """The number of removed and added lines."""
         return len(self.removed) + len(self.added)
 
+    @property
+    def place(self) -> str:
+        """The lines of the original, in words."""
+        if self.start == self.end:
+            return f"before line {self.start}"
+        last = self.end - 1
+        return f"line {self.start}" if last == self.start else f"lines {self.start} to {last}"
+
+    @property
+    def text(self) -> str:
+        """The hunk as in a diff, without context."""
+        marked = [*(f"-{line}" for line in self.removed), *(f"+{line}" for line in self.added)]
+        return "".join(line if line.endswith("\n") else f"{line}\n" for line in marked)
+
 
 @dataclass(frozen=True)
 class Patch:

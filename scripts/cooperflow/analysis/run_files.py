@@ -13,6 +13,8 @@ from urllib.parse import quote
 from cooperflow import atomic_io, layout
 from cooperflow.analysis import losses, patch_overlap, story
 from cooperflow.analysis.communication import Communication, measure, touched_files
+from cooperflow.analysis.losses import OwnFeature
+from cooperflow.analysis.patch_overlap import Meeting
 from cooperflow.analysis.story import Story
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
@@ -189,6 +191,23 @@ class Source:
             if patch.agent:
                 touched.setdefault(patch.agent, []).extend(touched_files(patch.text))
         return measure(self.story, touched)
+
+    @cached_property
+    def own_features(self) -> dict[str, OwnFeature]:
+        """The verdict on each agent's patch alone, by the agent's name; empty without own.json."""
+        agents = _document(self.folder.own).get("agents")
+        entries = agents.items() if isinstance(agents, dict) else ()
+        return {str(n): OwnFeature.parse(entry) for n, entry in entries if isinstance(entry, dict)}
+
+    @cached_property
+    def meetings(self) -> list[Meeting]:
+        """The hunks of two agents that overlap or are near, the overlapping ones first."""
+        texts = [patch.text for patch in self.patches if patch.agent]
+        patches = [patch_overlap.parse(text.encode("utf-8", "replace")) for text in texts]
+        if len(patches) != 2 or patches[0] is None or patches[1] is None:
+            return []
+        pairs = patch_overlap.meetings(patches[0], patches[1])
+        return sorted(pairs, key=lambda pair: not pair.overlaps)
 
     @cached_property
     def finished(self) -> bool:

@@ -75,6 +75,10 @@ MEANINGS = {
 }
 
 
+# More pairs of hunks are only counted.
+MOST_MEETINGS = 30
+
+
 @cache
 def environment() -> jinja2.Environment:
     """Return the environment of the templates, which escapes all values."""
@@ -90,6 +94,7 @@ def environment() -> jinja2.Environment:
         "inline": safe_text.inline,
         "block": safe_text.block,
         "patch": safe_text.patch,
+        "hunk": safe_text.hunk,
         "percent": formats.percent,
         "usd": formats.usd,
         "points": formats.points,
@@ -161,6 +166,10 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             rows=story_events.rows(story.events, story.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),
+            meetings=source.meetings[:MOST_MEETINGS],
+            meetings_left=max(len(source.meetings) - MOST_MEETINGS, 0),
+            makers=[patch for patch in source.patches if patch.agent],
+            own_features=source.own_features,
             attempts=source.attempts,
             files=[(name, raw(name)) for name in source.files],
             raw=raw,

@@ -121,6 +121,13 @@ def patch(patch: str, raw: str | None = None, is_open: bool = True) -> Markup:
     return Markup(html)
 
 
+def hunk(text: str) -> Markup:
+    """Return lines of a diff as a coloured block."""
+    body, cut = _body(text)
+    note = left_out(None) if cut else ""
+    return Markup(f'<pre class="block diff" tabindex="0">{body}</pre>{note}')
+
+
 def _files(patch: str) -> list[str]:
     starts = [found.start() for found in _FILE.finditer(patch)]
     if not starts or starts[0] > 0:
