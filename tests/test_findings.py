@@ -71,6 +71,8 @@ def test_the_whole_text() -> None:
         (replace(LOWER, p=0.06), "inconclusive", "fewer"),
         (replace(LOWER, high=0.0), "inconclusive", "fewer"),
         (Difference(3, -1.0, -1.0, 0.1, 0.25, math.nan), "3 pairs are too few", "fewer"),
+        # No outcome of five pairs has p < 0.05.
+        (Difference(5, -1.0, -1.0, 0.1, 0.0625, 1.0), "5 pairs are too few", "fewer"),
         (Difference(1, -1.0, -1.0, 0.1, 1.0, math.nan), "1 pair is too few", "fewer"),
         (replace(UNCLEAR, value=0.0, low=-0.004, high=0.004), "0 points (95 % interval −0.4 to",
          "+0 "),
@@ -111,7 +113,7 @@ def test_the_effect_of_messages(effect: Difference | None, says: str) -> None:
          "Of the 62 failures with messages 21 are lost in the merge although both features work "
          "alone; in 41 an agent's own feature fails."),
         (Losses(1, {"merge": 1}),
-         "Of the 1 failure with messages 1 is lost in the merge although both features work "
+         "Of 1 failure with messages 1 is lost in the merge although both features work "
          "alone."),
         (Losses(5, {"integration": 5}),
          "Of the 5 failures with messages none are lost in the merge although both features work "
@@ -120,7 +122,8 @@ def test_the_effect_of_messages(effect: Difference | None, says: str) -> None:
     ],
 )  # fmt: skip
 def test_where_failures_are_lost(losses: Losses | None, says: str) -> None:
-    assert text(Figures("m", messages=None, losses=losses)).replace("without", "with") == says
+    assert text(Figures("m", losses=losses)) == says
+    assert text(Figures("m", silent_losses=losses)) == says.replace("with m", "without m")
 
 
 def test_replay_and_missing_data_are_stated() -> None:
@@ -190,6 +193,7 @@ def test_the_figures_of_a_constructed_experiment() -> None:
     assert found.messages == Count(38, 100)
     assert found.silent == Count(35, 100)
     assert found.losses == Losses(62, {"merge": 21, "agent": 41})
+    assert found.silent_losses is None
     gap, conflicts = found.messages_gap, found.conflict_effect
     assert gap is not None
     assert conflicts is not None

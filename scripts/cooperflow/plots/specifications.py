@@ -155,7 +155,7 @@ def cost_success(tables: Tables) -> Spec:
         "type": "quantitative",
         "scale": {"domain": [0, limit], "nice": False},
     }
-    x |= {"title": plot.x, "axis": {"format": _money(limit)}}
+    x |= {"title": plot.x, "axis": {"format": _money(limit), "tickCount": 5}}
     layers = _marks("y", {"x": x, **_looks(plot.points, legend=not few)}, plot.y)
     if few:
         for side, align, shift in (("right", "left", 7), ("left", "right", -7)):

@@ -110,7 +110,8 @@ class Figures:
     silent_gap: Difference | None = None  # without messages, less solo
     messages_effect: Difference | None = None  # pass rate with messages, less without
     conflict_effect: Difference | None = None  # conflict rate with messages, less without
-    losses: Losses | None = None  # with messages, else without
+    losses: Losses | None = None  # with messages
+    silent_losses: Losses | None = None  # without messages
     repeats: int = 1
     replay: bool = False
     adopted: bool = False
@@ -153,7 +154,8 @@ def _figures(model: str, runs: pd.DataFrame, parts: Roles) -> Figures:
         silent_gap=_difference(silent, solo),
         messages_effect=_difference(messages, silent),
         conflict_effect=_difference(losses.mark_conflicts(messages), losses.mark_conflicts(silent)),
-        losses=_losses(messages if len(messages) else silent),
+        losses=_losses(messages),
+        silent_losses=_losses(silent),
         repeats=int(runs["repeat"].max()),
         replay=bool(runs["replay"].any()),
         adopted=bool(runs["adopted"].any()),
@@ -213,7 +215,8 @@ def sentences(found: Figures) -> list[str]:
             found.solo,
         ),
         *_effect("pass rate", found.messages_effect),
-        *_lost(found.losses, "with messages" if found.messages else "without messages"),
+        *_lost(found.losses, "with messages"),
+        *_lost(found.silent_losses, "without messages"),
         *_effect("conflict rate", found.conflict_effect),
         *_missing(found),
     ]
@@ -270,16 +273,17 @@ def _lost(lost: Losses | None, where: str) -> list[str]:
     if lost is None:
         return []
     counts = {name: lost.counts.get(name, 0) for name in (MERGE, INTEGRATION, AGENT, UNKNOWN)}
-    failures = f"{lost.failures} failure{'' if lost.failures == 1 else 's'} {where}"
     verb = "is" if counts[MERGE] == 1 else "are"
     number = counts[MERGE] or "none"
-    text = f"Of the {failures} {number} {verb} lost in the merge although both features work alone"
+    text = f"{number} {verb} lost in the merge although both features work alone"
+    together = "merges cleanly but fails" if counts[INTEGRATION] == 1 else "merge cleanly but fail"
     rest = [
-        f"{counts[INTEGRATION]} merge cleanly but fail together" if counts[INTEGRATION] else "",
+        f"{counts[INTEGRATION]} {together} together" if counts[INTEGRATION] else "",
         f"in {counts[AGENT]} an agent's own feature fails" if counts[AGENT] else "",
         f"for {counts[UNKNOWN]} the loss is unknown" if counts[UNKNOWN] else "",
     ]
-    return [f"{'; '.join([text, *filter(None, rest)])}."]
+    total = f"the {lost.failures} failures" if lost.failures > 1 else "1 failure"
+    return [f"Of {total} {where} {'; '.join([text, *filter(None, rest)])}."]
 
 
 def _missing(found: Figures) -> list[str]:
@@ -324,7 +328,8 @@ def detectable(difference: Difference) -> str:
     """Return the smallest difference that the number of pairs detects."""
     pairs = _pairs(difference.pairs)
     verb = "is" if difference.pairs == 1 else "are"
-    if math.isnan(difference.detectable):
+    # With fewer pairs the exact test has no p below the limit, whatever the outcomes.
+    if math.isnan(difference.detectable) or 0.5 ** (difference.pairs - 1) >= SIGNIFICANT:
         return f"{pairs} {verb} too few to detect any difference"
     size = _points(difference.detectable).removeprefix("+")
     return f"{pairs} {verb} enough to detect {size} points or more"
