@@ -9,7 +9,7 @@ import pytest
 from cooperflow import layout
 from cooperflow.engine import containers, probes
 from cooperflow.experiment import config, config_schema, fingerprint
-from cooperflow.instrumentation import raw_answers
+from cooperflow.instrumentation import rate_limit
 from cooperflow.jobs import circuit_breaker
 from cooperflow.outcomes import judgement, usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
@@ -162,4 +162,4 @@ def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
 )
 def test_retry_after_is_a_number_or_a_date(header: str, seconds: float | None) -> None:
     now = 1795827600.0  # 2026-11-28 01:00:00 UTC
-    assert raw_answers.seconds_of(header, now) == seconds
+    assert rate_limit.parse_retry_after(header, now) == seconds

@@ -21,6 +21,7 @@ from cooperflow.outcomes import usage
 from cooperflow.outcomes.judgement import Verdict
 from cooperflow.outcomes.provider_answer import Prices, cost_of, read_answer
 from cooperflow.session import model_check
+from cooperflow.session.finding import NOTE
 from cooperflow.upstream import trajectory as upstream
 from cooperflow.upstream.trajectory import Entry, Trajectory
 
@@ -533,6 +534,12 @@ def test_what_proves_that_a_model_exists(words: str, accepted: bool) -> None:
     assert usage.proves_model(words) is accepted
 
 
+def first_experiment(raw: dict[str, Any]) -> plan.Experiment:
+    settings = {"solo": ["--setting", "solo"]}
+    base: dict[str, Any] = {"dataset": {"subset": "flash"}, "settings": settings}
+    return plan.make(config.parse({**base, **raw})).experiments[0]
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
@@ -548,16 +555,39 @@ def test_what_proves_that_a_model_exists(words: str, accepted: bool) -> None:
     ],
 )
 def test_preflight_accepts_what_proves_the_model(
-    replay: Server, rule: dict[str, Any], words: str, make_plan: Any
+    replay: Server, rule: dict[str, Any], words: str
 ) -> None:
     """The probe's one token: no usage, or too few tokens to finish, both prove key and model."""
     replay.faults({**rule, "match": {"probe": True}})
     base = {"api_base": f"{replay.url}/v2/chat"}
     answer = model_check.probe("command-a-03-2025", "x", base, call=True)
     assert answer["kind"] == usage.ANSWERED, answer
-    experiment = make_plan(models={"m": {"model": "command-a-03-2025", **base}}).experiments[0]
+    experiment = first_experiment({"models": {"m": {"model": "command-a-03-2025", **base}}})
     lines = [line.text for line in model_check.explain_answer(experiment, answer)]
     assert any(words in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("key", "limit", "longest", "hinted"),
+    [
+        ("max_tokens", 99999, 8000, True),
+        ("max_completion_tokens", 8001, 8000, True),
+        ("max_tokens", 8000, 8000, False),
+        ("max_tokens", 99999, None, False),
+        ("temperature", 99999, 8000, False),
+    ],
+)
+def test_preflight_compares_the_output_limit_with_the_models(
+    key: str, limit: int, longest: int | None, hinted: bool
+) -> None:
+    """The one-token call cannot test the limit. A hint, since litellm's list may be wrong."""
+    agent = {"config": {"model": {"model_kwargs": {key: limit}}}}
+    models = {"m": {"model": "command-a-03-2025"}}
+    experiment = first_experiment({"models": models, "agent": agent})
+    answer = {"known": True, "kind": usage.ANSWERED, "longest_output": longest}
+    lines = list(model_check.explain_answer(experiment, answer))
+    hints = [line for line in lines if f"model_kwargs.{key}" in line.text]
+    assert [line.state for line in hints] == ([NOTE] if hinted else [])
 
 
 def test_a_caveat_of_the_run_is_that_of_its_evaluation(tmp_path: Path) -> None:

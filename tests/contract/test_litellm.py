@@ -176,3 +176,42 @@ def test_every_synchronous_call_is_sent_by_one_method() -> None:
     assert "self.client.send(" in inspect.getsource(http_handler.HTTPHandler.post)
     assert issubclass(_base_client.SyncHttpxClientWrapper, httpx.Client)
     assert "self._client.send(" in inspect.getsource(_base_client.SyncAPIClient)
+
+
+@pytest.mark.parametrize(
+    ("action", "times", "calls"),
+    [("output_limit", None, 1), ("server_error", 2, 3), ("unauthorized", None, 1)],
+)
+def test_a_refused_output_limit_is_not_tried_again(
+    replay: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+    times: int | None,
+    calls: int,
+) -> None:
+    """Upstream's agent: the same limit would be refused again. Other errors: as upstream does."""
+    import tenacity
+    from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
+
+    from cooperflow.instrumentation import call_log
+
+    monkeypatch.setattr(litellm_model, "retry", litellm_model.retry)
+    monkeypatch.setattr(tenacity.nap.time, "sleep", lambda _: None)
+    monkeypatch.setenv("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "4")
+    call_log.stop_at_refused_output_limit()
+    replay.faults({"action": action, "times": times})
+    kwargs = {"api_base": f"{replay.url}/v2/chat", "api_key": "x", "max_retries": 0}
+    model = litellm_model.LitellmModel(model_name=MODEL, model_kwargs=kwargs)
+    names = ("APIError", "AuthenticationError", "BadRequestError")
+    with contextlib.suppress(*(getattr(litellm.exceptions, name) for name in names)):
+        model.query(recorded_calls.MESSAGES)
+    assert len(replay.ledger()) == calls
+
+
+def test_the_callback_has_no_raw_answer_of_cohere() -> None:
+    """Why raw answers are noted below litellm: only ``post_call`` sets ``original_response``."""
+    from litellm.litellm_core_utils import litellm_logging
+    from litellm.llms.cohere.chat import v2_transformation
+
+    assert "original_response" in inspect.getsource(litellm_logging.Logging.post_call)
+    assert "post_call" not in inspect.getsource(v2_transformation)

@@ -191,6 +191,7 @@ HALTS = (
     ("404 model", strike("model_not_found"), "model_not_found"),
     ("402 payment", strike("quota_payment"), "quota"),
     ("429 month's quota", strike("quota_month"), "quota"),
+    ("400 max_tokens", strike("output_limit"), "bad_request"),
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import docker
 import engines
 import pytest
+import requests
 from serving import served
 
 from cooperflow import environment, layout
@@ -300,10 +301,13 @@ def test_shared_layers_count_once() -> None:
     ("value", "seconds"),
     [
         ("30", 30.0),
-        ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 1.0),
+        ("0", 1.0),
         (None, registry.DEFAULT_PAUSE),
         ("soon", registry.DEFAULT_PAUSE),
     ],
 )
-def test_retry_after(value: str | None, seconds: float) -> None:
-    assert registry.retry_after(value, now=60.0) == seconds
+def test_pause_after_a_refusal(value: str | None, seconds: float) -> None:
+    answer = requests.Response()
+    answer.headers.update({} if value is None else {"Retry-After": value})
+    assert registry._pause(answer) == seconds

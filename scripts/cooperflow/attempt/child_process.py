@@ -161,6 +161,7 @@ def _main(command: Command) -> int:
             command.pace,
             return_tool_plan=command.return_tool_plan,
         )
+        call_log.stop_at_refused_output_limit()
         set_key(command.model, command.key)
     sys.argv = ["cooperbench", *command.arguments]
     print(json.dumps({"cooperbench": list(command.arguments)}), flush=True)

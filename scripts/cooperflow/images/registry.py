@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ import docker.credentials.errors
 import requests
 
 from cooperflow.errors import UserError
+from cooperflow.instrumentation.rate_limit import parse_retry_after
 
 HUB = "docker.io"
 HUB_API = "registry-1.docker.io"
@@ -140,7 +139,7 @@ class Client:
             self._log_in(answer.headers.get("WWW-Authenticate", ""))
             answer = self._send(method, self._where.api + path)
         if answer.status_code == 429:
-            raise RateLimited(retry_after(answer.headers.get("Retry-After")))
+            raise RateLimited(_pause(answer))
         if answer.status_code in (401, 403):
             raise UserError(
                 f"{self._where.name}: the registry refuses access ({answer.status_code}). "
@@ -181,7 +180,7 @@ class Client:
         except requests.exceptions.RequestException as error:
             raise OutOfReach(str(error)) from error
         if answer.status_code == 429:
-            raise RateLimited(retry_after(answer.headers.get("Retry-After")))
+            raise RateLimited(_pause(answer))
         if answer.ok:
             document = answer.json()
             token = document.get("token") or document.get("access_token")
@@ -203,14 +202,7 @@ def _credentials(host: str) -> tuple[str, str] | None:
     return str(found["username"]), str(found["password"])
 
 
-def retry_after(value: str | None, now: float | None = None) -> float:
-    """Return the seconds that a Retry-After header asks for: a number, or a date."""
-    if not value:
-        return DEFAULT_PAUSE
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        moment = email.utils.parsedate_to_datetime(value).timestamp()
-    except ValueError:
-        return DEFAULT_PAUSE
-    return max(moment - (time.time() if now is None else now), 1.0)
+def _pause(answer: requests.Response) -> float:
+    """Return the seconds to wait after a refusal: by its Retry-After, at least 1."""
+    seconds = parse_retry_after(answer.headers.get("Retry-After"))
+    return DEFAULT_PAUSE if seconds is None else max(seconds, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import litellm
+import tenacity
 from litellm.integrations.custom_logger import CustomLogger
 
 from cooperflow import redaction
 from cooperflow.atomic_io import append_line
-from cooperflow.instrumentation.rate_limit import RateLimit
-from cooperflow.instrumentation.raw_answers import Noted, RawAnswers, seconds_of
+from cooperflow.instrumentation.rate_limit import RateLimit, parse_retry_after
+from cooperflow.instrumentation.raw_answers import Noted, RawAnswers
 from cooperflow.outcomes import provider_answer, usage
 from cooperflow.outcomes.provider_answer import Answer, Cost, Prices
 
@@ -172,6 +174,30 @@ def install(
     answers = RawAnswers(return_tool_plan)
     answers.install()
     litellm.callbacks = [CallLog(path, key, pace, asker, answers)]
+
+
+def stop_at_refused_output_limit() -> None:
+    """Have mini_swe_agent_v2 end at the first answer that refuses its limit of output tokens.
+
+    Upstream tries such a call again, up to ``call_tries`` times with pauses, though each try sends
+    the same limit. Only the condition of its retries is narrowed; the error stays as it is.
+    """
+    from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
+
+    retry = litellm_model.retry
+
+    @functools.wraps(retry)
+    def narrowed(**options: Any) -> tenacity.Retrying:
+        retrying = retry(**options)
+        may_pass = tenacity.retry_if_exception(lambda error: not _refuses_output_limit(error))
+        return retrying.copy(retry=tenacity.retry_all(retrying.retry, may_pass))
+
+    litellm_model.retry = narrowed
+
+
+def _refuses_output_limit(error: BaseException) -> bool:
+    kind, _, _ = failure_of(error, None)
+    return kind == usage.BAD_REQUEST and usage.is_output_setting(str(error))
 
 
 def register_prices() -> None:
@@ -345,7 +371,7 @@ def _retry_after(error: BaseException | None) -> float | None:
             for name in ("headers", "litellm_response_headers"):
                 value = (getattr(holder, name, None) or {}).get("retry-after")
                 if value is not None:
-                    return seconds_of(str(value))
+                    return parse_retry_after(str(value))
     return None
 
 

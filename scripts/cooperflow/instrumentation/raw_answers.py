@@ -7,20 +7,16 @@ raw answer of each. The rules are in `outcomes/provider_answer.py`.
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import email.utils
 import functools
 import json
-import math
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from cooperflow.instrumentation.rate_limit import parse_retry_after
 from cooperflow.outcomes import provider_answer
 from cooperflow.outcomes.provider_answer import Answer
 
@@ -81,7 +77,7 @@ class RawAnswers:
             document = None
         answer = provider_answer.read_answer(document) if response.is_success else None
         if answer is not None or response.is_error:
-            wait = seconds_of(response.headers.get("retry-after"))
+            wait = parse_retry_after(response.headers.get("retry-after"))
             self._noted[call] = Noted(response.status_code, answer, wait)
         if answer is None or not isinstance(document, dict):
             return response
@@ -127,19 +123,6 @@ class RawAnswers:
             content=json.dumps(document).encode(),
             extensions=request.extensions,
         )
-
-
-def seconds_of(header: str | None, now: float | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for: a number, or a date (RFC 9110)."""
-    with contextlib.suppress(ValueError):
-        seconds = float(header or "")
-        return seconds if math.isfinite(seconds) and seconds >= 0 else None
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        moment = email.utils.parsedate_to_datetime(header or "")
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
-        return max(moment.timestamp() - (time.time() if now is None else now), 0.0)
-    return None
 
 
 def _with_usage(

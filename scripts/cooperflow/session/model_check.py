@@ -29,6 +29,8 @@ FRESH = 600
 # Time limits of the call and of its process, seconds.
 CALL_SECONDS = 60
 PROBE_SECONDS = 180
+# Keys of model_kwargs that limit the output tokens of an answer.
+OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 # Name of the call among the raw answers.
 _CALL = "preflight"
 
@@ -104,6 +106,21 @@ def explain_answer(experiment: Experiment, answer: dict[str, Any]) -> Iterator[F
         text = f"{name}: {kind}: the end point {endpoint} does not serve ({message})."
         yield Finding("model", BAD, text)
     yield _price_finding(name, answer.get("price"))
+    yield from _output_finding(experiment, answer.get("longest_output"))
+
+
+def _output_finding(experiment: Experiment, longest: Any) -> Iterator[Finding]:
+    """Compare the configured limit of output tokens with litellm's list; no call is made."""
+    for key in OUTPUT_LIMITS:
+        limit = experiment.model_kwargs.get(key)
+        if isinstance(limit, int) and isinstance(longest, int) and limit > longest:
+            yield Finding(
+                "model",
+                NOTE,
+                f"{experiment.model_name}: {key} {limit} exceeds {longest}, the longest output "
+                f"that litellm lists for {experiment.model.model}. If the provider refuses it, the "
+                f"first run halts the session. Lower agent.config.model.model_kwargs.{key}.",
+            )
 
 
 def _price_finding(name: str, price: Any) -> Finding:
@@ -206,6 +223,7 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
         info = litellm.get_model_info(request["model"])
         answer["price"] = [info.get("input_cost_per_token"), info.get("output_cost_per_token")]
         answer["window"] = info.get("max_input_tokens")
+        answer["longest_output"] = info.get("max_output_tokens")
     except Exception:  # litellm raises plain Exception for a model without a price
         answer["price"] = None
     if not request["call"]:
