@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from cooperflow.tables import breakdowns, difficulty, reference
+from cooperflow.plots import specifications
+from cooperflow.plots.plot_data import Tables
+from cooperflow.tables import breakdowns, comparison, difficulty, reference, run_table
 from cooperflow.upstream import published
 
 MODELS = ("m1", "m2", "m3", "m4")
@@ -170,3 +172,24 @@ def test_own_rows_are_beside_the_published_ones() -> None:
     comparable = table[table["comparable"]]
     assert set(comparable["merge"]) == {"", "naive"}
     assert comparable[["ci_low", "ci_high"]].notna().all(axis=None)
+
+
+def test_the_figures_show_the_tables_and_the_published_rows() -> None:
+    runs = constructed()
+    small = breakdowns.tables(runs)
+    tables = Tables(runs, run_table.summary_table(runs), comparison.table(runs), small)
+    panels = specifications.paper_difficulty(tables)["concat"]
+    assert [panel["title"] for panel in panels] == [*MODELS, "(pooled)"]
+    paper = small["by_difficulty"].query("scale == 'paper'")
+    for panel in panels:
+        rows = panel["data"]["values"]
+        own = [row["value"] for row in rows if not row["curve"].startswith("published")]
+        assert own == paper.loc[paper["model"] == panel["title"], "pass_rate"].tolist()
+        drawn = [row["value"] for row in rows if row["curve"] == "published coop"]
+        assert drawn == [float(row["coop"]) for row in published.read_curve()]
+        assert not any("nan" in row["tip"] for row in rows)
+    wanted = small["published"].query("comparable and model != '(pooled)'")
+    points = specifications.published(tables)["data"]["values"]
+    assert [row["value"] for row in points] == wanted["pass_rate"].tolist()
+    assert [row["low"] for row in points] == wanted["ci_low"].tolist()
+    assert sum(row["group"] == "published" for row in points) == 18
