@@ -51,7 +51,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 def exported(plan: Plan) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COHERE_API_KEY", KEY)
-        # The logs stay JSON: .eval has a test of its own.
+        # The logs stay JSON: another test covers .eval.
         patch.setattr(inspect_log, "interpreter", lambda: None)
         done = export.write(plan)
     assert done.logs == 3

@@ -1,4 +1,4 @@
-"""Recorded answers of a judge: `snakemake judge` asks about a run, and the transcript tells which.
+"""Recorded answers of a judge: a request of `snakemake judge` is recognized by its transcript.
 
 The file is `judge.jsonl` beside the recordings; each line has `contains` (texts that a transcript
 holds) and `answers` (the first for the first request that fits, and so on; the last one stays).

@@ -111,7 +111,7 @@ def _error(event: Event) -> dict[str, Any]:
     return {"source": "system", "message": f"model call failed: {event.text}"}
 
 
-# Messages are no steps of their own: they are in the commands that sent them.
+# Messages are not separate steps: they are in the commands that sent them.
 _MAKERS = {"step": _turn, "summary": _summary, "received": _received, "error": _error}
 
 

@@ -30,7 +30,7 @@ WITHOUT_INSPECT = (
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote."""
+    """Numbers of the files that an export wrote."""
 
     trajectories: int
     without: int  # runs of which no event is recorded

@@ -33,7 +33,7 @@ _TIMEOUT = 1800  # seconds; a log of 652 long runs takes minutes
 
 
 def interpreter() -> str | None:
-    """Return a Python with inspect_ai: this one, or the one of `make inspect`; None: neither."""
+    """Return a Python with inspect_ai: this interpreter or that of `make inspect`; None: neither."""
     if importlib.util.find_spec("inspect_ai") is not None:
         return sys.executable
     return str(TOOLS) if TOOLS.exists() else None
@@ -182,12 +182,12 @@ def _sample(row: Mapping[Any, Any], source: Source, model: str) -> dict[str, Any
 
 
 def _input(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the task as the first agent was told it."""
+    """Return the prompt of the first agent."""
     return next((str(m["content"]) for m in messages if m["role"] == "user"), "")
 
 
 def _messages(source: Source, key: str) -> list[dict[str, Any]]:
-    """Return what the agents were told, said and did, in order of time."""
+    """Return prompts, answers and command outputs of all agents, in order of time."""
     story = source.story
     made: list[dict[str, Any]] = []
     for agent in story.agents:

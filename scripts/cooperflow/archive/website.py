@@ -1,7 +1,7 @@
 """Outcomes in the form of CooperBench's website: index.json by setting, and leaderboard rows. Pure.
 
-The form of index.json is the one that upstream/published.py reads; the website has one for solo and
-one for coop. A repeat is a model `NAME-r2` of its own. Infrastructure errors are left out.
+upstream/published.py reads the same form of index.json; the website has a file for solo and a file
+for coop. A repeat is a separate model `NAME-r2`. Infrastructure errors are left out.
 """
 
 from __future__ import annotations

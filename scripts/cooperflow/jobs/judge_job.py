@@ -2,7 +2,7 @@
 
 Its calls are recorded, limited and retried like those of a run. Their cost is in judge/summary.json
 alone: no table of the runs contains it. An answer is a file named after its request, so that none
-is paid twice; one whose process was killed is restored from the call log.
+is paid twice; after a kill it is restored from the call log.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def perform(plan: Plan) -> int:
     """Judge the sample and write the tables; return the exit code of the job.
 
     Raises:
-        UserError: there is no judge, no table of runs, or no key; or the provider refuses all.
+        UserError: the judge, the table of runs or the key is missing, or the provider refuses all.
     """
     experiment = judge_of(plan)
     results = plan.results
