@@ -33,7 +33,7 @@ _TIMEOUT = 1800  # seconds; a log of 652 long runs takes minutes
 
 
 def interpreter() -> str | None:
-    """Return a Python with inspect_ai: this interpreter or that of `make inspect`; None: neither."""
+    """Return a Python with inspect_ai: this one or that of `make inspect`; None: neither."""
     if importlib.util.find_spec("inspect_ai") is not None:
         return sys.executable
     return str(TOOLS) if TOOLS.exists() else None
