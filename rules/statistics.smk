@@ -3,6 +3,7 @@ BREAKDOWNS = [RESULTS.table(f"{name}.csv") for name in layout.BREAKDOWNS]
 COMMUNICATION = [
     RESULTS.communication_csv,
     RESULTS.messages_csv,
+    RESULTS.team_tasks_csv,
     *(RESULTS.table(f"{name}.csv") for name in layout.COMMUNICATION),
 ]
 HEADLINES = [

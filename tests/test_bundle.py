@@ -52,7 +52,7 @@ def test_every_table_is_the_same_and_so_is_every_bundle(made: Plan) -> None:
     assert {"runs.csv", "summary.csv", "comparison.csv"} <= {f.name for f in findings}
     names = (*layout.BREAKDOWNS, *layout.COMMUNICATION)
     assert {f"tables/{name}.csv" for name in names} <= {f.name for f in findings}
-    assert {"communication.csv", "messages.csv"} <= {f.name for f in findings}
+    assert {"communication.csv", "messages.csv", "team_tasks.csv"} <= {f.name for f in findings}
     before = path.read_bytes()
     assert bundle.pack(made).read_bytes() == before
 

@@ -65,6 +65,7 @@ SUMMARY = (*run_table.SUMMARY_COLUMNS, *ORACLE_SUMMARY)
             "communication.csv and messages.csv",
             (*communication_tables.RUN_COLUMNS, *communication_tables.MESSAGES_COLUMNS),
         ),
+        ("team_tasks.csv", communication_tables.TEAM_TASKS_COLUMNS),
         (
             "tables/communication_by_setting.csv and communication_and_conflicts.csv",
             (*communication_tables.RATIOS, *communication_tables.SHARES),

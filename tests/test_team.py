@@ -11,7 +11,7 @@ import synthetic
 from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
 from cooperflow.report import build
-from cooperflow.tables import run_table
+from cooperflow.tables import communication_tables, run_table
 from cooperflow.upstream import coordination
 
 TEAM = {
@@ -85,6 +85,17 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
     assert [row["team_features"] for row in rows] == ["", "task_list;scratchpad"]
     assert pd.isna(rows[0]["team_tasks"])
     assert (rows[1]["team_tasks"], rows[1]["team_first_claim_s"]) == (3, 4.5)
+    tables = communication_tables.collect(made, run_table.read_runs(made.results.runs_csv))
+    changes = tables.team_tasks
+    assert list(changes["number"]) == [1, 2, 3]
+    assert set(changes["run_name"]) == {made.runs[1].experiment.run_name}
+    assert changes[["time_s", "agent", "change", "task", "detail"]].values.tolist() == [
+        [0.0, "lead", "create", "<b>Feature 1</b>", "<b>Feature 1</b>"],
+        [4.5, "agent1", "claim", "<b>Feature 1</b>", ""],
+        [60.0, "agent1", "update", "<b>Feature 1</b>", "done"],
+    ]
+    by_path = communication_tables.by_path(tables, made.results)
+    assert by_path[made.results.team_tasks_csv] is changes
     build.build(made)
     pages = {path: path.read_text() for path in (made.results.report / "runs").rglob("*.html")}
     shown = [text for text in pages.values() if "Shared task list" in text]

@@ -154,6 +154,10 @@ class Results:
         return self.root / "messages.csv"
 
     @property
+    def team_tasks_csv(self) -> Path:
+        return self.root / "team_tasks.csv"
+
+    @property
     def judge(self) -> Path:
         """The judge's answers, its calls and its tables."""
         return self.root / "judge"

@@ -1,4 +1,6 @@
-"""Tables of the agents' messages: per run, per message, by setting, and with the conflict rate.
+"""Tables of the agents' messages and of a team's tasks.
+
+Messages are listed per run, per message, by setting, and with the conflict rate.
 
 They describe and show no cause: agents that write more may do so because their features
 overlap, and the same overlap makes conflicts.
@@ -23,6 +25,7 @@ from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty, stats
 
 CONFLICTS = "conflicts"  # upstream's merge status
+TEAM = "team"  # upstream's setting
 PAIR = ("run_name", "repo", "task_id", "features")
 RUN_COLUMNS = (
     "run_name",
@@ -39,6 +42,8 @@ RUN_COLUMNS = (
     "adopted",
 )
 MESSAGES_COLUMNS = (*PAIR, *MESSAGE_COLUMNS, "replay")
+# A change of a team's shared task list: who did what to which task, seconds after the first change.
+TEAM_TASKS_COLUMNS = (*PAIR, "number", "time_s", "agent", "change", "task", "detail", "replay")
 EXPERIMENT = ("run_name", "model", "setting")
 SETTING_COLUMNS = (
     *EXPERIMENT,
@@ -111,10 +116,11 @@ PROPERTIES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of the runs that are not solo, and of their messages."""
+    """The tables of the runs that are not solo, their messages and the tasks of teams."""
 
     runs: pd.DataFrame
     messages: pd.DataFrame
+    team_tasks: pd.DataFrame
 
 
 def by_path(tables: Tables, results: Results) -> dict[Path, pd.DataFrame]:
@@ -122,6 +128,7 @@ def by_path(tables: Tables, results: Results) -> dict[Path, pd.DataFrame]:
     return {
         results.communication_csv: tables.runs,
         results.messages_csv: tables.messages,
+        results.team_tasks_csv: tables.team_tasks,
         **{results.table(f"{name}.csv"): table for name, table in small(tables.runs).items()},
     }
 
@@ -133,13 +140,14 @@ def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
-    """Return the tables of the runs that are not solo, and of their messages.
+    """Return the tables of the runs that are not solo, their messages and the tasks of teams.
 
     Args:
         runs: the table of runs; only its runs are read.
     """
     rows: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
+    tasks: list[dict[str, Any]] = []
     for row, source in _sources(plan, runs):
         found = source.communication
         key = {name: row[name] for name in PAIR}
@@ -154,9 +162,23 @@ def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
             }
         )
         messages += [{**key, **m.row(), "replay": row["replay"]} for m in found.messages]
+        if row["mode"] == TEAM:
+            for number, change in enumerate(source.task_changes, start=1):
+                values = (
+                    *key.values(),
+                    number,
+                    change.seconds,
+                    change.agent,
+                    change.kind,
+                    change.task,
+                    change.text,
+                    row["replay"],
+                )
+                tasks.append(dict(zip(TEAM_TASKS_COLUMNS, values, strict=True)))
     return Tables(
         pd.DataFrame(rows, columns=list(RUN_COLUMNS)),
         pd.DataFrame(messages, columns=list(MESSAGES_COLUMNS)),
+        pd.DataFrame(tasks, columns=list(TEAM_TASKS_COLUMNS)),
     )
 
 
