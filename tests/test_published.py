@@ -129,6 +129,11 @@ def test_pairs_that_are_equally_difficult_have_no_scale() -> None:
         .isna()
         .all()
     )
+    small = breakdowns.tables(runs)
+    tables = Tables(runs, run_table.summary_table(runs), comparison.table(runs), small)
+    panels = specifications.paper_difficulty(tables)["concat"]
+    assert [panel["title"] for panel in panels] == ["no curve: the solo runs do not differ"]
+    assert len(panels[0]["data"]["values"]) == 18
 
 
 def test_every_published_row_has_a_source_and_plausible_figures() -> None:

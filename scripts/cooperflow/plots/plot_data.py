@@ -182,6 +182,8 @@ PAIRED_WORDS: Mapping[str, str] = {
 
 PUBLISHED_COLOURS = ("#999999", "#444444")
 NAN = float("nan")
+# Title of the panel with the published curves alone.
+NO_SCALE = "no curve: the solo runs do not differ"
 MOST_ROWS = 45  # of a plot on one page
 
 
@@ -278,7 +280,7 @@ def paper_difficulty(tables: Tables) -> Curves:
     table_all = tables.breakdowns["by_difficulty"]
     table = table_all[table_all["scale"] == difficulty.PAPER_SCALE]
     curves = _curves(table, looks(table_all["setting"]))
-    panels = tuple(dict.fromkeys(curve.panel for curve in curves))
+    panels = tuple(dict.fromkeys(curve.panel for curve in curves)) or (NO_SCALE,)
     rows = published.read_curve()
     for panel in panels:
         for n, column in enumerate(("solo", "coop")):
