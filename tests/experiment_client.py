@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -9,9 +10,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import yaml
@@ -26,6 +28,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 KEY = "not-a-real-key-5f1d0c"
 INVENTORY = "demo_inventory_task"
 TEXTKIT = "demo_textkit_task"
+# How long a session may take to end after SIGINT, seconds.
+PATIENCE = 60
 
 
 def clone_of(folder: Path) -> Path:
@@ -74,6 +78,32 @@ def wait_for(what: Callable[[], Any], seconds: float = 60, every: float = 0.1) -
     raise AssertionError(f"not within {seconds} s")
 
 
+def start_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Popen[str]:
+    """Start a command in a new process group, its output in one pipe."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
+
+
+def kill_group(process: Popen[str]) -> None:
+    """Kill a process and all processes of its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_group(
+    command: Sequence[str], seconds: float, cwd: Path, env: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; a timeout or an interruption of the test ends its process group."""
+    process = start_group(command, cwd, env)
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except BaseException:
+        kill_group(process)
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output)
+
+
 @dataclass
 class Experiment:
     """An experiment on some pairs of the demo, its model played by a replay server."""
@@ -84,7 +114,7 @@ class Experiment:
     server: Server
     # What is asked for: the tables, or, far slower, the plots and the report too.
     target: str = "all"
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    started: list[Popen[str]] = field(default_factory=list)
 
     @classmethod
     def new(
@@ -135,37 +165,21 @@ class Experiment:
 
     def run(self, *arguments: str, seconds: float = 400) -> subprocess.CompletedProcess[str]:
         """Run Snakemake to its end."""
-        return subprocess.run(
-            self.command(*(arguments or ("-j", "4", self.target))),
-            cwd=self.clone,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-        )
+        command = self.command(*(arguments or ("-j", "4", self.target)))
+        return run_group(command, seconds, cwd=self.clone, env=self.environment())
 
     def dry_run(self) -> str:
         """Return what Snakemake says that there is to do."""
         return self.run("--dry-run", self.target).stdout
 
-    def start(self) -> subprocess.Popen[str]:
-        """Start Snakemake in a process group of its own, as a terminal does."""
-        process = subprocess.Popen(
-            self.command("-j", "4", self.target),
-            cwd=self.clone,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def start(self, *arguments: str) -> Popen[str]:
+        """Start Snakemake in a process group, as a terminal does."""
+        command = self.command(*(arguments or ("-j", "4", self.target)))
+        process = start_group(command, cwd=self.clone, env=self.environment())
         self.started.append(process)
         return process
 
-    def until(
-        self, process: subprocess.Popen[str], what: Callable[[], Any], seconds: float = 60
-    ) -> None:
+    def until(self, process: Popen[str], what: Callable[[], Any], seconds: float = 60) -> None:
         """Wait until ``what`` is true; fail with what the process said if it ends before."""
 
         def settled() -> bool:
@@ -175,6 +189,9 @@ class Experiment:
             wait_for(settled, seconds)
         except AssertionError:
             os.killpg(process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
+            kill_group(process)
             raise AssertionError(f"not within {seconds} s:\n{process.communicate()[0]}") from None
         # What was waited for may have come true with the process's last step.
         assert what(), f"ended before:\n{process.communicate()[0]}"
@@ -183,26 +200,12 @@ class Experiment:
         self, name: str, *arguments: str, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run one of the workflow's own commands."""
-        return subprocess.run(
-            [
-                PYTHON,
-                f"scripts/commands/{name}.py",
-                "--configfile",
-                str(self.config),
-                *arguments,
-            ],
-            cwd=self.clone,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-        )
+        command = [PYTHON, f"scripts/commands/{name}.py", "--configfile", str(self.config)]
+        return run_group([*command, *arguments], seconds, cwd=self.clone, env=self.environment())
 
     def end(self) -> None:
         for process in self.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
             if process.stdout is not None and not process.stdout.closed:
                 process.communicate()
 

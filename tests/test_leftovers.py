@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import experiment_client
 import pytest
 
-from cooperflow import atomic_io, redaction, runtime_dir
+from cooperflow import atomic_io, processes, redaction, runtime_dir
 from cooperflow.layout import Results
 from cooperflow.outcomes import publication
 
@@ -114,3 +115,12 @@ def test_a_key_that_a_provider_quotes_is_taken_out(tmp_path: Path) -> None:
     assert quoted.read_bytes() == b"\xff said: bad key [key]"
     redaction.scrub(tmp_path, "replay")
     assert (tmp_path / "other").read_text() == "nothing"
+
+
+def test_a_command_of_the_tests_that_times_out_leaves_no_process(tmp_path: Path) -> None:
+    """A cluster's job that Snakemake waits for would outlive the test otherwise."""
+    script = f"sleep 300 & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(subprocess.TimeoutExpired):
+        experiment_client.run_group(["sh", "-c", script], 1, tmp_path, os.environ)
+    child = int((tmp_path / "pid").read_text())
+    experiment_client.wait_for(lambda: processes._start_mark(child) is None)

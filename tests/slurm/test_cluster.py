@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -74,22 +75,12 @@ def make(experiment: Make, slurm: Cluster, tars: Path) -> Make:
     return made
 
 
-def start(one: Experiment) -> subprocess.Popen[str]:
+def start(one: Experiment) -> Popen[str]:
     """Start the workflow on the cluster, in a process group of its own."""
-    process = subprocess.Popen(
-        one.command("all", *PROFILES),
-        cwd=one.clone,
-        env=one.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    one.started.append(process)
-    return process
+    return one.start("all", *PROFILES)
 
 
-def end(process: subprocess.Popen[str], code: int | None = 0, seconds: float = 240) -> str:
+def end(process: Popen[str], code: int | None = 0, seconds: float = 240) -> str:
     said, _ = process.communicate(timeout=seconds)
     assert code is None or process.returncode == code, said
     return said
@@ -191,14 +182,7 @@ def test_a_refusal_on_a_node_ends_the_start(make: Make, slurm: Cluster) -> None:
     one = make(pairs=pairs, settings=("solo", "coop-nocomm"))
     one.server.faults({"match": {}, "action": "unauthorized"})
     said = end(
-        subprocess.Popen(
-            one.command("all", *PROFILES, "--resources", "run_slots=1", "eval_slots=1"),
-            cwd=one.clone,
-            env=one.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ),
+        one.start("all", *PROFILES, "--resources", "run_slots=1", "eval_slots=1"),
         code=None,
     )
     note = json.loads((one.results / ".state" / "halt.json").read_text())
@@ -210,16 +194,7 @@ def test_a_refusal_on_a_node_ends_the_start(make: Make, slurm: Cluster) -> None:
 
 def test_no_more_runs_at_a_time_than_slots_on_the_whole_cluster(make: Make, slurm: Cluster) -> None:
     one = make(pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)])
-    end(
-        subprocess.Popen(
-            one.command("all", *PROFILES, "--resources", "run_slots=2", "eval_slots=2"),
-            cwd=one.clone,
-            env=one.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    )
+    end(one.start("all", *PROFILES, "--resources", "run_slots=2", "eval_slots=2"))
     times = [(a["started"], a["ended"]) for tries in attempts(one) for a in tries]
     assert len(times) == 3
     assert max(sum(s <= t < e for s, e in times) for t, _ in times) <= 2
