@@ -118,5 +118,5 @@ def test_lost_output_is_no_answer(demo: Plan, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(EngineError, match="lost the output"):
         verification._verify(demo, silent, "image", "id")
     bad: Any = _Engine({}, (good.replace(b"runner=ok", b"runner=no"),))
-    with pytest.raises(UserError, match="not what a run needs"):
+    with pytest.raises(UserError, match="not usable for a run"):
         verification._verify(demo, bad, "image", "id")

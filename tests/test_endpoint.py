@@ -80,7 +80,7 @@ def test_a_missing_context_and_ssh_are_named(
 ) -> None:
     add_context("far", "ssh://user@machine")
     monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
-    with pytest.raises(EngineError, match="DOCKER_CONTEXT=nowhere: there is no context"):
+    with pytest.raises(EngineError, match="DOCKER_CONTEXT=nowhere: the context does not exist"):
         containers.engine(2)
     monkeypatch.setenv("DOCKER_CONTEXT", "far")
     with pytest.raises(EngineError, match=r"ssh://user@machine .*ssh -N -L"):

@@ -48,8 +48,12 @@ def test_a_passed_feature_is_shown_whole_and_packages_are_named() -> None:
 
 def test_the_page_lists_failing_tests_before_the_output(tmp_path: Path) -> None:
     page = _page(tmp_path, PYTEST)
-    name = page.index("tests/test_a.py::test_two[a b]")
-    assert page.index("Failing tests of feature") < name < page.index("from the first failure")
+    failing = page.index("Failing tests of feature")
+    # The head of the page names the first failing test too.
+    assert failing < page.index("tests/test_a.py::test_two[a b]", failing)
+    assert page.index("tests/test_a.py::test_two[a b]", failing) < page.index(
+        "from the first failure"
+    )
     assert "1 of 3 tests passed" in page
 
 
