@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cooperflow.analysis import losses
+from cooperflow.analysis.losses import OwnFeature
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import judgement
@@ -124,6 +126,9 @@ def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps
         _text(folder.path / name, text)
     _write(folder.result, result)
     _write(folder.eval, evaluation)
+    if made.has_own_features(run.experiment):
+        verdicts = {f"agent{n}": OwnFeature(f, None) for n, f in enumerate((a, b), start=1)}
+        _write(folder.own, losses.make_document({}, verdicts))
 
 
 def _messages(agent: int, steps: int, began: float, words: Words) -> list[dict[str, Any]]:
