@@ -11,6 +11,7 @@ import pytest
 import yaml
 from experiment_client import INVENTORY, REPOSITORY, Experiment
 
+from cooperflow.engine.containers import RESULTS_LABEL
 from cooperflow.experiment.plan import Setting
 
 Make = Callable[..., Experiment]
@@ -18,6 +19,13 @@ GIT_IMAGE = "cooperbench-git-server:local"
 SETTINGS = yaml.safe_load((REPOSITORY / "config" / "demo-settings.yaml").read_text())["settings"]
 # The three that every other test has.
 COMMON = ("solo", "coop-comm", "coop-nocomm")
+SURROUNDINGS = {
+    "LC_ALL": "de_DE.ISO-8859-1",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONUTF8": "0",
+    "HOME": "/proc/none",
+    "XDG_CONFIG_HOME": "/proc/none",
+}
 
 
 @pytest.mark.parametrize(
@@ -64,15 +72,24 @@ def test_the_demos_further_settings_side_by_side(experiment: Make, git_server_im
     for kind in ("network", "volume"):
         left = subprocess.run(["docker", kind, "ls"], capture_output=True, text=True, check=True)
         assert "cooperbench-" not in left.stdout.replace("cooperbench-git-server", "")
+        # A team's volume is named `cb-team-...`, with the label of its experiment.
+        identity = (one.results / ".state" / "id").read_text().strip()
+        command = ["docker", kind, "ls", "-q", "--filter", f"label={RESULTS_LABEL}={identity}"]
+        left = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert left.stdout == ""
 
 
 @pytest.mark.docker
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["warm", "off"])
 def test_an_agent_of_somebodys_module(
-    experiment: Make, launcher: str, monkeypatch: pytest.MonkeyPatch
+    experiment: Make, launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    # A machine with another locale, and a home in which nothing can be written.
+    for name, value in SURROUNDINGS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # Snakemake itself needs one
     agent = {"name": "tested_agent", "external": ["external_agent"]}
     one = experiment(agent=agent, launcher=launcher)
     done = one.run()

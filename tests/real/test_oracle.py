@@ -339,7 +339,8 @@ def test_snakemake_oracle_is_resumed_and_marks_the_runs(make_plan: Any, tmp_path
             start_new_session=True,
         )
     limit = time.monotonic() + 120
-    while not (tmp_path / "logs" / "oracle").exists() and time.monotonic() < limit:
+    # The log of the job, which it opens itself.
+    while not list((tmp_path / "logs" / "oracle").rglob("*.log")) and time.monotonic() < limit:
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGINT)
     assert first.wait(60) != 0
