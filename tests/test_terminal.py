@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import synthetic
 
-from cooperflow import atomic_io, layout, snakemake_setup
+from cooperflow import atomic_io, layout, processes, snakemake_setup
 from cooperflow.experiment import config, plan
+from cooperflow.jobs import command, job
 from cooperflow.session import session_start
 from cooperflow.session.checks import Work
 
@@ -54,6 +58,20 @@ def test_runs_that_are_restored_are_not_in_the_estimate(tmp_path: Path) -> None:
 
 def _record(text: str) -> logging.LogRecord:
     return logging.LogRecord("snakemake", logging.ERROR, __file__, 1, text, (), None)
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt(), processes.Interrupted("SIGINT")])
+def test_an_interrupted_script_prints_no_traceback(
+    reason: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+
+    def work() -> int:
+        raise reason
+
+    assert command.perform(work, tmp_path / "log") == job.INTERRUPTED
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_retried_attempt_and_an_interruption_do_not_read_as_failures() -> None:

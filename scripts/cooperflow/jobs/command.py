@@ -15,7 +15,7 @@ from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs.job import Try
+from cooperflow.jobs.job import INTERRUPTED, Try
 from cooperflow.redaction import RedactedStream, Redactor
 
 
@@ -69,7 +69,10 @@ def job_parser(text: str) -> argparse.ArgumentParser:
 
 
 def perform(work: Callable[[], int], log: Path | None = None) -> int:
-    """Do a script's work and print expected errors. Return the exit code."""
+    """Do a script's work and print expected errors. Return the exit code.
+
+    An interruption is printed by the session, once for all of its jobs.
+    """
     redactor = _redactor()
     sys.stderr = RedactedStream(sys.stderr, redactor)
     if log is not None:
@@ -79,6 +82,8 @@ def perform(work: Callable[[], int], log: Path | None = None) -> int:
     except (UserError, EngineError) as error:
         print(error)
         return 1
+    except (KeyboardInterrupt, processes.Interrupted):
+        return INTERRUPTED
 
 
 def _redactor() -> Redactor:
