@@ -78,7 +78,7 @@ lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# Tests that start sessions, browsers or a Python with cooperbench in it take longer.
+# Tests with sessions, browsers or processes that import cooperbench take longer.
 check: lint ## Lint, and run the pure tests: no Docker, no root, no network
 	@$(BIN)/pytest -q -n 2 -m 'not docker and not slurm and not slow and not browser and not index' \
 		$(addprefix --ignore=tests/,contract real slurm test_bench.py test_bundle.py test_doctor.py \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the base image of the demo's tasks from Debian packages; no image registry is needed.
 #
-#   demo/base-image.sh            make cooperflow/demo-base:bookworm unless it is there
+#   demo/base-image.sh            build cooperflow/demo-base:bookworm unless it exists
 #   demo/base-image.sh --force    make it again
 #   demo/base-image.sh --help
 #
@@ -9,7 +9,7 @@
 # cooperflow.demo-base=1. Packages come from this machine's own apt sources when they are for
 # bookworm (APT_SOURCES=FILE names another sources file), else from mmdebstrap's default.
 #
-# Exit codes: 0 the image is there; 2 wrong usage; 3 no docker, or its daemon is out of reach;
+# Exit codes: 0 the image exists; 2 wrong usage; 3 no docker, or its daemon is out of reach;
 # 4 mmdebstrap is missing; 5 neither root nor a user namespace; 6 the packages could not be fetched or unpacked;
 # 7 docker would not take the image, or the image does not work.
 set -euo pipefail
@@ -57,7 +57,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/cooperflow-base.XXXXXXXX")
 chmod 711 "$work" # in a user namespace mmdebstrap is another user
 child=
 clean() {
-    # When told to end, mmdebstrap finishes its step and removes what it has unpacked (half a minute).
+    # On SIGTERM, mmdebstrap finishes its step and removes the unpacked files (half a minute).
     if [ -n "$child" ] && kill "$child" 2>/dev/null; then wait "$child" || true; fi
     rm -rf --one-file-system "$work"
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Starts the replay model: a test part that plays recordings over HTTP. There is no model in it.
+"""Start the replay server: a test component that plays recordings over HTTP, without a model.
 
 It speaks Cohere's v2 chat (POST /v2/chat) and OpenAI's chat completions (POST
 /v1/chat/completions), so that the real benchmark and the real client library run against it with
-no key, no network and no cost. What it "answers" was written down beforehand; results got with
-it say nothing about any model. demo/README.md tells the options and the recordings' format.
+no key, no network and no cost. Its answers were written in advance; results with it are not
+evidence about any model. demo/README.md describes the options and the recordings' format.
 """
 
 from __future__ import annotations
@@ -48,14 +48,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "with ,tail:P:FACTOR for slow conversations",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the delays")
-    parser.add_argument(
-        "--faults", type=Path, help="JSON file of fault rules in force from the start"
-    )
+    parser.add_argument("--faults", type=Path, help="JSON file of fault rules that apply at once")
     return parser.parse_args(argv)
 
 
 def player_of(args: argparse.Namespace) -> Player:
-    """The player the command line asks for; ValueError when it asks for none or two."""
+    """Return the requested player; ValueError if the number of requested players is not 1."""
     if bool(args.recordings) == bool(args.script):
         raise ValueError("give either --recordings DIR or --script NAME with --dataset DIR")
     if args.recordings:

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/report.md anew from the demo's report (after `make demo`)."""
+"""Take the pictures of docs/report.md again from the demo's report (after `make demo`)."""
 
 from __future__ import annotations
 

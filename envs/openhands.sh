@@ -4,7 +4,7 @@
 #   envs/openhands.sh UV COOPERBENCH
 #
 # UV: the uv to use. COOPERBENCH: the installed package's folder, whose adapted copies of the
-# SDK and its tools are laid over the released ones.
+# SDK and its tools replace the released packages.
 #
 #   .tools/openhands/host      the SDK and the tools, for the host's side (imported by Python 3.11)
 #   cooperflow/openhands:HASH  an image that holds /opt/agent-server-venv alone: Python 3.13 of

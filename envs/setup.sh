@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets a machine up: the Python environment, the Docker engine, the demo's base image.
+# Set up a machine: the Python environment, the Docker engine, the demo's base image.
 #
 #   envs/setup.sh python       .venv with the locked packages of envs/requirements.txt
-#   envs/setup.sh engine       a Docker engine that answers; installs and starts one if need be
+#   envs/setup.sh engine       a Docker engine that answers; installs and starts one if needed
 #   envs/setup.sh base-image   the base image of the demo's tasks (demo/base-image.sh)
 #   envs/setup.sh chromium     a headless browser for the tests of the report
 #   envs/setup.sh registry     an image registry and a small shell for the tests of images
@@ -10,11 +10,11 @@
 #   envs/setup.sh openhands    what OpenHands' agents run on (envs/openhands.sh)
 #   envs/setup.sh inspect      inspect_ai in .tools/inspect, for .eval logs of `snakemake export`
 #   envs/setup.sh all          python, engine, base-image, in this order
-#   envs/setup.sh doctor       tells what is here; changes nothing
-#   envs/setup.sh lock         writes envs/requirements.txt anew from pyproject.toml
+#   envs/setup.sh doctor       reports the state of the machine; changes nothing
+#   envs/setup.sh lock         regenerates envs/requirements.txt from pyproject.toml
 #
-# Each step does only what is missing, and prints one line; the whole output of what it calls
-# goes to logs/setup.log. COOPERFLOW_PYTHON names the Python to build .venv with.
+# Each step does only what is missing, and prints one line; the full output of its commands goes
+# to logs/setup.log. COOPERFLOW_PYTHON names the Python that creates .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,7 +26,7 @@ DOCKERD_LOG=/var/log/cooperflow-dockerd.log
 step=setup
 hint=
 
-# --- saying and running ---------------------------------------------------------------------
+# --- printing and running ---------------------------------------------------------------------
 
 say() { printf '%-11s %s\n' "$step" "$*"; }
 
@@ -41,7 +41,7 @@ fail() {
 
 log_tail() { sed 's/^/  | /' <(tail -n "${2:-12}" "$1") >&2; }
 
-# run WHAT COMMAND...: the command's output goes to the log; WHAT is said when it fails.
+# run WHAT COMMAND...: the command's output goes to the log; WHAT is printed when it fails.
 run() {
     local what=$1 start
     shift
@@ -54,7 +54,7 @@ run() {
     fi
 }
 
-# Sets $no_wheel and succeeds if the log from line $1 on tells of a package that did not build.
+# Sets $no_wheel and succeeds if the log from line $1 on names a package that did not build.
 no_wheel() {
     local package
     # shellcheck disable=SC2016  # the backquotes are uv's
@@ -69,7 +69,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 is_root() { [ "$(id -u)" = 0 ]; }
 took() { printf '%s s' "$((SECONDS - ${1:-0}))"; }
 
-# One start at a time, also when this script was killed and what it called is still at work
+# One call at a time, also when this script was killed and its command is still running
 # (it holds the lock too). The log and the tools belong to the owner of the checkout.
 prepare() {
     { mkdir -p logs .tools && touch "$LOG" .tools/lock && [ -w "$LOG" ] && [ -w .tools/lock ]; } 2>/dev/null ||
@@ -98,7 +98,7 @@ finish_dpkg() {
     return 1
 }
 
-# apt_install WHY PACKAGE...: installs them, or says who has to.
+# apt_install WHY PACKAGE...: installs them, or prints the command for root.
 apt_updated=no
 apt_install() {
     local why=$1
@@ -118,7 +118,7 @@ apt_install() {
 
 # --- python ---------------------------------------------------------------------------------
 
-# The first Python that is new enough; a pyenv shim may be there and still run nothing.
+# The first Python that is new enough; a pyenv shim may exist and still not work.
 find_python() {
     local python
     for python in ${COOPERFLOW_PYTHON:-python3 python3.13 python3.12 python3.11 /usr/bin/python3}; do
@@ -148,7 +148,7 @@ need_uv() {
     uv=.tools/uv/bin/uv
     "$uv" --version >/dev/null 2>&1 && return
     need_python
-    # ensurepip is what Debian keeps in a package of its own.
+    # Debian has ensurepip in a separate package.
     "$python" -c 'import ensurepip' 2>/dev/null ||
         apt_install "$python cannot make a virtual environment (no ensurepip)" python3-venv
     rm -rf .tools/uv
@@ -176,8 +176,8 @@ step_python() {
     need_python
     index_settings
     local hint="Is the Python package index in reach? UV_DEFAULT_INDEX names another. Then call this again."
-    # Built beside, stamped, and only then moved to its place: whatever ends this early, .venv
-    # is either the old one or a whole new one. Relocatable, so that the move breaks nothing.
+    # Built beside, stamped, and only then renamed: after an interruption .venv is either the old
+    # or a complete new environment. Relocatable, so that the rename breaks nothing.
     rm -rf .venv.new
     trap 'rm -rf .venv.new' EXIT
     run "making .venv" "$uv" venv --relocatable --no-project --python "$python" .venv.new
@@ -236,7 +236,7 @@ engine_answers() {
     return $status
 }
 
-# Where the client looks for the engine, when it is told to look elsewhere than usual.
+# The setting that points the client to another engine than the default.
 engine_elsewhere() {
     local context
     if [ -n "${DOCKER_HOST:-}" ]; then
@@ -258,7 +258,7 @@ sudo_with_engine() {
     esac
 }
 
-# Says why the engine cannot be used, if that is for the user to change.
+# Prints why the engine cannot be used, if the user can change that.
 engine_out_of_reach() {
     local elsewhere
     if elsewhere=$(engine_elsewhere); then
@@ -310,7 +310,7 @@ step_engine() {
     exec 9>&-  # a daemon started here must not keep this script's lock; apt and Docker have their own
     if ! have docker; then
         apt_install "no Docker is installed here" docker.io
-        # From Debian 13 on, the client is a package of its own.
+        # From Debian 13 on, the client is a separate package.
         have docker || apt_install "the Docker client is missing" docker-cli
         what="was installed"
     fi
@@ -318,7 +318,7 @@ step_engine() {
         engine_out_of_reach
         ! is_debian || run "finishing an earlier installation" finish_dpkg
         have dockerd || apt_install "there is a Docker client here, but no engine" docker.io
-        # The package may have started it.
+        # The package may have started the engine.
         engine_answers || start_engine
         what="was started"
     fi
@@ -375,7 +375,7 @@ step_registry() {
             return
         fi
         apt_install "the tests of images need a registry" "${lacking[@]}"
-        # The package starts a registry of its own; the tests start theirs.
+        # The package starts a registry; the tests start a separate one.
         case "${lacking[*]}" in *docker-registry*) systemctl disable --now docker-registry >>"$LOG" 2>&1 || true ;; esac
     fi
     say "there ($(took "$start"))"
@@ -389,7 +389,7 @@ step_slurm() {
     have unshare || lacking+=(util-linux)
     if [ ${#lacking[@]} -gt 0 ]; then
         apt_install "a cluster for the tests needs Slurm" "${lacking[@]}"
-        # The packages may start daemons of their own; the tests start theirs.
+        # The packages may start daemons; the tests start separate daemons.
         systemctl disable --now slurmctld slurmd munge >>"$LOG" 2>&1 || true
     fi
     say "$(slurmctld -V) is there ($(took "$start"))"
@@ -450,7 +450,7 @@ step_doctor() {
     row "free inodes here" "$(df --output=iavail . 2>/dev/null | tail -n 1 | tr -d ' ')"
     echo "Checkout"
     row commit "$(version git describe --always --dirty --tags)"
-    # Which variables are set, never what is in them.
+    # Names of set variables, never their values.
     row "keys set" "$(env | sed -n 's/^\([A-Za-z0-9_]*_API_KEY\)=..*/\1/p' | sort | paste -sd ' ' | grep . || echo -)"
     echo "Last errors (logs/, newest first)"
     last_errors
@@ -470,7 +470,7 @@ memory_limit() {
 # out: what the *_API_KEY variables hold, what follows a key's name, users in URLs.
 last_errors() {
     local log found=no
-    # A run that failed its tests is no error; what the preflight could not find is one.
+    # A run that failed its tests is not an error; a missing prerequisite is.
     local like='error|not started|no further run|traceback|cannot|there is none|(^|[^_])failed|^NO  '
     [ -d logs ] || { echo "  none: there is no logs/"; return; }
     while IFS= read -r log; do

@@ -26,7 +26,7 @@ rule report:
         COMMUNICATION,
         RESULTS.provenance,
     output:
-        # Not the folder: Snakemake would delete all pages, and only outdated ones are written.
+        # Not the folder: Snakemake would delete all pages, and only outdated pages are written.
         RESULTS.report / "index.html",
     log:
         "logs/report.log",

@@ -81,7 +81,7 @@ def url(path: Path) -> str:
 
 
 def complaints(driver: Any) -> list[str]:
-    """Return what stands in the console, and forget it."""
+    """Return the console's messages, and clear them."""
     return [f"{entry['level']}: {entry['message']}" for entry in driver.get_log("browser")]
 
 

@@ -1,4 +1,4 @@
-"""What the tests share: a clone of the checkout, an experiment in it, a replay server for it."""
+"""Shared fixtures: a clone of the checkout, an experiment in it, a replay server for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without an engine the tests that need one fail at once, and say why: none is skipped."""
     if any(item.get_closest_marker("docker") for item in items) and not docker_answers():
         pytest.exit("no Docker engine answers: run `make engine` first", returncode=3)
-    # Slow files first, the longest before all: no tester is left with one of them at the end.
+    # Run slow files first, the slowest before all: no worker has a slow file at the end.
     items.sort(key=_turn)
 
 
@@ -37,13 +37,13 @@ def _turn(item: pytest.Item) -> tuple[int, bool]:
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the checkout as it stands, with its environment, and nothing that it left."""
+    """A clone of the checkout in its current state, with its environment, without its results."""
     return clone_of(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A replay server that plays the demo's recordings, and can be told to fail."""
+    """A replay server that plays the demo's recordings, with faults on request."""
     folder = tmp_path / "server"
     folder.mkdir()
     # Slow enough for a test to meet a run in its middle.

@@ -127,7 +127,7 @@ class Experiment:
         whole: bool = False,
         **config: Any,
     ) -> Experiment:
-        """Write an experiment's config; ``whole``: ask for all, not for the tables alone."""
+        """Write an experiment's config; ``whole``: request all targets instead of the tables."""
         folder.mkdir(parents=True)
         table = folder / "pairs.csv"
         rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, p)) for p in pairs)]
@@ -146,7 +146,7 @@ class Experiment:
             },
             "settings": {name: None for name in every if name not in settings},
             "limits": {"pause_seconds": 0, "call_tries": 2},
-            "preflight": "light",  # else its call of one token stands in the server's ledger
+            "preflight": "light",  # else its call of one token is in the server's ledger
             "images": {"pull": False, "build": True, "free_gb": 1},
         }
         for key, value in config.items():
@@ -169,7 +169,7 @@ class Experiment:
         return run_group(command, seconds, cwd=self.clone, env=self.environment())
 
     def dry_run(self) -> str:
-        """Return what Snakemake says that there is to do."""
+        """Return the pending jobs that Snakemake prints."""
         return self.run("--dry-run", self.target).stdout
 
     def start(self, *arguments: str) -> Popen[str]:
@@ -180,7 +180,7 @@ class Experiment:
         return process
 
     def until(self, process: Popen[str], what: Callable[[], Any], seconds: float = 60) -> None:
-        """Wait until ``what`` is true; fail with what the process said if it ends before."""
+        """Wait until ``what`` is true; fail with the process's output if it ends before."""
 
         def settled() -> bool:
             return bool(what()) or process.poll() is not None
@@ -193,13 +193,13 @@ class Experiment:
                 process.wait(PATIENCE)
             kill_group(process)
             raise AssertionError(f"not within {seconds} s:\n{process.communicate()[0]}") from None
-        # What was waited for may have come true with the process's last step.
+        # The condition may have become true with the process's last step.
         assert what(), f"ended before:\n{process.communicate()[0]}"
 
     def script(
         self, name: str, *arguments: str, seconds: float = 120
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of the workflow's own commands."""
+        """Run a command of the workflow."""
         command = [PYTHON, f"scripts/commands/{name}.py", "--configfile", str(self.config)]
         return run_group([*command, *arguments], seconds, cwd=self.clone, env=self.environment())
 
@@ -223,7 +223,7 @@ class Experiment:
         return sum(int(r["input_tokens"]) for r in rows), sum(int(r["output_tokens"]) for r in rows)
 
     def recorded(self) -> int:
-        """How many model calls have been recorded as begun so far."""
+        """Return the number of model calls recorded as started so far."""
         files = (self.results / "runs").rglob("calls.jsonl")
         return sum(text.count('"event": "start"') for text in (f.read_text() for f in files))
 

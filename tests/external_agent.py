@@ -12,5 +12,5 @@ class TestedAgent(MiniSweAgentV2Runner):
 
     def run(self, task: str, image: str, **options: Any) -> Any:
         result = super().run(task, image, **options)
-        print("tested_agent was here", flush=True)
+        print("tested_agent ran", flush=True)
         return result

@@ -45,7 +45,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL on which it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     def request(self, path: str, body: Any = None, method: str | None = None) -> Any:
@@ -70,13 +70,13 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """The ledger's lines, as they stand in the file."""
+        """The ledger's lines, as in the file."""
         return [json.loads(line) for line in self.ledger_file.read_text("utf-8").splitlines()]
 
 
 @contextlib.contextmanager
 def server(directory: Path, *options: str, recordings: Path = RECORDINGS) -> Iterator[Server]:
-    """A replay server of its own in the directory; it plays the demo's recordings by default."""
+    """Start a separate replay server in the directory; default: the demo's recordings."""
     port_file, ledger = directory / "port", directory / "ledger.jsonl"
     what = [] if "--script" in options else ["--recordings", str(recordings)]
     process = subprocess.Popen(
@@ -143,7 +143,7 @@ def first_messages(
 
 
 def play(server: Server, messages: list[dict[str, Any]], limit: int = 40) -> list[list[str]]:
-    """Plays a whole conversation in Cohere's format; the commands of each turn."""
+    """Play a complete conversation in Cohere's format; return the commands of each turn."""
     turns: list[list[str]] = []
     messages = list(messages)
     for _ in range(limit):

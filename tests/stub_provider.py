@@ -42,7 +42,7 @@ ANTHROPIC = {
 
 @dataclass
 class Stub:
-    """What it was asked, and the statuses of its next answers (then 200)."""
+    """The received requests, and the statuses of the next answers (then 200)."""
 
     name: str
     port: int = 0

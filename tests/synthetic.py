@@ -21,7 +21,7 @@ COMMAND = "python3 - <<'PY'\nprint('hello')\nPY"
 
 @dataclass(frozen=True)
 class Words:
-    """What models and repositories say; a test puts hostile text here."""
+    """Texts of models and repositories; a test uses hostile text here."""
 
     said: str = "I look at the code first."
     command: str = COMMAND
@@ -37,7 +37,7 @@ class Words:
 
 
 def make_plan(root: Path, subset: str = "lite", models: int = 1) -> Plan:
-    """Return the plan of an experiment whose results lie at ``root``."""
+    """Return the plan of an experiment with its results at ``root``."""
     names = ["command-a", *(f"model-{n}" for n in range(2, models + 1))]
     entry = {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}
     settings = {

@@ -1,4 +1,4 @@
-"""What an engine offers: limits that hold, where its images are, output that is complete."""
+"""Abilities of an engine: enforced limits, the location of images, complete output."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_store_of_images_is_found_or_unknown() -> None:
 
 
 class _Engine:
-    """An engine that describes itself, and whose containers print what they are told to."""
+    """An engine with a given description, whose containers print a given output."""
 
     def __init__(self, info: dict[str, Any], outputs: tuple[bytes, ...] = ()) -> None:
         self._info = info

@@ -103,7 +103,7 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
         (read,) = trajectory.parse(named).values()
         assert len(read.turns) == told["agent"]["steps"]
         assert len(read.entries) > len(read.turns)  # the summaries
-    # What its trajectories say of the tokens is what our record of the same answers says.
+    # The tokens of its trajectories equal those of the call log of the same answers.
     same = [(row["input_tokens"], row["output_tokens"]) for row in ours[:2]]
     assert [(r["input_tokens"], r["output_tokens"]) for r in theirs[:2]] == same
     # Upstream multiplies counted tokens; Cohere bills its own units, which are fewer here.
@@ -141,7 +141,7 @@ def _end(row: dict[str, str]) -> str:
     return f"{row['outcome']} {row['reason']}"
 
 
-# Documents made by hand: what is there to be read, and what must be refused.
+# Handmade documents: those that are read, and those that must be refused.
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Upstream's backends beside docker: what cannot work is told; a run on Modal needs no Docker here.
+"""Upstream's backends besides docker: impossible configs are refused; Modal needs no Docker.
 
 Modal itself cannot be reached: a stand-in for its client (standin/modal) has containers for
 sandboxes. Config, checks, cooperbench, its adapter, the seam, the clean-up and Redis are the real
@@ -97,7 +97,7 @@ def test_the_real_client_says_that_it_has_no_credentials(
 def modal(
     experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Make, Path]]:
-    """Make experiments on the stand-in; Docker is not to be had for anybody else."""
+    """Make experiments on the stand-in; Docker is not available to anything else."""
     build = experiment(results=str(tmp_path / "build"), pairs=((INVENTORY, 1, 1, 2),))
     assert build.run("images").returncode == 0
     calls = tmp_path / "calls.jsonl"
@@ -151,7 +151,7 @@ def test_a_run_on_modal_needs_no_docker_here(modal: tuple[Make, Path]) -> None:
 @pytest.mark.docker
 @pytest.mark.slow
 def test_a_sandbox_that_dies_is_no_fail_of_the_model(modal: tuple[Make, Path]) -> None:
-    """Upstream puts an empty one in its place and goes on; the attempt is over all the same."""
+    """Upstream replaces it by an empty sandbox and continues; the attempt ends all the same."""
     make, calls = modal
     one = make()
     process = one.start()

@@ -1,4 +1,4 @@
-"""When a start waits after failures in a row, and how long a provider is left alone."""
+"""The circuit breaker: waiting after consecutive failures, and pauses for a provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ends(*words: str) -> list[dict[str, object]]:
     [
         ((), 0),
         (("a:x", "b:x"), 0),
-        (("a:x", "a:x", "a:x"), 0),  # one run alone says nothing about the others
+        (("a:x", "a:x", "a:x"), 0),  # one run alone is not evidence about the others
         (("a:x", "b:x", "c:x"), 3),
         (("a:x", "b:x", "c:", "d:x", "e:x"), 0),
         (("z:", "a:x", "b:x", "a:x", "c:x"), 3),

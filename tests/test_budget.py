@@ -152,7 +152,7 @@ def test_the_budget_waits_for_evaluations_then_says_what_remains(
 def test_a_retry_of_a_halted_session_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every further try at any run ends at once, and no attempt is made of it."""
+    """Every later try at any run ends at once, without an attempt."""
     monkeypatch.setattr(budget, "QUIET_SECONDS", 0.0)
     made = limited(tmp_path, 0.001)
     attempt(made, made.runs[0], 1, "ended", answered(1, 0.5))
@@ -303,7 +303,7 @@ def test_a_budget_then_a_drain_then_the_rest(experiment: Make, tmp_path: Path) -
     drained = one.script("drain")
     assert "running runs finish" in drained.stdout
     output = process.communicate(timeout=120)[0]
-    # What had started has finished; at most evaluations are left, and a run that had not started.
+    # Started runs have finished; only evaluations and a run that had not started remain.
     assert {path.parents[2] for path in one.results.rglob("attempts/*/attempt.json")} == {
         path.parent for path in one.results.glob(RUNS)
     }, output

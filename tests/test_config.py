@@ -1,4 +1,4 @@
-"""The config: what is wrong is told with the key, the value and what is allowed."""
+"""The config: errors name the key, the value and the allowed values."""
 
 from __future__ import annotations
 

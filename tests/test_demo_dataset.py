@@ -52,7 +52,7 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_the_size_of_the_demo() -> None:
-    """Two tasks, four pairs, one of them out of order; each feature is there."""
+    """Two tasks, four pairs (one out of order), and every feature."""
     assert len(TASKS) == 2 and len(PAIRS) == 4
     assert any(first > second for _, _, (first, second) in PAIRS)
     for repo, task_id, pair in PAIRS:
@@ -104,7 +104,7 @@ def test_files_named_in_the_text_are_those_of_the_patch(task: Path, feature: Pat
 
 
 def test_recordings_agree_with_their_sources() -> None:
-    """Nobody changed one without the other."""
+    """The recordings match their sources."""
     build = [sys.executable, str(RECORDINGS / "build.py"), "--check"]
     ended = subprocess.run(build, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -125,7 +125,7 @@ def test_every_run_of_the_demo_is_recorded() -> None:
 
 
 def test_the_runs_end_in_different_ways() -> None:
-    """What the demo is there to show."""
+    """The outcomes that the demo demonstrates."""
     outcomes: dict[str, dict[str, str]] = {}
     for one in DOCUMENTS:
         pair = f"{one['repo']} {one['features']}"
@@ -163,7 +163,7 @@ def test_a_recording_is_plausible(recording: Recording) -> None:
 
 
 def docker_works() -> bool:
-    """Whether a Docker daemon and the demo's base image are there."""
+    """Return whether a Docker daemon and the demo's base image are available."""
     if not shutil.which("docker"):
         return False
     command = ["docker", "image", "inspect", "cooperflow/demo-base:bookworm"]

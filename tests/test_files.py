@@ -1,4 +1,4 @@
-"""Files and processes: whole or not there, one holder of a claim, identities that do not lie."""
+"""Files and processes: complete or missing, one holder of a claim, reliable identities."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_what_events_say_of_containers() -> None:
         event("start", "aaa", 1),
         event("start", "bbb", 1),
         event("start", "ccc", 1),
-        event("die", "aaa", 5),  # its agent put it away
+        event("die", "aaa", 5),  # its agent removed it
         event("oom", "bbb", 6),
         event("die", "bbb", 6),
         event("die", "ccc", 20),  # after the end: our own clean-up

@@ -64,7 +64,7 @@ def test_the_whole_text() -> None:
         (replace(LOWER, value=0.23, low=0.13, high=0.33, cluster_low=0.1, cluster_high=0.3),
          "more than one agent (difference +23 points", "inconclusive"),
         (UNCLEAR, "inconclusive: −9 points", "fewer"),
-        # The interval excludes 0, the one that lets pairs of a task go together does not.
+        # The interval excludes 0, the interval clustered by task does not.
         (replace(LOWER, cluster_high=0.02), "clustered by task −35 to +2", "fewer"),
         (replace(LOWER, cluster_low=math.nan, cluster_high=math.nan),
          "−33 to −13, all pairs of one task", "inconclusive"),

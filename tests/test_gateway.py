@@ -40,10 +40,10 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 class Gateway:
-    """A gateway, and a run's process that has made no call of its own.
+    """A gateway, and a run's process that has made no call itself.
 
     A fork of this one would have what other tests left in litellm: its first recorder for good, and
-    a pool whose threads are not there.
+    a pool without its threads.
     """
 
     PROGRAM = """
@@ -136,7 +136,7 @@ def test_what_it_does_not_serve(gateway: Gateway) -> None:
 def test_failures_are_told_and_after_some_final(
     gateway: Gateway, server: Server, tmp_path: Path
 ) -> None:
-    """The provider's status reaches the agent; when trying again is in vain, one that says so."""
+    """The provider's status reaches the agent; if retries are useless, a final status does."""
     server.faults({"match": {}, "action": "rate_limited"})
     answers = [ask(gateway) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [429, 429, 403]

@@ -1,4 +1,4 @@
-"""The warm launcher: what it imports beforehand is there to be imported."""
+"""The launcher: the modules that it imports in advance exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cooperflow.jobs import launcher
 
 @pytest.mark.parametrize("name", launcher.MODULES)
 def test_what_is_warmed_exists(name: str) -> None:
-    """A name that is gone would be passed over, and each job would be slow without a word."""
+    """A missing name would be skipped, and each job would be slow without a message."""
     assert importlib.import_module(name)
 
 

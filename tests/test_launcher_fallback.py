@@ -1,4 +1,4 @@
-"""A launcher that does not come up: the job says why and does its work itself."""
+"""A launcher that does not start: the job prints why and does its work itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed process leaves, and a full disk: swept, told, and never half a line or document."""
+"""Leftovers of killed processes are removed, and a full disk is reported, without partial files."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     [
         ('{\n  "a": {\n    "b": 1\n  }\n}\n', True),
         ('{\n  "a": {\n    "b": 1\n  }\n', False),
-        ('{"a": 1}', True),  # not one of ours, but it can be read
+        ('{"a": 1}', True),  # another program's document, but readable
         ("", False),
     ],
 )

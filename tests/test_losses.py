@@ -58,7 +58,7 @@ def test_a_refused_patch_and_a_broken_evaluation() -> None:
 
 
 def test_verdicts_that_need_no_test() -> None:
-    """Nothing submitted is a failed feature; an infrastructure error is no verdict."""
+    """An empty submission is a failed feature; an infrastructure error is not a verdict."""
     assert losses.judge_untested(1, PATCH, "") is None
     cases = ((None, "no_patch"), (b"", "empty_patch"), (b"\n", "empty_patch"))
     for patch, reason in (*cases, (TEST_ONLY, "empty_patch")):
@@ -97,7 +97,7 @@ def test_loss(
 
 
 def test_the_document_is_read_as_it_was_written() -> None:
-    """And one that is missing or of another shape has no verdicts."""
+    """A missing document, or one with another form, has no verdicts."""
     own = {"agent1": OwnFeature(1, True, "", 3, 1.5, "ab"), "agent2": OwnFeature(2, None, "x")}
     document = losses.make_document({"repo": "r", "features": [1, 2]}, own)
     assert document["schema"] == 1 and document["repo"] == "r"

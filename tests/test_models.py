@@ -1,4 +1,4 @@
-"""Many models at once: limits that they share, one comparison, and what a further model re-runs."""
+"""Many models at once: shared limits, one comparison, and the runs of an added model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Make = Callable[..., Experiment]
     st.floats(0.5, 30),
 )
 def test_no_window_has_more_calls_than_the_limit(gaps: list[float], interval: float) -> None:
-    """Whenever calls are asked for, they begin an interval apart, and none waits in vain."""
+    """Calls start an interval apart whenever they are requested, and none waits needlessly."""
     now, due, begun = 0.0, None, []
     for gap in gaps:
         now += gap
@@ -147,7 +147,7 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
         for record in atomic_io.read_lines(path)
         if record["event"] == "start"
     )
-    # 20 a minute; a call is told a little after its turn, never before it.
+    # 20 a minute; a call is recorded a little after its turn, never before it.
     assert all(b - a > 2.9 for a, b in itertools.pairwise(starts))
     assert "Nothing to be done" in one.dry_run()
 
@@ -155,7 +155,7 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
 @pytest.mark.docker
 @pytest.mark.slow
 def test_other_providers_fill_the_slots(experiment: Make) -> None:
-    """One provider takes a run at a time; another model's runs go on beside it."""
+    """One provider takes a run at a time; another model's runs continue in parallel."""
     one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
     raw = yaml.safe_load(one.config.read_text())
     raw["models"] = {

@@ -31,13 +31,13 @@ from cooperflow.upstream import published
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 RECORDINGS = REPOSITORY / "demo" / "openhands"
-# What the clients of package sources say when they reach none.
+# Messages of the clients of package sources that they cannot reach.
 UNREACHABLE = re.compile(r"could not resolve|failed to (fetch|connect)|unable to connect|dns error")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def parts() -> None:
-    """What agents run on is made once; without package sources it cannot be."""
+    """The agents' image is built once; without package sources it cannot be built."""
     done = subprocess.run(
         ["envs/setup.sh", "openhands"], cwd=REPOSITORY, capture_output=True, text=True, timeout=550
     )
@@ -62,7 +62,7 @@ def networks_of(results: Path) -> list[str]:
 
 
 def test_demo(clone: Path) -> None:
-    """One pair in the three settings passes; agents that may talk do; the books are right."""
+    """One pair passes in the three settings; agents with messages send them; usage is correct."""
     done = subprocess.run(
         [".venv/bin/python", "scripts/commands/demo.py", "config/demo-openhands.yaml"],
         cwd=clone,
@@ -80,7 +80,7 @@ def test_demo(clone: Path) -> None:
     assert {r["setting"]: r["messages_sent"] for r in one.rows()}["coop-comm"] == "4"
     said = json.loads(next(results.rglob("conversation.json")).read_text())
     assert {(m["from"], m["to"]) for m in said} <= {("agent1", "agent2"), ("agent2", "agent1")}
-    # What one sends reaches the other's own conversation, that of the slower one at least.
+    # A message reaches the other agent's conversation, at least that of the slower agent.
     talks = results / "runs" / "replay-coop-comm"
     heard = "".join(path.read_text() for path in talks.rglob("agent?_traj.json"))
     assert re.search(r"\[Message from agent[12]\]: I plan to modify", heard)
@@ -228,7 +228,7 @@ except TimeoutError as error:
 
 
 def test_an_agent_that_has_not_begun_has_not_ended() -> None:
-    """The fact of the SDK that this mends stands first: once it is gone, so can the mending."""
+    """Check the SDK's behaviour first: once it changes, the patch can be removed."""
     done = subprocess.run(
         [".venv/bin/python", "-c", BEGINS_LATE], cwd=REPOSITORY, capture_output=True, text=True
     )

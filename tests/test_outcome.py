@@ -343,7 +343,7 @@ def test_a_setting_that_the_model_refuses_halts() -> None:
     assert judge_run(Evidence(True, agents=BROKE, calls=refused)) == Verdict(
         "infra_error", "bad_request", halts=True
     )
-    # What upstream's retries got through in the end is no refusal.
+    # A command that succeeds in upstream's retries does not count as refused.
     fine = (CallsEnd(usage.ANSWERED, 0.0, 100.0),)
     assert judge_run(Evidence(True, agents=DONE, calls=fine)) == Verdict(None)
 

@@ -34,14 +34,14 @@ def test_tables_follow_the_config(clone: Path, tmp_path: Path) -> None:
         return one.dry_run()
 
     assert "Nothing to be done" in ask()
-    # Fewer pairs: the tables alone are made anew.
+    # Fewer pairs: only the tables are made again.
     fewer = ask(dataset={**asked["dataset"], "first": 5})
     assert jobs(fewer) == {"aggregate"}
     done = one.run()
     assert done.returncode == 0, done.stdout
     assert len(one.rows()) == 15
     assert "Nothing to be done" in one.dry_run()
-    # A further model: its runs come first, though only a table was asked for.
+    # Another model: its runs come first, although only a table was requested.
     model = {"model": "command-a-03-2025", "replay": "demo/recordings"}
     more = ask(models={**asked["models"], "further": model})
     runs = {name for name in jobs(more) if name.startswith("run_")}
@@ -96,7 +96,7 @@ def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path)
     assert all(note in said for note in notes)
     shown = " ".join(one.script("table").stdout.split())
     assert "command-a-solo: its results were made by another configuration" in shown
-    # The tables and the report are made again, and the report says it.
+    # The tables and the report are made again, and the report states it.
     assert {"aggregate", "report"} <= jobs(said)
     report_build.build(other)
     page = (made.results.report / "index.html").read_text()

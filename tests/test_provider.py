@@ -1,4 +1,4 @@
-"""What providers really answer: accounting and outcomes, for every wire format."""
+"""Real answers of providers: accounting and outcomes, for every wire format."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PRICES = {
 
 
 def billed(line: dict[str, Any]) -> float:
-    """What the server's ledger says that a call costs."""
+    """Return the cost of a call by the server's ledger."""
     if line["reported_cost"] is not None:
         return float(line["reported_cost"])
     price = PRICES[line["wire"]]
@@ -210,13 +210,13 @@ FULL = Prices(input=1.0, output=10.0, cache_read=0.1, cache_write=1.25, cache_wr
     ("prices", "known", "complete", "bound"),
     [
         (FULL, 50 + 2.0 + 12.5 + 40.0 + 100, True, 204.5),
-        # A price of its own for reasoning.
+        # A separate price for reasoning.
         (Prices(1.0, 10.0, 0.1, 1.25, 2.0, reasoning=20.0), 204.5 + 40, True, 244.5),
         # Unknown prices of the cache: known cost without them, and the dearest as the bound.
         (Prices(1.0, 10.0, None, 1.25, 2.0), 202.5, False, 222.5),
         (Prices(1.0, 10.0, 0.1, None, 2.0), 192.0, False, 212.0),
         (Prices(1.0, 10.0, 0.1, 1.25, None), 164.5, False, 204.5),
-        # No price at all is no price of 0.
+        # A missing price is not a price of 0.
         (Prices(), 0.0, False, None),
         (Prices(0.0, 0.0, 0.0, 0.0, 0.0), 0.0, True, 0.0),
     ],

@@ -128,7 +128,7 @@ def misleading(wrong: Stub) -> dict[str, str]:
 
 
 def _trap(tmp_path: Path, misleading: Mapping[str, str]) -> tuple[dict[str, str], Path]:
-    """Lay out a home, a checkout and site-packages with `.env` files wherever one is read."""
+    """Create a home, a checkout and site-packages with `.env` files in every searched place."""
     home = tmp_path / "home"
     clone = home / "clone"
     packages = clone / "lib"

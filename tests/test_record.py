@@ -33,7 +33,7 @@ def test_a_recorded_experiment_ends_as_it_did(experiment: Make) -> None:
     said = one.script("record", "--to", str(to))
     assert said.returncode == 0, said.stdout
     assert "Recorded 6 runs of 2 pairs in" in said.stdout
-    # A recording that is there may hold more than this one would: it is left alone.
+    # An existing recording may hold more than a new one: it is not overwritten.
     said = one.script("record", "--to", str(to))
     assert said.returncode == 1
     assert "is not empty" in said.stdout

@@ -1,4 +1,4 @@
-"""Which release of cooperbench made a run, and what follows for its results."""
+"""The release of cooperbench that made a run, and the consequences for its results."""
 
 from __future__ import annotations
 

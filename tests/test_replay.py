@@ -188,12 +188,15 @@ def test_unknown_conversations_are_named(replay: Server) -> None:
     [
         ({}, "'model'"),
         ({"model": "m"}, "'messages'"),
-        ({"model": "m", "messages": [{"role": "system", "content": "x"}]}, "no user message"),
+        (
+            {"model": "m", "messages": [{"role": "system", "content": "x"}]},
+            "user message is missing",
+        ),
         ({"model": "m", "messages": [{}], "stream": True}, "stream"),
     ],
 )
 def test_bad_requests_are_named(replay: Server, body: Any, words: str) -> None:
-    """A 400 that says what is missing."""
+    """A 400 that names what is missing."""
     with pytest.raises(urllib.error.HTTPError) as caught:
         replay.request("/v2/chat", body)
     assert caught.value.code == 400
@@ -238,7 +241,7 @@ def test_no_fault_is_forgotten() -> None:
 
 @pytest.mark.parametrize("action", FAULTS)
 def test_faults_as_litellm_sees_them(replay: Server, action: str) -> None:
-    """Each action raises the right class, books no usage, and strikes as often as told."""
+    """Each action raises the right class, records no usage, and strikes as often as configured."""
     extra: dict[str, Any] = {"drip": {"seconds": 0.002}}.get(action, {})
     if action == "override":
         extra = {"turns": [{"text": "Oh.", "commands": ["rm -rf /workspace"]}]}
@@ -402,7 +405,7 @@ def test_the_server_waits_as_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
-    """Also while a call hangs; the exit code is 0 and the port file is gone."""
+    """Also while a call hangs; the exit code is 0 and the port file is removed."""
     with server(tmp_path) as running:
         running.faults({"action": "hang"})
 
@@ -432,7 +435,7 @@ def test_a_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> Non
     ],
 )
 def test_wrong_command_lines(options: list[str], words: str) -> None:
-    """One line that says what is wrong, and exit code 2."""
+    """One line that states what is wrong, and exit code 2."""
     command = [sys.executable, str(DEMO / "replay_server.py"), *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2
@@ -446,7 +449,7 @@ def test_broken_recordings_are_named(tmp_path: Path) -> None:
         ("schema", 2, "schema 2"),
         ("kind", "duel", "kind 'duel'"),
         ("agent", "agent1", "does not go"),
-        ("turns", [], "no turns"),
+        ("turns", [], "is empty"),
         ("turns", [{"say": "x"}], "a turn is"),
         ("titles", [], "'titles'"),
     ]:
@@ -487,7 +490,7 @@ def test_empty_script(tmp_path: Path) -> None:
 
 
 def test_big_patches_travel_in_parts(tmp_path: Path) -> None:
-    """A patch too big for one command arrives whole."""
+    """A patch too big for one command arrives complete."""
     patch = "".join(f"+line {number} of a big patch\n" for number in range(12_000))
     for feature in (1, 2):
         directory = tmp_path / "big_task/task7" / f"feature{feature}"

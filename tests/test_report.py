@@ -261,7 +261,7 @@ def test_print_has_every_figure_and_every_column(driver: Any, lite: Plan) -> Non
     assert "Time" in first
     assert "left out" in first
     assert "2 h 30 min" in first
-    # What was drawn for paper is drawn for the screen again.
+    # A plot drawn for paper is drawn for the screen again.
     script = "return document.querySelector('.plot svg').getAttribute('width')"
     WebDriverWait(driver, 20).until(lambda d: d.execute_script(script) != "680")
 
@@ -394,7 +394,7 @@ def test_how_long_it_takes_to_open(
     show(driver, index(made))
     ready(driver)
     seconds = time.monotonic() - begun
-    # Told, not asserted: machines differ.
+    # Printed, not asserted: machines differ.
     print(f"{len(made.runs)} runs opened in {seconds:.2f} s (wanted: {limit} s)")
     record_property("seconds", round(seconds, 2))
     assert info(driver) == f"{len(made.runs):,} runs"

@@ -88,7 +88,7 @@ def test_a_quoted_message_is_not_on_the_page(made: Plan) -> None:
 
 
 def test_an_ended_run_shows_its_messages_and_both_agents(made: Plan) -> None:
-    """One agent had ended and left a full trajectory; the other one was stopped at its work."""
+    """One agent had ended and left a full trajectory; the other was stopped while running."""
     run, folder = run_of(made, "coop-comm")
     document = json.loads((folder.path / "agent4_traj.json").read_text())
     for name in ("agent4_traj.json", "agent10_traj.json", "conversation.json"):
@@ -118,10 +118,10 @@ def test_patches_are_in_the_order_of_their_features(made: Plan) -> None:
 def test_an_agents_error_is_on_its_page(made: Plan) -> None:
     run, folder = run_of(made, "coop-comm")
     result = json.loads(folder.result.read_text())
-    result["agents"]["agent10"] |= {"status": "Error", "error": "the container <b>is gone</b>"}
+    result["agents"]["agent10"] |= {"status": "Error", "error": "the container <b>is lost</b>"}
     folder.result.write_text(json.dumps(result))
     html = page(made, run)
-    assert "the container &lt;b&gt;is gone&lt;/b&gt;" in html
+    assert "the container &lt;b&gt;is lost&lt;/b&gt;" in html
     assert "agent10" in html
 
 

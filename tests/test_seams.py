@@ -1,4 +1,4 @@
-"""What is laid around upstream inside its process: an unread patch is told from an empty one."""
+"""SDK patches inside upstream's process: an unread patch is distinguished from an empty patch."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ FAILS = "#!/bin/sh\nexit 1\n"
 def test_a_docker_that_does_not_answer_is_noted(
     docker: str, unread: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Upstream says in both cases that nothing was submitted."""
-    for method in ("_exec", "submitted_patch"):  # put back after the test
+    """Upstream reports in both cases that nothing was submitted."""
+    for method in ("_exec", "submitted_patch"):  # restored after the test
         monkeypatch.setattr(GitConnector, method, getattr(GitConnector, method))
     program, note = tmp_path / "docker", tmp_path / "note"
     program.write_text(docker)
@@ -55,11 +55,13 @@ def test_a_docker_that_does_not_answer_is_noted(
 def test_a_patch_that_the_engine_did_not_let_be_read_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine that starts no command gives no patch."""
+    """A patch is unread if the engine starts no command."""
     for method in ("_exec", "submitted_patch"):
         monkeypatch.setattr(GitConnector, method, getattr(GitConnector, method))
     program, note = tmp_path / "docker", tmp_path / "note"
-    program.write_text("#!/bin/sh\necho 'OCI runtime exec failed: cgroup is gone' >&2\nexit 126\n")
+    program.write_text(
+        "#!/bin/sh\necho 'OCI runtime exec failed: cgroup is missing' >&2\nexit 126\n"
+    )
     program.chmod(0o755)
     environment: Any = object.__new__(DockerEnvironment)
     environment.config = DockerEnvironmentConfig(image="any", executable=str(program), timeout=5)
@@ -69,7 +71,7 @@ def test_a_patch_that_the_engine_did_not_let_be_read_is_noted(
     connector._logger = logging.getLogger(__name__)
     sdk_patches.note_unread_patches(note)
     connector.submitted_patch(environment)  # upstream takes the engine's words for a patch
-    assert "agent2: OCI runtime exec failed: cgroup is gone" in note.read_text()
+    assert "agent2: OCI runtime exec failed: cgroup is missing" in note.read_text()
 
 
 # Runs in this machine's shell what an agent's container would run.

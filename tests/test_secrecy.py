@@ -1,4 +1,4 @@
-"""Keys: the ones that can be sent, and none of them in anything written or printed."""
+"""Keys: valid values, and their redaction in everything written or printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""envs/setup.sh for real: what it leaves when it fails or is killed, and what it tells its user."""
+"""envs/setup.sh for real: its state after failures and kills, and its messages."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_killed_install_is_redone(tree: Path) -> None:
     while not (tree / "installed").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    # Only the script itself: what it called goes on, and the next start waits for that.
+    # Only the script itself: its command continues, and the next call waits for it.
     process.kill()
     process.wait()
     waiting = subprocess.run(["flock", "-n", tree / ".tools/lock", "true"], check=False)
@@ -171,7 +171,7 @@ def test_failed_install_keeps_the_old_environment(tree: Path) -> None:
     mended = setup(tree, "python")
     assert mended.returncode == 0, mended.stderr
     assert works(tree, "pluggy")
-    assert not works(tree, "iniconfig"), "the environment holds what the lock says and no more"
+    assert not works(tree, "iniconfig"), "the environment holds exactly the lock's packages"
 
 
 def test_environment_survives_a_move_of_the_checkout(tree: Path) -> None:
@@ -217,7 +217,7 @@ def test_no_installed_package_was_compiled_here() -> None:
     built = set()
     for marker in (ROOT / ".venv").glob("lib/*/site-packages/*.dist-info/WHEEL"):
         tags = re.findall(r"^Tag: \S+-(\S+)$", marker.read_text(), re.MULTILINE)
-        # A wheel from an index says which C library it needs; one that was built here does not.
+        # A wheel from an index names its C library; a wheel built here does not.
         if any(re.fullmatch(r"linux_\w+", tag) for tag in tags):
             built.add(marker.parent.name.split("-")[0].replace("_", "-"))
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -321,7 +321,7 @@ def test_engine_that_does_not_start_shows_its_last_words(tree: Path) -> None:
     assert done.returncode == 1
     assert "  | no room for an engine" in done.stderr
     assert "dockerd ended while it started" in done.stderr
-    assert time.monotonic() - start < 10, "it does not wait for an engine that is gone"
+    assert time.monotonic() - start < 10, "it does not wait for a dead engine"
 
 
 # --- the rest -------------------------------------------------------------------------------

@@ -277,7 +277,7 @@ def test_infra_errors_are_left_out_counted_and_bounded() -> None:
     row = compared(a, b, chosen)
     assert [row["pairs"], row["infra_excluded"]] == [4, 4]
     assert row["diff"] == 0.0
-    # The four: at worst -1, 0, 0, -1, at best 0, 1, 1, 1; the others come to 0, of 8.
+    # The four: at worst -1, 0, 0, -1, at best 0, 1, 1, 1; the others add 0, of 8.
     assert [row["diff_low_bound"], row["diff_high_bound"]] == [-2 / 8, 3 / 8]
 
 

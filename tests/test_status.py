@@ -75,7 +75,7 @@ def test_counts_cost_and_what_is_expected(made: Plan) -> None:
     assert one.pass_rate == pytest.approx(6 / 9, abs=1e-6)
     assert one.cost == pytest.approx(10 * 0.03 + 0.04)
     assert one.expected_cost == pytest.approx(10 * 0.03 + 40 * 0.03)
-    # The others have no finished run yet: the first experiment tells what one costs.
+    # The others have no finished run yet: the first experiment serves as their sample.
     assert now.experiments[1].expected_cost == pytest.approx(50 * 0.03)
     assert now.seconds_left == pytest.approx((40 + 50 + 50) * 95)
     assert [a.steps for a in now.active] == [2]

@@ -25,7 +25,7 @@ from cooperflow.errors import StoreError
 from cooperflow.outcomes.judgement import AgentEnd, Evidence, Verdict, judge_run
 
 BASE = "cooperflow/demo-base:bookworm"
-# What no client of upstream's sends, and what would reach beyond a run's messages.
+# Commands that upstream's clients do not send, or that reach beyond a run's messages.
 HOSTILE = (
     *("CONFIG SET dir /tmp", "SAVE", "BGSAVE", "BGREWRITEAOF", "SHUTDOWN NOSAVE"),
     *("FLUSHALL", "FLUSHDB", "SWAPDB 0 1", "KEYS *", "SCAN 0", "MONITOR", "INFO", "CLIENT LIST"),
@@ -218,7 +218,7 @@ def test_networks_are_counted_and_removed() -> None:
 
 @pytest.mark.docker
 def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -> None:
-    """The run's network reaches it, and one that only listens elsewhere is refused."""
+    """The run's network reaches it, and a store that only listens elsewhere is refused."""
     labels = Labels.new("store-test", "run", secrets.token_hex(16))
     made = networks.create(networks.own_name(labels), labels, internal=True)
     try:
@@ -229,7 +229,7 @@ def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -
         server.end()
         with pytest.raises(StoreError, match=f"do not reach the message store at {made.address}"):
             message_store.check_from_container(labels, BASE, made.name, server.url)
-        # A foreign container on Docker's own bridge gets no further than the password.
+        # A foreign container on Docker's default bridge is refused without the password.
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()
         connect = f"exec 3<>/dev/tcp/{made.address}/{server.port}"

@@ -1,4 +1,4 @@
-"""What a session prints: its plan, retried attempts, an interruption."""
+"""Output of a session: its plan, retried attempts, an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The books: sums, bounds, kinds of errors, and time spent waiting."""
+"""Usage: sums, bounds, kinds of errors, and time spent waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a session makes is what was asked for and is not finished, whatever happened before."""
+"""A session makes what is requested and unfinished, whatever happened before."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def outputs(jobs: list[Job], rules: str) -> set[str]:
 
 
 def finish(simulation: Simulation, *targets: str) -> list[Job]:
-    """Do a whole session and return its jobs."""
+    """Do a complete session and return its jobs."""
     jobs = simulation.jobs(*targets)
     simulation.perform(jobs, random.Random(1))
     return jobs
@@ -165,7 +165,7 @@ class Random:
         return runs, evaluations, own
 
     def step(self) -> None:
-        """Change the experiment or what lies on disk, look, and do some of the work."""
+        """Change the experiment or its files, plan a session, and do some of its jobs."""
         if self.chance.random() < 0.6:
             self.ask()
         for accident in self.chance.sample(self.accidents, self.chance.randint(0, 2)):

@@ -31,7 +31,7 @@ SETTINGS = ("solo", "coop-comm", "coop-nocomm")
 
 
 def test_demo(clone: Path) -> None:
-    """Twelve runs end as they are meant to, and a second start has nothing to do."""
+    """Twelve runs end as intended, and a second session has no pending jobs."""
 
     def demo() -> str:
         done = subprocess.run(
@@ -127,7 +127,7 @@ def _end(row: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_stop_and_go_on(experiment: Make, how: str) -> None:
-    """Stopped in mid-run, the same command goes on: nothing is lost, nothing paid twice."""
+    """After an interruption the same command continues: nothing is lost or paid twice."""
     one = experiment(pairs=[(INVENTORY, 1, 1, 2)], settings=SETTINGS)
     process = one.start()
     one.until(process, lambda: one.recorded() >= 8, 120)
@@ -151,7 +151,7 @@ def test_stop_and_go_on(experiment: Make, how: str) -> None:
 
 
 def test_provider_down_to_the_end(experiment: Make) -> None:
-    """A dead provider is no failed task; afterwards just that run can be put back."""
+    """A dead provider is not a failed task; afterwards only that run can be requeued."""
     one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
     one.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
     done = one.run()
@@ -180,7 +180,7 @@ def test_provider_down_to_the_end(experiment: Make) -> None:
 
 
 def test_time_limit(experiment: Make) -> None:
-    """An agent that is not done in time has failed; one that waited for its provider has not."""
+    """An agent that runs out of time has failed, unless it waited for its provider."""
     one = experiment(
         pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)],
         limits={"run_seconds": 12},
@@ -200,7 +200,7 @@ def test_time_limit(experiment: Make) -> None:
 
 
 def test_a_wrong_key_halts(experiment: Make) -> None:
-    """No further paid run begins, one message says why, and the next start goes on."""
+    """Paid runs stop with one message that states why, and the next session continues."""
     one = experiment(
         pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)], settings=SETTINGS
     )
@@ -227,7 +227,7 @@ def test_a_wrong_key_halts(experiment: Make) -> None:
 
 
 def test_a_removed_result_is_put_back(experiment: Make) -> None:
-    """What was paid for is found again in the attempt's folder; nothing is paid twice."""
+    """A paid result is restored from the attempt's folder; nothing is paid twice."""
     one = experiment(launcher="off", whole=True)  # a result is asked for by `all` itself
     assert one.run().returncode == 0
     calls = one.recorded()
@@ -242,7 +242,7 @@ def test_a_removed_result_is_put_back(experiment: Make) -> None:
 
 
 def test_two_starts(experiment: Make) -> None:
-    """The second start on the same results says who is at work, and stops."""
+    """A second session on the same results names the running session, and stops."""
     one = experiment()
     process = one.start()
     one.until(process, lambda: one.recorded() > 0, 120)
@@ -273,7 +273,7 @@ def test_another_configuration_under_the_same_name(experiment: Make) -> None:
 
 
 def test_real_experiment_dry_run(clone: Path) -> None:
-    """Shown without key, data set or daemon: 26 images, 300 runs, 300 gradings."""
+    """A dry run without key, data set or daemon: 26 images, 300 runs, 300 evaluations."""
     environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"}
     environment.pop("COHERE_API_KEY", None)
     begun = time.monotonic()

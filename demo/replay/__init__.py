@@ -1,1 +1,1 @@
-"""The replay model: a server that plays recorded agents. It holds no model and asks none."""
+"""The replay server: it plays recorded agents, and neither contains nor calls a model."""

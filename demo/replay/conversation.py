@@ -1,4 +1,4 @@
-"""What a conversation says about itself: who talks, which task, how many turns are done."""
+"""Reading of a conversation: its agent, its task, and the number of its turns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY_MARK = "Turns summarized by the replay:"
 _SUMMARY_COUNT = re.compile(re.escape(SUMMARY_MARK) + r" (\d+)")
 _TRANSCRIPT = re.compile(r"--- BEGIN TRANSCRIPT ---\n(.*)\n--- END TRANSCRIPT ---", re.DOTALL)
 _AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
-# What OpenHands is told beside its task.
+# OpenHands' prompt besides its task.
 _OPENHANDS = re.compile(r"^You are OpenHands agent")
 _OPENHANDS_TEAM = re.compile(r"^You are (agent\d+) working as a team with", re.MULTILINE)
 
@@ -31,8 +31,8 @@ class Message:
 class Conversation:
     """A request, understood: the task text, the agent, the kind, and the step.
 
-    step counts the assistant's turns so far. summary says that upstream asks for a summary of
-    the conversation instead of its next turn. agent is empty where nothing tells it.
+    step counts the assistant's turns so far. summary: upstream asks for a summary of the
+    conversation instead of its next turn. agent is empty if the conversation does not name it.
     """
 
     task_text: str
@@ -43,14 +43,14 @@ class Conversation:
 
 
 class NotUnderstood(ValueError):
-    """A request that is no conversation of an agent; the message says what is missing."""
+    """A request that is not a conversation of an agent; the message names what is missing."""
 
 
 def understand(messages: list[Message]) -> Conversation:
-    """Read agent, kind and step from the messages; NotUnderstood when there is no task in them."""
+    """Read agent, kind and step from the messages; NotUnderstood if they have no task."""
     first = next((message.text for message in messages if message.role == "user"), None)
     if first is None:
-        raise NotUnderstood("there is no user message")
+        raise NotUnderstood("the user message is missing")
     system = next((message.text for message in messages if message.role == "system"), "")
     if _OPENHANDS.match(system):
         return _openhands(system, first, messages)
@@ -61,7 +61,7 @@ def understand(messages: list[Message]) -> Conversation:
     else:
         task_text = first
         step = _turns([message for message in messages if message.role == "assistant"])
-    # The situation is told below the task's text, which may hold anything; so the last one counts.
+    # The setting is below the task's text, which may hold any text; so the last match counts.
     agents = list(_AGENT.finditer(task_text))
     if not agents:
         return Conversation(task_text, "solo", "solo", step, bool(transcript))
@@ -72,7 +72,7 @@ def understand(messages: list[Message]) -> Conversation:
 
 
 def _openhands(system: str, task_text: str, messages: list[Message]) -> Conversation:
-    """OpenHands tells its agents of each other in the system prompt, and only if they may talk."""
+    """Read OpenHands' system prompt, which names other agents only in settings with messages."""
     step = sum(message.role == "assistant" for message in messages)
     told = _OPENHANDS_TEAM.search(system)
     if told:
@@ -83,7 +83,7 @@ def _openhands(system: str, task_text: str, messages: list[Message]) -> Conversa
 
 
 def _turns(answers: list[Message]) -> int:
-    """The assistant's turns; a summary stands for as many as it says."""
+    """Count the assistant's turns; a summary counts as the number of turns that it states."""
     turns = 0
     for answer in answers:
         count = _SUMMARY_COUNT.search(answer.text)

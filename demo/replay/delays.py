@@ -1,4 +1,4 @@
-"""How long an answer takes: a distribution, drawn from (seed, conversation, step) alone."""
+"""Delays of answers: a distribution, drawn from (seed, conversation, step) alone."""
 
 from __future__ import annotations
 

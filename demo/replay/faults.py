@@ -1,4 +1,4 @@
-"""Faults to order: which calls go wrong, how often, and in which of the known ways."""
+"""Fault rules: the calls that fail, how often, and the kind of failure."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ class Rule:
             known = sorted(STATUS_ACTIONS) + sorted(BROKEN_ACTIONS) + sorted(SHAPES)
             raise ValueError(f"unknown action {action!r}; known: {', '.join(known)}")
         if times is not None and (not isinstance(times, int) or times < 0):
-            raise ValueError("'times' is a whole number or null")
+            raise ValueError("'times' is an integer or null")
         if "conversation" in match:
             try:
                 re.compile(str(match["conversation"]))
             except re.error as error:
-                raise ValueError(f"'conversation' is no regular expression: {error}") from error
+                raise ValueError(f"'conversation' is not a regular expression: {error}") from error
         turns = tuple(Turn.from_json(turn) for turn in parameters.pop("turns", []))
         if action == "override" and not turns:
             raise ValueError("action 'override' needs 'turns'")
@@ -177,7 +177,7 @@ class Faults:
         return cls(rules)
 
     def strike(self, role: Role, conversation: str, step: int) -> Rule | None:
-        """The rule that strikes this call, counted as struck; None when the call goes well."""
+        """Return the rule that strikes this call, and count it; None if the call succeeds."""
         for number, rule in enumerate(self.rules):
             key = (number, conversation if rule.per_conversation else "")
             spent = rule.times is not None and self._struck[key] >= rule.times

@@ -14,10 +14,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """One call. time is in seconds since 1970; tokens are what the answer's usage said.
+    """One call. time is in seconds since 1970; tokens are those of the answer's usage.
 
     purpose is "turn" or "summary"; fault is the action of the rule that struck, or None.
-    answered: the whole answer went out, its last byte right after this line was on the disk.
+    answered: the complete answer was sent, its last byte right after this line was on the disk.
     A call that failed has answered false and 0 tokens. usage_sent is false where the tokens were
     billed and the answer did not report them. Cohere bills the billed units, others the tokens.
     """
@@ -69,7 +69,7 @@ class Ledger:
 
     @staticmethod
     def line(entry: Entry) -> dict[str, Any]:
-        """The entry as it stands in the file."""
+        """The entry in the form of the file."""
         return {"schema": SCHEMA, **asdict(entry)}
 
     def stats(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who plays: from a conversation to the role it has and the turns that are due."""
+"""Players: from a conversation to its role and turns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .scripts import Task
 
 
 class Unknown(LookupError):
-    """A conversation nobody can play; the message says what was not recognised."""
+    """A conversation without a matching recording; the message names what was not recognised."""
 
 
 class Player(Protocol):
@@ -36,7 +36,7 @@ class RecordingPlayer:
             one
             for one in titled
             if one.role.kind == conversation.kind
-            and conversation.agent in (one.role.agent, "")  # its feature tells it then
+            and conversation.agent in (one.role.agent, "")  # its feature identifies it then
         ]
         # A solo task holds both titles of a pair; nothing that holds fewer may stand for it.
         found = [one for one in found if len(one.titles) == max(len(o.titles) for o in found)]
@@ -54,7 +54,7 @@ class RecordingPlayer:
 
 
 class ScriptPlayer:
-    """Plays a script for any task of a data set; it is known by the whole texts of its features."""
+    """Plays a script for any task of a data set, which it identifies by its features' texts."""
 
     def __init__(
         self, dataset: Path, script: Callable[[Task, tuple[int, ...]], tuple[Turn, ...]]
@@ -90,7 +90,7 @@ class ScriptPlayer:
         raise Unknown(f"no task of the data set has the features asked for: {asked_for}")
 
     def _feature(self, task: Task, number: int | None, part: str) -> int | None:
-        """The task's feature whose text stands in the part (the longest, if several do)."""
+        """The task's feature whose text is in the part (the longest, if several are)."""
         known = [
             (len(text), feature)
             for (owner, feature), text in self._texts.items()

@@ -1,4 +1,4 @@
-"""What a recording is: the file format, its checks, and how a directory of them is read."""
+"""Recordings: the file format, its checks, and reading of a directory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _TURN = {"text", "commands", "tools", "tokens", "after", "full"}
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer of the assistant: what it says, the bash commands and other tools it asks for.
+    """One answer of the assistant: its text, bash commands and other tool calls.
 
     tokens: reported by the answer: in and out, then billed in and out where these differ.
         None: counted from the text.
-    after: how many turns the other agents must have asked for before this one is answered.
+    after: number of turns that each other agent must have requested before this turn is answered.
     full: the context window is full; an error is answered instead.
     tools: for each its name and the JSON text of its arguments.
     """
@@ -64,7 +64,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Role:
-    """Who talks: one agent of one kind of setting on one task.
+    """A role: one agent of one kind of setting on one task.
 
     features holds what the agent was asked for: both of a pair (solo, in ascending order) or
     its own (coop). agent is "solo", "agent1" or "agent2".
@@ -83,7 +83,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Recording:
-    """All turns of one agent, and the lines of the feature texts that tell its task."""
+    """All turns of one agent, and the lines of the feature texts that identify its task."""
 
     role: Role
     titles: tuple[str, ...]
@@ -118,7 +118,7 @@ def _parse(data: Any, path: str) -> Recording:
         raise ValueError("'titles' needs one line for each feature in 'asked'")
     turns = tuple(Turn.from_json(turn) for turn in data["turns"])
     if not turns:
-        raise ValueError("there are no turns")
+        raise ValueError("'turns' is empty")
     role = Role(str(data["repo"]), int(data["task_id"]), features, kind, agent)
     return Recording(role, titles, turns, path)
 
@@ -126,7 +126,7 @@ def _parse(data: Any, path: str) -> Recording:
 def load(directory: Path) -> list[Recording]:
     """All recordings below the directory (*.json), in the order of their paths.
 
-    RecordingError when there is none, when one is broken, or when two are for the same role.
+    RecordingError if the directory has none, if any is broken, or if two have the same role.
     """
     found: dict[Role, Recording] = {}
     for path in sorted(directory.rglob("*.json")):

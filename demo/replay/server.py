@@ -26,7 +26,7 @@ from .wire import Answer, Anthropic, Cohere, OpenAI, Request, Usage, Wire, count
 NO_USAGE = Usage(0, 0, 0, 0)
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 HUGE_BYTES = 5 * 1024 * 1024
-# How long an answer waits for what another agent did before it in the recorded run, seconds.
+# Longest wait of an answer for the earlier turns of other agents in the recorded run, seconds.
 PATIENCE = 120
 
 
@@ -192,7 +192,7 @@ class Replay:
         return await self._send(call, _json(document), answer.usage)
 
     async def _turn(self, call: Call, turn: Turn, rule: Rule | None) -> web.StreamResponse:
-        """Send the turn, broken in the way the rule says."""
+        """Send the turn with the fault of the rule."""
         assert call.request is not None and call.conversation is not None
         answer = Answer(
             id=_answer_id(call),

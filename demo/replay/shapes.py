@@ -13,7 +13,7 @@ from typing import Any
 from .wire import Usage
 
 Document = dict[str, Any]
-# How much each cache is said to hold of a request, tokens.
+# Tokens of a request that each cache reports to hold.
 CACHED, WRITTEN, WRITTEN_1H, REASONED = 40, 24, 8, 20
 REPORTED_COST = 0.0123
 THOUGHT = "The failing test names the file to look at."

@@ -11,7 +11,7 @@ from .conversation import Message, NotUnderstood
 from .recordings import Turn
 
 CHARS_PER_TOKEN = 4
-# What a provider adds around every message, so that tokens and billed units differ.
+# Tokens that a provider adds around every message, so that tokens and billed units differ.
 TOKENS_AROUND_MESSAGE = 3
 OPENAI_CONTEXT_ERROR = "This model's maximum context length is 4081 tokens."
 
@@ -231,16 +231,16 @@ def read_request(data: Any) -> Request:
     NotUnderstood when it has no model or no messages, or wants a stream.
     """
     if not isinstance(data, dict):
-        raise NotUnderstood("the body is no JSON object")
+        raise NotUnderstood("the body is not a JSON object")
     model, messages = data.get("model"), data.get("messages")
     if not isinstance(model, str) or not model:
         raise NotUnderstood("'model' is missing")
     if not isinstance(messages, list) or not messages:
         raise NotUnderstood("'messages' is missing or empty")
     if data.get("stream"):
-        raise NotUnderstood("streaming ('stream': true) is not spoken here")
+        raise NotUnderstood("streaming ('stream': true) is not supported")
     if not all(isinstance(message, dict) for message in messages):
-        raise NotUnderstood("a message is no object")
+        raise NotUnderstood("a message is not an object")
     read = [Message(_role(message), _text(message.get("content"))) for message in messages]
     if data.get("system"):  # Anthropic's
         read.insert(0, Message("system", _text(data["system"])))

@@ -47,7 +47,7 @@ def usd(value: Any) -> str:
 
 
 def count(value: Any) -> str:
-    """Return a whole number with separators."""
+    """Return an integer with separators."""
     number = parse_number(value)
     return MISSING if number is None else f"{int(number):,}"
 

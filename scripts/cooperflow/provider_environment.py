@@ -1,7 +1,7 @@
 """The environment in which models are called: the config alone decides which server is called.
 
 cooperbench, litellm and mini-swe-agent each read `.env` files and dozens of variables that name
-another server or another limit. Every process that imports one of them (the launcher, an attempt,
+another server or another limit. Every process that imports them (the launcher, an attempt,
 a gateway, the preflight's call) enters the environment that is stated here. Stdlib only.
 """
 

@@ -1,1 +1,1 @@
-"""The benchmark of the workflow itself: `make bench` measures, docs/performance.md tells."""
+"""Benchmark of the workflow: `make bench` measures, docs/performance.md has the results."""

@@ -129,7 +129,7 @@ def _idle(folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def _wave(folder: Path, repeats: int) -> dict[str, Any]:
-    """Return seconds until a first wave of containers was there, by the pause between two."""
+    """Return seconds until a first wave of containers runs, by the pause between starts."""
     found: dict[str, list[dict[str, float]]] = {}
     for _ in range(repeats):
         for pause in wave.STAGGERS:

@@ -1,4 +1,4 @@
-"""What a command and everything that it starts costs: wall time, processor time, memory."""
+"""Cost of a command and all its processes: wall time, processor time, memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cost:
 
 
 class Group:
-    """A control group of its own, of the first or the second version, in which time is counted."""
+    """A separate control group, of the first or second version, in which time is counted."""
 
     def __init__(self, root: Path = CGROUP) -> None:
         first = root / "cpuacct"
@@ -52,13 +52,13 @@ class Group:
                 break
             time.sleep(0.1)
         used = self.seconds()
-        with contextlib.suppress(OSError):  # something is at work still
+        with contextlib.suppress(OSError):  # a process is still running
             self.path.rmdir()
         return used
 
 
 def measure(command: Sequence[str], cwd: Path, environment: Mapping[str, str], log: Path) -> Cost:
-    """Run a command in a control group of its own, so that detached processes count too."""
+    """Run a command in a separate control group, so that detached processes count too."""
     group = Group()
     with log.open("ab") as stream:
         begun = time.monotonic()

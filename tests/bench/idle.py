@@ -1,4 +1,4 @@
-"""What a start costs that finds nothing to do: the lite experiment, finished, made up."""
+"""Cost of a session without pending jobs, on a synthetic, finished lite experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What building the DAG costs, beside a bare Snakefile of the same jobs that does nothing else."""
+"""Cost of building the DAG, compared with a minimal Snakefile of the same jobs."""
 
 from __future__ import annotations
 

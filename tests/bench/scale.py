@@ -1,4 +1,4 @@
-"""What the tables, the report and the status of many finished runs cost, on a tree made up."""
+"""Cost of tables, report and status of many finished runs, on a synthetic results folder."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Side:
-    """What one side took, and how its runs ended."""
+    """Duration of one side, and the outcomes of its runs."""
 
     wall: float
     cpu: float
@@ -52,7 +52,7 @@ def environment() -> dict[str, str]:
 def upstream(work: Workload, folder: Path, delay: str, seed: int) -> tuple[Side, list[Cost]]:
     """Three `cooperbench run -c 4`, one after the other, then three `cooperbench eval -c 4`.
 
-    The gradings are not given the subset: with it upstream leaves out, and says nothing of it, the
+    The evaluations get no subset: with it upstream silently leaves out the
     runs whose pair is not written in ascending order there.
     """
     folder.mkdir()
@@ -120,7 +120,7 @@ def run_times(results: Path) -> list[tuple[float, float]]:
 
 
 def bound(durations: Sequence[float], slots: int = SLOTS) -> float:
-    """Return the makespan of a list schedule: each run begins as soon as a slot is free, in order.
+    """Return the makespan of a list schedule: each run starts as soon as a slot is free, in order.
 
     Source: R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17
     (1969) 416-429.

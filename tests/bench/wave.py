@@ -1,4 +1,4 @@
-"""The first wave: whether containers that are begun one after the other are there sooner."""
+"""The first wave: whether containers run sooner if they are started one after the other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-# Four runs of two agents, the most that a start with four slots begins at once.
+# Four runs of two agents, the most that a session with four slots starts at once.
 CONTAINERS = 8
 # Between two beginnings, seconds.
 STAGGERS = (0.0, 0.25, 0.5, 1.0)
@@ -25,7 +25,7 @@ class Wave:
 
 
 def measure(stagger: float, containers: int = CONTAINERS) -> Wave:
-    """Begin the containers ``stagger`` seconds apart; remove them afterwards."""
+    """Start the containers ``stagger`` seconds apart; remove them afterwards."""
     begun = time.monotonic()
 
     def one(number: int) -> tuple[str, float, float]:

@@ -1,1 +1,1 @@
-"""What this workflow relies on of others, a small test for each fact: a break names its cause."""
+"""Facts about dependencies that the workflow relies on, each with a small test."""

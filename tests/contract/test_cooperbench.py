@@ -95,15 +95,15 @@ def test_a_pair_given_on_the_command_line_keeps_its_order() -> None:
     assert found == {"repo": REPO, "task_id": 2, "features": [3, 2]}
 
 
-# What a run leaves, with an agent that only says what it was asked.
+# Files of a run, with an agent that only repeats its prompt.
 
 
 class Scripted:
-    """An agent of ours in upstream's registry: it works without a container."""
+    """A test agent in upstream's registry: it works without a container."""
 
     def run(self, task: str, image: str, **options: Any) -> Any:
         if "fails" in options["model_name"]:
-            raise RuntimeError("the provider is gone")
+            raise RuntimeError("the provider is offline")
         said = {"role": "assistant", "content": task, "extra": {"response": {"id": "r1"}}}
         return agents.AgentResult("Submitted", "diff\n", 0.5, 3, messages=[said], error=None)
 
@@ -176,7 +176,7 @@ def test_an_agent_that_breaks_is_told_as_error(run: Callable[..., Path], tmp_pat
     document = json.loads((run(tmp_path, [1, 2], "fails") / "f1_f2/result.json").read_text())
     ends = document.get("agents") or {"solo": document["agent"]}
     assert {end["status"] for end in ends.values()} == {"Error"}
-    assert {end["error"] for end in ends.values()} == {"the provider is gone"}
+    assert {end["error"] for end in ends.values()} == {"the provider is offline"}
 
 
 def test_a_solo_task_holds_the_features_in_the_order_asked(tmp_path: Path) -> None:

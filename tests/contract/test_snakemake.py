@@ -55,7 +55,7 @@ def test_a_profile_beside_the_snakefile_is_taken_by_itself(tmp_path: Path) -> No
 
 
 def test_a_resource_can_be_limited_by_the_workflow(tmp_path: Path) -> None:
-    """What models.NAME.provider relies on: two jobs that fit one at a time do not overlap."""
+    """models.NAME.provider: two jobs that fit one at a time do not overlap."""
     one = "mkdir busy && sleep 0.5 && rmdir busy && touch {output}"
     text = 'workflow.register_resource("provider_p", 1)\n'
     text += 'rule all:\n    input: "a", "b"\n'
@@ -65,7 +65,7 @@ def test_a_resource_can_be_limited_by_the_workflow(tmp_path: Path) -> None:
 
 
 def test_a_config_is_merged_in_the_order_in_which_ours_is(tmp_path: Path) -> None:
-    """What the scripts read with config.load has its models in the order of the tables."""
+    """A config read by config.load has its models in the order of the tables."""
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.yaml").write_text(layout.CONFIG_FILE.read_text())
     mine = tmp_path / "mine.yaml"
@@ -119,10 +119,10 @@ def test_a_newer_input_makes_its_output_old(tmp_path: Path) -> None:
 
 
 def test_a_start_is_not_told_to_a_dry_run(tmp_path: Path) -> None:
-    text = 'onstart:\n    print("begun", [job.output for job in dag.needrun_jobs()])\n' + rule("a")
+    text = 'onstart:\n    print("needed", [job.output for job in dag.needrun_jobs()])\n' + rule("a")
     text = text.replace("dag.need", "workflow.dag.need")
-    assert "begun" not in snakemake(tmp_path, text, "--dry-run").stdout
-    assert "begun [['a']]" in snakemake(tmp_path, text).stdout.replace("OutputFiles", "")
+    assert "needed" not in snakemake(tmp_path, text, "--dry-run").stdout
+    assert "needed [['a']]" in snakemake(tmp_path, text).stdout.replace("OutputFiles", "")
 
 
 def test_higher_priority_goes_first(tmp_path: Path) -> None:
@@ -137,13 +137,13 @@ def test_higher_priority_goes_first(tmp_path: Path) -> None:
 def test_after_sigterm_the_running_jobs_end_and_no_other_begins(tmp_path: Path) -> None:
     text = 'rule all:\n    input: "a", "b"\n'
     for name in ("a", "b"):
-        text += rule(name, "touch begun; sleep 3; touch {output}", "resources: run_slots=4")
+        text += rule(name, "touch started; sleep 3; touch {output}", "resources: run_slots=4")
     snakemake(tmp_path, text, "--dry-run")
     process = subprocess.Popen(
         [SNAKEMAKE], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     limit = time.monotonic() + 60
-    while not (tmp_path / "begun").exists() and time.monotonic() < limit:
+    while not (tmp_path / "started").exists() and time.monotonic() < limit:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 1

@@ -85,7 +85,7 @@ class Environment:
 
 
 class Mailbox:
-    """Delivers to agent2, which is there; agent3 has left. One message arrives in turn 3."""
+    """Delivers to agent2, which is running; agent3 has ended. One message arrives in turn 3."""
 
     agent_id, agents = "agent1", ["agent1", "agent2"]
 

@@ -23,13 +23,13 @@ from cooperflow.engine import image_identity
 
 from . import private
 
-# What an engine may do differently: limits, labels, events, networks, images.
+# Tests of what may differ between engines: limits, labels, events, networks, images.
 TESTS = (
     "tests/test_engine_notes.py",
     "tests/real/test_preflight.py",
 )
 COLUMNS = ("engine", "image store", "cgroup", "demo", "seconds", "image content", "engine tests")
-# What must be the same on every engine.
+# Results that must be the same on every engine.
 OUTCOME = ("run_name", "repo", "task_id", "features", "outcome", "reason", "caveat")
 
 

@@ -50,7 +50,7 @@ def main() -> int:
     try:
         wanted = re.compile(arguments.only)
     except re.error as error:
-        parser.error(f"{arguments.only!r} is no regular expression: {error}")
+        parser.error(f"{arguments.only!r} is not a regular expression: {error}")
     cases = [case for case in CASES if wanted.search(case.name)]
     cases = [case for case in cases if case.quick or not arguments.quick]
     if not cases:

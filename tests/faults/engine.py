@@ -23,7 +23,7 @@ IMAGE = "akhatua/cooperbench-demo-inventory:task1"
 
 
 class Engine:
-    """A dockerd of the campaign's own, with storage of its own on a small file system."""
+    """A separate dockerd for the campaign, with storage on a small file system."""
 
     def __init__(self, megabytes: int, *arguments: str) -> None:
         self.arguments = arguments
@@ -47,7 +47,7 @@ class Engine:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    # A network of its own: without a bridge it would take away the machine's.
+                    # A separate bridge: otherwise it would remove the machine's.
                     "unshare",
                     "--net",
                     "dockerd",
@@ -125,7 +125,7 @@ class Engine:
 
 @contextlib.contextmanager
 def _mid_run(here: Lab, calls: int = 3) -> Iterator[lab.Start]:
-    """Start, and go on once a run has made some calls; wait for the end afterwards."""
+    """Start, and yield once a run has made some calls; wait for the end afterwards."""
     server = here.servers["lab"]
     start = here.start()
     wait_for(
@@ -169,7 +169,7 @@ def out_of_memory(campaign: Campaign) -> None:
 def eval_container_killed(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
-        campaign.line("Docker", "the container of a grading killed") as line,
+        campaign.line("Docker", "the container of an evaluation killed") as line,
         lab.laboratory() as here,
     ):
         start = here.start()
@@ -190,7 +190,7 @@ def daemon(
     first: str,
     **limits: int,
 ) -> None:
-    """Do something to the daemon in mid-run; attempt 1 must say ``first``, and the run go well."""
+    """Disturb the daemon during a run; attempt 1 must end as ``first``, and the run must pass."""
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", fault) as line,
@@ -262,7 +262,7 @@ def storage_full(campaign: Campaign, engine: Engine) -> None:
     filler = engine.root / "filler"
     with (
         campaign.line(
-            "Docker", "no room in Docker's storage: said before an image is fetched"
+            "Docker", "no space in Docker's storage: reported before an image is fetched"
         ) as line,
         lab.laboratory(docker_host=engine.host, images={"free_gb": 0.5}) as here,
     ):
@@ -274,7 +274,7 @@ def storage_full(campaign: Campaign, engine: Engine) -> None:
         filler.unlink()
         campaign.settle(line, here, control)
     with (
-        campaign.line("Docker", "no room in Docker's storage in mid-run") as line,
+        campaign.line("Docker", "no space in Docker's storage during a run") as line,
         lab.laboratory(docker_host=engine.host, delay="0.5") as here,
     ):
         with _mid_run(here, 2):
@@ -317,7 +317,7 @@ def _engine() -> Iterator[Engine]:
 
 
 def daemons(campaign: Campaign) -> None:
-    """All faults of the daemon itself, on one of our own."""
+    """Cause all faults of the daemon itself, on a separate daemon."""
     with _engine() as engine:
         for fault, cause, first, limits in DAEMON:
             daemon(campaign, engine, fault, cause, first, **limits)
@@ -335,7 +335,7 @@ def storage(campaign: Campaign) -> None:
 
 
 def contexts(campaign: Campaign) -> None:
-    """A Docker context that is missing, dead or reached by SSH; then one that works."""
+    """Cover a Docker context that is missing, dead or reached by SSH; then a working context."""
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", "a context that is missing, dead, or reached by SSH") as line,
@@ -368,7 +368,7 @@ def contexts(campaign: Campaign) -> None:
 CASES = (
     Case("docker: container killed", container_killed, quick=True),
     Case("docker: out of memory", out_of_memory),
-    Case("docker: grading killed", eval_container_killed),
+    Case("docker: evaluation killed", eval_container_killed),
     Case("docker: daemon", daemons),
     Case("docker: image", images),
     Case("docker: storage", storage),

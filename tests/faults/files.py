@@ -50,7 +50,7 @@ def truncated(campaign: Campaign) -> None:
                 with campaign.line("Files", f"{path.name} {how}") as line:
                     rule = {"result.json": "run_solo", "eval.json": "eval_solo"}.get(path.name)
                     told = path == documents[-1] or (rule or "image") in dry.text
-                    line.add(TRUE, [] if told else ["the dry run does not tell of it"])
+                    line.add(TRUE, [] if told else ["the dry run does not report it"])
                     failed = done.process.returncode
                     line.add(GOES_ON, [done.text[-1500:]] if failed else [])
                     new = here.servers["lab"].ledger()[calls:]
@@ -70,7 +70,7 @@ def _settle_all(campaign: Campaign, here: Lab, control: Control, lines: list[Lin
 
 
 def both_copies_gone(campaign: Campaign) -> None:
-    """A finished run of which nothing whole is left is done again, and nothing else."""
+    """A finished run without any complete document is repeated, and nothing else."""
     control = campaign.control(PAIRS, ["solo"])
     with (
         campaign.line("Files", "result.json and its copy truncated") as line,
@@ -84,7 +84,7 @@ def both_copies_gone(campaign: Campaign) -> None:
         assert here.run().process.returncode == 0, here.starts[-1].text[-2000:]
         new = here.servers["lab"].ledger()[calls:]
         line.add(TRUE, [] if {e["repo"] for e in new} == {lab.INVENTORY} else [f"{len(new)} calls"])
-        # A later attempt's books hold both.
+        # The usage of a later attempt includes both.
         (run / "attempts" / "1" / "result.json").unlink(missing_ok=True)
         campaign.settle(line, here, control, run=False)
 
@@ -113,14 +113,14 @@ def two_starts(campaign: Campaign) -> None:
         lab.wait_for(lambda: here.servers["lab"].ledger(), 120, "a call")
         second = here.run()
         said = f"process {first.process.pid}" in second.text and second.process.returncode != 0
-        line.add(TRUE, [] if said else [f"the second start: {second.text[-800:]}"])
+        line.add(TRUE, [] if said else [f"the second session: {second.text[-800:]}"])
         first.finished()
         line.add(GOES_ON, [first.text[-800:]] if first.process.returncode else [])
         campaign.settle(line, here, control, run=False)
 
 
 def clock(campaign: Campaign) -> None:
-    """All times of an earlier start lie in the future; killed before the tables are made."""
+    """All times of an earlier session are in the future; killed before the tables are made."""
     control = campaign.control(PAIRS, ["solo"])
     with campaign.line("Files", "clock set back a day") as line, lab.laboratory() as here:
         assert here.run().process.returncode == 0
@@ -129,7 +129,7 @@ def clock(campaign: Campaign) -> None:
         for path in here.results.rglob("*"):
             if path.is_file():
                 os.utime(path, (later, later))
-        # Only the runs and gradings: as if killed before the tables.
+        # Only the runs and evaluations: as if killed before the tables.
         evals = here.run_folder("solo", PAIRS[1]) / "eval.json"
         part = here.run("-j", "4", str(evals.relative_to(here.clone)))
         assert part.process.returncode == 0, part.text[-2000:]
@@ -259,7 +259,7 @@ def full_disk(campaign: Campaign) -> None:
         start.finished()
         calls = len(here.servers["lab"].ledger())
         line.add(TRUE, [] if calls <= 14 else [f"{calls} calls were made that could not be kept"])
-        line.add(TRUE, [] if start.process.returncode else ["the start ended as if all were well"])
+        line.add(TRUE, [] if start.process.returncode else ["the session ended as a success"])
         refused = here.run()
         told = "MB free" in refused.text and refused.process.returncode
         line.add(TRUE, [] if told else [refused.text[-1500:]])
@@ -325,19 +325,19 @@ INPUTS: tuple[tuple[str, Spoil, str], ...] = (
     ("duplicate pairs", _subset(_tasks(lab.INVENTORY, 1, [1, 2], [2, 1])), "twice"),
     ("no pairs", _subset({"tasks": []}), "no pairs"),
     ("half a subset file", lambda here: _write(here, "{"),
-     "no subset file"),
+     "not a subset file"),
     ("a missing patch file", _no_patch, "feature2/feature.patch"),
 )  # fmt: skip
 
 
 def inputs(campaign: Campaign) -> None:
-    """What cannot be is refused before anything starts, in words that name it."""
+    """Impossible configs are refused before anything starts, and the message names the value."""
     with lab.laboratory() as here:
         for number, (name, spoil, word) in enumerate(INPUTS):
             with campaign.line("Input", name) as line:
                 lab.write_pairs(here.clone / "pairs.json", [lab.PAIR])
                 spoil(here)
-                # A start for the first and the last; the others by what a start asks first.
+                # A session for the first and the last; the others by a session's first check.
                 text = here.run().text if number in (0, len(INPUTS) - 1) else _refusal(here)
                 line.add(TRUE, [] if word in text else [text[-900:]])
                 line.add(TRUE, ["a traceback is shown"] if "Traceback" in text else [])
@@ -347,7 +347,7 @@ def inputs(campaign: Campaign) -> None:
 
 
 def _refusal(here: Lab) -> str:
-    """Return what is said of a config when the DAG is to be built, empty if nothing is."""
+    """Return the message about a config when the DAG is built, empty without one."""
     here.write_config()
     with contextlib.chdir(here.clone):
         try:

@@ -1,4 +1,4 @@
-"""What must hold after every fault; each check returns what is wrong, in words."""
+"""Invariants that must hold after every fault; each check returns the violations as text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 from .lab import Lab, Server
 
-# A run's things may live on so long after its end, seconds.
+# Time after which nothing of an ended run may remain, seconds.
 GRACE = 15
-# What is wrong even before the next start sweeps.
+# Return violations that count even before the next session removes leftovers.
 RUNNING = ("process", "results/.state")
 # Tokens of the model, USD.
 PRICE_IN, PRICE_OUT = 2.5e-6, 10e-6
@@ -69,7 +69,7 @@ def nothing_left(lab: Lab, others: Bystanders | None = None, swept: bool = True)
     """No process, container, network, volume, temporary file or lock 15 s after the end.
 
     Args:
-        swept: a start came after the last kill; before that, what the killed could not remove
+        swept: a session followed the last kill; before that, leftovers of killed processes
             themselves may lie, but nothing of them may run or hold a lock.
     """
     limit = time.monotonic() + GRACE
@@ -116,7 +116,7 @@ def whole(lab: Lab) -> list[str]:
     wrong = []
     for path in lab.results.rglob("*"):
         parts = path.relative_to(lab.results).parts
-        # What upstream was writing when it was killed stays where it was, with its attempt.
+        # Partial files of a killed upstream process stay with their attempt.
         if "logs" in parts or path.is_dir():
             continue
         try:
@@ -133,14 +133,14 @@ def whole(lab: Lab) -> list[str]:
 
 
 def no_further_call(lab: Lab) -> list[str]:
-    """A start on finished runs calls no model, and Snakemake says that nothing is to be done."""
+    """A session on finished runs calls no model, and Snakemake prints that nothing is pending."""
     before = calls(lab.servers.values())
     again = lab.run()
     wrong = []
     if calls(lab.servers.values()) != before:
-        wrong.append("a start on finished runs called the model")
+        wrong.append("a session on finished runs called the model")
     if again.process.returncode != 0 or "Nothing to be done" not in again.text:
-        wrong.append(f"a start on finished runs had something to do: {again.text[-300:]}")
+        wrong.append(f"a session on finished runs had pending jobs: {again.text[-300:]}")
     return wrong
 
 
@@ -182,21 +182,21 @@ def control_rows(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str, str]
 
 
 def key_is_secret(lab: Lab, key: str) -> list[str]:
-    """The provider's key stands in no file that a start wrote."""
+    """No file that a session wrote contains the provider's key."""
     wrong = []
     # The servers' own files are the campaign's: it has them quote the key.
     ours = lab.folder / "servers"
     for path in [p for p in lab.folder.rglob("*") if p.is_file() and ours not in p.parents]:
         try:
             if key.encode() in path.read_bytes():
-                wrong.append(f"the key stands in {path.relative_to(lab.folder)}")
+                wrong.append(f"the key is in {path.relative_to(lab.folder)}")
         except OSError:
             continue
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 if key.encode() in (entry / "cmdline").read_bytes():
-                    wrong.append(f"the key stands in the command line of {entry.name}")
+                    wrong.append(f"the key is in the command line of {entry.name}")
             except OSError:
                 continue
     return wrong
@@ -204,7 +204,7 @@ def key_is_secret(lab: Lab, key: str) -> list[str]:
 
 @dataclass
 class Bystanders:
-    """Containers of others: one of another workflow whose owner is dead, one without a label."""
+    """Foreign containers: of another workflow with a dead session process, and without a label."""
 
     lab: Lab
     names: tuple[str, ...]
@@ -222,4 +222,4 @@ class Bystanders:
 
     def missing(self) -> list[str]:
         there = self.lab.docker("ps", "-a", "--format", "{{.Names}}").split()
-        return [f"{name}, of others, is gone" for name in self.names if name not in there]
+        return [f"{name}, of others, is missing" for name in self.names if name not in there]

@@ -1,4 +1,4 @@
-"""A laboratory: a clone of its own with results of its own, a model that can be made to fail."""
+"""Laboratory: a separate clone with separate results, and a model with faults on request."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MORE_SETTINGS = {
     "team": ["--setting", "team"],
     "coop-git": ["--setting", "coop", "--no-messaging", "--git"],
 }
-# What a start may take here, seconds, before the campaign calls it hung.
+# Time after which the campaign counts a session as hung, seconds.
 PATIENCE = 1200
 
 Rules = Sequence[Mapping[str, Any]]
@@ -115,7 +115,7 @@ class Lab:
     bases: dict[str, str] = field(default_factory=dict)
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
     starts: list[Start] = field(default_factory=list)
-    variables: dict[str, str] = field(default_factory=dict)  # over those of every start
+    variables: dict[str, str] = field(default_factory=dict)  # over those of every session
     wrapper: tuple[str, ...] = ()  # a program that Snakemake is started through
     bystanders: list[str] = field(default_factory=list)  # containers that are not of its runs
 
@@ -149,7 +149,7 @@ class Lab:
         (self.clone / "lab.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False))
 
     def start(self, *arguments: str, configfile: bool = True) -> Start:
-        """Start Snakemake, as a user does, in a session of its own.
+        """Start Snakemake, as a user does, in a separate process session.
 
         Its targets are those of `all` but figures and report, which call nothing.
         """
@@ -193,7 +193,7 @@ class Lab:
         return begun
 
     def script(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run one of the scripts that a user calls by hand."""
+        """Run a script that a user calls by hand."""
         return subprocess.run(
             [sys.executable, f"scripts/commands/{name}.py", *arguments],
             cwd=self.clone,
@@ -204,7 +204,7 @@ class Lab:
         )
 
     def script_edit(self, bases: Mapping[str, str | None], url: str) -> None:
-        """Put right the addresses of models that nobody serves; it is still the same experiment."""
+        """Correct the addresses of models without a server; the experiment stays the same."""
         for name in bases:
             self.config["models"][name]["api_base"] = url
         names = [f"{name}-{setting}" for name in bases for setting in SETTINGS]
@@ -302,7 +302,7 @@ def wait_for(what: Any, seconds: float, name: str = "") -> Any:
 
 
 def clone_to(folder: Path) -> None:
-    """Copy what git has of this repository (as it stands here), without its history."""
+    """Copy this repository's files in git in their current state, without the history."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -337,7 +337,7 @@ def config_of(
         "settings": {name: (SETTINGS[name] if name in settings else None) for name in SETTINGS}
         | {name: MORE_SETTINGS[name] for name in settings if name in MORE_SETTINGS},
         "limits": {
-            "run_seconds": 400,  # a busy machine is no fault
+            "run_seconds": 400,  # a busy machine does not count as a fault
             "eval_seconds": 400,
             "test_seconds": 30,
             "call_seconds": 20,

@@ -44,7 +44,7 @@ def _mid_run(here: Lab, calls: int = 2) -> Iterator[None]:
 def _struck(
     campaign: Campaign, fault: str, strike: Callable[[Lab], None], first: str, calls: int = 2
 ) -> None:
-    """Strike in mid-run: attempt 1 must say ``first``, a later one go well."""
+    """Strike during a run: attempt 1 must end as ``first``, a later attempt must pass."""
     undisturbed = control()
     with (
         campaign.line("OpenHands", fault) as line,
@@ -72,7 +72,7 @@ def _signal_server(number: str) -> Callable[[Lab], None]:
 
 
 def _kill_gateway(here: Lab) -> None:
-    """Kill the process that listens on the run's network and is no Redis."""
+    """Kill the process that listens on the run's network, except Redis."""
     for pid, _ in here.processes():
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
@@ -82,7 +82,7 @@ def _kill_gateway(here: Lab) -> None:
             ):
                 os.kill(pid, signal.SIGKILL)
                 return
-    raise AssertionError("there is no gateway")
+    raise AssertionError("the gateway is missing")
 
 
 def server_dies(campaign: Campaign) -> None:

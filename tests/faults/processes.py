@@ -1,4 +1,4 @@
-"""Kills: any process of a start, by any signal, at random moments."""
+"""Kills: any process of a session, by any signal, at random times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .report import BOOKS, GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Line
 PAIRS = [lab.PAIR, (lab.INVENTORY, 1, (2, 3)), (lab.TEXTKIT, 2, (1, 2)), (lab.TEXTKIT, 2, (3, 2))]
 INT, TERM, HUP, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 
-# Who is killed, how, and how often in the whole campaign.
+# The killed process, the signal, and the number of kills in the campaign.
 KILLS = (
     ("Snakemake's group (Ctrl-C)", INT, 2),
     ("Snakemake", TERM, 2),
@@ -149,7 +149,7 @@ def _until_done(
         who, number = waiting[0]
         victim = _victim(here, start, who, uniform)
         if victim is None:
-            # It is not there at this moment: another one's turn.
+            # It is not running at this moment: try another process.
             waiting.append(waiting.pop(0))
             if start.process.poll() == 0:
                 break
@@ -173,7 +173,7 @@ def _until_done(
 
 
 def _until_calls(here: Lab, start: Start, more: int) -> None:
-    """Wait until a start has made some model calls, or has ended."""
+    """Wait until a session has made some model calls, or has ended."""
     server, limit = here.servers["lab"], time.monotonic() + 90
     wanted = len(server.ledger()) + more
     while len(server.ledger()) < wanted and start.process.poll() is None:

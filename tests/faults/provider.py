@@ -23,7 +23,7 @@ ALL_PAIRS = (
 
 @dataclass(frozen=True)
 class Told:
-    """A fault that is told to a replay server; ``recovers``: undone, the run is as undisturbed."""
+    """A fault for a replay server; ``recovers``: once undone, the run is as undisturbed."""
 
     name: str
     rules: Sequence[Mapping[str, Any]]
@@ -40,7 +40,7 @@ def strike(action: str, times: int | None = None, step: int = 1, **more: Any) ->
 
 
 def agent(*commands: str, text: str = "I do this.", submit: bool = True) -> list[dict[str, Any]]:
-    """Return a rule that plays an agent of our own making."""
+    """Return a rule that plays a scripted agent."""
     turns = [{"text": text, "commands": [command]} for command in commands]
     if submit:
         turns += [
@@ -127,7 +127,7 @@ AGENT = (
 
 PATIENT = (
     Told("sleeps for ever", agent("sleep 100000"), ("fail", "timeout"), False),
-    # It ends by itself, or not: then its agent comes to nothing, or out of time.
+    # If it does not end by itself, its agent fails or runs out of time.
     Told(
         "fork bomb within the limit of pids",
         agent("bomb() { bomb | bomb & }; bomb; sleep 3"),
@@ -140,7 +140,7 @@ PATIENT = (
 
 
 def batch(group: str, table: Sequence[Told], **config: Any) -> Callable[[Campaign], None]:
-    """Return a case that causes all faults of a table in one start, each on a model of its own."""
+    """Return a case that causes all faults of a table in one session, each on a separate model."""
 
     def do(campaign: Campaign) -> None:
         control = campaign.control([lab.PAIR], ["solo"])
@@ -196,7 +196,7 @@ HALTS = (
 
 
 def halts(campaign: Campaign) -> None:
-    """A provider that refuses: no further paid run starts, one message, the next start goes on."""
+    """A provider that refuses: paid runs stop with one message, the next session continues."""
     pairs = ALL_PAIRS
     control = campaign.control(pairs, ["solo"])
     with lab.laboratory(pairs=pairs, delay="0.2") as here:
@@ -209,7 +209,7 @@ def halts(campaign: Campaign) -> None:
                 refused = len(server.ledger()) - before
                 problems = []
                 if not halted.process.returncode:
-                    problems.append("the start ended as if all were well")
+                    problems.append("the session ended as a success")
                 if refused > 6:
                     problems.append(f"{refused} calls were made after the first refusal")
                 if halted.text.count(f"The session starts no more runs: {reason}") != 1:
@@ -224,7 +224,7 @@ def halts(campaign: Campaign) -> None:
 
 
 def outage(campaign: Campaign) -> None:
-    """A provider that is down for all: the runs after the first wait, and go on when it is well."""
+    """A provider that is down for all: runs after the first wait, and continue when it answers."""
     control = campaign.control(ALL_PAIRS, ["solo"])
     with (
         campaign.line("Provider", "down for all runs: the next ones wait") as line,

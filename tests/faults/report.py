@@ -1,4 +1,4 @@
-"""What the campaign tells: one line per fault, how often it was caused, which invariants held."""
+"""Report of the campaign: a line per fault, with its count and the invariants that held."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Line:
 
 @dataclass
 class Campaign:
-    """What the cases share: the dice, the undisturbed run, the lines."""
+    """Shared state of the cases: random numbers, the undisturbed run, the lines."""
 
     seed: int
     random: Random
@@ -100,7 +100,7 @@ class Campaign:
                 print(f"    {column}: {problem[-700:]}", flush=True)
 
     def expect(self, line: Line, rows: Sequence[Mapping[str, str]], *wanted: Expected) -> None:
-        """Check that the outcome and reason of each row is one of those that are true."""
+        """Check that the outcome and reason of each row are among the correct ones."""
         found = {(row["outcome"], row["reason"]) for row in rows}
         well = bool(found) and found <= set(wanted)
         line.add(TRUE, [] if well else [f"is {sorted(found)}, expected {wanted}"])

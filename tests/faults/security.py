@@ -1,4 +1,4 @@
-"""What must not be reached or seen while runs go on, errors included."""
+"""Secrets and services that must be out of reach during runs, errors included."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .provider import agent, strike
 from .report import LEFT, TRUE, Campaign, Case
 
 QUOTES_THE_KEY = f"invalid api token {lab.KEY}, as was sent"
-# As another user: read and connect to whatever lies in the folder of sockets.
+# As another user: read and connect to everything in the folder of sockets.
 INTRUDER = """
 import os, pathlib, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -73,7 +73,7 @@ def _command_lines() -> set[str]:
             except OSError:
                 continue
             if lab.KEY.encode() in line:
-                found.add(f"the key stands in a command line: {line[:80]!r}")
+                found.add(f"the key is in a command line: {line[:80]!r}")
     return found
 
 
@@ -86,7 +86,7 @@ def _of_container(container: dict[str, Any]) -> set[str]:
     wrong = set()
     host = container["HostConfig"]
     if lab.KEY in json.dumps(container):
-        wrong.add("the key stands in a container's description")
+        wrong.add("the key is in a container's description")
     if host["Binds"] or [m for m in container["Mounts"] if m["Type"] == "bind"]:
         wrong.add(f"a path of the machine is mounted: {host['Binds']} {container['Mounts']}")
     if host["Privileged"] or host["NetworkMode"] == "host" or host["PidMode"] or host["CapAdd"]:

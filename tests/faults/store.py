@@ -70,7 +70,7 @@ def volumes(campaign: Campaign) -> None:
 
 
 def address_pools(campaign: Campaign) -> None:
-    """The engine has no address range left: said before a run starts, with the way out."""
+    """The engine has no address range left: reported before a run starts, with the remedy."""
     pool = "--default-address-pool=base=10.213.0.0/24,size=24"
     other = engine.Engine(2500, pool)
     try:

@@ -1,4 +1,4 @@
-"""What the tests of the real benchmark's parts share: copies of the demo data set, small plans."""
+"""Fixtures of the tests with real services: copies of the demo data set, small plans."""
 
 from __future__ import annotations
 

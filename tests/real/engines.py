@@ -1,4 +1,4 @@
-"""Real servers for the tests of images: an image registry, a Docker engine of its own, a proxy."""
+"""Real servers for the tests of images: an image registry, a separate Docker engine, a proxy."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def registry(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def engine(folder: Path, size: int = DISK) -> Iterator[str]:
-    """Run a Docker engine of our own on a disk of ``size`` bytes; give its DOCKER_HOST."""
+    """Run a separate Docker engine on a disk of ``size`` bytes; yield its DOCKER_HOST."""
     folder.mkdir(parents=True)
     disk, mount = folder / "disk.img", folder / "root"
     mount.mkdir()
@@ -141,12 +141,12 @@ def _needs(program: str) -> list[str]:
 
 
 class Proxy:
-    """Stands before a registry: cuts, slows, limits or guards what goes through it."""
+    """Proxy of a registry that interrupts, slows, limits or protects the traffic."""
 
     def __init__(self, registry: str) -> None:
         self._registry = f"http://{registry}"
-        self.cuts = 0  # so many answers with a large blob break off in their middle
-        self.limits = 0  # so many requests of a manifest are answered 429
+        self.cuts = 0  # number of answers with a large blob that break off in the middle
+        self.limits = 0  # number of requests of a manifest that are answered 429
         self.retry_after = "1"
         self.token: str | None = None  # asked for by a challenge, as Docker Hub does
         self.seconds_per_megabyte = 0.0

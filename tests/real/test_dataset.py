@@ -33,7 +33,7 @@ def hub(dataset: Path) -> Iterator[tuple[Hub, str]]:
 def _fetch(
     tmp_path: Path, url: str, dataset_keys: dict[str, Any] | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Call the rule's script as Snakemake does; the hub is where the client's variable says."""
+    """Call the rule's script as Snakemake does; the client's variable names the hub."""
     raw = {
         "results": str(tmp_path / "results"),
         "dataset": {
@@ -108,7 +108,7 @@ def test_a_fetch_that_is_cut_off_is_gone_on_with(
     third = _fetch(tmp_path, url)
     assert third.returncode == 0, third.stdout + third.stderr
     assert f"the hub has a newer revision, {'f' * 40}; {SHA} stays in use" in third.stdout
-    # Another one is asked for than the folder holds.
+    # The config asks for another revision than the folder holds.
     fourth = _fetch(tmp_path, url, {"revision": "e" * 40})
     assert fourth.returncode == 1
     assert f"holds revision {SHA}, the config asks for {'e' * 40}" in fourth.stdout

@@ -40,7 +40,7 @@ print(json.dumps([model_check.ask_litellm(request) for request in requests]))
 
 
 def _ask_litellm(models: list[str]) -> list[dict[str, Any]]:
-    """Return what litellm knows of each model."""
+    """Return the facts of litellm about each model."""
     done = subprocess.run(
         [sys.executable, "-c", ASKER],
         input=json.dumps(models),
@@ -72,7 +72,7 @@ def test_each_model_of_the_examples_is_known_and_priced() -> None:
 @pytest.mark.docker
 @pytest.mark.slow
 def test_a_server_of_openais_kind_is_run_against(tmp_path: Path) -> None:
-    """The whole way of a paid run: preflight, one-token call, estimate, run, grading."""
+    """All steps of a paid run: preflight, one-token call, estimate, run, evaluation."""
     port = tmp_path / "port"
     command = [sys.executable, str(REPOSITORY / "demo" / "replay_server.py"), "--script", "gold"]
     command += ["--dataset", str(REPOSITORY / "demo" / "dataset"), "--port-file", str(port)]

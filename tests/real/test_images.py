@@ -37,7 +37,7 @@ pytestmark = [
 
 
 class Bench:
-    """A registry, a proxy before it, and an engine of our own with its client."""
+    """A registry, a proxy before it, and a separate engine with its client."""
 
     def __init__(self, host: str, client: docker.DockerClient) -> None:
         self.registry = host
@@ -178,7 +178,7 @@ def test_a_rate_limit_is_waited_for_and_told(
     plan_for: Any, proxy: engines.Proxy, capsys: Any
 ) -> None:
     proxy.limits, proxy.retry_after = 3, "1"
-    plan = plan_for(tries=2)  # waiting is no try
+    plan = plan_for(tries=2)  # waiting does not count as a try
     begun = time.monotonic()
     verification.ensure(plan, plan.images[0])
     assert time.monotonic() - begun > 3
@@ -270,7 +270,7 @@ def test_rolling_removes_what_it_brought_after_the_last_use(
     bench.publish(OTHER, "task2", b"textkit")
     both = [(A, 1, [[1, 2]]), (B, 2, [[1, 2]])]
     plan = plan_for(both, rolling=True)
-    # One is here already: not ours to remove.
+    # An image that was present before the workflow is not removed.
     bench.client.api.import_image_from_data(
         engines.task_image(b"theirs"), repository=OTHER, tag="task2"
     )

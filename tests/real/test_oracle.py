@@ -1,4 +1,4 @@
-"""The oracle: gold patches through the one grading path, broken ones, and flaky tests."""
+"""The oracle: gold patches through the evaluation, broken gold patches, and flaky tests."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ GOOD = {
         ({"solo": [_probe((False, False), applied=False)]}, "failed", "solo_gold_not_applied"),
         ({"solo": [_probe(tests_passed=(0, 3))]}, "failed", "no_tests_run: feature 4"),
         ({"control": [_probe((False, True))]}, "failed", "control_passed: feature 7"),
-        # Where no test runs the control passes as well; both are named.
+        # If no test runs, the control passes as well; both are named.
         (
             {"solo": [_probe(tests_passed=(0, 3))], "control": [_probe((True, False))]},
             "failed",
@@ -232,7 +232,7 @@ def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) ->
     assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
     (row,) = oracle_table.rows(plan)
     assert (row["status"], row["reason"]) == ("failed", "coop_gold_failed")
-    assert row["solo_passed"] is True  # combined.patch is whole
+    assert row["solo_passed"] is True  # combined.patch is complete
     assert row["control_failed"] is True
     assert row["tests_run"] > 0
     assert "1 failed of 1 pairs" in oracle_table.tabulate(plan)
@@ -345,7 +345,7 @@ def test_snakemake_oracle_is_resumed_and_marks_the_runs(make_plan: Any, tmp_path
     os.killpg(first.pid, signal.SIGINT)
     assert first.wait(60) != 0
     text = shown.read_text()
-    assert "Interrupted: what is finished is kept. Start the same command again" in text
+    assert "Interrupted: finished runs are kept. Start the same command again" in text
     assert "At least one job did not complete" not in text
     assert "Traceback" not in text
     snakemake("oracle")

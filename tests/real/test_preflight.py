@@ -176,7 +176,7 @@ def test_an_agents_config_is_held_beside_upstreams(
 
 @pytest.mark.docker
 def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
-    """A network that is not there, a module that is not there: each run would break on it."""
+    """A missing network and a missing module: each run would break on it."""
     asked = {"containers": {"network": "no-such-network"}, "images": {"free_gb": 0}}
     plan = make_plan(**asked, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
     work = checks.Work(images=False, runs=plan.runs, evaluations=[])

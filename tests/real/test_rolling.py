@@ -1,4 +1,4 @@
-"""Rolling mode and the pilot, whole: through Snakemake, with real engines and a registry."""
+"""Rolling mode and the pilot, end to end: Snakemake, real engines and a registry."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _docker(host: str, *arguments: str) -> str:
 def test_each_image_is_brought_when_needed_and_removed_after_its_last_use(
     experiment: Make, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path_factory.mktemp("roll")  # short: sockets lie below it
+    folder = tmp_path_factory.mktemp("roll")  # short: sockets are below it
     built = experiment(pairs=PAIRS)
     assert built.run("-j", "2", "images").returncode == 0
     with (

@@ -22,7 +22,7 @@ FILES = [layout.REPOSITORY / "config" / "demo.yaml", Path(__file__).with_name("d
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
 # Of the cluster's two machines.
 NODES = ("node1", "node2")
-# What the demo's twelve runs come to on one machine, by setting: passes of four.
+# Passes of the demo's twelve runs on one machine, by setting, of four.
 EXPECTED = {"solo": 4, "coop-comm": 3, "coop-nocomm": 2}
 
 

@@ -1,4 +1,4 @@
-"""A real Slurm cluster on this machine: one slurmctld, and slurmds that are machines of their own.
+"""A real Slurm cluster on this machine: one slurmctld, and slurmds in separate containers.
 
 Each node has its own host name and its own process numbers (Linux namespaces), so that what runs
 there sees neither the processes of the controller nor those of another node. File system and
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue")
-# How the workflow is told to use a cluster; here jobs end within seconds, so it looks often.
+# Options of the workflow for a cluster; jobs end within seconds here, so it polls often.
 PROFILES = ("--profile", "profiles/default", "--workflow-profile", "profiles/slurm")
 PROFILES += ("--slurm-init-seconds-before-status-checks", "1")
-# How long a part may take to be there, seconds.
+# Time limit for a component to start, seconds.
 PATIENCE = 60
 
 CONF = """\
@@ -53,7 +53,7 @@ SchedulerParameters=sched_interval=2,bf_interval=5,batch_sched_delay=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
-# A node that says nothing for so long has failed.
+# Silence after which a node has failed.
 SlurmdTimeout=10
 SlurmctldTimeout=10
 KillWait=10
@@ -80,11 +80,11 @@ class Cluster:
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
-        """What makes Slurm's commands talk to this cluster."""
+        """Environment with which Slurm's commands use this cluster."""
         return {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def command(self, *arguments: str) -> str:
-        """Run one of Slurm's commands and return what it prints."""
+        """Run a command of Slurm and return its output."""
         done = subprocess.run(
             arguments,
             env={**os.environ, **self.environment()},
@@ -98,7 +98,7 @@ class Cluster:
         return done.stdout
 
     def jobs(self) -> dict[str, str]:
-        """Return the state of each job that is queued or at work, by its number."""
+        """Return the state of each queued or running job, by its number."""
         lines = self.command("squeue", "--noheader", "--format=%i %T").splitlines()
         return dict(line.split() for line in lines if line.strip())
 
@@ -110,7 +110,7 @@ class Cluster:
         return self.command("sinfo", "--noheader", "-n", node, "--format=%T").strip()
 
     def start_node(self, node: str) -> None:
-        """Boot a machine: a host name and process numbers of its own, and slurmd in it."""
+        """Boot a machine: separate host name and process numbers, and slurmd in it."""
         mounts = {str(self.folder): "/etc/slurm"}  # srun in a job looks nowhere else
         if node in self.engines:
             mounts[self.engines[node]] = "/var/run/docker.sock"
@@ -122,7 +122,7 @@ class Cluster:
         self._daemon(node, [*apart, "sh", "-c", " && ".join(inner)])
 
     def kill_node(self, node: str) -> None:
-        """Cut a machine's power: every process on it is gone, nothing is told to anybody."""
+        """Cut a machine's power: every process on it ends without a message."""
         self.daemons.pop(node).kill()
 
     def _daemon(self, name: str, command: list[str]) -> None:

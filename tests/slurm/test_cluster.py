@@ -1,4 +1,4 @@
-"""What a cluster does to jobs, and what must hold all the same: `make slurm` runs these."""
+"""Invariants under the faults of a cluster: `make slurm` runs these tests."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def make(experiment: Make, slurm: Cluster, tars: Path) -> Make:
 
 
 def start(one: Experiment) -> Popen[str]:
-    """Start the workflow on the cluster, in a process group of its own."""
+    """Start the workflow on the cluster, in a separate process group."""
     return one.start("all", *PROFILES)
 
 
@@ -87,7 +87,7 @@ def end(process: Popen[str], code: int | None = 0, seconds: float = 240) -> str:
 
 
 def attempts(one: Experiment) -> list[list[dict[str, Any]]]:
-    """What the attempts of each run noted of themselves."""
+    """Return the records of each run's attempts."""
     folders = sorted(path.parent for path in (one.results / "runs").rglob("attempts"))
     return [
         [json.loads(path.read_text()) for path in sorted((f / "attempts").glob("*/attempt.json"))]
@@ -96,7 +96,7 @@ def attempts(one: Experiment) -> list[list[dict[str, Any]]]:
 
 
 def hosts(one: Experiment) -> dict[str, str]:
-    """On which machine each attempt at work is, by its run's pair."""
+    """Return the machine of each running attempt, by its run's pair."""
     return {
         path.parts[-6]: json.loads(path.read_text())["process"].partition(":")[0]
         for path in (one.results / "runs").rglob("attempt.json")
@@ -149,7 +149,7 @@ def test_a_killed_start_is_gone_on_with_and_nothing_is_paid_twice(
     at_work(slurm, one)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    # The job on its node knows nothing of it; the next start sends the same one again.
+    # The job on its node knows nothing of it; the next session submits the same job again.
     said = end(start(one))
     assert "has been submitted with SLURM jobid" in said
     assert [row["outcome"] for row in one.rows()] == ["pass"]
@@ -187,7 +187,7 @@ def test_a_refusal_on_a_node_ends_the_start(make: Make, slurm: Cluster) -> None:
     )
     note = json.loads((one.results / ".state" / "halt.json").read_text())
     assert note["reason"] == "auth"
-    # Eight runs were to be done: no more than those under way when the word came were begun.
+    # Eight runs were pending: only the runs that were running at the command were started.
     assert len(attempts(one)) <= 2
     assert said.count("submitted with SLURM jobid") <= 4
 
@@ -203,7 +203,7 @@ def test_no_more_runs_at_a_time_than_slots_on_the_whole_cluster(make: Make, slur
 def test_a_node_without_the_image_loads_it_once(
     experiment: Make, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The node has a Docker engine of its own, with nothing in it."""
+    """The node has a separate, empty Docker engine."""
     images = {"pull": False, "build": False, "archive": str(tars), "free_gb": 0}
     one = experiment(pairs=[(TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 2, 3)], images=images)
     assert one.run("images").returncode == 0
@@ -228,7 +228,7 @@ def test_a_node_without_the_image_loads_it_once(
 
 
 def test_an_orphaned_job_is_told_from_one_whose_start_lives(tmp_path: Path) -> None:
-    """The lock of a start is seen from another process; the name in it must be the start's own."""
+    """The lock of a session is visible to another process and names the session's process."""
     program = (
         "import sys, os; sys.path.insert(0, 'scripts')\n"
         "from pathlib import Path\n"

@@ -102,7 +102,7 @@ def _path(source: str, target: str) -> str:
 
 
 def _hunks(path: str, lines: Iterable[object]) -> Iterator[Hunk]:
-    """Yield the blocks of changed lines of one of the diff's hunks."""
+    """Yield the blocks of changed lines of a hunk."""
     length, start = getattr(lines, "source_length", 0), getattr(lines, "source_start", 0)
     # A hunk of no original line is placed after its line number.
     position = start if length else start + 1
@@ -135,7 +135,7 @@ def gap(first: Hunk, second: Hunk) -> int | None:
 
 
 def meetings(first: Patch, second: Patch) -> list[Meeting]:
-    """Return the pairs of hunks, one of each patch, that overlap or are near, in file order."""
+    """Return the pairs of hunks of both patches that overlap or are near, in file order."""
     pairs = [
         Meeting(one, other, distance)
         for one in first.hunks
@@ -148,7 +148,7 @@ def meetings(first: Patch, second: Patch) -> list[Meeting]:
 def columns(first: bytes | None, second: bytes | None) -> dict[str, int | None]:
     """Return the overlap of two patches as columns of runs.csv.
 
-    Without a patch, or with one that is not a readable diff, the columns are empty.
+    Without a patch, or with an unreadable diff, the columns are empty.
     """
     patches = [None if content is None else parse(content) for content in (first, second)]
     one, other = patches

@@ -197,7 +197,7 @@ def _files(folder: Path, hashes: Mapping[str, str]) -> Iterator[Finding]:
         MANIFEST
     }
     bad += sorted(there - set(hashes))
-    told = f"{len(hashes)} files are as the manifest says"
+    told = f"{len(hashes)} files match the manifest"
     yield Finding("files", not bad, f"{', '.join(bad[:5])} differ" if bad else told)
 
 

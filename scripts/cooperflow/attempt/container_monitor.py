@@ -150,7 +150,7 @@ class ModalMonitor:
 
     def stop(self, ended: float) -> ContainerReport:
         if self._started():
-            # One that remains is ended by the next try or session, or by its time limit.
+            # A sandbox that remains is ended by the next try or session, or by its time limit.
             with contextlib.suppress(EngineError):
                 modal_sandboxes.remove({modal_sandboxes.TOKEN: self._labels.token})
         return ContainerReport(self._fates(), engine_lost=False, engine_stalled=0.0)

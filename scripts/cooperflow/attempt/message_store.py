@@ -38,7 +38,7 @@ COMMANDS = (
 MEMORY = 256 << 20
 # Names of the server on the PATH, for architectures without a bundled server.
 PROGRAMS = ("valkey-server", "redis-server")
-# Log lines of a SHUTDOWN: a client's, and the one of a signal.
+# Log lines of a SHUTDOWN by a client, and by a signal.
 _SHUTDOWN = re.compile(rb"User requested shutdown")
 _SIGNAL = re.compile(rb"Received SIG\w+ scheduling shutdown")
 

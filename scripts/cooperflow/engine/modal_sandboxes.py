@@ -63,7 +63,7 @@ def remove(chosen: Mapping[str, str]) -> int:
 
 
 def remove_stale(results: str, run: str | None = None) -> int:
-    """End leftovers of a results folder, or of one of its runs; return their number.
+    """End leftovers of a results folder, or of a run in it; return their number.
 
     Raises:
         EngineError: Modal cannot be asked.

@@ -133,7 +133,9 @@ def interpret_error(name: str, text: str) -> Exception:
     if "manifest unknown" in lowered or "not found" in lowered or "invalid reference" in lowered:
         return UserError(f"{name}: the registry has no such image ({short}).")
     if "no matching manifest" in lowered:
-        return UserError(f"{name}: there is no image for this machine's architecture ({short}).")
+        return UserError(
+            f"{name}: the registry lacks an image for this machine's architecture ({short})."
+        )
     return Transient(short)
 
 

@@ -41,7 +41,7 @@ def ensure(plan: Plan, image: str) -> dict[str, Any]:
     """Fetch a task's image if needed, verify it, and write and return its sentinel.
 
     Raises:
-        UserError: it cannot be fetched, there is no space for it, or it is not usable for a run.
+        UserError: it cannot be fetched, does not fit on the disk, or is not usable for a run.
         EngineError: Docker does not answer.
     """
     sentinel = bring(plan, image)
@@ -53,7 +53,7 @@ def bring(plan: Plan, image: str) -> dict[str, Any]:
     """Fetch a task's image if this machine lacks it, verify it, and return its sentinel.
 
     Raises:
-        UserError: it cannot be fetched, there is no space for it, or it is not usable for a run.
+        UserError: it cannot be fetched, does not fit on the disk, or is not usable for a run.
         EngineError: Docker does not answer.
     """
     client = containers.engine()

@@ -288,7 +288,7 @@ class Tested:
     """The facts about a run's evaluation. evaluation None: eval.json is missing or incomplete."""
 
     evaluation: Evaluation | None
-    empty_patch: bool  # upstream's evaluation gets nothing of one of the patches
+    empty_patch: bool  # upstream's evaluation gets nothing of a patch
     reason: str  # to give if the tests fail (an agent's limit), empty if none
     largest_patch: int  # bytes
 

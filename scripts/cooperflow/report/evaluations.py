@@ -81,7 +81,7 @@ def _feature(evaluation: Mapping[str, Any], key: int, number: int) -> Feature:
 
 
 def was_evaluated(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> bool:
-    """Return whether the run's patches were evaluated, or an attempt at it failed.
+    """Return whether the run's patches were evaluated, even if the evaluation failed.
 
     A run that ended before its evaluation (a timeout, an infrastructure error) has an eval.json
     with its outcome only.

@@ -75,7 +75,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """An experiment of B against one of A; the difference is B less A."""
+    """An experiment of B against an experiment of A; the difference is B less A."""
 
     a: Side
     b: Side

@@ -197,7 +197,7 @@ CONFLICT_COMPARISON_COLUMNS = tuple(_RENAMED.get(name, name) for name in compari
 def mark_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the coop runs with the conflict in the place of the pass, for the same statistics.
 
-    A run without a merge is marked as one without a result, so that it is excluded and counted.
+    A run without a merge is marked as a run without a result, so that it is excluded and counted.
     """
     coop = runs[runs["mode"] == "coop"]
     marks = coop["merge_status"].map(

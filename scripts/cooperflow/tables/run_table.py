@@ -218,7 +218,7 @@ def _moment(seconds: float | None) -> str:
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows as a table with its columns in order."""
     table = pd.DataFrame(list(rows), columns=list(RUN_COLUMNS))
-    # Whole numbers stay whole beside empty cells.
+    # Integers stay integers beside empty cells.
     return table.astype(dict.fromkeys(patch_overlap.COLUMNS, "Int64"))
 
 

@@ -1,8 +1,8 @@
 """A stand-in for Modal's client, which cannot be reached from a test: its sandboxes are containers.
 
-Just what upstream's adapters and the workflow call. The engine is the one that
+Only the functions that upstream's adapters and the workflow call. The engine is the Docker that
 STANDIN_DOCKER_HOST names, so that a test can take Docker away from all others. Each call is a line
-in the file STANDIN_CALLS. While the file STANDIN_KILL is there, the next command of a sandbox finds
+in the file STANDIN_CALLS. While the file STANDIN_KILL exists, the next command of a sandbox finds
 it dead.
 """
 

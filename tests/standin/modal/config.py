@@ -1,4 +1,4 @@
-"""What the stand-in knows of its user."""
+"""Credentials of the stand-in's user."""
 
 import os
 
