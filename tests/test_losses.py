@@ -12,8 +12,11 @@ import pytest
 
 from cooperflow.analysis import losses
 from cooperflow.analysis.losses import OwnFeature
+from cooperflow.layout import Pair
+from cooperflow.outcomes import oracle
+from cooperflow.outcomes.oracle import Probe
 from cooperflow.plots import plot_data
-from cooperflow.tables import breakdowns, run_table
+from cooperflow.tables import breakdowns, oracle_table, run_table
 from cooperflow.tables import losses as loss_tables
 
 PATCH = b"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-1\n+2\n"
@@ -241,3 +244,33 @@ def test_the_flow_adds_up() -> None:
             inside = [part for part in parts if part.stage == stage]
             assert sum(part.count for part in inside) == graded
             assert inside[-1].end == pytest.approx(1.0)
+
+
+def test_the_oracle_has_the_same_columns() -> None:
+    """The gold patches' own features and loss; documents of earlier versions have neither."""
+    pair = Pair("a_task", 1, (4, 2))
+
+    def probe(passed: tuple[bool, bool], merge: str = "") -> dict[str, object]:
+        return Probe(passed, (1, 1), merge, "naive", True, 1.0).as_dict()
+
+    plain = {
+        "solo": probe((True, True)),
+        "coop": probe((False, False), "conflicts"),
+        "control": probe((False, False)),
+    }
+
+    def row(**more: dict[str, object]) -> tuple[object, ...]:
+        documents = [{"repeat": 1, "probes": {**plain, **more}}]
+        made = oracle_table.mark_loss(oracle.row(pair, documents), documents)
+        return made["own1_passed"], made["own2_passed"], made["loss"]
+
+    own = {"own1": probe((True, False)), "own2": probe((False, True))}
+    assert row(**own) == (True, True, "merge")
+    assert row(**{**own, "own2": probe((True, False))}) == (True, False, "agent")
+    assert row(**own, coop=probe((True, False), "clean")) == (True, True, "integration")
+    assert row(**own, coop=probe((True, True), "clean")) == (True, True, "")
+    broken = Probe.without_verdict("no image").as_dict()
+    assert row(**{**own, "own1": broken}) == (None, True, "unknown")
+    assert row(**own, coop=broken) == (True, True, "unknown")
+    assert row() == (None, None, "unknown")
+    assert oracle_table.mark_loss(oracle.row(pair, []), [])["loss"] == ""

@@ -58,12 +58,13 @@ class OracleJob(Job):
         patches, kind = gold_patches(Path(plan.config.dataset.dir), pair)
         image, refusal = _image(plan, pair)
         probes: dict[str, Probe] = {}
+        names = oracle.PROBES + (oracle.OWN if plan.config.evaluation.own_features else ())
         summary, again = f"not evaluated: {refusal}", bool(refusal)
         if refusal:
-            probes = dict.fromkeys(oracle.PROBES, Probe.without_verdict(refusal))
+            probes = dict.fromkeys(names, Probe.without_verdict(refusal))
             if self.this_try.last:
                 print(f"{self.key}: {summary}")
-        for name in oracle.PROBES if not refusal else ():
+        for name in names if not refusal else ():
             probes[name] = self._probe(name, patches[name], image)
             if probes[name].broke and not self.this_try.last:
                 summary, again = f"{name}: evaluation broke ({probes[name].broke})", True
@@ -151,6 +152,10 @@ def gold_patches(root: Path, pair: Pair) -> tuple[dict[str, dict[str, bytes]], s
     patches = {
         oracle.SOLO: {"solo.patch": solo},
         oracle.COOP: {f"agent{n}.patch": single[n] for n in pair.features},
+        **{
+            name: {"solo.patch": single[n]}
+            for name, n in zip(oracle.OWN, pair.sorted_features, strict=True)
+        },
         oracle.CONTROL: {"solo.patch": oracle.CONTROL_PATCH.encode()},
     }
     return patches, kind

@@ -15,6 +15,8 @@ SOLO = "solo"  # the gold patch of both features
 COOP = "coop"  # the gold patch of each feature, merged
 CONTROL = "control"  # a patch that does nothing
 PROBES = (SOLO, COOP, CONTROL)
+# Each feature's gold patch alone; left out with evaluation.own_features: false.
+OWN = ("own1", "own2")
 
 # Verdicts of the oracle on a pair.
 OK = "ok"
@@ -57,6 +59,9 @@ COLUMNS = (
     "feature1_tests",
     "feature2_tests",
     "patch_text",
+    "own1_passed",
+    "own2_passed",
+    "loss",
 )
 
 
@@ -162,7 +167,16 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "feature1_tests": counts[0],
         "feature2_tests": counts[1],
         "patch_text": ";".join(repeats[0].get("patch_text") or ()),
+        **{f"{name}_passed": _own_passed(repeats, name) for name in OWN},
     }
+
+
+def _own_passed(repeats: Sequence[Mapping[str, Any]], name: str) -> bool | None:
+    """Return whether a gold patch alone passes its own feature's tests; None: unknown."""
+    found = [Probe.parse(r["probes"][name]) for r in repeats if name in r["probes"]]
+    if len(found) < len(repeats) or any(probe.broke for probe in found):
+        return None
+    return all(probe.passed[OWN.index(name)] for probe in found)
 
 
 def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import atomic_io
+from cooperflow.analysis import losses
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, oracle
@@ -28,7 +29,21 @@ def repeats(plan: Plan, pair: Pair) -> list[dict[str, Any]]:
 
 def rows(plan: Plan, pairs: Sequence[Pair] | None = None) -> list[dict[str, Any]]:
     """Return the oracle's row of every pair, including those not run."""
-    return [oracle.row(pair, repeats(plan, pair)) for pair in pairs or plan.pairs]
+    return [
+        mark_loss(oracle.row(pair, repeats(plan, pair)), repeats(plan, pair))
+        for pair in pairs or plan.pairs
+    ]
+
+
+def mark_loss(row: dict[str, Any], documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the row with the loss of the merged gold patches, as of a coop run."""
+    if not documents:
+        return {**row, "loss": ""}
+    outcome = judgement.PASS if row["coop_passed"] else judgement.FAIL
+    if any(document["probes"][oracle.COOP].get("broke") for document in documents):
+        outcome = judgement.INFRA_ERROR
+    own = row["own1_passed"], row["own2_passed"]
+    return {**row, "loss": losses.loss(outcome, own, str(row["merge_status"]))}
 
 
 def tabulate(plan: Plan) -> str:
