@@ -180,8 +180,8 @@ class Source:
         some = any(one.has_turns for one in read.values())
         if not some or (records and not all(name in read for name in self._names)):
             return story.of_calls(records, self._names, self.messages)
-        told = story.of_trajectories(read, self.messages)
-        return story.with_failed_calls(story.with_raw_answers(told, records), records)
+        recorded_story = story.of_trajectories(read, self.messages)
+        return story.with_failed_calls(story.with_raw_answers(recorded_story, records), records)
 
     @cached_property
     def communication(self) -> Communication:

@@ -218,9 +218,9 @@ def _events(read: Trajectory) -> list[Event]:
     return _received_when_read(events)
 
 
-def _command(command: trajectory.Command, begun: float | None) -> Command:
+def _command(command: trajectory.Command, started: float | None) -> Command:
     ended = command.ended
-    seconds = ended - begun if ended is not None and begun is not None else None
+    seconds = ended - started if ended is not None and started is not None else None
     return Command(command.text, command.output, command.code, seconds, command.is_shell)
 
 

@@ -207,8 +207,12 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
     document = atomic_io.read_json(folder / layout.RESULT)
     if not isinstance(document, dict):
         raise ValueError("result.json is incomplete")
-    told = (document.get("repo"), document.get("task_id"), sorted(document.get("features") or []))
-    if told != (run.pair.repo, run.pair.task_id, list(run.pair.sorted_features)):
+    identity = (
+        document.get("repo"),
+        document.get("task_id"),
+        sorted(document.get("features") or []),
+    )
+    if identity != (run.pair.repo, run.pair.task_id, list(run.pair.sorted_features)):
         raise ValueError("result.json is of another pair")
     if len(_patches(folder)) != (1 if run.experiment.setting.mode == "solo" else 2):
         raise ValueError("its patches are missing")
@@ -304,11 +308,11 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     graded = _grading(source, verdict)
     if graded is not None:
         evaluation, final = graded
-        told = evaluation or eval_job.untested_document(run, final)
-        eval_job.publish_verdict(plan, run, folder, told, final, 0.0, caveats)
-    whole = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
-    whole["workflow"] |= {"upstream_version": str(span), "caveats": caveats}
-    atomic_io.write_json(folder.result, whole)
+        evaluation_document = evaluation or eval_job.untested_document(run, final)
+        eval_job.publish_verdict(plan, run, folder, evaluation_document, final, 0.0, caveats)
+    result = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
+    result["workflow"] |= {"upstream_version": str(span), "caveats": caveats}
+    atomic_io.write_json(folder.result, result)
     return graded is not None
 
 

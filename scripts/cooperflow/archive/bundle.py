@@ -100,9 +100,9 @@ def check(archive: Path) -> list[Finding]:
             plan = _plan(folder)
         # EOFError: it was cut off.
         except (OSError, EOFError, tarfile.TarError, TypeError, ValueError) as error:
-            told = str(error).replace(f"{folder}/", "")
+            detail = str(error).replace(f"{folder}/", "")
             raise UserError(
-                f"{archive} is not a bundle of this workflow, or incomplete ({told})."
+                f"{archive} is not a bundle of this workflow, or incomplete ({detail})."
             ) from error
         return [*_files(folder, hashes), *_tables(folder, recomputed(plan))]
 
@@ -128,11 +128,11 @@ def recomputed(plan: Plan) -> Mapping[str, str]:
 
     The statistics are computed from runs.csv as written, with rounded numbers.
     """
-    _, summary = made = run_table.collect(plan, partial=True)
+    _, summary = recomputed_tables = run_table.collect(plan, partial=True)
     results = plan.results
     with tempfile.TemporaryDirectory(prefix="cooperflow-tables-") as place:
         written = layout.Results(Path(place))
-        run_table.write(written, *made)
+        run_table.write(written, *recomputed_tables)
         text = written.runs_csv.read_text(encoding="utf-8")
         runs = run_table.read_runs(written.runs_csv)
     small = breakdowns.tables(runs, plan.config.dataset.languages)
@@ -193,26 +193,26 @@ def _files(folder: Path, hashes: Mapping[str, str]) -> Iterator[Finding]:
         for name, known in hashes.items()
         if not (folder / name).is_file() or provenance.file_hash(folder / name) != known
     ]
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
+    archived = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
         MANIFEST
     }
-    bad += sorted(there - set(hashes))
-    told = f"{len(hashes)} files match the manifest"
-    yield Finding("files", not bad, f"{', '.join(bad[:5])} differ" if bad else told)
+    bad += sorted(archived - set(hashes))
+    summary = f"{len(hashes)} files match the manifest"
+    yield Finding("files", not bad, f"{', '.join(bad[:5])} differ" if bad else summary)
 
 
-def _tables(folder: Path, made: Mapping[str, str]) -> Iterator[Finding]:
+def _tables(folder: Path, recomputed_tables: Mapping[str, str]) -> Iterator[Finding]:
     for path in sorted((folder / RESULTS).rglob("*.csv")):
         name = str(path.relative_to(folder / RESULTS))
         if name.startswith("runs/"):
             continue
-        if name not in made:
+        if name not in recomputed_tables:
             yield Finding(name, True, "not computed again")
             continue
-        was, now = path.read_text(encoding="utf-8"), made[name]
+        was, now = path.read_text(encoding="utf-8"), recomputed_tables[name]
         rows = len(was.splitlines()) - 1
         yield Finding(name, was == now, _difference(was, now) or f"{rows} rows, the same")
-    for name in sorted(made):
+    for name in sorted(recomputed_tables):
         if not (folder / RESULTS / name).is_file():
             yield Finding(name, False, "is missing")
 

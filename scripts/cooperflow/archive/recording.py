@@ -168,19 +168,19 @@ def write(plan: Plan, to: Path) -> Written:
 def _write(plan: Plan, to: Path, fresh: Path) -> Written:
     """Write everything below ``fresh``, which is to become ``to``."""
     left_out: list[str] = []
-    whole: dict[str, list[Run]] = {}
+    runs_by_pair: dict[str, list[Run]] = {}
     first = [run for run in plan.runs if run.experiment.repeat == 1]
     for run in first:
         why = _record(plan, run, fresh)
         if why:
             left_out.append(f"{run.key}: {why}")
         else:
-            whole.setdefault(run.pair.folder, []).append(run)
+            runs_by_pair.setdefault(run.pair.folder, []).append(run)
     if plan.config.repeats > 1:
         left_out.append("repeats: only the first is recorded")
     settings = len({run.experiment.run_name for run in first})
-    pairs = [pair for pair in plan.pairs if len(whole.get(pair.folder, ())) == settings]
-    partly = [pair for pair in plan.pairs if 0 < len(whole.get(pair.folder, ())) < settings]
+    pairs = [pair for pair in plan.pairs if len(runs_by_pair.get(pair.folder, ())) == settings]
+    partly = [pair for pair in plan.pairs if 0 < len(runs_by_pair.get(pair.folder, ())) < settings]
     left_out += [f"{pair}: not recorded in every setting, so not replayed" for pair in partly]
     if not pairs:
         raise UserError("No pair is finished in every setting: nothing to record.")
@@ -194,7 +194,7 @@ def _write(plan: Plan, to: Path, fresh: Path) -> Written:
         fresh / "replay.yaml",
         f"{_HEAD.format(path=shown)}{config}",
     )
-    runs = sum(len(whole[pair.folder]) for pair in pairs)
+    runs = sum(len(runs_by_pair[pair.folder]) for pair in pairs)
     return Written(to, runs, tuple(left_out), len(pairs))
 
 
@@ -268,7 +268,7 @@ def _answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
         return found
     solo = run.experiment.setting.mode == "solo"
     names = {"solo": ""} if solo else {name: name for name in ("agent1", "agent2")}
-    return {name: of_calls(records, told) for name, told in names.items()}
+    return {name: of_calls(records, agent_key) for name, agent_key in names.items()}
 
 
 def _title(plan: Plan, run: Run, feature: int) -> str:

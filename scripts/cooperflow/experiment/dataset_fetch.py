@@ -23,7 +23,7 @@ Answer = TypeVar("Answer")
 SCHEMA = 1
 CLAIM_SECONDS = 1.0
 # Length at which the text of a download error is cut, characters.
-TOLD = 400
+LONGEST_ERROR = 400
 # Time limit for the hub to name its newest revision, seconds.
 NEWEST_SECONDS = 5.0
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
@@ -150,7 +150,7 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
     environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     log = place / "prepare.log"
     with log.open("ab") as stream:
-        begun = stream.tell()
+        started = stream.tell()
         process = processes.spawn(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
         try:
             code = process.wait()
@@ -158,11 +158,11 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
             processes.end(process)
     lacking = absent(here, expected)
     if code or lacking:
-        said = log.read_bytes()[begun:].decode(errors="replace").strip()
-        why = next((line for line in reversed(said.splitlines()) if "error:" in line), "")
+        reason = log.read_bytes()[started:].decode(errors="replace").strip()
+        why = next((line for line in reversed(reason.splitlines()) if "error:" in line), "")
         raise UserError(
             f"data set: the download ended early: {len(expected) - len(lacking)} of "
-            f"{len(expected)} files were fetched ({why.strip()[:TOLD] or f'see {log}'}). "
+            f"{len(expected)} files were fetched ({why.strip()[:LONGEST_ERROR] or f'see {log}'}). "
             "Start again: the download continues. The folder is used only when it is complete."
         )
     dataset.check(here, plan.pairs)
@@ -214,9 +214,9 @@ def _answer(root: Path, wanted: str | None, ask: Callable[[], Answer]) -> Answer
 
 
 def _offline(root: Path, error: BaseException) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:TOLD]
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST_ERROR]
     return (
-        f"data set: none at {root}, and the hub does not serve it ({said}).\n"
+        f"data set: none at {root}, and the hub does not serve it ({reason}).\n"
         "Either (1) with a network, `make dataset` fetches it (HTTPS_PROXY names a proxy, "
         "HF_ENDPOINT a mirror, HF_TOKEN a token); (2) without one, copy a folder that "
         "`cooperbench prepare` made elsewhere and name it as dataset.dir in the config."

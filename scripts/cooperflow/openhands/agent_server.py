@@ -147,12 +147,12 @@ def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str,
             if container.status != "running":
                 break
             time.sleep(0.5)
-        said = container.logs(tail=5).decode(errors="replace").strip()
+        output_text = container.logs(tail=5).decode(errors="replace").strip()
     except docker.errors.APIError as error:
-        said = str(error)
+        output_text = str(error)
     finally:
         containers.remove(client, {containers.TOKEN_LABEL: labels.token})
     raise UserError(
         f"{image}: its agent server is not healthy after {HEALTHY_SECONDS} s, or ended. Output: "
-        f"{said or 'none'}. Remove the image, then start again."
+        f"{output_text or 'none'}. Remove the image, then start again."
     )

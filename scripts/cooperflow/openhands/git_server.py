@@ -78,6 +78,6 @@ def _start() -> tuple[Any, str]:
         if container.status != "running":
             break
         time.sleep(0.3)
-    said = container.logs(tail=5).decode(errors="replace").strip()
+    log_text = container.logs(tail=5).decode(errors="replace").strip()
     container.remove(force=True, v=True)
-    raise RuntimeError(f"the git server does not serve: {said}")
+    raise RuntimeError(f"the git server does not serve: {log_text}")

@@ -114,8 +114,8 @@ class Sandbox:
         done = self._container.exec_run(command, workdir=REPOSITORY, demux=True)
         out, err = cast("tuple[bytes | None, bytes | None]", done.output)
         if done.exit_code is None or done.exit_code in _NOT_GITS or done.exit_code > GIT_REFUSES:
-            said = (err or b"").decode(errors="replace").strip()
-            raise RuntimeError(f"{' '.join(command)} ended with {done.exit_code}: {said}")
+            log_text = (err or b"").decode(errors="replace").strip()
+            raise RuntimeError(f"{' '.join(command)} ended with {done.exit_code}: {log_text}")
         # sdk_patches.keep_patches_exact writes the same bytes again.
         return "" if done.exit_code else (out or b"").decode("utf-8", "surrogateescape")
 
@@ -129,8 +129,8 @@ class Sandbox:
             if self._container.status != "running":
                 break
             time.sleep(0.3)
-        said = self._container.logs(tail=20).decode(errors="replace")
-        raise TimeoutError(f"the agent server was not healthy in {HEALTHY_SECONDS} s: {said}")
+        log_text = self._container.logs(tail=20).decode(errors="replace")
+        raise TimeoutError(f"the agent server was not healthy in {HEALTHY_SECONDS} s: {log_text}")
 
     def _keep_log(self, agent: str) -> None:
         """Write the server's log as it appears, so that an interrupted run has it too."""
@@ -140,10 +140,10 @@ class Sandbox:
         try:
             server = client.containers.get(str(self._container.id))
             with (Path(os.environ[LOGS]) / f"agent-server-{agent}.log").open("ab") as kept:
-                for said in server.logs(stream=True, follow=True):
+                for log_text in server.logs(stream=True, follow=True):
                     if kept.tell() > LOG_BYTES:
                         break
-                    kept.write(said)
+                    kept.write(log_text)
                     kept.flush()
         except (docker.errors.DockerException, OSError) as error:
             print(f"the agent server's log: {error}", flush=True)

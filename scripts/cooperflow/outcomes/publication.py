@@ -38,8 +38,10 @@ def result(
     A copy stays in the attempt's folder: the paid result is restored from it if result.json
     is removed.
     """
-    whole = dict(document) if document is not None else _in_upstreams_place(run, evidence, started)
-    whole["log_dir"] = str(folder.path)
+    full_document = (
+        dict(document) if document is not None else _in_upstreams_place(run, evidence, started)
+    )
+    full_document["log_dir"] = str(folder.path)
     record = RunRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,
@@ -56,19 +58,19 @@ def result(
         ),
         model_seconds=round(usage.model_seconds(attempt_calls(folder.attempt(attempt))), 3),
         steps=sum(agent.steps for agent in evidence.agents),
-        messages_sent=_messages(run, folder.attempt(attempt), upstream, whole),
+        messages_sent=_messages(run, folder.attempt(attempt), upstream, full_document),
         patch_lines=sum(_lines(path) for path in sorted(upstream.glob("*.patch"))),
         started=started,
         ended=time.time(),
         cut_answers=evidence.cut_answers,
     )
-    whole["workflow"] = record.as_dict()
+    full_document["workflow"] = record.as_dict()
     folder.eval.unlink(missing_ok=True)
     folder.own.unlink(missing_ok=True)
     # From here on the attempt counts: restore() completes a publication that was killed.
-    atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, whole)
-    _place(folder, upstream, whole)
-    return whole
+    atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, full_document)
+    _place(folder, upstream, full_document)
+    return full_document
 
 
 def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
@@ -131,10 +133,10 @@ def attempt_calls(attempt: Path) -> list[usage.Call]:
 
 def books(folder: RunFolder) -> Usage:
     """Return the usage of all attempts of a run, including killed ones."""
-    whole = Usage()
+    total = Usage()
     for number in folder.attempt_numbers():
-        whole += usage.total(attempt_calls(folder.attempt(number)))
-    return whole
+        total += usage.total(attempt_calls(folder.attempt(number)))
+    return total
 
 
 def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, Any]) -> int:

@@ -244,17 +244,17 @@ def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
     joined = []
     for key in dict.fromkeys([*starts, *ends]):
         start, end = starts.get(key, {}), ends.get(key)
-        begun = float(start.get("time") or (end or {}).get("started") or 0.0)
+        started = float(start.get("time") or (end or {}).get("started") or 0.0)
         thread = str(start.get("thread") or (end or {}).get("thread") or "")
         bound = start.get("cost_bound")
         if end is None:
-            joined.append(Call(key, thread, begun, None, OPEN, cost_bound=bound))
+            joined.append(Call(key, thread, started, None, OPEN, cost_bound=bound))
             continue
         joined.append(
             Call(
                 id=key,
                 thread=thread,
-                start=begun,
+                start=started,
                 end=float(end["time"]),
                 kind=str(end["kind"]),
                 input_tokens=int(end.get("input_tokens") or 0),

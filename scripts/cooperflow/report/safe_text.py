@@ -114,9 +114,9 @@ def patch(patch: str, raw: str | None = None, is_open: bool = True) -> Markup:
     if not patch.strip():
         return Markup('<p class="note">Empty: nothing was changed.</p>')
     parts = _files(patch)
-    whole = [_file(part, is_open and len(parts) <= 6) for part in parts[:MOST_FILES]]
-    html = "".join(markup for markup, _ in whole)
-    if len(parts) > MOST_FILES or any(cut for _, cut in whole):
+    rendered = [_file(part, is_open and len(parts) <= 6) for part in parts[:MOST_FILES]]
+    html = "".join(markup for markup, _ in rendered)
+    if len(parts) > MOST_FILES or any(cut for _, cut in rendered):
         html += left_out(raw)
     return Markup(html)
 

@@ -110,13 +110,13 @@ def read_record(path: Path, model: str) -> dict[Key, Outcome]:
         if not isinstance(results, Mapping):
             raise ValueError(f"{key[0]}/{key[1]} has no results by model")
         models |= dict.fromkeys(results)
-        told = results.get(model)
-        if told is None:
+        entry = results.get(model)
+        if entry is None:
             continue
-        if not isinstance(told, Mapping) or not isinstance(told.get("passed"), bool):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("passed"), bool):
             raise ValueError(f"{key[0]}/{key[1]} {key[2]}: `passed` is not true or false")
-        conflict = told.get("hasConflict")
-        outcomes[key] = Outcome(told["passed"], conflict if isinstance(conflict, bool) else None)
+        conflict = entry.get("hasConflict")
+        outcomes[key] = Outcome(entry["passed"], conflict if isinstance(conflict, bool) else None)
     if not models:
         raise ValueError("it holds no task with results by model")
     if not outcomes:
