@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 KEY = "not-a-real-key-5f1d0c"
 INVENTORY = "demo_inventory_task"
 TEXTKIT = "demo_textkit_task"
-# How long a session may take to end after SIGINT, seconds.
+# Time limit for a session to end after SIGINT, seconds.
 PATIENCE = 60
 
 

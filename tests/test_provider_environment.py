@@ -52,7 +52,7 @@ from cooperflow.session import model_check
 litellm.suppress_debug_info = True
 litellm_model.retry = lambda **_: [__import__("contextlib").nullcontext()]
 messages = [{"role": "user", "content": "Hi"}]
-told = {"azure": resolve_azure_config() is not None, "failed": []}
+findings = {"azure": resolve_azure_config() is not None, "failed": []}
 key = asked["key"]
 for name in asked["models"]:
     if not key:
@@ -69,12 +69,12 @@ for name in asked["models"]:
     except Exception as error:
         # The stub answers without a command, which the agent refuses after the call.
         if type(error).__name__ != "FormatError":
-            told["failed"].append(repr(error))
+            findings["failed"].append(repr(error))
     upstream = model_gateway.Upstream(name, key, kwargs, 1, Path("unused"))
     model_gateway._Model(upstream).complete("agent1", {"messages": messages})
     if name == asked["models"][0]:  # it takes a process, and seconds
         model_check.probe(name, key, base, call=True)
-print(json.dumps(told))
+print(json.dumps(findings))
 """
 
 
@@ -156,12 +156,12 @@ def test_the_config_alone_decides_which_server_is_called(
     with stub("right") as right, stub("proxy") as proxy:
         # The provider's own address is reached by a proxy, which shows who was called.
         ways = {"HTTPS_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
-        told = _call({**environment, **ways}, _bases(right) if configured else None, cwd)
+        findings = _call({**environment, **ways}, _bases(right) if configured else None, cwd)
         called, outside = list(right.paths), list(proxy.paths)
     assert wrong.paths == []
-    assert told["azure"] is False
+    assert findings["azure"] is False
     if configured:
-        assert told["failed"] == []
+        assert findings["failed"] == []
         ends = ["chat", "completions", "messages"]
         assert sorted(path.rpartition("/")[2] for path in called) == sorted([*ends, *ends, "chat"])
         assert outside == []
@@ -191,8 +191,8 @@ def test_a_proxy_is_used_by_all_or_by_none(
         if ways == "all_proxy":  # the calls themselves are tried with the other three
             assert proxy.paths
             return
-        told = _call(environment, bases, tmp_path)
-        assert told["failed"] == []
+        findings = _call(environment, bases, tmp_path)
+        assert findings["failed"] == []
         used, unused = (right, proxy) if ways == "NO_PROXY" else (proxy, right)
         assert len(used.paths) == 2 * len(MODELS) + 1 + 1  # the preflight, and the breaker
         assert unused.paths == []

@@ -74,7 +74,7 @@ class Source:
 
     @cached_property
     def own(self) -> tuple[bool | None, bool | None]:
-        """Whether each agent's own feature passed alone; None: unknown."""
+        """Results of each agent's own feature alone; None: unknown."""
         return losses.read_document(atomic_io.read_json(self.folder.own))
 
     @cached_property

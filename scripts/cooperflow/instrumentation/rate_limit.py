@@ -39,7 +39,7 @@ def next_turn(due: float | None, now: float, interval: float) -> tuple[float, fl
 def parse_retry_after(header: str | None, now: float | None = None) -> float | None:
     """Return the seconds that a Retry-After header asks for: a number, or a date (RFC 9110).
 
-    None where there is no header or its value is neither.
+    None without a header, or if its value is neither.
     """
     with contextlib.suppress(ValueError):
         seconds = float(header or "")

@@ -58,7 +58,7 @@ class Shares(Plot):
 
 @dataclass(frozen=True)
 class Part:
-    """A segment of a stage's bar: runs that go on, or runs lost there or before."""
+    """A segment of a stage's bar: runs that continue, or runs lost there or before."""
 
     stage: str
     kind: str
@@ -150,7 +150,7 @@ PAIRED_COLOURS: Mapping[str, str] = {
     "only_b": "#E69F00",
     "neither": "#CCCCCC",
 }
-# The runs that go on, then the losses.
+# The runs that continue, then the losses.
 LOSS_COLOURS: Mapping[str, str] = {
     loss_tables.PASSED: "#0072B2",
     losses.AGENT: "#E69F00",
@@ -165,7 +165,7 @@ LOSS_WORDS: Mapping[str, str] = {
     losses.INTEGRATION: "tests fail after the merge",
     losses.UNKNOWN: "unknown",
 }
-# A stage and the losses at it.
+# A stage with its losses.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "evaluated runs": (),
     "own features": (losses.AGENT, losses.UNKNOWN),

@@ -18,7 +18,7 @@ CONFLICTS = "conflicts"  # upstream's merge status
 
 @dataclass(frozen=True)
 class Notable:
-    """A run and why to look at it."""
+    """A run and the reason to inspect it."""
 
     row: dict[Any, Any]  # of runs.csv
     line: str
