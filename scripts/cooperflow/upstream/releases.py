@@ -234,6 +234,9 @@ def page() -> str:
             "| --- | --- | --- |",
             *features,
             "",
+            "The other 14 are unknown. Upstream's changelog refers to `dataset/SPEC_AUDIT.md`,",
+            "which is not in the package on PyPI. Runs of these features get no caveat.",
+            "",
             "## Adopted runs",
             "",
             "Upstream's documents name no version. `snakemake adopt` derives it from the day a run"
