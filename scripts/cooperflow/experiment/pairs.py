@@ -57,12 +57,12 @@ def load(subset: str, dataset: Path) -> list[Pair]:
             _same(pairs, _read(own), tables[subset], own)
         return pairs
     if own.is_file():
-        return _check_counts(subset, own, _checked(_read(own), str(own)))
+        return _checked(_read(own), str(own))
     if subset in command_line.OTHER_SUBSETS:
         raise UserError(
-            f"dataset.subset: {subset} is a subset of upstream that is not shipped here. Get "
-            f"{subset}.json from {command_line.SUBSETS_AT}, and either copy it to {own} or name "
-            f"it by its path (dataset.subset: path/to/{subset}.json)."
+            f"dataset.subset: upstream names the subset {subset}, but its public repository "
+            f"({command_line.SUBSETS_AT}) has no {subset}.json. If you have that file, copy it to "
+            f"{own} or name it by its path (dataset.subset: path/to/{subset}.json)."
         )
     in_dataset = [p.stem for p in sorted((dataset / "subsets").glob("*.json"))]
     allowed = sorted({*tables, *in_dataset})
@@ -113,19 +113,6 @@ def _refuse_groups(path: Path, document: Any) -> None:
             f" cooperbench {importlib.metadata.version('cooperbench')} runs two agents: it would"
             " ignore the groups and run all pairs of these tasks. Use a subset with `pairs`."
         )
-
-
-def _check_counts(subset: str, path: Path, pairs: list[Pair]) -> list[Pair]:
-    """Raise if a file named like an upstream subset has another number of pairs."""
-    expected = command_line.OTHER_SUBSETS.get(subset)
-    found = (len(pairs), len({(p.repo, p.task_id) for p in pairs}), len({p.repo for p in pairs}))
-    if expected and found != expected:
-        raise UserError(
-            f"{path}: upstream's {subset} has {expected[0]} pairs of {expected[1]} tasks in"
-            f" {expected[2]} repos, this file has {found[0]} of {found[1]} in {found[2]}. Get it"
-            f" again from {command_line.SUBSETS_AT}, or use another file name for another choice."
-        )
-    return pairs
 
 
 def _pair(path: Path, repo: Any, task: Any, features: Any) -> Pair:

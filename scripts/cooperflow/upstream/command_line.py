@@ -13,11 +13,8 @@ import yaml
 # The data set's repository on the hub (cooperbench.dataset.REPO_ID). Importing it costs seconds.
 DATASET = "CodeConflict/cooperbench-dataset"
 
-# Subsets of upstream's repository without a shipped table: pairs, tasks, repos.
-OTHER_SUBSETS: dict[str, tuple[int, int, int] | None] = {
-    "core": None,
-    "flash_10": (10, 10, 9),
-}
+# Subsets that upstream names and whose file is not in its public repository.
+OTHER_SUBSETS = frozenset({"core"})
 SUBSETS_AT = "github.com/cooperbench/CooperBench, folder dataset/subsets"
 
 
