@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 
 from cooperflow.errors import UserError
+from cooperflow.jobs import command
 from cooperflow.tables import folder_comparison, terminal_tables
 
 
@@ -28,7 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"\n{error}\n")
+    command.run(main)
