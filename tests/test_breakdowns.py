@@ -307,7 +307,11 @@ def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
         spec = specifications.SPECS[name](shown)
         assert spec["title"]
         json.dumps(spec, allow_nan=False)
-        assert plot_files.render(name, shown, ("svg",))["svg"].startswith(b"<svg")
+        svg = plot_files.render(name, shown, ("svg",))["svg"]
+        assert svg.startswith(b"<svg")
+        size = re.search(rb'width="([^"]+)" height="([^"]+)"', svg)
+        assert size
+        assert all(0 < float(pixels) < 5000 for pixels in size.groups()), (name, size[0])
 
 
 @pytest.mark.parametrize("name", ["paired_outcomes", "repo_outcomes"])

@@ -481,14 +481,15 @@ def _looks(
     shapes = [known[name].marker for name in groups]
     shape = {"field": field, "type": "nominal", "scale": {"domain": groups, "range": shapes}}
     colour = _colour(field, groups, colours)
-    if not legend:
+    if not legend or not groups:  # a legend without entries makes the plot infinitely high
         return {"color": {**colour, "legend": None}, "shape": {**shape, "legend": None}}
     return {"color": colour, "shape": {**shape, "legend": {"title": None}}}
 
 
 def _colour(field: str, names: Sequence[str], colours: Iterable[str]) -> dict[str, Any]:
     scale = {"domain": list(names), "range": list(colours)}
-    return {"field": field, "type": "nominal", "scale": scale, "legend": {"title": None}}
+    legend = {"title": None} if names else None  # as above
+    return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
 
 
 def _with(layer: Mapping[str, Any], **encoding: Any) -> Spec:
