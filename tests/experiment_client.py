@@ -148,6 +148,8 @@ class Experiment:
             "limits": {"pause_seconds": 0, "call_tries": 2},
             "preflight": "light",  # else its call of one token is in the server's ledger
             "images": {"pull": False, "build": True, "free_gb": 1},
+            # Two containers more for each coop run; the demo's test has them.
+            "evaluation": {"own_features": False},
         }
         for key, value in config.items():
             both = isinstance(document.get(key), dict)

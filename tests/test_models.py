@@ -15,6 +15,7 @@ import yaml
 from experiment_client import INVENTORY, TEXTKIT, Experiment
 from hypothesis import given
 from hypothesis import strategies as st
+from replay_client import billed
 
 from cooperflow import atomic_io
 from cooperflow.experiment import config, plan
@@ -94,14 +95,23 @@ def _overlap(rows: Sequence[dict[str, str]]) -> bool:
     return any(b[0] < a[1] for a, b in itertools.pairwise(spans))
 
 
-def _model(one: Experiment, **more: Any) -> dict[str, Any]:
-    base = f"{one.server.url}/v2/chat"
-    return {"model": "command-a-03-2025", "api_base": base, "api_key": "TESTED_KEY", **more}
+# Name of a model -> litellm's name and the path of its end point: a wire format each.
+WIRES = {
+    "first": ("command-a-03-2025", "/v2/chat"),
+    "second": ("openai/gpt-4o", "/v1"),
+    "third": ("anthropic/claude-sonnet-4-5", ""),
+}
+
+
+def _model(one: Experiment, name: str = "first", **more: Any) -> dict[str, Any]:
+    model, path = WIRES[name]
+    base = f"{one.server.url}{path}"
+    return {"model": model, "api_base": base, "api_key": "TESTED_KEY", **more}
 
 
 def _with_models(one: Experiment, names: Sequence[str]) -> None:
     raw = yaml.safe_load(one.config.read_text())
-    raw["models"] = {"command-a": None, **{n: _model(one, provider="both") for n in names}}
+    raw["models"] = {"command-a": None, **{n: _model(one, n, provider="both") for n in names}}
     raw["providers"] = {"both": {"runs": 1, "requests_per_minute": 20}}
     one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
 
@@ -131,6 +141,13 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
 
     rows = one.rows()
     assert [row["outcome"] for row in rows] == ["pass"] * 3
+    # What a row says was paid is what the server counted, in every wire format.
+    paid = dict.fromkeys(("cohere", "openai", "anthropic"), 0.0)
+    for line in one.server.ledger():
+        paid[line["wire"]] += billed(line)
+    assert min(paid.values()) > 0
+    assert [float(row["cost_usd"]) for row in rows] == pytest.approx(list(paid.values()), abs=1e-6)
+    assert {row["cost_complete"] for row in rows} == {"True"}
     assert [row["model"] for row in one.summary()] == ["first", "second", "third"]
     with (one.results / "comparison.csv").open(newline="") as stream:
         compared = list(csv.DictReader(stream))

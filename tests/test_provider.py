@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import recorded_calls
-from replay_client import DEMO, Server, server
+from replay_client import DEMO, Server, billed, server
 
 from cooperflow import atomic_io
 from cooperflow.analysis import story
@@ -28,40 +28,6 @@ from cooperflow.upstream.trajectory import Entry, Trajectory
 sys.path.insert(0, str(DEMO))
 
 from replay.shapes import SHAPES, THOUGHT
-
-# Prices that the ledger is multiplied by, USD per token: written down here, not read from litellm.
-PRICES = {
-    "cohere": {"input": 2.5e-6, "output": 10e-6},
-    "openai": {"input": 2.5e-6, "output": 10e-6, "read": 1.25e-6},
-    "anthropic": {
-        "input": 3e-6,
-        "output": 15e-6,
-        "read": 0.3e-6,
-        "write": 3.75e-6,
-        "write_1h": 6e-6,
-    },
-}
-
-
-def billed(line: dict[str, Any]) -> float:
-    """Return the cost of a call by the server's ledger."""
-    if line["reported_cost"] is not None:
-        return float(line["reported_cost"])
-    price = PRICES[line["wire"]]
-    if line["wire"] == "cohere":
-        return float(
-            line["billed_input_tokens"] * price["input"]
-            + line["billed_output_tokens"] * price["output"]
-        )
-    read, written = line["cached_tokens"], line["cache_write_tokens"]
-    hour = line["cache_write_1h_tokens"]
-    return float(
-        (line["input_tokens"] - read - written) * price["input"]
-        + read * price.get("read", 0)
-        + (written - hour) * price.get("write", 0)
-        + hour * price.get("write_1h", 0)
-        + line["output_tokens"] * price["output"]
-    )
 
 
 @pytest.fixture(scope="module")
