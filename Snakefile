@@ -1,4 +1,5 @@
-# CooperBench as a workflow: images -> runs (solo, coop-comm, coop-nocomm) -> evals -> tables.
+# CooperBench as a workflow: images -> runs (solo, coop-comm, coop-nocomm) -> evals, own features ->
+# tables, plots, report. On request: oracle, adopt, export, judge.
 
 
 configfile: "config/config.yaml"

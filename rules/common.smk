@@ -38,7 +38,7 @@ except UserError as error:
 RESULTS = PLAN.results
 GATE = str(RESULTS.gate)
 
-# The wildcard for a pair's path below its experiment.
+# The wildcard for a pair's path below its experiment; a constant, so that f-strings need no `{{`.
 PAIR = "{pair}"
 
 snakemake_setup.collect_garbage_rarely()
@@ -114,7 +114,7 @@ if not workflow.remote_exec:
     for note in fingerprint.notes(PLAN, thorough=workflow.output_settings.dryrun):
         print(note, file=sys.stderr)
 
-# A session prints it with its plan.
+# A session prints it with its plan; a dry run has no session.
 if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun:
     from cooperflow.jobs import budget
 
@@ -137,6 +137,7 @@ def documents(name, wanted=lambda experiment: True):
     ]
 
 
+# The input functions below may also mark a broken output, so that it is made again.
 def make_again(document):
     """Have Snakemake make an existing file again, as --forcerun would, if its job is in the DAG."""
     workflow.dag.forcefiles.add(str(document))

@@ -11,7 +11,7 @@ for experiment in PLAN.experiments:
         log:
             f"logs/evals/{experiment.run_name}/{PAIR}.log",
         priority: 100
-        threads: 0
+        threads: 0  # eval_slots limits them, not cores
         resources:
             eval_slots=1,
             attempt=attempt_number,

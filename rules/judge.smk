@@ -1,4 +1,5 @@
-# Labels a sample of the failed runs by a model: paid, off by default, never part of `all`.
+# Labels a sample of the failed runs by a model: paid, off by default, never part of `all`. No output
+# is declared: the answers are a cache that grows, and Snakemake would delete it after a failure.
 rule judge:
     input:
         RESULTS.runs_csv,

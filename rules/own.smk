@@ -14,7 +14,7 @@ for experiment in PLAN.experiments:
             f"logs/own/{experiment.run_name}/{PAIR}.log",
         # Below every run and evaluation: for evaluation slots that are idle.
         priority: 0
-        threads: 0
+        threads: 0  # eval_slots limits them, not cores
         resources:
             eval_slots=1,
             attempt=attempt_number,

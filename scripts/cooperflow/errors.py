@@ -19,7 +19,7 @@ class StoreError(Exception):
 
 
 def nearest(word: object, allowed: Iterable[object]) -> str:
-    """Return `` (did you mean X?)`` if ``word`` looks like a typo of an ``allowed`` word."""
+    """Return `` Did you mean X?`` if ``word`` looks like a typo of X, an ``allowed`` word."""
     close = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1, cutoff=0.6)
     return f" Did you mean {close[0]}?" if close else ""
 

@@ -1,1 +1,1 @@
-"""Provenance, the reviewers' bundle, recordings and adopted runs."""
+"""Provenance, bundles, recordings, exports and adopted runs."""

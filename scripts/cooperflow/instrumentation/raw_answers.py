@@ -1,4 +1,4 @@
-"""Patch applied to httpx inside a process that calls models: it records and completes answers.
+"""Wrapper of httpx in a process that calls models: records, completes and corrects answers.
 
 litellm drops fields that it does not know, and fails on an answer without usage after it was paid
 for. All its synchronous providers send through ``httpx.Client.send``, so this function sees the

@@ -96,7 +96,7 @@ def _redactor() -> Redactor:
 
 
 def perform_named(name: str, arguments: Sequence[str]) -> int:
-    """Do the job that a rule's script names (`run`, `eval`, `oracle`); return the exit code."""
+    """Do the job that a script names (`run`, `eval`, `own`, `oracle`); return the exit code."""
     module = importlib.import_module(f"cooperflow.jobs.{name}_job")
     work: Callable[[Plan, Any, Try], int] = module.perform
     find: Callable[[Plan, str], Any] = getattr(module, "find", Plan.run)

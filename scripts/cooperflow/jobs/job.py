@@ -1,4 +1,4 @@
-"""Skeleton of a job: the steps that run, eval and oracle have in common."""
+"""Skeleton of a job: the steps that run, eval, own and oracle jobs have in common."""
 
 from __future__ import annotations
 

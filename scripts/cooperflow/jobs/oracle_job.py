@@ -1,4 +1,4 @@
-"""Job of the rule `oracle`: one evaluation of a pair's gold patches and of its control."""
+"""Job of the rule `oracle_pair`: one repetition of the evaluations of a pair's gold patches."""
 
 from __future__ import annotations
 

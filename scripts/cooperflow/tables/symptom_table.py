@@ -86,7 +86,7 @@ def counts(readings: Mapping[str, Sequence[Reading]], replay: bool) -> pd.DataFr
 def agreement_of(votes: Sequence[Sequence[bool]]) -> tuple[float, float]:
     """Return the pairwise agreement of the repeats and Fleiss' kappa; NaN without repeats.
 
-    Only runs with the most frequent number of answers count. Kappa is NaN where all answers are
+    Only runs with the most answers count. Kappa is NaN where all answers are
     equal. Source: J. L. Fleiss, "Measuring nominal scale agreement among many raters",
     Psychological Bulletin 76 (1971) 378-382; computed by statsmodels.
     """
