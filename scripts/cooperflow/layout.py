@@ -108,6 +108,11 @@ def own_marker(dashed_key: str) -> str:
     return f"own--{dashed_key}"
 
 
+def oracle_marker(pair: str, repeat: int | str) -> str:
+    """Return the name of the redo marker of a repetition of the oracle's evaluations of a pair."""
+    return dashed(f"oracle--{pair}--{repeat}")
+
+
 def image_key(image: str) -> str:
     """Return the name of an image's sentinel: the image without its owner, safe as a file name."""
     return image.rsplit("/", 1)[-1].replace(":", "_")

@@ -43,7 +43,7 @@ def broken_evaluations(results: Results) -> frozenset[str]:
 
 
 def evaluation_name(mode_folder: str, pair: str) -> str:
-    """Return the name under which a note of a run's broken evaluation is kept.
+    """Return the name of the redo marker of a run's broken evaluation.
 
     Args:
         mode_folder: the experiment's folder, ending in {run_name}/{mode}.
@@ -58,8 +58,8 @@ def own_name(mode_folder: str, pair: str) -> str:
 
 
 def oracle_name(pair: str, repeat: str) -> str:
-    """Return the name under which a note of the oracle's broken evaluation is kept."""
-    return layout.dashed(f"oracle--{pair}--{repeat}")
+    """Return the name of the redo marker of the oracle's broken evaluation."""
+    return layout.oracle_marker(pair, repeat)
 
 
 def gate_is_outdated(plan: Plan) -> bool:

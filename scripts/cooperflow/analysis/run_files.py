@@ -80,14 +80,7 @@ class Source:
     @cached_property
     def conflicting_files(self) -> tuple[str, ...]:
         """Files in which hunks of both patches overlap, in order."""
-        texts = [patch.text for patch in self.patches if patch.agent]
-        if len(texts) != 2 or sum(map(len, texts)) > LARGEST_PARSED:
-            return ()
-        one, other = (patch_overlap.parse(text.encode("utf-8", "surrogatepass")) for text in texts)
-        if one is None or other is None:
-            return ()
-        met = patch_overlap.meetings(one, other)
-        return tuple(dict.fromkeys(pair.first.file for pair in met if pair.overlaps))
+        return tuple(dict.fromkeys(pair.first.file for pair in self.meetings if pair.overlaps))
 
     @cached_property
     def task_changes(self) -> list[coordination.TaskChange]:
@@ -203,10 +196,12 @@ class Source:
     def meetings(self) -> list[Meeting]:
         """The hunks of two agents that overlap or are near, the overlapping ones first."""
         texts = [patch.text for patch in self.patches if patch.agent]
-        patches = [patch_overlap.parse(text.encode("utf-8", "replace")) for text in texts]
-        if len(patches) != 2 or patches[0] is None or patches[1] is None:
+        if len(texts) != 2 or sum(map(len, texts)) > LARGEST_PARSED:
             return []
-        pairs = patch_overlap.meetings(patches[0], patches[1])
+        first, second = (patch_overlap.parse(text.encode("utf-8", "replace")) for text in texts)
+        if first is None or second is None:
+            return []
+        pairs = patch_overlap.meetings(first, second)
         return sorted(pairs, key=lambda pair: not pair.overlaps)
 
     @cached_property

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, layout
 from cooperflow.attempt import evaluation
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
@@ -161,15 +161,11 @@ def gold_patches(root: Path, pair: Pair) -> tuple[dict[str, dict[str, bytes]], s
     return patches, kind
 
 
-def marker_name(pair: Pair, number: int) -> str:
-    """Return the name of the redo marker of a repetition."""
-    return f"oracle--{pair.folder.replace('/', '--')}--{number}"
-
-
 def _mark_broken(plan: Plan, pair: Pair, number: int, is_broken: bool) -> None:
     """Write a redo marker, newer than the document, if an evaluation broke."""
-    for marker in plan.results.broken_evals.glob(f"{marker_name(pair, number)}.*"):
+    prefix = layout.oracle_marker(pair.folder, number)
+    for marker in plan.results.broken_evals.glob(f"{prefix}.*"):
         marker.unlink(missing_ok=True)
     if is_broken:
-        name = f"{marker_name(pair, number)}.{time.time_ns()}"
+        name = f"{prefix}.{time.time_ns()}"
         atomic_io.write_text(plan.results.broken_evals / name, f"{pair}\n")

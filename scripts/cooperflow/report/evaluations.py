@@ -10,6 +10,7 @@ from cooperflow.analysis import losses
 from cooperflow.outcomes import judgement, runner_output
 from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.outcomes.runner_output import Count
+from cooperflow.upstream import result_files
 
 # Names of failing tests that a page lists; the output has all of them.
 MOST_NAMES = 50
@@ -62,8 +63,8 @@ def features(evaluation: Mapping[str, Any], numbers: tuple[int, ...]) -> tuple[F
 
 def _feature(evaluation: Mapping[str, Any], key: int, number: int) -> Feature:
     part = evaluation.get(f"feature{key}") or {}
-    output = str(part.get("test_output") or part.get("output") or "")
-    passed = bool(part.get("passed"))
+    output = result_files.output_of(evaluation, key)
+    passed = result_files.has_passed(evaluation, key)
     failing = () if passed else runner_output.failing_tests(output)
     start = 0 if passed else runner_output.first_failure(output)
     if output[:start].count("\n") <= SHORT_PREAMBLE:
