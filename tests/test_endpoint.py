@@ -27,7 +27,8 @@ MachineContext = Callable[..., None]
 def add_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MachineContext:
     """Write a context of the docker command into a private configuration folder."""
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that the end of the test removes what is set meanwhile
+        monkeypatch.delenv(name)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
 
     def add(name: str, host: str, current: bool = False, tls: bool = False, **more: Any) -> None:

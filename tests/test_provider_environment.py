@@ -56,7 +56,7 @@ findings = {"azure": resolve_azure_config() is not None, "failed": []}
 key = asked["key"]
 for name in asked["models"]:
     if not key:
-        child_process._set_key(name, key)
+        child_process.set_key(name, key)
     base = {"api_base": asked["bases"][name]} if asked["bases"] else {}
     kwargs = {"timeout": 20, "max_retries": 0, **base}
     try:

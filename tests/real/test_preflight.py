@@ -183,5 +183,5 @@ def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
     with pytest.raises(UserError) as told:
         preflight.require_quick(checks.Context(plan, work))
     assert "docker network create no-such-network" in str(told.value)
-    assert "no module no_such_module.agents (external, for some)" in str(told.value)
+    assert "the module no_such_module.agents is missing (external, for some)" in str(told.value)
     assert "no module json" not in str(told.value)
