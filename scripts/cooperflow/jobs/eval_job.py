@@ -13,7 +13,7 @@ from cooperflow.attempt import evaluation
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import rolling
 from cooperflow.jobs import circuit_breaker
-from cooperflow.jobs.job import DONE, Conclusion, Job, Try
+from cooperflow.jobs.job import DONE, Conclusion, Job, Try, corrupt_result
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import judgement, patch_text, publication
 from cooperflow.outcomes.judgement import Verdict
@@ -44,8 +44,7 @@ class EvalJob(Job):
         folder, run = self._folder, self._run
         record = RunRecord.read(atomic_io.read_json(folder.result))
         if record is None:
-            print(f"{folder.result} is corrupt. Remove it to have it restored or the run repeated.")
-            return Conclusion("", False, lambda: 1)
+            return corrupt_result(folder.result)
         if record.outcome is not None:
             final = Verdict(record.outcome, record.reason)
             return Conclusion("", False, lambda: self._publish(None, final, 0.0))
@@ -129,15 +128,9 @@ def publish_verdict(
         tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
     )
     atomic_io.write_json(folder.eval, {**document, "workflow": record.as_dict()})
-    for marker in plan.results.broken_evals.glob(f"{run.dashed}.*"):
-        if verdict.reason != judgement.EVAL_ERROR:
-            marker.unlink(missing_ok=True)
     publication.make_stale(plan.results, folder.eval)
-    if verdict.reason == judgement.EVAL_ERROR:
-        # This redo marker is newer than eval.json, so a later session evaluates the run again.
-        atomic_io.write_text(
-            plan.results.broken_evals / f"{run.dashed}.{time.time_ns()}", run.key + "\n"
-        )
+    is_broken = verdict.reason == judgement.EVAL_ERROR
+    publication.mark_broken(plan.results, run.dashed, run.key, is_broken)
 
 
 def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:

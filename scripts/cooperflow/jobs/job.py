@@ -14,6 +14,7 @@ from cooperflow.processes import Interrupted
 
 # Exit codes of a job, as in sysexits.h.
 DONE = 0
+FAILED = 1
 TRY_AGAIN = 75
 HALTED = 77
 INTERRUPTED = 130
@@ -37,6 +38,12 @@ class Conclusion:
     summary: str
     again: bool
     publish: Callable[[], int]  # returns the exit code of the job
+
+
+def corrupt_result(path: Path) -> Conclusion:
+    """Print that a run's result.json is corrupt and return a failure that no retry changes."""
+    print(f"{path} is corrupt. Remove it to have it restored or the run repeated.")
+    return Conclusion("", False, lambda: FAILED)
 
 
 class Job(abc.ABC):

@@ -16,7 +16,7 @@ from cooperflow.experiment.plan import Plan
 from cooperflow.images import rolling, verification
 from cooperflow.jobs.job import DONE, Conclusion, Job, Try
 from cooperflow.layout import Pair
-from cooperflow.outcomes import oracle, patch_text
+from cooperflow.outcomes import oracle, patch_text, publication
 from cooperflow.outcomes.oracle import Probe
 
 SCHEMA = 1
@@ -91,7 +91,9 @@ class OracleJob(Job):
             "probes": {name: probe.as_dict() for name, probe in probes.items()},
             "time": time.time(),
         }
-        _mark_broken(plan, pair, number, any(probe.broke for probe in probes.values()))
+        marker = layout.oracle_marker(pair.folder, number)
+        is_broken = any(probe.broke for probe in probes.values())
+        publication.mark_broken(plan.results, marker, str(pair), is_broken)
         atomic_io.write_json(plan.results.oracle_repeat(pair, number), document)
         row = oracle.row(pair, [document])
         print(f"{self.key}: {row['status']} {row['reason']} ({row['seconds']} s for solo)")
@@ -159,13 +161,3 @@ def gold_patches(root: Path, pair: Pair) -> tuple[dict[str, dict[str, bytes]], s
         oracle.CONTROL: {"solo.patch": oracle.CONTROL_PATCH.encode()},
     }
     return patches, kind
-
-
-def _mark_broken(plan: Plan, pair: Pair, number: int, is_broken: bool) -> None:
-    """Write a redo marker, newer than the document, if an evaluation broke."""
-    prefix = layout.oracle_marker(pair.folder, number)
-    for marker in plan.results.broken_evals.glob(f"{prefix}.*"):
-        marker.unlink(missing_ok=True)
-    if is_broken:
-        name = f"{prefix}.{time.time_ns()}"
-        atomic_io.write_text(plan.results.broken_evals / name, f"{pair}\n")

@@ -14,7 +14,7 @@ from cooperflow.attempt import evaluation
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import rolling
 from cooperflow.jobs import circuit_breaker
-from cooperflow.jobs.job import DONE, Conclusion, Job, Try
+from cooperflow.jobs.job import DONE, FAILED, Conclusion, Job, Try, corrupt_result
 from cooperflow.outcomes import judgement, publication
 from cooperflow.outcomes.records import RunRecord
 from cooperflow.upstream import result_files
@@ -43,15 +43,14 @@ class OwnJob(Job):
         folder, run = self._folder, self._run
         record = RunRecord.read(atomic_io.read_json(folder.result))
         if record is None:
-            print(f"{folder.result} is corrupt. Remove it to have it restored or the run repeated.")
-            return Conclusion("", False, lambda: 1)
+            return corrupt_result(folder.result)
         is_infra = record.outcome == judgement.INFRA_ERROR
         reason = record.reason or judgement.INFRA_ERROR if is_infra else ""
         own: dict[str, OwnFeature] = {}
         for number, feature in enumerate(run.pair.sorted_features, start=1):
             own[f"agent{number}"] = self._judge(number, feature, reason)
             if own[f"agent{number}"].broke and not self.this_try.last:
-                return Conclusion("evaluation broke", True, lambda: 1)
+                return Conclusion("evaluation broke", True, lambda: FAILED)
         return Conclusion("", False, lambda: self._publish(own))
 
     def _judge(self, number: int, feature: int, reason: str) -> OwnFeature:
@@ -86,13 +85,8 @@ class OwnJob(Job):
         }
         atomic_io.write_json(self._folder.own, losses.make_document(base, own))
         publication.make_stale(plan.results, self._folder.own)
-        name = layout.own_marker(run.dashed)
-        for marker in plan.results.broken_evals.glob(f"{name}.*"):
-            marker.unlink(missing_ok=True)
-        if any(verdict.broke for verdict in own.values()):
-            # Newer than own.json, so a later session evaluates the patches again.
-            marker = plan.results.broken_evals / f"{name}.{time.time_ns()}"
-            atomic_io.write_text(marker, run.key + "\n")
+        is_broken = any(verdict.broke for verdict in own.values())
+        publication.mark_broken(plan.results, layout.own_marker(run.dashed), run.key, is_broken)
         words = {True: "passed", False: "failed", None: "unknown"}
         for agent, verdict in own.items():
             print(f"{run.key}: {agent} alone: {words[verdict.passed]} {verdict.reason}".rstrip())

@@ -221,6 +221,23 @@ class Broken:
         return self.reason == judgement.EVAL_ERROR
 
 
+def mark_broken(results: Results, name: str, key: str, is_broken: bool) -> None:
+    """Write a redo marker if an evaluation broke, else remove its redo markers.
+
+    To be called after the document is written: a marker is newer than what it causes to be made
+    again. An older marker is removed last, so that a kill leaves at least one.
+
+    Args:
+        name: of the marker, see redo.py.
+        key: of the run or pair, the content of the marker.
+    """
+    older = list(results.broken_evals.glob(f"{name}.*"))
+    if is_broken:
+        atomic_io.write_text(results.broken_evals / f"{name}.{time.time_ns()}", f"{key}\n")
+    for marker in older:
+        marker.unlink(missing_ok=True)
+
+
 def broken_runs(plan: Plan) -> list[Broken]:
     """Return the plan's runs whose outcome is infra_error."""
     found = []
