@@ -140,7 +140,7 @@ def _take_outcome(plan: Plan, run: Run, known: published.Outcome, source: Path) 
         reason = judgement.MERGE_CONFLICT if known.conflict else judgement.TESTS_FAILED
     merge = None if known.conflict is None else {"status": "clean", "strategy": None}
     if merge and known.conflict:
-        merge["status"] = "conflicts"
+        merge["status"] = result_files.CONFLICTS
     verdict = {
         "schema": SCHEMA,
         "outcome": judgement.PASS if known.passed else judgement.FAIL,

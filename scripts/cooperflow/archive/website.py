@@ -13,6 +13,7 @@ import pandas as pd
 from cooperflow import layout
 from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty
+from cooperflow.upstream import result_files
 
 NOTE = "Recorded answers were played, no model answered. Not a result of any model."
 
@@ -35,7 +36,7 @@ def index(runs: pd.DataFrame) -> dict[str, Any]:
         )
         result: dict[str, Any] = {"passed": bool(row["outcome"] == judgement.PASS)}
         if row["mode"] != difficulty.SOLO:
-            result["hasConflict"] = bool(row["merge_status"] == "conflicts")
+            result["hasConflict"] = bool(row["merge_status"] == result_files.CONFLICTS)
         if bool(row["replay"]):
             result["replay"] = True
         task["results"][_name(row)] = result

@@ -344,7 +344,7 @@ EVAL_RULES = (
     ),
     EvalRule(
         "the patches conflict",
-        lambda t: t.facts.merge_status == "conflicts",
+        lambda t: t.facts.merge_status == result_files.CONFLICTS,
         Verdict(FAIL, MERGE_CONFLICT),
     ),
     EvalRule(

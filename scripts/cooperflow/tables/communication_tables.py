@@ -23,8 +23,8 @@ from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty, stats
+from cooperflow.upstream.result_files import CONFLICTS
 
-CONFLICTS = "conflicts"  # upstream's merge status
 TEAM = "team"  # upstream's setting
 PAIR = ("run_name", "repo", "task_id", "features")
 RUN_COLUMNS = (

@@ -11,6 +11,7 @@ import pandas as pd
 from cooperflow.analysis import losses
 from cooperflow.outcomes import judgement
 from cooperflow.tables import comparison, stats
+from cooperflow.upstream.result_files import CONFLICTS, MERGED
 
 EXPERIMENT = ("run_name", "model", "setting")
 INTERVALS = ("ci_low", "ci_high", "cluster_low", "cluster_high")
@@ -58,9 +59,6 @@ CONFLICT_COLUMNS = (
     "changed_lines_mean",
     "replay",
 )
-# Upstream's results of a merge that was tried; of the others no conflict is known.
-MERGED = ("clean", "conflicts", "identical")
-CONFLICTS = "conflicts"
 PASSED = "passed"  # the row of the passes among the losses
 
 

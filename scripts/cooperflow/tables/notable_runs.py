@@ -12,8 +12,7 @@ from cooperflow import formats
 from cooperflow.analysis import losses
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
-
-CONFLICTS = "conflicts"  # upstream's merge status
+from cooperflow.upstream.result_files import CONFLICTS
 
 
 @dataclass(frozen=True)

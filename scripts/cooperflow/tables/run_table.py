@@ -278,7 +278,7 @@ def _summary_row(name: object, group: pd.DataFrame) -> dict[str, Any]:
         "ci_high": high,
         "pass_rate_all": stats.rate(passed, done),
         "pass_strict": int(strict.sum()),
-        "conflicts": int((group["merge_status"] == "conflicts").sum()),
+        "conflicts": int((group["merge_status"] == result_files.CONFLICTS).sum()),
         "messages_sent": int(group["messages_sent"].sum()),
         "input_tokens": int(group["input_tokens"].sum()),
         "output_tokens": int(group["output_tokens"].sum()),

@@ -11,6 +11,12 @@ from cooperflow.upstream.trajectory import Tokens
 RESULT = "result.json"
 EVAL = "eval.json"
 
+# Statuses of a merge that was tried.
+CLEAN = "clean"
+CONFLICTS = "conflicts"
+IDENTICAL = "identical"
+MERGED = (CLEAN, CONFLICTS, IDENTICAL)
+
 # Statuses of an agent.
 ERROR = "Error"
 LIMITS_EXCEEDED = "LimitsExceeded"  # of steps or of cost
