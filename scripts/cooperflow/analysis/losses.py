@@ -107,12 +107,22 @@ def make_document(base: Mapping[str, Any], own: Mapping[str, OwnFeature]) -> dic
     return {"schema": SCHEMA, **base, "agents": agents}
 
 
-def read_document(document: Any) -> tuple[bool | None, bool | None]:
-    """Return whether the own feature of agent 1 and of agent 2 passed; None: unknown."""
+def read_features(document: Any) -> dict[str, OwnFeature]:
+    """Return the verdict on each agent's patch alone, by the agent's name, from own.json."""
     agents = document.get("agents") if isinstance(document, dict) else None
-    entries = agents if isinstance(agents, dict) else {}
-    first, second = (OwnFeature.parse(entries.get(name) or {}).passed for name in AGENTS)
+    entries = agents.items() if isinstance(agents, dict) else ()
+    return {str(n): OwnFeature.parse(entry) for n, entry in entries if isinstance(entry, dict)}
+
+
+def passed(own: Mapping[str, OwnFeature]) -> tuple[bool | None, bool | None]:
+    """Return whether the own feature of agent 1 and of agent 2 passed; None: unknown."""
+    first, second = (own[name].passed if name in own else None for name in AGENTS)
     return first, second
+
+
+def read_document(document: Any) -> tuple[bool | None, bool | None]:
+    """Return `passed` of the verdicts in own.json."""
+    return passed(read_features(document))
 
 
 def loss(outcome: str, own: tuple[bool | None, bool | None], merge_status: str) -> str:
@@ -131,7 +141,11 @@ def loss(outcome: str, own: tuple[bool | None, bool | None], merge_status: str) 
         return AGENT
     if None in own:
         return UNKNOWN
-    by_status = {"conflicts": MERGE, "clean": INTEGRATION, "identical": INTEGRATION}
+    by_status = {
+        result_files.CONFLICTS: MERGE,
+        result_files.CLEAN: INTEGRATION,
+        result_files.IDENTICAL: INTEGRATION,
+    }
     return by_status.get(merge_status, UNKNOWN)
 
 

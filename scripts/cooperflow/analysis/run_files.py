@@ -73,11 +73,6 @@ class Source:
         return _document(self.folder.eval)
 
     @cached_property
-    def own(self) -> tuple[bool | None, bool | None]:
-        """Results of each agent's own feature alone; None: unknown."""
-        return losses.read_document(atomic_io.read_json(self.folder.own))
-
-    @cached_property
     def conflicting_files(self) -> tuple[str, ...]:
         """Files in which hunks of both patches overlap, in order."""
         return tuple(dict.fromkeys(pair.first.file for pair in self.meetings if pair.overlaps))
@@ -188,9 +183,7 @@ class Source:
     @cached_property
     def own_features(self) -> dict[str, OwnFeature]:
         """The verdict on each agent's patch alone, by the agent's name; empty without own.json."""
-        agents = _document(self.folder.own).get("agents")
-        entries = agents.items() if isinstance(agents, dict) else ()
-        return {str(n): OwnFeature.parse(entry) for n, entry in entries if isinstance(entry, dict)}
+        return losses.read_features(_document(self.folder.own))
 
     @cached_property
     def meetings(self) -> list[Meeting]:

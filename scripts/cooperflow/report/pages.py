@@ -190,13 +190,14 @@ def _failure(source: Source) -> evaluations.Failure:
     status = str(merge.get("status") or "") if isinstance(merge, Mapping) else ""
     outcome = str(verdict.outcome or record.outcome or "")
     is_coop = source.run.experiment.setting.mode == "coop"
-    has_conflict = status == "conflicts"
+    has_conflict = status == result_files.CONFLICTS
+    own = losses.passed(source.own_features)
     return evaluations.Failure(
         outcome=outcome,
         reason=str(verdict.reason or record.reason),
         attempts=record.attempts,
-        loss=losses.loss(outcome, source.own, status) if is_coop else "",
-        own=source.own,
+        loss=losses.loss(outcome, own, status) if is_coop else "",
+        own=own,
         has_conflict=has_conflict,
         features=evaluations.features(source.evaluation, source.run.pair.sorted_features),
         files=source.conflicting_files if has_conflict else (),
