@@ -71,6 +71,13 @@ def test_waiting_counts_a_failed_call_with_the_pause_after_it() -> None:
     assert usage.model_seconds(thread) == 10
 
 
+def test_the_order_of_calls_does_not_change_their_cost() -> None:
+    """Two agents' calls end in any order; a sum at the edge of a rounding must not differ."""
+    calls = [Call(str(cost), "1", 0, 1, usage.ANSWERED, cost=cost) for cost in (0.1, 0.2, 0.3)]
+    assert usage.total(calls).cost_usd == usage.total(calls[::-1]).cost_usd == 0.6
+    assert usage.total(calls).cost_bound_usd == usage.total(calls[::-1]).cost_bound_usd == 0.6
+
+
 def test_threads_are_agents() -> None:
     calls = usage.calls([start("a", 0, "1"), start("b", 1, "2"), start("c", 2, "1")])
     assert [[c.id for c in thread] for thread in usage.threads(calls)] == [["a", "c"], ["b"]]

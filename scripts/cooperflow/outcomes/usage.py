@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from cooperflow.outcomes import provider_answer
@@ -322,22 +323,25 @@ class Usage:
 
 
 def total(all_calls: Iterable[Call]) -> Usage:
-    """Return the usage of some calls."""
+    """Return the usage of some calls; the same calls in another order cost exactly the same."""
     books = Usage()
+    costs: list[float] = []
+    bounds: list[float | None] = []
     for call in all_calls:
-        bound = call.cost if call.cost_complete else call.cost_bound
+        costs.append(call.cost)
+        bounds.append(call.cost if call.cost_complete else call.cost_bound)
         books += Usage(
             calls=1,
             input_tokens=call.input_tokens,
             output_tokens=call.output_tokens,
             cached_tokens=call.cached_tokens,
-            cost_usd=call.cost,
             cost_complete=call.cost_complete,
-            cost_bound_usd=bound,
             cache_write_tokens=call.cache_write_tokens,
             reasoning_tokens=call.reasoning_tokens,
         )
-    return books
+    known = [bound for bound in bounds if bound is not None]
+    bound = math.fsum(known) if len(known) == len(bounds) else None
+    return replace(books, cost_usd=math.fsum(costs), cost_bound_usd=bound)
 
 
 def threads(all_calls: Iterable[Call]) -> list[list[Call]]:
