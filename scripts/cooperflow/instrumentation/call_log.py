@@ -61,12 +61,12 @@ class CallLog(CustomLogger):
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         call = str(kwargs.get("litellm_call_id"))
         self._asked[call] = self._asker()
-        self._hold(call)
         sent = json.dumps(messages, default=str, ensure_ascii=False)
         tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
         size = len(sent.encode("utf-8", errors="replace")) + len(tools)
         self._bounds[call] = _bound(kwargs, model, size)
         self._answers.begin(call)
+        self._hold(call)  # last, so that the call is recorded and sent right at its turn
         self._write(
             event="start",
             id=call,
