@@ -8,6 +8,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from replay_client import billed
 
 from cooperflow import atomic_io
-from cooperflow.experiment import config, plan
+from cooperflow.attempt import supervisor
+from cooperflow.experiment import config, config_schema, plan
 from cooperflow.instrumentation import rate_limit
 from cooperflow.outcomes import usage
 
@@ -72,6 +74,22 @@ def test_held_seconds_are_those_of_the_agent_held_most() -> None:
     assert usage.held([]) == 0.0
 
 
+def test_the_time_limit_is_extended_by_held_seconds(tmp_path: Path) -> None:
+    """Only what agents wait for the pace is added, and only where there is a pace."""
+    log = tmp_path / "calls.jsonl"
+    log.write_text('{"event": "held", "thread": "1", "seconds": 42.5}\n')
+
+    def limit(rate_limit: object, seconds: float) -> float:
+        attempt: Any = SimpleNamespace(rate_limit=rate_limit, call_log=log, seconds=seconds)
+        return supervisor._time_limit(attempt)
+
+    assert limit(object(), 20.0) == 62.5
+    assert limit(None, 20.0) == 20.0
+    longest = config_schema.LONGEST_RUN
+    assert limit(object(), longest - 1.0) == longest
+    assert limit(object(), longest + 1.0) == longest + 1.0
+
+
 def test_models_of_a_provider_share_its_slots() -> None:
     raw: dict[str, Any] = {
         "dataset": {"subset": "flash"},
@@ -112,7 +130,7 @@ def _model(one: Experiment, name: str = "first", **more: Any) -> dict[str, Any]:
 def _with_models(one: Experiment, names: Sequence[str]) -> None:
     raw = yaml.safe_load(one.config.read_text())
     raw["models"] = {"command-a": None, **{n: _model(one, n, provider="both") for n in names}}
-    raw["providers"] = {"both": {"runs": 1, "requests_per_minute": 20}}
+    raw["providers"] = {"both": {"runs": 1, "requests_per_minute": 40}}
     one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
@@ -120,8 +138,7 @@ def _with_models(one: Experiment, names: Sequence[str]) -> None:
 @pytest.mark.slow
 def test_further_models_beside_a_first(experiment: Make) -> None:
     """All are compared and keep their provider's limits together, and nothing runs again."""
-    # Less than what the pace alone takes of a run.
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2)], limits={"run_seconds": 20})
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2)])
     one.target = str(one.results / "comparison.csv")
     _with_models(one, ["first"])
     done = one.run()
@@ -164,8 +181,8 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
         for record in atomic_io.read_lines(path)
         if record["event"] == "start"
     )
-    # 20 a minute; a call is recorded a little after its turn, never before it.
-    assert all(b - a > 2.9 for a, b in itertools.pairwise(starts))
+    # 40 a minute; a call is recorded a little after its turn, never before it.
+    assert all(b - a > 1.4 for a, b in itertools.pairwise(starts))
     assert "Nothing to be done" in one.dry_run()
 
 
