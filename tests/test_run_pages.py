@@ -35,6 +35,13 @@ def page(made: Plan, run: Run) -> str:
     return pages.run_page(Source(run, run.folder(made.results)), [], made.results.report)
 
 
+def conflicts_of_pair(made: Plan, run: Run) -> str:
+    """Return the section about conflicts on the page of a run's pair."""
+    source = Source(run, run.folder(made.results))
+    html = pages.pair_page(run.pair, [source], made.results.report)
+    return html[html.index('id="conflicts"') : html.index('id="patches"')]
+
+
 def compacted(messages: list[dict[str, Any]], response: str) -> dict[str, Any]:
     """Return a full trajectory: all but the last two turns replaced by a summary."""
     summary = {
@@ -145,8 +152,22 @@ def test_the_hunks_that_meet_are_shown_with_their_authors(made: Plan) -> None:
     assert section.count("(feature 4), line 2") == 1
     assert "(feature 4), before line 5" in section
     assert "feature 10, <bdi>tests_failed" in section
+    sides = conflicts_of_pair(made, run)
+    assert "the patches merge (clean); 1 overlapping pair of hunks" in sides
+    assert "(feature 4), line 2" in sides and "(feature 10), line 2" in sides
+    assert "store.py" in sides and "return 4 &lt;b&gt;" in sides and "return 10 &lt;i&gt;" in sides
+    assert "unchanged line" not in sides.replace("an unchanged line", "")  # only overlaps
+    evaluation = json.loads(folder.eval.read_text())
+    folder.eval.write_text(json.dumps({**evaluation, "merge": {"status": "conflicts"}}))
+    assert "the patches conflict; 1 overlapping pair of hunks" in conflicts_of_pair(made, run)
     with_own = run_files.mark(folder)
     folder.own.unlink()
     assert run_files.mark(folder) != with_own
     (folder.path / "agent10.patch").write_text("")
     assert "Where the two patches meet" not in page(made, run)
+    assert "the patches conflict; no hunks overlap by their lines" in conflicts_of_pair(made, run)
+    folder.eval.write_text(json.dumps({**evaluation, "merge": None}))
+    assert "the patches were not merged" in conflicts_of_pair(made, run)
+    solo, _ = run_of(made, "solo")
+    source = Source(solo, solo.folder(made.results))
+    assert 'id="conflicts"' not in pages.pair_page(solo.pair, [source], made.results.report)

@@ -73,6 +73,12 @@ class Source:
         return _document(self.folder.eval)
 
     @cached_property
+    def merge_status(self) -> str:
+        """Upstream's status of the merge; empty without one."""
+        merge = self.evaluation.get("merge")
+        return str(merge.get("status") or "") if isinstance(merge, Mapping) else ""
+
+    @cached_property
     def conflicting_files(self) -> tuple[str, ...]:
         """Files in which hunks of both patches overlap, in order."""
         return tuple(dict.fromkeys(pair.first.file for pair in self.meetings if pair.overlaps))
@@ -109,6 +115,11 @@ class Source:
         return [
             Patch(name, _read(self.folder.path / name), *makers.get(name, ())) for name in names
         ]
+
+    @cached_property
+    def makers(self) -> list[Patch]:
+        """The patches of the agents of a run of two, without other patch files."""
+        return [patch for patch in self.patches if patch.agent]
 
     @cached_property
     def agents(self) -> dict[str, Mapping[str, Any]]:
@@ -175,9 +186,8 @@ class Source:
     def communication(self) -> Communication:
         """The messages with the findings of the rules, and the measures of the run."""
         touched: dict[str, list[str]] = {agent: [] for agent in self.story.agents}
-        for patch in self.patches:
-            if patch.agent:
-                touched.setdefault(patch.agent, []).extend(touched_files(patch.text))
+        for patch in self.makers:
+            touched.setdefault(patch.agent, []).extend(touched_files(patch.text))
         return measure(self.story, touched)
 
     @cached_property
@@ -188,7 +198,7 @@ class Source:
     @cached_property
     def meetings(self) -> list[Meeting]:
         """The hunks of two agents that overlap or are near, the overlapping ones first."""
-        texts = [patch.text for patch in self.patches if patch.agent]
+        texts = [patch.text for patch in self.makers]
         if len(texts) != 2 or sum(map(len, texts)) > LARGEST_PARSED:
             return []
         first, second = (patch_overlap.parse(text.encode("utf-8", "replace")) for text in texts)

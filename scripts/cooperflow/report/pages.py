@@ -15,6 +15,7 @@ from markupsafe import Markup
 from cooperflow import formats
 from cooperflow.analysis import losses
 from cooperflow.analysis import story as story_events
+from cooperflow.analysis.patch_overlap import Meeting
 from cooperflow.analysis.run_files import Patch, Source, linker
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
@@ -127,6 +128,36 @@ class Column:
     patches: Sequence[tuple[Patch, str]]
     features: Sequence[Feature]
 
+    @property
+    def is_coop(self) -> bool:
+        return self.source.run.experiment.setting.mode == "coop"
+
+    @property
+    def overlaps(self) -> list[Meeting]:
+        """The hunks of both agents that overlap, at most ``MOST_MEETINGS``."""
+        return self._overlaps[:MOST_MEETINGS]
+
+    @property
+    def overlaps_left(self) -> int:
+        return max(len(self._overlaps) - MOST_MEETINGS, 0)
+
+    @property
+    def _overlaps(self) -> list[Meeting]:
+        return [pair for pair in self.source.meetings if pair.overlaps]
+
+    @property
+    def conflict_line(self) -> str:
+        """The result of the merge and the number of overlapping hunks, in words."""
+        number = len(self._overlaps)
+        found = f"{number} overlapping pair{'' if number == 1 else 's'} of hunks"
+        status = self.source.merge_status
+        if status == result_files.CONFLICTS:
+            # A renamed, deleted or binary file conflicts without hunks.
+            return f"the patches conflict; {found if number else 'no hunks overlap by their lines'}"
+        if status in result_files.MERGED:
+            return f"the patches merge ({status}); {found if number else 'no hunks overlap'}"
+        return "the patches were not merged"
+
 
 def tabs(runs: Sequence[Run]) -> list[Tab]:
     """Return the tabs of a pair's runs: the same on each page, since all have the same depth."""
@@ -168,7 +199,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             patches=_patches(source, report / page),
             meetings=source.meetings[:MOST_MEETINGS],
             meetings_left=max(len(source.meetings) - MOST_MEETINGS, 0),
-            makers=[patch for patch in source.patches if patch.agent],
+            makers=source.makers,
             own_features=source.own_features,
             attempts=source.attempts,
             files=[(name, raw(name)) for name in source.files],
@@ -186,8 +217,7 @@ def _failure(source: Source) -> evaluations.Failure:
     """Return the facts for the summary of a run's page."""
     record = RunRecord.read(source.result) or RunRecord()
     verdict = EvalRecord.read(source.evaluation)
-    merge = source.evaluation.get("merge")
-    status = str(merge.get("status") or "") if isinstance(merge, Mapping) else ""
+    status = source.merge_status
     outcome = str(verdict.outcome or record.outcome or "")
     is_coop = source.run.experiment.setting.mode == "coop"
     has_conflict = status == result_files.CONFLICTS
