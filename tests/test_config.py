@@ -164,16 +164,6 @@ def test_yaml_takes_off_for_false() -> None:
     assert config.parse(with_("launcher", False)).launcher == "off"
 
 
-@pytest.mark.parametrize(
-    ("name", "tasks", "count"),
-    [("lite", 26, 100), ("flash", 20, 50), ("spark", 13, 20), ("flash_10", 10, 10)],
-)
-def test_tables(name: str, tasks: int, count: int) -> None:
-    loaded = pairs.load(name, Path("nowhere"))
-    assert len(loaded) == count
-    assert len({(p.repo, p.task_id) for p in loaded}) == tasks
-
-
 def test_the_full_table_is_every_pair_of_every_task() -> None:
     loaded = pairs.load("full", Path("nowhere"))
     assert len(loaded) == 652
@@ -234,15 +224,6 @@ def test_groups_of_three_agents_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({"tasks": tasks}))
     with pytest.raises(UserError, match=r"groups.*three or more.*go_chi_task/26.*all pairs"):
         pairs.load(str(path), tmp_path)
-
-
-def test_a_subset_of_upstream_that_is_not_shipped_says_where_it_is(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no core\.json\. If you have that file, copy it to"):
-        pairs.load("core", tmp_path)
-    (tmp_path / "subsets").mkdir()
-    tasks = [{"repo": "go_chi_task", "task_id": 26, "pairs": [[1, 2]]}]
-    (tmp_path / "subsets" / "core.json").write_text(json.dumps({"tasks": tasks}))
-    assert len(pairs.load("core", tmp_path)) == 1
 
 
 def test_features_keep_the_subsets_order_and_folders_do_not() -> None:

@@ -18,7 +18,7 @@ import yaml
 from cooperflow import layout
 from cooperflow.archive import recording
 from cooperflow.attempt import child_process
-from cooperflow.experiment import config_schema
+from cooperflow.experiment import config_schema, pairs
 from cooperflow.instrumentation import sdk_patches
 from cooperflow.outcomes import patch_text
 from cooperflow.upstream import command_line, published
@@ -41,6 +41,38 @@ def test_the_data_set_is_where_prepare_fetches_it() -> None:
     from cooperbench import dataset
 
     assert dataset.REPO_ID == command_line.DATASET
+
+
+# Of each subset: tasks, pairs and repos, as `stats` in upstream's file counts them
+# (dataset/subsets, commits c98470d, f4b610b, 8bb229c, 32ad650); of the whole set, as its README.
+COUNTS = {
+    "lite": (26, 100, 12),
+    "flash": (20, 50, 11),
+    "spark": (13, 20, 10),
+    "flash_10": (10, 10, 9),
+    "core": (10, 10, 9),
+    "full": (30, 652, 12),
+}
+
+
+def test_each_shipped_subset_has_the_counts_of_upstream() -> None:
+    assert set(COUNTS) == set(pairs.shipped())
+    for name, counts in COUNTS.items():
+        loaded = pairs.load(name, Path("nowhere"))
+        tasks = {(pair.repo, pair.task_id) for pair in loaded}
+        different = {(pair.repo, pair.task_id, pair.sorted_features) for pair in loaded}
+        assert (len(tasks), len(different), len({repo for repo, _ in tasks})) == counts, name
+    assert sum(len(ids) for ids in pairs.known_features().values()) == 199
+
+
+def test_each_subset_is_part_of_the_one_that_it_was_drawn_from() -> None:
+    """Upstream drew spark and flash_10 from flash, flash from lite."""
+    parts = {
+        name: {(p.repo, p.task_id, p.sorted_features) for p in pairs.load(name, Path("nowhere"))}
+        for name in COUNTS
+    }
+    assert parts["spark"] | parts["flash_10"] <= parts["flash"] < parts["lite"] < parts["full"]
+    assert parts["core"] < parts["full"]
 
 
 def usage_of(command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:

@@ -83,7 +83,7 @@ class Dataset(_Table):
     subset: str = Field(
         "lite",
         description="a shipped table (`lite`: 100 pairs of 26 tasks, `flash`: 50 of 20, `spark`:"
-        " 20 of 13, `flash_10`: 10 of 10, `full`: 652 of 30), the name of a file in"
+        " 20 of 13, `flash_10` and `core`: 10 of 10, `full`: 652 of 30), the name of a file in"
         " `{dir}/subsets/`, or a path to a `.json` (upstream's form) or `.csv` file"
         " (`repo,task_id,feature_a,feature_b`)",
     )

@@ -14,7 +14,6 @@ from typing import Any
 from cooperflow.errors import UserError, listed, nearest
 from cooperflow.experiment.config_schema import Dataset
 from cooperflow.layout import PAIR_TABLES, Pair
-from cooperflow.upstream import command_line
 from cooperflow.upstream.published import REPO
 
 COLUMNS = ("repo", "task_id", "feature_a", "feature_b")
@@ -58,12 +57,6 @@ def load(subset: str, dataset: Path) -> list[Pair]:
         return pairs
     if own.is_file():
         return _checked(_read(own), str(own))
-    if subset in command_line.OTHER_SUBSETS:
-        raise UserError(
-            f"dataset.subset: upstream names the subset {subset}, but its public repository "
-            f"({command_line.SUBSETS_AT}) has no {subset}.json. If you have that file, copy it to "
-            f"{own} or name it by its path (dataset.subset: path/to/{subset}.json)."
-        )
     in_dataset = [p.stem for p in sorted((dataset / "subsets").glob("*.json"))]
     allowed = sorted({*tables, *in_dataset})
     raise UserError(

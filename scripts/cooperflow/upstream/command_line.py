@@ -13,10 +13,6 @@ import yaml
 # The data set's repository on the hub (cooperbench.dataset.REPO_ID). Importing it costs seconds.
 DATASET = "CodeConflict/cooperbench-dataset"
 
-# Subsets that upstream names and whose file is not in its public repository.
-OTHER_SUBSETS = frozenset({"core"})
-SUBSETS_AT = "github.com/cooperbench/CooperBench, folder dataset/subsets"
-
 
 def _package() -> Path | None:
     spec = importlib.util.find_spec("cooperbench")
