@@ -19,7 +19,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import usage
 from cooperflow.processes import Process
-from cooperflow.status import progress, states, terminal_view
+from cooperflow.status import progress, terminal_view
 from cooperflow.tables import run_table, terminal_tables
 
 
@@ -54,7 +54,7 @@ def text_of(plan: Plan, width: int = 130) -> str:
 
 def test_nothing_has_begun(made: Plan) -> None:
     now = progress.Reader(made).status()
-    assert [one.states[states.WAITING] for one in now.experiments] == [50, 50, 50]
+    assert [one.states[progress.WAITING] for one in now.experiments] == [50, 50, 50]
     assert now.problems == []
     assert now.seconds_left is None
     assert "no session is running" in text_of(made)
@@ -69,8 +69,8 @@ def test_counts_cost_and_what_is_expected(made: Plan) -> None:
     running(made, solo[10], me, [call(1, "answered"), call(2, "answered")])
     now = progress.Reader(made).status()
     one = now.experiments[0]
-    assert (one.states[states.DONE], one.states[states.TO_EVALUATE]) == (9, 1)
-    assert (one.states[states.RUNNING], one.states[states.WAITING]) == (1, 39)
+    assert (one.states[progress.DONE], one.states[progress.TO_EVALUATE]) == (9, 1)
+    assert (one.states[progress.RUNNING], one.states[progress.WAITING]) == (1, 39)
     assert dict(one.outcomes) == {"pass": 6, "fail": 3}
     assert one.pass_rate == pytest.approx(6 / 9, abs=1e-6)
     assert one.cost == pytest.approx(10 * 0.03 + 0.04)

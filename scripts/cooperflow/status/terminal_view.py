@@ -13,8 +13,8 @@ from rich.text import Text
 
 from cooperflow.formats import fit_table
 from cooperflow.outcomes import judgement
-from cooperflow.status import states
-from cooperflow.status.states import ExperimentState, Status
+from cooperflow.status import progress
+from cooperflow.status.progress import ExperimentState, Status
 
 # All columns are shown from this width, in characters.
 WIDE = 116
@@ -81,14 +81,14 @@ def _experiment_table(status: Status, width: int) -> Table:
 
 def _experiment_row(experiment: ExperimentState, wide: bool) -> Iterator[Any]:
     count = experiment.states
-    done = count.get(states.DONE, 0)
+    done = count.get(progress.DONE, 0)
     low, high = experiment.interval
     name = experiment.name
     yield f"{name} (replay)" if experiment.replay and "replay" not in name else name
     yield f"{done}/{experiment.runs}"
     yield from _if(wide, _bar(done, experiment.runs))
-    yield str(count.get(states.RUNNING, 0))
-    yield from _if(wide, *(str(count.get(s, 0)) for s in (states.TO_EVALUATE, states.WAITING)))
+    yield str(count.get(progress.RUNNING, 0))
+    yield from _if(wide, *(str(count.get(s, 0)) for s in (progress.TO_EVALUATE, progress.WAITING)))
     yield from (str(experiment.outcomes.get(outcome, 0)) for outcome in judgement.OUTCOMES)
     rate = experiment.pass_rate
     yield "–" if math.isnan(rate) else f"{100 * rate:.1f} %"
@@ -136,7 +136,7 @@ def _totals(status: Status) -> Iterator[Text]:
     if status.budget:
         yield Text.assemble(("Budget   ", "bold"), status.budget.removeprefix("budget: "))
     total = sum(experiment.runs for experiment in status.experiments)
-    done = sum(experiment.states.get(states.DONE, 0) for experiment in status.experiments)
+    done = sum(experiment.states.get(progress.DONE, 0) for experiment in status.experiments)
     text = Text.assemble(("Runs     ", "bold"), f"{done} of {total} done")
     if status.seconds_left:
         text.append(f", about {format_duration(status.seconds_left)} left at this pace")
