@@ -10,7 +10,7 @@ import synthetic
 from test_runner_output import GO, PYTEST
 
 from cooperflow.analysis.run_files import Source
-from cooperflow.report import build, evaluations, pages
+from cooperflow.report import build, pages
 
 
 def _page(root: Path, output: str, kind: str = "fail", **verdict: Any) -> str:
@@ -28,7 +28,7 @@ def _page(root: Path, output: str, kind: str = "fail", **verdict: Any) -> str:
 
 
 def test_a_failed_feature_opens_at_its_first_failure() -> None:
-    (feature, other) = evaluations.features({"feature1": {"test_output": PYTEST}}, (3, 7))
+    (feature, other) = pages.features({"feature1": {"test_output": PYTEST}}, (3, 7))
     assert feature.summary == "failed (1 of 3 tests passed)"
     assert feature.failing == ("tests/test_a.py::test_two[a b]", "tests/test_b.py::test_three")
     assert feature.output.startswith("====")
@@ -39,11 +39,11 @@ def test_a_failed_feature_opens_at_its_first_failure() -> None:
 
 def test_a_passed_feature_is_shown_whole_and_packages_are_named() -> None:
     document = {"feature1": {"passed": True, "test_output": GO, "tests_passed": 2}}
-    (feature, _) = evaluations.features(document, (1, 2))
+    (feature, _) = pages.features(document, (1, 2))
     assert feature.summary == "passed (1 of 1 Go package passed)"
     assert (feature.preamble, feature.output) == ("", GO)
     none = {"feature1": {"passed": True, "test_output": GO.replace("0.004s", "[no tests to run]")}}
-    assert evaluations.features(none, (1, 2))[0].summary == "passed (no test ran)"
+    assert pages.features(none, (1, 2))[0].summary == "passed (no test ran)"
 
 
 def test_the_page_lists_failing_tests_before_the_output(tmp_path: Path) -> None:

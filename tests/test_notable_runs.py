@@ -11,8 +11,8 @@ import pytest
 
 from cooperflow.outcomes.runner_output import Count
 from cooperflow.plots import specifications
-from cooperflow.report import evaluations
-from cooperflow.report.evaluations import Failure, Feature
+from cooperflow.report import pages
+from cooperflow.report.pages import Failure, Feature
 from cooperflow.tables import notable_runs
 
 TALKING = frozenset({"coop-comm"})
@@ -120,7 +120,7 @@ BASE = Failure("fail", "tests_failed", 1, "", (None, None), False, FEATURES)
     ],
 )  # fmt: skip
 def test_two_lines_on_why_a_run_failed(failure: Failure, lines: tuple[str, ...]) -> None:
-    assert evaluations.explain(failure) == lines
+    assert pages.explain(failure) == lines
 
 
 @pytest.mark.parametrize(
