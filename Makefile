@@ -78,13 +78,8 @@ lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# Tests with sessions, browsers or processes that import cooperbench take longer.
 check: lint ## Lint, and run the pure tests: no Docker, no root, no network
-	@$(BIN)/pytest -q -n 2 -m 'not docker and not slurm and not slow and not browser and not index' \
-		$(addprefix --ignore=tests/,contract real slurm test_bench.py test_bundle.py test_doctor.py \
-		test_gateway.py test_launcher.py test_launcher_fallback.py test_plan_changes.py \
-		test_provider_environment.py test_record.py test_replay.py test_report.py test_setup.py \
-		test_what_runs_again.py) $(ARGS)
+	@$(BIN)/pytest -q -n 2 tests/unit $(ARGS)
 
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(SETUP) chromium
@@ -92,23 +87,23 @@ test: setup engine lint ## Set up, lint, and run all tests
 	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m 'not slurm' $(ARGS)
 
 test-faults: setup engine ## Run the quick part of the fault campaign alone
-	@$(BIN)/pytest tests/test_faults.py
+	@$(BIN)/pytest tests/faults
 
 faults: setup engine ## Cause every known fault and check the guarantees (ONLY=pattern SEED=n; root)
-	@cd tests && PYTHONPATH=../scripts ../$(BIN)/python -m faults --only '$(ONLY)' \
+	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m faults --only '$(ONLY)' \
 		$(if $(SEED),--seed $(SEED)) --out ../logs/faults.md
 
 bench: setup engine ## Measure the workflow and the benchmark's batch runner (ONLY=part REPEATS=n; root)
-	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m bench --only '$(ONLY)' \
+	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m bench --only '$(ONLY)' \
 		--repeats $(or $(REPEATS),3) --out ../.bench.json
 
 slurm: setup engine ## Run the demo and a cluster's faults on a real Slurm cluster set up here (root)
 	@$(SETUP) slurm
-	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m slurm
+	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m slurm
 	@$(BIN)/pytest -m slurm tests/slurm $(ARGS)
 
 engines: setup engine ## Run demo and engine tests on Debian's newer Docker engines (ONLY=suite; root)
-	@cd tests && PYTHONPATH=../scripts:. ../$(BIN)/python -m engines --only '$(ONLY)' \
+	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m engines --only '$(ONLY)' \
 		--out ../logs/engines.md
 
 format: setup ## Format the code and apply automatic fixes

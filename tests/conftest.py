@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from experiment_client import Experiment, clone_of, containers_of, docker_answers
-from replay_client import Server
+from replay_client import DATASET, Server
 from replay_client import server as serving
+
+from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Plan
 
 # Else litellm asks for prices over the network, three times, wherever a test imports it.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
+SETTINGS = {"solo": ["--setting", "solo"], "coop-comm": ["--setting", "coop"]}
+PlanMaker = Callable[..., Plan]
+
 # Files that take minutes each, the longest first.
 LONGEST = ("test_workflow", "test_faults", "test_openhands", "test_bench", "test_record")
-LONGEST += ("test_adopt", "test_models", "test_rolling", "test_settings", "test_backends")
+LONGEST += ("test_adopted_runs", "test_models", "test_rolling", "test_settings", "test_backends")
 
 
 @pytest.hookimpl(trylast=True)  # after `-m` has deselected: without Docker, `not docker` works
@@ -68,3 +77,37 @@ def experiment(clone: Path, tmp_path: Path, server: Server) -> Iterator[Callable
         if left:
             subprocess.run(["docker", "rm", "-f", *left], check=False, capture_output=True)
         assert not left, f"containers were left: {left}"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """A copy of the demo's data set, to be broken at will."""
+    copy = tmp_path / "dataset"
+    shutil.copytree(DATASET, copy)
+    return copy
+
+
+def document(root: Path, tasks: Sequence[tuple[str, int, list[list[int]]]]) -> str:
+    """Write a subset file and return its path."""
+    path = root / "subset.json"
+    rows = [{"repo": repo, "task_id": task, "pairs": pairs} for repo, task, pairs in tasks]
+    path.write_text(json.dumps({"tasks": rows}))
+    return str(path)
+
+
+@pytest.fixture
+def make_plan(tmp_path: Path, dataset: Path) -> PlanMaker:
+    """Make a plan over the copy of the demo's data set."""
+
+    def make(tasks: Sequence[tuple[str, int, list[list[int]]]] | None = None, **keys: Any) -> Plan:
+        subset = document(tmp_path, tasks) if tasks else "demo"
+        raw: dict[str, Any] = {
+            "results": str(tmp_path / "results"),
+            "dataset": {"dir": str(dataset), "subset": subset},
+            "models": {"replay": {"model": "command-a-03-2025", "replay": "demo/recordings"}},
+            "settings": SETTINGS,
+        }
+        raw["dataset"].update(keys.pop("dataset", {}))
+        return plan.make(config.parse({**raw, **keys}))
+
+    return make

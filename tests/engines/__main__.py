@@ -25,8 +25,8 @@ from . import private
 
 # Tests of what may differ between engines: limits, labels, events, networks, images.
 TESTS = (
-    "tests/test_engine_notes.py",
-    "tests/real/test_preflight.py",
+    "tests/integration/test_engine_notes.py",
+    "tests/integration/test_preflight.py",
 )
 COLUMNS = ("engine", "image store", "cgroup", "demo", "seconds", "image content", "engine tests")
 # Results that must be the same on every engine.

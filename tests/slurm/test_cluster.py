@@ -13,6 +13,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+import image_servers
 import pytest
 from experiment_client import (
     INVENTORY,
@@ -22,7 +23,6 @@ from experiment_client import (
     ledger_tokens,
     wait_for,
 )
-from real import engines
 
 from .cluster import PROFILES, Cluster, cluster, lacking
 
@@ -212,7 +212,7 @@ def test_a_node_without_the_image_loads_it_once(
     with (
         # A short path: its containerd's socket is below it.
         tempfile.TemporaryDirectory(prefix="cf-") as short,
-        engines.engine(Path(short) / "engine", 4_000_000_000) as host,
+        image_servers.engine(Path(short) / "engine", 4_000_000_000) as host,
         cluster(tmp_path / "slurm", ("node1",), {"node1": host.removeprefix("unix://")}) as up,
     ):
         for name, value in up.environment().items():

@@ -1,0 +1,29 @@
+"""The campaign's subset: real faults, a few minutes; `make faults` runs them all."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from faults.__main__ import CASES
+from faults.provider import ALL_PAIRS
+from faults.report import Campaign, Case
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Campaign:
+    made = Campaign(seed=7, random=Random(7))
+    made.control(ALL_PAIRS, ["solo"])  # one undisturbed run for all cases
+    return made
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES if case.quick])
+def test_all_invariants_hold(case: Case, campaign: Campaign) -> None:
+    known = len(campaign.lines)
+    case.do(campaign)
+    broken = {line.fault: line.wrong for line in campaign.lines[known:] if not line.held}
+    assert not broken

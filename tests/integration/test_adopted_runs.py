@@ -1,0 +1,135 @@
+"""Runs that plain cooperbench made, in our tables; and our results, read by upstream's tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from experiment_client import INVENTORY, TEXTKIT, Experiment
+
+from cooperflow.upstream import trajectory
+
+Make = Callable[..., Experiment]
+MODEL = "command-a-03-2025"
+
+
+def cooperbench(one: Experiment, *arguments: str) -> str:
+    """Run upstream's command as its own users do; return what it printed."""
+    done = subprocess.run(
+        [".venv/bin/cooperbench", *arguments, "--dataset-dir", "demo/dataset"],
+        cwd=one.clone,
+        env={
+            **os.environ,
+            "COHERE_API_KEY": "not-a-real-key",
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path) -> None:
+    """Their outcomes are upstream's where evidence permits; an error is never a fail."""
+    # Each conversation is compacted after its first turns.
+    settings = {"compaction_token_trigger": 1}
+    one = experiment(
+        pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)],
+        whole=True,
+        agent={"config": {"agent": settings}},
+    )
+    done = one.run("images")
+    assert done.returncode == 0, done.stdout
+    agent = tmp_path / "agent.yaml"
+    base = {"api_base": f"{one.server.url}/v2/chat"}
+    agent.write_text(
+        yaml.safe_dump({"config": {"model": {"model_kwargs": base}, "agent": settings}})
+    )
+    logs = tmp_path / "logs"
+
+    def run(repo: str, task: int, pair: str, *more: str) -> None:
+        what = ["-n", "plain", "-m", MODEL, "--setting", "solo", "-r", repo, "-t", str(task)]
+        what += ["-f", pair, "--agent-config", str(agent), "--log-dir", str(logs), "-c", "1"]
+        cooperbench(one, "run", *what, *more)
+
+    run(INVENTORY, 1, "1,2")
+    run(INVENTORY, 1, "2,3", "--no-auto-eval")
+    one.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
+    run(TEXTKIT, 2, "1,2")
+    one.server.faults()
+    graded = json.loads((logs / f"plain/solo/{TEXTKIT}/2/f1_f2/eval.json").read_text())
+    assert not graded["both_passed"]
+    assert not graded["error"]  # upstream calls it a fail
+    paid = one.server.ledger()
+
+    raw = yaml.safe_load(one.config.read_text())
+    raw["models"]["theirs"] = {"model": MODEL, "adopt": {"solo": str(logs / "plain")}}
+    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert "theirs" not in one.dry_run()
+    done = one.run("adopt")
+    assert "theirs-solo: 3 runs imported, 2 with their evaluation" in done.stdout
+    assert one.server.ledger() == paid
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    ours = [row for row in one.rows() if row["model"] == "tested"]
+    theirs = [row for row in one.rows() if row["model"] == "theirs"]
+    assert [_end(row) for row in theirs] == ["pass ", "pass ", "infra_error agent_error"]
+    assert {row["adopted"] for row in theirs} == {"True"}
+    assert {row["adopted"] for row in ours} == {"False"}
+    assert {row["cost_complete"] for row in theirs} == {"False"}
+    assert {row["cost_bound_usd"] for row in theirs} == {""}
+    full = list(one.results.glob("runs/*/*/*/*/*/solo_full_traj.json"))
+    assert len(full) == 5  # of the runs that ended, here and there
+    for path in full:
+        told = json.loads((path.parent / "result.json").read_text())
+        named = {p.name: json.loads(p.read_text()) for p in path.parent.glob("*_traj.json")}
+        (read,) = trajectory.parse(named).values()
+        assert len(read.turns) == told["agent"]["steps"]
+        assert len(read.entries) > len(read.turns)  # the summaries
+    # The tokens of its trajectories equal those of the call log of the same answers.
+    same = [(row["input_tokens"], row["output_tokens"]) for row in ours[:2]]
+    assert [(r["input_tokens"], r["output_tokens"]) for r in theirs[:2]] == same
+    # Upstream multiplies counted tokens; Cohere bills its own units, which are fewer here.
+    costs = [
+        (float(a["cost_usd"]), float(b["cost_usd"])) for a, b in zip(ours, theirs, strict=True)
+    ]
+    assert all(0 < billed < counted for billed, counted in costs[:2])
+    assert [(r["run_name"], r["adopted"], r["cost_complete"]) for r in one.summary()] == [
+        ("tested-solo", "False", "True"),
+        ("theirs-solo", "True", "False"),
+    ]
+    told = json.loads((one.results / "provenance.json").read_text())
+    assert told["facts"]["adopted"] == "theirs-solo"
+    assert told["experiments"]["theirs-solo"]["adopted"]["config"]["run_name"] == "plain"
+    page = (one.results / "report" / "index.html").read_text()
+    assert "Adopted." in page
+    assert "(adopted)</th>" in page
+    # Nothing of it is ever run here: not after a retry, and not a second time.
+    assert "nothing to requeue" in one.script("retry_infra").stdout
+    assert "0 runs imported, 0 with their evaluation; 3 imported before" in one.run("adopt").stdout
+    assert "Nothing to be done" in one.dry_run()
+
+    # The other way round: upstream finds what we made, and takes it for graded.
+    there = ["--log-dir", str(one.results / "runs")]
+    said = cooperbench(one, "eval", "-n", "tested-solo", *there)
+    assert "skipping 3 already evaluated" in said
+    before = (one.results / f"runs/tested-solo/solo/{INVENTORY}/1/f1_f2/result.json").read_bytes()
+    pair = ["-r", INVENTORY, "-t", "1", "-f", "1,2"]
+    assert "pass" in cooperbench(one, "eval", "-n", "tested-solo", *there, *pair, "--force")
+    after = (one.results / f"runs/tested-solo/solo/{INVENTORY}/1/f1_f2/result.json").read_bytes()
+    assert after == before
+
+
+def _end(row: dict[str, str]) -> str:
+    return f"{row['outcome']} {row['reason']}"

@@ -1,0 +1,103 @@
+"""Modal as a backend: no Docker is needed here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from experiment_client import INVENTORY, Experiment, ledger_tokens
+
+Make = Callable[..., Experiment]
+STANDIN = Path(__file__).parents[1] / "support" / "standin"
+SOCKET = "unix:///var/run/docker.sock"
+
+
+@pytest.fixture
+def modal(
+    experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Make, Path]]:
+    """Make experiments on the stand-in; Docker is not available to anything else."""
+    build = experiment(results=str(tmp_path / "build"), pairs=((INVENTORY, 1, 1, 2),))
+    assert build.run("images").returncode == 0
+    calls = tmp_path / "calls.jsonl"
+    calls.touch()
+    monkeypatch.setenv("STANDIN_DOCKER_HOST", os.environ.get("DOCKER_HOST", SOCKET))
+    monkeypatch.setenv("STANDIN_CALLS", str(calls))
+    monkeypatch.setenv("STANDIN_KILL", str(tmp_path / "kill"))
+    monkeypatch.setenv("MODAL_TOKEN_ID", "ak-test")
+    monkeypatch.setenv("MODAL_TOKEN_SECRET", "as-test")
+    monkeypatch.setenv("PYTHONPATH", str(STANDIN))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+
+    def make(**options: Any) -> Experiment:
+        keys = {"backend": "modal", "images": {"pull": True, "build": False, "free_gb": 1}}
+        return experiment(**{**keys, "pairs": ((INVENTORY, 1, 1, 2),), **options})
+
+    yield make, calls
+    monkeypatch.undo()
+    made = [json.loads(line) for line in calls.read_text().splitlines()]
+    left = [c["id"] for c in made if c["call"] == "create" and _is_there(c["id"])]
+    if left:
+        subprocess.run(["docker", "rm", "-f", *left], check=False, capture_output=True)
+    assert not left, f"sandboxes were left: {left}"
+
+
+def _is_there(container: str) -> bool:
+    return subprocess.run(["docker", "inspect", container], capture_output=True).returncode == 0
+
+
+def created(calls: Path, app: str) -> int:
+    lines = [json.loads(line) for line in calls.read_text().splitlines()]
+    return sum(line["call"] == "create" and line["app"] == app for line in lines)
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_run_on_modal_needs_no_docker_here(modal: tuple[Make, Path]) -> None:
+    make, calls = modal
+    one = make(settings=("solo", "coop-comm"))
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    assert [row["outcome"] for row in one.rows()] == ["pass", "pass"]
+    assert one.books() == ledger_tokens(one.server)
+    assert not (one.results / "images").exists()
+    assert created(calls, "cooperbench") == 3  # one alone, two together
+    assert created(calls, "cooperbench-eval") > 0
+    refused_images = one.run("images")
+    assert "backend modal fetches the images itself" in refused_images.stdout
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_sandbox_that_dies_is_no_fail_of_the_model(modal: tuple[Make, Path]) -> None:
+    """Upstream replaces it by an empty sandbox and continues; the attempt ends all the same."""
+    make, calls = modal
+    one = make()
+    process = one.start()
+    one.until(process, lambda: one.recorded() > 1, 120)
+    Path(os.environ["STANDIN_KILL"]).touch()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert [(row["outcome"], row["attempts"]) for row in one.rows()] == [("pass", "2")]
+    assert "infra_error container_died; retrying" in said
+    assert created(calls, "cooperbench") == 3
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_sandboxes_of_a_killed_start_are_ended_by_the_next(modal: tuple[Make, Path]) -> None:
+    make, _ = modal
+    one = make()
+    process = one.start()
+    one.until(process, lambda: one.recorded() > 1, 120)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    assert [row["outcome"] for row in one.rows()] == ["pass"]

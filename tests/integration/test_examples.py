@@ -1,0 +1,121 @@
+"""The worked configs: each is right, and those of OpenAI's kind work through the real client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cooperflow import provider_environment
+from cooperflow.experiment import config, plan
+from cooperflow.layout import REPOSITORY
+
+EXAMPLES = sorted((REPOSITORY / "config" / "examples").glob("*.yaml"))
+
+
+# The program of model_check.probe for several models: litellm takes seconds to import.
+ASKER = """
+import json, sys
+from cooperflow.session import model_check
+requests = [{"model": m, "kwargs": {}, "key": None, "call": False} for m in json.load(sys.stdin)]
+print(json.dumps([model_check.ask_litellm(request) for request in requests]))
+"""
+
+
+def _ask_litellm(models: list[str]) -> list[dict[str, Any]]:
+    """Return the facts of litellm about each model."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASKER],
+        input=json.dumps(models),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **provider_environment.controlled(os.environ),
+            "PYTHONPATH": str(REPOSITORY / "scripts"),
+        },
+        timeout=180,
+    )
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.slow
+def test_each_model_of_the_examples_is_known_and_priced() -> None:
+    seen: dict[str, str] = {}
+    for path in EXAMPLES:
+        for model in filter(None, plan.make(config.load([path])).config.models.values()):
+            seen.setdefault(model.model, path.stem)
+    answers = _ask_litellm(list(seen))
+    for (name, stem), told in zip(seen.items(), answers, strict=True):
+        assert told["known"], (stem, told)
+        if stem != "openai-compatible":
+            assert told["price"], (stem, name)
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_a_server_of_openais_kind_is_run_against(tmp_path: Path) -> None:
+    """All steps of a paid run: preflight, one-token call, estimate, run, evaluation."""
+    port = tmp_path / "port"
+    command = [sys.executable, str(REPOSITORY / "demo" / "replay_server.py"), "--script", "gold"]
+    command += ["--dataset", str(REPOSITORY / "demo" / "dataset"), "--port-file", str(port)]
+    command += ["--ledger", str(tmp_path / "ledger.jsonl")]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 30
+        while not port.exists() and time.monotonic() < limit:
+            time.sleep(0.05)
+        _run(tmp_path, f"http://127.0.0.1:{port.read_text().strip()}/v1")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _run(tmp_path: Path, base: str) -> None:
+    example = config.load([REPOSITORY / "config" / "examples" / "openai-compatible.yaml"])
+    model = {**example.models["my-model"].model_dump(), "api_base": base}  # type: ignore[union-attr]
+    overlay: dict[str, Any] = {
+        "results": str(tmp_path / "results"),
+        "dataset": {"dir": str(REPOSITORY / "demo" / "dataset"), "subset": "demo", "first": 1},
+        "models": {"command-a": None, "my-model": model},
+        "settings": {"coop-comm": None, "coop-nocomm": None},
+        "images": {"pull": False, "build": True, "free_gb": 0},
+    }
+    file = tmp_path / "overlay.json"
+    file.write_text(json.dumps(overlay))
+    prices = tmp_path / "prices.json"
+    price = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
+    known = {**price, "litellm_provider": "openai", "mode": "chat"}
+    prices.write_text(json.dumps({model["model"]: known}))
+    run = tmp_path / "results/runs/my-model-solo/solo/demo_inventory_task/1/f1_f2"
+    command = [str(Path(sys.executable).with_name("snakemake")), str(run / "eval.json")]
+    command += ["--configfile", str(REPOSITORY / "config/config.yaml"), str(file)]
+    command += ["--directory", str(tmp_path), "-s", str(REPOSITORY / "Snakefile")]
+    command += ["--profile", str(REPOSITORY / "profiles/default"), "--retries", "0"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "LOCAL_API_KEY": "key-of-the-test",
+            "LITELLM_MODEL_REGISTRY_PATH": str(prices),
+        },
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    assert re.search(r"ok  key +my-model: accepted: one call of one token for 0\.0", told), told
+    assert re.search(r"ok  price +my-model: 1.00 / 2.00 USD", told)
+    assert "assumed: 10.4 calls" in told
+    assert "oracle: not run" in told
+    assert json.loads((run / "eval.json").read_text())["workflow"]["outcome"] == "pass"
+    books = json.loads((run / "result.json").read_text())["workflow"]
+    assert books["cost_usd"] > 0
+    assert "key-of-the-test" not in told

@@ -1,0 +1,117 @@
+"""Many models at once: one comparison, and the runs of an added model."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import yaml
+from experiment_client import INVENTORY, TEXTKIT, Experiment
+from replay_client import billed
+
+from cooperflow import atomic_io
+
+Make = Callable[..., Experiment]
+
+
+def _overlap(rows: Sequence[dict[str, str]]) -> bool:
+    spans = sorted((row["started"], row["ended"]) for row in rows)
+    return any(b[0] < a[1] for a, b in itertools.pairwise(spans))
+
+
+# Name of a model -> litellm's name and the path of its end point: a wire format each.
+WIRES = {
+    "first": ("command-a-03-2025", "/v2/chat"),
+    "second": ("openai/gpt-4o", "/v1"),
+    "third": ("anthropic/claude-sonnet-4-5", ""),
+}
+
+
+def _model(one: Experiment, name: str = "first", **more: Any) -> dict[str, Any]:
+    model, path = WIRES[name]
+    base = f"{one.server.url}{path}"
+    return {"model": model, "api_base": base, "api_key": "TESTED_KEY", **more}
+
+
+def _with_models(one: Experiment, names: Sequence[str]) -> None:
+    raw = yaml.safe_load(one.config.read_text())
+    raw["models"] = {"command-a": None, **{n: _model(one, n, provider="both") for n in names}}
+    raw["providers"] = {"both": {"runs": 1, "requests_per_minute": 40}}
+    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_further_models_beside_a_first(experiment: Make) -> None:
+    """All are compared and keep their provider's limits together, and nothing runs again."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2)])
+    one.target = str(one.results / "comparison.csv")
+    _with_models(one, ["first"])
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    documents = {p: p.stat().st_mtime_ns for p in (one.results / "runs").rglob("*.json")}
+    calls = len(one.server.ledger())
+    assert calls
+
+    _with_models(one, ["first", "second", "third"])
+    dry = one.dry_run()
+    assert "run_second_solo" in dry
+    assert "run_first_solo" not in dry
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    assert all(p.stat().st_mtime_ns == then for p, then in documents.items())
+    assert len(one.server.ledger()) == 3 * calls
+
+    rows = one.rows()
+    assert [row["outcome"] for row in rows] == ["pass"] * 3
+    # What a row says was paid is what the server counted, in every wire format.
+    paid = dict.fromkeys(("cohere", "openai", "anthropic"), 0.0)
+    for line in one.server.ledger():
+        paid[line["wire"]] += billed(line)
+    assert min(paid.values()) > 0
+    assert [float(row["cost_usd"]) for row in rows] == pytest.approx(list(paid.values()), abs=1e-6)
+    assert {row["cost_complete"] for row in rows} == {"True"}
+    assert [row["model"] for row in one.summary()] == ["first", "second", "third"]
+    with (one.results / "comparison.csv").open(newline="") as stream:
+        compared = list(csv.DictReader(stream))
+    assert [(r["compared"], r["a"], r["b"], r["pairs"]) for r in compared] == [
+        ("models", "first-solo", "second-solo", "1"),
+        ("models", "first-solo", "third-solo", "1"),
+        ("models", "second-solo", "third-solo", "1"),
+    ]
+    assert not _overlap(rows)
+    assert any(float(row["waited_s"]) > 0 for row in rows)
+    starts = sorted(
+        float(record["time"])
+        for path in (one.results / "runs").rglob("calls.jsonl")
+        for record in atomic_io.read_lines(path)
+        if record["event"] == "start"
+    )
+    # 40 a minute; a call is recorded a little after its turn, never before it.
+    assert all(b - a > 1.4 for a, b in itertools.pairwise(starts))
+    assert "Nothing to be done" in one.dry_run()
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_other_providers_fill_the_slots(experiment: Make) -> None:
+    """One provider takes a run at a time; another model's runs continue in parallel."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
+    raw = yaml.safe_load(one.config.read_text())
+    raw["models"] = {
+        "command-a": None,
+        "narrow": _model(one, provider="narrow"),
+        "free": _model(one),
+    }
+    raw["providers"] = {"narrow": {"runs": 1}}
+    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    rows = one.rows()
+    narrow = [row for row in rows if row["model"] == "narrow"]
+    assert len(narrow) == 2
+    assert not _overlap(narrow)
+    assert _overlap(rows)

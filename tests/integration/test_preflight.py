@@ -1,0 +1,99 @@
+"""The preflight with a real engine and a real server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cooperflow import atomic_io
+from cooperflow.errors import UserError
+from cooperflow.experiment.config_schema import Model
+from cooperflow.layout import REPOSITORY
+from cooperflow.session import checks, model_check, preflight
+
+COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The replay server; gives its base URL and its ledger."""
+    folder = tmp_path_factory.mktemp("replay")
+    command = [
+        sys.executable,
+        str(REPOSITORY / "demo" / "replay_server.py"),
+        "--script",
+        _a_script(),
+    ]
+    command += ["--dataset", str(REPOSITORY / "demo" / "dataset")]
+    command += ["--port-file", str(folder / "port"), "--ledger", str(folder / "ledger")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    limit = time.monotonic() + 30
+    while not (folder / "port").exists() and time.monotonic() < limit:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{(folder / 'port').read_text().strip()}", folder / "ledger"
+    process.terminate()
+    process.wait()
+
+
+def _a_script() -> str:
+    from replay.scripts import SCRIPTS
+
+    return sorted(SCRIPTS)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [("command-a-03-2025", "/v2/chat"), ("openai/some-model", "/v1")],
+)
+def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str, path: str) -> None:
+    url, ledger = replay
+    before = len(ledger.read_text().splitlines()) if ledger.exists() else 0
+    base = {"api_base": url + path}
+    told = model_check.probe(model, "key-of-the-test", base, call=True)
+    assert told["known"], told
+    assert told["called"], told
+    assert len(ledger.read_text().splitlines()) == before + 1
+    assert "key-of-the-test" not in str(told)
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
+    plan = make_plan(images={"pull": False, "free_gb": 0})
+    work = checks.Work(images=True, runs=plan.runs, evaluations=[])
+    found = list(preflight.run_checks(checks.Context(plan, work)))
+    assert not preflight.failed(found), found
+    assert {"daemon", "limits", "clock", "images", "open files", "disk", "data set", "agent"} <= {
+        line.name for line in found
+    }
+    assert os.environ.get("COHERE_API_KEY") is None or "COHERE" not in str(found)
+
+
+@pytest.mark.docker
+def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
+    plan = make_plan(images={"pull": False, "free_gb": 0})
+    atomic_io.write_json(plan.results.sentinel(plan.images[0]), {"id": "sha256:other"})
+    work = checks.Work(images=True, runs=plan.runs, evaluations=[])
+    (bad,) = preflight.failed(checks.check_containers(checks.Context(plan, work)))
+    assert f"remove {plan.results.sentinel(plan.images[0])}" in bad.text
+
+
+@pytest.mark.docker
+def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
+    """A missing network and a missing module: each run would break on it."""
+    asked = {"containers": {"network": "no-such-network"}, "images": {"free_gb": 0}}
+    plan = make_plan(**asked, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
+    work = checks.Work(images=False, runs=plan.runs, evaluations=[])
+    with pytest.raises(UserError) as told:
+        preflight.require_quick(checks.Context(plan, work))
+    assert "docker network create no-such-network" in str(told.value)
+    assert "the module no_such_module.agents is missing (external, for some)" in str(told.value)
+    assert "no module json" not in str(told.value)

@@ -1,0 +1,76 @@
+"""Rolling mode and the pilot, end to end: Snakemake, real engines and a registry."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+
+import image_servers
+import pytest
+from experiment_client import INVENTORY, TEXTKIT, Experiment
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+needs_servers = pytest.mark.skipif(
+    bool(image_servers.lacking()), reason=f"not here: {image_servers.lacking()}"
+)
+
+Make = Callable[..., Experiment]
+IMAGES = ("akhatua/cooperbench-demo-inventory:task1", "akhatua/cooperbench-demo-textkit:task2")
+PAIRS = ((INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2))
+
+
+def _docker(host: str, *arguments: str) -> str:
+    told = subprocess.run(
+        ["docker", *arguments],
+        env={**os.environ, "DOCKER_HOST": host} if host else None,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return told.stdout
+
+
+@needs_servers
+def test_each_image_is_brought_when_needed_and_removed_after_its_last_use(
+    experiment: Make, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("roll")  # short: sockets are below it
+    built = experiment(pairs=PAIRS)
+    assert built.run("-j", "2", "images").returncode == 0
+    with (
+        image_servers.registry(folder / "registry") as registry,
+        image_servers.engine(folder / "engine", 900_000_000) as host,
+    ):
+        for image in IMAGES:
+            _docker("", "tag", image, f"{registry}/{image}")
+            try:
+                _docker("", "push", f"{registry}/{image}")
+            finally:
+                _docker("", "rmi", f"{registry}/{image}")
+        monkeypatch.setenv("DOCKER_HOST", host)
+        lock = str(folder / "images.lock.csv")
+        keys = {"pull": True, "build": False, "rolling": True, "registry": registry, "lock": lock}
+        rolling = experiment(pairs=PAIRS, images={**keys, "free_gb": 0, "unpacked": 2})
+        done = rolling.run()
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert [row["outcome"] for row in rolling.rows()] == ["pass"] * 3
+        assert _docker(host, "images", "-q") == ""
+        assert _docker(host, "ps", "-aq") == ""
+        again = rolling.run()
+        assert again.returncode == 0, again.stdout[-3000:]
+        assert "Nothing to be done" in again.stdout
+
+
+def test_a_pilot_runs_its_pairs_and_estimates_the_rest(experiment: Make) -> None:
+    whole = experiment(pairs=PAIRS, whole=True)
+    subset = str(whole.config.with_name("pairs.csv"))
+    told = whole.script("pilot", "--subset", subset, "--first", "1", seconds=300)
+    assert told.returncode == 0, told.stdout[-3000:]
+    assert len(list((whole.results / "runs").glob("*/*/*/*/*/result.json"))) == 1
+    rest = told.stdout[told.stdout.index("Remaining runs of") :]
+    assert rest.splitlines()[0].endswith(": 2")
+    assert "USD" in rest
+    done = whole.run()
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert [row["attempts"] for row in whole.rows()] == ["1"] * 3

@@ -1,0 +1,99 @@
+"""Upstream's further settings and other agents: entries of the config, no code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from experiment_client import INVENTORY, REPOSITORY, Experiment
+
+from cooperflow.engine.containers import RESULTS_LABEL
+from cooperflow.experiment.plan import Setting
+
+Make = Callable[..., Experiment]
+GIT_IMAGE = "cooperbench-git-server:local"
+SETTINGS = yaml.safe_load((REPOSITORY / "config" / "demo-settings.yaml").read_text())["settings"]
+# The three that every other test has.
+COMMON = ("solo", "coop-comm", "coop-nocomm")
+SURROUNDINGS = {
+    "LC_ALL": "de_DE.ISO-8859-1",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONUTF8": "0",
+    "HOME": "/proc/none",
+    "XDG_CONFIG_HOME": "/proc/none",
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "messaging", "redis"),
+    [
+        ("--setting solo", False, False),
+        ("--setting coop", True, True),
+        ("--setting coop --no-messaging", False, False),
+        ("--setting team --no-messaging", False, True),
+    ],
+)
+def test_which_setting_needs_a_redis(flags: str, messaging: bool, redis: bool) -> None:
+    one = Setting("x", tuple(flags.split()))
+    assert (one.messaging, one.redis) == (messaging, redis)
+
+
+@pytest.fixture
+def git_server_image() -> None:
+    there = subprocess.run(["docker", "image", "inspect", GIT_IMAGE], capture_output=True)
+    if there.returncode:
+        command = ["docker", "build", "-q", "-t", GIT_IMAGE, str(REPOSITORY / "demo/git-server")]
+        subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_the_demos_further_settings_side_by_side(experiment: Make, git_server_image: None) -> None:
+    """Each passes; runs with a git server of upstream's do not take it from each other."""
+    one = experiment(pairs=[(INVENTORY, 1, 1, 2)])
+    raw = yaml.safe_load(one.config.read_text())
+    settings = {**dict.fromkeys(COMMON), **SETTINGS}
+    one.config.write_text(yaml.safe_dump({**raw, "settings": settings}, sort_keys=False))
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    rows = {r["setting"]: r for r in one.rows()}
+    assert {name: r["outcome"] for name, r in rows.items()} == dict.fromkeys(SETTINGS, "pass")
+    assert len(SETTINGS) >= 5
+    assert {r["mode"] for name, r in rows.items() if name.startswith("team")} == {"team"}
+    for path in (one.results / "runs/tested-team").rglob("attempts/1/logs/**/tasks.json"):
+        assert len(json.loads(path.read_text())) == 2
+        break
+    else:
+        raise AssertionError("a team's list of tasks was not kept")
+    for kind in ("network", "volume"):
+        left = subprocess.run(["docker", kind, "ls"], capture_output=True, text=True, check=True)
+        assert "cooperbench-" not in left.stdout.replace("cooperbench-git-server", "")
+        # A team's volume is named `cb-team-...`, with the label of its experiment.
+        identity = (one.results / ".state" / "id").read_text().strip()
+        command = ["docker", kind, "ls", "-q", "--filter", f"label={RESULTS_LABEL}={identity}"]
+        left = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert left.stdout == ""
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["warm", "off"])
+def test_an_agent_of_somebodys_module(
+    experiment: Make, launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
+    # A machine with another locale, and a home in which nothing can be written.
+    for name, value in SURROUNDINGS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # Snakemake itself needs one
+    agent = {"name": "tested_agent", "external": ["external_agent"]}
+    one = experiment(agent=agent, launcher=launcher)
+    done = one.run()
+    assert done.returncode == 0, done.stdout
+    assert [row["outcome"] for row in one.rows()] == ["pass"]
+    (log,) = (one.results / "runs").rglob("attempts/1/cooperbench.log")
+    assert "tested_agent ran" in log.read_text()

@@ -1,0 +1,33 @@
+"""A finished experiment whose agents print a key and a path, and its export; for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import synthetic
+
+from cooperflow.archive import export, inspect_log
+from cooperflow.experiment.plan import Plan
+
+KEY = "sk-a-key-that-must-not-leave"
+
+
+def finished_plan(root: Path) -> Plan:
+    """Finish an experiment whose agents print the key and the path of the results."""
+    made = synthetic.make_plan(root, "flash")
+    words = synthetic.Words(output=f"Bearer {KEY} in {root}/runs\n", message="I take store.py.")
+    synthetic.finish(made, words, steps=2)
+    return made
+
+
+def export_of(plan: Plan) -> Path:
+    """Export the results and return the folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COHERE_API_KEY", KEY)
+        # The logs stay JSON: another test covers .eval.
+        patch.setattr(inspect_log, "interpreter", lambda: None)
+        done = export.write(plan)
+    assert done.logs == 3
+    assert "make inspect" in done.notes[0]
+    return plan.results.export

@@ -1,0 +1,112 @@
+"""The message store of a run: its commands, its errors and what its loss means."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+import cooperbench
+import pytest
+import redis
+import synthetic
+
+from cooperflow.attempt import message_store, services
+from cooperflow.attempt.attempt import Attempt
+from cooperflow.attempt.message_store import COMMANDS, RedisServer
+from cooperflow.engine import networks
+from cooperflow.engine.containers import Labels
+from cooperflow.errors import StoreError
+from cooperflow.outcomes.judgement import AgentEnd, Evidence, Verdict, judge_run
+
+
+def test_the_list_has_every_command_of_upstreams_clients() -> None:
+    """Read from cooperbench's own source: a method called on a client of redis-py."""
+    root = Path(str(cooperbench.__file__)).parent
+    call = re.compile(r"(?:\bclient|\b_client|\b_r)\.([a-z]+)\(")
+    names = {"delete": "del"}
+    used = set()
+    for path in root.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "redis" in text and "openhands-sdk" not in str(path):
+            used |= {names.get(word, word) for word in call.findall(text)}
+    ours = {"list", "close", "create", "run"}  # methods of other clients
+    sent = {word for word in used if hasattr(redis.Redis, word) or word == "del"} - ours
+    assert sent <= set(COMMANDS), sent - set(COMMANDS)
+    assert {"rpush", "lpop", "blpop", "hset", "smembers"} <= sent
+
+
+def test_an_address_of_another_machine_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    """As with a rootless engine, whose bridges are in another namespace."""
+    with pytest.raises(StoreError, match=r"cannot listen on 192\.0\.2\.77.*rootless.*redis\.url"):
+        RedisServer(tmp_path, tmp_path / "log", "192.0.2.77", "secret")
+
+
+def test_a_network_without_a_gateway_is_no_network_for_a_store(tmp_path: Path) -> None:
+    plan = synthetic.make_plan(tmp_path / "results", "flash")
+    wanted = Attempt(plan, plan.runs[0], tmp_path, Labels("r", "run", "t", "o"))
+    with contextlib.ExitStack() as stack, pytest.raises(StoreError, match="has no gateway"):
+        services.start_store_on_network(networks.Network("own", None), wanted, tmp_path, stack)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "could not find an available, non-overlapping IPv4 address pool among the defaults to "
+        "assign to the network",
+        "all predefined address pools have been fully subnetted",
+    ],
+)
+def test_an_engine_without_address_ranges_gets_advice(words: str) -> None:
+    assert networks.explain(words).startswith(words)
+    assert "default-address-pools" in networks.explain(words)
+    assert networks.explain("permission denied") == "permission denied"
+
+
+SUBMITTED = (
+    AgentEnd("agent1", "Submitted", "", 1, 0.0),
+    AgentEnd("agent2", "Submitted", "", 1, 0.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "verdict"),
+    [
+        (
+            Evidence(document=False, store_unavailable=True, detail="x"),
+            Verdict("infra_error", "redis_unavailable", again=True),
+        ),
+        (
+            Evidence(True, agents=SUBMITTED, redis_died=True, store_ended_by_agent=True),
+            Verdict(None),
+        ),
+        (
+            Evidence(
+                True,
+                agents=(SUBMITTED[0], AgentEnd("agent2", "Error", "Connection refused", 1, 0.0)),
+                redis_died=True,
+                store_ended_by_agent=True,
+            ),
+            Verdict(None, "store_ended"),
+        ),
+        (
+            Evidence(False, redis_died=True, store_ended_by_agent=True),
+            Verdict("fail", "store_ended"),
+        ),
+    ],
+)
+def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) -> None:
+    assert judge_run(evidence) == verdict
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://127.0.0.1", ("host.docker.internal", 6379)),
+        ("redis://:x@localhost:7/0", ("host.docker.internal", 7)),
+        ("rediss://:x@redis.example.org:6380#run:a", ("redis.example.org", 6380)),
+        ("redis://172.18.0.1:5", ("172.18.0.1", 5)),
+    ],
+)
+def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) -> None:
+    assert message_store.parse_target(url) == expected

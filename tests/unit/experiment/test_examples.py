@@ -1,0 +1,22 @@
+"""The example configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cooperflow.experiment import config, plan
+from cooperflow.layout import REPOSITORY
+
+EXAMPLES = sorted((REPOSITORY / "config" / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_each_example_is_a_config(path: Path) -> None:
+    made = plan.make(config.load([path]))
+    assert made.runs
+    for model in filter(None, made.config.models.values()):
+        assert model.api_key
+        assert model.api_key in path.read_text() + "COHERE_API_KEY"
+    assert f"--configfile config/examples/{path.name}" in path.read_text()

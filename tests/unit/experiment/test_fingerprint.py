@@ -1,0 +1,38 @@
+"""What makes two experiments different."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cooperflow.experiment import config, fingerprint, plan
+
+
+def test_returning_the_plan_is_in_the_fingerprint() -> None:
+    """Documents written before the key existed stay as they are; a change of it is refused."""
+    raw: dict[str, Any] = {
+        "dataset": {"subset": "flash"},
+        "models": {"a": {"model": "command-a-03-2025"}},
+        "settings": {"solo": ["--setting", "solo"]},
+    }
+    asked = []
+    for value in (False, True):
+        raw["models"]["a"]["return_tool_plan"] = value
+        made = plan.make(config.parse(raw))
+        asked.append(fingerprint.asked(made.experiments[0], made))
+    assert "return_tool_plan" not in asked[0]
+    documents = [{"asked": one, "resolved": {}} for one in asked]
+    assert fingerprint.fingerprint(documents[0]) != fingerprint.fingerprint(documents[1])
+    for before, now in (documents, documents[::-1]):
+        assert any("return_tool_plan" in text for text in fingerprint.differences(before, now))
+    assert fingerprint.differences(documents[0], documents[0]) == []
+
+
+def test_differences_of_experiments() -> None:
+    before = {"asked": {"model": "a"}, "resolved": {"cooperbench": "1", "tasks": {"x/1": "h"}}}
+    same = {"asked": {"model": "a"}, "resolved": {"cooperbench": "1", "tasks": {"y/2": "i"}}}
+    assert fingerprint.differences(before, same) == []
+    other = {"asked": {"model": "b"}, "resolved": {"cooperbench": "1", "tasks": {"x/1": "j"}}}
+    assert fingerprint.differences(before, other) == [
+        'model: "a" -> "b"',
+        "data set: x/1 has other contents",
+    ]

@@ -1,0 +1,202 @@
+"""Pages of single runs: who acted when, in runs whose documents are unusual."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+
+from cooperflow.analysis import losses, run_files, story
+from cooperflow.analysis.losses import OwnFeature
+from cooperflow.analysis.run_files import Source
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.layout import RunFolder
+from cooperflow.report import pages
+from cooperflow.upstream import trajectory as upstream
+from cooperflow.upstream.trajectory import Entry, Trajectory
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Plan:
+    subset = tmp_path / "one.json"
+    tasks = [{"repo": "pallets_click_task", "task_id": 2068, "pairs": [[4, 10]]}]
+    subset.write_text(json.dumps({"tasks": tasks}))
+    return synthetic.make_plan(tmp_path / "results", str(subset))
+
+
+def run_of(made: Plan, setting: str) -> tuple[Run, RunFolder]:
+    run = next(run for run in made.runs if run.experiment.setting.name == setting)
+    synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words(), steps=6)
+    return run, run.folder(made.results)
+
+
+def page(made: Plan, run: Run) -> str:
+    return pages.run_page(Source(run, run.folder(made.results)), [], made.results.report)
+
+
+def conflicts_of_pair(made: Plan, run: Run) -> str:
+    """Return the section about conflicts on the page of a run's pair."""
+    source = Source(run, run.folder(made.results))
+    html = pages.pair_page(run.pair, [source], made.results.report)
+    return html[html.index('id="conflicts"') : html.index('id="patches"')]
+
+
+def compacted(messages: list[dict[str, Any]], response: str) -> dict[str, Any]:
+    """Return a full trajectory: all but the last two turns replaced by a summary."""
+    summary = {
+        "role": "assistant",
+        "content": "## FILE MAP",
+        "extra": {
+            "summary": True,
+            "timestamp": synthetic.BEGAN + 100,
+            "response": {"id": response},
+        },
+    }
+    now = [messages[0], summary, *messages[-4:]]
+    parts = [
+        {"kind": "solver", "messages": messages[:-3]},
+        {"kind": "summarizer", "messages": [*messages[:-4], {"role": "user"}, summary]},
+        {"kind": "solver", "messages": now},
+    ]
+    return {"messages": now, "segments": parts}
+
+
+def test_a_compacted_run_has_two_agents_and_all_their_steps(made: Plan) -> None:
+    run, folder = run_of(made, "coop-comm")
+    for agent in ("agent4", "agent10"):
+        path = folder.path / f"{agent}_traj.json"
+        document = json.loads(path.read_text())
+        full = compacted(document["messages"], f"summary-{agent}")
+        (folder.path / f"{agent}_full_traj.json").write_text(json.dumps(full))
+        path.write_text(json.dumps({**document, "messages": full["messages"]}))
+    story = Source(run, folder).story
+    assert story.agents == ("agent4", "agent10")
+    for agent in story.agents:
+        events = [event for event in story.events if event.agent == agent]
+        assert [e.number for e in events if e.kind == "step"] == [1, 2, 3, 4, 5, 6]
+        assert [e.kind for e in events].count("summary") == 1
+    assert [e.text for e in story.events if e.kind == "message"] == [synthetic.Words().message]
+    html = page(made, run)
+    assert 'class="timeline n2"' in html
+    assert "conversation compacted" in html
+
+
+def test_a_quoted_message_is_not_on_the_page(made: Plan) -> None:
+    run, folder = run_of(made, "coop-comm")
+    path = folder.path / "agent4_traj.json"
+    document = json.loads(path.read_text())
+    document["messages"][1]["content"] = 'I could run send_message agent10 "a quotation".'
+    path.write_text(json.dumps(document))
+    listed = json.loads((folder.path / "conversation.json").read_text())
+    quoted = {"from": "agent4", "to": "agent10", "message": "a quotation"}
+    (folder.path / "conversation.json").write_text(json.dumps([*listed, quoted]))
+    assert [m.text for m in Source(run, folder).messages] == [synthetic.Words().message]
+
+
+def test_an_ended_run_shows_its_messages_and_both_agents(made: Plan) -> None:
+    """One agent had ended and left a full trajectory; the other was stopped while running."""
+    run, folder = run_of(made, "coop-comm")
+    document = json.loads((folder.path / "agent4_traj.json").read_text())
+    for name in ("agent4_traj.json", "agent10_traj.json", "conversation.json"):
+        (folder.path / name).unlink()
+    full = json.dumps(compacted(document["messages"], "s"))
+    (folder.path / "agent4_full_traj.json").write_text(full)
+    calls = folder.attempt(1) / "calls.jsonl"
+    records = [json.loads(line) for line in calls.read_text().splitlines()]
+    command = "send_message agent10 <<'MSG'\nI take store.py.\nMSG"
+    arguments = json.dumps({"command": command})
+    records[0]["message"]["tool_calls"] = [{"function": {"arguments": arguments}}]
+    calls.write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = Source(run, folder)
+    assert set(source.story.agents) == {"agent4", "agent10"}
+    assert [(m.sender, m.to, m.text) for m in source.messages] == [
+        ("agent4", "agent10", "I take store.py.")
+    ]
+    assert "message" in {event.kind for event in source.story.events}
+
+
+def test_patches_are_in_the_order_of_their_features(made: Plan) -> None:
+    run, folder = run_of(made, "coop-comm")
+    names = [patch.name for patch in Source(run, folder).patches]
+    assert names == ["agent4.patch", "agent10.patch"]
+
+
+def test_an_agents_error_is_on_its_page(made: Plan) -> None:
+    run, folder = run_of(made, "coop-comm")
+    result = json.loads(folder.result.read_text())
+    result["agents"]["agent10"] |= {"status": "Error", "error": "the container <b>is lost</b>"}
+    folder.result.write_text(json.dumps(result))
+    html = page(made, run)
+    assert "the container &lt;b&gt;is lost&lt;/b&gt;" in html
+    assert "agent10" in html
+
+
+def test_the_hunks_that_meet_are_shown_with_their_authors(made: Plan) -> None:
+    """Overlapping hunks first, both sides beside each other; also each agent's own feature."""
+    run, folder = run_of(made, "coop-nocomm")
+    for feature, new in ((4, "4 <b>"), (10, "10 <i>")):
+        (folder.path / f"agent{feature}.patch").write_text(
+            "diff --git a/store.py b/store.py\n--- a/store.py\n+++ b/store.py\n"
+            f"@@ -1,6 +1,{7 if feature == 4 else 6} @@\n def size():\n"
+            f"-    return 1\n+    return {new}\n x\n y\n"
+            f"{f'+near {feature}' if feature == 4 else ' z'}\n"
+            + (" z\n w\n" if feature == 4 else " w\n")
+        )
+    own = {"agent1": OwnFeature(4, True), "agent2": OwnFeature(10, False, "tests_failed")}
+    folder.own.write_text(json.dumps(losses.make_document({}, own)))
+    text = page(made, run)
+    section = text[text.index("Where the two patches meet") :]
+    assert section.index("overlap</h4>") < section.index("2 unchanged lines between")
+    assert "return 4 &lt;b&gt;" in section and "return 10 &lt;i&gt;" in section
+    assert section.count("(feature 4), line 2") == 1
+    assert "(feature 4), before line 5" in section
+    assert "feature 10, <bdi>tests_failed" in section
+    sides = conflicts_of_pair(made, run)
+    assert "the patches merge (clean); 1 overlapping pair of hunks" in sides
+    assert "(feature 4), line 2" in sides and "(feature 10), line 2" in sides
+    assert "store.py" in sides and "return 4 &lt;b&gt;" in sides and "return 10 &lt;i&gt;" in sides
+    assert "unchanged line" not in sides.replace("an unchanged line", "")  # only overlaps
+    evaluation = json.loads(folder.eval.read_text())
+    folder.eval.write_text(json.dumps({**evaluation, "merge": {"status": "conflicts"}}))
+    assert "the patches conflict; 1 overlapping pair of hunks" in conflicts_of_pair(made, run)
+    with_own = run_files.mark(folder)
+    folder.own.unlink()
+    assert run_files.mark(folder) != with_own
+    (folder.path / "agent10.patch").write_text("")
+    assert "Where the two patches meet" not in page(made, run)
+    assert "the patches conflict; no hunks overlap by their lines" in conflicts_of_pair(made, run)
+    folder.eval.write_text(json.dumps({**evaluation, "merge": None}))
+    assert "the patches were not merged" in conflicts_of_pair(made, run)
+    solo, _ = run_of(made, "solo")
+    source = Source(solo, solo.folder(made.results))
+    assert 'id="conflicts"' not in pages.pair_page(solo.pair, [source], made.results.report)
+
+
+def test_thoughts_are_on_the_run_page() -> None:
+    """By the answer's id in the trajectory; in a run without one, from the call log alone."""
+    records = [
+        {"event": "end", "id": "a", "thread": "1", "time": 5.0, "kind": "answered"}
+        | {"response_id": "r1", "message": {"content": None}, "thought": "I will look first."}
+        | {"finish_reason": "MAX_TOKENS", "refusal": "No."},
+        # As commit b9ce344 wrote it.
+        {"event": "end", "id": "b", "thread": "1", "time": 6.0, "kind": "answered"}
+        | {"response_id": "r2", "message": {"content": "Done."}},
+    ]
+    read = Trajectory(
+        "solo",
+        entries=tuple(
+            Entry(upstream.TURN, text, float(n), answer_id=f"r{n}")
+            for n, text in enumerate(["", "Done."], start=1)
+        ),
+    )
+    of_trajectory = story.of_trajectories({"solo": read}, [])
+    for version in (
+        story.with_raw_answers(of_trajectory, records),
+        story.of_calls(records, ["solo"]),
+    ):
+        first, second = version.events
+        assert (first.thought, first.refusal, first.cut) == ("I will look first.", "No.", True)
+        assert (second.thought, second.text, second.cut) == ("", "Done.", False)

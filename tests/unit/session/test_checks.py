@@ -1,0 +1,101 @@
+"""The preflight: each line ok or what to do; one call of one token, asked once."""
+
+from __future__ import annotations
+
+import resource
+import time
+from typing import Any
+
+import pytest
+
+from cooperflow.experiment.config_schema import Model
+from cooperflow.outcomes import usage
+from cooperflow.session import checks, finding, model_check, preflight
+
+COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
+
+
+def _states(found: Any) -> dict[str, str]:
+    return {line.name: line.state for line in found}
+
+
+@pytest.mark.parametrize(
+    ("told", "states", "words"),
+    [
+        (
+            {"kind": usage.ANSWERED, "cost": 0.00001, "price": [2.5e-6, 1e-5]},
+            {"key": "ok", "model": "ok", "price": "ok"},
+            "0.000010 USD, which the usage of the runs does not include",
+        ),
+        ({"kind": usage.AUTH, "price": [1, 1]}, {"key": "NO"}, "COHERE_API_KEY"),
+        ({"kind": usage.QUOTA, "price": [1, 1]}, {"key": "NO"}, "quota"),
+        ({"kind": usage.MODEL_NOT_FOUND, "price": [1, 1]}, {"model": "NO"}, "does not know"),
+        ({"kind": usage.API_UNAVAILABLE, "price": None}, {"model": "NO", "price": "--"}, "serve"),
+        ({"kind": usage.ANSWERED, "cost": None}, {"price": "--"}, "LITELLM_MODEL_REGISTRY_PATH"),
+        ({"known": False, "message": "?"}, {"model": "NO"}, "provider/model"),
+    ],
+)
+def test_what_a_probe_means(
+    told: dict[str, Any], states: dict[str, str], words: str, make_plan: Any
+) -> None:
+    experiment = make_plan(models={"m": COHERE.model_dump()}).experiments[0]
+    found = list(model_check.explain_answer(experiment, {"known": True, **told}))
+    assert states.items() <= _states(found).items()
+    assert words in "\n".join(str(line) for line in found)
+
+
+def test_too_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    context: Any = None
+    (problem,) = checks.check_open_files(context)
+    assert "ulimit -n" in str(problem)
+
+
+def test_a_clock_that_is_off_is_told() -> None:
+    now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    assert finding.check_clock("clock", f"{now}.123456789Z", "Docker's").state == "ok"
+    assert finding.check_clock("clock", "Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
+    assert finding.check_clock("clock", "", "theirs").state == "--"
+
+
+def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def probe(model: str, key: str, kwargs: dict[str, Any], call: bool) -> dict[str, Any]:
+        calls.append(key)
+        return {"known": True, "kind": usage.ANSWERED, "cost": 0.1, "price": [1, 1]}
+
+    monkeypatch.setattr(model_check, "probe", probe)
+    monkeypatch.setenv("COHERE_API_KEY", "abc")
+    plan = make_plan(models={"m": COHERE.model_dump()})
+    experiment = plan.experiments[0]
+    for _ in range(3):
+        assert not list(model_check.check_key("m", COHERE))
+        assert not preflight.failed(model_check.check_model(plan, experiment))
+    assert calls == ["abc"]
+    kept = (plan.results.root / "preflight.jsonl").read_text()
+    assert '"cost": 0.1' in kept
+    assert "abc" not in kept
+    monkeypatch.delenv("COHERE_API_KEY")
+    assert not list(model_check.check_model(plan, experiment))
+    (problem,) = model_check.check_key("m", COHERE)
+    assert "export COHERE_API_KEY" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "words"),
+    [
+        ({"step_limit": "many"}, finding.BAD, "config.agent.step_limit: 'many' has another type"),
+        ({"step_limit": True}, finding.BAD, "True has another type"),
+        ({"step_limt": 5}, finding.NOTE, "not among upstream's keys: agent.step_limt"),
+        ({"step_limit": 5, "cost_limit": 2}, finding.OK, "config read"),
+    ],
+)
+def test_an_agents_config_is_held_beside_upstreams(
+    make_plan: Any, given: dict[str, Any], state: str, words: str
+) -> None:
+    plan = make_plan(agent={"name": "mini_swe_agent_v2", "config": {"agent": given}})
+    work = checks.Work(images=True, runs=plan.runs, evaluations=[])
+    found = list(checks.check_agent_config(checks.Context(plan, work)))
+    assert {line.state for line in found} == {state}
+    assert words in found[0].text
