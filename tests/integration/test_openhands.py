@@ -25,7 +25,7 @@ from experiment_client import (
 from replay_client import Server
 from replay_client import server as serving
 
-from cooperflow.openhands import sandbox
+from cooperflow.openhands import agent_server
 from cooperflow.upstream import published
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -182,16 +182,18 @@ def test_a_patch_is_whole_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
         image, ["300"], entrypoint="sleep", detach=True, remove=True, init=True
     )
     try:
-        this = object.__new__(sandbox.Sandbox)
+        this = object.__new__(agent_server.Sandbox)
         monkeypatch.setattr(this, "_container", container, raising=False)
         monkeypatch.setattr(this, "_base", this._git("rev-parse", "HEAD").strip(), raising=False)
         assert this.patch() == ""
         change = "echo new > new.txt; git add -A; git -c user.email=a -c user.name=a commit -qm x"
-        _docker("exec", "-w", sandbox.REPOSITORY, container.id, "sh", "-c", change)
-        _docker("exec", "-w", sandbox.REPOSITORY, container.id, "sh", "-c", "echo more > more.txt")
+        _docker("exec", "-w", agent_server.REPOSITORY, container.id, "sh", "-c", change)
+        _docker(
+            "exec", "-w", agent_server.REPOSITORY, container.id, "sh", "-c", "echo more > more.txt"
+        )
         assert "+++ b/new.txt" in this.patch()
         assert "+++ b/more.txt" in this.patch()
-        _docker("exec", container.id, "rm", "-rf", f"{sandbox.REPOSITORY}/.git")
+        _docker("exec", container.id, "rm", "-rf", f"{agent_server.REPOSITORY}/.git")
         assert this.patch() == ""  # what an agent has broken is the agent's affair
         _docker("exec", container.id, "sh", "-c", "mv $(command -v git) /tmp/git")
         with pytest.raises((RuntimeError, docker.errors.APIError), match="git"):

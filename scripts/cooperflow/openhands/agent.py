@@ -1,4 +1,4 @@
-"""The agent `openhands_docker`: upstream's OpenHands with containers of this machine for Modal's.
+"""The agent `openhands_docker`: upstream's OpenHands, with containers instead of Modal sandboxes.
 
 cooperbench imports this as an external agent. All of upstream's runner stays (prompts, tools,
 collaboration); only its functions for Modal are replaced. Reading the patch raises an error if
@@ -8,43 +8,121 @@ it fails: upstream would return an empty patch from a slow server.
 from __future__ import annotations
 
 import functools
+import os
+import threading
 import time
+import uuid
+from dataclasses import dataclass
 from typing import Any
 
+import docker
+
 from cooperflow.experiment.config_schema import LONGEST_RUN, OPENHANDS
-from cooperflow.openhands import agent_server, git_server, sandbox
+from cooperflow.openhands import NETWORK, agent_server
 from cooperflow.openhands.agent_server import HEALTHY_SECONDS
 
-agent_server.importable()
+agent_server.make_importable()
 
 import cooperbench.runner.coop  # noqa: E402
 from cooperbench.agents import _azure  # noqa: E402
 from cooperbench.agents.openhands_agent_sdk import adapter  # noqa: E402
 from cooperbench.agents.registry import register  # noqa: E402
 
+GIT_PORT = 9418
+GIT_SECONDS = 30
+
+_SCRIPT = (
+    "mkdir -p /git && git init -q --bare /git/repo.git"
+    " && exec git daemon --reuseaddr --export-all --enable=receive-pack --base-path=/git /git"
+)
+_lock = threading.Lock()
+_servers: dict[str, list[Any]] = {}  # by run: the container, its URL, and how many use it
+
 _end_point = _azure.resolve_azure_config
 
 
-def _named() -> dict[str, str] | None:
+def _named_end_point() -> dict[str, str] | None:
     """Return the gateway's address and the run's token, with the name of this thread's agent."""
-    known = _end_point()
-    return known and {**known, "api_key": f"{known['api_key']}/{sandbox.this.agent}"}
+    config = _end_point()
+    return config and {**config, "api_key": f"{config['api_key']}/{agent_server.this.agent}"}
 
 
 def _no_redis(run_id: str, agents: list[str], timeout: int = 3600) -> str:
     raise RuntimeError("no Redis that containers reach; the workflow should have started it")
 
 
+@dataclass(frozen=True)
+class _Unused:
+    url: None = None
+    network_name: None = None
+
+    def cleanup(self) -> None:
+        pass
+
+
+def unused_git_server(**_: Any) -> _Unused:
+    """Return a placeholder for the git server of upstream's runner; the adapter starts another."""
+    return _Unused()
+
+
+def start_git_server(run_id: str, agents: list[str], timeout: int = 3600) -> str:
+    """Return the URL of a run's git server, which the first request starts.
+
+    Raises:
+        RuntimeError: it does not serve; the image may lack `git daemon`.
+    """
+    with _lock:
+        if run_id not in _servers:
+            _servers[run_id] = [*_start(), 0]
+        _servers[run_id][2] += 1
+        return str(_servers[run_id][1])
+
+
+def release_git_server(run_id: str) -> None:
+    """Release a run's git server; the last release ends it."""
+    with _lock:
+        if run_id in _servers:
+            _servers[run_id][2] -= 1
+            if _servers[run_id][2] <= 0:
+                _servers.pop(run_id)[0].remove(force=True, v=True)
+
+
+def _start() -> tuple[Any, str]:
+    network, name = os.environ[NETWORK], f"git-{uuid.uuid4().hex[:8]}"
+    container = docker.from_env().containers.run(
+        agent_server.this.image,
+        ["-c", _SCRIPT],
+        entrypoint="sh",
+        detach=True,
+        init=True,
+        network=network,
+        name=name,
+    )
+    url = f"git://{name}:{GIT_PORT}/repo.git"
+    limit = time.monotonic() + GIT_SECONDS
+    while time.monotonic() < limit:
+        asked = container.exec_run(["git", "ls-remote", f"git://127.0.0.1:{GIT_PORT}/repo.git"])
+        if asked.exit_code == 0:
+            return container, url
+        container.reload()
+        if container.status != "running":
+            break
+        time.sleep(0.3)
+    log_text = container.logs(tail=5).decode(errors="replace").strip()
+    container.remove(force=True, v=True)
+    raise RuntimeError(f"the git server does not serve: {log_text}")
+
+
 def replace_modal() -> None:
     """Replace the Modal functions of upstream's adapter."""
-    adapter.ModalSandboxContext = sandbox.Sandbox
-    _azure.resolve_azure_config = _named
-    adapter._extract_patch = sandbox.patch
+    adapter.ModalSandboxContext = agent_server.Sandbox
+    _azure.resolve_azure_config = _named_end_point
+    adapter._extract_patch = agent_server.read_patch
     adapter._get_or_create_redis = _no_redis
-    adapter._get_or_create_git_server = git_server.get
-    adapter._release_git_server = git_server.release
+    adapter._get_or_create_git_server = start_git_server
+    adapter._release_git_server = release_git_server
     # The runner makes another server for any agent that is not named openhands_sdk.
-    cooperbench.runner.coop.create_git_server = git_server.unused
+    cooperbench.runner.coop.create_git_server = unused_git_server
 
 
 replace_modal()
@@ -77,11 +155,11 @@ class OpenHandsDocker(adapter.OpenHandsSDKRunner):
     """Upstream's runner; `agent.config.agent` sets its two limits by upstream's names."""
 
     def run(self, task: str, image: str, **options: Any) -> Any:
-        given = ((options.get("config") or {}).get("config") or {}).get("agent") or {}
+        settings = ((options.get("config") or {}).get("config") or {}).get("agent") or {}
         self.timeout = LONGEST_RUN  # the run's own time limit comes first
         for name in ("max_iterations", "cost_limit"):
-            setattr(self, name, given.get(name, getattr(self, name)))
-        git_server.image = self._get_oh_image(image)
-        sandbox.this.agent = options.get("agent_id", "agent")
+            setattr(self, name, settings.get(name, getattr(self, name)))
+        agent_server.this.image = self._get_oh_image(image)
+        agent_server.this.agent = options.get("agent_id", "agent")
         wait_until_it_runs()
         return super().run(task, image, **options)
