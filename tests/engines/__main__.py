@@ -19,7 +19,7 @@ import docker as sdk
 import yaml
 
 from cooperflow import layout
-from cooperflow.engine import image_identity
+from cooperflow.engine import containers
 
 from . import private
 
@@ -53,7 +53,7 @@ def measure(host: str, name: str) -> Row:
     info = client.info()
     driver = dict(info.get("DriverStatus") or []).get("driver-type", info.get("Driver"))
     private.docker(host, "image", "inspect", private.BASE_IMAGE)
-    content = image_identity.content(client.images.get(private.BASE_IMAGE).attrs)
+    content = containers.image_hash(client.images.get(private.BASE_IMAGE).attrs)
     environment = {**os.environ, "DOCKER_HOST": host}
     results = layout.REPOSITORY / "results" / f"engine-{name}"
     shutil.rmtree(results, ignore_errors=True)

@@ -18,10 +18,10 @@ import pytest
 from serving import served
 
 from cooperflow import environment, layout
-from cooperflow.engine import abilities, containers
+from cooperflow.engine import containers, endpoint
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import disk_space, rolling, verification
+from cooperflow.images import disk_space, verification
 from cooperflow.layout import REPOSITORY
 
 A, B = "demo_inventory_task", "demo_textkit_task"
@@ -143,7 +143,7 @@ def _has_containerd_store() -> bool:
         kind = dict(client.info().get("DriverStatus") or []).get("driver-type", "")
     finally:
         client.close()
-    return bool(kind == abilities.CONTAINERD_STORE)
+    return bool(kind == endpoint.CONTAINERD_STORE)
 
 
 def test_a_pull_that_never_works_ends_in_plain_words(
@@ -224,7 +224,7 @@ def test_too_little_room_is_told_before_the_first_byte(
 ) -> None:
     plan = plan_for(unpacked=200)
     with pytest.raises(UserError, match=r"1 image, 0.0 GB to fetch.*GB are missing") as told:
-        disk_space.check(plan, bench.client, list(plan.images))
+        disk_space.check_space(plan, bench.client, list(plan.images))
     assert "data-root" in str(told.value)
     assert "images.rolling: true" in str(told.value)
     with pytest.raises(UserError, match=r"needs about 1.\d+ GB"):
@@ -277,13 +277,13 @@ def test_rolling_removes_what_it_brought_after_the_last_use(
     )
     last = tmp_path / "eval.json"
     uses = {image: [str(last)] for image in plan.images}
-    assert rolling.plan_use(plan, uses) == []
+    assert disk_space.plan_use(plan, uses) == []
     for image in plan.images:
         verification.ensure(plan, image)
-    assert not rolling.remove_unneeded(plan, plan.images[0])
+    assert not disk_space.remove_unneeded(plan, plan.images[0])
     last.write_text("{}")
-    assert rolling.remove_unneeded(plan, plan.images[0])
-    assert not rolling.remove_unneeded(plan, plan.images[1])
+    assert disk_space.remove_unneeded(plan, plan.images[0])
+    assert not disk_space.remove_unneeded(plan, plan.images[1])
     assert containers.image_id(bench.client, plan.images[0]) is None
     assert containers.image_id(bench.client, plan.images[1]) is not None
     assert not plan.results.sentinel(plan.images[0]).exists()

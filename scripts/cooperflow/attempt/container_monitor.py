@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ from cooperflow import atomic_io, layout, processes
 from cooperflow.attempt import child_process
 from cooperflow.engine import containers, modal_sandboxes
 from cooperflow.engine.containers import ContainerCounts, EventRecord, Labels
-from cooperflow.engine.probes import EngineProbe
 from cooperflow.errors import EngineError
 
 # Time without an answer after which the attempt counts the engine as lost, seconds.
 ENGINE_PATIENCE = 30
 # Time limit for the engine to start a command in a container, seconds.
 PROBE_SECONDS = 10
+# Interval of probes of a running attempt's engine, and the time limit of a probe, seconds.
+PROBE_INTERVAL, PROBE_PATIENCE = 2.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,41 @@ def remove_containers(labels: Labels) -> bool:
     return False
 
 
+class EngineProbe:
+    """Thread that probes the engine at intervals and measures how long it gave no answer."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._silent_since: float | None = None
+        self._stalled = 0.0
+        self.is_gone = False  # it refuses at once: neither it nor its containers run
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="engine probe")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the engine gave no answer, up to now."""
+        since = self._silent_since
+        return self._stalled + (time.monotonic() - since if since is not None else 0.0)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(PROBE_INTERVAL):
+            sent = time.monotonic()
+            is_answering = containers.is_answering(PROBE_PATIENCE)
+            now = time.monotonic()
+            if is_answering and self._silent_since is not None:
+                self._stalled += now - self._silent_since
+                self._silent_since = None
+            elif not is_answering and self._silent_since is None:
+                self._silent_since = sent
+            self.is_gone = not is_answering and now - sent < PROBE_PATIENCE / 2
+
+
 class DockerMonitor:
     """Monitor of Docker containers: the engine's events, and whether it answers."""
 
@@ -82,17 +119,17 @@ class DockerMonitor:
         self._probe = EngineProbe()
 
     def start(self) -> None:
-        self._probe.begin()
+        self._probe.start()
 
     def has_failed(self) -> bool:
         if self._events.broke:
-            return self._probe.gone
+            return self._probe.is_gone
         fates = self._fates(time.time())
         return fates.died > 0 or fates.oom > 0
 
     def stop(self, ended: float) -> ContainerReport:
         is_broken, stalled = self._events.broke, self._probe.stalled
-        self._probe.end()
+        self._probe.stop()
         self._inspect(has_engine=stalled == 0)
         lost = remove_containers(self._labels)
         processes.end(self._events.process)

@@ -27,7 +27,6 @@ from cooperflow.attempt.model_gateway import Upstream
 from cooperflow.attempt.services import Services
 from cooperflow.engine import containers, modal_sandboxes, networks
 from cooperflow.engine.networks import Network
-from cooperflow.engine.probes import is_full
 from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.experiment import config_schema
 from cooperflow.outcomes import usage
@@ -38,6 +37,8 @@ from cooperflow.upstream import result_files
 POLL_SECONDS = 0.1
 # Interval of checks of its containers and the engine, seconds.
 CHECK_SECONDS = 1.0
+# A file system with less than this is full: a record or a document may not fit, bytes.
+FULL = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -313,3 +314,12 @@ def read_upstream_document(attempt: Attempt) -> dict[str, Any] | None:
     ):
         return document
     return None
+
+
+def is_full(folder: Path) -> bool:
+    """Return whether the file system of ``folder`` is full."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return True
+    return status.f_bavail * status.f_frsize < FULL or status.f_favail == 0 < status.f_files

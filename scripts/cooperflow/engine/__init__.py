@@ -1,1 +1,1 @@
-"""Container engines: endpoint, containers, networks, images and cheap probes."""
+"""Container engines: endpoint, containers, local images and networks; Modal sandboxes."""

@@ -1,8 +1,10 @@
-"""Docker containers of runs: labels, limits, events and removal; local images."""
+"""Docker containers of runs (labels, limits, events, removal), and the identity of local images."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -18,7 +20,7 @@ import docker.errors
 import requests.exceptions
 
 from cooperflow.atomic_io import read_lines
-from cooperflow.engine import abilities, endpoint, image_identity
+from cooperflow.engine import endpoint
 from cooperflow.errors import EngineError
 from cooperflow.experiment.config_schema import Containers
 from cooperflow.processes import Process, spawn, this_process
@@ -44,6 +46,19 @@ FAILURES = (
     docker.credentials.errors.StoreError,
     requests.exceptions.RequestException,
     OSError,
+)
+
+# Settings of an image that affect its containers and that every engine reports.
+IMAGE_SETTINGS = (
+    "Cmd",
+    "Entrypoint",
+    "Env",
+    "ExposedPorts",
+    "Labels",
+    "StopSignal",
+    "User",
+    "Volumes",
+    "WorkingDir",
 )
 
 
@@ -144,7 +159,7 @@ def image_attributes(client: docker.DockerClient, image: str) -> dict[str, Any] 
 def image_content(client: docker.DockerClient, image: str) -> str | None:
     """Return the content of a local image, which no image store changes; None: it is missing."""
     attributes = image_attributes(client, image)
-    return None if attributes is None else image_identity.content(attributes)
+    return None if attributes is None else image_hash(attributes)
 
 
 def remove(client: docker.DockerClient, labels: Mapping[str, str]) -> int:
@@ -323,7 +338,7 @@ def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
     """Return the folder of the images and its free bytes (None: not visible from here)."""
     with engine_errors():
         info = client.info()
-    root = abilities.image_store(info)
+    root = endpoint.image_store(info)
     # In a container the same path is another folder, even with this machine's engine.
     if root is None or not endpoint.is_this_machine(endpoint.apply(), info, contained=False):
         return root or Path(info["DockerRootDir"]), None
@@ -366,3 +381,56 @@ def version(client: docker.DockerClient) -> str:
     """Return the engine's version."""
     with engine_errors():
         return str(client.version()["Version"])
+
+
+def image_hash(attributes: Mapping[str, Any]) -> str:
+    """Return a hash of an image's layers and settings.
+
+    The same content has another id, and other digests, in a classic and in a containerd store.
+
+    Args:
+        attributes: the engine's description of the image (`docker image inspect`).
+    """
+    settings = attributes.get("Config") or {}
+    document = {
+        "os": attributes.get("Os"),
+        "architecture": attributes.get("Architecture"),
+        "layers": (attributes.get("RootFS") or {}).get("Layers") or [],
+        # An engine reports an absent setting as null, as empty, or not at all.
+        "settings": {name: settings[name] for name in IMAGE_SETTINGS if settings.get(name)},
+    }
+    text = json.dumps(document, sort_keys=True)
+    return f"content:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def is_same_image(sentinel: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
+    """Return whether ``sentinel`` describes this image.
+
+    Sentinels of older versions have no content: their id or digest must be the image's.
+    """
+    if sentinel.get("content"):
+        return bool(sentinel["content"] == image_hash(attributes))
+    if sentinel.get("id") == attributes.get("Id"):
+        return True
+    digest = digest_of(str(sentinel.get("digest") or ""))
+    return bool(digest) and digest in map(digest_of, attributes.get("RepoDigests") or [])
+
+
+def registry_digests(
+    attributes: Mapping[str, Any], pulled: bool = False, pinned: str | None = None
+) -> list[str]:
+    """Return the digests of an image that a registry gave it.
+
+    A containerd store invents a digest for each image: its own id. Only a pull, or the lock,
+    shows that a registry gave it.
+    """
+    return [
+        reference
+        for reference in attributes.get("RepoDigests") or []
+        if pulled or digest_of(reference) == pinned or digest_of(reference) != attributes.get("Id")
+    ]
+
+
+def digest_of(reference: str) -> str:
+    """Return the digest in ``name@digest``."""
+    return reference.rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""The Docker endpoint of this process: one for the `docker` command and the SDK."""
+"""Docker engine of this process: one endpoint for the command and the SDK, and its abilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow.errors import EngineError
+from cooperflow.errors import EngineError, listed
+from cooperflow.experiment.config_schema import Containers
 
 DEFAULT = "default"
 # Default of the `docker` command.
@@ -21,6 +22,16 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 CONTAINER_MARK = Path("/.dockerenv")
 # Upstream's evaluation uses the SDK without an SSH client.
 SSH = "ssh://"
+
+# The word in `docker info` and the cgroup controller behind each limit of the config.
+CONTROLLERS = {
+    "memory": ("MemoryLimit", "memory"),
+    "cpus": ("CpuCfsQuota", "cpu"),
+    "pids": ("PidsLimit", "pids"),
+}
+CONTAINERD_STORE = "io.containerd.snapshotter.v1"
+SYSTEM_CONTAINERD = ("/run/containerd/containerd.sock", "/var/run/containerd/containerd.sock")
+CONTAINERD_ROOT = "/var/lib/containerd"
 
 
 @dataclass(frozen=True)
@@ -162,3 +173,52 @@ def _context(folder: Path, name: str, source: str) -> Endpoint:
         # For both programs an empty value means: do not verify.
         variables["DOCKER_TLS_VERIFY"] = "" if unverified else "1"
     return Endpoint(host, source, name, variables)
+
+
+def missing_limits(config: Containers, info: Mapping[str, Any]) -> list[str]:
+    """Return the configured limits that the engine drops without an error."""
+    return [
+        name
+        for name, (word, _) in CONTROLLERS.items()
+        if getattr(config, name) and not info.get(word)
+    ]
+
+
+def limits_text(missing: list[str], info: Mapping[str, Any]) -> str:
+    """Return the advice for an engine that cannot enforce the limits ``missing``."""
+    controllers = " ".join(CONTROLLERS[name][1] for name in missing)
+    keys = listed(f"containers.{name}" for name in missing)
+    text = f"the engine cannot enforce these limits: {keys}. "
+    if is_rootless(info):
+        text += (
+            f"It is rootless: delegate the cgroup controllers ({controllers}) to its user. Write "
+            f"`[Service]` and `Delegate={controllers}` to "
+            "/etc/systemd/system/user@.service.d/delegate.conf, then `systemctl daemon-reload`, "
+            "log out and in, and restart the engine (`systemctl --user restart docker`)"
+        )
+    else:
+        text += (
+            f"Enable the cgroup controllers ({controllers}; kernel parameters "
+            "cgroup_enable=memory swapaccount=1), then restart the machine"
+        )
+    return f"{text}. Set these keys to null to run without the limits."
+
+
+def is_rootless(info: Mapping[str, Any]) -> bool:
+    """Return whether the engine runs without root."""
+    return any("rootless" in str(option) for option in info.get("SecurityOptions") or [])
+
+
+def image_store(info: Mapping[str, Any]) -> Path | None:
+    """Return the folder whose disk holds the images, None where the engine does not report it.
+
+    A system-wide containerd keeps the images of Docker's containerd store outside DockerRootDir.
+    """
+    root = Path(str(info.get("DockerRootDir")))
+    status = dict(pair for pair in info.get("DriverStatus") or [] if len(pair) == 2)
+    if status.get("driver-type") != CONTAINERD_STORE:
+        return root
+    address = str((info.get("Containerd") or {}).get("Address") or "")
+    if not address:
+        return None
+    return Path(CONTAINERD_ROOT) if address in SYSTEM_CONTAINERD else root

@@ -1,4 +1,4 @@
-"""Space for images on Docker's disk: the need, computed from manifests, and the free space."""
+"""Space for images on Docker's disk: the need, the free space, and removal after the last use."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+import docker.errors
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, locks
 from cooperflow.engine import containers
-from cooperflow.errors import UserError
+from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import image_lock, registry, rolling
+from cooperflow.images import registry
 from cooperflow.images.registry import Manifest
+from cooperflow.openhands import agent_server
 
 # Interval of disk checks while images in use take the space, seconds.
 TICK = 3.0
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
+
+PULLED, LOADED = "pulled", "loaded"
+# Sources of images that this workflow fetched; images of other sources are not removed.
+FETCHED = (PULLED, LOADED, agent_server.LAYERED)
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ def architecture(client: docker.DockerClient) -> str:
     return _ARCHITECTURES.get(name, name)
 
 
-def need(
+def compute_need(
     absent: Iterable[str],
     manifests: Mapping[str, Manifest],
     sizes: Mapping[str, int],
@@ -70,11 +76,13 @@ def need(
     return Need(count, packed, unknown)
 
 
-def ask(plan: Plan, client: docker.DockerClient, absent: Iterable[str]) -> dict[str, Manifest]:
+def read_manifests(
+    plan: Plan, client: docker.DockerClient, absent: Iterable[str]
+) -> dict[str, Manifest]:
     """Return the manifests of images. A stored manifest is not requested again."""
     manifests: dict[str, Manifest] = {}
     kind, reachable = architecture(client), True
-    pinned = image_lock.read(Path(plan.config.images.lock))
+    pinned = registry.read_pins(Path(plan.config.images.lock))
     missing = set(absent)
     for image in plan.images:
         document = atomic_io.read_json(plan.results.manifest(image))
@@ -106,7 +114,7 @@ class Fit:
     known: bool
 
 
-def check(plan: Plan, client: docker.DockerClient, absent: list[str]) -> Fit | None:
+def check_space(plan: Plan, client: docker.DockerClient, absent: list[str]) -> Fit | None:
     """Return the amount to fetch, which fits as far as sizes are known; None: nothing to fetch.
 
     Raises:
@@ -115,22 +123,24 @@ def check(plan: Plan, client: docker.DockerClient, absent: list[str]) -> Fit | N
     if not absent:
         return None
     config = plan.config.images
-    manifests = ask(plan, client, absent)
-    sizes = {name: e.size for name, e in image_lock.read(Path(config.lock)).items()}
+    manifests = read_manifests(plan, client, absent)
+    sizes = {name: e.size for name, e in registry.read_pins(Path(config.lock)).items()}
     present = [image for image in plan.images if image not in absent]
-    total = need(absent, manifests, sizes, present)
+    total = compute_need(absent, manifests, sizes, present)
     root, free = containers.storage(client)
     amount = _words(total)
     room = total.unpacked(config.unpacked)
     if config.rolling:
-        room = max((need([image], manifests, sizes, present).packed for image in absent), default=0)
+        room = max(
+            (compute_need([image], manifests, sizes, present).packed for image in absent), default=0
+        )
         room = int(room * config.unpacked)
     required = room + int(config.free_gb * 1e9)
     if free is not None and free < required:
         raise UserError(
             f"Disk: {amount}{_unpacked(room)}, and {config.free_gb:g} GB are to "
             f"stay free (images.free_gb). Docker's root {root} has {free / 1e9:.1f} GB free: "
-            f"{(required - free) / 1e9:.1f} GB are missing. {advice(root, config.rolling)}"
+            f"{(required - free) / 1e9:.1f} GB are missing. {disk_advice(root, config.rolling)}"
         )
     free_space = (
         f"{free / 1e9:.1f} GB free" if free is not None else "free space that is not visible here"
@@ -155,7 +165,7 @@ def _unpacked(room: int) -> str:
     return f", about {room / 1e9:.1f} GB unpacked" if room else ""
 
 
-def advice(root: Path, is_rolling: bool) -> str:
+def disk_advice(root: Path, is_rolling: bool) -> str:
     """Return the advice for a disk of Docker that is too small."""
     other = "" if is_rolling else " Or set images.rolling: true, which keeps few images at a time."
     return (
@@ -165,7 +175,9 @@ def advice(root: Path, is_rolling: bool) -> str:
     )
 
 
-def wait(plan: Plan, client: docker.DockerClient, image: str, packed: int, factor: float) -> None:
+def wait_for_space(
+    plan: Plan, client: docker.DockerClient, image: str, packed: int, factor: float
+) -> None:
     """Return when there is space for an image. Rolling mode waits until other images are removed.
 
     Raises:
@@ -177,12 +189,12 @@ def wait(plan: Plan, client: docker.DockerClient, image: str, packed: int, facto
         required = int(packed * factor) + int(plan.config.images.free_gb * 1e9)
         if free is None or free >= required:
             return
-        if not (plan.config.images.rolling and rolling.in_use(plan, image)):
+        if not (plan.config.images.rolling and has_images_in_use(plan, image)):
             raise UserError(
                 f"{image} needs about {packed * factor / 1e9:.2f} GB, and "
                 f"{plan.config.images.free_gb:g} GB are to stay free (images.free_gb); Docker's "
                 f"root {root} has {free / 1e9:.2f} GB: {(required - free) / 1e9:.2f} GB are "
-                f"missing. {advice(root, plan.config.images.rolling)}"
+                f"missing. {disk_advice(root, plan.config.images.rolling)}"
             )
         if not is_announced:
             print(
@@ -190,3 +202,73 @@ def wait(plan: Plan, client: docker.DockerClient, image: str, packed: int, facto
             )
             is_announced = True
         time.sleep(TICK)
+
+
+def plan_use(plan: Plan, files_by_image: Mapping[str, Iterable[str]]) -> list[str]:
+    """Record the files of this session that need an image; remove images that are not needed.
+
+    Returns the removed images.
+    """
+    if not plan.config.images.rolling:
+        plan.results.pending_images.unlink(missing_ok=True)
+        return []
+    atomic_io.write_json(
+        plan.results.pending_images, {k: sorted(v) for k, v in files_by_image.items()}
+    )
+    return [image for image in plan.images if remove_unneeded(plan, image)]
+
+
+def is_needed(plan: Plan, image: str) -> bool:
+    """Return whether a file that needs the image does not exist yet."""
+    record = atomic_io.read_json(plan.results.pending_images)
+    files = (
+        record.get(image, [])
+        if isinstance(record, dict)
+        else [str(plan.results.pending_images) + "?"]
+    )
+    return any(not Path(file).exists() for file in files)
+
+
+def has_images_in_use(plan: Plan, excluded: str) -> bool:
+    """Return whether another image that the workflow fetched is needed now and removed later."""
+    others = (image for image in plan.images if image != excluded)
+    return any(
+        plan.results.fetch_record(image).exists() and is_needed(plan, image) for image in others
+    )
+
+
+def remove_unneeded(plan: Plan, image: str) -> bool:
+    """Remove an image if the workflow fetched it and nothing needs it; return whether it did."""
+    if not plan.config.images.rolling or is_needed(plan, image):
+        return False
+    try:
+        with locks.claim(plan.results.claims, f"image {image}", 0.0):
+            return _remove(plan, image)
+    except (UserError, EngineError, docker.errors.DockerException):
+        return False  # another job is removing it, or a later session will
+
+
+def _remove(plan: Plan, image: str) -> bool:
+    record = atomic_io.read_json(plan.results.fetch_record(image))
+    if not isinstance(record, dict):
+        return False
+    client = containers.engine()
+    try:
+        local = client.images.get(image)
+    except docker.errors.ImageNotFound:
+        local = None
+    if local is not None and local.id == record["id"]:
+        # By its names, so that the image stays if it has another name.
+        name = image.rpartition(":")[0].rpartition("/")[2]
+        digests = [d for d in local.attrs.get("RepoDigests") or [] if f"/{name}@" in d]
+        for reference in (*digests, image):
+            try:
+                client.images.remove(reference)
+            except docker.errors.ImageNotFound:
+                continue
+    client.close()
+    plan.results.sentinel(image).unlink(missing_ok=True)
+    plan.results.gate.unlink(missing_ok=True)
+    plan.results.fetch_record(image).unlink(missing_ok=True)
+    print(f"{image}: removed after its last use (images.rolling)")
+    return True

@@ -1,16 +1,20 @@
-"""Client of an image registry (HTTP API v2): digests and manifests, without fetching layers."""
+"""Registry of images: client of its HTTP API (v2), and its digests as pinned in images.lock.csv."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import docker.auth
 import docker.credentials.errors
 import requests
 
+from cooperflow import atomic_io, locks
 from cooperflow.errors import UserError
 from cooperflow.instrumentation.rate_limit import parse_retry_after
 
@@ -28,6 +32,11 @@ MANIFESTS = (
 PATIENCE = (10, 30)
 # Pause for a registry's limit without a Retry-After header, seconds.
 DEFAULT_PAUSE = 300.0
+
+PIN_COLUMNS = ("image", "digest", "size", "content")
+# Locks of older versions have no content.
+OLD_PIN_COLUMNS = PIN_COLUMNS[:3]
+Moved = Literal["error", "pinned", "accept"]
 
 
 class Transient(Exception):
@@ -206,3 +215,78 @@ def _pause(answer: requests.Response) -> float:
     """Return the seconds to wait after a refusal: by its Retry-After, at least 1."""
     seconds = parse_retry_after(answer.headers.get("Retry-After"))
     return DEFAULT_PAUSE if seconds is None else max(seconds, 1.0)
+
+
+@dataclass(frozen=True)
+class Pin:
+    """An image and its pinned content."""
+
+    image: str
+    digest: str
+    size: int  # packed bytes, 0 if unknown
+    content: str = ""  # as containers.image_hash returns it, empty if unknown
+
+
+def read_pins(path: Path) -> dict[str, Pin]:
+    """Return the entries of the lock; none without the file.
+
+    Raises:
+        UserError: the file is not a lock.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    rows = csv.DictReader(io.StringIO(text))
+    if tuple(rows.fieldnames or ()) not in (PIN_COLUMNS, OLD_PIN_COLUMNS):
+        raise UserError(f"{path}: the first line must be {','.join(PIN_COLUMNS)}.")
+    try:
+        entries = [
+            Pin(r["image"], r["digest"], int(r["size"] or 0), r.get("content") or "") for r in rows
+        ]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: {error}. Restore it, or remove it to pin images again."
+        ) from error
+    return {entry.image: entry for entry in entries}
+
+
+def write_pin(path: Path, entry: Pin) -> None:
+    """Add or replace an entry; several processes may do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locks.locked(path.parent / f".{path.name}.lock"):
+        entries = {**read_pins(path), entry.image: entry}
+        text = io.StringIO()
+        writer = csv.DictWriter(text, PIN_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(entries[name]) for name in sorted(entries))
+        atomic_io.write_text(path, text.getvalue())
+
+
+def choose_digest(
+    image: str, pinned: str | None, tag: str | None, moved: Moved, path: Path
+) -> str | None:
+    """Return the digest to pull: None if neither the lock nor the registry has one.
+
+    Args:
+        pinned: the digest in the lock.
+        tag: the digest that the tag points to now, according to the registry.
+
+    Raises:
+        UserError: the tag has moved, and images.moved is "error".
+    """
+    if pinned is None or tag is None or pinned == tag:
+        return pinned or tag
+    if moved == "error":
+        raise UserError(moved_text(image, pinned, tag, path))
+    return pinned if moved == "pinned" else tag
+
+
+def moved_text(image: str, pinned: str, actual: str, path: Path) -> str:
+    """Return the message for an image that differs from its pin."""
+    return (
+        f"{image}: the tag has moved: it is {actual} now, and {path} pins {pinned}. Results of the "
+        "two may differ.\n"
+        "Keep the pinned one with --config 'images={moved: pinned}' (as long as the registry has "
+        "it), or take the new one with --config 'images={moved: accept}', which pins it."
+    )

@@ -14,12 +14,12 @@ import docker
 import docker.errors
 
 from cooperflow import atomic_io, layout, locks, processes, session_lock
-from cooperflow.engine import containers, image_identity
+from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import disk_space, image_lock, pulling, registry, rolling
+from cooperflow.images import disk_space, pulling, registry
 from cooperflow.layout import Pair
 from cooperflow.openhands import agent_server
 from cooperflow.upstream import published
@@ -61,19 +61,17 @@ def bring(plan: Plan, image: str) -> dict[str, Any]:
     if containers.image_id(client, image) is None or agent_server.is_stale(client, image):
         source = _fetch(plan, client, image)
     local = client.images.get(image)
-    pinned = image_lock.read(Path(plan.config.images.lock)).get(image)
-    pulled = source == rolling.PULLED
-    digests = image_identity.registry_digests(
-        local.attrs, pulled, pinned.digest if pinned else None
-    )
+    pinned = registry.read_pins(Path(plan.config.images.lock)).get(image)
+    pulled = source == disk_space.PULLED
+    digests = containers.registry_digests(local.attrs, pulled, pinned.digest if pinned else None)
     _check_pin(plan, pinned, local.attrs, digests)
-    if source in rolling.FETCHED:
+    if source in disk_space.FETCHED:
         atomic_io.write_json(plan.results.fetch_record(image), {"image": image, "id": local.id})
     sentinel = {
         "schema": SCHEMA,
         "name": image,
         "id": local.id,
-        "content": image_identity.content(local.attrs),
+        "content": containers.image_hash(local.attrs),
         "digest": next(iter(digests), None),
         "size": local.attrs.get("Size"),
         "source": source,
@@ -89,18 +87,20 @@ def bring(plan: Plan, image: str) -> dict[str, Any]:
 
 def _check_pin(
     plan: Plan,
-    pinned: image_lock.Entry | None,
+    pinned: registry.Pin | None,
     attributes: Mapping[str, Any],
     digests: Sequence[str],
 ) -> None:
     """Raise if a local image is known to differ from its pin."""
     if pinned is None:
         return
-    names = [image_identity.digest_of(digest) for digest in digests]
-    is_pinned = pinned.digest in names or pinned.content == image_identity.content(attributes)
+    names = [containers.digest_of(digest) for digest in digests]
+    is_pinned = pinned.digest in names or pinned.content == containers.image_hash(attributes)
     if names and not is_pinned:
         config = plan.config.images
-        image_lock.choose(pinned.image, pinned.digest, names[0], config.moved, Path(config.lock))
+        registry.choose_digest(
+            pinned.image, pinned.digest, names[0], config.moved, Path(config.lock)
+        )
 
 
 def _serves(image: str) -> bool:
@@ -117,8 +117,8 @@ def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
     """Load, pull, build or layer the image, whichever the config allows and works first."""
     config, failures = plan.config.images, []
     ways: list[tuple[str, bool, Callable[[], None]]] = [
-        (rolling.LOADED, config.archive is not None, lambda: _load(plan, client, image)),
-        (rolling.PULLED, config.pull, lambda: _pull(plan, client, image)),
+        (disk_space.LOADED, config.archive is not None, lambda: _load(plan, client, image)),
+        (disk_space.PULLED, config.pull, lambda: _pull(plan, client, image)),
         ("built", config.build, lambda: _build(plan, client, plan.image_pairs[image])),
     ]
     if _serves(image):
@@ -142,7 +142,7 @@ def _load(plan: Plan, client: docker.DockerClient, image: str) -> None:
     path = archive_path(plan, image)
     if not path.is_file():
         raise UserError(f"{path} does not exist")
-    disk_space.wait(plan, client, image, path.stat().st_size, 1.0)
+    disk_space.wait_for_space(plan, client, image, path.stat().st_size, 1.0)
     with path.open("rb") as stream:
         client.images.load(stream)
     if containers.image_id(client, image) is None:
@@ -183,21 +183,23 @@ def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
     position = f"image {plan.images.index(image) + 1} of {len(plan.images)}"
 
     def work() -> None:
-        pinned = image_lock.read(lock).get(image)
+        pinned = registry.read_pins(lock).get(image)
         try:
             digest_now = registry_client.digest()
         except registry.OutOfReach:
             digest_now = None  # Docker may reach it by a configured proxy or mirror
-        digest = image_lock.choose(
+        digest = registry.choose_digest(
             image, pinned.digest if pinned else None, digest_now, config.moved, lock
         )
         manifest = None
         if digest_now is not None and digest is not None:
             manifest = registry_client.manifest(digest)
             atomic_io.write_json(plan.results.manifest(image), manifest.as_dict())
-            disk_space.wait(plan, client, image, manifest.size, config.unpacked)
+            disk_space.wait_for_space(plan, client, image, manifest.size, config.unpacked)
         else:
-            disk_space.wait(plan, client, image, pinned.size if pinned else 0, config.unpacked)
+            disk_space.wait_for_space(
+                plan, client, image, pinned.size if pinned else 0, config.unpacked
+            )
         started = time.monotonic()
         progress = pulling.Progress(image, position, manifest.size if manifest else None)
         pulling.pull_once(
@@ -209,8 +211,8 @@ def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
         local.tag(name, tag)
         digest = digest or next(d.rpartition("@")[2] for d in local.attrs["RepoDigests"])
         size = manifest.size if manifest else progress.total
-        content = image_identity.content(local.attrs)
-        image_lock.put_entry(lock, image_lock.Entry(image, digest, size, content))
+        content = containers.image_hash(local.attrs)
+        registry.write_pin(lock, registry.Pin(image, digest, size, content))
         seconds = time.monotonic() - started
         pulling.report_now(
             f"{position}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s"
@@ -223,7 +225,7 @@ def _build(plan: Plan, client: docker.DockerClient, pair: Pair) -> None:
     folder = dataset.task_folder(Path(plan.config.dataset.dir), pair.repo, pair.task_id)
     if not (folder / "Dockerfile").is_file():
         raise UserError(f"{folder / 'Dockerfile'} does not exist")
-    disk_space.wait(plan, client, pair.image, 0, 1.0)
+    disk_space.wait_for_space(plan, client, pair.image, 0, 1.0)
     client.images.build(path=str(folder), tag=pair.image, rm=True, forcerm=True)
 
 
@@ -301,7 +303,7 @@ def ensure_same(plan: Plan, image: str) -> str:
     finally:
         client.close()
     image_id = str(attributes.get("Id"))
-    if sentinel.get("id") and not image_identity.is_same(sentinel, attributes):
+    if sentinel.get("id") and not containers.is_same_image(sentinel, attributes):
         raise UserError(
             f"{image}: is {image_id} on {socket.gethostname()}, but {sentinel['id']} was "
             f"verified. Remove the image there to have the right one fetched, or remove {path} "

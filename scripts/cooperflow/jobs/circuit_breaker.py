@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io, halt, locks, processes
-from cooperflow.engine import probes
+from cooperflow.engine import containers
+from cooperflow.errors import EngineError
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import notification
 from cooperflow.layout import Results
@@ -28,6 +29,8 @@ LONGEST_PAUSE = 600
 MESSAGE_SECONDS, PROBE_SECONDS = 60, 5
 # Length of the record of attempts that is read, bytes: some hundred attempts.
 TAIL = 65_536
+# Time limit of a probe, seconds.
+PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -114,13 +117,13 @@ def _obstacle(plan: Plan, run: Run, evaluation: bool, is_trial: bool) -> str:
         records = atomic_io.read_lines(plan.results.breaker, TAIL)
         ends = [record for record in records if record.get("owner") == session]
         trouble = judge(ends, config.failures, config.pause_seconds)
-    engine_error = probes.engine_problem() if plan.config.docker else ""
+    engine_error = engine_problem() if plan.config.docker else ""
     if engine_error:
         return f"{engine_error}. It continues when the engine answers."
     if trouble is None:
         return ""
     failures = f"the last {trouble.runs} runs ended as {trouble.reason}"
-    unreachable = probes.provider_problem(run.experiment.api_base)
+    unreachable = provider_problem(run.experiment.api_base)
     if unreachable:
         return f"{failures}; {unreachable}. It continues when the provider is reachable."
     if not is_trial:
@@ -138,3 +141,34 @@ def _try_lock(results: Results, stack: contextlib.ExitStack) -> bool:
         return False
     stack.enter_context(stream)
     return True
+
+
+def engine_problem() -> str:
+    """Return why the engine cannot start a run, empty if it can."""
+    try:
+        containers.engine(PATIENCE).close()
+    except EngineError as error:
+        return f"Docker does not answer ({str(error)[:120]})"
+    return ""
+
+
+def provider_problem(url: str | None) -> str:
+    """Return why the provider's host cannot be reached, empty if it can (or is not known).
+
+    The client library of the calls makes the request, so that a proxy is used for both or for
+    neither. No model is called, so nothing is paid; any answer, or a time-out, counts as reached.
+    """
+    import httpx
+
+    if not url:
+        return ""
+    try:
+        # Nothing secret is sent, and certificates are not verified here.
+        httpx.head(url, timeout=PATIENCE, verify=False)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        where = httpx.URL(url)
+        port = where.port or (80 if where.scheme == "http" else 443)
+        return f"{where.host}:{port} cannot be reached ({error or type(error).__name__})"
+    except Exception:  # a broken answer is an answer; an unknown kind of proxy fails the call
+        return ""
+    return ""

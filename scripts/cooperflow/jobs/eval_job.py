@@ -11,7 +11,7 @@ from typing import Any
 from cooperflow import atomic_io
 from cooperflow.attempt import evaluation
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.images import rolling
+from cooperflow.images import disk_space
 from cooperflow.jobs import circuit_breaker
 from cooperflow.jobs.job import DONE, Conclusion, Job, Try, corrupt_result
 from cooperflow.layout import RunFolder
@@ -82,7 +82,7 @@ class EvalJob(Job):
 
     def release(self) -> None:
         for image in dict.fromkeys((self._run.image, self._run.pair.image)):
-            rolling.remove_unneeded(self.plan, image)
+            disk_space.remove_unneeded(self.plan, image)
 
 
 def _untested_features(run: Run, document: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from cooperflow.attempt import evaluation
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import rolling, verification
+from cooperflow.images import disk_space, verification
 from cooperflow.jobs.job import DONE, Conclusion, Job, Try
 from cooperflow.layout import Pair
 from cooperflow.outcomes import oracle, patch_text, publication
@@ -123,7 +123,7 @@ class OracleJob(Job):
         return probe
 
     def release(self) -> None:
-        rolling.remove_unneeded(self.plan, self._pair.image)
+        disk_space.remove_unneeded(self.plan, self._pair.image)
 
 
 def _image(plan: Plan, pair: Pair) -> tuple[str | None, str]:

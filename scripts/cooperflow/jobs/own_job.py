@@ -12,7 +12,7 @@ from cooperflow.analysis import losses
 from cooperflow.analysis.losses import OwnFeature
 from cooperflow.attempt import evaluation
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.images import rolling
+from cooperflow.images import disk_space
 from cooperflow.jobs import circuit_breaker
 from cooperflow.jobs.job import DONE, FAILED, Conclusion, Job, Try, corrupt_result
 from cooperflow.outcomes import judgement, publication
@@ -93,4 +93,4 @@ class OwnJob(Job):
         return DONE
 
     def release(self) -> None:
-        rolling.remove_unneeded(self.plan, self._run.pair.image)
+        disk_space.remove_unneeded(self.plan, self._run.pair.image)

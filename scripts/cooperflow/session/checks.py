@@ -18,14 +18,7 @@ import docker.errors
 
 from cooperflow import atomic_io, provider_environment, runtime_dir, session_lock
 from cooperflow.attempt import message_store
-from cooperflow.engine import (
-    abilities,
-    containers,
-    endpoint,
-    image_identity,
-    modal_sandboxes,
-    networks,
-)
+from cooperflow.engine import containers, endpoint, modal_sandboxes, networks
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, StoreError, UserError, listed
 from cooperflow.experiment import dataset
@@ -342,8 +335,8 @@ def check_docker(context: Context) -> Iterator[Finding]:
         yield from check_callbacks(context, client)
         yield from _check_network(context, client)
         info = client.info()
-        if missing := abilities.missing_limits(context.plan.config.containers, info):
-            yield Finding("limits", NOTE, abilities.limits_text(missing, info))
+        if missing := endpoint.missing_limits(context.plan.config.containers, info):
+            yield Finding("limits", NOTE, endpoint.limits_text(missing, info))
         yield from _check_image_space(context, client)
 
 
@@ -367,7 +360,7 @@ def _check_image_space(context: Context, client: docker.DockerClient) -> Iterato
     images = context.plan.images if context.work.images else ()
     absent = [image for image in images if containers.image_id(client, image) is None]
     try:
-        fit = disk_space.check(context.plan, client, absent)
+        fit = disk_space.check_space(context.plan, client, absent)
     except UserError as error:
         yield Finding("images", BAD, str(error))
         return
@@ -472,15 +465,15 @@ def check_verified_images(plan: Plan, client: docker.DockerClient) -> Iterator[F
         path = plan.results.sentinel(image)
         sentinel = atomic_io.read_json(path) or {}
         attributes = containers.image_attributes(client, image)
-        if sentinel.get("id") and attributes and not image_identity.is_same(sentinel, attributes):
+        if sentinel.get("id") and attributes and not containers.is_same_image(sentinel, attributes):
             text = f"{image} has changed since it was verified: remove {path} to verify it again."
             yield Finding("images", BAD, text)
 
 
 def try_limits(plan: Plan, client: docker.DockerClient, info: Mapping[str, Any]) -> Finding:
     """Start a container and check that its memory limit holds, if there is an image."""
-    if missing := abilities.missing_limits(plan.config.containers, info):
-        return Finding("limits", BAD, abilities.limits_text(missing, info))
+    if missing := endpoint.missing_limits(plan.config.containers, info):
+        return Finding("limits", BAD, endpoint.limits_text(missing, info))
     image = next((i for i in plan.images if containers.image_id(client, i)), None)
     if image is None:
         text = "offered by the kernel; tried in a container once an image is available"

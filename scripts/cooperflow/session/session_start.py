@@ -12,7 +12,7 @@ from cooperflow.attempt import container_monitor
 from cooperflow.errors import EngineError, listed
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan
-from cooperflow.images import rolling
+from cooperflow.images import disk_space
 from cooperflow.instrumentation import rate_limit
 from cooperflow.jobs import budget, circuit_breaker, launcher_client, notification
 from cooperflow.outcomes import publication
@@ -35,7 +35,7 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
         launcher_client.start_launcher()
     preflight.require_full(context)
     halt.clear(plan.results)
-    rolling.plan_use(plan, work.uses)
+    disk_space.plan_use(plan, work.uses)
     circuit_breaker.reset(plan.results)
     notification.reset(plan)
     rate_limit.reset(plan.results)

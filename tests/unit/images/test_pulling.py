@@ -12,9 +12,9 @@ def test_shared_layers_count_once() -> None:
     one = registry.Manifest("sha256:1", (("a", 100), ("b", 10)))
     two = registry.Manifest("sha256:2", (("a", 100), ("c", 20)))
     known = {"x": one, "y": two}
-    assert disk_space.need(["x", "y"], known, {}).packed == 130
-    assert disk_space.need(["y"], known, {}, present=["x"]).packed == 20
-    assert disk_space.need(["x", "z", "w"], known, {"z": 7}) == disk_space.Need(3, 117, 1)
+    assert disk_space.compute_need(["x", "y"], known, {}).packed == 130
+    assert disk_space.compute_need(["y"], known, {}, present=["x"]).packed == 20
+    assert disk_space.compute_need(["x", "z", "w"], known, {"z": 7}) == disk_space.Need(3, 117, 1)
 
 
 @pytest.mark.parametrize(

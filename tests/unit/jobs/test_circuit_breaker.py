@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from cooperflow import layout
-from cooperflow.engine import containers, probes
+from cooperflow.engine import containers
 from cooperflow.experiment import config, config_schema, fingerprint
 from cooperflow.instrumentation import rate_limit
 from cooperflow.jobs import circuit_breaker
@@ -103,12 +103,16 @@ def test_words_of_an_answer_do_not_outweigh_its_status(status: int, kind: str) -
 def test_the_probe_of_the_provider_asks_no_model() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert probes.provider_problem(f"http://127.0.0.1:{port}/v2/chat") == ""
+        assert circuit_breaker.provider_problem(f"http://127.0.0.1:{port}/v2/chat") == ""
         connection, _ = server.accept()
         assert connection.recv(100).startswith(b"HEAD ")
-    assert "cannot be reached" in probes.provider_problem(f"http://127.0.0.1:{port}/v2/chat")
-    assert "cannot be reached" in probes.provider_problem("https://provider.invalid/v2/chat")
-    assert probes.provider_problem(None) == ""
+    assert "cannot be reached" in circuit_breaker.provider_problem(
+        f"http://127.0.0.1:{port}/v2/chat"
+    )
+    assert "cannot be reached" in circuit_breaker.provider_problem(
+        "https://provider.invalid/v2/chat"
+    )
+    assert circuit_breaker.provider_problem(None) == ""
 
 
 def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
