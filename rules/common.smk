@@ -22,7 +22,7 @@ def stop(error):
 if problem := environment.interpreter_problem(snakemake.__version__, Path(workflow.basedir)):
     stop(problem)
 
-from cooperflow import halt, layout, redo, snakemake_setup
+from cooperflow import layout, redo, session_state, snakemake_setup
 from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import fingerprint
@@ -87,7 +87,7 @@ def start_session(dag):
         print(session_start.start_session(PLAN, Path(workflow.basedir), work), file=sys.stderr)
     except UserError as error:
         stop(error)
-    halt.watch(RESULTS)
+    session_state.watch_for_halt(RESULTS)
 
 
 def end_session(success):

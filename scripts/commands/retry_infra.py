@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.table import Table
 
-from cooperflow import formats, layout, session_lock
+from cooperflow import formats, layout, session_state
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.formats import fit_table
@@ -35,7 +35,7 @@ def main() -> int:
     print(f"{len(broken)} runs, {formats.usd(sum(entry.cost_usd for entry in broken))} so far.")
     if arguments.list:
         return 0
-    session_lock.hold(plan.results, layout.REPOSITORY)
+    session_state.hold_lock(plan.results, layout.REPOSITORY)
     publication.requeue(plan, broken)
     print("Requeued: `snakemake -j 4 all` runs them again, and no others.")
     return 0

@@ -232,12 +232,12 @@ def test_an_orphaned_job_is_told_from_one_whose_start_lives(tmp_path: Path) -> N
     program = (
         "import sys, os; sys.path.insert(0, 'scripts')\n"
         "from pathlib import Path\n"
-        "from cooperflow import environment, session_lock\n"
+        "from cooperflow import environment, session_state\n"
         "from cooperflow.layout import Results\n"
         "os.environ[environment.NODE] = 'node9:1:x'\n"
-        "print(session_lock.orphaned(Results(Path(sys.argv[1])))[:9])\n"
+        "print(session_state.orphan_reason(Results(Path(sys.argv[1])))[:9])\n"
     )
-    from cooperflow import environment, session_lock
+    from cooperflow import environment, session_state
     from cooperflow.layout import Results
     from cooperflow.processes import this_process
 
@@ -252,6 +252,6 @@ def test_an_orphaned_job_is_told_from_one_whose_start_lives(tmp_path: Path) -> N
         ).stdout.strip()
 
     assert told(str(this_process())) == "the start"
-    session_lock.hold(Results(tmp_path), tmp_path)
+    session_state.hold_lock(Results(tmp_path), tmp_path)
     assert told(str(this_process())) == ""
     assert told("elsewhere:1:boot:2") == "the start"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from cooperflow import layout, redaction, session_lock
+from cooperflow import layout, redaction, session_state
 from cooperflow.engine.containers import Labels
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.config_schema import Model
@@ -29,7 +29,7 @@ class Attempt:
     @classmethod
     def create(cls, plan: Plan, run: Run, folder: Path) -> Attempt:
         """Return an attempt with labels that no other attempt has."""
-        labels = Labels.new(session_lock.identity(plan.results), run.key, new_token())
+        labels = Labels.new(session_state.results_identity(plan.results), run.key, new_token())
         return cls(plan, run, folder.resolve(), labels)
 
     @property

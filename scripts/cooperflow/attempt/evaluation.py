@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, layout, processes, runtime_dir, session_lock
+from cooperflow import atomic_io, layout, processes, runtime_dir, session_state
 from cooperflow.attempt import child_process, container_monitor, supervisor
 from cooperflow.attempt.attempt import new_token
 from cooperflow.engine import containers, modal_sandboxes
@@ -55,7 +55,9 @@ def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | Non
     staged.mkdir(parents=True)
     for name, path in subject.files.items():
         (staged / name).symlink_to(os.path.relpath(path.resolve(), staged.resolve()))
-    labels = Labels.new(session_lock.identity(plan.results), f"eval {subject.key}", new_token())
+    labels = Labels.new(
+        session_state.results_identity(plan.results), f"eval {subject.key}", new_token()
+    )
     with runtime_dir.scratch() as scratch:
         stop_note = scratch / "stopped"
         stop_note.touch()

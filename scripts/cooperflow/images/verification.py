@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from cooperflow import atomic_io, layout, locks, processes, session_lock
+from cooperflow import atomic_io, layout, locks, processes, session_state
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
@@ -110,7 +110,7 @@ def _serves(image: str) -> bool:
 
 def _labels(plan: Plan, image: str) -> Labels:
     token = f"image-{time.time_ns()}"
-    return Labels.new(session_lock.identity(plan.results), f"image {image}", token)
+    return Labels.new(session_state.results_identity(plan.results), f"image {image}", token)
 
 
 def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:

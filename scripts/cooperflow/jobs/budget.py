@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, halt, locks, processes
+from cooperflow import atomic_io, locks, processes, session_state
 from cooperflow.experiment.config_schema import RECORDED
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
@@ -126,7 +126,7 @@ def admission(plan: Plan, run: Run) -> Iterator[str]:
         yield ""
         return
     others = _Others(plan)
-    while not halt.current(plan.results):
+    while not session_state.halt_message(plan.results):
         with locks.claim(plan.results.claims, "budget", CLAIM_SECONDS):
             position = read_position(plan)
             if position is None or not position.reached:

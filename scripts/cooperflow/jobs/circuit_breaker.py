@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, halt, locks, processes
+from cooperflow import atomic_io, locks, processes, session_state
 from cooperflow.engine import containers
 from cooperflow.errors import EngineError
 from cooperflow.experiment.plan import Plan, Run
@@ -84,9 +84,9 @@ def admission(plan: Plan, run: Run, evaluation: bool = False) -> Iterator[None]:
         is_trial = False
         printed, interval = 0.0, float(MESSAGE_SECONDS)
         started = time.monotonic()
-        while (obstacle := _obstacle(plan, run, evaluation, is_trial)) and not halt.current(
-            plan.results
-        ):
+        while (
+            obstacle := _obstacle(plan, run, evaluation, is_trial)
+        ) and not session_state.halt_message(plan.results):
             if not is_trial and not evaluation:
                 is_trial = _try_lock(plan.results, stack)
             if not printed or time.monotonic() - printed > interval:

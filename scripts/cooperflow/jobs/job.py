@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import atomic_io, locks, processes, session_lock
+from cooperflow import atomic_io, locks, processes, session_state
 from cooperflow.experiment.plan import Plan
 from cooperflow.processes import Interrupted
 
@@ -58,7 +58,7 @@ class Job(abc.ABC):
         """Do the job and return its exit code."""
         results = self.plan.results
         try:
-            if reason := session_lock.orphaned(results):
+            if reason := session_state.orphan_reason(results):
                 print(f"{self.key}: not started: {reason}.")
                 return INTERRUPTED
             with locks.claim(results.claims, self._lock, claim_seconds(self.plan)):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from cooperflow import atomic_io, halt, layout, locks, processes, redaction, session_lock
+from cooperflow import atomic_io, layout, locks, processes, redaction, session_state
 from cooperflow.analysis import symptoms
 from cooperflow.analysis.run_files import Source
 from cooperflow.errors import UserError
@@ -71,7 +71,7 @@ def perform(plan: Plan) -> int:
     """
     experiment = judge_of(plan)
     results = plan.results
-    if reason := session_lock.orphaned(results):
+    if reason := session_state.orphan_reason(results):
         print(f"{NAME}: not started: {reason}.")
         return INTERRUPTED
     processes.interrupt_on_signals()
@@ -175,8 +175,8 @@ def ask_all(
             try:
                 answer = ask(question.key, question.messages)
             except NotServed as error:
-                if error.kind in halt.ADVICE and error.kind != usage.BAD_REQUEST:
-                    advice = halt.ADVICE[error.kind].format(
+                if error.kind in session_state.HALT_ADVICE and error.kind != usage.BAD_REQUEST:
+                    advice = session_state.HALT_ADVICE[error.kind].format(
                         key=experiment.model.api_key or "(none)", model=NAME
                     )
                     raise UserError(

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, halt, processes
+from cooperflow import atomic_io, processes, session_state
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
 from cooperflow.outcomes.records import EvalRecord, RunRecord
@@ -85,7 +85,7 @@ def build_document(
 
 def session_ended(plan: Plan, success: bool) -> None:
     """Call the command at the end of a session."""
-    text = halt.current(plan.results) or ""
+    text = session_state.halt_message(plan.results) or ""
     if not text:
         text = "All is done." if success else "The session ended with unfinished work."
     send(plan, ENDED, text, success)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, halt, layout, processes, redaction, runtime_dir, session_lock
+from cooperflow import atomic_io, layout, processes, redaction, runtime_dir, session_state
 from cooperflow.attempt import container_monitor, supervisor
 from cooperflow.attempt.attempt import Attempt, provider_key
 from cooperflow.errors import EngineError, UserError
@@ -74,7 +74,7 @@ class RunJob(Job):
         asked = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
         seconds = max(pause * random.uniform(0.5, 1.5), min(asked, LONGEST_PAUSE))
         limit = time.monotonic() + seconds
-        while time.monotonic() < limit and not halt.current(self.plan.results):
+        while time.monotonic() < limit and not session_state.halt_message(self.plan.results):
             processes.raise_if_orphaned()
             time.sleep(min(0.5, max(limit - time.monotonic(), 0)))
 
@@ -82,7 +82,7 @@ class RunJob(Job):
         return circuit_breaker.admission(self.plan, self._run)
 
     def execute(self) -> Conclusion:
-        if halt.current(self.plan.results):
+        if session_state.halt_message(self.plan.results):
             print(f"{self.key}: not started: the session starts no more runs.")
             return Conclusion("", False, lambda: HALTED)
         with budget.admission(self.plan, self._run) as refusal:
@@ -95,7 +95,9 @@ class RunJob(Job):
     def _halt_over_budget(self, message: str) -> int:
         """Halt the session unless another run has done so."""
         results = self.plan.results
-        if not halt.current(results) and halt.declare(results, self.key, budget.REASON, message):
+        if not session_state.halt_message(results) and session_state.declare_halt(
+            results, self.key, budget.REASON, message
+        ):
             print(message)
             notification.send(self.plan, notification.BUDGET, message)
         return HALTED
@@ -159,7 +161,7 @@ class RunJob(Job):
 
     def _halt(self, verdict: Verdict, folder: Path) -> int:
         message = _halt_message(self._run, verdict, folder)
-        if halt.declare(self.plan.results, self.key, verdict.reason, message):
+        if session_state.declare_halt(self.plan.results, self.key, verdict.reason, message):
             print(message)
             notification.send(self.plan, notification.HALTED, message)
         else:
@@ -187,7 +189,7 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, Evidence | None]:
     """
     docker = plan.config.docker
     try:
-        identity = session_lock.identity(plan.results)
+        identity = session_state.results_identity(plan.results)
         container_monitor.remove_stale_containers(docker, identity, run.key)
         return verification.ensure_same(plan, run.image) if docker else "", None
     except EngineError as error:
@@ -203,11 +205,11 @@ def _halt_message(run: Run, verdict: Verdict, folder: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return (
             f"The session starts no more runs: {verdict.reason} ({run.key}).\n"
-            f"{lines[-1] if lines else ''}\n{halt.ADVICE[verdict.reason]} See {log}."
+            f"{lines[-1] if lines else ''}\n{session_state.HALT_ADVICE[verdict.reason]} See {log}."
         )
     calls = [c for c in publication.attempt_calls(folder) if c.kind != usage.ANSWERED]
     message = calls[-1].error if calls else ""
-    advice = halt.ADVICE[verdict.reason].format(
+    advice = session_state.HALT_ADVICE[verdict.reason].format(
         key=run.experiment.model.api_key or "(none is configured)",
         model=run.experiment.model_name,
     )

@@ -16,7 +16,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from cooperflow import atomic_io, provider_environment, runtime_dir, session_lock
+from cooperflow import atomic_io, provider_environment, runtime_dir, session_state
 from cooperflow.attempt import message_store
 from cooperflow.engine import containers, endpoint, modal_sandboxes, networks
 from cooperflow.engine.containers import Labels
@@ -382,7 +382,9 @@ def _check_address_ranges(context: Context) -> Iterator[Finding]:
 
 
 def _labels(plan: Plan) -> Labels:
-    return Labels.new(session_lock.identity(plan.results), "preflight", secrets.token_hex(16))
+    return Labels.new(
+        session_state.results_identity(plan.results), "preflight", secrets.token_hex(16)
+    )
 
 
 def check_callbacks(context: Context, client: docker.DockerClient) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from cooperflow import atomic_io, halt, layout, provider_environment, redaction
+from cooperflow import atomic_io, layout, provider_environment, redaction, session_state
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.outcomes import usage
@@ -97,8 +97,10 @@ def explain_answer(experiment: Experiment, answer: dict[str, Any]) -> Iterator[F
         again = " (recently)" if answer.get("again") else ""
         yield Finding("key", OK, f"{name}: accepted{again}: one call of one token {spent}")
         yield Finding("model", OK, f"{name}: {model.model} answers")
-    elif kind in halt.ADVICE and kind != usage.BAD_REQUEST:
-        advice = halt.ADVICE[str(kind)].format(key=model.api_key or "(none)", model=name)
+    elif kind in session_state.HALT_ADVICE and kind != usage.BAD_REQUEST:
+        advice = session_state.HALT_ADVICE[str(kind)].format(
+            key=model.api_key or "(none)", model=name
+        )
         subject = "model" if kind == usage.MODEL_NOT_FOUND else "key"
         yield Finding(subject, BAD, f"{name}: {advice} Its message: {message}")
     else:

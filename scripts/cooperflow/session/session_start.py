@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from cooperflow import halt, runtime_dir, session_lock
+from cooperflow import runtime_dir, session_state
 from cooperflow.attempt import container_monitor
 from cooperflow.errors import EngineError, listed
 from cooperflow.experiment import dataset, fingerprint
@@ -28,13 +28,13 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
         UserError: another session is running, a prerequisite is missing, or the results under a
             run name were made by another configuration.
     """
-    session_lock.hold(plan.results, clone)
+    session_state.hold_lock(plan.results, clone)
     context = Context(plan, work)
     docker_version = preflight.require_quick(context)
     if work.needs_cooperbench and not work.cluster:
         launcher_client.start_launcher()
     preflight.require_full(context)
-    halt.clear(plan.results)
+    session_state.clear_halt(plan.results)
     disk_space.plan_use(plan, work.uses)
     circuit_breaker.reset(plan.results)
     notification.reset(plan)
@@ -80,7 +80,7 @@ def _remove_stale_containers(plan: Plan) -> int:
     """
     try:
         return container_monitor.remove_stale_containers(
-            plan.config.docker, session_lock.identity(plan.results)
+            plan.config.docker, session_state.results_identity(plan.results)
         )
     except EngineError:
         return 0

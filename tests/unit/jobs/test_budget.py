@@ -13,7 +13,7 @@ import pytest
 import synthetic
 from listener import listener, said
 
-from cooperflow import atomic_io, halt, locks, processes
+from cooperflow import atomic_io, locks, processes, session_state
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import budget, circuit_breaker, notification, run_job
@@ -245,6 +245,8 @@ def test_a_long_wait_at_the_circuit_breaker_is_sent(
 def test_a_drained_session_is_halted_for_its_jobs_alone(tmp_path: Path) -> None:
     made = limited(tmp_path, None)
     other = processes.Process("another-host", 1, "x")
-    assert halt.declare(made.results, "", halt.DRAIN, halt.DRAINING, other)
-    assert halt.current(made.results, other) == halt.DRAINING
-    assert halt.current(made.results) is None
+    assert session_state.declare_halt(
+        made.results, "", session_state.DRAIN, session_state.DRAINING, other
+    )
+    assert session_state.halt_message(made.results, other) == session_state.DRAINING
+    assert session_state.halt_message(made.results) is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cooperflow import halt, layout
+from cooperflow import layout, session_state
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, patch_text, usage
 from cooperflow.outcomes.judgement import (
@@ -349,7 +349,7 @@ def test_a_setting_that_the_model_refuses_halts() -> None:
 
 
 def test_a_halt_names_the_key_to_change() -> None:
-    advice = halt.ADVICE[usage.BAD_REQUEST].format(key="K", model="m")
+    advice = session_state.HALT_ADVICE[usage.BAD_REQUEST].format(key="K", model="m")
     assert "agent.config.model.model_kwargs.max_tokens" in advice
 
 

@@ -1,0 +1,204 @@
+"""State of a session that its jobs read: the lock of its results folder, and its halt."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import signal
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import IO
+
+from cooperflow import atomic_io, locks
+from cooperflow.errors import UserError
+from cooperflow.layout import Results
+from cooperflow.processes import Process, on_a_node, session_process, this_process
+
+_held: list[IO[str]] = []
+
+# A job of an ended session may be asking for the lock: number of tries, and the pause.
+TRIES, PAUSE = 10, 0.2
+
+# Time in which another run may declare the same halt, seconds.
+HALT_CLAIM_SECONDS = 30
+# Interval at which a session with jobs on other machines reads their note, seconds.
+LOOK_SECONDS = 3.0
+
+HALT_ADVICE = {
+    "auth": "The provider refused the key. Set the right one in the environment variable {key}.",
+    "model_not_found": "The provider does not know the model. Correct models.{model}.model.",
+    "setup_error": "cooperbench cannot be imported here. Run `make setup`.",
+    "quota": "The provider's quota is used up. Raise it, or wait until it is renewed.",
+    "bad_request": "The config asks for more output tokens than the model can write. Lower"
+    " agent.config.model.model_kwargs.max_tokens (or max_completion_tokens), or that of"
+    " models.{model}.agent.",
+}
+
+# Not a failure: the user asked for it (`make drain`).
+DRAIN = "drain"
+DRAINING = (
+    "drained: running runs finish, nothing more starts. Start again as usual to resume; "
+    "evaluations that have not started run then."
+)
+
+
+def hold_lock(results: Results, clone: Path) -> None:
+    """Hold the results folder and the clone until this process ends.
+
+    Raises:
+        UserError: another session holds a lock.
+    """
+    for path in (results.lock, clone / ".snakemake" / "cooperflow.lock"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{path.parent} cannot be written ({error.strerror}). Make it writable, or set "
+                "`results` to a folder that is."
+            ) from None
+        if not _lock(stream):
+            stream.seek(0)
+            raise UserError(_who(stream.read(), path))
+        _held.append(stream)
+        with contextlib.suppress(OSError):  # a full disk: the lock itself is enough
+            stream.truncate(0)
+            json.dump(
+                {
+                    "process": str(this_process()),
+                    "pid": os.getpid(),
+                    "host": this_process().host,
+                    "user": getpass.getuser(),
+                    "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+                },
+                stream,
+            )
+            stream.flush()
+
+
+def _lock(stream: IO[str]) -> bool:
+    for _ in range(TRIES):
+        if locks.try_lock(stream.fileno()):
+            return True
+        time.sleep(PAUSE)
+    return False
+
+
+def lock_holder(results: Results) -> str | None:
+    """Return the process that holds the results folder, None without one.
+
+    None also on another machine if the file system's locks do not reach beyond one machine.
+    """
+    try:
+        with results.lock.open("r+", encoding="utf-8") as stream:
+            if not locks.try_lock(stream.fileno(), shared=True):
+                return str(json.load(stream)["process"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return None
+
+
+def orphan_reason(results: Results) -> str:
+    """Return why a job on a cluster's node must not start, empty if it may.
+
+    A queue outlives its session, and the next session submits the same jobs again.
+    """
+    mine = str(session_process())
+    for _ in range(TRIES):  # the file's content may lag behind the lock
+        if not on_a_node() or lock_holder(results) == mine:
+            return ""
+        time.sleep(PAUSE)
+    return (
+        f"the session that submitted this job has ended, or the lock {results.lock} is not "
+        "visible here: the file system must carry flock between machines (Lustre: mount with "
+        "-o flock; NFS: version 4)"
+    )
+
+
+def _who(text: str, path: Path) -> str:
+    try:
+        record = json.loads(text)
+        who = (
+            f"process {record['pid']} on {record['host']}, started by {record['user']} "
+            f"at {record['since']}"
+        )
+    except (ValueError, KeyError, TypeError):
+        who = f"a process that holds {path}"
+    where = path.parent.parent
+    return (
+        f"Another session is running in {where}: {who}.\n"
+        "Wait for it, or end it (Ctrl-C there, or `kill` with that number), then start again."
+    )
+
+
+def results_identity(results: Results) -> str:
+    """Return the id of a results folder, created at its first use; it moves with the folder."""
+    try:
+        return results.identity.read_text().strip()
+    except FileNotFoundError:
+        atomic_io.write_text(results.identity, uuid.uuid4().hex + "\n")
+        return results.identity.read_text().strip()
+
+
+def declare_halt(
+    results: Results, run: str, reason: str, message: str, session: Process | None = None
+) -> bool:
+    """Halt this session for paid runs, and ask Snakemake to start no more jobs.
+
+    Snakemake lets running jobs end when it gets a SIGTERM. Returns whether this run is the first
+    to declare it: the message is printed once.
+
+    Args:
+        session: the session process, if the caller is not a job of it.
+    """
+    owner = session or session_process()
+    with locks.claim(results.claims, "halt", HALT_CLAIM_SECONDS):
+        if halt_message(results, owner):
+            return False
+        atomic_io.write_json(
+            results.halt,
+            {
+                "schema": 1,
+                "owner": str(owner),
+                "run": run,
+                "reason": reason,
+                "message": message,
+                "time": time.time(),
+            },
+        )
+    if owner is not None and owner.is_local and owner.is_alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(owner.pid, signal.SIGTERM)
+    return True
+
+
+def watch_for_halt(results: Results) -> None:
+    """Look in the session process for a note of jobs or of `make drain`, and halt if there is one.
+
+    Jobs on other machines cannot signal it. Their files arrive late, so a few more jobs may be
+    submitted; they do nothing.
+    """
+
+    def look() -> None:
+        while halt_message(results) is None:
+            time.sleep(LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, daemon=True, name="halt").start()
+
+
+def halt_message(results: Results, session: Process | None = None) -> str | None:
+    """Return why this session (or ``session``) is halted, None if it is not."""
+    note = atomic_io.read_json(results.halt)
+    if isinstance(note, dict) and note.get("owner") == str(session or session_process()):
+        return str(note["message"])
+    return None
+
+
+def clear_halt(results: Results) -> None:
+    """Remove the halt of an earlier session."""
+    results.halt.unlink(missing_ok=True)
