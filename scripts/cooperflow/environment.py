@@ -1,14 +1,21 @@
-"""Environment of a session: its interpreter, its packages and the variables its jobs inherit.
+"""Environment variables: of a session's jobs, and of the processes that call models.
 
+Jobs inherit the config and the session process. cooperbench, litellm and mini-swe-agent read `.env`
+files and dozens of variables that name another server or another limit: every process that imports
+them enters the controlled environment, in which the config alone decides which server is called.
 Standard library only: it must work in any environment, and every job imports it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
-from collections.abc import MutableMapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
+
+from cooperflow import runtime_dir
 
 # The validated config, as JSON.
 CONFIG = "COOPERFLOW_CONFIG"
@@ -20,6 +27,55 @@ NODE = "COOPERFLOW_NODE"
 LAUNCHER = "COOPERFLOW_LAUNCHER"
 # The retries of a job after its first attempt.
 RETRIES = "COOPERFLOW_RETRIES"
+
+# Values that every process that calls models gets.
+CONTROLLED_VALUES = {
+    "PYTHON_DOTENV_DISABLED": "1",  # no `.env` file is read
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else a download with three tries
+    "LITELLM_LOG": "ERROR",
+    "MSWEA_SILENT_STARTUP": "1",
+    "PYTHONUTF8": "1",  # upstream opens its prompts with the locale's encoding
+}
+# Names of a controlled kind that decide neither who is called nor how often.
+ALLOWED_NAMES = ("LITELLM_MODEL_REGISTRY_PATH",)
+
+# Variables that name a server.
+ADDRESS = re.compile(
+    r"[A-Z0-9_]+_(API_BASE|API_BASE_IMAGE|BASE_URL|API_ENDPOINT|API_HOST)"
+    r"|AZURE_OPENAI_ENDPOINT|AZURE_API_TYPE|OPENAI_API_TYPE|AWS_BEDROCK_RUNTIME_ENDPOINT"
+    r"|AWS_ENDPOINT_URL\w*|(WATSONX|WX|WML)_URL|DATAROBOT_ENDPOINT|GRADIENT_AI_AGENT_ENDPOINT"
+    r"|USE_LITELLM_PROXY"
+)
+# Families of variables; keys are passed on, since the config names them.
+FAMILY = re.compile(r"(AZURE_OPENAI|LITELLM|MSWEA)_\w+(?<!_API_KEY)")
+
+# Variables that hold a key which a client library sends with a call.
+KEYS = re.compile(
+    r"\w+_(API_KEY|API_TOKEN|AUTH_TOKEN)|HF_TOKEN|DATABRICKS_TOKEN|AWS_BEARER_TOKEN_BEDROCK"
+)
+# Sent to an OpenAI-compatible server that needs no key: the client refuses to start without one.
+NO_KEY = "none"
+
+# The config keys to use instead.
+_INSTEAD = {
+    "MSWEA_GLOBAL_COST_LIMIT": "agent.config.agent.cost_limit",
+    "MSWEA_GLOBAL_CALL_LIMIT": "agent.config.agent.step_limit",
+    "MSWEA_COST_TRACKING": "agent.config.model.cost_tracking",
+    "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "limits.call_tries",
+}
+# The provider of a model whose name has no prefix, by the beginning of that name.
+_BARE = {
+    "command": "cohere",
+    "c4ai": "cohere",
+    "claude": "anthropic",
+    "gpt": "openai",
+    "chatgpt": "openai",
+    "codex": "openai",
+    "o1": "openai",
+    "o3": "openai",
+    "o4": "openai",
+    "gemini": "gemini",
+}
 
 
 def make_portable(environment: MutableMapping[str, str]) -> None:
@@ -60,3 +116,124 @@ def interpreter_problem(
         f"Wrong Snakemake: {executable or sys.executable}: {'; '.join(problems)}.\n"
         f"{hint} instead of `snakemake`."
     )
+
+
+def is_controlled(name: str) -> bool:
+    """Return whether a variable is removed for the processes that call models."""
+    if name in CONTROLLED_VALUES or name in ALLOWED_NAMES:
+        return False
+    return bool(ADDRESS.fullmatch(name) or FAMILY.fullmatch(name))
+
+
+def controlled_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` as a process that calls models gets it."""
+    kept = {name: value for name, value in environment.items() if not is_controlled(name)}
+    # With `error` a deprecation in a library would end a run.
+    kept.pop("PYTHONWARNINGS", None)
+    return {**kept, **CONTROLLED_VALUES, "MSWEA_GLOBAL_CONFIG_DIR": str(_empty_folder())}
+
+
+def remove_keys(environment: MutableMapping[str, str], model: str) -> None:
+    """Remove the keys of all providers, for a model to which the config gives none.
+
+    litellm would take OPENAI_API_KEY and send it to whichever server the config names.
+    """
+    for name in [name for name in environment if KEYS.fullmatch(name)]:
+        del environment[name]
+    if _provider(model) == "openai":
+        environment["OPENAI_API_KEY"] = NO_KEY
+
+
+def unsent_keys(environment: Mapping[str, str], entry: str, model: str) -> Iterator[str]:
+    """Return one sentence for each key that is set for the provider of a model without a key.
+
+    Args:
+        entry: the model's name in the config.
+        model: litellm's name of the model.
+    """
+    for name in sorted(environment):
+        if environment[name] and KEYS.fullmatch(name) and _concerns(name, model):
+            yield (
+                f"{name} is set, and models.{entry}.api_key is null: no key is sent. Write "
+                f"`api_key: {name}` to send it."
+            )
+
+
+def enter_controlled(environment: MutableMapping[str, str]) -> None:
+    """Make ``environment`` (that of this process) the controlled one."""
+    wanted = controlled_environment(environment)
+    for name in set(environment) - set(wanted):
+        del environment[name]
+    environment.update(wanted)
+    # Warnings that PYTHONWARNINGS or -W turned into errors.
+    warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
+
+
+def _empty_folder() -> Path:
+    """Return a private folder for mini-swe-agent's global settings.
+
+    Its default is in the home directory, which may hold settings or be read-only.
+    """
+    folder = runtime_dir.folder() / "mini-swe-agent"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def ignored_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return one sentence for each variable that is set and has no effect; no value is shown."""
+    return [
+        f"{name} is ignored: the config decides which server is called. Use {config_key_for(name)}."
+        for name in sorted(environment)
+        if is_controlled(name) and environment[name] and name not in _OWN
+    ]
+
+
+# Set by the workflow itself; a job of a session finds them in what it inherits.
+_OWN = ("MSWEA_DOCKER_EXECUTABLE", "MSWEA_GLOBAL_CONFIG_DIR")
+
+
+def config_key_for(name: str) -> str:
+    """Return the config key to use instead of the variable ``name``."""
+    if name in _INSTEAD:
+        return _INSTEAD[name]
+    if name.startswith("AZURE_OPENAI_"):
+        return "models.NAME.model (openai/DEPLOYMENT), models.NAME.api_base, models.NAME.api_key"
+    if ADDRESS.fullmatch(name):
+        return "models.NAME.api_base"
+    return "agent.config.model.model_kwargs"
+
+
+def contradictions(
+    models: Iterable[tuple[str, str, str | None]], environment: Mapping[str, str]
+) -> Iterator[str]:
+    """Return the problems that prevent a session: variables that name a model's server.
+
+    Without a configured address the user expects the named server, but the calls would go to the
+    provider's server and be paid there.
+
+    Args:
+        models: name in the config, litellm's name and api_base of each model that is paid for.
+        environment: of the session.
+    """
+    named = [name for name in sorted(environment) if environment[name] and ADDRESS.fullmatch(name)]
+    for entry, model, api_base in models:
+        for name in named:
+            if api_base is None and _concerns(name, model):
+                yield (
+                    f"{name} is set, and models.{entry}.api_base is null: the environment does not "
+                    f"decide which server is called. Write the URL as models.{entry}.api_base, or "
+                    f"run `unset {name}`."
+                )
+
+
+def _concerns(variable: str, model: str) -> bool:
+    """Return whether a variable appears to name a server of the provider of ``model``."""
+    provider = _provider(model)
+    return not provider or provider in variable.replace("_", "").lower()
+
+
+def _provider(model: str) -> str:
+    """Return the provider of a model in small letters and digits, empty if it is unknown."""
+    bare = (who for start, who in _BARE.items() if model.lower().startswith(start))
+    prefix = model.partition("/")[0] if "/" in model else next(bare, "")
+    return re.sub(r"[^a-z0-9]", "", prefix.lower()).removesuffix("chat")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cooperflow import provider_environment
+from cooperflow import environment
 from cooperflow.experiment import config, plan
 from cooperflow.layout import REPOSITORY
 
@@ -38,7 +38,7 @@ def _ask_litellm(models: list[str]) -> list[dict[str, Any]]:
         text=True,
         check=True,
         env={
-            **provider_environment.controlled(os.environ),
+            **environment.controlled_environment(os.environ),
             "PYTHONPATH": str(REPOSITORY / "scripts"),
         },
         timeout=180,

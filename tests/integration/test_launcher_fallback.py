@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from experiment_client import REPOSITORY
 
-from cooperflow import environment, processes, provider_environment, runtime_dir
+from cooperflow import environment, processes, runtime_dir
 from cooperflow.attempt import child_process
 from cooperflow.jobs import launcher_client
 from cooperflow.outcomes import judgement
@@ -143,7 +143,7 @@ def test_warnings_that_are_errors_are_not_passed_on() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mine = dict(os.environ)
-        provider_environment.enter(mine)
+        environment.enter_controlled(mine)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
 

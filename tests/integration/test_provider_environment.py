@@ -15,7 +15,7 @@ import pytest
 from experiment_client import REPOSITORY
 from stub_provider import Stub, stub
 
-from cooperflow import provider_environment
+from cooperflow import environment
 from cooperflow.experiment import config, fingerprint, plan
 from cooperflow.experiment.config_schema import Model
 from cooperflow.jobs import circuit_breaker
@@ -99,8 +99,8 @@ def _call(
 
 def _clean() -> dict[str, str]:
     """Return this process's environment without what its own tests have set."""
-    kept = {k: v for k, v in os.environ.items() if not provider_environment.is_controlled(k)}
-    for name in (*provider_environment.FIXED, "MSWEA_GLOBAL_CONFIG_DIR"):
+    kept = {k: v for k, v in os.environ.items() if not environment.is_controlled(k)}
+    for name in (*environment.CONTROLLED_VALUES, "MSWEA_GLOBAL_CONFIG_DIR"):
         kept.pop(name, None)
     for name in [name for name in kept if name.lower().endswith("_proxy")]:
         del kept[name]
@@ -149,13 +149,13 @@ def _trap(tmp_path: Path, misleading: Mapping[str, str]) -> tuple[dict[str, str]
 def test_the_config_alone_decides_which_server_is_called(
     by: str, configured: bool, wrong: Stub, misleading: dict[str, str], tmp_path: Path
 ) -> None:
-    environment, cwd = misleading, tmp_path
+    variables, cwd = misleading, tmp_path
     if by == "files":
-        environment, cwd = _trap(tmp_path, misleading)
+        variables, cwd = _trap(tmp_path, misleading)
     with stub("right") as right, stub("proxy") as proxy:
         # The provider's own address is reached by a proxy, which shows who was called.
         ways = {"HTTPS_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
-        findings = _call({**environment, **ways}, _bases(right) if configured else None, cwd)
+        findings = _call({**variables, **ways}, _bases(right) if configured else None, cwd)
         called, outside = list(right.paths), list(proxy.paths)
     assert wrong.paths == []
     assert findings["azure"] is False
@@ -176,21 +176,21 @@ def test_a_proxy_is_used_by_all_or_by_none(
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     with stub("right") as right, stub("proxy") as proxy:
-        environment = {ways: proxy.url}
+        variables = {ways: proxy.url}
         # A name that only the proxy knows.
         where = "http://provider.invalid"
         if ways == "NO_PROXY":
-            environment = {"ALL_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
+            variables = {"ALL_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
             where = right.url
         bases = {name: url.replace(right.url, where) for name, url in _bases(right).items()}
-        for name, value in environment.items():
+        for name, value in variables.items():
             monkeypatch.setenv(name, value)
         reached = circuit_breaker.provider_problem(bases[MODELS[0]])
         assert reached == ""
         if ways == "all_proxy":  # the calls themselves are tried with the other three
             assert proxy.paths
             return
-        findings = _call(environment, bases, tmp_path)
+        findings = _call(variables, bases, tmp_path)
         assert findings["failed"] == []
         used, unused = (right, proxy) if ways == "NO_PROXY" else (proxy, right)
         assert len(used.paths) == 2 * len(MODELS) + 1 + 1  # the preflight, and the breaker
@@ -222,14 +222,14 @@ def test_a_host_behind_a_dead_proxy_is_not_reached(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_a_session_with_two_addresses_is_refused(variable: str, model: str, refused: bool) -> None:
-    environment = {variable: "http://secret:word@x.test"}
-    found = list(provider_environment.contradictions([("m", model, None)], environment))
+    variables = {variable: "http://secret:word@x.test"}
+    found = list(environment.contradictions([("m", model, None)], variables))
     assert bool(found) == refused
     assert all(variable in line and "models.m.api_base" in line for line in found)
-    assert list(provider_environment.contradictions([("m", model, "http://y")], environment)) == []
-    (said,) = provider_environment.ignored(environment)
+    assert list(environment.contradictions([("m", model, "http://y")], variables)) == []
+    (said,) = environment.ignored_variables(variables)
     assert variable in said and "secret" not in said
-    assert not {variable} & set(provider_environment.controlled(environment))
+    assert not {variable} & set(environment.controlled_environment(variables))
 
 
 def test_what_a_provider_needs_stays() -> None:
@@ -239,8 +239,8 @@ def test_what_a_provider_needs_stays() -> None:
         *("LITELLM_MODEL_REGISTRY_PATH", "COOPERBENCH_EXTERNAL_AGENTS", "REDIS_URL"),
     ]
     needed = dict.fromkeys(names, "x")
-    assert needed.items() <= provider_environment.controlled(needed).items()
-    assert provider_environment.ignored(needed) == []
+    assert needed.items() <= environment.controlled_environment(needed).items()
+    assert environment.ignored_variables(needed) == []
 
 
 def test_a_model_without_a_key_gets_no_key_of_the_environment(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_model_without_a_key_gets_no_key_of_the_environment(tmp_path: Path) ->
         )
         sent = list(right.keys)
     assert answer["failed"] == []
-    assert sent == [provider_environment.NO_KEY] * 3  # the agent, the gateway, the preflight
+    assert sent == [environment.NO_KEY] * 3  # the agent, the gateway, the preflight
 
 
 def test_a_key_that_is_not_sent_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

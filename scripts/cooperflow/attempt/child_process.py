@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow import layout, processes, provider_environment, runtime_dir
+from cooperflow import environment, layout, processes, runtime_dir
 from cooperflow.engine import containers
 from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import judgement
@@ -71,7 +71,7 @@ def shim_path(scratch: Path | None = None) -> str:
 
 def prepare_environment(scratch: Path | None = None) -> None:
     """Set the environment that cooperbench and litellm read when they are imported."""
-    provider_environment.enter(os.environ)
+    environment.enter_controlled(os.environ)
     os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim_path(scratch)
 
 
@@ -183,7 +183,7 @@ def _import_external_agents() -> None:
 def set_key(model: str, key: str | None) -> None:
     """Set the key of the model's provider for litellm, in this process only."""
     if not key:
-        provider_environment.remove_keys(os.environ, model)
+        environment.remove_keys(os.environ, model)
         return
     import litellm
 

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from cooperflow import processes, provider_environment
+from cooperflow import environment, processes
 from cooperflow.attempt import child_process
 from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import usage
@@ -83,7 +83,7 @@ def _exit(number: int, frame: object) -> None:
 def _serve(listener: socket.socket, token: str, upstream: Upstream) -> int:
     child_process.prepare_environment()
     if not upstream.key:
-        provider_environment.remove_keys(os.environ, upstream.model)
+        environment.remove_keys(os.environ, upstream.model)
     from cooperflow.instrumentation import call_log
 
     # A handler's thread has the name of its agent.

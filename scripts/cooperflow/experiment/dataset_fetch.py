@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cooperflow import atomic_io, layout, locks, processes, provider_environment
+from cooperflow import atomic_io, environment, layout, locks, processes
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
@@ -146,12 +146,12 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
         print(f"data set: the hub has a newer revision, {newest}; it is not taken")
     module = "cooperflow.experiment.dataset_fetch"
     command = [sys.executable, "-m", module, command_line.DATASET, revision, str(here)]
-    environment = {**provider_environment.controlled(os.environ), "HF_HUB_DISABLE_XET": "1"}
-    environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
+    variables = {**environment.controlled_environment(os.environ), "HF_HUB_DISABLE_XET": "1"}
+    variables["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     log = place / "prepare.log"
     with log.open("ab") as stream:
         started = stream.tell()
-        process = processes.spawn(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        process = processes.spawn(command, env=variables, stdout=stream, stderr=subprocess.STDOUT)
         try:
             code = process.wait()
         finally:

@@ -16,7 +16,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from cooperflow import atomic_io, provider_environment, runtime_dir, session_state
+from cooperflow import atomic_io, environment, runtime_dir, session_state
 from cooperflow.attempt import message_store
 from cooperflow.engine import containers, endpoint, modal_sandboxes, networks
 from cooperflow.engine.containers import Labels
@@ -87,12 +87,12 @@ def check_environment(context: Context) -> Iterator[Finding]:
     paid = {r.experiment.model_name: r for r in context.runs if not r.experiment.model.replay}
     if not paid:
         return
-    for line in provider_environment.ignored(os.environ):
+    for line in environment.ignored_variables(os.environ):
         yield Finding("environment", NOTE, line)
     models = []
     for name, run in paid.items():
         models.append((name, run.experiment.model.model, run.experiment.api_base))
-    for line in provider_environment.contradictions(models, os.environ):
+    for line in environment.contradictions(models, os.environ):
         yield Finding("environment", BAD, line)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from cooperflow import atomic_io, layout, provider_environment, redaction, session_state
+from cooperflow import atomic_io, environment, layout, redaction, session_state
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.outcomes import usage
@@ -58,7 +58,7 @@ def check_key(name: str, model: Model) -> Iterator[Finding]:
     elif key.note:
         yield Finding("key", NOTE, key.note)
     elif model.api_key is None:
-        for line in provider_environment.unsent_keys(os.environ, name, model.model):
+        for line in environment.unsent_keys(os.environ, name, model.model):
             yield Finding("key", NOTE, line)
 
 
@@ -145,16 +145,16 @@ def probe(model: str, key: str | None, kwargs: Mapping[str, Any], call: bool) ->
         kwargs: parameters that decide where a call goes.
     """
     request = {"model": model, "kwargs": dict(kwargs), "key": key, "call": call}
-    environment = provider_environment.controlled(os.environ)
+    variables = environment.controlled_environment(os.environ)
     if not key:
-        provider_environment.remove_keys(environment, model)
-    environment["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
+        environment.remove_keys(variables, model)
+    variables["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     try:
         process = subprocess.run(
             [sys.executable, "-m", "cooperflow.session.model_check"],
             input=json.dumps(request).encode(),
             capture_output=True,
-            env=environment,
+            env=variables,
             timeout=PROBE_SECONDS,
         )
         return dict(json.loads(process.stdout.splitlines()[-1]))
