@@ -21,7 +21,7 @@ from cooperflow.attempt import child_process
 from cooperflow.experiment import config_schema, pairs
 from cooperflow.instrumentation import sdk_patches
 from cooperflow.outcomes import patch_text
-from cooperflow.upstream import command_line, published
+from cooperflow.upstream import published, releases
 
 child_process.prepare_environment()
 
@@ -40,7 +40,7 @@ OF_A_RUN |= {"started_at", "ended_at", "duration_seconds", "total_cost", "log_di
 def test_the_data_set_is_where_prepare_fetches_it() -> None:
     from cooperbench import dataset
 
-    assert dataset.REPO_ID == command_line.DATASET
+    assert dataset.REPO_ID == releases.DATASET
 
 
 # Of each subset: tasks, pairs and repos, as `stats` in upstream's file counts them
@@ -95,7 +95,7 @@ def test_flags(command: str, flags: str, monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_the_source_tells_the_flags_of_run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     shown = set(re.findall(r"--[a-z-]+", usage_of("run", monkeypatch, capsys)))
-    assert command_line.run_flags() == shown - {"--help"}
+    assert releases.run_flags() == shown - {"--help"}
 
 
 def test_settings_are_solo_coop_and_team(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -235,12 +235,12 @@ def test_eval_finds_what_lies_in_our_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["solo", "coop"])
 def test_the_agents_own_config_tells_its_step_limit(mode: str) -> None:
-    told = command_line.agent_defaults("mini_swe_agent_v2", mode)
+    told = releases.agent_defaults("mini_swe_agent_v2", mode)
     assert told["agent"]["step_limit"] > 0
 
 
 def prompt(mode: str, **values: object) -> str:
-    told = command_line.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
+    told = releases.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
     known = {"task": "T", "agent_id": "agent1", "agents": ["agent1", "agent2"], "system": "Linux"}
     known |= {"release": "6", "version": "1", "machine": "x", "git_enabled": False}
     return jinja2.Template(told).render(known | values)

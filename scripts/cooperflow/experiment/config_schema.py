@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
-from cooperflow.upstream import command_line, published
+from cooperflow.upstream import published, releases
 
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
 OPENHANDS = "openhands_docker"  # the workflow's: upstream's OpenHands in containers of this machine
@@ -558,7 +558,7 @@ def _flag_problems(flags: list[str]) -> Iterator[str]:
         yield "--setting is given more than once. Write one."
     # Upstream's source is read only for unusual flags: every session and job parses the config.
     is_unusual = bool(set(flags) - {*_COMMON_FLAGS, *MODES})
-    known = command_line.run_flags() if is_unusual else frozenset()
+    known = releases.run_flags() if is_unusual else frozenset()
     for flag in flags:
         word, _, value = flag.partition("=")
         # Upstream accepts every prefix of a flag.

@@ -16,7 +16,7 @@ from cooperflow import atomic_io, environment, layout, locks, processes
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.upstream import command_line
+from cooperflow.upstream import releases
 
 Answer = TypeVar("Answer")
 
@@ -48,7 +48,7 @@ def settle(plan: Plan) -> dict[str, Any]:
     revision = dataset.revision_of(root)
     _check_revision(root, revision, config.revision)
     if source == "fetched" and lock is None and revision is not None:
-        dataset.write_lock(Path(config.lock), command_line.DATASET, revision, root)
+        dataset.write_lock(Path(config.lock), releases.DATASET, revision, root)
         print(f"data set: revision {revision} pinned in {config.lock}")
     elif source == "present" and revision is not None:
         _name_newer(revision)
@@ -64,7 +64,7 @@ def settle(plan: Plan) -> dict[str, Any]:
         "schema": SCHEMA,
         "dir": str(root),
         "source": source,
-        "repository": command_line.DATASET if revision else None,
+        "repository": releases.DATASET if revision else None,
         "revision": revision,
         "pinned": lock.revision if lock else revision,
         "differs": differing,
@@ -119,7 +119,7 @@ def _resolve(revision: str | None, timeout: float | None = None) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi(token=os.environ.get("HF_TOKEN"))
-    found = api.dataset_info(command_line.DATASET, revision=revision, timeout=timeout)
+    found = api.dataset_info(releases.DATASET, revision=revision, timeout=timeout)
     if not found.sha:
         raise ValueError("the hub names no commit")
     return str(found.sha)
@@ -145,7 +145,7 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
     if newest != revision:
         print(f"data set: the hub has a newer revision, {newest}; it is not taken")
     module = "cooperflow.experiment.dataset_fetch"
-    command = [sys.executable, "-m", module, command_line.DATASET, revision, str(here)]
+    command = [sys.executable, "-m", module, releases.DATASET, revision, str(here)]
     variables = {**environment.controlled_environment(os.environ), "HF_HUB_DISABLE_XET": "1"}
     variables["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     log = place / "prepare.log"
@@ -166,7 +166,7 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
             "Start again: the download continues. The folder is used only when it is complete."
         )
     dataset.check(here, plan.pairs)
-    dataset.mark_revision(here, command_line.DATASET, revision)
+    dataset.mark_revision(here, releases.DATASET, revision)
     here.replace(root)
     shutil.rmtree(place, ignore_errors=True)
     atomic_io.sync_directory(root.parent)
@@ -182,7 +182,7 @@ def _listing(root: Path, wanted: str | None) -> tuple[str, dict[str, int]]:
         commit = _resolve(wanted)
         api = HfApi(token=os.environ.get("HF_TOKEN"))
         found = api.list_repo_tree(
-            command_line.DATASET, recursive=True, repo_type="dataset", revision=commit
+            releases.DATASET, recursive=True, repo_type="dataset", revision=commit
         )
         sizes = {entry.path: int(entry.size) for entry in found if isinstance(entry, RepoFile)}
         return commit, sizes
@@ -202,7 +202,7 @@ def _answer(root: Path, wanted: str | None, ask: Callable[[], Answer]) -> Answer
         return ask()
     except RevisionNotFoundError as error:
         raise UserError(
-            f"dataset.revision: the hub's {command_line.DATASET} has no revision {wanted}. Write "
+            f"dataset.revision: the hub's {releases.DATASET} has no revision {wanted}. Write "
             "the id of a commit (40 hexadecimal digits), or null for the newest."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:

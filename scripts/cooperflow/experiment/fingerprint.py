@@ -14,7 +14,7 @@ from cooperflow import atomic_io
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Experiment, Plan
-from cooperflow.upstream import command_line, result_files
+from cooperflow.upstream import releases, result_files
 
 SCHEMA = 1
 # Keys of `asked` that are left out at their default: older documents do not have them.
@@ -47,7 +47,7 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
     return {
         "cooperbench": importlib.metadata.version("cooperbench"),
         "litellm": importlib.metadata.version("litellm"),
-        "agent_config": command_line.agent_defaults(experiment.agent.name, experiment.setting.mode),
+        "agent_config": releases.agent_defaults(experiment.agent.name, experiment.setting.mode),
         "tasks": dict(tasks),
         "dataset_revision": dataset.revision_of(Path(plan.config.dataset.dir)),
     }
@@ -71,7 +71,7 @@ def agent_file(experiment: Experiment, plan: Plan) -> dict[str, Any]:
 
 def step_limit(experiment: Experiment, plan: Plan) -> int | None:
     """Return the agent's limit of steps, None without a known limit."""
-    defaults = command_line.agent_defaults(experiment.agent.name, experiment.setting.mode) or {}
+    defaults = releases.agent_defaults(experiment.agent.name, experiment.setting.mode) or {}
     agent = {**(defaults.get("agent") or {}), **(experiment.agent.config.get("agent") or {})}
     return agent.get("step_limit") or None
 

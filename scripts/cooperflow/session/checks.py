@@ -28,7 +28,7 @@ from cooperflow.openhands import agent_server
 from cooperflow.outcomes import patch_text
 from cooperflow.session import model_check
 from cooperflow.session.finding import BAD, NOTE, OK, Finding, check_clock
-from cooperflow.upstream import command_line
+from cooperflow.upstream import releases
 
 # Disk space that the results of one run may take, bytes.
 RUN_BYTES = 5_000_000
@@ -199,7 +199,7 @@ def check_agent_config(context: Context) -> Iterator[Finding]:
     kinds = {(run.experiment.agent.name, run.experiment.setting.mode): run for run in context.runs}
     for (name, mode), run in kinds.items():
         try:
-            config = command_line.agent_defaults(name, mode)
+            config = releases.agent_defaults(name, mode)
         except (OSError, ValueError, SyntaxError) as error:
             text = f"{name}: its config cannot be read ({error}). Run `make setup`."
             yield Finding("agent", BAD, text)
