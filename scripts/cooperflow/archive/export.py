@@ -1,4 +1,9 @@
-"""Results in the formats of other tools: ATIF, inspect_ai and CooperBench's website."""
+"""Results in the formats of other tools: ATIF, inspect_ai, and CooperBench's website.
+
+The website has a file `index.json` for solo and one for coop, which upstream/published.py reads
+too, and a table of experiments. There a repeat is a separate model `NAME-r2`, and infrastructure
+errors are left out.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,10 @@ import pandas as pd
 
 from cooperflow import atomic_io, layout, redaction
 from cooperflow.analysis.run_files import Source
-from cooperflow.archive import atif, bundle, inspect_log, portable_paths, provenance, website
+from cooperflow.archive import atif, bundle, inspect_log, portable_paths, provenance
 from cooperflow.experiment.plan import Plan
-from cooperflow.tables import run_table
+from cooperflow.outcomes import judgement
+from cooperflow.tables import difficulty, run_table
 from cooperflow.upstream import result_files
 
 ATIF = "atif"
@@ -65,8 +71,8 @@ def write(plan: Plan) -> Exported:
             path.unlink()
         logs += 1
     for setting, group in runs.groupby("setting", sort=False):
-        writer.write(folder / WEBSITE / str(setting) / "index.json", website.index(group))
-    writer.write(folder / WEBSITE / "leaderboard.json", website.leaderboard(runs, summary))
+        writer.write(folder / WEBSITE / str(setting) / "index.json", website_index(group))
+    writer.write(folder / WEBSITE / "leaderboard.json", leaderboard_rows(runs, summary))
     notes = () if python is not None else (WITHOUT_INSPECT,)
     files = [str(path.relative_to(folder)) for path in _files(folder)]
     contents = {
@@ -158,3 +164,63 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, str | bool | None) and pd.isna(value):
         return None
     return value.item() if hasattr(value, "item") else value
+
+
+WEBSITE_NOTE = "Recorded answers were played, no model answered. Not a result of any model."
+
+
+def website_index(runs: pd.DataFrame) -> dict[str, Any]:
+    """Return index.json of the runs of one setting."""
+    tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
+    done = runs[runs["outcome"].isin([judgement.PASS, judgement.FAIL])]
+    for row in done.to_dict("records"):
+        a, b = str(row["features"]).split(",")
+        task = tasks.setdefault(
+            (row["repo"], row["task_id"], row["features"]),
+            {
+                "repo": row["repo"],
+                "taskId": f"task{row['task_id']}",
+                "f1": f"feature{a}",
+                "f2": f"feature{b}",
+                "results": {},
+            },
+        )
+        result: dict[str, Any] = {"passed": bool(row["outcome"] == judgement.PASS)}
+        if row["mode"] != difficulty.SOLO:
+            result["hasConflict"] = bool(row["merge_status"] == result_files.CONFLICTS)
+        if bool(row["replay"]):
+            result["replay"] = True
+        task["results"][_website_name(row)] = result
+    document: dict[str, Any] = {"tasks": list(tasks.values())}
+    return {"note": WEBSITE_NOTE, **document} if bool(done["replay"].any()) else document
+
+
+def leaderboard_rows(runs: pd.DataFrame, summary: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a row for each experiment: model, framework, git, score and its Wilson interval."""
+    first = runs.drop_duplicates("run_name").set_index("run_name")
+    rows = []
+    for row in summary.to_dict("records"):
+        run = first.loc[row["run_name"]]
+        scored = int(row["pass"]) + int(row["fail"])
+        rows.append(
+            {
+                "model": str(row["model"]),
+                "framework": str(run["framework"]),
+                "git": bool(run["git"]),
+                "setting": str(row["setting"]),
+                "repeat": int(run["repeat"]),
+                "pairs": scored,
+                "passed": int(row["pass"]),
+                "infraErrors": int(row["infra_error"]),
+                "score": float(row["pass_rate"]) if scored else None,
+                "ciLow": float(row["ci_low"]) if scored else None,
+                "ciHigh": float(row["ci_high"]) if scored else None,
+                "replay": bool(row["replay"]),
+                "adopted": bool(row["adopted"]),
+            }
+        )
+    return rows
+
+
+def _website_name(row: dict[Any, Any]) -> str:
+    return f"{row['model']}{layout.repeat_suffix(int(row['repeat']))}"

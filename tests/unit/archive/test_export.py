@@ -184,13 +184,13 @@ def test_leaderboard_rows_are_those_of_the_summary(plan: Plan, exported: Path) -
 def test_replayed_results_are_labelled() -> None:
     pairs = made_runs.pairs("flash")[:2]
     runs = made_runs.experiment(pairs, ["pass", "infra_error"], replay=True)
-    index = website.index(runs)
+    index = export.website_index(runs)
     assert "Not a result of any model" in index["note"]
     assert [task["results"] for task in index["tasks"]] == [{"m": {"passed": True, "replay": True}}]
     summary = run_table.summary_table(runs)
-    assert website.leaderboard(runs, summary)[0]["replay"] is True
+    assert export.leaderboard_rows(runs, summary)[0]["replay"] is True
     lost = made_runs.experiment(pairs, ["infra_error"] * 2)
-    assert website.leaderboard(lost, run_table.summary_table(lost))[0]["score"] is None
+    assert export.leaderboard_rows(lost, run_table.summary_table(lost))[0]["score"] is None
     row = summary.to_dict("records")[0]
     assert inspect_log.log([], [], row, "flash", {})["eval"]["tags"] == ["replay"]
 
