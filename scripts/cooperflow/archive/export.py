@@ -19,7 +19,7 @@ import pandas as pd
 
 from cooperflow import atomic_io, layout, redaction
 from cooperflow.analysis.run_files import Source
-from cooperflow.archive import atif, bundle, inspect_log, portable_paths, provenance
+from cooperflow.archive import bundle, portable_paths, provenance, run_formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty, run_table
@@ -53,7 +53,7 @@ def write(plan: Plan) -> Exported:
     runs = run_table.read_runs(plan.results.runs_csv)
     summary = run_table.read_table(plan.results.summary_csv)
     trajectories = without = logs = 0
-    python = inspect_log.interpreter()
+    python = run_formats.inspect_interpreter()
     packages = provenance.packages()
     for experiment in summary.to_dict("records"):
         rows = runs[runs["run_name"] == experiment["run_name"]].to_dict("records")
@@ -63,11 +63,11 @@ def write(plan: Plan) -> Exported:
             trajectories += count
             without += count == 0
         subset = f"{plan.config.dataset.subset}, {len(plan.pairs)} pairs"
-        document = inspect_log.log(rows, sources, experiment, subset, packages)
+        document = run_formats.inspect_log(rows, sources, experiment, subset, packages)
         path = folder / INSPECT / f"{experiment['run_name']}.json"
         writer.write(path, document)
         if python is not None:
-            inspect_log.pack(python, path, path.with_suffix(".eval"))
+            run_formats.pack_inspect_log(python, path, path.with_suffix(".eval"))
             path.unlink()
         logs += 1
     for setting, group in runs.groupby("setting", sort=False):
@@ -101,11 +101,11 @@ def _write_trajectories(
         about = {
             "name": framework or "unknown",
             "version": version.rstrip(")") or "unknown",
-            "model_name": atif.model_name(
+            "model_name": run_formats.model_name(
                 str(source.result.get("model") or row["model"]), bool(row["replay"])
             ),
         }
-        document = atif.trajectory(
+        document = run_formats.atif_trajectory(
             source.story,
             agent,
             source.run.key,

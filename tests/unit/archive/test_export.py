@@ -113,8 +113,8 @@ STORY = Story(
 
 
 def test_a_trajectory_by_hand() -> None:
-    about = {"name": "mini", "version": "1", "model_name": atif.model_name("m", True)}
-    document = atif.trajectory(STORY, "agent1", "run/x", about, {"replay": True})
+    about = {"name": "mini", "version": "1", "model_name": run_formats.model_name("m", True)}
+    document = run_formats.atif_trajectory(STORY, "agent1", "run/x", about, {"replay": True})
     assert document is not None
     check_atif(document)
     assert [step["source"] for step in document["steps"]] == [
@@ -138,7 +138,7 @@ def test_a_trajectory_by_hand() -> None:
     }
     assert document["notes"].startswith("Replay")
     assert document["agent"]["model_name"] == "m (replay)"
-    assert atif.trajectory(Story(), "agent1", "run/x", about, {}) is None
+    assert run_formats.atif_trajectory(Story(), "agent1", "run/x", about, {}) is None
 
 
 def test_an_inspect_log_agrees_with_the_tables(plan: Plan, exported: Path) -> None:
@@ -192,7 +192,7 @@ def test_replayed_results_are_labelled() -> None:
     lost = made_runs.experiment(pairs, ["infra_error"] * 2)
     assert export.leaderboard_rows(lost, run_table.summary_table(lost))[0]["score"] is None
     row = summary.to_dict("records")[0]
-    assert inspect_log.log([], [], row, "flash", {})["eval"]["tags"] == ["replay"]
+    assert run_formats.inspect_log([], [], row, "flash", {})["eval"]["tags"] == ["replay"]
 
 
 def test_the_bundle_describes_itself(plan: Plan) -> None:
