@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cooperflow import atomic_io, layout, redaction
-from cooperflow.archive import portable_paths, provenance, ro_crate
+from cooperflow.archive import provenance, ro_crate
 from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import Config
@@ -51,7 +51,7 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
     temporary = target.with_name(f".{NAME}.tmp")
     hashes: dict[str, str] = {}
     sizes: dict[str, int] = {}
-    redactor, places = redaction.Redactor.of(secrets), portable_paths.Places.of(plan)
+    redactor, places = redaction.Redactor.of(secrets), provenance.PortablePaths.of(plan)
     with (
         temporary.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,

@@ -19,7 +19,7 @@ import pandas as pd
 
 from cooperflow import atomic_io, layout, redaction
 from cooperflow.analysis.run_files import Source
-from cooperflow.archive import bundle, portable_paths, provenance, run_formats
+from cooperflow.archive import bundle, provenance, run_formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
 from cooperflow.tables import difficulty, run_table
@@ -140,12 +140,12 @@ class _Writer:
     """Writes JSON without keys and without paths of this machine."""
 
     redactor: redaction.Redactor
-    places: portable_paths.Places
+    places: provenance.PortablePaths
 
     @classmethod
     def of(cls, plan: Plan) -> _Writer:
         keys = redaction.Redactor.of(bundle.secrets_of(plan))
-        return cls(keys, portable_paths.Places.of(plan))
+        return cls(keys, provenance.PortablePaths.of(plan))
 
     def write(self, path: Path, document: Any) -> None:
         text = json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)

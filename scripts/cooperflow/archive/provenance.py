@@ -1,4 +1,4 @@
-"""Provenance of the results: versions, hashes, images, configs, hosts and dates."""
+"""Provenance of the results, and the removal of this machine's paths from everything shared."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import json
 import platform
 import re
 import subprocess
+import sys
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, layout
-from cooperflow.archive import portable_paths
+from cooperflow import atomic_io, layout, runtime_dir
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement, records
 from cooperflow.outcomes.records import AttemptRecord
@@ -50,7 +52,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "workflow": _version(),
         "git commit": git_commit(layout.REPOSITORY),
         "lock": f"sha256:{file_hash(LOCK)}",
-        "data set": f"sha256:{combined(tasks)}" if tasks else "unknown",
+        "data set": f"sha256:{combine_hashes(tasks)}" if tasks else "unknown",
         "data set revision": ", ".join(sorted(revisions)) or "unknown",
         "subset": f"{plan.config.dataset.subset}, {len(plan.pairs)} pairs",
         "Docker": ", ".join(sorted({str(d["docker"]) for d in known if d.get("docker")})) or "?",
@@ -72,7 +74,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "images": images,
         "tasks": dict(sorted(tasks.items())),
     }
-    portable_document: dict[str, Any] = portable_paths.Places.of(plan).document(document)
+    portable_document: dict[str, Any] = PortablePaths.of(plan).document(document)
     return portable_document
 
 
@@ -127,7 +129,7 @@ def without_secrets(value: Any) -> Any:
     return value
 
 
-def combined(hashes: dict[str, str]) -> str:
+def combine_hashes(hashes: dict[str, str]) -> str:
     """Return one hash of many named hashes."""
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
@@ -193,3 +195,76 @@ def write(plan: Plan) -> Path:
     path = plan.results.provenance
     atomic_io.write_json(path, collect(plan))
     return path
+
+
+# Paths that also exist inside containers, and so do not identify a machine.
+_COMMON = ("/", "/root", "/home", "/tmp", "/usr", "/opt", "/var", "/workspace", "/patches")
+
+
+@dataclass(frozen=True)
+class PortablePaths:
+    """Absolute paths and the words that replace them, the longest path first."""
+
+    words: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, plan: Plan) -> PortablePaths:
+        """Return the paths of a plan: its results, data set, recordings, archive and checkout."""
+        config = plan.config
+        given: list[tuple[str | None, str]] = [
+            (str(plan.results.root), "results"),
+            (config.dataset.dir, "dataset"),
+            (config.images.archive, "archive"),
+            (str(layout.REPOSITORY), "."),
+            (str(layout.REPOSITORY / ".venv"), ".venv"),
+            (sys.prefix, ".venv"),
+            (str(runtime_dir.folder()), "runtime"),
+        ]
+        for subset in _each(config.dataset.subset):
+            if Path(subset).suffix:
+                given.append((subset, Path(subset).name))
+        for model in config.models.values():
+            if model is None:
+                continue
+            adopted = [path for paths in model.adopt.values() for path in _each(paths)]
+            for path in [*_each(model.replay or []), *adopted]:
+                given.append((path, Path(path).name))
+        return cls.named((path, word) for path, word in given if path)
+
+    @classmethod
+    def named(cls, given: Iterable[tuple[str, str]]) -> PortablePaths:
+        """Return the paths as given and with links resolved."""
+        words: dict[str, str] = {}
+        for path, word in given:
+            for form in (Path(path).absolute(), Path(path).resolve()):
+                if str(form) not in _COMMON:
+                    words.setdefault(str(form), word)
+        return cls(tuple(sorted(words.items(), key=lambda entry: (-len(entry[0]), entry[0]))))
+
+    def text(self, text: str) -> str:
+        return self.data(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+    def data(self, data: bytes) -> bytes:
+        """Replace every path that ends where a path may end; also as JSON writes it."""
+        for path, word in self.words:
+            for form in dict.fromkeys((path, json.dumps(path)[1:-1])):
+                raw = form.encode("utf-8", "surrogateescape")
+                if raw in data:
+                    data = re.sub(
+                        re.escape(raw) + rb"(?![\w-])", word.replace("\\", r"\\").encode(), data
+                    )
+        return data
+
+    def document(self, value: Any) -> Any:
+        """Replace the paths in all strings of a document."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {key: self.document(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.document(entry) for entry in value]
+        return value
+
+
+def _each(value: str | Sequence[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)

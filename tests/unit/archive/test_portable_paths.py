@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from cooperflow import layout
-from cooperflow.archive import portable_paths, provenance, recording
+from cooperflow.archive import provenance, recording
 from cooperflow.experiment import config, plan
 
 
@@ -22,7 +22,7 @@ def _plan(tmp_path: Path) -> plan.Plan:
 
 def test_paths_are_replaced_by_what_they_stand_for(tmp_path: Path) -> None:
     made = _plan(tmp_path)
-    places = portable_paths.Places.of(made)
+    places = provenance.PortablePaths.of(made)
     root, clone = made.results.root, layout.REPOSITORY
     text = f'File "{clone}/scripts/run.py" {root}/runs/a {clone}-other {clone} /workspace/repo'
     clean = places.text(text)
@@ -33,7 +33,7 @@ def test_paths_are_replaced_by_what_they_stand_for(tmp_path: Path) -> None:
 
 
 def test_common_folders_are_no_machines() -> None:
-    places = portable_paths.Places.named([("/", "results"), ("/workspace", "."), ("/tmp", "x")])
+    places = provenance.PortablePaths.named([("/", "results"), ("/workspace", "."), ("/tmp", "x")])
     assert places.text("/workspace/repo /tmp/x /") == "/workspace/repo /tmp/x /"
 
 
