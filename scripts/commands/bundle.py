@@ -26,10 +26,10 @@ def main() -> int:
         path = bundle.pack(plan, bundle.secrets_of(plan))
         print(f"{path}: {formats.size(path.stat().st_size)}")
         return 0
-    findings = bundle.check(arguments.check)
-    for finding in findings:
-        print(f"{'good' if finding.good else 'BAD ':<5}{finding.name}: {finding.told}")
-    return 0 if all(finding.good for finding in findings) else 1
+    checks = bundle.check(arguments.check)
+    for check in checks:
+        print(f"{'good' if check.is_good else 'BAD ':<5}{check.name}: {check.detail}")
+    return 0 if all(check.is_good for check in checks) else 1
 
 
 if __name__ == "__main__":

@@ -47,12 +47,12 @@ def made(finished: Path, tmp_path: Path) -> Plan:
 
 def test_every_table_is_the_same_and_so_is_every_bundle(made: Plan) -> None:
     path = bundle.pack(made)
-    findings = bundle.check(path)
-    assert all(finding.good for finding in findings), findings
-    assert {"runs.csv", "summary.csv", "comparison.csv"} <= {f.name for f in findings}
+    checks = bundle.check(path)
+    assert all(check.is_good for check in checks), checks
+    assert {"runs.csv", "summary.csv", "comparison.csv"} <= {c.name for c in checks}
     names = (*layout.BREAKDOWNS, *layout.COMMUNICATION)
-    assert {f"tables/{name}.csv" for name in names} <= {f.name for f in findings}
-    assert {"communication.csv", "messages.csv", "team_tasks.csv"} <= {f.name for f in findings}
+    assert {f"tables/{name}.csv" for name in names} <= {c.name for c in checks}
+    assert {"communication.csv", "messages.csv", "team_tasks.csv"} <= {c.name for c in checks}
     before = path.read_bytes()
     assert bundle.pack(made).read_bytes() == before
 
@@ -67,15 +67,15 @@ def test_no_key_is_packed(made: Plan) -> None:
             assert stream is not None
             assert KEY.encode() not in stream.read(), member.name
             assert (member.uid, member.mtime, member.uname) == (0, 0, "")
-    assert all(finding.good for finding in bundle.check(path))
+    assert all(check.is_good for check in bundle.check(path))
 
 
 def test_a_changed_figure_is_found(made: Plan, tmp_path: Path) -> None:
     text = made.results.summary_csv.read_text()
     made.results.summary_csv.write_text(text.replace(",50,", ",51,", 1))
-    bad = [finding for finding in bundle.check(bundle.pack(made)) if not finding.good]
-    assert [finding.name for finding in bad] == ["summary.csv"]
-    assert "line 2 differs" in bad[0].told
+    bad = [check for check in bundle.check(bundle.pack(made)) if not check.is_good]
+    assert [check.name for check in bad] == ["summary.csv"]
+    assert "line 2 differs" in bad[0].detail
     script = layout.REPOSITORY / "scripts" / "commands" / "bundle.py"
     command = [sys.executable, str(script), "--check", str(made.results.root / bundle.NAME)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -95,8 +95,8 @@ def test_a_changed_file_is_found(made: Plan, tmp_path: Path) -> None:
                 data += b"+ more\n"
                 member.size = len(data)
             new.addfile(member, io.BytesIO(data))
-    bad = [finding for finding in bundle.check(other) if not finding.good]
-    assert [finding.name for finding in bad] == ["files"]
+    bad = [check for check in bundle.check(other) if not check.is_good]
+    assert [check.name for check in bad] == ["files"]
 
 
 def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:

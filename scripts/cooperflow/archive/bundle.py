@@ -1,4 +1,8 @@
-"""Archive with all that a reviewer needs to check the tables, and the check itself."""
+"""Archive with all that a reviewer needs to check the tables, and the check itself.
+
+Its description is an RO-Crate 1.1. Source: P. Sefton et al., "RO-Crate Metadata Specification 1.1"
+(2020), w3id.org/ro/crate/1.1.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,18 @@ import gzip
 import hashlib
 import io
 import json
+import mimetypes
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
 
 from cooperflow import atomic_io, layout, redaction
-from cooperflow.archive import provenance, ro_crate
+from cooperflow.archive import provenance
 from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import Config
@@ -33,12 +40,12 @@ LOCKS = ("envs/requirements.txt", "pyproject.toml")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """Result of the check of one table or file."""
 
     name: str
-    good: bool
-    told: str
+    is_good: bool
+    detail: str
 
 
 def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
@@ -63,8 +70,8 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
             sizes[name] = len(data)
             _add(archive, name, data)
         crate = places.data(redactor.data(_crate(plan, hashes, sizes)))
-        hashes[ro_crate.NAME] = hashlib.sha256(crate).hexdigest()
-        _add(archive, ro_crate.NAME, crate)
+        hashes[CRATE] = hashlib.sha256(crate).hexdigest()
+        _add(archive, CRATE, crate)
         _add(archive, MANIFEST, json.dumps(hashes, indent=1, sort_keys=True).encode())
     os.replace(temporary, target)
     return target
@@ -73,8 +80,8 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
 def _crate(plan: Plan, hashes: Mapping[str, str], sizes: Mapping[str, int]) -> bytes:
     """Return the RO-Crate metadata; times and versions are those of provenance.json."""
     document = atomic_io.read_json(plan.results.provenance)
-    files = {name: ro_crate.File(hashes[name], sizes[name]) for name in hashes}
-    crate = ro_crate.metadata(files, document if isinstance(document, dict) else {})
+    files = {name: CrateFile(hashes[name], sizes[name]) for name in hashes}
+    crate = crate_metadata(files, document if isinstance(document, dict) else {})
     return json.dumps(crate, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
@@ -83,7 +90,7 @@ def secrets_of(plan: Plan) -> list[str]:
     return redaction.raw_values(plan.config.key_names, os.environ)
 
 
-def check(archive: Path) -> list[Finding]:
+def check(archive: Path) -> list[Check]:
     """Compute every table of an archive again and compare it with the archived table.
 
     Raises:
@@ -187,7 +194,7 @@ def _plan(folder: Path) -> Plan:
     return Plan(config, tuple(pairs.load(str(folder / PAIRS), folder)))
 
 
-def _files(folder: Path, hashes: Mapping[str, str]) -> Iterator[Finding]:
+def _files(folder: Path, hashes: Mapping[str, str]) -> Iterator[Check]:
     bad = [
         name
         for name, known in hashes.items()
@@ -198,23 +205,23 @@ def _files(folder: Path, hashes: Mapping[str, str]) -> Iterator[Finding]:
     }
     bad += sorted(archived - set(hashes))
     summary = f"{len(hashes)} files match the manifest"
-    yield Finding("files", not bad, f"{', '.join(bad[:5])} differ" if bad else summary)
+    yield Check("files", not bad, f"{', '.join(bad[:5])} differ" if bad else summary)
 
 
-def _tables(folder: Path, recomputed_tables: Mapping[str, str]) -> Iterator[Finding]:
+def _tables(folder: Path, recomputed_tables: Mapping[str, str]) -> Iterator[Check]:
     for path in sorted((folder / RESULTS).rglob("*.csv")):
         name = str(path.relative_to(folder / RESULTS))
         if name.startswith("runs/"):
             continue
         if name not in recomputed_tables:
-            yield Finding(name, True, "not computed again")
+            yield Check(name, True, "not computed again")
             continue
         was, now = path.read_text(encoding="utf-8"), recomputed_tables[name]
         rows = len(was.splitlines()) - 1
-        yield Finding(name, was == now, _difference(was, now) or f"{rows} rows, the same")
+        yield Check(name, was == now, _difference(was, now) or f"{rows} rows, the same")
     for name in sorted(recomputed_tables):
         if not (folder / RESULTS / name).is_file():
-            yield Finding(name, False, "is missing")
+            yield Check(name, False, "is missing")
 
 
 def _difference(was: str, now: str) -> str:
@@ -225,3 +232,124 @@ def _difference(was: str, now: str) -> str:
         if a != b:
             return f"line {number} differs:\n  packed:   {a}\n  computed: {b}"
     return f"{len(old)} lines packed, {len(new)} computed"
+
+
+CRATE = "ro-crate-metadata.json"
+_PROFILE = "https://w3id.org/ro/crate/1.1"
+_WORKFLOW = "#workflow"
+_RUN = "#runs"
+_TABLES = ("results/runs.csv", "results/summary.csv", "results/comparison.csv")
+_LICENCE = "Not stated for the results. The workflow is under the MIT licence."
+
+
+@dataclass(frozen=True)
+class CrateFile:
+    """A file of the archive."""
+
+    sha256: str
+    size: int
+
+
+def crate_metadata(files: Mapping[str, CrateFile], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata document of an archive.
+
+    Args:
+        files: by name in the archive, the document itself excluded.
+        document: provenance.json; empty if there is none.
+    """
+    facts = document.get("facts") or {}
+    config = document.get("config") or {}
+    models = ", ".join(config.get("models") or {}) or "unknown models"
+    parts = [{"@id": _id(name)} for name in sorted(files)]
+    replay = " Recorded answers were played: not results of any model."
+    started, ended = (_moment(facts.get(key)) for key in ("first attempt", "last attempt"))
+    root = {
+        "@id": "./",
+        "@type": "Dataset",
+        "name": f"CooperBench results: {models}",
+        "description": "Two coding agents together and one alone: runs, evaluations and tables of"
+        f" {facts.get('subset', 'an unknown subset')}."
+        + (replay if facts.get("replay") == "yes" else ""),
+        **({"datePublished": ended} if ended else {}),
+        "license": _LICENCE,
+        "hasPart": parts,
+        "mentions": {"@id": _RUN},
+        "citation": {"@id": "https://arxiv.org/abs/2601.13295"},
+    }
+    action = {
+        "@id": _RUN,
+        "@type": "CreateAction",
+        "name": "Runs and evaluations",
+        "instrument": {"@id": _WORKFLOW},
+        **({"startTime": started} if started else {}),
+        **({"endTime": ended} if ended else {}),
+        "result": [{"@id": _id(name)} for name in _TABLES if name in files],
+    }
+    return {
+        "@context": f"{_PROFILE}/context",
+        "@graph": [
+            {
+                "@id": CRATE,
+                "@type": "CreativeWork",
+                "conformsTo": {"@id": _PROFILE},
+                "about": {"@id": "./"},
+            },
+            root,
+            action,
+            *_software(facts, document.get("packages") or {}),
+            {
+                "@id": "https://arxiv.org/abs/2601.13295",
+                "@type": "ScholarlyArticle",
+                "name": "CooperBench: Why Coding Agents Cannot be Your Teammates Yet",
+            },
+            *(_crate_file(name, files[name]) for name in sorted(files)),
+        ],
+    }
+
+
+def _software(facts: Mapping[str, Any], packages: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the workflow and the packages that it uses."""
+    name, _, version = str(facts.get("workflow") or "cooperflow").partition(" ")
+    return [
+        {
+            "@id": _WORKFLOW,
+            "@type": "SoftwareApplication",
+            "name": name,
+            **({"softwareVersion": version} if version else {}),
+            "identifier": str(facts.get("git commit") or "unknown commit"),
+            "softwareRequirements": [{"@id": f"#{package}"} for package in sorted(packages)],
+        },
+        *(
+            {
+                "@id": f"#{package}",
+                "@type": "SoftwareApplication",
+                "name": package,
+                "softwareVersion": str(packages[package]),
+            }
+            for package in sorted(packages)
+        ),
+    ]
+
+
+def _crate_file(name: str, file: CrateFile) -> dict[str, Any]:
+    kind = mimetypes.guess_type(name)[0]
+    if name.endswith(".jsonl"):
+        kind = "application/jsonl"
+    return {
+        "@id": _id(name),
+        "@type": "File",
+        "name": name,
+        "contentSize": str(file.size),
+        "sha256": file.sha256,
+        **({"encodingFormat": kind} if kind else {}),
+    }
+
+
+def _id(name: str) -> str:
+    return quote(name, errors="surrogateescape")
+
+
+def _moment(value: object) -> str:
+    """Return a time of provenance.json as ISO 8601; empty if it has none."""
+    text = str(value or "")
+    return text.removesuffix(" UTC").replace(" ", "T") + "Z" if text.endswith(" UTC") else ""

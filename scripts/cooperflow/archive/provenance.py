@@ -35,10 +35,10 @@ def collect(plan: Plan) -> dict[str, Any]:
         one.run_name: atomic_io.read_json(plan.results.experiment(one.run_name))
         for one in plan.experiments
     }
-    known = [document for document in experiments.values() if isinstance(document, dict)]
+    documents = [document for document in experiments.values() if isinstance(document, dict)]
     tasks: dict[str, str] = {}
     revisions: set[str] = set()
-    for document in known:
+    for document in documents:
         resolved = document.get("resolved") or {}
         tasks |= resolved.get("tasks") or {}
         revisions |= (
@@ -55,15 +55,16 @@ def collect(plan: Plan) -> dict[str, Any]:
         "data set": f"sha256:{combine_hashes(tasks)}" if tasks else "unknown",
         "data set revision": ", ".join(sorted(revisions)) or "unknown",
         "subset": f"{plan.config.dataset.subset}, {len(plan.pairs)} pairs",
-        "Docker": ", ".join(sorted({str(d["docker"]) for d in known if d.get("docker")})) or "?",
+        "Docker": ", ".join(sorted({str(d["docker"]) for d in documents if d.get("docker")}))
+        or "?",
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "hosts": ", ".join(sorted(attempts.hosts)) or "unknown",
-        "attempts": attempts.told,
+        "attempts": attempts.summary,
         "first attempt": _iso(attempts.first),
         "last attempt": _iso(attempts.last),
-        "replay": "yes" if any(d.get("replay") for d in known) else "no",
-        "adopted": ", ".join(str(d["run_name"]) for d in known if d.get("adopted")) or "none",
+        "replay": "yes" if any(d.get("replay") for d in documents) else "no",
+        "adopted": ", ".join(str(d["run_name"]) for d in documents if d.get("adopted")) or "none",
     }
     document = {
         "schema": SCHEMA,
@@ -91,12 +92,12 @@ class _Attempts:
 
     @classmethod
     def of(cls, plan: Plan) -> _Attempts:
-        made = cls()
+        counts = cls()
         for run in plan.runs:
             folder = run.folder(plan.results)
             for number in folder.attempt_numbers():
-                made._count(AttemptRecord.read(folder, number))
-        return made
+                counts._count(AttemptRecord.read(folder, number))
+        return counts
 
     def _count(self, record: AttemptRecord) -> None:
         self.count += 1
@@ -111,7 +112,7 @@ class _Attempts:
             self.last = max(self.last or record.ended, record.ended)
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         return (
             f"{self.count}, of which {self.infra} had an infrastructure error and "
             f"{self.interrupted} were interrupted"

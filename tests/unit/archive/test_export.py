@@ -200,16 +200,16 @@ def test_the_bundle_describes_itself(plan: Plan) -> None:
     path = bundle.pack(plan, [KEY])
     with tarfile.open(path) as opened:
         names = set(opened.getnames())
-        data = {name: opened.extractfile(name) for name in (ro_crate.NAME, "results/runs.csv")}
+        data = {name: opened.extractfile(name) for name in (bundle.CRATE, "results/runs.csv")}
         crate, table = (io.BytesIO(s.read()).getvalue() for s in data.values() if s is not None)
     graph = {entry["@id"]: entry for entry in json.loads(crate)["@graph"]}
-    assert graph[ro_crate.NAME]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
+    assert graph[bundle.CRATE]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
     root = graph["./"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", root["datePublished"])
     assert {"name", "description", "license"} <= set(root)
     parts = {part["@id"] for part in root["hasPart"]}
     assert parts <= set(graph)
-    assert len(parts) == len(names - {ro_crate.NAME, bundle.MANIFEST})
+    assert len(parts) == len(names - {bundle.CRATE, bundle.MANIFEST})
     assert int(graph["results/runs.csv"]["contentSize"]) == len(table)
     assert not any(name.startswith("results/export") for name in names)
     assert all(finding.good for finding in bundle.check(path) if finding.name == "files")
