@@ -11,14 +11,14 @@ from typing import Any
 from urllib.parse import quote
 
 from cooperflow import atomic_io, layout
-from cooperflow.analysis import losses, patch_overlap, story
+from cooperflow.analysis import losses, story
 from cooperflow.analysis.communication import Communication, measure, touched_files
 from cooperflow.analysis.losses import OwnFeature
-from cooperflow.analysis.patch_overlap import Meeting
 from cooperflow.analysis.story import Story
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
-from cooperflow.outcomes import usage
+from cooperflow.outcomes import patch_text, usage
+from cooperflow.outcomes.patch_text import HunkPair
 from cooperflow.upstream import coordination, trajectory
 from cooperflow.upstream.coordination import Message
 
@@ -81,7 +81,7 @@ class Source:
     @cached_property
     def conflicting_files(self) -> tuple[str, ...]:
         """Files in which hunks of both patches overlap, in order."""
-        return tuple(dict.fromkeys(pair.first.file for pair in self.meetings if pair.overlaps))
+        return tuple(dict.fromkeys(pair.first.file for pair in self.hunk_pairs if pair.overlaps))
 
     @cached_property
     def task_changes(self) -> list[coordination.TaskChange]:
@@ -196,15 +196,15 @@ class Source:
         return losses.read_features(_document(self.folder.own))
 
     @cached_property
-    def meetings(self) -> list[Meeting]:
+    def hunk_pairs(self) -> list[HunkPair]:
         """The hunks of two agents that overlap or are near, the overlapping ones first."""
         texts = [patch.text for patch in self.makers]
         if len(texts) != 2 or sum(map(len, texts)) > LARGEST_PARSED:
             return []
-        first, second = (patch_overlap.parse(text.encode("utf-8", "replace")) for text in texts)
+        first, second = (patch_text.parse(text.encode("utf-8", "replace")) for text in texts)
         if first is None or second is None:
             return []
-        pairs = patch_overlap.meetings(first, second)
+        pairs = patch_text.hunk_pairs(first, second)
         return sorted(pairs, key=lambda pair: not pair.overlaps)
 
     @cached_property

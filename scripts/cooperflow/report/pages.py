@@ -15,11 +15,11 @@ from markupsafe import Markup
 from cooperflow import formats
 from cooperflow.analysis import losses
 from cooperflow.analysis import story as story_events
-from cooperflow.analysis.patch_overlap import Meeting
 from cooperflow.analysis.run_files import Patch, Source, linker
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, runner_output
+from cooperflow.outcomes.patch_text import HunkPair
 from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.outcomes.runner_output import Count
 from cooperflow.report import safe_text
@@ -238,7 +238,7 @@ MEANINGS = {
 
 
 # More pairs of hunks are only counted.
-MOST_MEETINGS = 30
+MOST_HUNK_PAIRS = 30
 
 
 @cache
@@ -294,17 +294,17 @@ class Column:
         return self.source.run.experiment.setting.mode == "coop"
 
     @property
-    def overlaps(self) -> list[Meeting]:
-        """The hunks of both agents that overlap, at most ``MOST_MEETINGS``."""
-        return self._overlaps[:MOST_MEETINGS]
+    def overlaps(self) -> list[HunkPair]:
+        """The hunks of both agents that overlap, at most ``MOST_HUNK_PAIRS``."""
+        return self._overlaps[:MOST_HUNK_PAIRS]
 
     @property
     def overlaps_left(self) -> int:
-        return max(len(self._overlaps) - MOST_MEETINGS, 0)
+        return max(len(self._overlaps) - MOST_HUNK_PAIRS, 0)
 
     @property
-    def _overlaps(self) -> list[Meeting]:
-        return [pair for pair in self.source.meetings if pair.overlaps]
+    def _overlaps(self) -> list[HunkPair]:
+        return [pair for pair in self.source.hunk_pairs if pair.overlaps]
 
     @property
     def conflict_line(self) -> str:
@@ -358,8 +358,8 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
             rows=story_events.rows(story.events, story.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),
-            meetings=source.meetings[:MOST_MEETINGS],
-            meetings_left=max(len(source.meetings) - MOST_MEETINGS, 0),
+            hunk_pairs=source.hunk_pairs[:MOST_HUNK_PAIRS],
+            hunk_pairs_left=max(len(source.hunk_pairs) - MOST_HUNK_PAIRS, 0),
             makers=source.makers,
             own_features=source.own_features,
             attempts=source.attempts,

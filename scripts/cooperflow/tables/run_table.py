@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import atomic_io
-from cooperflow.analysis import losses, patch_overlap
+from cooperflow.analysis import losses
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
-from cooperflow.outcomes import judgement, publication
+from cooperflow.outcomes import judgement, patch_text, publication
 from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.tables import oracle_table, stats
 from cooperflow.upstream import coordination, result_files
@@ -41,7 +41,7 @@ RUN_COLUMNS = (
     "own1_passed",
     "own2_passed",
     "loss",
-    *patch_overlap.COLUMNS,
+    *patch_text.OVERLAP_COLUMNS,
     "steps",
     "messages_sent",
     "input_tokens",
@@ -117,7 +117,7 @@ _SINCE: dict[str, Any] = {
     "own1_passed": "",
     "own2_passed": "",
     "loss": "",
-    **dict.fromkeys(patch_overlap.COLUMNS, float("nan")),
+    **dict.fromkeys(patch_text.OVERLAP_COLUMNS, float("nan")),
     "cache_write_tokens": 0,
     "reasoning_tokens": 0,
     "framework": "",
@@ -126,7 +126,7 @@ _SINCE: dict[str, Any] = {
     **dict.fromkeys(coordination.TEAM_NUMBERS, float("nan")),
 }
 # Columns of numbers that may be empty.
-_EMPTY = ("cost_bound_usd", *patch_overlap.COLUMNS, *coordination.TEAM_NUMBERS)
+_EMPTY = ("cost_bound_usd", *patch_text.OVERLAP_COLUMNS, *coordination.TEAM_NUMBERS)
 # The outcome of a started run in the table of an unfinished experiment.
 UNFINISHED = "unfinished"
 
@@ -169,7 +169,7 @@ def run_row(
         "merge_status": tested.merge_status,
         "merge_strategy": tested.merge_strategy,
         **_own_columns(run, own, final.outcome, tested.merge_status),
-        **(patch_overlap.columns(*patches) if patches else dict.fromkeys(patch_overlap.COLUMNS)),
+        **patch_text.overlap_columns(*patches),
         "steps": record.steps,
         "messages_sent": record.messages_sent,
         "input_tokens": record.usage.input_tokens,
@@ -219,7 +219,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows as a table with its columns in order."""
     table = pd.DataFrame(list(rows), columns=list(RUN_COLUMNS))
     # Integers stay integers beside empty cells.
-    return table.astype(dict.fromkeys(patch_overlap.COLUMNS, "Int64"))
+    return table.astype(dict.fromkeys(patch_text.OVERLAP_COLUMNS, "Int64"))
 
 
 def read_runs(path: Path) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow.analysis import patch_overlap
+from cooperflow.outcomes import patch_text
 
 BASE = [f"line {n}\n" for n in range(1, 41)]
 
@@ -72,7 +72,7 @@ def test_distance(tmp_path: Path, second: tuple[int, int], overlapping: int, nea
     repository = Repository(tmp_path)
     one = repository.patch("one", replaced(10, 12, "one"))
     other = repository.patch("other", replaced(*second, "other"))
-    assert patch_overlap.columns(one, other) == {
+    assert patch_text.overlap_columns(one, other) == {
         "files_both": 1,
         "hunks_overlapping": overlapping,
         "hunks_near": near,
@@ -80,7 +80,7 @@ def test_distance(tmp_path: Path, second: tuple[int, int], overlapping: int, nea
         "changed2_lines": 2 + second[1] - second[0],
     }
     assert repository.conflicts("one", "other") == bool(overlapping)
-    assert patch_overlap.columns(other, one)["hunks_overlapping"] == overlapping
+    assert patch_text.overlap_columns(other, one)["hunks_overlapping"] == overlapping
 
 
 def test_git_conflicts_where_hunks_overlap(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_git_conflicts_where_hunks_overlap(tmp_path: Path) -> None:
                 width = chance.choice((0, 1, 2))
                 lines[place : place + width] = [f"{name} {number} {chance.random()}\n"]
             sides.append(repository.patch(f"{name}{number}", lines))
-        overlapping = patch_overlap.columns(*sides)["hunks_overlapping"]
+        overlapping = patch_text.overlap_columns(*sides)["hunks_overlapping"]
         is_conflict = repository.conflicts(f"one{number}", f"other{number}")
         assert is_conflict == bool(overlapping), number
         seen.add(is_conflict)
@@ -111,7 +111,7 @@ def test_new_files_and_other_files(tmp_path: Path) -> None:
     other = repository.patch("other", ["z = 3\n"], "new.py")
     (tmp_path / "tests").mkdir(exist_ok=True)
     tests = repository.patch("tests", ["assert True\n"], "tests/test_new.py")
-    assert patch_overlap.columns(one, other) == {
+    assert patch_text.overlap_columns(one, other) == {
         "files_both": 1,
         "hunks_overlapping": 1,
         "hunks_near": 1,
@@ -120,14 +120,14 @@ def test_new_files_and_other_files(tmp_path: Path) -> None:
     }
     assert repository.conflicts("one", "other")
     nothing = {"files_both": 0, "hunks_overlapping": 0, "hunks_near": 0}
-    assert patch_overlap.columns(one, tests) == {
+    assert patch_text.overlap_columns(one, tests) == {
         **nothing,
         "changed1_lines": 2,
         "changed2_lines": 0,
     }
-    empty = dict.fromkeys(patch_overlap.COLUMNS)
-    assert patch_overlap.columns(one, None) == empty
-    assert patch_overlap.columns(one, b"no diff\n") == empty
+    empty = dict.fromkeys(patch_text.OVERLAP_COLUMNS)
+    assert patch_text.overlap_columns(one, None) == empty
+    assert patch_text.overlap_columns(one, b"no diff\n") == empty
     broken = one.replace(b"@@ -0,0 +1,2 @@", b"@@ -0,0 +1,5 @@")
-    assert patch_overlap.columns(one, broken) == empty
-    assert patch_overlap.columns(one, b"")["changed2_lines"] == 0
+    assert patch_text.overlap_columns(one, broken) == empty
+    assert patch_text.overlap_columns(one, b"")["changed2_lines"] == 0
