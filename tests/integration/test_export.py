@@ -11,7 +11,7 @@ from pathlib import Path
 import exported_results
 import pytest
 
-from cooperflow.archive import inspect_log
+from cooperflow.archive import run_formats
 from cooperflow.experiment.plan import Plan
 
 HARBOR = "0.26.0"
@@ -62,12 +62,12 @@ def test_harbor_accepts_the_trajectories(exported: Path, tmp_path: Path) -> None
 
 
 def test_inspect_reads_the_logs_back(exported: Path, tmp_path: Path) -> None:
-    python = inspect_log.interpreter()
+    python = run_formats.inspect_interpreter()
     if python is None:
         pytest.skip("inspect_ai is not installed: run `make inspect`")
     source = exported / "inspect" / "command-a-coop-comm.json"
     target = tmp_path / "command-a-coop-comm.eval"
-    inspect_log.pack(python, source, target)
+    run_formats.pack_inspect_log(python, source, target)
     program = (
         "import json, sys; from inspect_ai.log import read_eval_log\n"
         "log = read_eval_log(sys.argv[1])\n"

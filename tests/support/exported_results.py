@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from cooperflow.archive import export, inspect_log
+from cooperflow.archive import export, run_formats
 from cooperflow.experiment.plan import Plan
 
 KEY = "sk-a-key-that-must-not-leave"
@@ -26,7 +26,7 @@ def export_of(plan: Plan) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COHERE_API_KEY", KEY)
         # The logs stay JSON: another test covers .eval.
-        patch.setattr(inspect_log, "interpreter", lambda: None)
+        patch.setattr(run_formats, "inspect_interpreter", lambda: None)
         done = export.write(plan)
     assert done.logs == 3
     assert "make inspect" in done.notes[0]

@@ -16,7 +16,7 @@ from exported_results import KEY
 
 from cooperflow import layout
 from cooperflow.analysis.story import Command, Event, Story
-from cooperflow.archive import atif, bundle, inspect_log, provenance, ro_crate, website
+from cooperflow.archive import bundle, export, provenance, run_formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.tables import run_table
 from cooperflow.upstream import published
