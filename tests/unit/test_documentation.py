@@ -7,16 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cooperflow.analysis import symptoms
 from cooperflow.outcomes import oracle
 from cooperflow.report import pages
-from cooperflow.tables import (
-    breakdowns,
-    communication_tables,
-    comparison,
-    difficulty,
-    run_table,
-    symptom_table,
-)
+from cooperflow.tables import breakdowns, communication_tables, comparison, difficulty, run_table
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUALS = sorted(
@@ -74,7 +68,7 @@ SUMMARY = (*run_table.SUMMARY_COLUMNS, *ORACLE_SUMMARY)
             "tables/communication_by_setting.csv and communication_and_conflicts.csv",
             tuple(communication_tables.PROPERTIES),
         ),
-        ("judge", (*symptom_table.COLUMNS, *symptom_table.LABEL_COLUMNS)),
+        ("judge", (*symptoms.SYMPTOM_COLUMNS, *symptoms.LABEL_COLUMNS)),
         ("tables/repeats.csv", breakdowns.REPEATS_COLUMNS),
         (
             "tables/by_difficulty.csv and coordination_gap.csv",

@@ -1,4 +1,4 @@
-"""Symptoms of failed cooperation: the judge's prompt, and the check of its answers. Pure.
+"""Symptoms of failed cooperation: the judge's prompt, the check of its answers, and their tables.
 
 The ten symptoms are those of the CooperBench paper (arXiv:2601.13295v2, table 1); the prompt is
 this workflow's. A label counts only with two exact quotes from the transcript.
@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from cooperflow.analysis.story import Event, Story
+from cooperflow.tables import stats
 
 # Name -> definition. Order and shares (per cent of the labels) are those of the paper's table 1.
 SYMPTOMS: Mapping[str, str] = {
@@ -142,7 +147,7 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[:half] + _CUT + text[-half:]
 
 
-def read(answer: str, transcript_text: str) -> Reading:
+def read_answer(answer: str, transcript_text: str) -> Reading:
     """Return the labels of an answer, each accepted or rejected."""
     document = _document(answer)
     entries = document.get("labels") if isinstance(document, dict) else None
@@ -191,3 +196,112 @@ def cache_key(model: str, messages: Sequence[Mapping[str, str]], repeat: int) ->
     """Return the name of an answer: a hash of the model, the prompt, the transcript, the repeat."""
     text = json.dumps([model, list(messages), repeat], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+SYMPTOM_COLUMNS = (
+    "symptom",
+    "runs",
+    "judged",
+    "share",
+    "ci_low",
+    "ci_high",
+    "labels_rejected",
+    "agreement",
+    "kappa",
+    "paper_share_of_labels",
+    "replay",
+)
+LABEL_COLUMNS = (
+    "run_name",
+    "repo",
+    "task_id",
+    "features",
+    "repeat",
+    "symptom",
+    "accepted",
+    "rejected_because",
+    "quote1",
+    "quote2",
+    "replay",
+)
+
+
+def count_symptoms(readings: Mapping[str, Sequence[Reading]], replay: bool) -> pd.DataFrame:
+    """Return a row for each symptom.
+
+    A run shows a symptom if more than half of its readable answers do.
+
+    Args:
+        readings: run -> its answers, one per repeat.
+    """
+    judged = {
+        key: [r for r in answers if r.readable]
+        for key, answers in readings.items()
+        if any(r.readable for r in answers)
+    }
+    rows = []
+    for symptom in SYMPTOMS:
+        votes = [[symptom in reading.accepted for reading in group] for group in judged.values()]
+        runs = sum(2 * sum(group) > len(group) for group in votes)
+        low, high = stats.wilson(runs, len(votes))
+        rejected = sum(
+            label.symptom == symptom and bool(label.rejected)
+            for answers in readings.values()
+            for reading in answers
+            for label in reading.labels
+        )
+        agreement, kappa = agreement_of(votes)
+        rows.append(
+            {
+                "symptom": symptom,
+                "runs": runs,
+                "judged": len(votes),
+                "share": stats.rate(runs, len(votes)),
+                "ci_low": low,
+                "ci_high": high,
+                "labels_rejected": rejected,
+                "agreement": agreement,
+                "kappa": kappa,
+                "paper_share_of_labels": PAPER_SHARES[symptom],
+                "replay": replay,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(SYMPTOM_COLUMNS))
+
+
+def agreement_of(votes: Sequence[Sequence[bool]]) -> tuple[float, float]:
+    """Return the pairwise agreement of the repeats and Fleiss' kappa; NaN without repeats.
+
+    Only runs with the most answers count. Kappa is NaN where all answers are
+    equal. Source: J. L. Fleiss, "Measuring nominal scale agreement among many raters",
+    Psychological Bulletin 76 (1971) 378-382; computed by statsmodels.
+    """
+    repeats = max((len(group) for group in votes), default=0)
+    table = np.array([[sum(g), len(g) - sum(g)] for g in votes if len(g) == repeats], dtype=float)
+    if repeats < 2 or not len(table):
+        return math.nan, math.nan
+    pairs = (table * (table - 1)).sum(axis=1) / (repeats * (repeats - 1))
+    if not table.sum(axis=0).all():
+        return round(float(pairs.mean()), 6), math.nan
+    from statsmodels.stats.inter_rater import fleiss_kappa
+
+    return round(float(pairs.mean()), 6), round(float(fleiss_kappa(table)), 6)
+
+
+def label_rows(
+    key: Mapping[str, Any], repeat: int, reading: Reading, replay: bool
+) -> list[dict[str, Any]]:
+    """Return a row for each label of an answer."""
+    return [
+        {
+            **key,
+            "repeat": repeat,
+            "symptom": label.symptom,
+            "accepted": not label.rejected,
+            "rejected_because": label.rejected,
+            "quote1": label.quotes[0] if label.quotes else "",
+            "quote2": label.quotes[1] if len(label.quotes) > 1 else "",
+            "replay": replay,
+        }
+        for label in reading.labels
+    ]

@@ -28,7 +28,7 @@ from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.jobs.job import DONE, INTERRUPTED, TRY_AGAIN, claim_seconds
 from cooperflow.outcomes import judgement, usage
 from cooperflow.processes import Interrupted
-from cooperflow.tables import difficulty, run_table, symptom_table
+from cooperflow.tables import difficulty, run_table
 
 NAME = "judge"
 # Pauses between the tries of a call, seconds: as the agent's.
@@ -350,13 +350,13 @@ def write_tables(
         answer = _answer(folder, question)
         if answer is None:
             continue
-        reading = symptoms.read(answer, question.transcript)
+        reading = symptoms.read_answer(answer, question.transcript)
         readings.setdefault(question.run, []).append(reading)
         key = {name: question.row[name] for name in ("run_name", "repo", "task_id", "features")}
-        labels += symptom_table.label_rows(key, question.repeat, reading, replay)
-    table = symptom_table.counts(readings, replay)
+        labels += symptoms.label_rows(key, question.repeat, reading, replay)
+    table = symptoms.count_symptoms(readings, replay)
     atomic_io.write_text(folder / "symptoms.csv", table.to_csv(index=False))
-    frame = pd.DataFrame(labels, columns=list(symptom_table.LABEL_COLUMNS))
+    frame = pd.DataFrame(labels, columns=list(symptoms.LABEL_COLUMNS))
     atomic_io.write_text(folder / "labels.csv", frame.to_csv(index=False))
     answers = [reading for group in readings.values() for reading in group]
     used = usage.total(usage.calls(atomic_io.read_lines(folder / layout.CALLS)))

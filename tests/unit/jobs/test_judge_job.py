@@ -22,7 +22,6 @@ from cooperflow.jobs import judge_job
 from cooperflow.jobs.job import DONE, TRY_AGAIN
 from cooperflow.jobs.judge_job import NotServed
 from cooperflow.outcomes import usage
-from cooperflow.tables import symptom_table
 
 A, B = "I take store.py, all of it.", "I rewrite store.py now."
 TEXT = f"[message from agent1 to agent2]\n{A}\n\n[agent2, step 3]\n{B}"
@@ -43,20 +42,20 @@ TEXT = f"[message from agent1 to agent2]\n{A}\n\n[agent2, step 3]\n{B}"
     ],
 )
 def test_a_label_needs_two_exact_quotes(label: Any, rejected: str) -> None:
-    reading = symptoms.read(answer(label), TEXT)
+    reading = symptoms.read_answer(answer(label), TEXT)
     assert [one.rejected for one in reading.labels] == [rejected]
     assert reading.accepted == (frozenset() if rejected else {"work_overlap"})
 
 
 def test_answers_in_other_forms() -> None:
     fenced = f"Here it is:\n```json\n{answer(('work_overlap', [A, B]))}\n```"
-    assert symptoms.read(fenced, TEXT).accepted == {"work_overlap"}
-    twice = symptoms.read(answer(("repetition", [A, B]), ("repetition", [B, A])), TEXT)
+    assert symptoms.read_answer(fenced, TEXT).accepted == {"work_overlap"}
+    twice = symptoms.read_answer(answer(("repetition", [A, B]), ("repetition", [B, A])), TEXT)
     assert [label.rejected for label in twice.labels] == ["", symptoms.DUPLICATE]
-    assert symptoms.read(answer(), TEXT) == Reading()
+    assert symptoms.read_answer(answer(), TEXT) == Reading()
     for broken in ("", "No symptom.", '{"labels": 3}', "{", '{"labels": [', "[]"):
-        assert not symptoms.read(broken, TEXT).readable
-    odd = symptoms.read('{"labels": [3, {"symptom": null, "quotes": "x"}]}', TEXT)
+        assert not symptoms.read_answer(broken, TEXT).readable
+    odd = symptoms.read_answer('{"labels": [3, {"symptom": null, "quotes": "x"}]}', TEXT)
     assert {label.rejected for label in odd.labels} == {symptoms.UNKNOWN_SYMPTOM}
 
 
@@ -106,7 +105,7 @@ def test_counts_and_agreement_by_hand() -> None:
         "r4": [reading(), reading("repetition", rejected=symptoms.QUOTE_NOT_FOUND), reading()],
         "r5": [Reading(readable=False)],
     }
-    table = symptom_table.counts(readings, replay=True).set_index("symptom")
+    table = symptoms.count_symptoms(readings, replay=True).set_index("symptom")
     row = table.loc["work_overlap"]
     assert (row["runs"], row["judged"], row["share"]) == (2, 4, 0.5)
     # Pairs that agree: 3 of 3, 1 of 3, 1 of 3, 3 of 3.
@@ -118,7 +117,7 @@ def test_counts_and_agreement_by_hand() -> None:
     assert math.isnan(table.loc["repetition", "kappa"])
     assert table["replay"].all()
     assert set(table.index) == set(symptoms.SYMPTOMS)
-    once = symptom_table.counts({"r1": [reading("repetition")]}, replay=False)
+    once = symptoms.count_symptoms({"r1": [reading("repetition")]}, replay=False)
     assert once["agreement"].isna().all()
 
 
