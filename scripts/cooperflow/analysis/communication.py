@@ -1,18 +1,154 @@
-"""Communication of the agents of a run: its messages in time, and their measures. Pure.
+"""Communication of the agents of a run: what their messages name, and measures over time. Pure.
 
 Source of the questions: the CooperBench paper (arXiv:2601.13295v2), section 5 and figures 5 and 6.
-The rules on texts are those of message_rules; docs/results.md defines every column.
+
+Each rule on a text is a plain pattern on English text, chosen so that a reader can check it by
+hand. A rule finds words, not intentions: docs/results.md defines every column and lists what each
+rule misses.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cooperflow.analysis import message_rules
 from cooperflow.analysis.story import Event, Story
+
+# Endings of names that count as files of a repository.
+_ENDINGS = (
+    "py|pyi|go|rs|ts|tsx|js|jsx|mjs|java|kt|rb|c|cc|cpp|h|hpp|cs|sh|sql|md|rst|txt|toml|cfg|ini"
+    "|json|ya?ml|html|css|lock|mod|sum|proto|xml"
+)
+_FILE = re.compile(rf"(?<![\w./:@-])(/?(?:[\w.-]+/)*[\w-][\w.-]*\.(?:{_ENDINGS}))(?![\w/]|\.\w)")
+_LINE = re.compile(r"\blines?\s*[~#:]?\s*\d+|\bL\d+\b|\.(?:" + _ENDINGS + r"):\d+", re.IGNORECASE)
+_URL = re.compile(r"\bhttps?://\S+")
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+_QUESTION = re.compile(r"\?(?=[\s\"')\]*_]|$)")
+
+_WORK = (
+    "add|adjust|build|change|create|cover|edit|export|extend|extract|handle|implement"
+    "|insert|introduce|keep|make|modify|move|need|own|place|plan|propose|put|refactor|remove|rename"
+    "|replace|rewrite|start|take|touch|update|use|work|write"
+)
+_PLAN = re.compile(
+    r"\b(?:my|our|the|proposed)\s+(?:plan|proposal|approach|strategy)\b|^\W*plan\b"
+    r"|\b(?:i|we)(?:'ll|\u2019ll)\b"
+    r"|\b(?:i|we)\s+(?:\w+\s+)?(?:will|shall|intend|propose|suggest|plan|going to)\b"
+    r"|\b(?:i\s+am|i'm|i\u2019m|we\s+are|we're|we\u2019re)\s+(?:\w+\s+)?(?:going\s+to|\w+ing)\b"
+    rf"|\b(?:i|we)\s+(?:also\s+|only\s+|then\s+)?(?:{_WORK})\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+# Words in a clause that name the sender's or the other agent's work.
+_OTHERS = re.compile(
+    r"\b(?:you|your|yours|you're|you\u2019re|not|never|without|avoid|except|neither|nor)\b"
+    r"|n['\u2019]t\b|\balone\b|\buntouched\b|\bunchanged\b",
+    re.IGNORECASE,
+)
+_FIRST_PERSON = re.compile(
+    r"\b(?:i|i'm|i\u2019m|i'll|i\u2019ll|me|my|mine|we|we'll|our|ours)\b", re.IGNORECASE
+)
+_CLAUSE = re.compile(r"(?<=[.!?;,:])\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Traits:
+    """Traits of a message that the rules find."""
+
+    plan: bool
+    questions: int
+    files: tuple[str, ...]
+    announced: tuple[str, ...]  # files that the sender claims for itself
+    lines: bool
+
+
+def read_traits(text: str) -> Traits:
+    """Return the traits of the text of a message."""
+    return Traits(
+        is_plan(text),
+        count_questions(text),
+        named_files(text),
+        announced_files(text),
+        names_lines(text),
+    )
+
+
+def is_plan(text: str) -> bool:
+    """Return whether the sender states what it does or will do.
+
+    A plan, proposal or approach by name, or the first person with will, shall, intend, propose,
+    suggest, plan, an -ing form or a verb of work (add, change, take, ...). Questions are left out.
+    """
+    return any(
+        _PLAN.search(sentence) and not sentence.rstrip(" \"')*_").endswith("?")
+        for sentence in _sentences(_plain(text))
+    )
+
+
+def count_questions(text: str) -> int:
+    """Return the number of question marks that end a word, outside of code and URLs."""
+    return len(_QUESTION.findall(re.sub(r"\?+", "?", _plain(text))))
+
+
+def named_files(text: str) -> tuple[str, ...]:
+    """Return the names of files in a text, each once: words with the ending of a source file."""
+    return tuple(dict.fromkeys(_FILE.findall(_URL.sub(" ", text))))
+
+
+def names_lines(text: str) -> bool:
+    """Return whether a text names a line by its number: line 12, L12, store.py:12."""
+    return bool(_LINE.search(_URL.sub(" ", text)))
+
+
+def announced_files(text: str) -> tuple[str, ...]:
+    """Return the files that the sender claims for itself.
+
+    A text is cut into clauses at `. ! ? ; , :` and line breaks. A clause with a word for the other
+    agent or a negation (you, yours, not, never, alone, ...) and a question claim nothing; a clause
+    in the first person claims the files that it names. A clause of neither kind is like the one
+    before it.
+    """
+    claimed: list[str] = []
+    is_own = False
+    waiting = ""  # names of files before the clause that assigns them: "a.py, b.py are yours"
+    for part in _CLAUSE.split(_URL.sub(" ", text)):
+        clause = f"{waiting} {part}".strip()
+        if part.endswith(",") and _FILE.fullmatch(part[:-1]):
+            waiting = clause
+            continue
+        waiting = ""
+        if _OTHERS.search(clause) or clause.rstrip(" \"')").endswith("?"):
+            is_own = False
+        elif _FIRST_PERSON.search(clause):
+            is_own = True
+        if is_own:
+            claimed += named_files(clause)
+    return tuple(dict.fromkeys([*claimed, *(named_files(waiting) if is_own else ())]))
+
+
+def same_file(name: str, paths: Collection[str]) -> str | None:
+    """Return the path that a name in a message refers to: equal, an ending of it, or a longer one.
+
+    `store.py` and `/workspace/repo/inventory/store.py` both name `inventory/store.py`.
+    """
+    name = name.removeprefix("./")
+    if name in paths:
+        return name
+    ending = [path for path in paths if path.endswith(f"/{name}")]
+    if ending:
+        return min(ending, key=len)
+    return max((path for path in paths if name.endswith(f"/{path}")), key=len, default=None)
+
+
+def _plain(text: str) -> str:
+    return _CODE.sub(" ", _URL.sub(" ", text))
+
+
+def _sentences(text: str) -> Iterator[str]:
+    yield from re.split(r"(?<=[.!?])\s+|\n+", text)
+
 
 SIXTHS = 6
 SIXTH_COLUMNS = tuple(f"messages_sixth{n}" for n in range(1, SIXTHS + 1))
@@ -49,7 +185,7 @@ MESSAGE_COLUMNS = (
     "lines",
 )
 # mini_swe_agent_v2's words before a received message (upstream's agents/default.py).
-_GIVEN = re.compile(r"\[(?:Message|Reply) from (\w+)[^\]]*\]: ")
+_RECEIVED = re.compile(r"\[(?:Message|Reply) from (\w+)[^\]]*\]: ")
 _TOUCHED = re.compile(r'^diff --git "?a/.+?"? "?b/(.+?)"?$', re.MULTILINE)
 
 
@@ -64,27 +200,27 @@ class SentMessage:
     time: float | None  # seconds from the first turn of the run
     step: int  # the sender's turn; 0: before its first
     sixth: int | None  # 1 to 6: the part of the run's time
-    findings: message_rules.Findings
+    traits: Traits
     read_before: int | None = None  # the receiver's turn that could use it; None: unknown or never
     answered: bool = False
     late: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The findings of the rules, in words."""
+        """The traits that the rules find, in words."""
         question = "question, answered" if self.answered else "question without an answer"
-        found = {
-            "plan": self.findings.plan,
-            question: self.findings.questions > 0,
+        labels = {
+            "plan": self.traits.plan,
+            question: self.traits.questions > 0,
             "after the receiver's end": self.late,
-            f"files: {', '.join(self.findings.files)}": bool(self.findings.files),
-            "lines": self.findings.lines,
+            f"files: {', '.join(self.traits.files)}": bool(self.traits.files),
+            "lines": self.traits.lines,
         }
-        return tuple(words for words, applies in found.items() if applies)
+        return tuple(words for words, applies in labels.items() if applies)
 
     def row(self) -> dict[str, Any]:
         """Return its row of messages.csv, without the text."""
-        asks = self.findings.questions > 0
+        asks = self.traits.questions > 0
         return {
             "number": self.number,
             "sender": self.sender,
@@ -92,12 +228,12 @@ class SentMessage:
             "time_s": None if self.time is None else round(self.time, 3),
             "step": self.step,
             "sixth": self.sixth,
-            "plan": self.findings.plan,
+            "plan": self.traits.plan,
             "question": asks,
             "answered": self.answered if asks else None,
             "late": self.late,
-            "files": ";".join(self.findings.files),
-            "lines": self.findings.lines,
+            "files": ";".join(self.traits.files),
+            "lines": self.traits.lines,
         }
 
 
@@ -125,7 +261,7 @@ def measure(story: Story, touched: Mapping[str, Sequence[str]]) -> Communication
     turns = sum(event.kind == "step" for event in story.events)
     others = _other_events(story)
     claims = _claims(messages, touched)
-    asking = [m for m in messages if m.findings.questions]
+    asking = [m for m in messages if m.traits.questions]
     measures: dict[str, Any] = {
         "turns": turns,
         "events": others + len(messages),
@@ -137,13 +273,13 @@ def measure(story: Story, touched: Mapping[str, Sequence[str]]) -> Communication
     first = messages[0] if messages else None
     measures |= {
         "first_message_s": None if first is None or first.time is None else round(first.time, 3),
-        "first_message_plan": None if first is None else first.findings.plan,
-        "plans": sum(m.findings.plan for m in messages),
+        "first_message_plan": None if first is None else first.traits.plan,
+        "plans": sum(m.traits.plan for m in messages),
         "questions": len(asking),
         "unanswered": sum(not m.answered for m in asking),
         "late": sum(m.late for m in messages),
-        "with_files": sum(bool(m.findings.files) for m in messages),
-        "with_lines": sum(m.findings.lines for m in messages),
+        "with_files": sum(bool(m.traits.files) for m in messages),
+        "with_lines": sum(m.traits.lines for m in messages),
         **claims,
     }
     return Communication(messages, measures)
@@ -168,7 +304,7 @@ def _sent(story: Story) -> tuple[SentMessage, ...]:
                     time,
                     steps.get(event.agent, 0),
                     _sixth(time, None if start is None or end is None else end - start),
-                    message_rules.describe(event.text),
+                    read_traits(event.text),
                 )
             )
     return tuple(sent)
@@ -195,7 +331,7 @@ def _sixth(time: float | None, length: float | None) -> int | None:
 
 def _with_fate(messages: Sequence[SentMessage], story: Story) -> tuple[SentMessage, ...]:
     """Return the messages with the turn that could use each, its lateness, and its replies."""
-    given = _given(story)
+    received = _received(story)
     last_turns = {agent: _turn_times(story, agent) for agent in story.agents}
     start, _ = _span(story.events)
     read: list[SentMessage] = []
@@ -203,7 +339,7 @@ def _with_fate(messages: Sequence[SentMessage], story: Story) -> tuple[SentMessa
         before = next(
             (
                 number
-                for number, sender, text in given.get(message.receiver, [])
+                for number, sender, text in received.get(message.receiver, [])
                 if sender == message.sender and message.text.strip() in text
             ),
             None,
@@ -213,19 +349,19 @@ def _with_fate(messages: Sequence[SentMessage], story: Story) -> tuple[SentMessa
     return tuple(
         replace(
             message,
-            answered=message.findings.questions > 0
+            answered=message.traits.questions > 0
             and any(_answers(reply, message) for reply in read),
         )
         for message in read
     )
 
 
-def _given(story: Story) -> dict[str, list[tuple[int, str, str]]]:
+def _received(story: Story) -> dict[str, list[tuple[int, str, str]]]:
     """Return the messages that each agent received: number of its next turn, sender, text.
 
     A message that arrived after the agent's last turn was useless and is left out.
     """
-    given: dict[str, list[tuple[int, str, str]]] = {agent: [] for agent in story.agents}
+    received: dict[str, list[tuple[int, str, str]]] = {agent: [] for agent in story.agents}
     steps = dict.fromkeys(story.agents, 0)
     last = {event.agent: event.number for event in story.events if event.kind == "step"}
     for event in story.events:
@@ -236,12 +372,12 @@ def _given(story: Story) -> dict[str, list[tuple[int, str, str]]]:
         elif event.kind == "received":
             texts = [event.text]
         for text in texts:
-            for match in _GIVEN.finditer(text):
+            for match in _RECEIVED.finditer(text):
                 following = steps.get(event.agent, 0) + 1
                 if following <= last.get(event.agent, 0):
                     entry = (following, match[1], text[match.end() :])
-                    given.setdefault(event.agent, []).append(entry)
-    return given
+                    received.setdefault(event.agent, []).append(entry)
+    return received
 
 
 def _turn_times(story: Story, agent: str) -> list[float]:
@@ -298,19 +434,17 @@ def _claims(
     messages: Sequence[SentMessage], touched: Mapping[str, Sequence[str]]
 ) -> dict[str, int]:
     """Return the numbers of files that agents announced, touched, and both."""
-    announced = kept = 0
+    announced = announced_touched = 0
     for agent, paths in touched.items():
-        names = {name for m in messages if m.sender == agent for name in m.findings.announced}
-        known = {message_rules.same_file(name, paths) for name in names} - {None}
-        kept += len(known)
+        names = {name for m in messages if m.sender == agent for name in m.traits.announced}
+        path_of = {name: same_file(name, paths) for name in names}
         # Two names of one touched file count once.
-        announced += len(known) + len(
-            {name for name in names if message_rules.same_file(name, paths) is None}
-        )
+        announced_touched += len(set(path_of.values()) - {None})
+        announced += len({path or name for name, path in path_of.items()})
     return {
         "files_announced": announced,
         "files_touched": sum(len(set(paths)) for paths in touched.values()),
-        "files_announced_touched": kept,
+        "files_announced_touched": announced_touched,
     }
 
 

@@ -184,7 +184,7 @@ class Source:
 
     @cached_property
     def communication(self) -> Communication:
-        """The messages with the findings of the rules, and the measures of the run."""
+        """The messages with their traits, and the measures of the run."""
         touched: dict[str, list[str]] = {agent: [] for agent in self.story.agents}
         for patch in self.makers:
             touched.setdefault(patch.agent, []).extend(touched_files(patch.text))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from cooperflow.analysis import communication, message_rules
+from cooperflow.analysis import communication
 from cooperflow.analysis.run_files import Source
 from cooperflow.analysis.story import Command, Event, Story
 from cooperflow.tables import communication_tables, run_table, stats
@@ -35,7 +35,7 @@ from cooperflow.tables import communication_tables, run_table, stats
     ],
 )
 def test_plans(text: str, expected: bool) -> None:
-    assert message_rules.is_plan(text) is expected
+    assert communication.is_plan(text) is expected
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_plans(text: str, expected: bool) -> None:
     ],
 )
 def test_questions(text: str, expected: int) -> None:
-    assert message_rules.count_questions(text) == expected
+    assert communication.count_questions(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_questions(text: str, expected: int) -> None:
     ],
 )  # fmt: skip
 def test_files(text: str, expected: tuple[str, ...]) -> None:
-    found = message_rules.files(text)
+    found = communication.named_files(text)
     assert tuple(name.removeprefix("/") for name in found) == tuple(
         name.removeprefix("/") for name in expected
     )
@@ -84,7 +84,7 @@ def test_files(text: str, expected: tuple[str, ...]) -> None:
     ],
 )
 def test_lines(text: str, expected: bool) -> None:
-    assert message_rules.names_lines(text) is expected
+    assert communication.names_lines(text) is expected
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_lines(text: str, expected: bool) -> None:
     ],
 )
 def test_announced_files(text: str, expected: tuple[str, ...]) -> None:
-    assert message_rules.announced(text) == expected
+    assert communication.announced_files(text) == expected
 
 
 def test_names_refer_to_paths() -> None:
     paths = ["inventory/store.py", "inventory/__init__.py", "store.py"]
-    assert message_rules.same_file("store.py", paths) == "store.py"
-    assert message_rules.same_file("./inventory/store.py", paths) == "inventory/store.py"
-    assert message_rules.same_file("/workspace/repo/inventory/store.py", paths[:1]) == paths[0]
-    assert message_rules.same_file("restore.py", paths) is None
+    assert communication.same_file("store.py", paths) == "store.py"
+    assert communication.same_file("./inventory/store.py", paths) == "inventory/store.py"
+    assert communication.same_file("/workspace/repo/inventory/store.py", paths[:1]) == paths[0]
+    assert communication.same_file("restore.py", paths) is None
 
 
 def test_files_of_a_patch() -> None:

@@ -212,4 +212,4 @@ def test_the_bundle_describes_itself(plan: Plan) -> None:
     assert len(parts) == len(names - {bundle.CRATE, bundle.MANIFEST})
     assert int(graph["results/runs.csv"]["contentSize"]) == len(table)
     assert not any(name.startswith("results/export") for name in names)
-    assert all(finding.good for finding in bundle.check(path) if finding.name == "files")
+    assert all(check.is_good for check in bundle.check(path) if check.name == "files")
