@@ -13,7 +13,7 @@ from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.formats import fit_table
 from cooperflow.jobs import command
-from cooperflow.outcomes import publication
+from cooperflow.outcomes import run_result
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list them only")
     arguments = parser.parse_args()
     plan = planning.make(config.load(arguments.configfile))
-    broken = publication.broken_runs(plan)
+    broken = run_result.broken_runs(plan)
     if not broken:
         print("No run ended as infra_error: nothing to requeue.")
         return 0
@@ -36,7 +36,7 @@ def main() -> int:
     if arguments.list:
         return 0
     session_state.hold_lock(plan.results, layout.REPOSITORY)
-    publication.requeue(plan, broken)
+    run_result.requeue(plan, broken)
     print("Requeued: `snakemake -j 4 all` runs them again, and no others.")
     return 0
 

@@ -23,9 +23,9 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.jobs import eval_job
-from cooperflow.outcomes import judgement, publication
+from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.judgement import Evidence, Verdict
-from cooperflow.outcomes.records import SCHEMA, RunRecord
+from cooperflow.outcomes.run_result import SCHEMA, RunRecord
 from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import coordination, published, releases, result_files, trajectory
 from cooperflow.upstream.trajectory import Tokens
@@ -150,7 +150,7 @@ def _take_outcome(plan: Plan, run: Run, known: published.Outcome, source: Path) 
     }
     evaluation = {**pair, "merge": merge, "both_passed": known.passed, "error": None}
     atomic_io.write_json(folder.eval, {**evaluation, "workflow": verdict})
-    publication.make_stale(plan.results, folder.eval)
+    run_result.make_stale(plan.results, folder.eval)
     record = {
         "schema": SCHEMA,
         "outcome": None,

@@ -17,8 +17,8 @@ from typing import Any
 
 from cooperflow import atomic_io, layout, runtime_dir
 from cooperflow.experiment.plan import Plan
-from cooperflow.outcomes import judgement, records
-from cooperflow.outcomes.records import AttemptRecord
+from cooperflow.outcomes import judgement, run_result
+from cooperflow.outcomes.run_result import AttemptRecord
 from cooperflow.processes import Process
 
 SCHEMA = 1
@@ -102,7 +102,7 @@ class _Attempts:
     def _count(self, record: AttemptRecord) -> None:
         self.count += 1
         self.infra += record.outcome == judgement.INFRA_ERROR
-        self.interrupted += record.state in (records.INTERRUPTED, records.RUNNING)
+        self.interrupted += record.state in (run_result.INTERRUPTED, run_result.RUNNING)
         process = Process.parse(record.process)
         if process is not None:
             self.hosts.add(process.host)

@@ -21,7 +21,7 @@ from cooperflow.experiment import dataset
 from cooperflow.experiment.config import CONFIG_DIR
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.outcomes import judgement, usage
-from cooperflow.outcomes.records import EvalRecord
+from cooperflow.outcomes.run_result import EvalRecord
 from cooperflow.upstream import trajectory
 from cooperflow.upstream.trajectory import Command, Trajectory
 

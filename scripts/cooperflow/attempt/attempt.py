@@ -14,7 +14,7 @@ from cooperflow.experiment import fingerprint
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.instrumentation.rate_limit import RateLimit
-from cooperflow.outcomes import publication
+from cooperflow.outcomes import run_result
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Attempt:
     @property
     def upstream(self) -> Path:
         """Folder to which upstream writes the results of this attempt."""
-        return publication.upstream_folder(self.run, self.folder)
+        return run_result.upstream_folder(self.run, self.folder)
 
     @cached_property
     def key(self) -> str | None:

@@ -16,8 +16,8 @@ from cooperflow import atomic_io, locks, processes, session_state
 from cooperflow.experiment.config_schema import RECORDED
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
-from cooperflow.outcomes import forecast, judgement, publication, usage
-from cooperflow.outcomes.records import RUNNING, AttemptRecord, RunRecord
+from cooperflow.outcomes import forecast, judgement, run_result, usage
+from cooperflow.outcomes.run_result import RUNNING, AttemptRecord, RunRecord
 from cooperflow.processes import Process
 
 SCHEMA = 1
@@ -216,9 +216,9 @@ def read_spending(results: Results) -> Spending:
     for name, folder in _paid(results):
         record = RunRecord.read(atomic_io.read_json(folder.result))
         if record is None:
-            spent, latest = publication.books(folder), _running(folder)
+            spent, latest = run_result.usage_of_run(folder), _running(folder)
             if latest is not None:
-                calls = usage.total(publication.attempt_calls(latest))
+                calls = usage.total(run_result.attempt_calls(latest))
                 running.append((name, calls.cost_bound_usd or calls.cost_usd))
         elif record.is_paid:
             spent = record.usage

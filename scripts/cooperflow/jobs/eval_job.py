@@ -15,9 +15,9 @@ from cooperflow.images import disk_space
 from cooperflow.jobs import circuit_breaker
 from cooperflow.jobs.job import DONE, Conclusion, Job, Try, corrupt_result
 from cooperflow.layout import RunFolder
-from cooperflow.outcomes import judgement, patch_text, publication
+from cooperflow.outcomes import judgement, patch_text, run_result
 from cooperflow.outcomes.judgement import Verdict
-from cooperflow.outcomes.records import EvalRecord, RunRecord
+from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 from cooperflow.upstream import result_files
 
 
@@ -128,9 +128,9 @@ def publish_verdict(
         tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
     )
     atomic_io.write_json(folder.eval, {**document, "workflow": record.as_dict()})
-    publication.make_stale(plan.results, folder.eval)
+    run_result.make_stale(plan.results, folder.eval)
     is_broken = verdict.reason == judgement.EVAL_ERROR
-    publication.mark_broken(plan.results, run.dashed, run.key, is_broken)
+    run_result.mark_broken(plan.results, run.dashed, run.key, is_broken)
 
 
 def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from cooperflow import atomic_io, processes, session_state
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
-from cooperflow.outcomes.records import EvalRecord, RunRecord
+from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 
 SCHEMA = 1
 # The events.

@@ -16,7 +16,7 @@ from cooperflow.experiment.plan import Plan
 from cooperflow.images import disk_space, verification
 from cooperflow.jobs.job import DONE, Conclusion, Job, Try
 from cooperflow.layout import Pair
-from cooperflow.outcomes import oracle, patch_text, publication
+from cooperflow.outcomes import oracle, patch_text, run_result
 from cooperflow.outcomes.oracle import Probe
 
 SCHEMA = 1
@@ -93,7 +93,7 @@ class OracleJob(Job):
         }
         marker = layout.oracle_marker(pair.folder, number)
         is_broken = any(probe.broke for probe in probes.values())
-        publication.mark_broken(plan.results, marker, str(pair), is_broken)
+        run_result.mark_broken(plan.results, marker, str(pair), is_broken)
         atomic_io.write_json(plan.results.oracle_repeat(pair, number), document)
         row = oracle.row(pair, [document])
         print(f"{self.key}: {row['status']} {row['reason']} ({row['seconds']} s for solo)")

@@ -15,8 +15,8 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import disk_space
 from cooperflow.jobs import circuit_breaker
 from cooperflow.jobs.job import DONE, FAILED, Conclusion, Job, Try, corrupt_result
-from cooperflow.outcomes import judgement, publication
-from cooperflow.outcomes.records import RunRecord
+from cooperflow.outcomes import judgement, run_result
+from cooperflow.outcomes.run_result import RunRecord
 from cooperflow.upstream import result_files
 
 
@@ -84,9 +84,9 @@ class OwnJob(Job):
             "features": list(run.pair.sorted_features),
         }
         atomic_io.write_json(self._folder.own, losses.make_document(base, own))
-        publication.make_stale(plan.results, self._folder.own)
+        run_result.make_stale(plan.results, self._folder.own)
         is_broken = any(verdict.broke for verdict in own.values())
-        publication.mark_broken(plan.results, layout.own_marker(run.dashed), run.key, is_broken)
+        run_result.mark_broken(plan.results, layout.own_marker(run.dashed), run.key, is_broken)
         words = {True: "passed", False: "failed", None: "unknown"}
         for agent, verdict in own.items():
             print(f"{run.key}: {agent} alone: {words[verdict.passed]} {verdict.reason}".rstrip())

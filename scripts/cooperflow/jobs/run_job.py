@@ -18,9 +18,9 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import verification
 from cooperflow.jobs import budget, circuit_breaker, notification
 from cooperflow.jobs.job import DONE, HALTED, Conclusion, Job, Try
-from cooperflow.outcomes import judgement, publication, records, usage
+from cooperflow.outcomes import judgement, run_result, usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
-from cooperflow.outcomes.records import AttemptRecord
+from cooperflow.outcomes.run_result import AttemptRecord
 from cooperflow.processes import Interrupted
 
 # The longest pause that a provider's Retry-After can ask for, seconds.
@@ -51,7 +51,7 @@ class RunJob(Job):
         if atomic_io.read_json(folder.result) is not None:
             return True
         self._redact_killed_attempts()
-        if publication.restore(run, folder) is None:
+        if run_result.restore(run, folder) is None:
             return False
         print(f"{run.key}: result.json was missing; restored from its attempt at no cost.")
         return True
@@ -60,7 +60,7 @@ class RunJob(Job):
         """Remove the key from the files of attempts that were killed before they could do so."""
         for number in self._folder.attempt_numbers():
             attempt = self._folder.attempt(number)
-            if AttemptRecord.read(self._folder, number).state == records.RUNNING:
+            if AttemptRecord.read(self._folder, number).state == run_result.RUNNING:
                 redaction.scrub(attempt, provider_key(self._run.experiment.model))
 
     def prepare(self) -> None:
@@ -70,7 +70,7 @@ class RunJob(Job):
         runtime_dir.remove_stale_files()
         folder = self._folder
         pause = self.plan.config.limits.pause_seconds * 2 ** (self.this_try.number - 2)
-        last = [publication.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]
+        last = [run_result.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]
         asked = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
         seconds = max(pause * random.uniform(0.5, 1.5), min(asked, LONGEST_PAUSE))
         limit = time.monotonic() + seconds
@@ -140,7 +140,7 @@ class RunJob(Job):
         def publish() -> int:
             name = run.experiment.run_name
             experiment = atomic_io.read_json(plan.results.experiment(name)) or {}
-            publication.result(
+            run_result.publish(
                 run,
                 self._folder,
                 record.number,
@@ -173,7 +173,7 @@ def _record_start(folder: layout.RunFolder) -> AttemptRecord:
     """Create the folder of the next attempt, with a record that it is running."""
     number = max(folder.attempt_numbers(), default=0) + 1
     folder.attempt(number).mkdir(parents=True)
-    record = AttemptRecord(number, records.RUNNING, time.time(), str(processes.this_process()))
+    record = AttemptRecord(number, run_result.RUNNING, time.time(), str(processes.this_process()))
     _write_record(folder.attempt(number), record)
     return record
 
@@ -207,7 +207,7 @@ def _halt_message(run: Run, verdict: Verdict, folder: Path) -> str:
             f"The session starts no more runs: {verdict.reason} ({run.key}).\n"
             f"{lines[-1] if lines else ''}\n{session_state.HALT_ADVICE[verdict.reason]} See {log}."
         )
-    calls = [c for c in publication.attempt_calls(folder) if c.kind != usage.ANSWERED]
+    calls = [c for c in run_result.attempt_calls(folder) if c.kind != usage.ANSWERED]
     message = calls[-1].error if calls else ""
     advice = session_state.HALT_ADVICE[verdict.reason].format(
         key=run.experiment.model.api_key or "(none is configured)",

@@ -318,19 +318,19 @@ class Usage:
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Usage:
         """Return the sums in a document. cost_bound_usd may be null: no bound is known."""
-        given = {f.name: document[f.name] for f in fields(cls) if f.name in document}
-        return cls(**{k: v for k, v in given.items() if v is not None or k == "cost_bound_usd"})
+        values = {f.name: document[f.name] for f in fields(cls) if f.name in document}
+        return cls(**{k: v for k, v in values.items() if v is not None or k == "cost_bound_usd"})
 
 
 def total(all_calls: Iterable[Call]) -> Usage:
     """Return the usage of some calls; the same calls in another order cost exactly the same."""
-    books = Usage()
+    usage = Usage()
     costs: list[float] = []
     bounds: list[float | None] = []
     for call in all_calls:
         costs.append(call.cost)
         bounds.append(call.cost if call.cost_complete else call.cost_bound)
-        books += Usage(
+        usage += Usage(
             calls=1,
             input_tokens=call.input_tokens,
             output_tokens=call.output_tokens,
@@ -341,7 +341,7 @@ def total(all_calls: Iterable[Call]) -> Usage:
         )
     known = [bound for bound in bounds if bound is not None]
     bound = math.fsum(known) if len(known) == len(bounds) else None
-    return replace(books, cost_usd=math.fsum(costs), cost_bound_usd=bound)
+    return replace(usage, cost_usd=math.fsum(costs), cost_bound_usd=bound)
 
 
 def threads(all_calls: Iterable[Call]) -> list[list[Call]]:

@@ -20,7 +20,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, runner_output
 from cooperflow.outcomes.patch_text import HunkPair
-from cooperflow.outcomes.records import EvalRecord, RunRecord
+from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 from cooperflow.outcomes.runner_output import Count
 from cooperflow.report import safe_text
 from cooperflow.upstream import coordination, result_files

@@ -10,7 +10,7 @@ from cooperflow.experiment.config_schema import Assumptions
 from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.outcomes import forecast, judgement
 from cooperflow.outcomes.forecast import NOTHING, Range
-from cooperflow.outcomes.records import RunRecord
+from cooperflow.outcomes.run_result import RunRecord
 from cooperflow.session import model_check
 from cooperflow.upstream import published
 

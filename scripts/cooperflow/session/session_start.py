@@ -15,7 +15,7 @@ from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.images import disk_space
 from cooperflow.instrumentation import rate_limit
 from cooperflow.jobs import budget, circuit_breaker, launcher_client, notification
-from cooperflow.outcomes import publication
+from cooperflow.outcomes import run_result
 from cooperflow.session import estimate, preflight
 from cooperflow.session.checks import Context, Work
 from cooperflow.tables import oracle_table
@@ -95,7 +95,7 @@ def plan_text(plan: Plan, work: Work, removed_containers: int) -> str:
         lines.append(f"oracle evaluations pending: {work.oracles}")
     if work.tables:
         lines += _run_table(plan, work)
-    restored = [run for run in work.runs if publication.is_restorable(run.folder(plan.results))]
+    restored = [run for run in work.runs if run_result.is_restorable(run.folder(plan.results))]
     if restored:
         lines.append(f"{len(restored)} of these runs are restored from their attempts at no cost.")
     paid = [run for run in work.runs if run.experiment.model.replay is None and run not in restored]

@@ -15,8 +15,8 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import budget
-from cooperflow.outcomes import judgement, publication, records, usage
-from cooperflow.outcomes.records import AttemptRecord, EvalRecord, RunRecord
+from cooperflow.outcomes import judgement, run_result, usage
+from cooperflow.outcomes.run_result import AttemptRecord, EvalRecord, RunRecord
 from cooperflow.processes import Process
 from cooperflow.tables import stats
 
@@ -323,7 +323,7 @@ def _read_unfinished(
     numbers = folder.attempt_numbers()
     if not numbers:
         return RunState(run, WAITING), None
-    spent = publication.books(folder)
+    spent = run_result.usage_of_run(folder)
     attempt = folder.attempt(numbers[-1])
     record = AttemptRecord.read(folder, numbers[-1])
     active = _read_active(run, attempt, record, now)
@@ -339,9 +339,9 @@ def _read_unfinished(
 
 
 def _read_active(run: Run, attempt: Path, record: AttemptRecord, now: float) -> Active | None:
-    if record.state != records.RUNNING:
+    if record.state != run_result.RUNNING:
         return None
-    calls = publication.attempt_calls(attempt)
+    calls = run_result.attempt_calls(attempt)
     started = record.started or now
     process = Process.parse(record.process)
     return Active(

@@ -15,8 +15,8 @@ from cooperflow.errors import UserError, listed
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
-from cooperflow.outcomes import judgement, patch_text, publication
-from cooperflow.outcomes.records import EvalRecord, RunRecord
+from cooperflow.outcomes import judgement, patch_text, run_result
+from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 from cooperflow.tables import oracle_table, stats
 from cooperflow.upstream import coordination, result_files
 from cooperflow.upstream.result_files import Evaluation
@@ -376,4 +376,4 @@ def _unfinished_result(run: Run, plan: Plan) -> dict[str, object]:
     """Return the usage so far of a run that has attempts but no result."""
     folder = run.folder(plan.results)
     attempts = len(folder.attempt_numbers())
-    return {"workflow": {"attempts": attempts, **publication.books(folder).as_dict()}}
+    return {"workflow": {"attempts": attempts, **run_result.usage_of_run(folder).as_dict()}}

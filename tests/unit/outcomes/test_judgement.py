@@ -20,7 +20,7 @@ from cooperflow.outcomes.judgement import (
     judge_eval,
     judge_run,
 )
-from cooperflow.outcomes.records import EvalRecord, RunRecord
+from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import result_files
 

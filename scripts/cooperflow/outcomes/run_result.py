@@ -1,4 +1,7 @@
-"""Publication of a finished attempt (result.json last), its restoration, and its requeueing."""
+"""Result of a run: its records, its publication and restoration, and its requeueing.
+
+The records are the `workflow` object of result.json and eval.json, and attempt.json.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,129 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cooperflow import atomic_io, layout
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import judgement, usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
-from cooperflow.outcomes.records import EvalRecord, RunRecord
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import coordination, trajectory
+from cooperflow.upstream import coordination, result_files, trajectory
+
+SCHEMA = 1
+
+# States of an attempt.
+RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
 
 
-def result(
+class Record:
+    """A record that other versions may have written with fewer or more keys."""
+
+    @classmethod
+    def _from(cls, part: Mapping[str, Any], **others: Any) -> Self:
+        """Return the record of a JSON object; a key that is missing or null has its default."""
+        names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        values = {k: v for k, v in part.items() if k in names and v is not None}
+        return cls(**{**values, **others})
+
+
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """`workflow` in result.json. outcome None: the tests are still to decide.
+
+    Costs and tokens are sums over all attempts; seconds and steps are of the last one.
+    """
+
+    outcome: str | None = None
+    reason: str = ""
+    attempts: int = 0
+    usage: Usage = field(default_factory=Usage)
+    model_name: str = ""
+    setting: str = ""
+    replay: bool = False
+    image_id: str | None = None
+    fingerprint: str | None = None
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    model_seconds: float = 0.0
+    steps: int = 0
+    messages_sent: int = 0
+    patch_lines: int = 0
+    started: float | None = None
+    ended: float | None = None
+    cut_answers: int = 0  # ended at the limit of output tokens, in the last attempt
+    adopted: bool = False  # plain cooperbench made it, without a call log
+    caveats: Sequence[str] = ()  # of an adopted run
+
+    @classmethod
+    def read(cls, document: Any) -> RunRecord | None:
+        """Return the record in a result.json, None where it has none."""
+        part = result_files.workflow(document)
+        return cls._from(part, usage=Usage.read(part)) if part else None
+
+    @property
+    def is_paid(self) -> bool:
+        """True if this workflow called a model for the run."""
+        return not (self.replay or self.adopted)
+
+    def as_dict(self) -> dict[str, Any]:
+        document = asdict(self)
+        usage = document.pop("usage")
+        if not self.caveats:
+            del document["caveats"]
+        return {"schema": SCHEMA, **document, **usage}
+
+
+@dataclass(frozen=True)
+class EvalRecord(Record):
+    """`workflow` in eval.json: the run's final outcome. tests_passed None: none was run."""
+
+    outcome: str = ""
+    reason: str = ""
+    caveat: str = ""
+    seconds: float = 0.0
+    tests_passed: tuple[int, int] | None = None
+
+    @classmethod
+    def read(cls, document: Any) -> EvalRecord:
+        """Return the record in an eval.json; without an outcome where it has none."""
+        return cls._from(result_files.workflow(document))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class AttemptRecord(Record):
+    """attempt.json: written at an attempt's start, and again at its end.
+
+    state: RUNNING, ENDED, INTERRUPTED; empty where the file is missing or incomplete.
+    """
+
+    number: int
+    state: str = ""
+    started: float = 0.0  # 0: unknown
+    process: str = ""
+    ended: float | None = None
+    outcome: str | None = None
+    reason: str = ""
+    evidence: Mapping[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def read(cls, folder: RunFolder, number: int) -> AttemptRecord:
+        """Return the record of an attempt at a run."""
+        document = atomic_io.read_json(folder.attempt(number) / layout.ATTEMPT)
+        return cls._from(document if isinstance(document, dict) else {}, number=number)
+
+
+def publish(
     run: Run,
     folder: RunFolder,
     attempt: int,
@@ -39,14 +149,14 @@ def result(
     is removed.
     """
     full_document = (
-        dict(document) if document is not None else _in_upstreams_place(run, evidence, started)
+        dict(document) if document is not None else _result_of_upstream_form(run, evidence, started)
     )
     full_document["log_dir"] = str(folder.path)
     record = RunRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,
         attempts=len(folder.attempt_numbers()),
-        usage=books(folder),
+        usage=usage_of_run(folder),
         model_name=run.experiment.model_name,
         setting=run.experiment.setting.name,
         replay=run.experiment.model.replay is not None,
@@ -69,27 +179,29 @@ def result(
     folder.own.unlink(missing_ok=True)
     # From here on the attempt counts: restore() completes a publication that was killed.
     atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, full_document)
-    _place(folder, upstream, full_document)
+    _link_files(folder, upstream, full_document)
     return full_document
 
 
 def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
     """Restore a missing result.json from an attempt that was not retired."""
-    for number in reversed(folder.attempt_numbers()):
-        document = atomic_io.read_json(folder.attempt(number) / layout.RESULT)
-        if isinstance(document, dict) and "workflow" in document:
-            _place(folder, upstream_folder(run, folder.attempt(number)), document)
-            return document
+    for attempt, document in _attempt_results(folder):
+        _link_files(folder, upstream_folder(run, attempt), document)
+        return document
     return None
 
 
 def is_restorable(folder: RunFolder) -> bool:
     """Return whether an attempt that was not retired holds the run's result."""
-    documents = (
-        atomic_io.read_json(folder.attempt(number) / layout.RESULT)
-        for number in folder.attempt_numbers()
-    )
-    return any(isinstance(one, dict) and "workflow" in one for one in documents)
+    return any(_attempt_results(folder))
+
+
+def _attempt_results(folder: RunFolder) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the attempts that hold a result, the last one first, each with its document."""
+    for number in reversed(folder.attempt_numbers()):
+        document = atomic_io.read_json(folder.attempt(number) / layout.RESULT)
+        if isinstance(document, dict) and "workflow" in document:
+            yield folder.attempt(number), document
 
 
 def upstream_folder(run: Run, attempt: Path) -> Path:
@@ -98,7 +210,7 @@ def upstream_folder(run: Run, attempt: Path) -> Path:
     return attempt / "logs" / experiment.run_name / experiment.setting.mode / run.pair.folder
 
 
-def _place(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
+def _link_files(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
     """Link upstream's files into the run's folder, result.json last. Idempotent."""
     for stale in folder.path.iterdir():
         if stale.is_file() and stale.name not in (layout.RESULT, layout.EVAL, layout.OWN):
@@ -106,11 +218,11 @@ def _place(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> No
     if upstream.is_dir():
         for path in upstream.iterdir():
             if path.is_file() and path.name != layout.RESULT:
-                _share(path, folder.path / path.name)
+                _link_file(path, folder.path / path.name)
     atomic_io.write_json(folder.result, document)
 
 
-def _share(path: Path, name: Path) -> None:
+def _link_file(path: Path, name: Path) -> None:
     """Give a file of an attempt a second name; a copy if the file system has no hard links."""
     try:
         os.link(path, name)
@@ -131,7 +243,7 @@ def attempt_calls(attempt: Path) -> list[usage.Call]:
     return usage.calls(atomic_io.read_lines(attempt / layout.CALLS))
 
 
-def books(folder: RunFolder) -> Usage:
+def usage_of_run(folder: RunFolder) -> Usage:
     """Return the usage of all attempts of a run, including killed ones."""
     total = Usage()
     for number in folder.attempt_numbers():
@@ -162,7 +274,7 @@ def _lines(path: Path) -> int:
         return sum(1 for _ in stream)
 
 
-def _in_upstreams_place(run: Run, evidence: Evidence, started: float) -> dict[str, Any]:
+def _result_of_upstream_form(run: Run, evidence: Evidence, started: float) -> dict[str, Any]:
     """Return a document of upstream's form for an attempt that was ended before it wrote one."""
     pair, mode = run.pair, run.experiment.setting.mode
     end: dict[str, Any] = {
@@ -207,7 +319,7 @@ def _iso(moment: float) -> str:
 
 
 @dataclass(frozen=True)
-class Broken:
+class BrokenRun:
     """A finished run whose outcome is infra_error."""
 
     run: Run
@@ -216,7 +328,7 @@ class Broken:
     cost_usd: float
 
     @property
-    def graded_only(self) -> bool:
+    def needs_only_evaluation(self) -> bool:
         """True if only its evaluation failed: the paid run is valid and is kept."""
         return self.reason == judgement.EVAL_ERROR
 
@@ -238,9 +350,9 @@ def mark_broken(results: Results, name: str, key: str, is_broken: bool) -> None:
         marker.unlink(missing_ok=True)
 
 
-def broken_runs(plan: Plan) -> list[Broken]:
+def broken_runs(plan: Plan) -> list[BrokenRun]:
     """Return the plan's runs whose outcome is infra_error."""
-    found = []
+    runs = []
     for run in plan.runs:
         folder = run.folder(plan.results)
         record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
@@ -250,23 +362,23 @@ def broken_runs(plan: Plan) -> list[Broken]:
         if broken is None or (run.experiment.adopted and broken is record):
             continue
         attempts = len(folder.attempt_numbers())
-        found.append(Broken(run, broken.reason, attempts, books(folder).cost_usd))
-    return found
+        runs.append(BrokenRun(run, broken.reason, attempts, usage_of_run(folder).cost_usd))
+    return runs
 
 
-def requeue(plan: Plan, broken: Sequence[Broken]) -> None:
+def requeue(plan: Plan, broken: Sequence[BrokenRun]) -> None:
     """Requeue each run; its attempts and their costs stay in the usage."""
-    for one in broken:
-        folder = one.run.folder(plan.results)
-        if not one.graded_only:
+    for broken_run in broken:
+        folder = broken_run.run.folder(plan.results)
+        if not broken_run.needs_only_evaluation:
             for number in folder.attempt_numbers():
-                kept = folder.attempt(number) / layout.RESULT
-                if kept.exists():
-                    kept.rename(kept.with_name(layout.RETIRED))
-        for note in plan.results.broken_evals.glob(f"{one.run.dashed}.*"):
-            note.unlink(missing_ok=True)
+                result = folder.attempt(number) / layout.RESULT
+                if result.exists():
+                    result.rename(result.with_name(layout.RETIRED))
+        for marker in plan.results.broken_evals.glob(f"{broken_run.run.dashed}.*"):
+            marker.unlink(missing_ok=True)
         folder.eval.unlink(missing_ok=True)
-        if not one.graded_only:
+        if not broken_run.needs_only_evaluation:
             folder.own.unlink(missing_ok=True)
             folder.result.unlink(missing_ok=True)
     if broken:
