@@ -39,6 +39,7 @@ def _fetch(
             "dir": str(tmp_path / "fetched"),
             "subset": str(tmp_path / "subset.json"),
             "lock": str(tmp_path / "lock.json"),
+            "revision": None,  # the stand-in has not the pinned one
             **(dataset_keys or {}),
         },
         "models": {"m": {"model": "command-a-03-2025"}},
@@ -139,7 +140,9 @@ def test_the_pinned_revision_is_fetched_and_no_other(
     assert set(stand_in.revisions) == {SHA}
     unknown = _fetch(tmp_path, url, {"dir": str(tmp_path / "other"), "revision": "nowhere"})
     assert unknown.returncode == 1
+    assert "dataset.revision: the hub's CooperBench/cooperbench-dataset" in unknown.stdout
     assert "has no revision nowhere" in unknown.stdout
+    assert "`dataset: {revision: main}`" in unknown.stdout
     assert "Traceback" not in unknown.stdout + unknown.stderr
 
 

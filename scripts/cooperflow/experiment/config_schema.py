@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
+from cooperflow.experiment.dataset import PINNED
 from cooperflow.upstream import published, releases
 
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
@@ -88,10 +89,12 @@ class Dataset(_Table):
         " (`repo,task_id,feature_a,feature_b`)",
     )
     revision: str | None = Field(
-        None,
+        PINNED,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
-        description="commit of the data set on the hub that `make dataset` fetches; `null`: the"
-        " revision that `dataset.lock` pins, or else the newest",
+        description="commit or branch of the data set on the hub that `make dataset` fetches."
+        " `pinned`: the commit of `dataset.lock`, or else the one that"
+        " `config/dataset.known.json` names, b612b1a35af722751454813d9e5a7888f065fc9e; `main`: the"
+        " newest; `null`: the commit of `dataset.lock`, or else the newest",
     )
     lock: str = Field(
         "config/dataset.lock.json",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io
 from cooperflow.errors import UserError, listed
-from cooperflow.layout import Pair
+from cooperflow.layout import REPOSITORY, Pair
 
 # Files of a feature that upstream reads for runs and evaluations, and the gold patch.
 FEATURE_FILES = ("feature.md", "tests.patch", "feature.patch")
@@ -22,6 +23,10 @@ TASK_FILES = ("runner.sh",)
 SCHEMA = 1
 # In the data set's folder: the revision that was fetched into it.
 MARKER = ".revision.json"
+# The revision that is fetched by default, and the hashes of the copy that was checked.
+KNOWN = REPOSITORY / "config" / "dataset.known.json"
+# Value of `dataset.revision`: that of the lock, or else that of KNOWN.
+PINNED = "pinned"
 
 
 def task_folder(root: Path, repo: str, task_id: int) -> Path:
@@ -100,6 +105,52 @@ class Lock:
         return [task for task, value in hashes.items() if self.tasks.get(task, value) != value]
 
 
+@dataclass(frozen=True)
+class Known(Lock):
+    """The shipped revision, and the content hashes of the copy that the workflow ran with.
+
+    The revision could not be fetched where the workflow was developed, so the hashes are of the
+    copy that ``checked`` names, and may differ from those of the revision.
+    """
+
+    checked: str = ""
+
+
+@cache
+def known() -> Known:
+    """Return the facts of config/dataset.known.json."""
+    document: Any = atomic_io.read_json(KNOWN)
+    return Known(
+        document["repository"], document["revision"], document["tasks"], document["checked"]
+    )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The revision to fetch, and which entry asks for it."""
+
+    repository: str
+    revision: str | None  # None: the newest
+    source: str  # for messages
+    explicit: bool = False  # the config names it
+
+
+def wanted(asked: str | None, lock: Lock | None, lock_path: str) -> Wanted:
+    """Return the revision to fetch.
+
+    Args:
+        asked: `dataset.revision`; PINNED and None leave the choice to the lock.
+    """
+    shipped = known()
+    if asked not in (None, PINNED):
+        return Wanted(shipped.repository, asked, "dataset.revision", explicit=True)
+    if lock is not None:
+        return Wanted(lock.repository, lock.revision, f"dataset.lock ({lock_path})")
+    if asked is None:
+        return Wanted(shipped.repository, None, "dataset.revision")
+    return Wanted(shipped.repository, shipped.revision, f"config/{KNOWN.name}")
+
+
 def read_lock(path: Path) -> Lock | None:
     """Return the lock, None without one.
 
@@ -130,11 +181,18 @@ def write_lock(path: Path, repository: str, revision: str, root: Path) -> None:
     atomic_io.write_json(path, document)
 
 
+def origin_of(root: Path) -> tuple[str, str] | None:
+    """Return repository and revision that were fetched into a folder, None for a copied folder."""
+    document: Any = atomic_io.read_json(root / MARKER)
+    if not isinstance(document, dict) or not document.get("revision"):
+        return None
+    return str(document.get("repository") or known().repository), str(document["revision"])
+
+
 def revision_of(root: Path) -> str | None:
     """Return the revision that was fetched into a folder, None for a copied folder."""
-    document: Any = atomic_io.read_json(root / MARKER)
-    revision = document.get("revision") if isinstance(document, dict) else None
-    return str(revision) if revision else None
+    origin = origin_of(root)
+    return origin[1] if origin else None
 
 
 def mark_revision(root: Path, repository: str, revision: str) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,36 +38,39 @@ def settle(plan: Plan) -> dict[str, Any]:
     """
     config = plan.config.dataset
     root, lock = Path(config.dir), dataset.read_lock(Path(config.lock))
-    wanted = config.revision or (lock.revision if lock else None)
+    wanted = dataset.wanted(config.revision, lock, config.lock)
     source = "present"
     if not root.exists():
         with locks.claim(plan.results.claims, f"data set {root}", CLAIM_SECONDS):
             fetch(root, plan, wanted)
         source = "fetched"
     dataset.check(root, plan.pairs)
-    revision = dataset.revision_of(root)
-    _check_revision(root, revision, config.revision)
-    if source == "fetched" and lock is None and revision is not None:
-        dataset.write_lock(Path(config.lock), releases.DATASET, revision, root)
+    origin = dataset.origin_of(root)
+    revision = origin[1] if origin else None
+    _check_revision(root, revision, wanted)
+    if source == "fetched" and lock is None and origin is not None:
+        dataset.write_lock(Path(config.lock), *origin, root)
         print(f"data set: revision {revision} pinned in {config.lock}")
-    elif source == "present" and revision is not None:
-        _name_newer(revision)
+    elif source == "present" and origin is not None:
+        _name_newer(*origin)
     hashes = dataset.task_hashes(root, plan.pairs)
+    known = dataset.known()
     differing = lock.differing(hashes) if lock else []
-    if lock and differing:
-        print(
-            f"data set: {len(differing)} tasks differ from revision {lock.revision} of "
-            f"{config.lock}:"
-        )
-        print("\n".join(f"  {task}: its contents have another hash" for task in differing))
+    unchecked = known.differing(hashes)
+    compared = [task for task in hashes if task in known.tasks]
+    if lock:
+        _list_differing(f"revision {lock.revision} of {config.lock}", differing, hashes)
+    if compared and (lock is None or source == "fetched"):
+        _list_differing(f"the copy that was checked ({known.checked})", unchecked, compared)
     document = {
         "schema": SCHEMA,
         "dir": str(root),
         "source": source,
-        "repository": releases.DATASET if revision else None,
+        "repository": origin[0] if origin else None,
         "revision": revision,
         "pinned": lock.revision if lock else revision,
         "differs": differing,
+        "checked": {"copy": known.checked, "compared": len(compared), "differs": unchecked},
         "subset": config.subset,
         "pairs": len(plan.pairs),
         "hash": dataset.whole_hash(hashes),
@@ -85,25 +88,47 @@ def settle(plan: Plan) -> dict[str, Any]:
     return document
 
 
-def _check_revision(root: Path, revision: str | None, asked: str | None) -> None:
-    """Raise if a folder is known to hold another revision than the config asks for."""
-    if asked and revision and not revision.startswith(asked) and COMMIT.fullmatch(asked):
-        raise UserError(
-            f"dataset.revision: {root} holds revision {revision}, the config asks for {asked}."
-            f" Remove the folder and run `make dataset`, name another dataset.dir, or set the key"
-            f" to {revision}."
-        )
-    if asked and revision is None:
+def _list_differing(copy: str, differing: Sequence[str], compared: Collection[str]) -> None:
+    """Print which tasks differ from a known copy, a line each."""
+    if not differing:
+        print(f"data set: {len(compared)} tasks compared with {copy}: no difference")
+        return
+    print(f"data set: {len(differing)} of {len(compared)} tasks differ from {copy}:")
+    print("\n".join(f"  {task}: its contents have another hash" for task in differing))
+
+
+def _check_revision(root: Path, revision: str | None, wanted: dataset.Wanted) -> None:
+    """Compare the revision of a folder with the wanted one.
+
+    Raises:
+        UserError: the config asks for a commit, and the folder holds another one.
+    """
+    asked = wanted.revision
+    if asked is None:
+        return
+    if revision is None:
+        if wanted.explicit:
+            print(
+                f"data set: {root} was copied, so its revision is unknown; {wanted.source} {asked}"
+                " cannot be checked. The contents are compared instead"
+            )
+    elif COMMIT.fullmatch(asked) and not revision.startswith(asked):
+        if wanted.explicit:
+            raise UserError(
+                f"dataset.revision: {root} holds revision {revision}, the config asks for {asked}."
+                f" Remove the folder and run `make dataset`, name another dataset.dir, or set the"
+                f" key to {revision}."
+            )
         print(
-            f"data set: {root} was copied, so its revision is unknown; dataset.revision {asked}"
-            " cannot be checked except by the hashes of the lock"
+            f"data set: {root} holds revision {revision}, which stays in use; {wanted.source} has"
+            f" {asked}. To take that one, name another dataset.dir and run `make dataset`"
         )
 
 
-def _name_newer(revision: str) -> None:
+def _name_newer(repository: str, revision: str) -> None:
     """Name a newer revision of the hub, if there is one and the hub answers; it is not taken."""
     try:
-        newest = _resolve(None, timeout=NEWEST_SECONDS)
+        newest = _resolve(repository, None, timeout=NEWEST_SECONDS)
     except Exception as error:  # offline is the usual case here
         print(f"data set: a newer revision was not looked for ({type(error).__name__})")
         return
@@ -114,18 +139,18 @@ def _name_newer(revision: str) -> None:
         )
 
 
-def _resolve(revision: str | None, timeout: float | None = None) -> str:
+def _resolve(repository: str, revision: str | None, timeout: float | None = None) -> str:
     """Return the commit that a revision of the hub stands for; None: the newest."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=os.environ.get("HF_TOKEN"))
-    found = api.dataset_info(releases.DATASET, revision=revision, timeout=timeout)
+    found = api.dataset_info(repository, revision=revision, timeout=timeout)
     if not found.sha:
         raise ValueError("the hub names no commit")
     return str(found.sha)
 
 
-def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
+def fetch(root: Path, plan: Plan, wanted: dataset.Wanted) -> None:
     """Download a revision into a folder beside ``root``, check it, and rename the folder.
 
     A download that was interrupted continues: the hub's client keeps what it has.
@@ -135,17 +160,19 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
     """
     place = root.parent / f".{root.name}.partial"
     revision, expected = _listing(root, wanted)
-    newest = revision if wanted is None else _answer(root, None, lambda: _resolve(None))
+    newest = revision
+    if wanted.revision is not None:
+        newest = _answer(root, wanted, lambda: _resolve(wanted.repository, None))
     here = place / revision
     here.mkdir(parents=True, exist_ok=True)
     print(
-        f"data set: revision {revision}: {len(expected)} files, "
+        f"data set: revision {revision} of {wanted.repository}: {len(expected)} files, "
         f"{sum(expected.values()) / 1e6:.1f} MB, into {root}"
     )
     if newest != revision:
         print(f"data set: the hub has a newer revision, {newest}; it is not taken")
     module = "cooperflow.experiment.dataset_fetch"
-    command = [sys.executable, "-m", module, releases.DATASET, revision, str(here)]
+    command = [sys.executable, "-m", module, wanted.repository, revision, str(here)]
     variables = {**environment.controlled_environment(os.environ), "HF_HUB_DISABLE_XET": "1"}
     variables["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     log = place / "prepare.log"
@@ -166,23 +193,23 @@ def fetch(root: Path, plan: Plan, wanted: str | None) -> None:
             "Start again: the download continues. The folder is used only when it is complete."
         )
     dataset.check(here, plan.pairs)
-    dataset.mark_revision(here, releases.DATASET, revision)
+    dataset.mark_revision(here, wanted.repository, revision)
     here.replace(root)
     shutil.rmtree(place, ignore_errors=True)
     atomic_io.sync_directory(root.parent)
     print(f"data set: complete, at {root}")
 
 
-def _listing(root: Path, wanted: str | None) -> tuple[str, dict[str, int]]:
+def _listing(root: Path, wanted: dataset.Wanted) -> tuple[str, dict[str, int]]:
     """Return the commit of a revision, and its files with their sizes, from the hub."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     def ask() -> tuple[str, dict[str, int]]:
-        commit = _resolve(wanted)
+        commit = _resolve(wanted.repository, wanted.revision)
         api = HfApi(token=os.environ.get("HF_TOKEN"))
         found = api.list_repo_tree(
-            releases.DATASET, recursive=True, repo_type="dataset", revision=commit
+            wanted.repository, recursive=True, repo_type="dataset", revision=commit
         )
         sizes = {entry.path: int(entry.size) for entry in found if isinstance(entry, RepoFile)}
         return commit, sizes
@@ -190,20 +217,32 @@ def _listing(root: Path, wanted: str | None) -> tuple[str, dict[str, int]]:
     return _answer(root, wanted, ask)
 
 
-def _answer(root: Path, wanted: str | None, ask: Callable[[], Answer]) -> Answer:
+def _answer(root: Path, wanted: dataset.Wanted, ask: Callable[[], Answer]) -> Answer:
     """Return the hub's answer.
 
     Raises:
-        UserError: it has no such revision, or does not serve.
+        UserError: it has no such data set or revision, or does not serve.
     """
-    from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return ask()
     except RevisionNotFoundError as error:
         raise UserError(
-            f"dataset.revision: the hub's {releases.DATASET} has no revision {wanted}. Write "
-            "the id of a commit (40 hexadecimal digits), or null for the newest."
+            f"{wanted.source}: the hub's {wanted.repository} has no revision {wanted.revision}.\n"
+            "Either (1) write `dataset: {revision: main}` in the config for the newest revision, or"
+            " the id of another commit (40 hexadecimal digits); or (2) copy a folder that"
+            " was fetched elsewhere and name it as dataset.dir."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"data set: the hub has no data set {wanted.repository}, or does not show it without a"
+            f" token (HF_TOKEN). Copy a folder that was fetched elsewhere and name it as"
+            f" dataset.dir; upstream's `cooperbench prepare` fetches {releases.DATASET}."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(_offline(root, error)) from error

@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-# The data set's repository on the hub (cooperbench.dataset.REPO_ID). Importing it costs seconds.
+# The repository that `cooperbench prepare` fetches (cooperbench.dataset.REPO_ID); importing that
+# costs seconds. Published pins name CooperBench/cooperbench-dataset: config/dataset.known.json.
 DATASET = "CodeConflict/cooperbench-dataset"
 
 
