@@ -84,6 +84,7 @@ check: lint ## Lint, and run the pure tests: no Docker, no root, no network
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(SETUP) chromium
 	@$(SETUP) registry
+	@$(SETUP) executor
 	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m 'not slurm' $(ARGS)
 
 test-faults: setup engine ## Run the quick part of the fault campaign alone
@@ -97,7 +98,10 @@ bench: setup engine ## Measure the workflow and the benchmark's batch runner (ON
 	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m bench --only '$(ONLY)' \
 		--repeats $(or $(REPEATS),3) --out ../.bench.json
 
-slurm: setup engine ## Run the demo and a cluster's faults on a real Slurm cluster set up here (root)
+executor: setup ## Install Snakemake's executor for Slurm clusters in .venv (profiles/slurm)
+	@$(SETUP) executor
+
+slurm: executor engine ## Run the demo and a cluster's faults on a real Slurm cluster set up here (root)
 	@$(SETUP) slurm
 	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m slurm
 	@$(BIN)/pytest -m slurm tests/slurm $(ARGS)

@@ -6,6 +6,7 @@
 #   envs/setup.sh base-image   the base image of the demo's tasks (demo/base-image.sh)
 #   envs/setup.sh chromium     a headless browser for the tests of the report
 #   envs/setup.sh registry     an image registry and a small shell for the tests of images
+#   envs/setup.sh executor     Snakemake's executor for Slurm clusters, in .venv (profiles/slurm)
 #   envs/setup.sh slurm        Slurm's programs for `make slurm`; starts none of them
 #   envs/setup.sh openhands    what OpenHands' agents run on (envs/openhands.sh)
 #   envs/setup.sh inspect      inspect_ai in .tools/inspect, for .eval logs of `snakemake export`
@@ -20,6 +21,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly LOG=logs/setup.log
 readonly LOCK=envs/requirements.txt
+readonly SLURM_LOCK=envs/slurm.txt
 readonly STAMP=.venv/cooperflow-lock.sha256
 readonly IMAGE=cooperflow/demo-base:bookworm
 DOCKERD_LOG=/var/log/cooperflow-dockerd.log
@@ -164,9 +166,17 @@ index_settings() {
     export UV_PYTHON_DOWNLOADS=never
 }
 
+# Sets $locks, the locks of what .venv contains, and $hash: the Slurm executor stays once installed.
+need_locks() {
+    locks=("$LOCK")
+    ! compgen -G '.venv/lib/python*/site-packages/snakemake_executor_plugin_slurm' >/dev/null ||
+        locks+=("$SLURM_LOCK")
+    hash=$(cat "${locks[@]}" | sha256sum)
+}
+
 step_python() {
-    local start=$SECONDS hash python uv
-    hash=$(sha256sum <"$LOCK")
+    local start=$SECONDS hash locks python uv
+    need_locks
     # The interpreter is tried too: its system may have been upgraded under it.
     if [ "$(cat "$STAMP" 2>/dev/null)" = "$hash" ] && .venv/bin/python -c '' 2>/dev/null; then
         say "ready, nothing to do"
@@ -182,7 +192,7 @@ step_python() {
     trap 'rm -rf .venv.new' EXIT
     run "making .venv" "$uv" venv --relocatable --no-project --python "$python" .venv.new
     run "installing the locked packages" "$uv" pip sync --require-hashes --compile-bytecode \
-        --python .venv.new "$LOCK"
+        --python .venv.new "${locks[@]}"
     printf '%s\n' "$hash" >".venv.new/${STAMP#.venv/}"
     sync -f .venv.new
     rm -rf .venv.old
@@ -191,6 +201,23 @@ step_python() {
     trap - EXIT
     rm -rf .venv.old
     say "$(.venv/bin/python --version) with $(find .venv/lib -name '*.dist-info' | wc -l) packages in .venv ($(took "$start"))"
+}
+
+# Separate: Snakemake imports every plugin that is installed in each session, and this one pandas.
+step_executor() {
+    local start=$SECONDS hash locks uv
+    [ -x .venv/bin/python ] || fail "there is no .venv" "Call this first:  make setup"
+    need_locks
+    if [ ${#locks[@]} = 1 ]; then
+        need_uv
+        index_settings
+        local hint="Is the Python package index in reach? Then call this again."
+        run "installing the Slurm executor" "$uv" pip install --require-hashes --compile-bytecode \
+            --python .venv -r "$SLURM_LOCK"
+        need_locks
+        printf '%s\n' "$hash" >"$STAMP"
+    fi
+    say "Snakemake's Slurm executor $(package_version snakemake_executor_plugin_slurm) is in .venv ($(took "$start"))"
 }
 
 # inspect_ai is in a separate environment: it needs other versions than the lock has.
@@ -214,6 +241,9 @@ step_lock() {
     run "resolving" "$uv" pip compile pyproject.toml --group dev --universal --python-version 3.11 \
         --overrides envs/overrides.txt --generate-hashes --no-emit-index-url --no-emit-find-links \
         --no-header "$@" -o "$LOCK"
+    run "resolving the Slurm executor" "$uv" pip compile --group slurm --constraint "$LOCK" \
+        --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+        --no-emit-find-links --no-header --no-annotate "$@" -o "$SLURM_LOCK"
     run "resolving uv" "$uv" pip compile --group setup --universal \
         --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
         --no-header --no-annotate "$@" -o envs/uv.txt
@@ -403,7 +433,7 @@ row() { printf '  %-16s %s\n' "$1" "$2"; }
 version() { { timeout 20 "$@" 2>/dev/null || echo "- (missing)"; } | head -n 1; }
 
 step_doctor() {
-    local uv=uv root python package elsewhere
+    local uv=uv root python package elsewhere hash locks
     uv pip --help >/dev/null 2>&1 || uv=.tools/uv/bin/uv
     echo "Machine"
     row system "$(sed -n 's/^PRETTY_NAME="\?\([^"]*\).*/\1/p' /etc/os-release), Linux $(uname -r) $(uname -m)"
@@ -418,7 +448,8 @@ step_doctor() {
     echo "Python"
     row python "$(python=$(find_python) && echo "$("$python" --version) ($python)" || echo "- (3.11 or newer is needed)")"
     row uv "$(version "$uv" --version)"
-    if [ "$(cat "$STAMP" 2>/dev/null)" = "$(sha256sum <"$LOCK")" ]; then
+    need_locks
+    if [ "$(cat "$STAMP" 2>/dev/null)" = "$hash" ]; then
         row .venv "$(version .venv/bin/python --version), as locked"
     elif [ -e .venv ]; then
         row .venv "not as locked: call make setup"
@@ -513,6 +544,7 @@ case "$command" in
     inspect) prepare; step=inspect; step_inspect ;;
     chromium) prepare; step=chromium; step_chromium ;;
     registry) prepare; step=registry; step_registry ;;
+    executor) prepare; step=executor; step_executor ;;
     slurm) prepare; step=slurm; step_slurm ;;
     all) prepare; for step in python engine base-image; do "step_${step//-/_}"; done ;;
     doctor) step=doctor; step_doctor ;;

@@ -356,3 +356,32 @@ def test_the_git_servers_network_has_the_name_that_is_created_for_it() -> None:
 
     labels = Labels("results", "run", "0123456789abcdef", "owner")
     assert networks.git_name(labels) == f"{server._NETWORK_NAME}-{labels.token[:12]}"
+
+
+# The modules of packages whose names differ from them.
+MODULES = {
+    "google-cloud-aiplatform": ("vertexai", "google.cloud.aiplatform", "google.cloud.storage"),
+    "openhands-sdk": ("openhands.sdk",),
+    "openhands-tools": ("openhands.tools",),
+    "openhands-workspace": ("openhands.workspace",),
+    "python-frontmatter": ("frontmatter",),
+}
+
+
+def test_only_the_openhands_agent_and_google_cloud_import_what_the_lock_omits() -> None:
+    """The agent openhands_sdk and the backend gcp are refused: the lock omits their packages."""
+    lines = (layout.REPOSITORY / "envs" / "overrides.txt").read_text().splitlines()
+    omitted = [line.partition(";")[0] for line in lines if line and not line.startswith("#")]
+    assert "openhands-sdk" in omitted
+    assert "google-cloud-aiplatform" in omitted
+    modules = [m for name in omitted for m in MODULES.get(name, (name.replace("-", "_"),))]
+    statement = re.compile(
+        rf"^\s*(?:from|import) ({'|'.join(map(re.escape, modules))})\b", re.MULTILINE
+    )
+    package = Path(inspect.getfile(cli)).parent
+    importing = {
+        path.relative_to(package).parts[:2]
+        for path in package.rglob("*.py")
+        if statement.search(path.read_text("utf-8"))
+    }
+    assert importing <= {("agents", "openhands_agent_sdk"), ("eval", "backends")}

@@ -63,6 +63,7 @@ def test_one_limit_leaves_the_others(
 
 
 def test_one_default_of_a_cluster_leaves_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="make executor installs it")
     page = (REPOSITORY / "docs" / "scaling.md").read_text()
     command = ["--profile", "profiles/default", "--workflow-profile", "profiles/slurm"]
     assert " ".join(command) in page

@@ -375,7 +375,7 @@ def test_the_containers_client_is_new_enough_for_docker_29() -> None:
 
 
 def test_lock_names_no_place_and_hashes_everything() -> None:
-    for file in (LOCK, ROOT / "envs/uv.txt"):
+    for file in (LOCK, ROOT / "envs/uv.txt", ROOT / "envs/slurm.txt"):
         assert not re.search(r"://|--index|--find-links|\s@\s", file.read_text())
     assert all("--hash=sha256:" in block for block in lock_blocks().values())
 
@@ -386,6 +386,30 @@ def test_lock_holds_what_pyproject_asks_for() -> None:
     locked = {name: entry.split("==")[1].split()[0] for name, entry in lock_blocks().items()}
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
+
+
+def test_the_slurm_executor_has_the_versions_of_the_lock() -> None:
+    """Snakemake imports each installed plugin in every session: this one is separate."""
+    main, extra = (
+        dict(re.findall(r"^(\S+)==(\S+)", path.read_text(), re.MULTILINE))
+        for path in (LOCK, ROOT / "envs/slurm.txt")
+    )
+    plugin = "snakemake-executor-plugin-slurm"
+    assert extra.keys() - main.keys() == {plugin, f"{plugin}-jobstep"}
+    assert [name for name in extra.keys() & main.keys() if extra[name] != main[name]] == []
+
+
+def test_setup_keeps_an_installed_slurm_executor(tree: Path) -> None:
+    write_lock(tree, "iniconfig")
+    blocks = lock_blocks()
+    (tree / "envs/slurm.txt").write_text(blocks["pluggy"])
+    assert setup(tree, "python").returncode == 0
+    assert not works(tree, "pluggy")
+    # Installed once, it is installed again with every later lock.
+    (site,) = (tree / ".venv/lib").glob("python*/site-packages")
+    (site / "snakemake_executor_plugin_slurm").mkdir()
+    assert setup(tree, "python").returncode == 0
+    assert works(tree, "pluggy")
 
 
 def test_make_help_names_every_target() -> None:
