@@ -116,9 +116,9 @@ if not workflow.remote_exec:
 
 # A session prints it with its plan; a dry run has no session.
 if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun:
-    from cooperflow.jobs import budget
+    from cooperflow.jobs import admission
 
-    print(budget.describe(PLAN), file=sys.stderr)
+    print(admission.describe_budget(PLAN), file=sys.stderr)
 
 
 BROKEN_EVALUATIONS = redo.broken_evaluations(RESULTS)

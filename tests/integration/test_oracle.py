@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from cooperflow.attempt import child_process
-from cooperflow.jobs import oracle_job
+from cooperflow.jobs import evaluation_jobs
+from cooperflow.jobs.evaluation_jobs import Repetition
 from cooperflow.jobs.job import Try
-from cooperflow.jobs.oracle_job import Repetition
 from cooperflow.layout import REPOSITORY, Pair
 from cooperflow.tables import oracle_table
 
@@ -44,7 +44,7 @@ def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) ->
     plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
     _break(dataset / PAIR.repo / "task2" / "feature1" / "feature.patch")
     child_process.preload()
-    assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
+    assert evaluation_jobs.OracleJob(plan, Repetition(PAIR, 1), Try(1, last=True)).perform() == 0
     (row,) = oracle_table.rows(plan)
     assert (row["status"], row["reason"]) == ("failed", "coop_gold_failed")
     assert row["solo_passed"] is True  # combined.patch is complete
@@ -87,7 +87,7 @@ def test_patches_reach_the_tests_byte_for_byte(make_plan: Any, dataset: Path) ->
     tests = task / "feature1" / "tests.patch"
     tests.write_bytes(tests.read_bytes() + BYTES_TEST)
     child_process.preload()
-    assert oracle_job.perform(plan, Repetition(PAIR, 1), Try(1, last=True)) == 0
+    assert evaluation_jobs.OracleJob(plan, Repetition(PAIR, 1), Try(1, last=True)).perform() == 0
     (row,) = oracle_table.rows(plan)
     assert (row["solo_passed"], row["coop_passed"], row["merge_status"]) == (True, True, "clean")
     assert row["patch_text"] == "line_endings;not_utf8"
@@ -114,7 +114,10 @@ def test_a_flaky_test_is_found_by_repeating(make_plan: Any, dataset: Path) -> No
     tests.write_text(tests.read_text() + FLAKY)
     child_process.preload()
     for number in range(1, 13):  # a coin: not found with chance 2^-22
-        assert oracle_job.perform(plan, Repetition(PAIR, number), Try(1, last=True)) == 0
+        assert (
+            evaluation_jobs.OracleJob(plan, Repetition(PAIR, number), Try(1, last=True)).perform()
+            == 0
+        )
         (row,) = oracle_table.rows(plan)
         if row["status"] == "flaky":
             break

@@ -18,7 +18,7 @@ from stub_provider import Stub, stub
 from cooperflow import environment
 from cooperflow.experiment import config, fingerprint, plan
 from cooperflow.experiment.config_schema import Model
-from cooperflow.jobs import circuit_breaker
+from cooperflow.jobs import admission
 from cooperflow.session import model_check
 
 VARIABLES = (
@@ -185,7 +185,7 @@ def test_a_proxy_is_used_by_all_or_by_none(
         bases = {name: url.replace(right.url, where) for name, url in _bases(right).items()}
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        reached = circuit_breaker.provider_problem(bases[MODELS[0]])
+        reached = admission.provider_problem(bases[MODELS[0]])
         assert reached == ""
         if ways == "all_proxy":  # the calls themselves are tried with the other three
             assert proxy.paths
@@ -201,9 +201,7 @@ def test_a_host_behind_a_dead_proxy_is_not_reached(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    assert "cannot be reached" in circuit_breaker.provider_problem(
-        "https://provider.invalid/v2/chat"
-    )
+    assert "cannot be reached" in admission.provider_problem("https://provider.invalid/v2/chat")
 
 
 @pytest.mark.parametrize(
@@ -291,11 +289,11 @@ def test_the_agents_address_is_used_by_all(
     monkeypatch.setattr(model_check, "probe", lambda *given, call: asked.update(given[2]) or {})
     list(model_check.check_model(asked_for, experiment))
     assert asked == {"api_base": kwargs[name], "extra_headers": {"x": "y"}}
-    monkeypatch.setattr(circuit_breaker.atomic_io, "read_lines", lambda *_: [])
-    monkeypatch.setattr(circuit_breaker, "engine_problem", lambda: "")
-    trouble = circuit_breaker.Trouble("api_unavailable", 9, 0.0)
-    monkeypatch.setattr(circuit_breaker, "judge", lambda *_: trouble)
-    assert "127.0.0.1:9 cannot be reached" in circuit_breaker._obstacle(
+    monkeypatch.setattr(admission.atomic_io, "read_lines", lambda *_: [])
+    monkeypatch.setattr(admission, "engine_problem", lambda: "")
+    trouble = admission.Trouble("api_unavailable", 9, 0.0)
+    monkeypatch.setattr(admission, "find_trouble", lambda *_: trouble)
+    assert "127.0.0.1:9 cannot be reached" in admission._obstacle(
         asked_for, asked_for.runs[0], False, True
     )
 

@@ -22,7 +22,7 @@ from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan, Run
-from cooperflow.jobs import eval_job
+from cooperflow.jobs import evaluation_jobs
 from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.run_result import SCHEMA, RunRecord
@@ -308,8 +308,8 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     graded = _grading(source, verdict)
     if graded is not None:
         evaluation, final = graded
-        evaluation_document = evaluation or eval_job.untested_document(run, final)
-        eval_job.publish_verdict(plan, run, folder, evaluation_document, final, 0.0, caveats)
+        evaluation_document = evaluation or evaluation_jobs.untested_document(run, final)
+        evaluation_jobs.publish_verdict(plan, run, folder, evaluation_document, final, 0.0, caveats)
     result = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
     result["workflow"] |= {"upstream_version": str(span), "caveats": caveats}
     atomic_io.write_json(folder.result, result)
@@ -335,7 +335,7 @@ def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, 
     evaluation = atomic_io.read_json(source / layout.EVAL)
     if not isinstance(evaluation, dict):
         return None
-    final = eval_job.judge_document(evaluation, source, verdict.reason)
+    final = evaluation_jobs.judge_document(evaluation, source, verdict.reason)
     return None if final.again else (evaluation, final)
 
 

@@ -14,9 +14,16 @@ from cooperflow import environment, processes, redaction
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
-from cooperflow.experiment.plan import Plan
 from cooperflow.jobs.job import INTERRUPTED, Try
 from cooperflow.redaction import RedactedStream, Redactor
+
+# Module and class of the job that a script names.
+JOBS = {
+    "run": ("run_job", "RunJob"),
+    "eval": ("evaluation_jobs", "EvalJob"),
+    "own": ("evaluation_jobs", "OwnJob"),
+    "oracle": ("evaluation_jobs", "OracleJob"),
+}
 
 
 class _TeeStream:
@@ -97,15 +104,14 @@ def _redactor() -> Redactor:
 
 def perform_named(name: str, arguments: Sequence[str]) -> int:
     """Do the job that a script names (`run`, `eval`, `own`, `oracle`); return the exit code."""
-    module = importlib.import_module(f"cooperflow.jobs.{name}_job")
-    work: Callable[[Plan, Any, Try], int] = module.perform
-    find: Callable[[Plan, str], Any] = getattr(module, "find", Plan.run)
+    module, job_class = JOBS[name]
+    job: Any = getattr(importlib.import_module(f"cooperflow.jobs.{module}"), job_class)
     options = job_parser(name).parse_args(arguments)
     processes.interrupt_on_signals()
 
     def perform_job() -> int:
         plan = planning.make(configuration.from_environment())
         last = options.number > int(os.environ.get(environment.RETRIES, "0"))
-        return work(plan, find(plan, options.run), Try(options.number, last))
+        return int(job(plan, job.find(plan, options.run), Try(options.number, last)).perform())
 
     return perform(perform_job, options.log)

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cooperflow import atomic_io, locks, processes, session_state
 from cooperflow.experiment.plan import Plan
@@ -53,6 +54,11 @@ class Job(abc.ABC):
         """``key`` names the job in messages; ``lock``: the name of its lock, the key by default."""
         self.plan, self.key, self.this_try = plan, key, this_try
         self._lock = lock or key
+
+    @staticmethod
+    def find(plan: Plan, key: str) -> Any:
+        """Return the subject of a job from the key in its script's arguments: a run."""
+        return plan.run(key)
 
     def perform(self) -> int:
         """Do the job and return its exit code."""

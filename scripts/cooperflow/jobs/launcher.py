@@ -34,9 +34,7 @@ MODULES = (
     "cooperflow.instrumentation.call_log",
     "cooperflow.instrumentation.sdk_patches",
     "cooperflow.jobs.command",
-    "cooperflow.jobs.eval_job",
-    "cooperflow.jobs.oracle_job",
-    "cooperflow.jobs.own_job",
+    "cooperflow.jobs.evaluation_jobs",
     "cooperflow.jobs.run_job",
     # litellm imports these with its first call, which takes a second of processor time per fork.
     "litellm.litellm_core_utils.default_encoding",

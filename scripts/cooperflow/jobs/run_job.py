@@ -16,7 +16,7 @@ from cooperflow.attempt.attempt import Attempt, provider_key
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import verification
-from cooperflow.jobs import budget, circuit_breaker, notification
+from cooperflow.jobs import admission, notification
 from cooperflow.jobs.job import DONE, HALTED, Conclusion, Job, Try
 from cooperflow.outcomes import judgement, run_result, usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
@@ -25,11 +25,6 @@ from cooperflow.processes import Interrupted
 
 # The longest pause that a provider's Retry-After can ask for, seconds.
 LONGEST_PAUSE = 600
-
-
-def perform(plan: Plan, run: Run, this_try: Try) -> int:
-    """Make one attempt at ``run`` and return the exit code of the job."""
-    return RunJob(plan, run, this_try).perform()
 
 
 class RunJob(Job):
@@ -79,13 +74,13 @@ class RunJob(Job):
             time.sleep(min(0.5, max(limit - time.monotonic(), 0)))
 
     def admission(self) -> contextlib.AbstractContextManager[None]:
-        return circuit_breaker.admission(self.plan, self._run)
+        return admission.breaker_admission(self.plan, self._run)
 
     def execute(self) -> Conclusion:
         if session_state.halt_message(self.plan.results):
             print(f"{self.key}: not started: the session starts no more runs.")
             return Conclusion("", False, lambda: HALTED)
-        with budget.admission(self.plan, self._run) as refusal:
+        with admission.budget_admission(self.plan, self._run) as refusal:
             if not refusal:
                 record = _record_start(self._folder)
         if refusal:
@@ -96,7 +91,7 @@ class RunJob(Job):
         """Halt the session unless another run has done so."""
         results = self.plan.results
         if not session_state.halt_message(results) and session_state.declare_halt(
-            results, self.key, budget.REASON, message
+            results, self.key, admission.BUDGET_REASON, message
         ):
             print(message)
             notification.send(self.plan, notification.BUDGET, message)
@@ -133,7 +128,7 @@ class RunJob(Job):
             evidence=dataclasses.asdict(evidence),
         )
         _write_record(folder, ended)
-        circuit_breaker.record_end(plan.results, run, verdict.reason if verdict.again else "")
+        admission.record_end(plan.results, run, verdict.reason if verdict.again else "")
         if verdict.halts:
             return Conclusion("", False, lambda: self._halt(verdict, folder))
 

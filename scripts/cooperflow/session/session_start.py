@@ -14,7 +14,7 @@ from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.images import disk_space
 from cooperflow.instrumentation import rate_limit
-from cooperflow.jobs import budget, circuit_breaker, launcher_client, notification
+from cooperflow.jobs import admission, launcher_client, notification
 from cooperflow.outcomes import run_result
 from cooperflow.session import estimate, preflight
 from cooperflow.session.checks import Context, Work
@@ -36,7 +36,7 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
     preflight.require_full(context)
     session_state.clear_halt(plan.results)
     disk_space.plan_use(plan, work.uses)
-    circuit_breaker.reset(plan.results)
+    admission.reset_breaker(plan.results)
     notification.reset(plan)
     rate_limit.reset(plan.results)
     runtime_dir.remove_stale_files()
@@ -149,9 +149,9 @@ def _budget_lines(plan: Plan) -> list[str]:
     if plan.config.limits.budget_usd is None:
         return []
     assumed = estimate.assumptions(plan)
-    budget.save_assumptions(plan, assumed)
-    lines = [text for text in [budget.describe(plan)] if text]
-    unknown = budget.find_uncounted(plan, assumed)
+    admission.save_assumptions(plan, assumed)
+    lines = [text for text in [admission.describe_budget(plan)] if text]
+    unknown = admission.find_uncounted(plan, assumed)
     if unknown:
         lines.append(f"budget: excludes the cost of {listed(unknown)}, which is unknown.")
     return lines

@@ -14,7 +14,7 @@ from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.jobs import budget
+from cooperflow.jobs import admission
 from cooperflow.outcomes import judgement, run_result, usage
 from cooperflow.outcomes.run_result import AttemptRecord, EvalRecord, RunRecord
 from cooperflow.processes import Process
@@ -250,7 +250,7 @@ class Reader:
                 *find_problems(run_states, active, now),
                 *broken_evaluation_lines(self.plan),
             ],
-            budget.describe(self.plan),
+            admission.describe_budget(self.plan),
             self._read_findings(),
         )
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from cooperflow.errors import UserError
-from cooperflow.jobs import oracle_job
+from cooperflow.jobs import evaluation_jobs
+from cooperflow.jobs.evaluation_jobs import Repetition
 from cooperflow.jobs.job import TRY_AGAIN, Try
-from cooperflow.jobs.oracle_job import Repetition
 from cooperflow.layout import Pair
 from cooperflow.outcomes import oracle
 from cooperflow.outcomes.oracle import Probe
@@ -182,22 +182,22 @@ def test_an_image_other_than_the_verified_one_is_not_evaluated(
     def refuse(_plan: Any, image: str) -> str:
         raise UserError(f"{image}: is sha256:2 here, but sha256:1 was verified.")
 
-    monkeypatch.setattr(oracle_job.verification, "ensure_same", refuse)
+    monkeypatch.setattr(evaluation_jobs.verification, "ensure_same", refuse)
     repetition = Repetition(PAIR, 1)
-    assert oracle_job.perform(plan, repetition, Try(1, last=False)) == TRY_AGAIN
-    assert oracle_job.perform(plan, repetition, Try(3, last=True)) == 0
+    assert evaluation_jobs.OracleJob(plan, repetition, Try(1, last=False)).perform() == TRY_AGAIN
+    assert evaluation_jobs.OracleJob(plan, repetition, Try(3, last=True)).perform() == 0
     (row,) = oracle_table.rows(plan)
     assert row["status"] == "failed"
     assert "sha256:2 here, but sha256:1 was verified" in row["reason"]
 
 
 def test_gold_patches_are_the_data_sets_own(dataset: Path) -> None:
-    patches, kind = oracle_job.gold_patches(dataset, PAIR)
+    patches, kind = evaluation_jobs.gold_patches(dataset, PAIR)
     task = dataset / PAIR.repo / "task2"
     assert kind == "combined"
     assert patches["solo"]["solo.patch"] == (task / "combined.patch").read_bytes()
     assert set(patches["coop"]) == {"agent1.patch", "agent2.patch"}
     (task / "combined.patch").unlink()
-    patches, kind = oracle_job.gold_patches(dataset, PAIR)
+    patches, kind = evaluation_jobs.gold_patches(dataset, PAIR)
     assert kind == "stacked"
     assert patches["solo"]["solo.patch"].count(b"diff --git") >= 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 import time
@@ -13,11 +14,14 @@ import pytest
 import synthetic
 from listener import listener, said
 
-from cooperflow import atomic_io, locks, processes, session_state
-from cooperflow.experiment import config, plan
+from cooperflow import atomic_io, layout, locks, processes, session_state
+from cooperflow.engine import containers
+from cooperflow.experiment import config, config_schema, fingerprint, plan
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.jobs import budget, circuit_breaker, notification, run_job
-from cooperflow.outcomes import forecast, usage
+from cooperflow.instrumentation import rate_limit
+from cooperflow.jobs import admission, notification, run_job
+from cooperflow.outcomes import forecast, judgement, usage
+from cooperflow.outcomes.judgement import CallsEnd, Evidence
 
 
 def limited(tmp_path: Path, usd: float | None = 1.0, **keys: Any) -> Plan:
@@ -52,8 +56,8 @@ def test_all_money_counts(tmp_path: Path) -> None:
     attempt(made, runs[1], 1, "ended", answered(1, 0.2))
     attempt(made, runs[1], 2, "running", answered(2, 0.01), in_flight(3, 0.05))
     attempt(made, runs[2], 1, "interrupted", in_flight(4, 0.07))
-    budget.save_assumptions(made, {runs[1].experiment.run_name: 0.5})
-    now = budget.read_position(made)
+    admission.save_assumptions(made, {runs[1].experiment.run_name: 0.5})
+    now = admission.read_position(made)
     assert now is not None
     # A finished run's bound counts too: 0.06 of it.
     assert now.known == pytest.approx(0.03 + 0.2 + 0.01)
@@ -74,13 +78,13 @@ def test_replayed_and_adopted_runs_cost_nothing(tmp_path: Path) -> None:
         document = json.loads(path.read_text())
         document["workflow"][label] = True
         path.write_text(json.dumps(document))
-    assert budget.read_spending(made.results) == budget.Spending()
+    assert admission.read_spending(made.results) == admission.Spending()
 
 
 def test_without_a_budget_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = limited(tmp_path, None)
-    monkeypatch.setattr(budget, "read_spending", lambda _: pytest.fail("read"))
-    with budget.admission(made, made.runs[0]) as refusal:
+    monkeypatch.setattr(admission, "read_spending", lambda _: pytest.fail("read"))
+    with admission.budget_admission(made, made.runs[0]) as refusal:
         assert refusal == ""
 
 
@@ -88,17 +92,17 @@ def test_two_runs_do_not_start_on_the_same_money(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second waits until the first is noted, then until it has finished, and starts then."""
-    monkeypatch.setattr(budget, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
     made = limited(tmp_path, 0.4)
     first, second = made.runs[:2]
-    budget.save_assumptions(made, {first.experiment.run_name: 0.5})
+    admission.save_assumptions(made, {first.experiment.run_name: 0.5})
     said: list[str] = []
 
     def other() -> None:
-        with budget.admission(made, second) as refusal:
+        with admission.budget_admission(made, second) as refusal:
             said.append(refusal)
 
-    with budget.admission(made, first) as refusal:
+    with admission.budget_admission(made, first) as refusal:
         assert refusal == ""
         waiting = threading.Thread(target=other)
         waiting.start()
@@ -116,19 +120,19 @@ def test_two_runs_do_not_start_on_the_same_money(
 def test_the_budget_waits_for_evaluations_then_says_what_remains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(budget, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(admission, "QUIET_SECONDS", 0.5)
     made = limited(tmp_path, 0.01)
     done = made.runs[0]
     synthetic.write_run(made, done, "pass", synthetic.BEGAN, synthetic.Words())
     evaluation = done.folder(made.results).eval
     document = evaluation.read_text()
     evaluation.unlink()
-    budget.save_assumptions(made, {one.run_name: 0.5 for one in made.experiments})
+    admission.save_assumptions(made, {one.run_name: 0.5 for one in made.experiments})
     said: list[str] = []
 
     def run() -> None:
-        with budget.admission(made, made.runs[1]) as refusal:
+        with admission.budget_admission(made, made.runs[1]) as refusal:
             said.append(refusal)
 
     with locks.claim(made.results.claims, f"eval {done.key}", 1):
@@ -149,11 +153,11 @@ def test_a_retry_of_a_halted_session_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every later try at any run ends at once, without an attempt."""
-    monkeypatch.setattr(budget, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(admission, "QUIET_SECONDS", 0.0)
     made = limited(tmp_path, 0.001)
     attempt(made, made.runs[0], 1, "ended", answered(1, 0.5))
     codes = [
-        run_job.perform(made, run, run_job.Try(number, number == 3))
+        run_job.RunJob(made, run, run_job.Try(number, number == 3)).perform()
         for run in made.runs[:2]
         for number in (1, 2, 3)
     ]
@@ -164,7 +168,7 @@ def test_a_retry_of_a_halted_session_starts_nothing(
 def test_models_without_a_price_are_named(tmp_path: Path) -> None:
     made = limited(tmp_path)
     names = [one.run_name for one in made.experiments]
-    assert budget.find_uncounted(made, {names[0]: 0.3, names[1]: None}) == [names[1]]
+    assert admission.find_uncounted(made, {names[0]: 0.3, names[1]: None}) == [names[1]]
 
 
 def test_budget_must_be_positive(tmp_path: Path) -> None:
@@ -229,13 +233,13 @@ def test_a_long_wait_at_the_circuit_breaker_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(circuit_breaker, "PROBE_SECONDS", 0)
+    monkeypatch.setattr(admission, "PROBE_SECONDS", 0)
     command, target = listener(tmp_path)
     made = limited(tmp_path, notify=command, breaker={"notify_minutes": 0})
     obstacles = iter(["the provider does not answer", "the provider does not answer", ""])
-    monkeypatch.setattr(circuit_breaker, "_obstacle", lambda *_: next(obstacles))
+    monkeypatch.setattr(admission, "_obstacle", lambda *_: next(obstacles))
     made.results.state.mkdir(parents=True)
-    with circuit_breaker.admission(made, made.runs[0]):
+    with admission.breaker_admission(made, made.runs[0]):
         pass
     (event,) = said(target)
     assert event["event"] == "waiting"
@@ -250,3 +254,153 @@ def test_a_drained_session_is_halted_for_its_jobs_alone(tmp_path: Path) -> None:
     )
     assert session_state.halt_message(made.results, other) == session_state.DRAINING
     assert session_state.halt_message(made.results) is None
+
+
+def ends(*words: str) -> list[dict[str, object]]:
+    """Attempts as `run:reason`, ten seconds apart."""
+    pairs = [word.split(":") for word in words]
+    return [{"run": r, "reason": why, "time": 10.0 * n} for n, (r, why) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "runs"),
+    [
+        ((), 0),
+        (("a:x", "b:x"), 0),
+        (("a:x", "a:x", "a:x"), 0),  # one run alone is not evidence about the others
+        (("a:x", "b:x", "c:x"), 3),
+        (("a:x", "b:x", "c:", "d:x", "e:x"), 0),
+        (("z:", "a:x", "b:x", "a:x", "c:x"), 3),
+    ],
+)
+def test_trouble_is_several_runs_in_a_row(attempts: tuple[str, ...], runs: int) -> None:
+    trouble = admission.find_trouble(ends(*attempts), failures=3, pause=30)
+    assert (trouble.runs if trouble else 0) == runs
+
+
+def test_the_pause_doubles_with_each_failure_and_ends() -> None:
+    three = admission.find_trouble(ends("a:x", "b:x", "c:x"), 3, 30)
+    four = admission.find_trouble(ends("a:x", "b:x", "c:x", "d:x"), 3, 30)
+    many = admission.find_trouble(ends(*(f"r{n}:x" for n in range(40))), 3, 30)
+    assert three is not None
+    assert three.until == 20 + 30
+    assert four is not None
+    assert four.until == 30 + 60
+    assert many is not None
+    assert many.until == 390 + admission.LONGEST_PAUSE
+
+
+def test_zero_failures_switch_it_off() -> None:
+    assert admission.find_trouble(ends("a:x", "b:x", "c:x"), 0, 30) is None
+
+
+def call(thread: str, end: float, retry_after: float | None, start: float = 0.0) -> usage.Call:
+    return usage.Call("1", thread, start, end, usage.RATE_LIMITED, retry_after=retry_after)
+
+
+def test_the_longest_wish_of_any_agents_last_call_counts_from_its_end() -> None:
+    calls = [call("a", 100, 60), call("b", 110, 20), call("a", 105, None, 101)]
+    assert usage.asked_pause(calls, now=115) == 15
+    assert usage.asked_pause(calls, now=500) == 0
+    assert usage.asked_pause([], now=0) == 0
+
+
+def test_a_time_out_that_the_engine_caused_is_not_the_agents() -> None:
+    busy = (CallsEnd(usage.ANSWERED, 0.0, 600.0),)
+    slow = Evidence(False, timed_out=True, seconds=600, calls=busy)
+    assert judgement.judge_run(slow).reason == judgement.TIMEOUT
+    hung = Evidence(False, timed_out=True, seconds=600, calls=busy, engine_stalled=400)
+    assert judgement.judge_run(hung).reason == judgement.DOCKER_UNAVAILABLE
+    waited = (CallsEnd(usage.OPEN, 350.0, 600.0),)
+    both = Evidence(False, timed_out=True, seconds=600, calls=waited, engine_stalled=400)
+    assert judgement.judge_run(both).reason == usage.API_TIMEOUT
+
+
+def test_a_full_disk_is_told_before_what_it_brings_about() -> None:
+    evidence = Evidence(False, disk_full=True, engine_lost=True, exit_code=74)
+    assert judgement.judge_run(evidence).reason == judgement.DISK_FULL
+
+
+def test_a_patch_that_upstream_cannot_hand_over_is_the_agents_doing() -> None:
+    document = {"error": "Failed to write patch1.patch: ", "both_passed": False}
+    large = judgement.judge_eval(document, [False, False], largest_patch=212_500_114)
+    assert (large.outcome, large.reason, large.again) == ("fail", "patch_too_large", False)
+    small = judgement.judge_eval(document, [False, False], largest_patch=500)
+    assert (small.outcome, small.reason) == ("infra_error", "eval_error")
+    tests = {"error": "Failed to write tests1.patch: "}
+    assert judgement.judge_eval(tests, [False], largest_patch=212_500_114).again
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(503, usage.API_UNAVAILABLE), (429, usage.RATE_LIMITED), (401, usage.AUTH)],
+)
+def test_words_of_an_answer_do_not_outweigh_its_status(status: int, kind: str) -> None:
+    causes = ["AuthenticationError", "CohereError", "MaskedHTTPStatusError", "HTTPStatusError"]
+    said = 'CohereException - {"message": "invalid api token, as was sent"}'
+    assert usage.kind_of_error("AuthenticationError", status, said, causes) == kind
+
+
+def test_the_probe_of_the_provider_asks_no_model() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert admission.provider_problem(f"http://127.0.0.1:{port}/v2/chat") == ""
+        connection, _ = server.accept()
+        assert connection.recv(100).startswith(b"HEAD ")
+    assert "cannot be reached" in admission.provider_problem(f"http://127.0.0.1:{port}/v2/chat")
+    assert "cannot be reached" in admission.provider_problem("https://provider.invalid/v2/chat")
+    assert admission.provider_problem(None) == ""
+
+
+def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
+    wanted = config_schema.Containers(memory="2g", cpus=0.5, pids=100, network="none")
+    arguments, sdk = containers.limits(wanted)
+    assert arguments == [
+        "--oom-score-adj=500",
+        "--memory=2g",
+        "--memory-swap=2g",
+        "--cpus=0.5",
+        "--pids-limit=100",
+        "--network=none",
+    ]
+    assert sdk == {
+        "oom_score_adj": 500,
+        "mem_limit": "2g",
+        "memswap_limit": "2g",
+        "nano_cpus": 500_000_000,
+        "pids_limit": 100,
+        "network": "none",
+    }
+    assert "--network=none" not in containers.limits(wanted, own_network=True)[0]
+
+
+def test_more_processors_than_there_are_is_no_error_of_docker() -> None:
+    _, sdk = containers.limits(config_schema.Containers(cpus=100_000))
+    assert sdk["nano_cpus"] < 100_000 * 10**9
+
+
+def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
+    from cooperflow.experiment import plan
+
+    made = plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
+    asked = fingerprint.asked(made.experiments[0], made)
+    assert asked["containers"] == config_schema.Containers().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("30", 30.0),
+        ("1.5", 1.5),
+        ("Sat, 28 Nov 2026 01:00:30 GMT", 30.0),
+        ("Saturday, 28-Nov-26 01:00:30 GMT", 30.0),
+        ("Sat Nov 28 01:00:30 2026", 30.0),
+        ("Sat, 28 Nov 2026 00:00:00 GMT", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("nan", None),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(header: str, seconds: float | None) -> None:
+    now = 1795827600.0  # 2026-11-28 01:00:00 UTC
+    assert rate_limit.parse_retry_after(header, now) == seconds

@@ -1,34 +1,196 @@
-"""Budget: no run starts once the money spent and committed exceeds `limits.budget_usd`.
+"""Admission of runs: the circuit breaker after infrastructure failures, and the budget.
 
-Running runs finish and are evaluated; no agent is ended for the sake of the budget.
+Circuit breaker: after consecutive infrastructure failures one attempt at a time is admitted as a
+trial, with growing pauses between trials, and only when the engine answers and the provider's host
+is reachable; both checks are free. The first trial that succeeds admits all others.
+
+Budget: no run starts once the money spent and committed exceeds `limits.budget_usd`. Running runs
+finish and are evaluated; no agent is ended for the sake of the budget.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io, locks, processes, session_state
+from cooperflow.engine import containers
+from cooperflow.errors import EngineError
 from cooperflow.experiment.config_schema import RECORDED
 from cooperflow.experiment.plan import Plan, Run
+from cooperflow.jobs import notification
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import forecast, judgement, run_result, usage
 from cooperflow.outcomes.run_result import RUNNING, AttemptRecord, RunRecord
 from cooperflow.processes import Process
 
+# The longest pause between two trials, seconds.
+LONGEST_PAUSE = 600
+# First interval at which a waiting job prints its reason, and interval of its probes, seconds.
+MESSAGE_SECONDS, PROBE_SECONDS = 60, 5
+# Length of the record of attempts that is read, bytes: some hundred attempts.
+TAIL = 65_536
+# Time limit of a probe, seconds.
+PATIENCE = 5.0
+
 SCHEMA = 1
-REASON = "budget"
+BUDGET_REASON = "budget"
 # Longest wait while another run adds up the costs, seconds.
-CLAIM_SECONDS = 120
+BUDGET_CLAIM_SECONDS = 120
 # Interval at which a run that waits for running runs checks the budget, seconds.
 POLL_SECONDS = 1.0
 # Time limit for an evaluation to start after its run or the previous evaluation, seconds; on a
 # cluster its job is queued first.
 QUIET_SECONDS, QUIET_SECONDS_ON_NODE = 10.0, 60.0
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Several consecutive runs that failed because of the infrastructure."""
+
+    runs: int
+    reason: str  # of the last run
+    until: float  # time of the next trial, seconds since the epoch
+
+
+def find_trouble(
+    records: Sequence[Mapping[str, Any]], failures: int, pause: float
+) -> Trouble | None:
+    """Return the trouble that ended attempts (the newest last) show, None if there is none. Pure.
+
+    Args:
+        failures: consecutive runs that open the breaker; 0: it stays closed.
+        pause: before the first trial, seconds.
+    """
+    failed = list(takewhile(lambda record: record["reason"], reversed(records)))
+    runs = len({record["run"] for record in failed})
+    if failures < 1 or runs < failures:
+        return None
+    wait = min(pause * 2.0 ** min(len(failed) - failures, 16), LONGEST_PAUSE)
+    return Trouble(runs, str(failed[0]["reason"]), float(failed[0]["time"]) + wait)
+
+
+def record_end(results: Results, run: Run, reason: str) -> None:
+    """Record the end of an attempt; ``reason``: of an infrastructure failure, otherwise empty."""
+    record = {"time": time.time(), "owner": str(processes.session_process()), "run": run.key}
+    with contextlib.suppress(OSError):  # a full disk is reported as an outcome
+        line = json.dumps({**record, "reason": reason})
+        atomic_io.append_line(results.breaker, line, shared=True)
+
+
+def reset_breaker(results: Results) -> None:
+    """Discard the records of earlier sessions."""
+    Path(results.breaker).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def breaker_admission(plan: Plan, run: Run, evaluation: bool = False) -> Iterator[None]:
+    """Wait until an attempt at ``run`` may start; while the body is a trial, others wait.
+
+    Args:
+        evaluation: an evaluation starts, which needs only the engine.
+
+    Raises:
+        Interrupted: asked to end meanwhile.
+    """
+    with contextlib.ExitStack() as stack:
+        is_trial = False
+        printed, interval = 0.0, float(MESSAGE_SECONDS)
+        started = time.monotonic()
+        while (
+            obstacle := _obstacle(plan, run, evaluation, is_trial)
+        ) and not session_state.halt_message(plan.results):
+            if not is_trial and not evaluation:
+                is_trial = _try_lock(plan.results, stack)
+            if not printed or time.monotonic() - printed > interval:
+                interval = min(2 * interval, LONGEST_PAUSE) if printed else interval
+                printed = time.monotonic()
+                print(f"{run.key}: waiting: {obstacle}", flush=True)
+            minutes = (time.monotonic() - started) / 60
+            if minutes >= plan.config.breaker.notify_minutes:
+                notification.send(
+                    plan, notification.WAITING, f"Runs wait for {minutes:.0f} min: {obstacle}"
+                )
+            for _ in range(PROBE_SECONDS * 5):
+                processes.raise_if_orphaned()
+                time.sleep(0.2)
+        if printed:
+            print(f"{run.key}: continues", flush=True)
+        yield
+
+
+def _obstacle(plan: Plan, run: Run, evaluation: bool, is_trial: bool) -> str:
+    """Return the reason why no attempt may start now, empty if it may."""
+    config = plan.config.breaker
+    if config.failures < 1:
+        return ""
+    trouble = None
+    if not evaluation:
+        session = str(processes.session_process())
+        records = atomic_io.read_lines(plan.results.breaker, TAIL)
+        ends = [record for record in records if record.get("owner") == session]
+        trouble = find_trouble(ends, config.failures, config.pause_seconds)
+    engine_error = engine_problem() if plan.config.docker else ""
+    if engine_error:
+        return f"{engine_error}. It continues when the engine answers."
+    if trouble is None:
+        return ""
+    failures = f"the last {trouble.runs} runs ended as {trouble.reason}"
+    unreachable = provider_problem(run.experiment.api_base)
+    if unreachable:
+        return f"{failures}; {unreachable}. It continues when the provider is reachable."
+    if not is_trial:
+        return f"{failures}; another run is the trial."
+    if time.time() < trouble.until:
+        return f"{failures}; next trial in {trouble.until - time.time():.0f} s."
+    return ""
+
+
+def _try_lock(results: Results, stack: contextlib.ExitStack) -> bool:
+    """Take the lock of the trial; return whether it was free."""
+    stream = results.breaker.with_suffix(".lock").open("a")
+    if not locks.try_lock(stream.fileno()):
+        stream.close()
+        return False
+    stack.enter_context(stream)
+    return True
+
+
+def engine_problem() -> str:
+    """Return why the engine cannot start a run, empty if it can."""
+    try:
+        containers.engine(PATIENCE).close()
+    except EngineError as error:
+        return f"Docker does not answer ({str(error)[:120]})"
+    return ""
+
+
+def provider_problem(url: str | None) -> str:
+    """Return why the provider's host cannot be reached, empty if it can (or is not known).
+
+    The client library of the calls makes the request, so that a proxy is used for both or for
+    neither. No model is called, so nothing is paid; any answer, or a time-out, counts as reached.
+    """
+    import httpx
+
+    if not url:
+        return ""
+    try:
+        # Nothing secret is sent, and certificates are not verified here.
+        httpx.head(url, timeout=PATIENCE, verify=False)
+    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+        where = httpx.URL(url)
+        port = where.port or (80 if where.scheme == "http" else 443)
+        return f"{where.host}:{port} cannot be reached ({error or type(error).__name__})"
+    except Exception:  # a broken answer is an answer; an unknown kind of proxy fails the call
+        return ""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +238,7 @@ def read_position(plan: Plan) -> Position | None:
     )
 
 
-def describe(plan: Plan) -> str | None:
+def describe_budget(plan: Plan) -> str | None:
     """Return the budget as a line of text, None without a budget."""
     position = read_position(plan)
     return None if position is None else f"budget: {position}"
@@ -111,7 +273,7 @@ def _assumptions(plan: Plan) -> dict[str, float | None]:
 
 
 @contextlib.contextmanager
-def admission(plan: Plan, run: Run) -> Iterator[str]:
+def budget_admission(plan: Plan, run: Run) -> Iterator[str]:
     """Admit a run; yield the reason if it must not start, otherwise an empty text.
 
     The body must record the attempt as running: until then no other run is admitted, so that two
@@ -127,13 +289,13 @@ def admission(plan: Plan, run: Run) -> Iterator[str]:
         return
     others = _Others(plan)
     while not session_state.halt_message(plan.results):
-        with locks.claim(plan.results.claims, "budget", CLAIM_SECONDS):
+        with locks.claim(plan.results.claims, "budget", BUDGET_CLAIM_SECONDS):
             position = read_position(plan)
             if position is None or not position.reached:
                 yield ""
                 return
         if not position.running and others.have_finished():
-            yield compose_message(plan, position)
+            yield budget_message(plan, position)
             return
         processes.raise_if_orphaned()
         time.sleep(POLL_SECONDS)
@@ -165,7 +327,7 @@ class _Others:
         return not pending or now - self._changed > quiet
 
 
-def compose_message(plan: Plan, position: Position) -> str:
+def budget_message(plan: Plan, position: Position) -> str:
     """Return the message of a reached budget: the remaining runs and how to continue."""
     spent, assumed = read_spending(plan.results), _assumptions(plan)
     names = [

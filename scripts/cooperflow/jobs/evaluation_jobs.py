@@ -1,0 +1,370 @@
+"""Jobs of the rules eval, own and oracle_pair: the benchmark's tests on a pair's patches."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cooperflow import atomic_io, layout
+from cooperflow.analysis import losses
+from cooperflow.analysis.losses import OwnFeature
+from cooperflow.attempt import evaluation
+from cooperflow.errors import EngineError, UserError
+from cooperflow.experiment import dataset
+from cooperflow.experiment.plan import Plan, Run
+from cooperflow.images import disk_space, verification
+from cooperflow.jobs import admission
+from cooperflow.jobs.job import DONE, FAILED, Conclusion, Job, Try, corrupt_result
+from cooperflow.layout import Pair, RunFolder
+from cooperflow.outcomes import judgement, oracle, patch_text, run_result
+from cooperflow.outcomes.judgement import Verdict
+from cooperflow.outcomes.oracle import Probe
+from cooperflow.outcomes.run_result import EvalRecord, RunRecord
+from cooperflow.upstream import result_files
+
+SCHEMA = 1
+
+
+class EvalJob(Job):
+    """The evaluation of one run."""
+
+    def __init__(self, plan: Plan, run: Run, this_try: Try) -> None:
+        super().__init__(plan, run.key, this_try, lock=f"eval {run.key}")
+        self._run = run
+        self._folder = run.folder(plan.results)
+
+    def folders(self) -> Iterable[Path]:
+        return self._folder.path, self._folder.evals
+
+    def admission(self) -> contextlib.AbstractContextManager[None]:
+        return admission.breaker_admission(self.plan, self._run, evaluation=True)
+
+    def execute(self) -> Conclusion:
+        folder, run = self._folder, self._run
+        record = RunRecord.read(atomic_io.read_json(folder.result))
+        if record is None:
+            return corrupt_result(folder.result)
+        if record.outcome is not None:
+            final = Verdict(record.outcome, record.reason)
+            return Conclusion("", False, lambda: self._publish(None, final, 0.0))
+        started = time.monotonic()
+        subject = evaluation.Subject(
+            key=run.key,
+            run_name=run.experiment.run_name,
+            mode=run.experiment.setting.mode,
+            pair=run.pair,
+            files={p.name: p for p in [folder.result, *folder.path.glob("*.patch")]},
+        )
+        document = evaluation.evaluate(self.plan, subject, evaluation.next_folder(folder.evals))
+        verdict = judge_document(document, folder.path, record.reason)
+
+        def publish() -> int:
+            return self._publish(document, verdict, time.monotonic() - started, verbose=True)
+
+        return Conclusion(f"evaluation: {verdict.outcome} {verdict.reason}", verdict.again, publish)
+
+    def _publish(
+        self,
+        document: Mapping[str, Any] | None,
+        verdict: Verdict,
+        seconds: float,
+        verbose: bool = False,
+    ) -> int:
+        run = self._run
+        complete = document or untested_document(run, verdict)
+        publish_verdict(self.plan, run, self._folder, complete, verdict, seconds)
+        if verbose:
+            print(f"{run.key}: {verdict.outcome} {verdict.reason} {verdict.caveat}".rstrip())
+            if judgement.NO_TESTS_RUN in verdict.caveat:
+                print(f"{run.key}: no test ran for feature {_untested_features(run, complete)}.")
+        return DONE
+
+    def release(self) -> None:
+        for image in dict.fromkeys((self._run.image, self._run.pair.image)):
+            disk_space.remove_unneeded(self.plan, image)
+
+
+def _untested_features(run: Run, document: Mapping[str, Any]) -> str:
+    """Return the data set's numbers of the features for which no test passed."""
+    numbered = enumerate(run.pair.sorted_features, start=1)
+    counts = {f: judgement.count_tests(result_files.output_of(document, n)) for n, f in numbered}
+    return " and ".join(str(feature) for feature, count in counts.items() if not count)
+
+
+def judge_document(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
+    """Return the verdict of upstream's document about the patches in the folder ``patches``."""
+    contents = [path.read_bytes() for path in sorted(patches.glob("*.patch"))]
+    return judgement.judge_eval(
+        document,
+        [patch_text.is_empty(content) for content in contents],
+        reason,
+        max(map(len, contents), default=0),
+        patch_text.all_caveats(contents),
+    )
+
+
+def publish_verdict(
+    plan: Plan,
+    run: Run,
+    folder: RunFolder,
+    document: Mapping[str, Any],
+    verdict: Verdict,
+    seconds: float,
+    caveats: Sequence[str] = (),
+) -> None:
+    """Write eval.json with the run's final outcome, and make the tables older than it.
+
+    Args:
+        caveats: those of the run where its result.json is not written yet.
+    """
+    assert verdict.outcome is not None
+    outputs = [result_files.output_of(document, number) for number in (1, 2)]
+    record = EvalRecord(
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        caveat=_merge_caveats(folder, verdict, caveats),
+        seconds=round(seconds, 3),
+        tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
+    )
+    atomic_io.write_json(folder.eval, {**document, "workflow": record.as_dict()})
+    run_result.make_stale(plan.results, folder.eval)
+    is_broken = verdict.reason == judgement.EVAL_ERROR
+    run_result.mark_broken(plan.results, run.dashed, run.key, is_broken)
+
+
+def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
+    """Return the caveats of the evaluation and of the run."""
+    record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
+    limit = [judgement.OUTPUT_LIMIT] if record.cut_answers else []
+    caveats = [*filter(None, [verdict.caveat]), *limit, *(record.caveats or others)]
+    return ";".join(dict.fromkeys(caveats))
+
+
+def untested_document(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """Return a document in upstream's form for a run that was not tested."""
+    feature = {"passed": False, "test_output": ""}
+    has_error = verdict.outcome == judgement.INFRA_ERROR
+    return {
+        "repo": run.pair.repo,
+        "task_id": run.pair.task_id,
+        "features": list(run.pair.sorted_features),
+        "setting": run.experiment.setting.mode,
+        "merge": None,
+        "feature1": feature,
+        "feature2": feature,
+        "both_passed": False,
+        "error": f"{verdict.outcome}: {verdict.reason}" if has_error else None,
+        "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+class OwnJob(Job):
+    """The evaluation of each agent's own feature in one run."""
+
+    def __init__(self, plan: Plan, run: Run, this_try: Try) -> None:
+        super().__init__(plan, f"own {run.key}", this_try)
+        self._run = run
+        self._folder = run.folder(plan.results)
+
+    def folders(self) -> Iterable[Path]:
+        return (self._folder.path,)
+
+    def admission(self) -> contextlib.AbstractContextManager[None]:
+        return admission.breaker_admission(self.plan, self._run, evaluation=True)
+
+    def execute(self) -> Conclusion:
+        folder, run = self._folder, self._run
+        record = RunRecord.read(atomic_io.read_json(folder.result))
+        if record is None:
+            return corrupt_result(folder.result)
+        is_infra = record.outcome == judgement.INFRA_ERROR
+        reason = record.reason or judgement.INFRA_ERROR if is_infra else ""
+        own: dict[str, OwnFeature] = {}
+        for number, feature in enumerate(run.pair.sorted_features, start=1):
+            own[f"agent{number}"] = self._judge(number, feature, reason)
+            if own[f"agent{number}"].broke and not self.this_try.last:
+                return Conclusion("evaluation broke", True, lambda: FAILED)
+        return Conclusion("", False, lambda: self._publish(own))
+
+    def _judge(self, number: int, feature: int, reason: str) -> OwnFeature:
+        """Return the verdict on the patch of agent ``number``, tested if necessary."""
+        run, path = self._run, self._folder.path / result_files.patch_name(feature)
+        patch = path.read_bytes() if path.is_file() else None
+        untested = losses.judge_untested(feature, patch, reason)
+        if untested is not None or patch is None:
+            return untested or OwnFeature(feature, None)
+        folder = evaluation.next_folder(self._folder.own_evals(f"agent{number}"))
+        folder.mkdir(parents=True)
+        document = folder / "solo.json"
+        document.write_bytes(evaluation.minimal_result(run.pair, "solo"))
+        subject = evaluation.Subject(
+            key=f"{run.key} agent{number} alone",
+            run_name=run.experiment.run_name,
+            mode="solo",
+            pair=run.pair,
+            files={"solo.patch": path, "result.json": document},
+        )
+        started = time.monotonic()
+        tested = evaluation.evaluate(self.plan, subject, folder)
+        seconds = time.monotonic() - started
+        return losses.judge_tested(feature, number, patch, tested, seconds)
+
+    def _publish(self, own: Mapping[str, OwnFeature]) -> int:
+        plan, run = self.plan, self._run
+        base = {
+            "repo": run.pair.repo,
+            "task_id": run.pair.task_id,
+            "features": list(run.pair.sorted_features),
+        }
+        atomic_io.write_json(self._folder.own, losses.make_document(base, own))
+        run_result.make_stale(plan.results, self._folder.own)
+        is_broken = any(verdict.broke for verdict in own.values())
+        run_result.mark_broken(plan.results, layout.own_marker(run.dashed), run.key, is_broken)
+        words = {True: "passed", False: "failed", None: "unknown"}
+        for agent, verdict in own.items():
+            print(f"{run.key}: {agent} alone: {words[verdict.passed]} {verdict.reason}".rstrip())
+        return DONE
+
+    def release(self) -> None:
+        disk_space.remove_unneeded(self.plan, self._run.pair.image)
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A repetition of the evaluations of a pair's gold patches."""
+
+    pair: Pair
+    number: int
+
+
+class OracleJob(Job):
+    """One repetition of a pair's oracle."""
+
+    def __init__(self, plan: Plan, repetition: Repetition, this_try: Try) -> None:
+        pair, number = repetition.pair, repetition.number
+        super().__init__(plan, f"oracle/{pair.folder}/{number}", this_try)
+        self._pair, self._number = pair, number
+
+    @staticmethod
+    def find(plan: Plan, key: str) -> Repetition:
+        """Return the repetition with a key of the form oracle/{pair}/{number}.
+
+        Raises:
+            UserError: the config has no such pair.
+        """
+        folder, _, number = key.removeprefix("oracle/").rpartition("/")
+        return Repetition(plan.pair(folder), int(number))
+
+    def execute(self) -> Conclusion:
+        plan, pair = self.plan, self._pair
+        patches, kind = gold_patches(Path(plan.config.dataset.dir), pair)
+        image, refusal = _pair_image(plan, pair)
+        probes: dict[str, Probe] = {}
+        names = oracle.PROBES + (oracle.OWN if plan.config.evaluation.own_features else ())
+        summary, again = f"not evaluated: {refusal}", bool(refusal)
+        if refusal:
+            probes = dict.fromkeys(names, Probe.without_verdict(refusal))
+            if self.this_try.last:
+                print(f"{self.key}: {summary}")
+        for name in names if not refusal else ():
+            probes[name] = self._probe(name, patches[name], image)
+            if probes[name].broke and not self.this_try.last:
+                summary, again = f"{name}: evaluation broke ({probes[name].broke})", True
+                break
+        caveats = patch_text.all_caveats(
+            content for files in patches.values() for content in files.values()
+        )
+        return Conclusion(summary, again, lambda: self._publish(probes, image, kind, caveats))
+
+    def _publish(
+        self, probes: Mapping[str, Probe], image: str | None, kind: str, caveats: object
+    ) -> int:
+        plan, pair, number = self.plan, self._pair, self._number
+        document = {
+            "schema": SCHEMA,
+            "repo": pair.repo,
+            "task_id": pair.task_id,
+            "features": list(pair.sorted_features),
+            "repeat": number,
+            "solo_patch": kind,
+            "task_hash": dataset.task_hash(Path(plan.config.dataset.dir), pair.repo, pair.task_id),
+            "image_id": image,
+            "patch_text": caveats,
+            "probes": {name: probe.as_dict() for name, probe in probes.items()},
+            "time": time.time(),
+        }
+        marker = layout.oracle_marker(pair.folder, number)
+        is_broken = any(probe.broke for probe in probes.values())
+        run_result.mark_broken(plan.results, marker, str(pair), is_broken)
+        atomic_io.write_json(plan.results.oracle_repeat(pair, number), document)
+        row = oracle.row(pair, [document])
+        print(f"{self.key}: {row['status']} {row['reason']} ({row['seconds']} s for solo)")
+        return DONE
+
+    def _probe(self, name: str, patches: Mapping[str, bytes], image: str | None) -> Probe:
+        """Evaluate one set of patches, or return the result of an interrupted try."""
+        pair = self._pair
+        folder = self.plan.results.oracle(pair) / str(self._number) / name
+        previous = atomic_io.read_json(folder / "probe.json")
+        if isinstance(previous, dict) and previous.get("image_id", image) == image:
+            return Probe.parse(previous)
+        mode = oracle.COOP if name == oracle.COOP else oracle.SOLO
+        shutil.rmtree(folder / "patches", ignore_errors=True)
+        (folder / "patches").mkdir(parents=True)
+        files = {}
+        result = evaluation.minimal_result(pair, mode)
+        for file, content in {**patches, "result.json": result}.items():
+            files[file] = folder / "patches" / file
+            files[file].write_bytes(content)
+        started = time.monotonic()
+        subject = evaluation.Subject(f"{self.key}/{name}", "oracle", mode, pair, files)
+        document = evaluation.evaluate(self.plan, subject, evaluation.next_folder(folder / "evals"))
+        probe = oracle.probe(document, time.monotonic() - started)
+        if not probe.broke:
+            atomic_io.write_json(folder / "probe.json", {"image_id": image, **probe.as_dict()})
+        return probe
+
+    def release(self) -> None:
+        disk_space.remove_unneeded(self.plan, self._pair.image)
+
+
+def _pair_image(plan: Plan, pair: Pair) -> tuple[str | None, str]:
+    """Return the id of the pair's image on the engine, or the reason why it must not be used."""
+    if not plan.config.docker:
+        return (atomic_io.read_json(plan.results.sentinel(pair.image)) or {}).get("id"), ""
+    try:
+        return verification.ensure_same(plan, pair.image), ""
+    except (EngineError, UserError) as error:
+        return None, str(error)
+
+
+def gold_patches(root: Path, pair: Pair) -> tuple[dict[str, dict[str, bytes]], str]:
+    """Return each probe's patches by upstream's file names, and the kind of the solo patch.
+
+    The data set's combined.patch has all features of a task and is the solution that its authors
+    verified. For a task without it the patches of the two features are concatenated, which
+    `git apply` accepts as long as they do not change the same lines.
+    """
+    folder = dataset.task_folder(root, pair.repo, pair.task_id)
+    single = {n: (folder / f"feature{n}" / "feature.patch").read_bytes() for n in pair.features}
+    combined = folder / "combined.patch"
+    if combined.is_file():
+        solo, kind = combined.read_bytes(), "combined"
+    else:
+        solo = b"".join(single[n].rstrip(b"\n") + b"\n" for n in pair.sorted_features)
+        kind = "stacked"
+    patches = {
+        oracle.SOLO: {"solo.patch": solo},
+        oracle.COOP: {f"agent{n}.patch": single[n] for n in pair.features},
+        **{
+            name: {"solo.patch": single[n]}
+            for name, n in zip(oracle.OWN, pair.sorted_features, strict=True)
+        },
+        oracle.CONTROL: {"solo.patch": oracle.CONTROL_PATCH.encode()},
+    }
+    return patches, kind
