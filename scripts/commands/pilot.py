@@ -13,7 +13,7 @@ from cooperflow import layout
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.session import estimate
+from cooperflow.session import session_start
 
 
 def main() -> int:
@@ -33,7 +33,11 @@ def main() -> int:
             return code
     pending = [run for run in plan.runs if not run.folder(plan.results).result.exists()]
     print(f"\nRemaining runs of {plan.choice}: {len(pending)}")
-    print("\n".join(estimate.text(estimate.make(plan, pending), arguments.slots)))
+    print(
+        "\n".join(
+            session_start.estimate_text(session_start.make_estimate(plan, pending), arguments.slots)
+        )
+    )
     return 0
 
 

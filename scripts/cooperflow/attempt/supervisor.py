@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io, layout, processes, redaction, runtime_dir
-from cooperflow.attempt import child_process, container_monitor, services
-from cooperflow.attempt.attempt import Attempt
+from cooperflow.attempt import child_process, container_monitor
+from cooperflow.attempt.attempt import (
+    Attempt,
+    Services,
+    read_model_kwargs,
+    start_for_containers,
+    start_replay_server,
+    start_store,
+    start_store_on_network,
+)
 from cooperflow.attempt.container_monitor import (
     ENGINE_PATIENCE,
     ContainerMonitor,
@@ -24,7 +32,6 @@ from cooperflow.attempt.container_monitor import (
 )
 from cooperflow.attempt.message_store import RedisServer
 from cooperflow.attempt.model_gateway import Upstream
-from cooperflow.attempt.services import Services
 from cooperflow.engine import containers, modal_sandboxes, networks
 from cooperflow.engine.networks import Network
 from cooperflow.errors import EngineError, StoreError, UserError
@@ -65,9 +72,7 @@ def run_attempt(attempt: Attempt) -> Evidence:
         model = attempt.experiment.model
         agent_file: dict[str, Any] = attempt.agent_file()
         if model.replay:
-            base = services.start_replay_server(
-                str(attempt.recordings), attempt.folder, model.model, stack
-            )
+            base = start_replay_server(str(attempt.recordings), attempt.folder, model.model, stack)
             agent_file["config"]["model"]["model_kwargs"]["api_base"] = base
         try:
             started = _start_services(attempt, agent_file, scratch, stack)
@@ -219,19 +224,19 @@ def _start_services(
         upstream = Upstream(
             model.model,
             attempt.key,
-            services.read_model_kwargs(agent_file),
+            read_model_kwargs(agent_file),
             attempt.plan.config.limits.call_tries,
             attempt.call_log,
             attempt.rate_limit,
             model.return_tool_plan,
         )
-        return services.start_for_containers(attempt, upstream, scratch, stack)
+        return start_for_containers(attempt, upstream, scratch, stack)
     network = _create_network(attempt) if attempt.is_docker else None
     if not setting.redis:
         return Services()
     if network is None or not experiment.store_in_containers:
-        return services.start_store(attempt, scratch, stack)
-    started = services.start_store_on_network(network, attempt, scratch, stack)
+        return start_store(attempt, scratch, stack)
+    started = start_store_on_network(network, attempt, scratch, stack)
     if setting.git:
         return started  # upstream connects the agents' containers itself
     return dataclasses.replace(started, run_arguments=[f"--network={network.name}"])

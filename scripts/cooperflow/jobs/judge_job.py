@@ -264,7 +264,7 @@ def opened(plan: Plan, experiment: Experiment, folder: Path) -> Iterator[Ask]:
     Raises:
         UserError: the key is missing or unusable.
     """
-    from cooperflow.attempt import attempt, child_process, services
+    from cooperflow.attempt import attempt, child_process
 
     model = experiment.model
     key = attempt.provider_key(model)
@@ -288,7 +288,7 @@ def opened(plan: Plan, experiment: Experiment, folder: Path) -> Iterator[Ask]:
         stack.callback(_wait_for_records, folder)
         base = experiment.api_base
         if model.replay is not None:
-            base = services.start_replay_server(model.replay, folder, model.model, stack)
+            base = attempt.start_replay_server(model.replay, folder, model.model, stack)
         options = {**experiment.connection, **({"api_base": base} if base else {})}
 
         def ask(name: str, messages: Sequence[Mapping[str, str]]) -> str:

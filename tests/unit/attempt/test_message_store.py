@@ -11,7 +11,7 @@ import pytest
 import redis
 import synthetic
 
-from cooperflow.attempt import message_store, services
+from cooperflow.attempt import attempt, message_store
 from cooperflow.attempt.attempt import Attempt
 from cooperflow.attempt.message_store import COMMANDS, RedisServer
 from cooperflow.engine import networks
@@ -46,7 +46,7 @@ def test_a_network_without_a_gateway_is_no_network_for_a_store(tmp_path: Path) -
     plan = synthetic.make_plan(tmp_path / "results", "flash")
     wanted = Attempt(plan, plan.runs[0], tmp_path, Labels("r", "run", "t", "o"))
     with contextlib.ExitStack() as stack, pytest.raises(StoreError, match="has no gateway"):
-        services.start_store_on_network(networks.Network("own", None), wanted, tmp_path, stack)
+        attempt.start_store_on_network(networks.Network("own", None), wanted, tmp_path, stack)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from cooperflow import atomic_io
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as plan_module
-from cooperflow.session import estimate, model_check
+from cooperflow.session import model_check, session_start
 
 MODELS = {"m": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}}
 
@@ -27,7 +27,7 @@ def shipped() -> plan_module.Plan:
 
 def test_the_default_is_the_public_run(shipped: plan_module.Plan) -> None:
     """300 runs of the shipped experiment cost 138.59 USD; the range is a third to three times."""
-    made = estimate.make(shipped, shipped.runs)
+    made = session_start.make_estimate(shipped, shipped.runs)
     costs = [one.cost for one in made if one.cost is not None]
     assert [one.runs for one in made] == [100, 100, 100]
     assert sum(cost.mid for cost in costs) == pytest.approx(138.59, rel=0.001)
@@ -36,7 +36,7 @@ def test_the_default_is_the_public_run(shipped: plan_module.Plan) -> None:
     for cost in costs:
         assert cost.mid / cost.low == pytest.approx(3.2, abs=0.3)
         assert cost.high / cost.mid == pytest.approx(2.9, abs=0.3)
-    text = "\n".join(estimate.text(made, 4))
+    text = "\n".join(session_start.estimate_text(made, 4))
     assert "assumed: 10.4 calls of 10000 tokens" in text
     assert "assumed: 21.4 calls of 10000 tokens" in text
 
@@ -44,7 +44,7 @@ def test_the_default_is_the_public_run(shipped: plan_module.Plan) -> None:
 def test_an_assumption_of_the_config_wins(make_plan: Any) -> None:
     assume = {"calls": 40, "input_tokens": 15_000, "output_tokens": 250}
     plan = make_plan(models=MODELS, assume=assume)
-    solo, coop = estimate.make(plan, plan.runs)
+    solo, coop = session_start.make_estimate(plan, plan.runs)
     assert solo.cost is not None
     assert coop.cost is not None
     # 40 calls of 15,000 in at 2.50 and 250 out at 10.00 USD a million tokens, 4 pairs
@@ -55,11 +55,11 @@ def test_an_assumption_of_the_config_wins(make_plan: Any) -> None:
 def test_finished_runs_replace_the_assumption_from_the_first_on(make_plan: Any) -> None:
     plan = make_plan(models=MODELS)
     solo = [run for run in plan.runs if run.experiment.setting.name == "solo"]
-    expected = [estimate.make(plan, solo[3:])[0]]
+    expected = [session_start.make_estimate(plan, solo[3:])[0]]
     for run, cost in zip(solo, (3.0, 2.0, 4.0), strict=False):
         told = {"cost_usd": cost, "seconds": 60.0, "outcome": None}
         atomic_io.write_json(run.folder(plan.results).result, {"workflow": told})
-        expected += estimate.make(plan, solo[3:])
+        expected += session_start.make_estimate(plan, solo[3:])
     means = [one.cost.mid for one in expected if one.cost is not None]
     assert means[0] < 0.3 < means[1] < means[2] < means[3] < 3.0
     assert 60 < expected[-1].seconds.mid < 300
@@ -67,15 +67,17 @@ def test_finished_runs_replace_the_assumption_from_the_first_on(make_plan: Any) 
 
 
 def test_nothing_to_do_costs_nothing(make_plan: Any) -> None:
-    assert estimate.text(estimate.make(make_plan(models=MODELS), []), 4) == [
-        "estimate: no runs pending"
-    ]
+    assert session_start.estimate_text(
+        session_start.make_estimate(make_plan(models=MODELS), []), 4
+    ) == ["estimate: no runs pending"]
 
 
 def test_an_unknown_price_is_no_price(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_check, "probe", lambda *_, **__: {"known": True, "price": None})
     plan = make_plan(models={"m": {"model": "openai/mine"}})
-    assert "price unknown" in "\n".join(estimate.text(estimate.make(plan, plan.runs), 4))
+    assert "price unknown" in "\n".join(
+        session_start.estimate_text(session_start.make_estimate(plan, plan.runs), 4)
+    )
 
 
 def test_an_unknown_price_is_no_price_after_runs_either(
@@ -85,4 +87,4 @@ def test_an_unknown_price_is_no_price_after_runs_either(
     plan = make_plan(models={"m": {"model": "openai/mine"}})
     told = {"cost_usd": 0.0, "seconds": 60.0, "outcome": None}
     atomic_io.write_json(plan.runs[0].folder(plan.results).result, {"workflow": told})
-    assert estimate.make(plan, plan.runs[1:])[0].cost is None
+    assert session_start.make_estimate(plan, plan.runs[1:])[0].cost is None
