@@ -20,13 +20,7 @@ import pytest
 from constructed import Truth
 
 from cooperflow.analysis import communication
-from cooperflow.tables import (
-    breakdowns,
-    communication_tables,
-    comparison,
-    findings,
-    run_table,
-)
+from cooperflow.tables import breakdowns, communication_tables, comparison, findings, run_table
 
 Task = tuple[str, int]
 COOP = ("coop-comm", "coop-nocomm")

@@ -10,7 +10,7 @@ from rich.console import Console
 from cooperflow.experiment import config, fingerprint
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.tables import findings, notable_runs, run_table, terminal_tables
+from cooperflow.tables import findings, run_table, terminal_tables
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
         fingerprint.notes(plan),
         findings.of_plan(plan, runs),
     )
-    for entry in notable_runs.of_plan(plan, runs):
+    for entry in findings.notable_runs(plan, runs):
         print(f"look at  {entry.line} {entry.name}")
     rest = "" if len(runs) == len(plan.runs) else "; the others have no row"
     print(f"{len(runs)} of {len(plan.runs)} runs have started{rest}.")

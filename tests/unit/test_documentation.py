@@ -10,7 +10,7 @@ import pytest
 from cooperflow.analysis import symptoms
 from cooperflow.outcomes import oracle
 from cooperflow.report import pages
-from cooperflow.tables import breakdowns, communication_tables, comparison, difficulty, run_table
+from cooperflow.tables import breakdowns, communication_tables, comparison, paper_tables, run_table
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUALS = sorted(
@@ -72,7 +72,7 @@ SUMMARY = (*run_table.SUMMARY_COLUMNS, *ORACLE_SUMMARY)
         ("tables/repeats.csv", breakdowns.REPEATS_COLUMNS),
         (
             "tables/by_difficulty.csv and coordination_gap.csv",
-            (*difficulty.BUCKET_COLUMNS, *difficulty.GAP_COLUMNS),
+            (*paper_tables.BUCKET_COLUMNS, *paper_tables.GAP_COLUMNS),
         ),
     ],
 )

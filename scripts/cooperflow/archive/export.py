@@ -22,7 +22,7 @@ from cooperflow.analysis.run_files import Source
 from cooperflow.archive import bundle, provenance, run_formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
-from cooperflow.tables import difficulty, run_table
+from cooperflow.tables import paper_tables, run_table
 from cooperflow.upstream import result_files
 
 ATIF = "atif"
@@ -172,7 +172,7 @@ WEBSITE_NOTE = "Recorded answers were played, no model answered. Not a result of
 def website_index(runs: pd.DataFrame) -> dict[str, Any]:
     """Return index.json of the runs of one setting."""
     tasks: dict[tuple[Any, ...], dict[str, Any]] = {}
-    done = runs[runs["outcome"].isin([judgement.PASS, judgement.FAIL])]
+    done = runs[runs["outcome"].isin(judgement.GRADED)]
     for row in done.to_dict("records"):
         a, b = str(row["features"]).split(",")
         task = tasks.setdefault(
@@ -186,7 +186,7 @@ def website_index(runs: pd.DataFrame) -> dict[str, Any]:
             },
         )
         result: dict[str, Any] = {"passed": bool(row["outcome"] == judgement.PASS)}
-        if row["mode"] != difficulty.SOLO:
+        if row["mode"] != paper_tables.SOLO:
             result["hasConflict"] = bool(row["merge_status"] == result_files.CONFLICTS)
         if bool(row["replay"]):
             result["replay"] = True

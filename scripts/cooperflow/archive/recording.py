@@ -210,7 +210,7 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
     """Write the recordings of a run; return why it has none, empty if it has."""
     folder = run.folder(plan.results)
     final = EvalRecord.read(atomic_io.read_json(folder.eval))
-    if final.outcome not in (judgement.PASS, judgement.FAIL):
+    if final.outcome not in judgement.GRADED:
         return f"it is {final.outcome or 'unfinished'} {final.reason}"
     answers = _answers(run, folder)
     agents = ["solo"] if run.experiment.setting.mode == "solo" else ["agent1", "agent2"]

@@ -282,7 +282,7 @@ def _model(sources: Sequence[Source], rows: Sequence[Mapping[Any, Any]]) -> str:
 def _sample(row: Mapping[Any, Any], source: Source, model: str) -> dict[str, Any]:
     key = f"{row['repo']}/{row['task_id']}/{row['features']}"
     messages = _messages(source, key)
-    evaluated = row["outcome"] in (judgement.PASS, judgement.FAIL)
+    evaluated = row["outcome"] in judgement.GRADED
     words = {n: str(row[n]) for n in ("outcome", "reason", "caveat", "setting", "merge_status")}
     sample: dict[str, Any] = {
         "id": key,

@@ -28,7 +28,7 @@ from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.jobs.job import DONE, INTERRUPTED, TRY_AGAIN, claim_seconds
 from cooperflow.outcomes import judgement, usage
 from cooperflow.processes import Interrupted
-from cooperflow.tables import difficulty, run_table
+from cooperflow.tables import paper_tables, run_table
 
 NAME = "judge"
 # Pauses between the tries of a call, seconds: as the agent's.
@@ -125,7 +125,7 @@ def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
     if not plan.results.runs_csv.is_file():
         raise UserError(f"{plan.results.runs_csv} is missing. Run `snakemake -j 4 all` first.")
     table = run_table.read_runs(plan.results.runs_csv)
-    failed = table[(table["outcome"] == judgement.FAIL) & (table["mode"] != difficulty.SOLO)]
+    failed = table[(table["outcome"] == judgement.FAIL) & (table["mode"] != paper_tables.SOLO)]
     rows = {_run_key(row): row for row in failed.to_dict("records")}
     judge = plan.config.judge
     redactor = redaction.Redactor.of(redaction.raw_values(plan.config.key_names, os.environ))

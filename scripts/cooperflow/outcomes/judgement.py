@@ -19,6 +19,7 @@ PASS = "pass"
 FAIL = "fail"
 INFRA_ERROR = "infra_error"
 OUTCOMES = (PASS, FAIL, INFRA_ERROR)
+GRADED = (PASS, FAIL)  # the outcomes that a pass rate counts
 
 # Reasons of `fail`.
 TESTS_FAILED = "tests_failed"

@@ -13,8 +13,7 @@ import pandas as pd
 from cooperflow import layout
 from cooperflow.analysis import communication, losses
 from cooperflow.outcomes import judgement
-from cooperflow.tables import difficulty, reference
-from cooperflow.tables import losses as loss_tables
+from cooperflow.tables import loss_tables, paper_tables
 from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.run_table import read_runs, read_table
 from cooperflow.upstream import published
@@ -278,7 +277,7 @@ def paired_outcomes(tables: Tables) -> Shares:
 def paper_difficulty(tables: Tables) -> Curves:
     """Curves on the paper's scale, with the published pooled curves in each panel."""
     table_all = tables.breakdowns["by_difficulty"]
-    table = table_all[table_all["scale"] == difficulty.PAPER_SCALE]
+    table = table_all[table_all["scale"] == paper_tables.PAPER_SCALE]
     curves = _curves(table, looks(table_all["setting"]))
     panels = tuple(dict.fromkeys(curve.panel for curve in curves)) or (NO_SCALE,)
     rows = published.read_curve()
@@ -305,9 +304,9 @@ def published_rates(tables: Tables) -> Points:
     """Pass rates beside those published rows that were measured by a comparable merge."""
     table = tables.breakdowns["published"]
     table = table[
-        (table["comparable"].astype(str) == "True") & (table["model"] != difficulty.POOLED)
+        (table["comparable"].astype(str) == "True") & (table["model"] != paper_tables.POOLED)
     ]
-    own = table["source"] == reference.OWN
+    own = table["source"] == paper_tables.THIS
     look = looks(tables.summary["setting"])
     grey = Look("published", PUBLISHED_COLOURS[0], "circle")
     points = []
@@ -329,9 +328,9 @@ def published_rates(tables: Tables) -> Points:
 
 def coordination_gap(tables: Tables) -> Curves:
     table_all = tables.breakdowns["by_difficulty"]
-    pairwise = table_all[table_all["scale"] == difficulty.PAIR_SCALE]
+    pairwise = table_all[table_all["scale"] == paper_tables.PAIR_SCALE]
     # With one model and one repeat a pair is either easy or hard; tasks are in between.
-    scale = difficulty.PAIR_SCALE if pairwise["bucket"].nunique() > 2 else difficulty.TASK_SCALE
+    scale = paper_tables.PAIR_SCALE if pairwise["bucket"].nunique() > 2 else paper_tables.TASK_SCALE
     table = table_all[table_all["scale"] == scale]
     curves = _curves(table, looks(table_all["setting"]))
     return Curves(
@@ -357,7 +356,7 @@ def _curves(table: pd.DataFrame, look: Mapping[str, Look]) -> list[Curve]:
             )
             for row in rows.to_dict("records")
         )
-        middles = tuple((bucket + 0.5) / difficulty.BUCKETS for bucket in rows["bucket"])
+        middles = tuple((bucket + 0.5) / paper_tables.BUCKETS for bucket in rows["bucket"])
         curves.append(Curve(str(model), str(setting), drawn.colour, middles, points))
     return curves
 

@@ -21,7 +21,7 @@ from cooperflow.outcomes import judgement
 from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import Tables
 from cooperflow.report import front_page, pages, safe_text
-from cooperflow.tables import breakdowns, communication_tables, comparison, findings, notable_runs
+from cooperflow.tables import breakdowns, communication_tables, comparison, findings
 from cooperflow.tables.run_table import read_runs, read_table
 
 HERE = Path(__file__).parent
@@ -84,7 +84,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "findings": findings.of_plan(plan, runs),
             "notable": [
                 (entry, pages.run_path(run) if run.key in has_page else None)
-                for entry in notable_runs.of_plan(plan, runs)
+                for entry in findings.notable_runs(plan, runs)
                 for run in [front_page.run_of_row(entry.row, plan, by_row)]
             ],
             "unfinished": int((~runs["outcome"].isin(judgement.OUTCOMES)).sum()),

@@ -260,7 +260,10 @@ class Reader:
         if times is None:
             return []
         if self._findings is None or self._findings[0] != times:
-            from cooperflow.tables import findings, run_table  # pandas takes a while
+            from cooperflow.tables import (
+                findings,  # pandas takes a while
+                run_table,
+            )
 
             try:
                 runs = run_table.read_runs(self.plan.results.runs_csv)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cooperflow.outcomes import judgement
-from cooperflow.tables import difficulty, losses, reference, stats
-from cooperflow.tables.difficulty import graded
+from cooperflow.tables import loss_tables, paper_tables, stats
+from cooperflow.tables.paper_tables import graded
 from cooperflow.upstream import published
 
 EXPERIMENT = ["run_name", "model", "setting"]
@@ -85,8 +85,8 @@ def tables(
         lines=binned(binned_runs["patch_lines"], PATCH_EDGES),
     )
     solo = _solo_outcome(binned_runs)
-    curves = difficulty.buckets(binned_runs)
-    gaps = difficulty.gaps(curves)
+    curves = paper_tables.buckets(binned_runs)
+    gaps = paper_tables.gaps(curves)
     return {
         "by_repo": rates(binned_runs, ["repo", "language"]),
         "by_language": rates(binned_runs, ["language"]),
@@ -94,16 +94,16 @@ def tables(
         "by_solo_outcome": rates(solo, ["solo_outcome"]),
         "by_difficulty": curves,
         "coordination_gap": gaps,
-        "by_messages": rates(binned_runs[binned_runs["mode"] != difficulty.SOLO], ["messages"]),
+        "by_messages": rates(binned_runs[binned_runs["mode"] != paper_tables.SOLO], ["messages"]),
         "by_patch_size": rates(binned_runs, ["lines"]),
         "by_reason": reasons(binned_runs),
         "cost": cost(binned_runs),
         "repeats": repeats(binned_runs),
-        "losses": losses.loss_table(runs),
-        "own_features": losses.own_table(runs),
-        "conflicts": losses.conflict_table(runs),
-        "conflict_comparison": losses.conflict_comparison(runs),
-        "published": reference.table(binned_runs, gaps),
+        "losses": loss_tables.loss_table(runs),
+        "own_features": loss_tables.own_table(runs),
+        "conflicts": loss_tables.conflict_table(runs),
+        "conflict_comparison": loss_tables.conflict_comparison(runs),
+        "published": paper_tables.published_table(binned_runs, gaps),
     }
 
 
@@ -150,9 +150,9 @@ def rates(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def _solo_outcome(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that are not solo, with the outcome of the same model's solo run."""
     keys = ["model", "repeat", "repo", "task_id", "features"]
-    solo = runs[runs["setting"] == difficulty.solo_setting(runs)]
+    solo = runs[runs["setting"] == paper_tables.solo_setting(runs)]
     solo = solo[[*keys, "outcome"]].rename(columns={"outcome": "solo_outcome"})
-    return runs[runs["mode"] != difficulty.SOLO].merge(solo, on=keys)
+    return runs[runs["mode"] != paper_tables.SOLO].merge(solo, on=keys)
 
 
 def reasons(runs: pd.DataFrame) -> pd.DataFrame:

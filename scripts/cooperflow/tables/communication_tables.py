@@ -22,7 +22,7 @@ from cooperflow.analysis.run_files import Source
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
-from cooperflow.tables import difficulty, stats
+from cooperflow.tables import paper_tables, stats
 from cooperflow.upstream.result_files import CONFLICTS
 
 TEAM = "team"  # upstream's setting
@@ -187,7 +187,7 @@ def _sources(plan: Plan, runs: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any]
         (run.experiment.run_name, run.pair.repo, run.pair.task_id, _features(run)): run
         for run in plan.runs
     }
-    for row in runs[runs["mode"] != difficulty.SOLO].to_dict("records"):
+    for row in runs[runs["mode"] != paper_tables.SOLO].to_dict("records"):
         run = known[row["run_name"], row["repo"], int(row["task_id"]), str(row["features"])]
         yield row, Source(run, run.folder(plan.results))
 
@@ -198,7 +198,7 @@ def _features(run: Any) -> str:
 
 def _conflict(row: Mapping[Any, Any]) -> bool | None:
     """Return whether the patches of an evaluated run conflict; None without a merge."""
-    if row["outcome"] not in (judgement.PASS, judgement.FAIL) or not row["merge_status"]:
+    if row["outcome"] not in judgement.GRADED or not row["merge_status"]:
         return None
     return bool(row["merge_status"] == CONFLICTS)
 
@@ -227,7 +227,7 @@ def by_setting(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _experiments(runs: pd.DataFrame) -> Iterator[tuple[object, pd.DataFrame]]:
     """Yield the evaluated runs of each experiment whose turns are recorded."""
-    done = runs[runs["outcome"].isin([judgement.PASS, judgement.FAIL]) & (runs["turns"] > 0)]
+    done = runs[runs["outcome"].isin(judgement.GRADED) & (runs["turns"] > 0)]
     done = done.assign(
         _silent=done["messages"] == 0, _timed=done[list(SIXTH_COLUMNS)].sum(axis=1), _runs=1
     )

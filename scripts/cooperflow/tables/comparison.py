@@ -113,7 +113,7 @@ def table(runs: pd.DataFrame, chosen: Sequence[Contrast] | None = None) -> pd.Da
 def _row(contrast: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
     sides = outcomes[[contrast.a, contrast.b]]
     a, b = sides[contrast.a], sides[contrast.b]
-    graded = a.isin(_GRADED) & b.isin(_GRADED)
+    graded = a.isin(judgement.GRADED) & b.isin(judgement.GRADED)
     infra = ((a == judgement.INFRA_ERROR) | (b == judgement.INFRA_ERROR)) & ~graded
     infra &= a.isin(judgement.OUTCOMES) & b.isin(judgement.OUTCOMES)
     passed_a = (a[graded] == judgement.PASS).to_numpy()
@@ -152,9 +152,6 @@ def _row(contrast: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
         "diff_high_bound": bound_high,
         "unfinished": int((~graded & ~infra).sum()),
     }
-
-
-_GRADED = (judgement.PASS, judgement.FAIL)
 
 
 def _by_task(index: pd.Index, differences: np.ndarray) -> tuple[stats.Floats, stats.Floats]:

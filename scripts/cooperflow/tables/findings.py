@@ -1,4 +1,4 @@
-"""The findings of an experiment in sentences, from its table of runs. Pure.
+"""Findings of an experiment: sentences on its figures, and the runs to look at first. Pure.
 
 The wording follows the evidence. A direction is named only if it is established: its interval
 (Newcombe, and clustered by task where there are two tasks) excludes 0 and McNemar's exact test has
@@ -9,7 +9,7 @@ number of pairs detects with a power of 80 %.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from cooperflow import formats
 from cooperflow.analysis.losses import AGENT, INTEGRATION, MERGE, UNKNOWN
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
-from cooperflow.tables import comparison, losses
+from cooperflow.tables import comparison, loss_tables
+from cooperflow.upstream.result_files import CONFLICTS
 
 SIGNIFICANT = 0.05
 REPLAY = (
@@ -153,7 +154,9 @@ def _figures(model: str, runs: pd.DataFrame, parts: Roles) -> Figures:
         messages_gap=_difference(messages, solo),
         silent_gap=_difference(silent, solo),
         messages_effect=_difference(messages, silent),
-        conflict_effect=_difference(losses.mark_conflicts(messages), losses.mark_conflicts(silent)),
+        conflict_effect=_difference(
+            loss_tables.mark_conflicts(messages), loss_tables.mark_conflicts(silent)
+        ),
         losses=_losses(messages),
         silent_losses=_losses(silent),
         repeats=int(runs["repeat"].max()),
@@ -345,3 +348,117 @@ def _points(value: Any) -> str:
     digits = 0 if abs(number) >= 1 else 1
     text = f"{number:+.{digits}f}"
     return "0" if float(text) == 0 else text.replace("-", formats.MINUS)
+
+
+@dataclass(frozen=True)
+class Notable:
+    """A run and the reason to inspect it."""
+
+    row: dict[Any, Any]  # of runs.csv
+    line: str
+
+    @property
+    def name(self) -> str:
+        """The run in words."""
+        row = self.row
+        return f"{row['run_name']}, {row['repo']} {row['task_id']}, features {row['features']}"
+
+
+def notable_runs(plan: Plan, runs: pd.DataFrame) -> list[Notable]:
+    """Return the runs to look at first among those of a plan."""
+    talking = (setting for setting in plan.settings if setting.mode == "coop" and setting.messaging)
+    return choose_notable(runs, frozenset(setting.name for setting in talking))
+
+
+def choose_notable(runs: pd.DataFrame, messaging: frozenset[str]) -> list[Notable]:
+    """Return at most one run for each rule, no run twice.
+
+    Args:
+        messaging: settings in which agents can write to each other.
+    """
+    found: list[Notable] = []
+    taken: set[Any] = set()
+    for rule in (_costly_fail, _lost_in_merge, _talked_and_conflicts, _silent_run, _doubtful_pass):
+        table, line = rule(runs[~runs.index.isin(taken)], messaging)
+        if table.empty:
+            continue
+        taken.add(table.index[0])
+        row = table.iloc[0].to_dict()
+        found.append(Notable(row, line(row, len(table))))
+    return found
+
+
+Choice = tuple[pd.DataFrame, Callable[[dict[Any, Any], int], str]]
+
+
+def _costly_fail(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
+    """The fail that cost most."""
+    failed = runs[(runs["outcome"] == judgement.FAIL) & (runs["cost_usd"] > 0)]
+    return (
+        _sorted(failed, cost_usd=False),
+        lambda row, n: (
+            f"The most expensive fail: {formats.usd(row['cost_usd'])}, {row['steps']} steps, "
+            f"{row['reason'] or 'no reason'}."
+        ),
+    )
+
+
+def _lost_in_merge(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
+    """Both own features pass alone and the patches conflict; the smallest patches first."""
+    lost = runs[runs["loss"] == MERGE] if "loss" in runs else runs.iloc[:0]
+    return (
+        _sorted(lost, patch_lines=True),
+        lambda row, n: (
+            f"Both features work alone, but the patches conflict{_one_of(n, 'such runs')}."
+        ),
+    )
+
+
+def _talked_and_conflicts(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
+    """The conflict with the most messages."""
+    conflicts = runs[(runs["merge_status"] == CONFLICTS) & (runs["messages_sent"] > 0)]
+    return (
+        _sorted(conflicts, messages_sent=False),
+        lambda row, n: (
+            f"{_messages(row['messages_sent'])}, and still a merge conflict"
+            f"{_one_of(n, 'conflicts after messages')}."
+        ),
+    )
+
+
+def _silent_run(runs: pd.DataFrame, messaging: frozenset[str]) -> Choice:
+    """No message although the agents could write; fails first, then the longest run."""
+    evaluated = runs["outcome"].isin(judgement.GRADED)
+    silent = runs[evaluated & runs["setting"].isin(messaging) & (runs["messages_sent"] == 0)]
+    silent = silent.assign(_passed=silent["outcome"] == judgement.PASS)
+    return (
+        _sorted(silent, _passed=True, steps=False),
+        lambda row, n: (
+            f"No message at all, although the agents could write{_one_of(n, 'such runs')}."
+        ),
+    )
+
+
+def _doubtful_pass(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
+    """A pass that a caveat puts in doubt."""
+    passed = runs[runs["outcome"] == judgement.PASS]
+    doubtful = passed[~passed["caveat"].map(judgement.is_strict).astype(bool)]
+    return (
+        doubtful,
+        lambda row, n: (
+            f"A pass with the caveat {row['caveat'].replace(';', ', ')}{_one_of(n, 'such passes')}."
+        ),
+    )
+
+
+def _sorted(table: pd.DataFrame, **columns: bool) -> pd.DataFrame:
+    """Sort by columns (True: ascending); ties stay in the order of the table."""
+    return table.sort_values(list(columns), ascending=list(columns.values()), kind="stable")
+
+
+def _one_of(count: int, what: str) -> str:
+    return f" (1 of {count} {what})" if count > 1 else ""
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"

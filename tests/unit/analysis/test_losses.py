@@ -16,8 +16,7 @@ from cooperflow.layout import Pair
 from cooperflow.outcomes import oracle
 from cooperflow.outcomes.oracle import Probe
 from cooperflow.plots import plot_data
-from cooperflow.tables import breakdowns, oracle_table, run_table
-from cooperflow.tables import losses as loss_tables
+from cooperflow.tables import breakdowns, loss_tables, oracle_table, run_table
 
 PATCH = b"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-1\n+2\n"
 TEST_ONLY = b"diff --git a/tests/test_a.py b/tests/test_a.py\n@@ -1 +1 @@\n-1\n+2\n"

@@ -26,8 +26,8 @@ from cooperflow.tables import (
     breakdowns,
     communication_tables,
     comparison,
-    difficulty,
     headline_tables,
+    paper_tables,
     run_table,
 )
 from cooperflow.upstream import published
@@ -110,7 +110,7 @@ def test_difficulty_and_areas_by_hand() -> None:
         made_runs.experiment(PAIRS, ["pass", "fail", "pass", "pass"]),
         made_runs.experiment(PAIRS, ["fail", "fail", "pass", "fail"], setting="coop-comm"),
     )
-    curves = difficulty.buckets(runs)
+    curves = paper_tables.buckets(runs)
     task = curves[curves["scale"] == "task"]
     assert task[["setting", "bucket", "graded", "pass"]].to_numpy().tolist() == [
         ["solo", 0, 2, 2],
@@ -118,7 +118,7 @@ def test_difficulty_and_areas_by_hand() -> None:
         ["coop-comm", 0, 2, 1],
         ["coop-comm", 5, 2, 0],
     ]
-    gap = difficulty.gaps(curves).set_index("scale").loc["task"]
+    gap = paper_tables.gaps(curves).set_index("scale").loc["task"]
     # Middles at 0.05 and 0.55: solo 0.05 * 1 + 0.5 * 0.75 + 0.45 * 0.5; coop half a step lower.
     assert gap["auc_solo"] == pytest.approx(0.65)
     assert gap["auc"] == pytest.approx(0.05 * 0.5 + 0.5 * 0.25)
@@ -135,7 +135,7 @@ def test_difficulty_is_the_mean_over_models() -> None:
             for number, outcome in enumerate(["pass", "fail", "fail", "fail", "infra_error"])
         )
     )
-    assert difficulty.scores(runs, "pair").tolist() == [0.75] * 4
+    assert paper_tables.scores(runs, "pair").tolist() == [0.75] * 4
     # 1 - 0.7 is a little less than 0.3 in a computer; it is of the bucket from 0.3 on.
     ten = made_runs.joined(
         *(
@@ -143,7 +143,7 @@ def test_difficulty_is_the_mean_over_models() -> None:
             for n in range(10)
         )
     )
-    assert set(difficulty.buckets(ten)["bucket"]) == {3}
+    assert set(paper_tables.buckets(ten)["bucket"]) == {3}
 
 
 def test_without_solo_there_is_no_difficulty() -> None:

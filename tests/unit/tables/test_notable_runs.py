@@ -13,7 +13,7 @@ from cooperflow.outcomes.runner_output import Count
 from cooperflow.plots import specifications
 from cooperflow.report import pages
 from cooperflow.report.pages import Failure, Feature
-from cooperflow.tables import notable_runs
+from cooperflow.tables import findings
 
 TALKING = frozenset({"coop-comm"})
 
@@ -48,7 +48,7 @@ def constructed() -> pd.DataFrame:
 
 def test_each_rule_chooses_its_run() -> None:
     runs = constructed()
-    found = notable_runs.choose(runs, TALKING)
+    found = findings.choose_notable(runs, TALKING)
     chosen = made_runs.pairs("lite")
     wanted = [
         ("solo", 40, "The most expensive fail: $2.50, 10 steps, step_limit."),
@@ -71,12 +71,12 @@ def test_each_rule_chooses_its_run() -> None:
 def test_no_run_is_chosen_twice_and_rules_without_a_run_are_left_out() -> None:
     runs = constructed()
     one = runs[(runs["setting"] == "coop-comm")].iloc[[52]]
-    found = notable_runs.choose(one, TALKING)
+    found = findings.choose_notable(one, TALKING)
     assert [entry.line.split(":")[0] for entry in found] == ["The most expensive fail"]
-    assert notable_runs.choose(runs.iloc[:0], TALKING) == []
+    assert findings.choose_notable(runs.iloc[:0], TALKING) == []
     # A setting without messages is not silent by choice.
     quiet = runs[runs["setting"] == "coop-nocomm"]
-    assert not any("No message" in entry.line for entry in notable_runs.choose(quiet, TALKING))
+    assert not any("No message" in entry.line for entry in findings.choose_notable(quiet, TALKING))
 
 
 def feature(number: int, *failing: str, passed: bool = False) -> Feature:

@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from cooperflow.plots import specifications
 from cooperflow.plots.plot_data import Tables
-from cooperflow.tables import breakdowns, comparison, difficulty, reference, run_table
+from cooperflow.tables import breakdowns, comparison, paper_tables, run_table
 from cooperflow.upstream import published
 
 MODELS = ("m1", "m2", "m3", "m4")
@@ -75,7 +75,7 @@ def by_hand(runs: pd.DataFrame) -> dict[tuple[str, str], dict[int, list[int]]]:
 
 def test_the_papers_measures_by_hand() -> None:
     runs = constructed()
-    curves = difficulty.buckets(runs)
+    curves = paper_tables.buckets(runs)
     paper = curves[curves["scale"] == "paper"]
     wanted = by_hand(runs)
     assert len(paper) == sum(len(buckets) for buckets in wanted.values())
@@ -88,7 +88,7 @@ def test_the_papers_measures_by_hand() -> None:
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         assert row["ci_low"] == pytest.approx(max(middle - half, 0), abs=2e-6)
         assert row["ci_high"] == pytest.approx(middle + half, abs=2e-6)
-    gaps = difficulty.gaps(curves)
+    gaps = paper_tables.gaps(curves)
     gaps = gaps[gaps["scale"] == "paper"]
     assert list(dict.fromkeys(gaps["model"])) == [*MODELS, "(pooled)"]
     for row in gaps.to_dict("records"):
@@ -109,7 +109,7 @@ def test_the_websites_pooled_points_give_the_published_areas() -> None:
     rows = published.read_curve()
     x = np.array([float(row["difficulty"]) for row in rows])
     areas = [
-        difficulty.trapezoids(x, np.array([float(row[column]) for row in rows]))
+        paper_tables.trapezoids(x, np.array([float(row[column]) for row in rows]))
         for column in ("solo", "coop")
     ]
     assert [round(area, 2) for area in areas] == [0.34, 0.20]
@@ -121,7 +121,7 @@ def test_pairs_that_are_equally_difficult_have_no_scale() -> None:
     runs = made_runs.joined(
         *(made_runs.experiment(chosen, ["fail"] * 100, setting=setting) for setting in SETTINGS)
     )
-    curves = difficulty.buckets(runs)
+    curves = paper_tables.buckets(runs)
     assert set(curves["scale"]) == {"pair", "task"}
     assert (
         breakdowns.tables(runs)["published"]
@@ -163,7 +163,7 @@ def test_own_rows_are_beside_the_published_ones() -> None:
     runs = constructed()
     tables = breakdowns.tables(runs)
     table = tables["published"]
-    own = table[table["source"] == reference.OWN]
+    own = table[table["source"] == paper_tables.THIS]
     assert len(own) == 4 * 5  # solo, and two rows for each coop setting
     assert len(table) == len(own) + len(published.read_rows())
     graded = runs[runs["outcome"] != "infra_error"]
@@ -172,14 +172,14 @@ def test_own_rows_are_beside_the_published_ones() -> None:
     passed = group["outcome"] == "pass"
     alone = passed & (group["caveat"] == "lead_alone")
     assert alone.any()
-    assert rows.loc[reference.LEAD_ALONE, "pass"] == passed.sum()
-    assert rows.loc[reference.NAIVE, "pass"] == passed.sum() - alone.sum()
+    assert rows.loc[paper_tables.LEAD_ALONE, "pass"] == passed.sum()
+    assert rows.loc[paper_tables.NAIVE, "pass"] == passed.sum() - alone.sum()
     assert rows["pairs"].tolist() == [len(group)] * 2
     assert rows["comparable"].tolist() == [False, True]
     gaps = tables["coordination_gap"].query("scale == 'paper' and model == 'm2'")
     gap = gaps[gaps["setting"] == "coop-comm"].iloc[0]
-    assert rows.loc[reference.LEAD_ALONE, "auc"] == gap["auc"]
-    assert rows.loc[reference.LEAD_ALONE, "retention"] == gap["retention"]
+    assert rows.loc[paper_tables.LEAD_ALONE, "auc"] == gap["auc"]
+    assert rows.loc[paper_tables.LEAD_ALONE, "retention"] == gap["retention"]
     comparable = table[table["comparable"]]
     assert set(comparable["merge"]) == {"", "naive"}
     assert comparable[["ci_low", "ci_high"]].notna().all(axis=None)

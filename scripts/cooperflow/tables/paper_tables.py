@@ -1,7 +1,7 @@
-"""Difficulty of the pairs by their solo runs, and the coordination gap over difficulty. Pure.
+"""Tables in the terms of the CooperBench paper: difficulty, gap, and published models. Pure.
 
-The CooperBench paper (A. Khatua, H. Zhu et al., "CooperBench: Why Coding Agents Cannot be Your
-Teammates Yet", arXiv:2601.13295v2, appendix C) defines the difficulty of a pair t as
+The paper (A. Khatua, H. Zhu et al., "CooperBench: Why Coding Agents Cannot be Your Teammates Yet",
+arXiv:2601.13295v2, appendix C) defines the difficulty of a pair t as
 d(t) = 1 - 1/|M| * sum over the models M of Solo_m(t), rescaled linearly to [0, 1] by its minimum
 and maximum over the benchmark. Pairs fall into ten buckets of equal width; a bucket's x is its
 midpoint, and its success rate has a Wilson interval. The area under a curve is that of the
@@ -12,12 +12,15 @@ trapezoids between populated buckets; the pooled curve sums the counts over the 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cooperflow.outcomes import judgement
 from cooperflow.tables import stats
+from cooperflow.upstream import published
 
 BUCKETS = 10
 PAPER_SCALE = "paper"  # the paper's definition
@@ -29,7 +32,6 @@ SOLO = "solo"
 _TASK = ["repo", "task_id"]
 _PAIR = [*_TASK, "features"]
 _KEYS = {PAPER_SCALE: _PAIR, PAIR_SCALE: _PAIR, TASK_SCALE: _TASK}
-_GRADED = (judgement.PASS, judgement.FAIL)
 BUCKET_COLUMNS = (
     "scale",
     "model",
@@ -68,8 +70,8 @@ def solo_setting(runs: pd.DataFrame) -> str | None:
 
 def graded(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that have a verdict, with the column ``passed`` (1 or 0)."""
-    kept = runs[runs["outcome"].isin(_GRADED)]
-    return kept.assign(passed=(kept["outcome"] == judgement.PASS).astype(float))
+    rows = runs[runs["outcome"].isin(judgement.GRADED)]
+    return rows.assign(passed=(rows["outcome"] == judgement.PASS).astype(float))
 
 
 def scores(runs: pd.DataFrame, scale: str) -> pd.Series:
@@ -82,11 +84,11 @@ def scores(runs: pd.DataFrame, scale: str) -> pd.Series:
     solo = graded(runs[runs["setting"] == solo_setting(runs)])
     keys = _KEYS[scale]
     by_model = solo.groupby([*keys, "model"], sort=False)["passed"].mean()
-    found = (1 - by_model.groupby(keys, sort=False).mean()).rename("difficulty")
-    if scale != PAPER_SCALE or found.empty:
-        return found
-    low, high = float(found.min()), float(found.max())
-    return (found - low) / (high - low) if high > low else found.iloc[:0]
+    values = (1 - by_model.groupby(keys, sort=False).mean()).rename("difficulty")
+    if scale != PAPER_SCALE or values.empty:
+        return values
+    low, high = float(values.min()), float(values.max())
+    return (values - low) / (high - low) if high > low else values.iloc[:0]
 
 
 def buckets(runs: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +155,7 @@ def gaps(curves: pd.DataFrame) -> pd.DataFrame:
         solo = solo[solo["setting"] == name]
         for setting, curve in group[group["mode"] != SOLO].groupby("setting", sort=False):
             shared = sorted(set(solo["bucket"]) & set(curve["bucket"]))
-            above, below = (area(one, shared, str(scale)) for one in (solo, curve))
+            above, below = (area(side, shared, str(scale)) for side in (solo, curve))
             rows.append(
                 {
                     "scale": scale,
@@ -181,9 +183,9 @@ def area(curve: pd.DataFrame, shared: list[int], scale: str) -> float:
     """
     if not shared:
         return math.nan
-    kept = curve[curve["bucket"].isin(shared)].sort_values("bucket")
-    x = (kept["bucket"].to_numpy(float) + 0.5) / BUCKETS
-    y = kept["pass"].to_numpy(float) / kept["graded"].to_numpy(float)
+    points = curve[curve["bucket"].isin(shared)].sort_values("bucket")
+    x = (points["bucket"].to_numpy(float) + 0.5) / BUCKETS
+    y = points["pass"].to_numpy(float) / points["graded"].to_numpy(float)
     if scale != PAPER_SCALE:
         x = np.concatenate([[0.0], x, [1.0]])
         y = np.concatenate([y[:1], y, y[-1:]])
@@ -199,3 +201,109 @@ def trapezoids(x: stats.Floats, y: stats.Floats) -> float:
 
 def _rounded(value: float) -> float:
     return round(value, 6)
+
+
+PUBLISHED_COLUMNS = (
+    "model",
+    "framework",
+    "git",
+    "setting",
+    "merge",
+    "pairs",
+    "pass",
+    "pass_rate",
+    "ci_low",
+    "ci_high",
+    "auc",
+    "retention",
+    "comparable",
+    "source",
+    "replay",
+)
+THIS = "this experiment"
+# How the two patches of a coop run were merged before the tests.
+LEAD_ALONE = "git, else the lead's patch alone"  # upstream 0.0.29's verdict
+NAIVE = "naive"  # plain git merge only
+
+
+def published_table(runs: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the experiments, then the published ones.
+
+    A coop experiment has two rows: upstream's verdict, and the passes of the plain merge alone,
+    which compare with the published naive merge.
+
+    Args:
+        gaps: the areas of coordination_gap.csv.
+    """
+    rows = [*_this_experiment(runs, gaps), *map(_published_row, published.read_rows())]
+    return pd.DataFrame(rows, columns=list(PUBLISHED_COLUMNS)).astype({"pass": "Int64"})
+
+
+def _this_experiment(runs: pd.DataFrame, gaps: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    # In two buckets a solo curve runs from 1 to 0: its area is the same for every model.
+    areas = gaps[(gaps["scale"] == PAPER_SCALE) & (gaps["buckets"] > 2)]
+    rated = graded(runs)
+    for (model, setting), group in rated.groupby(["model", "setting"], sort=False):
+        first = group.iloc[0]
+        solo = first["mode"] == SOLO
+        own = areas[areas["model"] == model]
+        if not solo:
+            own = own[own["setting"] == setting]
+        row = {
+            "model": model,
+            "framework": first["framework"],
+            "git": bool(first["git"]),
+            "setting": setting,
+            "pairs": len(group),
+            "source": THIS,
+            "replay": bool(group["replay"].any()),
+        }
+        area = float(own.iloc[0]["auc_solo" if solo else "auc"]) if len(own) else math.nan
+        retention = math.nan if solo or own.empty else float(own.iloc[0]["retention"])
+        passed = group["passed"] == 1
+        figures = {"auc": area, "retention": retention, **_rates(int(passed.sum()), len(group))}
+        if solo:
+            yield {**row, "merge": "", "comparable": True, **figures}
+            continue
+        merged = passed & ~group["caveat"].str.contains(judgement.LEAD_ALONE, regex=False)
+        yield {**row, "merge": LEAD_ALONE, "comparable": False, **figures}
+        yield {
+            **row,
+            "merge": NAIVE,
+            "comparable": first["mode"] == "coop",
+            "auc": math.nan,
+            "retention": math.nan,
+            **_rates(int(merged.sum()), len(group)),
+        }
+
+
+def _rates(passed: int, pairs: int) -> dict[str, Any]:
+    low, high = stats.wilson(passed, pairs)
+    return {"pass": passed, "pass_rate": stats.rate(passed, pairs), "ci_low": low, "ci_high": high}
+
+
+def _published_row(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return a published row; a rate or interval that was not printed is computed."""
+    pairs = int(row["pairs"])
+    passed, rate, low, high, auc, retention = (
+        float(row[key]) if row[key] else math.nan
+        for key in ("pass", "pass_rate", "ci_low", "ci_high", "auc", "retention")
+    )
+    if math.isnan(rate):
+        rate = round(passed / pairs, 6)
+    if math.isnan(low):
+        ends = stats.wilson_many(np.array([rate * pairs]), np.array([float(pairs)]))
+        low, high = (float(end[0]) for end in ends)
+    return {
+        **row,
+        "git": row["git"] == "True",
+        "pairs": pairs,
+        "pass": passed,
+        "pass_rate": rate,
+        "ci_low": low,
+        "ci_high": high,
+        "auc": auc,
+        "retention": retention,
+        "comparable": row["merge"] in ("", NAIVE),
+        "replay": False,
+    }

@@ -86,7 +86,7 @@ def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the share of each loss, and of the passes, in each coop experiment."""
     rows = []
     for identity, group in _experiments(runs):
-        graded = group[group["outcome"].isin((judgement.PASS, judgement.FAIL))]
+        graded = group[group["outcome"].isin(judgement.GRADED)]
         has_failed = graded["outcome"] == judgement.FAIL
         failed = int(has_failed.sum())
         known = graded["loss"].where(graded["loss"].isin(losses.LOSSES), losses.UNKNOWN)
@@ -119,7 +119,7 @@ def own_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return how often both own features, and each of them, pass alone in each coop experiment."""
     rows = []
     for identity, group in _experiments(runs):
-        graded = group[group["outcome"].isin((judgement.PASS, judgement.FAIL))]
+        graded = group[group["outcome"].isin(judgement.GRADED)]
         known = graded[graded["own1_passed"].notna() & graded["own2_passed"].notna()]
         first, second = known["own1_passed"].astype(bool), known["own2_passed"].astype(bool)
         both = first & second
