@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
-from cooperflow.analysis import symptoms
 from cooperflow.outcomes import oracle
 from cooperflow.report import pages
-from cooperflow.tables import breakdowns, communication_tables, comparison, paper_tables, run_table
+from cooperflow.tables import (
+    breakdowns,
+    communication_tables,
+    comparison,
+    paper_tables,
+    run_table,
+    symptoms,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUALS = sorted(
@@ -112,3 +119,25 @@ def test_measurements_index_lists_every_page() -> None:
     index = (folder / "README.md").read_text(encoding="utf-8")
     pages = [path.name for path in folder.glob("*.md") if path.name != "README.md"]
     assert [page for page in pages if f"({page})" not in index] == []
+
+
+def test_a_room_imports_only_rooms_above_it() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:`(\w+)/`|\(top\)) \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
+    package = ROOT / "scripts" / "cooperflow"
+    ranks = {
+        room or module: rank
+        for rank, (room, modules) in enumerate(rows)
+        for module in ([room] if room else re.findall(r"`(\w+)`", modules))
+    }
+    wrong = []
+    for path in sorted(package.rglob("*.py")):
+        module = path.relative_to(package).with_suffix("").parts
+        if module == ("__init__",):
+            continue
+        for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.ImportFrom) and statement.module is not None:
+                names = [f"{statement.module}.{alias.name}" for alias in statement.names]
+                used = [name.split(".")[1] for name in names if name.startswith("cooperflow.")]
+                wrong += [(path.name, room) for room in used if ranks[room] > ranks[module[0]]]
+    assert not wrong

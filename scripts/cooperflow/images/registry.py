@@ -16,7 +16,7 @@ import requests
 
 from cooperflow import atomic_io, locks
 from cooperflow.errors import UserError
-from cooperflow.instrumentation.rate_limit import parse_retry_after
+from cooperflow.outcomes.provider_answer import parse_retry_after
 
 HUB = "docker.io"
 HUB_API = "registry-1.docker.io"

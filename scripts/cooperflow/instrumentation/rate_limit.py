@@ -1,14 +1,7 @@
-"""Rate limit of a provider, shared by all processes that call it, and its Retry-After header.
-
-Standard library only.
-"""
+"""Rate limit of a provider, shared by all processes that call it. Standard library only."""
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import email.utils
-import math
 import os
 import shutil
 import time
@@ -34,22 +27,6 @@ def next_turn(due: float | None, now: float, interval: float) -> tuple[float, fl
     """
     mine = now if due is None or due > now + LONGEST else max(due, now)
     return mine, mine + interval
-
-
-def parse_retry_after(header: str | None, now: float | None = None) -> float | None:
-    """Return the seconds that a Retry-After header asks for: a number, or a date (RFC 9110).
-
-    None without a header, or if its value is neither.
-    """
-    with contextlib.suppress(ValueError):
-        seconds = float(header or "")
-        return seconds if math.isfinite(seconds) and seconds >= 0 else None
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        moment = email.utils.parsedate_to_datetime(header or "")
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=datetime.UTC)
-        return max(moment.timestamp() - (time.time() if now is None else now), 0.0)
-    return None
 
 
 @dataclass(frozen=True)

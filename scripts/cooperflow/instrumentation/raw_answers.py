@@ -16,9 +16,8 @@ from typing import Any
 
 import httpx
 
-from cooperflow.instrumentation.rate_limit import parse_retry_after
 from cooperflow.outcomes import provider_answer
-from cooperflow.outcomes.provider_answer import Answer
+from cooperflow.outcomes.provider_answer import Answer, parse_retry_after
 
 # Bytes per token assumed for an answer without usage, so that an agent's limits still work.
 BYTES_PER_TOKEN = 4

@@ -19,7 +19,6 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import atomic_io, layout, locks, processes, redaction, session_state
-from cooperflow.analysis import symptoms
 from cooperflow.analysis.run_files import Source
 from cooperflow.errors import UserError
 from cooperflow.experiment.config_schema import Model
@@ -28,7 +27,7 @@ from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.jobs.job import DONE, INTERRUPTED, TRY_AGAIN, claim_seconds
 from cooperflow.outcomes import judgement, usage
 from cooperflow.processes import Interrupted
-from cooperflow.tables import paper_tables, run_table
+from cooperflow.tables import paper_tables, run_table, symptoms
 
 NAME = "judge"
 # Pauses between the tries of a call, seconds: as the agent's.

@@ -6,6 +6,11 @@ reason why an answer ended, and the model's reasoning.
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import email.utils
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +78,22 @@ class Answer:
     def was_cut(self) -> bool:
         """True if the answer hit the limit of output tokens."""
         return hit_output_limit(self.finish_reason)
+
+
+def parse_retry_after(header: str | None, now: float | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for: a number, or a date (RFC 9110).
+
+    None without a header, or if its value is neither.
+    """
+    with contextlib.suppress(ValueError):
+        seconds = float(header or "")
+        return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        moment = email.utils.parsedate_to_datetime(header or "")
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=datetime.UTC)
+        return max(moment.timestamp() - (time.time() if now is None else now), 0.0)
+    return None
 
 
 def hit_output_limit(finish_reason: str) -> bool:

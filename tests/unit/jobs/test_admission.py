@@ -18,7 +18,6 @@ from cooperflow import atomic_io, layout, locks, processes, session_state
 from cooperflow.engine import containers
 from cooperflow.experiment import config, config_schema, fingerprint, plan
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.instrumentation import rate_limit
 from cooperflow.jobs import admission, notification, run_job
 from cooperflow.outcomes import forecast, judgement, usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
@@ -385,22 +384,3 @@ def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
     made = plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
     asked = fingerprint.asked(made.experiments[0], made)
     assert asked["containers"] == config_schema.Containers().model_dump()
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        ("30", 30.0),
-        ("1.5", 1.5),
-        ("Sat, 28 Nov 2026 01:00:30 GMT", 30.0),
-        ("Saturday, 28-Nov-26 01:00:30 GMT", 30.0),
-        ("Sat Nov 28 01:00:30 2026", 30.0),
-        ("Sat, 28 Nov 2026 00:00:00 GMT", 0.0),
-        ("soon", None),
-        ("-3", None),
-        ("nan", None),
-    ],
-)
-def test_retry_after_is_a_number_or_a_date(header: str, seconds: float | None) -> None:
-    now = 1795827600.0  # 2026-11-28 01:00:00 UTC
-    assert rate_limit.parse_retry_after(header, now) == seconds

@@ -13,15 +13,15 @@ import synthetic
 from judged import answer, plan_of, summary_of
 
 from cooperflow import layout
-from cooperflow.analysis import symptoms
 from cooperflow.analysis.story import Command, Event, Story
-from cooperflow.analysis.symptoms import Label, Reading
 from cooperflow.errors import UserError
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import judge_job
 from cooperflow.jobs.job import DONE, TRY_AGAIN
 from cooperflow.jobs.judge_job import NotServed
 from cooperflow.outcomes import usage
+from cooperflow.tables import symptoms
+from cooperflow.tables.symptoms import Label, Reading
 
 A, B = "I take store.py, all of it.", "I rewrite store.py now."
 TEXT = f"[message from agent1 to agent2]\n{A}\n\n[agent2, step 3]\n{B}"

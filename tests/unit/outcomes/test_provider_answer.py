@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cooperflow.outcomes.provider_answer import Prices, cost_of, read_answer
+from cooperflow.outcomes.provider_answer import Prices, cost_of, parse_retry_after, read_answer
 
 FULL = Prices(input=1.0, output=10.0, cache_read=0.1, cache_write=1.25, cache_write_1h=2.0)
 
@@ -141,3 +141,22 @@ def test_a_malformed_answer_has_no_usage(document: dict[str, Any]) -> None:
     answer = read_answer(document)
     assert answer is not None
     assert not answer.has_usage
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("30", 30.0),
+        ("1.5", 1.5),
+        ("Sat, 28 Nov 2026 01:00:30 GMT", 30.0),
+        ("Saturday, 28-Nov-26 01:00:30 GMT", 30.0),
+        ("Sat Nov 28 01:00:30 2026", 30.0),
+        ("Sat, 28 Nov 2026 00:00:00 GMT", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("nan", None),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(header: str, seconds: float | None) -> None:
+    now = 1795827600.0  # 2026-11-28 01:00:00 UTC
+    assert parse_retry_after(header, now) == seconds
