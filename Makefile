@@ -7,8 +7,8 @@ export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 CONFIG ?=
-# Test files that run at a time: most tests wait for containers and for a slow model.
-TESTERS ?= 3
+# Tests that run at a time: most wait for containers and for a slow model.
+TESTERS ?= 4
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
 # No target that `make help` lists creates a file of its name.
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
@@ -78,14 +78,15 @@ lint: setup ## Check format, style, types and the workflow
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-check: lint ## Lint, and run the pure tests: no Docker, no root, no network
-	@$(BIN)/pytest -q -n 2 tests/unit $(ARGS)
+check: setup ## Lint, and run the pure tests: no Docker, no root, no network
+	@$(MAKE) lint & lint=$$!; $(BIN)/pytest -q -n 2 tests/unit $(ARGS); tests=$$?; \
+		wait $$lint && exit $$tests
 
 test: setup engine lint ## Set up, lint, and run all tests
 	@$(SETUP) chromium
 	@$(SETUP) registry
 	@$(SETUP) executor
-	@$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -m 'not slurm' $(ARGS)
+	@$(BIN)/pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder -m 'not slurm' $(ARGS)
 
 test-faults: setup engine ## Run the quick part of the fault campaign alone
 	@$(BIN)/pytest tests/faults

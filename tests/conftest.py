@@ -24,24 +24,37 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 SETTINGS = {"solo": ["--setting", "solo"], "coop-comm": ["--setting", "coop"]}
 PlanMaker = Callable[..., Plan]
 
-# Files that take minutes each, the longest first.
-LONGEST = ("test_workflow", "test_faults", "test_openhands", "test_bench", "test_record")
-LONGEST += ("test_adopted_runs", "test_models", "test_rolling", "test_settings", "test_backends")
+# Slow tests run one by one on any worker, these first: none is left alone at the end.
+LONGEST = (
+    "faults/test_faults",
+    "test_openhands",
+    "test_both_sides_come_to_the_same",
+    "test_runs_of_plain_cooperbench",
+    "test_further_models_beside_a_first",
+    "test_workflow",
+    "test_rolling",
+    "test_settings",
+    "test_record",
+    "test_images",
+)
 
 
-@pytest.hookimpl(trylast=True)  # after `-m` has deselected: without Docker, `not docker` works
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without an engine the tests that need one fail at once, and say why: none is skipped."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Group the quick tests by file; without an engine fail at once: no test is skipped."""
+    for item in items:
+        if not item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+    yield
+    # After `-m` has deselected: without an engine `not docker` works.
     if any(item.get_closest_marker("docker") for item in items) and not docker_answers():
         pytest.exit("no Docker engine answers: run `make engine` first", returncode=3)
-    # Run slow files first, the slowest before all: no worker has a slow file at the end.
     items.sort(key=_turn)
 
 
 def _turn(item: pytest.Item) -> tuple[int, bool]:
-    name = item.path.stem
-    longest = LONGEST.index(name) if name in LONGEST else len(LONGEST)
-    return longest, item.get_closest_marker("slow") is None
+    rank = next((n for n, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
+    return rank, item.get_closest_marker("slow") is None
 
 
 @pytest.fixture(scope="session")

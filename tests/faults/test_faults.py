@@ -10,6 +10,12 @@ from faults.__main__ import CASES
 from faults.provider import ALL_PAIRS
 from faults.report import Campaign, Case
 
+# Two workers share the cases; each has its own undisturbed run.
+QUICK = [
+    pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(f"faults {number % 2}"))
+    for number, case in enumerate(case for case in CASES if case.quick)
+]
+
 
 @pytest.fixture(scope="module")
 def campaign() -> Campaign:
@@ -21,7 +27,7 @@ def campaign() -> Campaign:
 @pytest.mark.docker
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES if case.quick])
+@pytest.mark.parametrize("case", QUICK)
 def test_all_invariants_hold(case: Case, campaign: Campaign) -> None:
     known = len(campaign.lines)
     case.do(campaign)

@@ -31,6 +31,7 @@ MISSING = image_servers.lacking()
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("images"),  # one registry and one engine for all
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
 ]
 

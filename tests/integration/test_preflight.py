@@ -49,6 +49,7 @@ def _a_script() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("a real call")  # one replay server for all
 @pytest.mark.parametrize(
     ("model", "path"),
     [("command-a-03-2025", "/v2/chat"), ("openai/some-model", "/v1")],

@@ -36,8 +36,8 @@ class Words:
     files: dict[str, str] = field(default_factory=dict)
 
 
-def make_plan(root: Path, subset: str = "lite", models: int = 1) -> Plan:
-    """Return the plan of an experiment with its results at ``root``."""
+def make_plan(root: Path, subset: str = "lite", models: int = 1, first: int | None = None) -> Plan:
+    """Return the plan of an experiment with its results at ``root``; ``first``: so many pairs."""
     names = ["command-a", *(f"model-{n}" for n in range(2, models + 1))]
     entry = {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}
     settings = {
@@ -47,7 +47,7 @@ def make_plan(root: Path, subset: str = "lite", models: int = 1) -> Plan:
     }
     raw = {
         "results": str(root),
-        "dataset": {"subset": subset},
+        "dataset": {"subset": subset, "first": first},
         "models": {name: dict(entry) for name in names},
         "settings": settings,
     }

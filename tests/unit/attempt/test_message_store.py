@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 from pathlib import Path
 
-import cooperbench
 import pytest
 import redis
 import synthetic
@@ -22,7 +22,9 @@ from cooperflow.outcomes.judgement import AgentEnd, Evidence, Verdict, judge_run
 
 def test_the_list_has_every_command_of_upstreams_clients() -> None:
     """Read from cooperbench's own source: a method called on a client of redis-py."""
-    root = Path(str(cooperbench.__file__)).parent
+    spec = importlib.util.find_spec("cooperbench")
+    assert spec is not None and spec.origin is not None
+    root = Path(spec.origin).parent
     call = re.compile(r"(?:\bclient|\b_client|\b_r)\.([a-z]+)\(")
     names = {"delete": "del"}
     used = set()

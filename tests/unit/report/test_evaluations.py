@@ -74,7 +74,7 @@ def test_a_run_without_an_evaluation_shows_none(tmp_path: Path) -> None:
 
 
 def test_the_first_page_shows_the_oracle(tmp_path: Path) -> None:
-    made = synthetic.make_plan(tmp_path / "results", "flash")
+    made = synthetic.make_plan(tmp_path / "results", "flash", first=6)
     probe = {"tests_passed": [3, 4], "merge_strategy": "", "applied": True, "seconds": 1.0}
     probes = {
         "solo": {**probe, "passed": [True, True], "merge_status": ""},
@@ -94,6 +94,6 @@ def test_the_first_page_shows_the_oracle(tmp_path: Path) -> None:
 
 
 def test_the_first_page_has_no_empty_oracle(tmp_path: Path) -> None:
-    made = synthetic.make_plan(tmp_path / "results", "flash")
+    made = synthetic.make_plan(tmp_path / "results", "flash", first=6)
     synthetic.finish(made)
     assert '<section id="oracle">' not in build.build(made).index.read_text()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import synthetic
 
 from cooperflow import atomic_io, layout
 from cooperflow.experiment import config, plan
-from cooperflow.session import session_start
+from cooperflow.session import model_check, session_start
 from cooperflow.session.checks import Work
 
 
@@ -34,8 +35,12 @@ def test_a_session_that_adopts_does_not_ask_for_it(tmp_path: Path) -> None:
     )
 
 
-def test_runs_that_are_restored_are_not_in_the_estimate(tmp_path: Path) -> None:
+def test_runs_that_are_restored_are_not_in_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`--delete-all-output` removes result.json and leaves the attempts."""
+    price = {"known": True, "price": [2.5e-6, 1e-5]}
+    monkeypatch.setattr(model_check, "probe", lambda *_, **__: price)
     made = synthetic.make_plan(tmp_path / "results", "flash")
     runs = made.runs[:2]
     for run in runs:

@@ -228,7 +228,7 @@ def test_figures_of_an_unfinished_experiment() -> None:
 
 def test_the_sentences_reach_the_report_the_status_and_the_terminal(tmp_path: Path) -> None:
     """One text in all three places, and status reads it again when the table changes."""
-    made = synthetic.make_plan(tmp_path / "results", "flash")
+    made = synthetic.make_plan(tmp_path / "results", "flash", first=12)
     reader = progress.Reader(made)
     assert reader.status().findings == []
     synthetic.finish(made)
