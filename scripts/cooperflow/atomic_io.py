@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gzip
 import json
 import os
+import shutil
 import tempfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cooperflow import locks
 
+# Ending of the compressed form of a file, which compressed_files.py writes.
+COMPRESSED = ".gz"
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary name beside ``path``, sync it, and rename it into place."""
+
+@contextlib.contextmanager
+def open_new(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary name beside ``path``; at the end sync it and rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644 & ~_umask())
@@ -27,6 +36,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to a temporary name beside ``path``, sync it, and rename it into place."""
+    with open_new(path) as stream:
+        stream.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -63,6 +78,22 @@ def append_line(path: Path, line: str, shared: bool = False) -> None:
         os.close(handle)
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file, read from its compressed form if only that exists.
+
+    Raises:
+        ValueError: the compressed form is damaged.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        try:
+            data = path.with_name(path.name + COMPRESSED).read_bytes()
+            return gzip.decompress(data)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}{COMPRESSED} is damaged: {error}") from error
+
+
 def read_json(path: Path | str) -> Any | None:
     """Return the document at ``path``, None if it is missing, empty or incomplete."""
     try:
@@ -78,12 +109,15 @@ def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
     Args:
         last: read only the complete lines within this many bytes at the end.
     """
+    offset = 0
     try:
-        with path.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            offset = max(size - last, 0) if last is not None else 0
-            stream.seek(offset)
-            raw = stream.read()
+        if last is None:
+            raw = read_bytes(path)
+        else:
+            with path.open("rb") as stream:
+                offset = max(stream.seek(0, os.SEEK_END) - last, 0)
+                stream.seek(offset)
+                raw = stream.read()
     except (FileNotFoundError, NotADirectoryError):
         return []
     records = []
@@ -114,7 +148,10 @@ _END = b"\n}\n"
 def remove_temporary_files(directory: Path) -> None:
     """Remove temporary files of killed writers from ``directory``, which must have no writer."""
     for path in directory.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

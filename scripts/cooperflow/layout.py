@@ -19,6 +19,7 @@ CALLS = "calls.jsonl"
 EVENTS = "events.jsonl"
 UNREAD = "patch_unread.log"
 ATTEMPT = "attempt.json"
+UPSTREAM = "upstream"
 RETIRED = "result.retired.json"
 EXPORT_CONTENTS = "contents.json"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pydantic
 
-from cooperflow import atomic_io, layout
+from cooperflow import atomic_io, compressed_files, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan, Run
@@ -403,8 +403,7 @@ def used(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
 
 def _trajectories(folder: Path) -> dict[str, Any]:
     """Return the parsed trajectory files of a run by name."""
-    names = (path for path in sorted(folder.iterdir()) if trajectory.is_trajectory(path.name))
-    return {path.name: atomic_io.read_json(path) for path in names}
+    return compressed_files.read_documents(folder, trajectory.is_trajectory)
 
 
 def _messages(folder: Path, document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from cooperflow import atomic_io, layout, redaction
+from cooperflow import atomic_io, compressed_files, layout, redaction
 from cooperflow.archive import provenance
 from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
@@ -35,7 +35,7 @@ CONFIG = "config.json"
 PAIRS = "pairs.csv"
 RESULTS = "results"
 # Made from the other files, or useless elsewhere.
-LEFT_OUT = {".state", "report", "partial", "export"}
+LEFT_OUT = {"report", "partial", "export"}
 LOCKS = ("envs/requirements.txt", "pyproject.toml")
 
 
@@ -164,11 +164,15 @@ def _contents(plan: Plan) -> Iterator[tuple[str, bytes]]:
         yield name, (layout.REPOSITORY / name).read_bytes()
     root = plan.results.root
     for here, folders, names in os.walk(root):
-        folders[:] = sorted(f for f in folders if here != str(root) or f not in LEFT_OUT)
+        folders[:] = sorted(
+            f for f in folders if not f.startswith(".") and (here != str(root) or f not in LEFT_OUT)
+        )
         for name in sorted(names):
             path = Path(here) / name
             if name != NAME and not name.startswith(".") and not path.is_symlink():
-                yield f"{RESULTS}/{path.relative_to(root)}", path.read_bytes()
+                # Plain, so that keys and paths are found in every file.
+                for plain, data in compressed_files.contents(path):
+                    yield f"{RESULTS}/{plain.relative_to(root)}", data
 
 
 def _pairs(plan: Plan) -> bytes:

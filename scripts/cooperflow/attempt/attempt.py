@@ -68,7 +68,7 @@ class Attempt:
     @property
     def upstream(self) -> Path:
         """Folder to which upstream writes the results of this attempt."""
-        return run_result.upstream_folder(self.run, self.folder)
+        return run_result.written_folder(self.run, self.folder)
 
     @cached_property
     def key(self) -> str | None:

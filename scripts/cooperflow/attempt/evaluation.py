@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, layout, processes, runtime_dir, session_state
+from cooperflow import atomic_io, compressed_files, layout, processes, runtime_dir, session_state
 from cooperflow.attempt import child_process, container_monitor, supervisor
 from cooperflow.attempt.attempt import new_token
 from cooperflow.engine import containers, modal_sandboxes
@@ -47,7 +47,8 @@ def minimal_result(pair: Pair, mode: str) -> bytes:
 def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | None:
     """Run upstream's tests on the patches; return its document, None if the evaluation broke.
 
-    ``folder`` keeps the document, the log and the engine's events of this evaluation.
+    ``folder`` keeps the document, the log and the engine's events of this evaluation; it becomes
+    an archive unless the evaluation broke.
     """
     pair = subject.pair
     logs = folder / "logs"
@@ -97,6 +98,7 @@ def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | Non
     if reasons:
         print(f"{subject.key}: evaluation broke: {', '.join(reasons)}; see {folder}")
         return None
+    compressed_files.pack(folder)
     return document
 
 
@@ -118,7 +120,9 @@ def _prepare(plan: Plan, labels: Labels, pair: Pair) -> None:
 
 def next_folder(folder: Path) -> Path:
     """Return the numbered subfolder of ``folder`` for the next try, without creating it."""
-    numbers = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    entries = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    names = [name.removesuffix(compressed_files.ARCHIVE) for name in entries]
+    numbers = [int(name) for name in names if name.isdigit()]
     return folder / str(max(numbers, default=0) + 1)
 
 

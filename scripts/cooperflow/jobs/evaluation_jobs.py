@@ -172,7 +172,8 @@ class OwnJob(Job):
         self._folder = run.folder(plan.results)
 
     def folders(self) -> Iterable[Path]:
-        return (self._folder.path,)
+        agents = ("agent1", "agent2")
+        return (self._folder.path, *map(self._folder.own_evals, agents))
 
     def admission(self) -> contextlib.AbstractContextManager[None]:
         return admission.breaker_admission(self.plan, self._run, evaluation=True)

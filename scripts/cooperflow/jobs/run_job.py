@@ -39,24 +39,26 @@ class RunJob(Job):
         folder = self._folder
         if atomic_io.read_json(folder.result) is not None:
             return ()
-        return folder.path, *map(folder.attempt, folder.attempt_numbers())
+        attempts = [folder.attempt(number) for number in folder.attempt_numbers()]
+        return folder.path, *attempts, *(path / layout.UPSTREAM for path in attempts)
 
     def is_finished(self) -> bool:
         run, folder = self._run, self._folder
         if atomic_io.read_json(folder.result) is not None:
             return True
-        self._redact_killed_attempts()
+        self._finish_earlier_attempts()
         if run_result.restore(run, folder) is None:
             return False
         print(f"{run.key}: result.json was missing; restored from its attempt at no cost.")
         return True
 
-    def _redact_killed_attempts(self) -> None:
-        """Remove the key from the files of attempts that were killed before they could do so."""
+    def _finish_earlier_attempts(self) -> None:
+        """Do what killed attempts could not: remove the key from their files, and compress them."""
         for number in self._folder.attempt_numbers():
             attempt = self._folder.attempt(number)
             if AttemptRecord.read(self._folder, number).state == run_result.RUNNING:
                 redaction.scrub(attempt, provider_key(self._run.experiment.model))
+            run_result.finish_attempt(self._run, attempt)
 
     def prepare(self) -> None:
         """Before a second or third try, wait; longer if the provider asked for it."""
@@ -102,7 +104,6 @@ class RunJob(Job):
         folder = self._folder.attempt(record.number)
         image, failure = _image(plan, run)
         document: dict[str, Any] | None = None
-        upstream = folder / "logs"
         try:
             if failure is not None:
                 evidence = failure
@@ -110,7 +111,6 @@ class RunJob(Job):
                 attempt = Attempt.create(plan, run, folder)
                 evidence = supervisor.run_attempt(attempt)
                 document = supervisor.read_upstream_document(attempt)
-                upstream = attempt.upstream
         except Interrupted:
             _write_record(
                 folder, dataclasses.replace(record, state="interrupted", ended=time.time())
@@ -139,7 +139,6 @@ class RunJob(Job):
                 run,
                 self._folder,
                 record.number,
-                upstream,
                 document,
                 verdict,
                 evidence,

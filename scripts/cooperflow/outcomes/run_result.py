@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from cooperflow import atomic_io, layout
+from cooperflow import atomic_io, compressed_files, layout
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import judgement, usage
@@ -135,7 +135,6 @@ def publish(
     run: Run,
     folder: RunFolder,
     attempt: int,
-    upstream: Path,
     document: Mapping[str, Any] | None,
     verdict: Verdict,
     evidence: Evidence,
@@ -143,7 +142,7 @@ def publish(
     fingerprint: str | None,
     started: float,
 ) -> dict[str, Any]:
-    """Publish attempt number ``attempt`` as the run's result and return the document.
+    """Publish attempt number ``attempt``, which has ended, as the run's result.
 
     A copy stays in the attempt's folder: the paid result is restored from it if result.json
     is removed.
@@ -177,6 +176,7 @@ def publish(
     full_document["workflow"] = record.as_dict()
     folder.eval.unlink(missing_ok=True)
     folder.own.unlink(missing_ok=True)
+    upstream = finish_attempt(run, folder.attempt(attempt))
     # From here on the attempt counts: restore() completes a publication that was killed.
     atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, full_document)
     _link_files(folder, upstream, full_document)
@@ -205,6 +205,12 @@ def _attempt_results(folder: RunFolder) -> Iterator[tuple[Path, dict[str, Any]]]
 
 
 def upstream_folder(run: Run, attempt: Path) -> Path:
+    """Return the folder with upstream's results of an attempt."""
+    finished = attempt / layout.UPSTREAM
+    return finished if finished.is_dir() else written_folder(run, attempt)
+
+
+def written_folder(run: Run, attempt: Path) -> Path:
     """Return the folder in which upstream writes the results of an attempt."""
     experiment = run.experiment
     return attempt / "logs" / experiment.run_name / experiment.setting.mode / run.pair.folder
@@ -258,8 +264,7 @@ def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, An
     """
     path = upstream / coordination.CONVERSATION
     if path.is_file():
-        names = (p for p in upstream.iterdir() if trajectory.is_trajectory(p.name))
-        documents = {p.name: atomic_io.read_json(p) for p in names}
+        documents = compressed_files.read_documents(upstream, trajectory.is_trajectory)
         framework = str(document.get("agent_framework") or "")
         return len(coordination.sent(atomic_io.read_json(path), documents, framework))
     if not run.experiment.setting.messaging:

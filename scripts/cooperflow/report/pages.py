@@ -334,8 +334,12 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
     """Return the page of a run; ``siblings`` are the runs of its pair, itself included."""
     page = run_path(source.run)
     top = to_top(page)
-    raw = linker(source.folder.path, report / page)
+    link = linker(source.folder.path, report / page)
     story = source.story
+
+    def raw(name: str) -> str:
+        return link(source.stored_name(name))
+
     last = source.attempts[-1].record if source.attempts else {}
     start = last.get("started") if isinstance(last.get("started"), int | float) else None
     return (

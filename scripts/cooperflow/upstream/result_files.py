@@ -10,6 +10,8 @@ from cooperflow.upstream.trajectory import Tokens
 
 RESULT = "result.json"
 EVAL = "eval.json"
+# Upstream's tables of all runs of one invocation.
+TABLES = ("config.json", "summary.json")
 
 # Statuses of a merge that was tried.
 CLEAN = "clean"
