@@ -385,3 +385,20 @@ def test_only_the_openhands_agent_and_google_cloud_import_what_the_lock_omits() 
         if statement.search(path.read_text("utf-8"))
     }
     assert importing <= {("agents", "openhands_agent_sdk"), ("eval", "backends")}
+
+
+def test_no_program_reads_the_files_that_are_compressed() -> None:
+    """The evaluation reads neither trajectories nor conversations; the runner only writes them."""
+    package = Path(importlib.import_module("cooperbench").__file__ or "").parent
+    mentions = {
+        path.relative_to(package).as_posix(): [
+            line for line in path.read_text().splitlines() if "traj" in line
+        ]
+        for folder in ("eval", "runner", "generation", "infra", ".")
+        for path in package.glob(f"{folder}/**/*.py" if folder != "." else "*.py")
+    }
+    found = {name: lines for name, lines in mentions.items() if lines}
+    assert set(found) == {"runner/solo.py", "runner/coop.py", "runner/team.py"}
+    for name, lines in found.items():
+        assert all('"w"' in line for line in lines if "open(" in line), name
+        assert not any("read" in line or "exists" in line for line in lines), name

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cooperflow import compressed_files
+
 from .lab import Lab, Server
 
 # Time after which nothing of an ended run may remain, seconds.
@@ -188,9 +190,9 @@ def key_is_secret(lab: Lab, key: str) -> list[str]:
     ours = lab.folder / "servers"
     for path in [p for p in lab.folder.rglob("*") if p.is_file() and ours not in p.parents]:
         try:
-            if key.encode() in path.read_bytes():
+            if any(key.encode() in content for _, content in compressed_files.contents(path)):
                 wrong.append(f"the key is in {path.relative_to(lab.folder)}")
-        except OSError:
+        except (OSError, ValueError):
             continue
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 
+from cooperflow import compressed_files
+
 from . import engine, invariants, lab
 from .lab import Lab, wait_for
 from .processes import Tree
@@ -38,7 +40,9 @@ def hostile_commands(campaign: Campaign) -> None:
             line.add(GOES_ON, [done.text[-1500:]])
             return
         said = "\n".join(
-            path.read_text(errors="replace") for path in here.results.rglob("*_traj.json")
+            content.decode(errors="replace")
+            for path in here.results.rglob("*_traj.json*")
+            for _, content in compressed_files.contents(path)
         )
         answers = [part for part in json.dumps(said).split("store: ")[1:] if "OK" in part[:80]]
         refused = [part for part in answers if "NOPERM" in part[:200] or "-ERR" in part[:200]]

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from cooperflow import layout
-from cooperflow.archive import bundle, provenance
+from cooperflow import compressed_files, layout
+from cooperflow.analysis.run_files import Source
+from cooperflow.archive import bundle, provenance, recording
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
+from cooperflow.outcomes import run_result
 from cooperflow.tables import comparison
 from cooperflow.tables.run_table import read_runs
 
@@ -57,9 +59,33 @@ def test_every_table_is_the_same_and_so_is_every_bundle(made: Plan) -> None:
     assert bundle.pack(made).read_bytes() == before
 
 
+def test_compressed_runs_give_the_same_bundle_story_and_recording(
+    made: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = next(run for run in made.runs if run.experiment.setting.messaging)
+
+    def read() -> tuple[object, ...]:
+        folder = run.folder(made.results)
+        source = Source(run, folder)
+        answers = recording.agent_answers(run, folder)
+        return source.story, source.messages, source.communication, answers
+
+    before, told = bundle.pack(made).read_bytes(), read()
+    monkeypatch.setattr(compressed_files, "BLOCK", 0)
+    for one in made.runs:
+        folder = one.folder(made.results)
+        run_result.finish_attempt(one, folder.attempt(1))
+        compressed_files.compress_below(folder.path, run_result.is_compressible)
+    assert list(made.results.runs.rglob("*_traj.json.gz"))
+    assert not list(made.results.runs.rglob("calls.jsonl"))
+    assert read() == told
+    assert bundle.pack(made).read_bytes() == before
+
+
 def test_no_key_is_packed(made: Plan) -> None:
     log = made.runs[0].folder(made.results).attempt(1) / "cooperbench.log"
-    log.write_text(f"Authorization: Bearer {KEY}\n")
+    log.write_text(f"Authorization: Bearer {KEY}\n" * 1000)
+    compressed_files.compress(log)
     path = bundle.pack(made, [KEY])
     with tarfile.open(path) as opened:
         for member in opened.getmembers():

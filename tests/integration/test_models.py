@@ -12,8 +12,6 @@ import yaml
 from experiment_client import INVENTORY, TEXTKIT, Experiment
 from replay_client import billed
 
-from cooperflow import atomic_io
-
 Make = Callable[..., Experiment]
 
 
@@ -86,8 +84,8 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
     assert any(float(row["waited_s"]) > 0 for row in rows)
     starts = sorted(
         float(record["time"])
-        for path in (one.results / "runs").rglob("calls.jsonl")
-        for record in atomic_io.read_lines(path)
+        for log in one.call_logs()
+        for record in log
         if record["event"] == "start"
     )
     # 40 a minute; a call is recorded a little after its turn, never before it.

@@ -25,6 +25,7 @@ from experiment_client import (
 from replay_client import Server
 from replay_client import server as serving
 
+from cooperflow import atomic_io, compressed_files, layout
 from cooperflow.openhands import agent_server
 from cooperflow.upstream import published
 
@@ -82,10 +83,14 @@ def test_demo(clone: Path) -> None:
     assert {(m["from"], m["to"]) for m in said} <= {("agent1", "agent2"), ("agent2", "agent1")}
     # A message reaches the other agent's conversation, at least that of the slower agent.
     talks = results / "runs" / "replay-coop-comm"
-    heard = "".join(path.read_text() for path in talks.rglob("agent?_traj.json"))
+    heard = "".join(
+        content.decode()
+        for path in talks.rglob("agent?_traj.json*")
+        for _, content in compressed_files.contents(path)
+    )
     assert re.search(r"\[Message from agent[12]\]: I plan to modify", heard)
-    threads = {json.loads(line)["thread"] for path in talks.rglob("calls.jsonl")
-               for line in path.read_text().splitlines()}  # fmt: skip
+    threads = {record["thread"] for folder in talks.rglob("attempts/*")
+               for record in atomic_io.read_lines(folder / layout.CALLS)}  # fmt: skip
     assert threads == {"agent1", "agent2"}
     calls = [
         json.loads(line)
@@ -97,9 +102,10 @@ def test_demo(clone: Path) -> None:
         sum(call["input_tokens"] for call in calls),
         sum(call["output_tokens"] for call in calls),
     )
-    logs = {path.name: path for path in results.rglob("agent-server-*.log")}
+    found = results.rglob("agent-server-*.log*")
+    logs = {plain.name: text for path in found for plain, text in compressed_files.contents(path)}
     assert set(logs) == {f"agent-server-{name}.log" for name in ("solo", "agent1", "agent2")}
-    assert all("/health" in path.read_text() for path in logs.values())
+    assert all(b"/health" in text for text in logs.values())
     sentinel = json.loads(
         (results / "images" / "cooperbench-demo-inventory_task1-oh.json").read_text()
     )
@@ -132,8 +138,7 @@ def test_what_a_container_reaches(experiment: Callable[..., Experiment]) -> None
 
 def _asking(one: Experiment) -> set[str]:
     """The agents that have made a call."""
-    files = (one.results / "runs").rglob("calls.jsonl")
-    return {json.loads(line)["thread"] for file in files for line in file.read_text().splitlines()}
+    return {record["thread"] for log in one.call_logs() for record in log}
 
 
 def _look_into(container: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from experiment_client import INVENTORY, REPOSITORY, Experiment
 
+from cooperflow import atomic_io
 from cooperflow.engine.containers import RESULTS_LABEL
 from cooperflow.experiment.plan import Setting
 
@@ -64,7 +65,7 @@ def test_the_demos_further_settings_side_by_side(experiment: Make, git_server_im
     assert {name: r["outcome"] for name, r in rows.items()} == dict.fromkeys(SETTINGS, "pass")
     assert len(SETTINGS) >= 5
     assert {r["mode"] for name, r in rows.items() if name.startswith("team")} == {"team"}
-    for path in (one.results / "runs/tested-team").rglob("attempts/1/logs/**/tasks.json"):
+    for path in (one.results / "runs/tested-team").rglob("attempts/1/upstream/tasks.json"):
         assert len(json.loads(path.read_text())) == 2
         break
     else:
@@ -95,5 +96,5 @@ def test_an_agent_of_somebodys_module(
     done = one.run()
     assert done.returncode == 0, done.stdout
     assert [row["outcome"] for row in one.rows()] == ["pass"]
-    (log,) = (one.results / "runs").rglob("attempts/1/cooperbench.log")
-    assert "tested_agent ran" in log.read_text()
+    (attempt,) = (one.results / "runs").rglob("attempts/1")
+    assert b"tested_agent ran" in atomic_io.read_bytes(attempt / "cooperbench.log")

@@ -24,6 +24,8 @@ from experiment_client import (
     wait_for,
 )
 
+from cooperflow import compressed_files
+
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 Make = Callable[..., Experiment]
@@ -224,6 +226,11 @@ def test_a_wrong_key_halts(experiment: Make) -> None:
         text=True,
     )
     assert found.stdout == ""
+    compressed = list((one.results / "runs").rglob("*.gz"))
+    assert compressed
+    for path in compressed:
+        for plain, content in compressed_files.contents(path):
+            assert KEY.encode() not in content, plain
 
 
 def test_a_removed_result_is_put_back(experiment: Make) -> None:

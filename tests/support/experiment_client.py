@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from replay_client import Server
 
+from cooperflow import atomic_io, layout
 from cooperflow.engine.containers import RESULTS_LABEL
 from cooperflow.outcomes import usage
 
@@ -226,16 +227,17 @@ class Experiment:
 
     def recorded(self) -> int:
         """Return the number of model calls recorded as started so far."""
-        files = (self.results / "runs").rglob("calls.jsonl")
-        return sum(text.count('"event": "start"') for text in (f.read_text() for f in files))
+        return sum(record["event"] == "start" for log in self.call_logs() for record in log)
 
     def unanswered(self) -> int:
         """How many recorded calls have no answer."""
-        count = 0
-        for path in (self.results / "runs").rglob("calls.jsonl"):
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            count += sum(call.kind != usage.ANSWERED for call in usage.calls(lines))
-        return count
+        logs = self.call_logs()
+        return sum(call.kind != usage.ANSWERED for log in logs for call in usage.calls(log))
+
+    def call_logs(self) -> Iterator[list[dict[str, Any]]]:
+        """The records of each call log, of finished attempts too."""
+        for folder in (self.results / "runs").rglob("attempts/*"):
+            yield atomic_io.read_lines(folder / layout.CALLS)
 
 
 def ledger_tokens(server: Server) -> tuple[int, int]:

@@ -212,7 +212,7 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
     final = EvalRecord.read(atomic_io.read_json(folder.eval))
     if final.outcome not in judgement.GRADED:
         return f"it is {final.outcome or 'unfinished'} {final.reason}"
-    answers = _answers(run, folder)
+    answers = agent_answers(run, folder)
     agents = ["solo"] if run.experiment.setting.mode == "solo" else ["agent1", "agent2"]
     if sorted(answers) != agents or not all(answers.values()):
         return "the record of its agents' answers is incomplete"
@@ -252,7 +252,7 @@ def _kind(run: Run) -> str:
     return "coop-nocomm" if "--no-messaging" in setting.flags else "coop-comm"
 
 
-def _answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
+def agent_answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
     """Return the answers of each agent in the attempt that made the result."""
     numbers = [n for n in folder.attempt_numbers() if (folder.attempt(n) / layout.RESULT).exists()]
     records = atomic_io.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []

@@ -151,6 +151,7 @@ def publish(
         dict(document) if document is not None else _result_of_upstream_form(run, evidence, started)
     )
     full_document["log_dir"] = str(folder.path)
+    upstream = finish_attempt(run, folder.attempt(attempt))
     record = RunRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,
@@ -176,7 +177,6 @@ def publish(
     full_document["workflow"] = record.as_dict()
     folder.eval.unlink(missing_ok=True)
     folder.own.unlink(missing_ok=True)
-    upstream = finish_attempt(run, folder.attempt(attempt))
     # From here on the attempt counts: restore() completes a publication that was killed.
     atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, full_document)
     _link_files(folder, upstream, full_document)
@@ -214,6 +214,31 @@ def written_folder(run: Run, attempt: Path) -> Path:
     """Return the folder in which upstream writes the results of an attempt."""
     experiment = run.experiment
     return attempt / "logs" / experiment.run_name / experiment.setting.mode / run.pair.folder
+
+
+def finish_attempt(run: Run, attempt: Path) -> Path:
+    """Reduce the disk space of an ended attempt and return the folder of upstream's results.
+
+    The attempt has no process. A call that was killed is completed by the next one.
+    """
+    written, finished = written_folder(run, attempt), attempt / layout.UPSTREAM
+    if written.is_dir() and not finished.exists():
+        written.rename(finished)
+    if finished.is_dir():
+        # Upstream's own tables of this one run, with nothing that its result.json lacks.
+        for name in result_files.TABLES:
+            (attempt / "logs" / run.experiment.run_name / name).unlink(missing_ok=True)
+    for here, _, _ in os.walk(attempt / "logs", topdown=False):
+        with contextlib.suppress(OSError):  # it has other files
+            os.rmdir(here)
+    compressed_files.compress_below(attempt, is_compressible)
+    return upstream_folder(run, attempt)
+
+
+def is_compressible(name: str) -> bool:
+    """Return whether a file of an ended attempt is compressed: no program of upstream reads it."""
+    logs = (layout.CALLS, layout.EVENTS)
+    return name in logs or name.endswith(".log") or trajectory.is_trajectory(name)
 
 
 def _link_files(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:

@@ -1,0 +1,156 @@
+"""Compressed files: complete at every moment, the same to every reader, the same evidence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cooperflow import atomic_io, compressed_files, layout
+from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Run
+from cooperflow.layout import RunFolder
+from cooperflow.outcomes import run_result
+
+CALLS = [{"event": "end", "id": str(n), "message": "x" * 100} for n in range(80)]
+TRAJECTORY = {"agent_id": "solo", "messages": [{"content": "x" * 100}] * 80}
+
+
+@pytest.fixture
+def run() -> Run:
+    return plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"])).runs[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, run: Run) -> RunFolder:
+    """A run whose only attempt has ended, as upstream left it, and an evaluation."""
+    folder = RunFolder(tmp_path / "run")
+    attempt = folder.attempt(1)
+    files = {
+        attempt / "attempt.json": "{}",
+        attempt / "agent.yaml": "config: {}",
+        attempt / "calls.jsonl": "".join(json.dumps(call) + "\n" for call in CALLS),
+        attempt / "cooperbench.log": "said\n" * 2000,
+        attempt / "redis.log": "short",
+        attempt / "logs" / run.experiment.run_name / "summary.json": "{}",
+        attempt / "logs" / "unknown.txt": "kept",
+        folder.evals / "1" / "cooperbench.log": "tested\n" * 2000,
+        folder.evals / "1" / "deep" / "events.jsonl": "",
+    }
+    upstream = run_result.written_folder(run, attempt)
+    files |= {
+        upstream / "solo_traj.json": json.dumps(TRAJECTORY, indent=2),
+        upstream / "solo.patch": "+1\n" * 4000,
+        upstream / "result.json": "{}",
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    atomic_io.write_json(attempt / layout.RESULT, {"workflow": {"outcome": None}})
+    return folder
+
+
+def evidence(folder: RunFolder) -> dict[str, bytes]:
+    """The contents of all files by their plain names, wherever upstream's are."""
+    found: dict[str, bytes] = {}
+    for path in folder.path.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder.path).parts)
+        if path.is_file() and not hidden:
+            for plain, data in compressed_files.contents(path):
+                own = "logs" in plain.parts or layout.UPSTREAM in plain.parts
+                name = plain.name if own else str(plain.relative_to(folder.path))
+                found[name] = data
+    return found
+
+
+def reduce(run: Run, folder: RunFolder) -> None:
+    run_result.finish_attempt(run, folder.attempt(1))
+    if (folder.evals / "1").is_dir():
+        compressed_files.pack(folder.evals / "1")
+
+
+def test_everything_but_upstreams_summary_is_kept(folder: RunFolder, run: Run) -> None:
+    before = evidence(folder)
+    times = (folder.attempt(1) / "calls.jsonl").stat().st_mtime_ns
+    reduce(run, folder)
+    assert before.pop("summary.json") == b"{}"
+    assert evidence(folder) == before
+    names = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*")}
+    assert names == {
+        "attempts", "attempts/1", "evals", "evals/1.tar.gz", "attempts/1/attempt.json",
+        "attempts/1/agent.yaml", "attempts/1/calls.jsonl.gz", "attempts/1/cooperbench.log.gz",
+        "attempts/1/redis.log", "attempts/1/logs", "attempts/1/logs/unknown.txt",
+        "attempts/1/result.json", "attempts/1/upstream", "attempts/1/upstream/result.json",
+        "attempts/1/upstream/solo.patch", "attempts/1/upstream/solo_traj.json.gz",
+    }  # fmt: skip
+    assert (folder.attempt(1) / "calls.jsonl.gz").stat().st_mtime_ns == times
+    run_result.restore(run, folder)
+    assert {path.name for path in folder.path.iterdir() if path.is_file()} == {
+        "result.json", "solo.patch", "solo_traj.json.gz",
+    }  # fmt: skip
+
+
+def killed_at(operation: int, work: Callable[[], None]) -> bool:
+    """Do the work in a process that is killed at its nth file operation; return whether it was."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    count = 0
+
+    def hook(event: str, _: object) -> None:
+        nonlocal count
+        if event == "open" or event.startswith(("os.", "shutil.", "tempfile.")):
+            count += 1
+            if count == operation:
+                os._exit(9)
+
+    try:
+        sys.addaudithook(hook)
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_a_kill_at_any_operation_loses_nothing(folder: RunFolder, run: Run, tmp_path: Path) -> None:
+    before = evidence(folder)
+    before.pop("summary.json")
+    pristine = tmp_path / "pristine"
+    shutil.copytree(folder.path, pristine)
+    operation = 1
+    while killed_at(operation, lambda: reduce(run, folder)):
+        found = evidence(folder)
+        found.pop("summary.json", None)
+        assert found == before, operation
+        attempt = folder.attempt(1)
+        assert atomic_io.read_lines(attempt / layout.CALLS) == CALLS, operation
+        upstream = run_result.upstream_folder(run, attempt)
+        read = compressed_files.read_documents(upstream, lambda name: name == "solo_traj.json")
+        assert read == {"solo_traj.json": TRAJECTORY}, operation
+        # The next job completes it.
+        for place in (attempt, attempt / layout.UPSTREAM, folder.evals):
+            atomic_io.remove_temporary_files(place)
+        reduce(run, folder)
+        assert evidence(folder) == before, operation
+        assert not list(folder.path.rglob("*.tmp")), operation
+        assert not (folder.evals / "1").exists(), operation
+        shutil.rmtree(folder.path)
+        shutil.copytree(pristine, folder.path)
+        operation += 1
+    assert operation > 40
+
+
+def test_a_damaged_file_is_no_document(tmp_path: Path) -> None:
+    path = tmp_path / "solo_traj.json"
+    path.write_text(json.dumps(TRAJECTORY))
+    compressed_files.compress(path)
+    stored = compressed_files.stored(path)
+    assert compressed_files.read_json(path) == TRAJECTORY
+    stored.write_bytes(stored.read_bytes()[:-20])
+    assert compressed_files.read_json(path) is None
+    assert compressed_files.read_json(tmp_path / "missing.json") is None
