@@ -11,7 +11,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,38 @@ class Taken:
     before: int = 0  # imported earlier
     absent: int = 0  # pairs of the subset that the folder lacks
     refused: tuple[str, ...] = ()  # each with the reason
+    leaked: int = 0  # made by a release whose agents could read later commits
+    # By repo/task: features of runs that the release that made them could not evaluate.
+    not_evaluable: dict[str, set[int]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
             f"{self.name}: {self.runs} runs imported, {self.graded} with their evaluation;"
             f" {self.before} imported before; {self.absent} pairs missing"
         ]
+        if self.leaked:
+            lines.append(
+                f"  caveat {releases.HISTORY_LEAKED}: {self.leaked} runs were made before 0.0.23,"
+                " whose agents could read later commits"
+            )
+        if self.not_evaluable:
+            features = "; ".join(
+                f"{task} {', '.join(map(str, sorted(ids)))}"
+                for task, ids in self.not_evaluable.items()
+            )
+            lines.append(
+                f"  caveat {releases.NOT_EVALUABLE}: made before 0.0.29, which could not evaluate"
+                f" the features {features}"
+            )
         return "\n".join([*lines, *(f"  left out: {why}" for why in self.refused)])
+
+    def note(self, span: releases.Span, run: Run) -> None:
+        """Count the caveats of the release that made a run."""
+        pair = run.pair
+        self.leaked += span.is_before("0.0.23")
+        broken = releases.not_evaluable(span, pair.repo, pair.task_id, pair.features)
+        if broken:
+            self.not_evaluable.setdefault(f"{pair.repo}/{pair.task_id}", set()).update(broken)
 
 
 def adopt(plan: Plan) -> str:
@@ -90,10 +115,11 @@ def _experiment(plan: Plan, experiment: Experiment) -> Taken:
             except ValueError as error:
                 refused.append(f"{folder}: {error}")
     if found:
-        versions = {
-            str(_span(document, _trajectories(folder))): None for _, folder, document in found
-        }
-        _write_experiment(plan, experiment, source, [run for run, _, _ in found], versions)
+        spans = [_span(document, _trajectories(folder)) for _, folder, document in found]
+        runs = [run for run, _, _ in found]
+        _write_experiment(plan, experiment, source, runs, dict.fromkeys(map(str, spans)))
+        for run, span in zip(runs, spans, strict=True):
+            taken.note(span, run)
     for run, folder, document in found:
         taken.graded += _take(plan, run, folder, document)
         taken.runs += 1
@@ -311,7 +337,12 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
         evaluation_document = evaluation or evaluation_jobs.untested_document(run, final)
         evaluation_jobs.publish_verdict(plan, run, folder, evaluation_document, final, 0.0, caveats)
     result = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
-    result["workflow"] |= {"upstream_version": str(span), "caveats": caveats}
+    broken = releases.not_evaluable(span, run.pair.repo, run.pair.task_id, run.pair.features)
+    result["workflow"] |= {
+        "upstream_version": str(span),
+        "caveats": caveats,
+        "not_evaluable": broken,
+    }
     atomic_io.write_json(folder.result, result)
     return graded is not None
 

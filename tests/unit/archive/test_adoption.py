@@ -15,6 +15,7 @@ from cooperflow.archive import adoption
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
+from cooperflow.upstream import releases
 
 # Handmade documents: those that are read, and those that must be refused.
 
@@ -91,6 +92,20 @@ def test_only_named_settings_and_pairs_that_are_there(theirs: Theirs) -> None:
     assert taken["caveats"] == ["history_leaked"]
     known = json.loads(made.results.experiment("a-coop-comm").read_text())["adopted"]
     assert known["upstream_version"] == "before 0.0.22"
+
+
+def test_the_summary_names_the_features_that_the_release_could_not_evaluate(
+    theirs: Theirs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, make = theirs
+    broken = {(INVENTORY, 1): (frozenset({2, 7}), "no test is selected")}
+    monkeypatch.setattr(releases, "NOT_EVALUABLE_FEATURES", broken)
+    summary = adoption.adopt(make())
+    assert "caveat history_leaked: 1 runs were made before 0.0.23" in summary
+    assert f"made before 0.0.29, which could not evaluate the features {INVENTORY}/1 2" in summary
+    taken = result(make())["workflow"]
+    assert taken["not_evaluable"] == [2]
+    assert taken["caveats"] == ["history_leaked", "not_evaluable"]
 
 
 def test_a_grading_that_broke_is_not_taken_over(theirs: Theirs) -> None:

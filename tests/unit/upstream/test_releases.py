@@ -7,6 +7,7 @@ from datetime import datetime
 import pytest
 
 from cooperflow import layout
+from cooperflow.experiment import pairs
 from cooperflow.upstream import releases
 from cooperflow.upstream.releases import Span
 
@@ -48,6 +49,20 @@ def test_only_the_named_features_could_not_be_evaluated() -> None:
     assert releases.caveats(old, "typst_task", 6554, (1, 8)) == ["not_evaluable"]
     assert releases.caveats(old, "pallets_jinja_task", 1621, (5, 6)) == ["not_evaluable"]
     assert releases.caveats(old, "dspy_task", 8394, (1, 2)) == []
+
+
+def test_the_amended_features_are_as_many_as_upstream_counts() -> None:
+    """23 descriptions and the tests of two features (dataset/SPEC_AUDIT.md), and jinja 1559 f3."""
+    amended = releases.AMENDMENTS.values()
+    assert sum(len(a.descriptions) for a in amended) == 23
+    assert sum(len(a.tests) for a in amended) == 2 + 1
+    known = pairs.known_features()
+    for task, amendment in releases.AMENDMENTS.items():
+        assert known[task] >= {*amendment.descriptions, *amendment.tests}
+    for task, (features, _) in releases.NOT_EVALUABLE_FEATURES.items():
+        assert known[task] >= features
+        assert task in releases.AMENDMENTS
+    assert releases.UNNAMED == 5
 
 
 def test_releases_in_between() -> None:
