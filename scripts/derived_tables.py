@@ -6,13 +6,7 @@ from cooperflow import atomic_io
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.tables import (
-    breakdowns,
-    communication_tables,
-    comparison,
-    headline_tables,
-    run_table,
-)
+from cooperflow.tables import breakdowns, communication_tables, comparison, run_table, text_tables
 
 
 def main() -> int:
@@ -31,8 +25,8 @@ def main() -> int:
         for path, table in communication_tables.by_path(talk, results).items():
             texts[path] = table.to_csv(index=False)
         for headline in (
-            headline_tables.summary(run_table.read_table(results.summary_csv)),
-            headline_tables.comparison(differences),
+            text_tables.headline_summary(run_table.read_table(results.summary_csv)),
+            text_tables.headline_comparison(differences),
         ):
             texts[results.table(f"{headline.name}.tex")] = headline.latex()
             texts[results.table(f"{headline.name}.md")] = headline.markdown()

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cooperflow.errors import UserError
 from cooperflow.jobs import command
-from cooperflow.tables import folder_comparison, terminal_tables
+from cooperflow.tables import folder_comparison
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     a = folder_comparison.read("A", arguments.a)
     b = folder_comparison.read("B", arguments.b)
     result = folder_comparison.compare(a, b, arguments.anyway)
-    terminal_tables.folders(a.name, b.name, result, Console())
+    folder_comparison.print_result(a.name, b.name, result, Console())
     return 0
 
 

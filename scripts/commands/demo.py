@@ -13,7 +13,7 @@ from rich.console import Console
 from cooperflow import layout
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
-from cooperflow.tables import findings, run_table, terminal_tables
+from cooperflow.tables import findings, run_table, text_tables
 
 FILE = Path("config/demo.yaml")
 from cooperflow.jobs import command
@@ -30,7 +30,9 @@ def main() -> int:
         return code
     plan = planning.make(config.load([file]))
     runs, summary = run_table.collect(plan)
-    terminal_tables.tables(plan.results, runs, summary, Console(), (), findings.of_plan(plan, runs))
+    text_tables.print_tables(
+        plan.results, runs, summary, Console(), (), findings.of_plan(plan, runs)
+    )
     print(f"report   {plan.results.report}/index.html: open it in a browser")
     print(f"each run {plan.results.runs}/RUN_NAME/...: patches, trajectories, tests, attempts")
     print(f"took     {time.monotonic() - start:.0f} s")

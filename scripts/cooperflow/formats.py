@@ -30,6 +30,12 @@ def points(value: Any) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
+def point_range(low: Any, high: Any) -> str:
+    """Return an interval of a difference of rates in percentage points."""
+    ends = points(low), points(high)
+    return MISSING if MISSING in ends else f"{ends[0]} to {ends[1]}"
+
+
 def probability(value: Any) -> str:
     """Return a p value."""
     number = parse_number(value)

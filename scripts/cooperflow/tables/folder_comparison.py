@@ -1,4 +1,4 @@
-"""Comparison of two results folders: paired differences, and limits of the comparison.
+"""Comparison of two results folders: paired differences, limits of the comparison, printing.
 
 The statistics are those of comparison.csv. An experiment of B is compared with the experiment of A
 that has its run name; if each folder has one model, with the experiment of its setting and repeat.
@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
+from rich.table import Table
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, formats
 from cooperflow.errors import UserError, listed
+from cooperflow.formats import fit_table
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
-from cooperflow.tables import comparison, run_table, stats
+from cooperflow.tables import comparison, findings, run_table, stats
 from cooperflow.tables.findings import Difference
 
 FOLDERS = "folders"
@@ -288,3 +291,43 @@ def verdict(difference: Difference) -> str:
     if not difference.is_established:
         return "inconclusive"
     return "B passes more" if difference.value > 0 else "B passes fewer"
+
+
+def print_result(a: str, b: str, result: Result, console: Console) -> None:
+    """Print the rows of a comparison, then its limits."""
+    table = Table(title=f"A: {a}\nB: {b}", title_justify="left", box=None, pad_edge=False)
+    heads = ("experiment", "A", "B", "pairs", "B - A", "95 %", "by task", "p", "p (Holm)", "")
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("experiment", "") else "right")
+    for row in result.rows:
+        difference = row.difference
+        same = row.a.run_name == row.b.run_name
+        table.add_row(
+            row.a.run_name if same else f"{row.a.run_name} | {row.b.run_name}",
+            *(
+                f"{side.passed}/{side.evaluated} {formats.percent(side.rate, digits=0)}"
+                for side in (row.a, row.b)
+            ),
+            str(difference.pairs),
+            formats.points(difference.value),
+            formats.point_range(difference.low, difference.high),
+            formats.point_range(difference.cluster_low, difference.cluster_high),
+            formats.probability(difference.p),
+            formats.probability(row.p_holm),
+            verdict(difference),
+        )
+    console.print(fit_table(table, console.width, ["p", "by task", "95 %", "p (Holm)"]))
+    console.print(
+        "\nPercentage points over the pairs that both evaluated: Newcombe's interval, and the one"
+        " clustered by task; McNemar's exact test, adjusted over the rows by Holm's method.",
+        highlight=False,
+    )
+    for row in result.rows:
+        difference = row.difference
+        if difference.pairs and not difference.is_established:
+            text = f"{row.a.run_name}: inconclusive; {findings.detectable(difference)}."
+            console.print(text, highlight=False, markup=False)
+    if result.alone:
+        console.print(f"Not compared: {', '.join(result.alone)}.", highlight=False, markup=False)
+    for mark in result.marks:
+        console.print(f"! {mark}", style="yellow", highlight=False, markup=False)
