@@ -5,7 +5,7 @@ import sys
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.tables import oracle_table
+from cooperflow.tables import oracle
 
 
 def main() -> int:
@@ -13,7 +13,7 @@ def main() -> int:
 
     def work() -> int:
         plan = planning.make(config.from_environment())
-        print(f"{plan.results.oracle_csv}: {oracle_table.tabulate(plan)}")
+        print(f"{plan.results.oracle_csv}: {oracle.write_table(plan)}")
         return 0
 
     return command.perform(work, arguments.log)

@@ -20,7 +20,7 @@ from cooperflow.jobs import evaluation_jobs
 from cooperflow.jobs.evaluation_jobs import Repetition
 from cooperflow.jobs.job import Try
 from cooperflow.layout import REPOSITORY, Pair
-from cooperflow.tables import oracle_table
+from cooperflow.tables import oracle
 
 PAIR = Pair("demo_textkit_task", 2, (1, 2))
 INVENTORY = Pair("demo_inventory_task", 1, (2, 3))
@@ -45,12 +45,12 @@ def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) ->
     _break(dataset / PAIR.repo / "task2" / "feature1" / "feature.patch")
     child_process.preload()
     assert evaluation_jobs.OracleJob(plan, Repetition(PAIR, 1), Try(1, last=True)).perform() == 0
-    (row,) = oracle_table.rows(plan)
+    (row,) = oracle.rows(plan)
     assert (row["status"], row["reason"]) == ("failed", "coop_gold_failed")
     assert row["solo_passed"] is True  # combined.patch is complete
     assert row["control_failed"] is True
     assert row["tests_run"] > 0
-    assert "1 failed of 1 pairs" in oracle_table.tabulate(plan)
+    assert "1 failed of 1 pairs" in oracle.write_table(plan)
     assert len(pd.read_csv(plan.results.oracle_csv)) == 1
 
 
@@ -88,7 +88,7 @@ def test_patches_reach_the_tests_byte_for_byte(make_plan: Any, dataset: Path) ->
     tests.write_bytes(tests.read_bytes() + BYTES_TEST)
     child_process.preload()
     assert evaluation_jobs.OracleJob(plan, Repetition(PAIR, 1), Try(1, last=True)).perform() == 0
-    (row,) = oracle_table.rows(plan)
+    (row,) = oracle.rows(plan)
     assert (row["solo_passed"], row["coop_passed"], row["merge_status"]) == (True, True, "clean")
     assert row["patch_text"] == "line_endings;not_utf8"
 
@@ -118,7 +118,7 @@ def test_a_flaky_test_is_found_by_repeating(make_plan: Any, dataset: Path) -> No
             evaluation_jobs.OracleJob(plan, Repetition(PAIR, number), Try(1, last=True)).perform()
             == 0
         )
-        (row,) = oracle_table.rows(plan)
+        (row,) = oracle.rows(plan)
         if row["status"] == "flaky":
             break
     assert row["status"] == "flaky"

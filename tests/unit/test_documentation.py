@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow.outcomes import oracle
 from cooperflow.report import pages
 from cooperflow.tables import (
     breakdowns,
     communication_tables,
     comparison,
+    oracle,
     paper_tables,
     run_table,
     symptoms,

@@ -21,10 +21,11 @@ from cooperflow.images import disk_space, verification
 from cooperflow.jobs import admission
 from cooperflow.jobs.job import DONE, FAILED, Conclusion, Job, Try, corrupt_result
 from cooperflow.layout import Pair, RunFolder
-from cooperflow.outcomes import judgement, oracle, patch_text, run_result
+from cooperflow.outcomes import judgement, patch_text, run_result
 from cooperflow.outcomes.judgement import Verdict
-from cooperflow.outcomes.oracle import Probe
 from cooperflow.outcomes.run_result import EvalRecord, RunRecord
+from cooperflow.tables import oracle
+from cooperflow.tables.oracle import Probe
 from cooperflow.upstream import result_files
 
 SCHEMA = 1

@@ -13,10 +13,11 @@ import pandas as pd
 from cooperflow import atomic_io
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
-from cooperflow.outcomes import judgement, oracle
+from cooperflow.outcomes import judgement
 from cooperflow.plots import specifications
 from cooperflow.plots.plot_data import Tables, titled
 from cooperflow.plots.specifications import Spec
+from cooperflow.tables import oracle
 
 # Columns of the table of all runs: of runs.csv, their heading, whether they are numbers.
 COLUMNS = (

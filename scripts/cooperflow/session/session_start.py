@@ -23,7 +23,7 @@ from cooperflow.outcomes.forecast import NOTHING, Range
 from cooperflow.outcomes.run_result import RunRecord
 from cooperflow.session import model_check, preflight
 from cooperflow.session.checks import Context, Work
-from cooperflow.tables import oracle_table
+from cooperflow.tables import oracle
 from cooperflow.upstream import published
 
 
@@ -109,7 +109,7 @@ def plan_text(plan: Plan, work: Work, removed_containers: int) -> str:
         lines += estimate_text(make_estimate(plan, paid), work.slots)
         lines += _budget_lines(plan)
     if work.runs:
-        lines.append(f"oracle: {oracle_table.summary(plan)}")
+        lines.append(f"oracle: {oracle.summary(plan)}")
     not_adopted = [
         experiment.run_name
         for experiment in plan.experiments

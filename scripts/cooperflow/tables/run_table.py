@@ -17,7 +17,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement, patch_text, run_result
 from cooperflow.outcomes.run_result import EvalRecord, RunRecord
-from cooperflow.tables import oracle_table, stats
+from cooperflow.tables import oracle, stats
 from cooperflow.upstream import coordination, result_files
 from cooperflow.upstream.result_files import Evaluation
 
@@ -313,10 +313,10 @@ def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFra
     Raises:
         UserError: a document is missing or incomplete, and ``partial`` is not set.
     """
-    probed = oracle_table.table(oracle_table.rows(plan))
-    runs = oracle_table.mark(runs_table(list(_rows(plan, partial))), probed)
+    probed = oracle.oracle_table(oracle.rows(plan))
+    runs = oracle.add_states(runs_table(list(_rows(plan, partial))), probed)
     modes = {experiment.run_name: experiment.setting.mode for experiment in plan.experiments}
-    return runs, oracle_table.beside(summary_table(runs), runs, probed, modes)
+    return runs, oracle.add_oracle_columns(summary_table(runs), runs, probed, modes)
 
 
 def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:

@@ -13,10 +13,9 @@ import pytest
 from cooperflow.analysis import losses
 from cooperflow.analysis.losses import OwnFeature
 from cooperflow.layout import Pair
-from cooperflow.outcomes import oracle
-from cooperflow.outcomes.oracle import Probe
 from cooperflow.plots import plot_data
-from cooperflow.tables import breakdowns, loss_tables, oracle_table, run_table
+from cooperflow.tables import breakdowns, loss_tables, oracle, run_table
+from cooperflow.tables.oracle import Probe
 
 PATCH = b"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-1\n+2\n"
 TEST_ONLY = b"diff --git a/tests/test_a.py b/tests/test_a.py\n@@ -1 +1 @@\n-1\n+2\n"
@@ -260,7 +259,7 @@ def test_the_oracle_has_the_same_columns() -> None:
 
     def row(**more: dict[str, object]) -> tuple[object, ...]:
         documents = [{"repeat": 1, "probes": {**plain, **more}}]
-        made = oracle_table.mark_loss(oracle.row(pair, documents), documents)
+        made = oracle.mark_loss(oracle.row(pair, documents), documents)
         return made["own1_passed"], made["own2_passed"], made["loss"]
 
     own = {"own1": probe((True, False)), "own2": probe((False, True))}
@@ -272,4 +271,4 @@ def test_the_oracle_has_the_same_columns() -> None:
     assert row(**{**own, "own1": broken}) == (None, True, "unknown")
     assert row(**own, coop=broken) == (True, True, "unknown")
     assert row() == (None, None, "unknown")
-    assert oracle_table.mark_loss(oracle.row(pair, []), [])["loss"] == ""
+    assert oracle.mark_loss(oracle.row(pair, []), [])["loss"] == ""

@@ -1,14 +1,26 @@
-"""Oracle: whether a pair's gold patches pass on this machine and its tests are reliable."""
+"""Oracle: whether a pair's gold patches pass on this machine and its tests are reliable.
+
+Its verdicts are oracle.csv, and columns of runs.csv and summary.csv.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cooperflow import atomic_io
+from cooperflow.analysis import losses
+from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, runner_output
+from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The three evaluations of one repetition.
 SOLO = "solo"  # the gold patch of both features
@@ -163,7 +175,7 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "solo_status": judge_solo(probes, (a, b))[0],
         "coop_status": status,
         "lead_alone": all(p.lead_alone for p in coop),
-        "control_passed": _numbers([any(p.passed[n] for p in control) for n in (0, 1)], (a, b)),
+        "control_passed": _chosen([any(p.passed[n] for p in control) for n in (0, 1)], (a, b)),
         "feature1_tests": counts[0],
         "feature2_tests": counts[1],
         "patch_text": ";".join(repeats[0].get("patch_text") or ()),
@@ -195,12 +207,12 @@ def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tup
     reasons = [reason] if reason else []
     if coop[0].merge_status == "missing_input" or not coop[0].applied:
         reasons.append("coop_gold_not_applied")
-    elif coop[0].merge_status in ("clean", "identical") and not coop[0].both:
+    elif coop[0].merge_status in (result_files.CLEAN, result_files.IDENTICAL) and not coop[0].both:
         built = all(coop[0].built)
         reasons.append("coop_gold_failed" if built else "coop_build_failed")
     if reasons:
         return FAILED, "; ".join(reasons)
-    return status, "gold_conflict" if coop[0].merge_status == "conflicts" else ""
+    return status, "gold_conflict" if coop[0].merge_status == result_files.CONFLICTS else ""
 
 
 def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:
@@ -220,12 +232,12 @@ def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -
     if not solo.applied:
         reasons.append("solo_gold_not_applied")
     elif not solo.both:
-        unbuilt = _numbers([not built for built in solo.built], features)
+        unbuilt = _chosen([not built for built in solo.built], features)
         reasons.append(f"solo_build_failed: feature {unbuilt}" if unbuilt else "solo_gold_failed")
-    untested = _numbers([_ran_none(solo, n) for n in (0, 1)], features)
+    untested = _chosen([_ran_none(solo, n) for n in (0, 1)], features)
     if solo.applied and untested:
         reasons.append(f"{judgement.NO_TESTS_RUN}: feature {untested}")
-    passed = _numbers(control.passed, features)
+    passed = _chosen(control.passed, features)
     if passed:
         reasons.append(f"control_passed: feature {passed}")
     return (FAILED, "; ".join(reasons)) if reasons else (OK, "")
@@ -243,7 +255,7 @@ def _ran_none(probe: Probe, index: int) -> bool:
     return probe.built[index] and probe.tests_run is not None and not probe.tests_run[index]
 
 
-def _numbers(chosen: Sequence[bool], features: Sequence[int]) -> str:
+def _chosen(chosen: Sequence[bool], features: Sequence[int]) -> str:
     """Return the data set's numbers of the chosen features."""
     return " and ".join(str(f) for f, is_so in zip(features, chosen, strict=True) if is_so)
 
@@ -254,3 +266,126 @@ def _flaky(probes: Mapping[str, Sequence[Probe]]) -> bool:
 
 def _differ(several: Sequence[Probe]) -> bool:
     return len({p.verdict for p in several}) > 1
+
+
+def repeat_documents(plan: Plan, pair: Pair) -> list[dict[str, Any]]:
+    """Return the complete documents of a pair's repetitions, sorted by number."""
+    documents = [
+        document
+        for path in sorted(plan.results.oracle(pair).glob("repeat-*.json"))
+        if isinstance(document := atomic_io.read_json(path), dict)
+    ]
+    return sorted(documents, key=lambda document: int(document["repeat"]))
+
+
+def rows(plan: Plan) -> list[dict[str, Any]]:
+    """Return the oracle's row of every pair, including those not run."""
+    documents = {pair: repeat_documents(plan, pair) for pair in plan.pairs}
+    return [mark_loss(row(pair, repeats), repeats) for pair, repeats in documents.items()]
+
+
+def mark_loss(row: dict[str, Any], documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the row with the loss of the merged gold patches, as of a coop run."""
+    if not documents:
+        return {**row, "loss": ""}
+    outcome = judgement.PASS if row["coop_passed"] else judgement.FAIL
+    if any(document["probes"][COOP].get("broke") for document in documents):
+        outcome = judgement.INFRA_ERROR
+    own = row["own1_passed"], row["own2_passed"]
+    return {**row, "loss": losses.loss(outcome, own, str(row["merge_status"]))}
+
+
+def write_table(plan: Plan) -> str:
+    """Write oracle.csv and return its summary in a line."""
+    text = oracle_table(rows(plan)).to_csv(index=False)
+    atomic_io.write_text(plan.results.oracle_csv, text)
+    atomic_io.write_text(plan.results.oracle_note, f"{time.time()}\n")
+    return summary(plan)
+
+
+def summary(plan: Plan) -> str:
+    """Return the state and the results of the oracle in a line."""
+    pair_rows = rows(plan)
+    counts = {state: sum(row["status"] == state for row in pair_rows) for state in STATES}
+    if counts[NOT_RUN] == len(pair_rows):
+        return "not run. `snakemake oracle` evaluates the gold patches: no model, no cost."
+    parts = [f"{count} {state}" for state, count in counts.items() if count]
+    alone = sum(bool(row["lead_alone"]) for row in pair_rows)
+    merged = sum(bool(row["coop_passed"]) for row in pair_rows) - alone
+    line = f"{', '.join(parts)} of {len(pair_rows)} pairs; gold patches merge and pass: {merged}"
+    return f"{line}; pass by agent 1's patch alone after a conflict: {alone}" if alone else line
+
+
+def oracle_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the rows as a table with its columns in order."""
+    import pandas as pd  # here: sessions and jobs import this module and make no table
+
+    return pd.DataFrame(list(rows), columns=list(COLUMNS))
+
+
+def add_states(runs: pd.DataFrame, probed: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of runs with the oracle's state of each run's pair in column `oracle`.
+
+    The state is for the run's mode: solo or merged.
+    """
+    states = {
+        mode: dict(zip(_pair_keys(probed), map(str, probed[column]), strict=True))
+        for mode, column in ((SOLO, "solo_status"), (COOP, "coop_status"))
+    }
+    modes = [SOLO if mode == SOLO else COOP for mode in runs["mode"]]
+    run_states = [
+        states[mode].get(key, NOT_RUN) for mode, key in zip(modes, _pair_keys(runs), strict=True)
+    ]
+    return runs.assign(oracle=run_states)
+
+
+def add_oracle_columns(
+    summary: pd.DataFrame, runs: pd.DataFrame, probed: pd.DataFrame, modes: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return the summary with its figures over trusted pairs only, and the gold patches' ceiling.
+
+    Args:
+        runs: with column `oracle`.
+        probed: the rows of all pairs, including those not run.
+        modes: upstream's mode of each experiment, by its run name.
+    """
+    import pandas as pd
+
+    from cooperflow.tables import stats
+
+    evaluated = probed[probed["repeats"] > 0]
+    gold = {
+        mode: dict(zip(_pair_keys(evaluated), map(bool, evaluated[column]), strict=True))
+        for mode, column in ((SOLO, "solo_passed"), (COOP, "coop_passed"))
+    }
+    rows = []
+    for _, experiment in summary.iterrows():
+        group = runs[runs["run_name"] == experiment["run_name"]]
+        trusted = group[group["oracle"] == OK]
+        passed = int((trusted["outcome"] == judgement.PASS).sum())
+        graded = passed + int((trusted["outcome"] == judgement.FAIL).sum())
+        low, high = stats.wilson(passed, graded)
+        mode = SOLO if modes[str(experiment["run_name"])] == SOLO else COOP
+        reached = [gold[mode][key] for key in _pair_keys(group) if key in gold[mode]]
+        counts = {state: int((group["oracle"] == state).sum()) for state in STATES}
+        rows.append(
+            {
+                "oracle_ok": counts[OK],
+                "oracle_failed": counts[FAILED],
+                "oracle_flaky": counts[FLAKY],
+                "oracle_not_run": counts[NOT_RUN],
+                "pass_oracle_ok": passed,
+                "pass_rate_oracle_ok": stats.rate(passed, graded),
+                "ci_low_oracle_ok": low,
+                "ci_high_oracle_ok": high,
+                "gold_ceiling": stats.rate(sum(reached), len(reached)) if reached else math.nan,
+            }
+        )
+    extra = pd.DataFrame(rows, index=summary.index)
+    return pd.concat([summary, extra], axis=1)
+
+
+def _pair_keys(frame: pd.DataFrame) -> list[tuple[str, int, str]]:
+    """Return the pair of each row, computed by columns: by rows, 20,000 would take seconds."""
+    columns = (frame["repo"].map(str), frame["task_id"].map(int), frame["features"].map(str))
+    return list(zip(*columns, strict=True))

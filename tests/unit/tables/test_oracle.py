@@ -14,9 +14,8 @@ from cooperflow.jobs import evaluation_jobs
 from cooperflow.jobs.evaluation_jobs import Repetition
 from cooperflow.jobs.job import TRY_AGAIN, Try
 from cooperflow.layout import Pair
-from cooperflow.outcomes import oracle
-from cooperflow.outcomes.oracle import Probe
-from cooperflow.tables import oracle_table
+from cooperflow.tables import oracle
+from cooperflow.tables.oracle import Probe
 
 PAIR = Pair("demo_textkit_task", 2, (1, 2))
 
@@ -123,7 +122,7 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
             ("m-coop", "1,3", "fail"),
         )
     ]
-    probed = oracle_table.table(
+    probed = oracle.oracle_table(
         [
             oracle.row(Pair("a_task", 1, (1, 2)), [_document(GOOD)]),
             oracle.row(
@@ -132,16 +131,16 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
             ),
         ]
     )
-    runs = oracle_table.mark(pd.DataFrame(rows), probed)
+    runs = oracle.add_states(pd.DataFrame(rows), probed)
     # Gold patches that merge but break each other take nothing from the solo runs.
     assert list(runs["oracle"]) == ["ok", "ok", "ok", "failed"]
     summary = pd.DataFrame({"run_name": ["m-solo", "m-coop"], "pass_rate": [0.5, 0.5]})
-    whole = oracle_table.beside(summary, runs, probed, {"m-solo": "solo", "m-coop": "coop"})
+    whole = oracle.add_oracle_columns(summary, runs, probed, {"m-solo": "solo", "m-coop": "coop"})
     assert list(whole["pass_rate"]) == [0.5, 0.5]
     assert list(whole["pass_rate_oracle_ok"]) == [0.5, 1.0]
     assert list(whole["oracle_failed"]) == [0, 1]
     assert list(whole["gold_ceiling"]) == [1.0, 0.5]
-    untold = oracle_table.mark(pd.DataFrame(rows), oracle_table.table([]))
+    untold = oracle.add_states(pd.DataFrame(rows), oracle.oracle_table([]))
     assert set(untold["oracle"]) == {"not run"}
 
 
@@ -169,7 +168,7 @@ def test_a_lead_alone_pass_is_no_merge(make_plan: Any) -> None:
     path = plan.results.oracle_repeat(PAIR, 1)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(_document({**GOOD, "coop": [alone]})))
-    line = oracle_table.summary(plan)
+    line = oracle.summary(plan)
     assert "merge and pass: 0;" in line
     assert "patch alone after a conflict: 1" in line
 
@@ -186,7 +185,7 @@ def test_an_image_other_than_the_verified_one_is_not_evaluated(
     repetition = Repetition(PAIR, 1)
     assert evaluation_jobs.OracleJob(plan, repetition, Try(1, last=False)).perform() == TRY_AGAIN
     assert evaluation_jobs.OracleJob(plan, repetition, Try(3, last=True)).perform() == 0
-    (row,) = oracle_table.rows(plan)
+    (row,) = oracle.rows(plan)
     assert row["status"] == "failed"
     assert "sha256:2 here, but sha256:1 was verified" in row["reason"]
 
