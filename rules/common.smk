@@ -47,10 +47,10 @@ snakemake_setup.restore_resources(workflow, Path(workflow.basedir) / "profiles")
 snakemake_setup.limit_providers(workflow, PLAN.run_limits)
 
 
-def call(name, *arguments):
-    """The quoted command line of a rule's script."""
+def call(name):
+    """The quoted command that starts a rule's script."""
     script = Path(workflow.basedir) / "scripts" / f"{name}.py"
-    return shlex.join([sys.executable, "-X", "utf8", str(script), *arguments])
+    return shlex.join([sys.executable, "-X", "utf8", str(script)])
 
 
 def run_slots():
@@ -124,7 +124,7 @@ if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun
 BROKEN_EVALUATIONS = redo.broken_evaluations(RESULTS)
 
 
-def documents(name, wanted=lambda experiment: True):
+def documents(name, is_wanted=lambda experiment: True):
     """A document of every run. A function, since jobs on cluster nodes do not need the list."""
     folders = {
         experiment.run_name: str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
@@ -133,7 +133,7 @@ def documents(name, wanted=lambda experiment: True):
     return [
         f"{folders[run.experiment.run_name]}/{run.pair.folder}/{name}"
         for run in PLAN.runs
-        if wanted(run.experiment)
+        if is_wanted(run.experiment)
     ]
 
 
@@ -189,7 +189,7 @@ def inputs_of_oracle(wildcards):
         return []
     if document.exists():
         make_again(document)
-    return own_image(wildcards.pair)
+    return evaluation_image(wildcards.pair)
 
 
 def inputs_of_image(wildcards):
@@ -226,23 +226,24 @@ def inputs_of_tables(_):
     return paths + ([str(RESULTS.oracle_note)] if RESULTS.oracle_note.exists() else [])
 
 
-def images_before(pair, runs=None):
+def images_before(pair, experiment=None):
     """The sentinel for a run or evaluation: all images; in rolling mode its own; on Modal none."""
     if not PLAN.config.docker:
         return []
-    return str(RESULTS.sentinel(image_of(pair, runs))) if PLAN.config.images.rolling else GATE
+    return str(RESULTS.sentinel(image_of(pair, experiment))) if PLAN.config.images.rolling else GATE
 
 
-def own_image(pair):
-    """The sentinel of the image in which a pair is graded; on Modal none."""
+def evaluation_image(pair):
+    """The sentinel of the image in which a pair is evaluated; on Modal none."""
     return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.docker else []
 
 
-def image_of(pair, runs=None):
-    """The image in which a pair is graded, or is run in the experiment `runs`."""
+def image_of(pair, experiment=None):
+    """The image in which a pair is evaluated, or is run in an experiment."""
     repo, task, _ = pair.split("/")
     image = published.image_name(repo, int(task))
-    return published.with_agent_server(image) if runs and runs.agent.openhands else image
+    has_server = experiment is not None and experiment.agent.openhands
+    return published.with_agent_server(image) if has_server else image
 
 
 RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.experiments}
@@ -253,8 +254,8 @@ def image_uses(jobs):
     uses = {}
     for job in jobs:
         if str(job.rule).startswith(("run_", "eval_", "own_", "oracle_pair")):
-            runs = RUN_RULES.get(str(job.rule))
-            files = uses.setdefault(image_of(job.wildcards.pair, runs), [])
+            experiment = RUN_RULES.get(str(job.rule))
+            files = uses.setdefault(image_of(job.wildcards.pair, experiment), [])
             files.extend(str(file) for file in job.output)
     return uses
 
@@ -278,7 +279,7 @@ def archives(_):
     return [folder / f"{layout.image_key(image)}.tar" for image in PLAN.images]
 
 
-def attempt_number(_, attempt):
+def try_number(_, attempt):
     """The number of Snakemake's try at a job: 1, 2, ..."""
     return attempt
 

@@ -14,8 +14,10 @@ for experiment in PLAN.experiments:
         threads: 0  # eval_slots limits them, not cores
         resources:
             eval_slots=1,
-            attempt=attempt_number,
+            try_number=try_number,
         params:
-            call=call("eval", "--run", f"{experiment.run_name}/{experiment.setting.mode}/"),
+            call=call("eval"),
+            folder=f"{experiment.run_name}/{experiment.setting.mode}",
         shell:
-            "{params.call}{wildcards.pair:q} --try {resources.attempt} --log {log:q}"
+            "{params.call} --run {params.folder:q}/{wildcards.pair:q}"
+            " --try {resources.try_number} --log {log:q}"

@@ -19,12 +19,12 @@ rule oracle_pair:
     threads: 0
     resources:
         eval_slots=1,
-        attempt=attempt_number,
+        try_number=try_number,
     params:
-        call=call("oracle", "--run", "oracle/"),
+        call=call("oracle"),
     shell:
-        "{params.call}{wildcards.pair:q}/{wildcards.repeat} --try {resources.attempt}"
-        " --log {log:q}"
+        "{params.call} --run oracle/{wildcards.pair:q}/{wildcards.repeat}"
+        " --try {resources.try_number} --log {log:q}"
 
 
 rule oracle_table:

@@ -17,8 +17,10 @@ for experiment in PLAN.experiments:
         resources:
             **PLAN.slots(experiment),
             run_slots=1,
-            attempt=attempt_number,
+            try_number=try_number,
         params:
-            call=call("run", "--run", f"{experiment.run_name}/{experiment.setting.mode}/"),
+            call=call("run"),
+            folder=f"{experiment.run_name}/{experiment.setting.mode}",
         shell:
-            "{params.call}{wildcards.pair:q} --try {resources.attempt} --log {log:q}"
+            "{params.call} --run {params.folder:q}/{wildcards.pair:q}"
+            " --try {resources.try_number} --log {log:q}"
