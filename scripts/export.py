@@ -3,7 +3,8 @@
 import sys
 
 from cooperflow.archive import export
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
 
 
@@ -11,12 +12,14 @@ def main() -> int:
     arguments = command.parser(__doc__).parse_args()
 
     def work() -> int:
-        made = plan.make(config.from_environment())
-        done = export.write(made)
-        print(f"{made.results.export}: {done.trajectories} trajectories, {done.logs} inspect logs")
-        if done.without:
-            print(f"{done.without} runs have no trajectory: no event of them is recorded.")
-        for note in done.notes:
+        plan = planning.make(config.from_environment())
+        counts = export.write(plan)
+        print(
+            f"{plan.results.export}: {counts.trajectories} trajectories, {counts.logs} inspect logs"
+        )
+        if counts.without:
+            print(f"{counts.without} runs have no trajectory: no event of them is recorded.")
+        for note in counts.notes:
             print(note)
         return 0
 

@@ -16,11 +16,11 @@ def main() -> int:
     parser.add_argument("--to", type=Path, required=True, help="the folder to write")
     arguments = parser.parse_args()
     child_process.prepare_environment()
-    written = recording.write(plan.make(config.load(arguments.configfile)), arguments.to)
-    for line in written.left_out:
+    summary = recording.write(plan.make(config.load(arguments.configfile)), arguments.to)
+    for line in summary.left_out:
         print(f"left out: {line}")
-    print(f"Recorded {written.runs} runs of {written.pairs} pairs in {written.folder}. Replay:")
-    print(f"  .venv/bin/snakemake -j 4 all --configfile {written.folder / 'replay.yaml'}")
+    print(f"Recorded {summary.runs} runs of {summary.pairs} pairs in {summary.folder}. Replay:")
+    print(f"  .venv/bin/snakemake -j 4 all --configfile {summary.folder / 'replay.yaml'}")
     return 0
 
 

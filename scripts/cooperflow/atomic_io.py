@@ -69,8 +69,8 @@ def append_line(path: Path, line: str, shared: bool = False) -> None:
         if shared:
             locks.lock(handle)
         size = os.fstat(handle).st_size
-        written = os.write(handle, data)
-        if written != len(data):
+        count = os.write(handle, data)
+        if count != len(data):
             os.ftruncate(handle, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(handle)

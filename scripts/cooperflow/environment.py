@@ -127,10 +127,10 @@ def is_controlled(name: str) -> bool:
 
 def controlled_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return ``environment`` as a process that calls models gets it."""
-    kept = {name: value for name, value in environment.items() if not is_controlled(name)}
+    variables = {name: value for name, value in environment.items() if not is_controlled(name)}
     # With `error` a deprecation in a library would end a run.
-    kept.pop("PYTHONWARNINGS", None)
-    return {**kept, **CONTROLLED_VALUES, "MSWEA_GLOBAL_CONFIG_DIR": str(_empty_folder())}
+    variables.pop("PYTHONWARNINGS", None)
+    return {**variables, **CONTROLLED_VALUES, "MSWEA_GLOBAL_CONFIG_DIR": str(_empty_folder())}
 
 
 def remove_keys(environment: MutableMapping[str, str], model: str) -> None:
@@ -161,10 +161,10 @@ def unsent_keys(environment: Mapping[str, str], entry: str, model: str) -> Itera
 
 def enter_controlled(environment: MutableMapping[str, str]) -> None:
     """Make ``environment`` (that of this process) the controlled one."""
-    wanted = controlled_environment(environment)
-    for name in set(environment) - set(wanted):
+    controlled = controlled_environment(environment)
+    for name in set(environment) - set(controlled):
         del environment[name]
-    environment.update(wanted)
+    environment.update(controlled)
     # Warnings that PYTHONWARNINGS or -W turned into errors.
     warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
 
@@ -215,9 +215,11 @@ def contradictions(
         models: name in the config, litellm's name and api_base of each model that is paid for.
         environment: of the session.
     """
-    named = [name for name in sorted(environment) if environment[name] and ADDRESS.fullmatch(name)]
+    addresses = [
+        name for name in sorted(environment) if environment[name] and ADDRESS.fullmatch(name)
+    ]
     for entry, model, api_base in models:
-        for name in named:
+        for name in addresses:
             if api_base is None and _concerns(name, model):
                 yield (
                     f"{name} is set, and models.{entry}.api_base is null: the environment does not "
@@ -234,6 +236,6 @@ def _concerns(variable: str, model: str) -> bool:
 
 def _provider(model: str) -> str:
     """Return the provider of a model in small letters and digits, empty if it is unknown."""
-    bare = (who for start, who in _BARE.items() if model.lower().startswith(start))
-    prefix = model.partition("/")[0] if "/" in model else next(bare, "")
+    providers = (provider for start, provider in _BARE.items() if model.lower().startswith(start))
+    prefix = model.partition("/")[0] if "/" in model else next(providers, "")
     return re.sub(r"[^a-z0-9]", "", prefix.lower()).removesuffix("chat")

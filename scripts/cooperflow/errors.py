@@ -27,5 +27,5 @@ def nearest(word: object, allowed: Iterable[object]) -> str:
 def listed(words: Iterable[object], limit: int = 12) -> str:
     """Join ``words`` for a message, shortened to ``limit`` entries."""
     all_words = [str(w) for w in words]
-    shown = ", ".join(all_words[:limit])
-    return shown + (f", ... ({len(all_words)} in all)" if len(all_words) > limit else "")
+    text = ", ".join(all_words[:limit])
+    return text + (f", ... ({len(all_words)} in all)" if len(all_words) > limit else "")

@@ -159,8 +159,8 @@ def interrupt_on_signals() -> None:
     """Raise Interrupted where the main thread is, once, when asked to end."""
 
     def raise_once(number: int, frame: object) -> None:
-        for asked in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(asked, signal.SIG_IGN)
+        for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signal_number, signal.SIG_IGN)
         raise Interrupted(signal.Signals(number).name)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -40,21 +40,22 @@ def read(name: str | None, environment: Mapping[str, str]) -> Key:
     White space around a key (a secret file ends in a line break) is removed. A key with any other
     character that no HTTP header carries is refused: an HTTP client would quote it in its error.
     """
-    given = environment.get(name or "") or ""
-    value = given.strip()
+    raw = environment.get(name or "") or ""
+    value = raw.strip()
     if not value:
         return Key(None)
     if not _SENDABLE.fullmatch(value):
-        bad = next(c for c in value if not _SENDABLE.fullmatch(c))
+        character = next(c for c in value if not _SENDABLE.fullmatch(c))
         return Key(
             None,
-            f"The key in {name} contains {_named(bad)} at position {value.index(bad) + 1}, which "
-            "no HTTP header can carry. Allowed: printable ASCII characters without spaces. "
+            f"The key in {name} contains {_named(character)} at position "
+            f"{value.index(character) + 1}, which no HTTP header can carry. Allowed: printable "
+            "ASCII characters without spaces. "
             f"Set {name} to the key alone.",
         )
-    if value != given:
-        where = "ends with" if given.startswith(value[0]) else "starts with"
-        return Key(value, note=f"{name} {where} white space, which is not part of the key: removed")
+    if value != raw:
+        side = "ends with" if raw.startswith(value[0]) else "starts with"
+        return Key(value, note=f"{name} {side} white space, which is not part of the key: removed")
     return Key(value)
 
 
@@ -64,8 +65,8 @@ def key_value(name: str | None, environment: Mapping[str, str]) -> str | None:
 
 
 def _named(character: str) -> str:
-    known = {"\n": "a line break", "\r": "a carriage return", "\t": "a tab", " ": "a space"}
-    return known.get(character, f"the character U+{ord(character):04X}")
+    names = {"\n": "a line break", "\r": "a carriage return", "\t": "a tab", " ": "a space"}
+    return names.get(character, f"the character U+{ord(character):04X}")
 
 
 @lru_cache(maxsize=64)
@@ -83,9 +84,9 @@ def spellings(key: str) -> tuple[str, ...]:
         for ascii_only in (True, False):
             once = json.dumps(plain, ensure_ascii=ascii_only)[1:-1]
             forms |= {once, json.dumps(once, ensure_ascii=ascii_only)[1:-1]}
-        for shown in (repr(plain), repr(plain.encode(errors="surrogateescape")).lstrip("b")):
-            forms |= {shown[1:-1], json.dumps(shown)[2:-2]}
-            forms |= {json.dumps(shown, ensure_ascii=False)[2:-2]}
+        for literal in (repr(plain), repr(plain.encode(errors="surrogateescape")).lstrip("b")):
+            forms |= {literal[1:-1], json.dumps(literal)[2:-2]}
+            forms |= {json.dumps(literal, ensure_ascii=False)[2:-2]}
         for safe in ("", "/"):
             forms |= {quote(plain, safe=safe, errors="replace")}
             forms |= {quote_plus(plain, safe=safe, errors="replace")}
@@ -157,7 +158,7 @@ def redact(text: str, key: str | None) -> str:
 def scrub(folder: Path, key: str | None) -> None:
     """Replace ``key`` in all files below ``folder``: a provider's error may have quoted it."""
     redactor = Redactor.of([key])
-    if not any(spellings(one) for one in redactor.keys):
+    if not any(spellings(key_value) for key_value in redactor.keys):
         return
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):

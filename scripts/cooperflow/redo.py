@@ -85,9 +85,9 @@ def tables_are_outdated(plan: Plan, documents: Iterable[str]) -> bool:
     return not fingerprint.tables_match(plan) or not all(map(os.path.exists, documents))
 
 
-def missing_outputs(asked: Iterable[str]) -> list[str]:
+def missing_outputs(requested: Iterable[str]) -> list[str]:
     """Return the requested files of a session that do not exist, in order."""
-    return sorted(path for path in set(asked) if not os.path.exists(path))
+    return sorted(path for path in set(requested) if not os.path.exists(path))
 
 
 def missing_message(missing: Sequence[str]) -> str:

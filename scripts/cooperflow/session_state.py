@@ -18,7 +18,7 @@ from cooperflow.errors import UserError
 from cooperflow.layout import Results
 from cooperflow.processes import Process, on_a_node, session_process, this_process
 
-_held: list[IO[str]] = []
+_lock_files: list[IO[str]] = []
 
 # A job of an ended session may be asking for the lock: number of tries, and the pause.
 TRIES, PAUSE = 10, 0.2
@@ -63,8 +63,8 @@ def hold_lock(results: Results, clone: Path) -> None:
             ) from None
         if not _lock(stream):
             stream.seek(0)
-            raise UserError(_who(stream.read(), path))
-        _held.append(stream)
+            raise UserError(_running_session(stream.read(), path))
+        _lock_files.append(stream)
         with contextlib.suppress(OSError):  # a full disk: the lock itself is enough
             stream.truncate(0)
             json.dump(
@@ -107,9 +107,9 @@ def orphan_reason(results: Results) -> str:
 
     A queue outlives its session, and the next session submits the same jobs again.
     """
-    mine = str(session_process())
+    session = str(session_process())
     for _ in range(TRIES):  # the file's content may lag behind the lock
-        if not on_a_node() or lock_holder(results) == mine:
+        if not on_a_node() or lock_holder(results) == session:
             return ""
         time.sleep(PAUSE)
     return (
@@ -119,18 +119,18 @@ def orphan_reason(results: Results) -> str:
     )
 
 
-def _who(text: str, path: Path) -> str:
+def _running_session(text: str, path: Path) -> str:
     try:
         record = json.loads(text)
-        who = (
+        holder = (
             f"process {record['pid']} on {record['host']}, started by {record['user']} "
             f"at {record['since']}"
         )
     except (ValueError, KeyError, TypeError):
-        who = f"a process that holds {path}"
-    where = path.parent.parent
+        holder = f"a process that holds {path}"
+    folder = path.parent.parent
     return (
-        f"Another session is running in {where}: {who}.\n"
+        f"Another session is running in {folder}: {holder}.\n"
         "Wait for it, or end it (Ctrl-C there, or `kill` with that number), then start again."
     )
 
@@ -183,12 +183,12 @@ def watch_for_halt(results: Results) -> None:
     submitted; they do nothing.
     """
 
-    def look() -> None:
+    def wait_for_note() -> None:
         while halt_message(results) is None:
             time.sleep(LOOK_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=look, daemon=True, name="halt").start()
+    threading.Thread(target=wait_for_note, daemon=True, name="halt").start()
 
 
 def halt_message(results: Results, session: Process | None = None) -> str | None:

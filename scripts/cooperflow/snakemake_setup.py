@@ -79,15 +79,15 @@ class _Messages(logging.Filter):
         # The job itself has printed the reason, and Snakemake prints that it tries again.
         if f"returned non-zero exit status {TRY_AGAIN}" in text:
             return False
-        ended = ("died with <Signals.SIGINT", f"returned non-zero exit status {INTERRUPTED}")
-        return not (self.interrupted and any(words in text for words in ended))
+        ends = ("died with <Signals.SIGINT", f"returned non-zero exit status {INTERRUPTED}")
+        return not (self.interrupted and any(end in text for end in ends))
 
 
 def shorten_messages() -> None:
     """Leave out the exception of an attempt that another follows; name an interruption."""
     from snakemake.logging import logger
 
-    for old in [one for one in logger.filters if type(one).__name__ == _Messages.__name__]:
+    for old in [entry for entry in logger.filters if type(entry).__name__ == _Messages.__name__]:
         logger.removeFilter(old)
     logger.addFilter(_Messages())
 

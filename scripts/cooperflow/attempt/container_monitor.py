@@ -97,15 +97,15 @@ class EngineProbe:
 
     def _watch(self) -> None:
         while not self._ended.wait(PROBE_INTERVAL):
-            sent = time.monotonic()
+            probed = time.monotonic()
             is_answering = containers.is_answering(PROBE_PATIENCE)
             now = time.monotonic()
             if is_answering and self._silent_since is not None:
                 self._stalled += now - self._silent_since
                 self._silent_since = None
             elif not is_answering and self._silent_since is None:
-                self._silent_since = sent
-            self.is_gone = not is_answering and now - sent < PROBE_PATIENCE / 2
+                self._silent_since = probed
+            self.is_gone = not is_answering and now - probed < PROBE_PATIENCE / 2
 
 
 class DockerMonitor:

@@ -256,7 +256,7 @@ def check_from_container(labels: Labels, image: str, network: str, url: str) -> 
             labels=labels.as_dict(),
             detach=True,
         )
-        status, words = _outcome(container)
+        status, output = _outcome(container)
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EngineError(
             f"cannot start a container to check the message store: {error}"
@@ -266,7 +266,7 @@ def check_from_container(labels: Labels, image: str, network: str, url: str) -> 
     if status != 0:
         raise StoreError(
             f"containers in Docker's network {network} do not reach the message store at "
-            f"{host}:{port} ({words}). Check that no firewall drops packets from Docker's "
+            f"{host}:{port} ({output}). Check that no firewall drops packets from Docker's "
             "bridges to this machine, and that the engine runs in this network namespace."
         )
 

@@ -75,7 +75,7 @@ def run_attempt(attempt: Attempt) -> Evidence:
             base = start_replay_server(str(attempt.recordings), attempt.folder, model.model, stack)
             agent_file["config"]["model"]["model_kwargs"]["api_base"] = base
         try:
-            started = _start_services(attempt, agent_file, scratch, stack)
+            services = _start_services(attempt, agent_file, scratch, stack)
         except (EngineError, StoreError, UserError) as error:
             # Without its network or its store a run does not have the setting of its name.
             remove_containers(attempt.labels)
@@ -86,26 +86,26 @@ def run_attempt(attempt: Attempt) -> Evidence:
                 store_unavailable=not is_engine_lost,
                 detail=redaction.redact(str(error), attempt.key),
             )
-        command = _command(attempt, agent_file, started, stop_note)
+        command = _command(attempt, agent_file, services, stop_note)
         try:
             report = watch(
                 command,
                 _create_monitor(attempt, stop_note),
                 lambda: _time_limit(attempt),
-                lambda: started.died,
+                lambda: services.died,
             )
-            gateway_died = started.died
+            gateway_died = services.died
             requested = _count_requested_containers(attempt, command)
         finally:
-            if started.gateway:
-                started.gateway.end()  # it records the last answer
+            if services.gateway:
+                services.gateway.end()  # it records the last answer
             redaction.scrub(attempt.folder, attempt.key)
-        evidence = _evidence(attempt, report, started.redis, gateway_died)
+        evidence = _evidence(attempt, report, services.redis, gateway_died)
         return dataclasses.replace(evidence, containers_asked=requested)
 
 
 def _command(
-    attempt: Attempt, agent_file: Mapping[str, Any], started: Services, stop_note: Path
+    attempt: Attempt, agent_file: Mapping[str, Any], services: Services, stop_note: Path
 ) -> child_process.Command:
     """Write the agent config and return the call of cooperbench."""
     config = attempt.folder / "agent.yaml"
@@ -115,16 +115,16 @@ def _command(
         settings, attempt.experiment.has_own_network(settings.network)
     )
     # A gateway alone has the key, keeps the rate limit and writes the call log.
-    direct = started.gateway is None
+    direct = services.gateway is None
     return child_process.Command(
-        arguments=[*attempt.arguments, *started.arguments, "--agent-config", str(config)],
+        arguments=[*attempt.arguments, *services.arguments, "--agent-config", str(config)],
         log=attempt.folder / "cooperbench.log",
         stop_note=stop_note,
         labels=attempt.labels.as_dict(),
         tags=None if attempt.is_docker else modal_sandboxes.tags(attempt.labels),
-        run_arguments=[*limits, *started.run_arguments],
+        run_arguments=[*limits, *services.run_arguments],
         sdk_arguments=sdk_limits,
-        environment={**attempt.environment, **started.environment},
+        environment={**attempt.environment, **services.environment},
         model=attempt.experiment.model.model,
         key=attempt.key if direct else None,
         calls=attempt.call_log if direct else None,
@@ -157,22 +157,22 @@ def watch(
     Raises:
         Interrupted: this process was asked to end, or its session has ended.
     """
-    started, longest = time.monotonic(), limit()
+    start, longest = time.monotonic(), limit()
     status: int | None = None
     timed_out = False
     process = child_process.start(command)
     try:
         monitor.start()  # after the fork, which must not inherit a thread
-        checked = started
+        checked = start
         while status is None:
             pid, code = os.waitpid(process, os.WNOHANG)
             if pid:
                 status = code
                 break
             now = time.monotonic()
-            if now - started > longest:
+            if now - start > longest:
                 longest = limit()
-            if now - started > longest:
+            if now - start > longest:
                 timed_out = True
                 break
             if now - checked > CHECK_SECONDS:
@@ -182,18 +182,18 @@ def watch(
             processes.raise_if_orphaned()
             time.sleep(POLL_SECONDS)
     finally:
-        ended = time.time()
+        end = time.time()
         processes.kill_group(process)
         if status is None:
             with contextlib.suppress(ChildProcessError):
                 os.kill(process, signal.SIGKILL)
                 _, status = os.waitpid(process, 0)
-        report = monitor.stop(ended)
+        report = monitor.stop(end)
     return ProcessReport(
         exit_code=None if status is None else os.waitstatus_to_exitcode(status),
         timed_out=timed_out,
-        seconds=time.monotonic() - started,
-        ended=ended,
+        seconds=time.monotonic() - start,
+        ended=end,
         containers=report,
         disk_full=is_full(command.log.parent),
     )
@@ -211,8 +211,8 @@ def _time_limit(attempt: Attempt) -> float:
     """Return the time limit, extended by the time that calls waited for the rate limit, seconds."""
     if attempt.rate_limit is None:
         return attempt.seconds
-    held = usage.held(atomic_io.read_lines(attempt.call_log))
-    return max(attempt.seconds, min(attempt.seconds + held, config_schema.LONGEST_RUN))
+    waiting = usage.held(atomic_io.read_lines(attempt.call_log))
+    return max(attempt.seconds, min(attempt.seconds + waiting, config_schema.LONGEST_RUN))
 
 
 def _start_services(
@@ -236,10 +236,10 @@ def _start_services(
         return Services()
     if network is None or not experiment.store_in_containers:
         return start_store(attempt, scratch, stack)
-    started = start_store_on_network(network, attempt, scratch, stack)
+    services = start_store_on_network(network, attempt, scratch, stack)
     if setting.git:
-        return started  # upstream connects the agents' containers itself
-    return dataclasses.replace(started, run_arguments=[f"--network={network.name}"])
+        return services  # upstream connects the agents' containers itself
+    return dataclasses.replace(services, run_arguments=[f"--network={network.name}"])
 
 
 def _create_network(attempt: Attempt) -> Network | None:

@@ -114,10 +114,10 @@ def engine(patience: float = PATIENCE) -> docker.DockerClient:
     Raises:
         EngineError: it does not answer within ``patience`` seconds.
     """
-    where = endpoint.apply()
-    if where.host.startswith(endpoint.SSH):
+    address = endpoint.apply()
+    if address.host.startswith(endpoint.SSH):
         raise EngineError(
-            f"{where}: the Docker SDK cannot use ssh:// as the docker command does. Forward the "
+            f"{address}: the Docker SDK cannot use ssh:// as the docker command does. Forward the "
             "engine's socket (`ssh -N -L /tmp/docker.sock:/var/run/docker.sock HOST`) and set "
             "DOCKER_HOST=unix:///tmp/docker.sock"
         )
@@ -125,7 +125,7 @@ def engine(patience: float = PATIENCE) -> docker.DockerClient:
         client = docker.from_env(timeout=int(max(patience, 1)))
         client.ping()
     except FAILURES as error:
-        raise EngineError(f"{where}: {describe(error)}") from error
+        raise EngineError(f"{address}: {describe(error)}") from error
     return client
 
 
@@ -174,29 +174,29 @@ def remove_stale(client: docker.DockerClient, results: str, run: str | None = No
     runs is unknown. Of ``run`` everything is removed, since the caller holds its claim.
     """
 
-    def orphaned(found: Mapping[str, str]) -> bool:
-        process = Process.parse(found.get(OWNER_LABEL, ""))
-        return found.get(RUN_LABEL) == run or process is None or not process.is_alive()
+    def orphaned(labels: Mapping[str, str]) -> bool:
+        process = Process.parse(labels.get(OWNER_LABEL, ""))
+        return labels.get(RUN_LABEL) == run or process is None or not process.is_alive()
 
     return _remove(client, {RESULTS_LABEL: results}, orphaned)
 
 
-def _remove(client: docker.DockerClient, labels: Mapping[str, str], wanted: Any) -> int:
-    chosen = {"label": [f"{key}={value}" for key, value in labels.items()]}
+def _remove(client: docker.DockerClient, labels: Mapping[str, str], is_wanted: Any) -> int:
+    filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
     count = 0
     with engine_errors():
-        for found in client.api.containers(all=True, filters=chosen):
-            if wanted(found.get("Labels") or {}):
+        for container in client.api.containers(all=True, filters=filters):
+            if is_wanted(container.get("Labels") or {}):
                 with contextlib.suppress(docker.errors.NotFound):
-                    _remove_container(client, found["Id"])
+                    _remove_container(client, container["Id"])
                 count += 1
-        for network in client.api.networks(filters=chosen):
-            if wanted(network.get("Labels") or {}):
+        for network in client.api.networks(filters=filters):
+            if is_wanted(network.get("Labels") or {}):
                 with contextlib.suppress(docker.errors.NotFound):
                     client.api.remove_network(network["Id"])
                 count += 1
-        for volume in (client.api.volumes(filters=chosen) or {}).get("Volumes") or []:
-            if wanted(volume.get("Labels") or {}):
+        for volume in (client.api.volumes(filters=filters) or {}).get("Volumes") or []:
+            if is_wanted(volume.get("Labels") or {}):
                 with contextlib.suppress(docker.errors.NotFound):
                     client.api.remove_volume(volume["Name"], force=True)
                 count += 1
@@ -245,16 +245,16 @@ class EventRecord:
         """True if the stream ended early, because the engine stopped."""
         return self.process.poll() is not None
 
-    def counts(self, put_away: Iterable[str], until: float) -> ContainerCounts:
-        """Return the counts of the events; ``put_away``: containers that their agent ended."""
-        return count_events(read_lines(self._path), put_away, until)
+    def counts(self, stopped: Iterable[str], until: float) -> ContainerCounts:
+        """Return the counts of the events; ``stopped``: containers that their agent ended."""
+        return count_events(read_lines(self._path), stopped, until)
 
 
 def count_events(
-    events: Sequence[Mapping[str, Any]], put_away: Iterable[str], until: float
+    events: Sequence[Mapping[str, Any]], stopped: Iterable[str], until: float
 ) -> ContainerCounts:
     """Return the fates of containers up to ``until`` (seconds since the epoch). Pure."""
-    ended = tuple(put_away)
+    ended = tuple(stopped)
     started, died, oom, refused = set(), set(), set(), set()
     for event in events:
         container = str(event.get("id") or (event.get("Actor") or {}).get("ID") or "")
@@ -303,10 +303,10 @@ _NOT_THE_ENGINE = (
 )
 
 
-def is_refusal(words: str) -> bool:
+def is_refusal(message: str) -> bool:
     """Return whether an engine's message about a failed exec shows a fault of the engine. Pure."""
-    said = words.strip().lower()
-    return bool(said) and not any(reason in said for reason in _NOT_THE_ENGINE)
+    text = message.strip().lower()
+    return bool(text) and not any(reason in text for reason in _NOT_THE_ENGINE)
 
 
 def limits(config: Containers, own_network: bool = False) -> tuple[list[str], dict[str, Any]]:
@@ -368,10 +368,10 @@ def output(
     """
     text = ""
     for _ in range(OUTPUT_TRIES):
-        said = client.containers.run(
+        data = client.containers.run(
             image, ["-c", script], entrypoint="/bin/sh", remove=True, **options
         )
-        text = said.decode(errors="replace")
+        text = data.decode(errors="replace")
         if is_complete(text):
             break
     return text

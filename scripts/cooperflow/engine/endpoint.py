@@ -123,7 +123,7 @@ def ask_command(seconds: float = 20) -> tuple[str, str]:
 
 def _call(command: list[str], seconds: float) -> str:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             capture_output=True,
             text=True,
@@ -136,11 +136,11 @@ def _call(command: list[str], seconds: float) -> str:
         raise EngineError(f"`{' '.join(command[:2])}`: no answer within {seconds:g} s") from error
     except OSError as error:
         raise EngineError(f"`{' '.join(command[:2])}`: {error}") from error
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    if done.returncode:
-        words = lines[-1] if lines else f"exit code {done.returncode}"
-        raise EngineError(f"`{' '.join(command[:2])}`: {words[:400]}")
-    return done.stdout.strip()
+    lines = [line.strip() for line in process.stderr.splitlines() if line.strip()]
+    if process.returncode:
+        message = lines[-1] if lines else f"exit code {process.returncode}"
+        raise EngineError(f"`{' '.join(command[:2])}`: {message[:400]}")
+    return process.stdout.strip()
 
 
 def _current_context(folder: Path) -> str:
@@ -179,8 +179,8 @@ def missing_limits(config: Containers, info: Mapping[str, Any]) -> list[str]:
     """Return the configured limits that the engine drops without an error."""
     return [
         name
-        for name, (word, _) in CONTROLLERS.items()
-        if getattr(config, name) and not info.get(word)
+        for name, (key, _) in CONTROLLERS.items()
+        if getattr(config, name) and not info.get(key)
     ]
 
 

@@ -74,7 +74,7 @@ def remove_stale(results: str, run: str | None = None) -> int:
 def _ask(*tags: str) -> int:
     """Call Modal in a separate process: its client keeps threads, which no fork may inherit."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", __name__, *tags],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
@@ -85,25 +85,25 @@ def _ask(*tags: str) -> int:
         )
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"Modal does not answer within {PATIENCE} s") from error
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no word"]
-        raise EngineError(f"Modal: {said[-1][:300]}")
-    return int(done.stdout)
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or ["no word"]
+        raise EngineError(f"Modal: {lines[-1][:300]}")
+    return int(process.stdout)
 
 
-def _main(wanted: Mapping[str, str]) -> int:
+def _main(tags: Mapping[str, str]) -> int:
     """End the sandboxes with these tags; without tags only check the credentials."""
     import modal
 
-    if not wanted:
+    if not tags:
         modal.App.lookup(APPS[0], create_if_missing=True)
     count = 0
-    for name in APPS if wanted else ():
+    for name in APPS if tags else ():
         try:
             app: Any = modal.App.lookup(name)
         except modal.exception.NotFoundError:
             continue
-        for sandbox in modal.Sandbox.list(app_id=app.app_id, tags=dict(wanted)):
+        for sandbox in modal.Sandbox.list(app_id=app.app_id, tags=dict(tags)):
             sandbox.terminate()
             count += 1
     return count

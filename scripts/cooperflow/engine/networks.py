@@ -53,29 +53,29 @@ def create(name: str, labels: Labels, internal: bool) -> Network:
     """
     client = containers.engine()
     try:
-        made = client.networks.create(
+        network = client.networks.create(
             name, driver="bridge", internal=internal, labels=labels.as_dict()
         )
-        made.reload()
-        return Network(name, _gateway(made.attrs))
+        network.reload()
+        return Network(name, _gateway(network.attrs))
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EngineError(f"no network for the run: {explain(str(error))}") from error
     finally:
         client.close()
 
 
-def find_shortage(labels: Labels, wanted: int) -> str | None:
-    """Create ``wanted`` networks, remove them, and return what Docker lacks for this number.
+def find_shortage(labels: Labels, count: int) -> str | None:
+    """Create ``count`` networks, remove them, and return what Docker lacks for this number.
 
     The engine does not list its address ranges, so only an attempt counts them.
     """
     created = 0
     try:
-        for number in range(wanted):
+        for number in range(count):
             create(f"{own_name(labels)}-{number}", labels, internal=True)
             created += 1
     except EngineError as error:
-        return f"{created} of {wanted} networks could be created ({error})"
+        return f"{created} of {count} networks could be created ({error})"
     finally:
         with contextlib.suppress(EngineError):
             client = containers.engine()
@@ -100,15 +100,17 @@ def existing(name: str) -> Network:
         client.close()
 
 
-def explain(words: str) -> str:
+def explain(message: str) -> str:
     """Return the engine's message, with advice if its address pools are exhausted. Pure."""
-    return f"{words} {POOLS}" if any(text in words for text in _EXHAUSTED) else words
+    return f"{message} {POOLS}" if any(text in message for text in _EXHAUSTED) else message
 
 
 def _gateway(attrs: Mapping[str, Any]) -> str | None:
     """Return the IPv4 gateway of a network's description, None without one."""
-    ways = (attrs.get("IPAM") or {}).get("Config") or []
-    addresses = [str(way["Gateway"]).partition("/")[0] for way in ways if way.get("Gateway")]
+    subnets = (attrs.get("IPAM") or {}).get("Config") or []
+    addresses = [
+        str(subnet["Gateway"]).partition("/")[0] for subnet in subnets if subnet.get("Gateway")
+    ]
     return next((address for address in addresses if ":" not in address), None)
 
 

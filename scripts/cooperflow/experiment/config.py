@@ -190,21 +190,21 @@ def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:
 
 
 def _judge_problems(config: Config) -> Iterator[str]:
-    given = config.judge.model
-    if isinstance(given, Model):
-        for problem in _model_problems("judge", given, config):
+    judge_model = config.judge.model
+    if isinstance(judge_model, Model):
+        for problem in _model_problems("judge", judge_model, config):
             yield problem.replace("models.judge.", "judge.model.", 1)
-        if given.adopt:
+        if judge_model.adopt:
             yield "judge.model.adopt: a judge is called. Remove the key."
         return
     names = [name for name, model in config.models.items() if model is not None]
-    if given is not None and given not in names:
+    if judge_model is not None and judge_model not in names:
         yield (
-            f"judge.model: {given!r} is not an entry of models. Allowed: {listed(names)}, or a"
-            f" table with the keys of such an entry.{nearest(given, names)}"
+            f"judge.model: {judge_model!r} is not an entry of models. Allowed: {listed(names)}, or"
+            f" a table with the keys of such an entry.{nearest(judge_model, names)}"
         )
-    elif given is not None and (model := config.models[given]) and model.adopt:
-        yield f"judge.model: {given!r} is adopted and cannot be called. Name another entry."
+    elif judge_model is not None and (model := config.models[judge_model]) and model.adopt:
+        yield f"judge.model: {judge_model!r} is adopted and cannot be called. Name another entry."
 
 
 # Keys that have no effect on Modal.
@@ -288,7 +288,7 @@ def _openhands_problems(config: Config) -> Iterator[str]:
             " private network. Leave it null; agent.outside sets whether the run reaches more."
         )
     for name in names:
-        if any(word in models[name].model.lower() for word in _RESPONSES):
+        if any(fragment in models[name].model.lower() for fragment in _RESPONSES):
             yield (
                 f"models.{name}.model: {models[name].model!r}: OpenHands calls this model by"
                 f" OpenAI's responses, which {OPENHANDS} does not serve. Allowed with it:"

@@ -59,11 +59,11 @@ def check(root: Path, pairs: Iterable[Pair]) -> None:
             f"dataset.dir: {root} has no data set. `make dataset` fetches it; "
             "or set dataset.dir to a folder that `cooperbench prepare` made elsewhere."
         )
-    lacking = missing(root, pairs)
-    if lacking:
+    missing_paths = missing(root, pairs)
+    if missing_paths:
         raise UserError(
-            f"dataset.dir: {root} is incomplete: {len(lacking)} files are missing "
-            f"({listed(lacking, 4)}). Fetch it again, or choose pairs that it has."
+            f"dataset.dir: {root} is incomplete: {len(missing_paths)} files are missing "
+            f"({listed(missing_paths, 4)}). Fetch it again, or choose pairs that it has."
         )
 
 

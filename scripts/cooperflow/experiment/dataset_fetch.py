@@ -144,10 +144,10 @@ def _resolve(repository: str, revision: str | None, timeout: float | None = None
     from huggingface_hub import HfApi
 
     api = HfApi(token=os.environ.get("HF_TOKEN"))
-    found = api.dataset_info(repository, revision=revision, timeout=timeout)
-    if not found.sha:
+    info = api.dataset_info(repository, revision=revision, timeout=timeout)
+    if not info.sha:
         raise ValueError("the hub names no commit")
-    return str(found.sha)
+    return str(info.sha)
 
 
 def fetch(root: Path, plan: Plan, wanted: dataset.Wanted) -> None:
@@ -158,13 +158,13 @@ def fetch(root: Path, plan: Plan, wanted: dataset.Wanted) -> None:
     Raises:
         UserError: the hub cannot be reached, has no such revision, or the download is incomplete.
     """
-    place = root.parent / f".{root.name}.partial"
+    partial = root.parent / f".{root.name}.partial"
     revision, expected = _listing(root, wanted)
     newest = revision
     if wanted.revision is not None:
         newest = _answer(root, wanted, lambda: _resolve(wanted.repository, None))
-    here = place / revision
-    here.mkdir(parents=True, exist_ok=True)
+    folder = partial / revision
+    folder.mkdir(parents=True, exist_ok=True)
     print(
         f"data set: revision {revision} of {wanted.repository}: {len(expected)} files, "
         f"{sum(expected.values()) / 1e6:.1f} MB, into {root}"
@@ -172,30 +172,31 @@ def fetch(root: Path, plan: Plan, wanted: dataset.Wanted) -> None:
     if newest != revision:
         print(f"data set: the hub has a newer revision, {newest}; it is not taken")
     module = "cooperflow.experiment.dataset_fetch"
-    command = [sys.executable, "-m", module, wanted.repository, revision, str(here)]
+    command = [sys.executable, "-m", module, wanted.repository, revision, str(folder)]
     variables = {**environment.controlled_environment(os.environ), "HF_HUB_DISABLE_XET": "1"}
     variables["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
-    log = place / "prepare.log"
+    log = partial / "prepare.log"
     with log.open("ab") as stream:
-        started = stream.tell()
+        offset = stream.tell()
         process = processes.spawn(command, env=variables, stdout=stream, stderr=subprocess.STDOUT)
         try:
             code = process.wait()
         finally:
             processes.end(process)
-    lacking = absent(here, expected)
-    if code or lacking:
-        reason = log.read_bytes()[started:].decode(errors="replace").strip()
-        why = next((line for line in reversed(reason.splitlines()) if "error:" in line), "")
+    missing = absent(folder, expected)
+    if code or missing:
+        reason = log.read_bytes()[offset:].decode(errors="replace").strip()
+        errors = [line.strip() for line in reason.splitlines() if "error:" in line]
+        message = errors[-1][:LONGEST_ERROR] if errors else f"see {log}"
         raise UserError(
-            f"data set: the download ended early: {len(expected) - len(lacking)} of "
-            f"{len(expected)} files were fetched ({why.strip()[:LONGEST_ERROR] or f'see {log}'}). "
+            f"data set: the download ended early: {len(expected) - len(missing)} of "
+            f"{len(expected)} files were fetched ({message}). "
             "Start again: the download continues. The folder is used only when it is complete."
         )
-    dataset.check(here, plan.pairs)
-    dataset.mark_revision(here, wanted.repository, revision)
-    here.replace(root)
-    shutil.rmtree(place, ignore_errors=True)
+    dataset.check(folder, plan.pairs)
+    dataset.mark_revision(folder, wanted.repository, revision)
+    folder.replace(root)
+    shutil.rmtree(partial, ignore_errors=True)
     atomic_io.sync_directory(root.parent)
     print(f"data set: complete, at {root}")
 
@@ -205,19 +206,19 @@ def _listing(root: Path, wanted: dataset.Wanted) -> tuple[str, dict[str, int]]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    def ask() -> tuple[str, dict[str, int]]:
+    def list_files() -> tuple[str, dict[str, int]]:
         commit = _resolve(wanted.repository, wanted.revision)
         api = HfApi(token=os.environ.get("HF_TOKEN"))
-        found = api.list_repo_tree(
+        entries = api.list_repo_tree(
             wanted.repository, recursive=True, repo_type="dataset", revision=commit
         )
-        sizes = {entry.path: int(entry.size) for entry in found if isinstance(entry, RepoFile)}
+        sizes = {entry.path: int(entry.size) for entry in entries if isinstance(entry, RepoFile)}
         return commit, sizes
 
-    return _answer(root, wanted, ask)
+    return _answer(root, wanted, list_files)
 
 
-def _answer(root: Path, wanted: dataset.Wanted, ask: Callable[[], Answer]) -> Answer:
+def _answer(root: Path, wanted: dataset.Wanted, request: Callable[[], Answer]) -> Answer:
     """Return the hub's answer.
 
     Raises:
@@ -230,7 +231,7 @@ def _answer(root: Path, wanted: dataset.Wanted, ask: Callable[[], Answer]) -> An
     )
 
     try:
-        return ask()
+        return request()
     except RevisionNotFoundError as error:
         raise UserError(
             f"{wanted.source}: the hub's {wanted.repository} has no revision {wanted.revision}.\n"

@@ -55,8 +55,8 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
 
 def agent_file(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     """Return the document that upstream takes as --agent-config. It never holds a key."""
-    given = experiment.agent.config
-    model = dict(given.get("model") or {})
+    config = experiment.agent.config
+    model = dict(config.get("model") or {})
     kwargs: dict[str, Any] = {"timeout": plan.config.limits.call_seconds}
     # A client that retries on its own would make calls that are recorded as one.
     kwargs["max_retries"] = 0
@@ -66,7 +66,7 @@ def agent_file(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     if experiment.api_base:
         kwargs["api_base"] = experiment.api_base
     model["model_kwargs"] = kwargs
-    return {"config": {**given, "model": model}}
+    return {"config": {**config, "model": model}}
 
 
 def step_limit(experiment: Experiment, plan: Plan) -> int | None:
@@ -80,8 +80,8 @@ def fingerprint(document: Mapping[str, Any]) -> str:
     """Return a short hash of all that decides an experiment's results, without its tasks."""
     # The contents of the tasks decide, not the revision that they came from.
     resolved = {k: v for k, v in document["resolved"].items() if k != "dataset_revision"}
-    kept = {"asked": document["asked"], "resolved": {**resolved, "tasks": None}}
-    text = json.dumps(kept, sort_keys=True, default=str)
+    values = {"asked": document["asked"], "resolved": {**resolved, "tasks": None}}
+    text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -116,11 +116,15 @@ def settle(
         if changes:
             history.append({"until": _now(), "changes": changes, "was": _core(before)})
         now["resolved"]["tasks"] = {**before["resolved"]["tasks"], **now["resolved"]["tasks"]}
-        known = now["resolved"]["dataset_revision"] in (
+        is_same_revision = now["resolved"]["dataset_revision"] in (
             None,
             before["resolved"].get("dataset_revision"),
         )
-        if not changes and known and now["resolved"]["tasks"] == before["resolved"]["tasks"]:
+        if (
+            not changes
+            and is_same_revision
+            and now["resolved"]["tasks"] == before["resolved"]["tasks"]
+        ):
             return
     atomic_io.write_json(
         path,

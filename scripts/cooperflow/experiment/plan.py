@@ -84,8 +84,8 @@ class Experiment:
 
         The agent's parameters are merged over those of the model, and litellm prefers `base_url`.
         """
-        given = self.model_kwargs
-        return given.get("base_url") or given.get("api_base", self.model.api_base)
+        kwargs = self.model_kwargs
+        return kwargs.get("base_url") or kwargs.get("api_base", self.model.api_base)
 
     @property
     def connection(self) -> dict[str, Any]:
@@ -202,12 +202,12 @@ class Plan:
     @cached_property
     def image_pairs(self) -> dict[str, Pair]:
         """All images that are needed, in order, each with a pair of its task."""
-        found: dict[str, Pair] = {}
+        pairs: dict[str, Pair] = {}
         for pair in self.pairs:
-            found.setdefault(pair.image, pair)
+            pairs.setdefault(pair.image, pair)
             if any(experiment.agent.openhands for experiment in self.experiments):
-                found.setdefault(published.with_agent_server(pair.image), pair)
-        return found
+                pairs.setdefault(published.with_agent_server(pair.image), pair)
+        return pairs
 
     @cached_property
     def _by_name(self) -> dict[str, Experiment]:

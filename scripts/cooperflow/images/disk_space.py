@@ -47,28 +47,28 @@ def architecture(client: docker.DockerClient) -> str:
 
 
 def compute_need(
-    absent: Iterable[str],
+    missing: Iterable[str],
     manifests: Mapping[str, Manifest],
     sizes: Mapping[str, int],
     present: Iterable[str] = (),
 ) -> Need:
-    """Return what fetching the images ``absent`` takes; a shared layer counts once.
+    """Return what fetching the images ``missing`` takes; a shared layer counts once.
 
     Args:
         manifests: manifests by image, as far as a registry returned them.
         sizes: packed sizes by image, as far as known, for images without a manifest.
         present: images whose layers are on this machine.
     """
-    counted = {
+    counted_layers = {
         digest for image in present if image in manifests for digest, _ in manifests[image].layers
     }
     packed = unknown = count = 0
-    for image in absent:
+    for image in missing:
         count += 1
         if image in manifests:
             for digest, size in manifests[image].layers:
-                packed += size if digest not in counted else 0
-                counted.add(digest)
+                packed += size if digest not in counted_layers else 0
+                counted_layers.add(digest)
         elif sizes.get(image):
             packed += sizes[image]
         else:
@@ -114,25 +114,26 @@ class Fit:
     known: bool
 
 
-def check_space(plan: Plan, client: docker.DockerClient, absent: list[str]) -> Fit | None:
+def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> Fit | None:
     """Return the amount to fetch, which fits as far as sizes are known; None: nothing to fetch.
 
     Raises:
         UserError: it does not fit on Docker's disk.
     """
-    if not absent:
+    if not missing:
         return None
     config = plan.config.images
-    manifests = read_manifests(plan, client, absent)
+    manifests = read_manifests(plan, client, missing)
     sizes = {name: e.size for name, e in registry.read_pins(Path(config.lock)).items()}
-    present = [image for image in plan.images if image not in absent]
-    total = compute_need(absent, manifests, sizes, present)
+    present = [image for image in plan.images if image not in missing]
+    total = compute_need(missing, manifests, sizes, present)
     root, free = containers.storage(client)
     amount = _words(total)
     room = total.unpacked(config.unpacked)
     if config.rolling:
         room = max(
-            (compute_need([image], manifests, sizes, present).packed for image in absent), default=0
+            (compute_need([image], manifests, sizes, present).packed for image in missing),
+            default=0,
         )
         room = int(room * config.unpacked)
     required = room + int(config.free_gb * 1e9)

@@ -53,9 +53,9 @@ class Progress:
 
     @property
     def total(self) -> int:
-        listed = sum(total for _, total in self.layers.values())
+        reported = sum(total for _, total in self.layers.values())
         # Layers that are present are not fetched: the manifest's sum is then too large.
-        return listed if self.packed is None or self.present else max(self.packed, listed)
+        return reported if self.packed is None or self.present else max(self.packed, reported)
 
     def line(self, now: float) -> str:
         """Return the state of the pull as a line."""

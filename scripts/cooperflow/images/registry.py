@@ -110,8 +110,8 @@ def _loopback(host: str) -> bool:
 class Client:
     """Client of one registry, logged in if Docker is."""
 
-    def __init__(self, where: Reference, architecture: str = "amd64") -> None:
-        self._where = where
+    def __init__(self, reference: Reference, architecture: str = "amd64") -> None:
+        self._where = reference
         self._architecture = architecture
         self._session = requests.Session()
         self._session.headers["Accept"] = ", ".join((*LISTS, *MANIFESTS))
@@ -119,10 +119,10 @@ class Client:
     def digest(self) -> str:
         """Return the digest that the tag points to now. Does not count towards a pull limit."""
         answer = self._ask("HEAD", f"/manifests/{self._where.tag}")
-        found = answer.headers.get("Docker-Content-Digest")
-        if not found:
+        digest = answer.headers.get("Docker-Content-Digest")
+        if not digest:
             raise Transient("the registry returned no digest")
-        return str(found)
+        return str(digest)
 
     def manifest(self, digest: str) -> Manifest:
         """Return the manifest for this machine's architecture behind ``digest``."""
@@ -177,15 +177,15 @@ class Client:
         if scheme.lower() == "basic" and user:
             self._session.auth = user
             return
-        asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        if scheme.lower() != "bearer" or "realm" not in asked:
+        parameters = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        if scheme.lower() != "bearer" or "realm" not in parameters:
             return
         query = {
-            "service": asked.get("service", ""),
-            "scope": asked.get("scope", f"repository:{self._where.path}:pull"),
+            "service": parameters.get("service", ""),
+            "scope": parameters.get("scope", f"repository:{self._where.path}:pull"),
         }
         try:
-            answer = requests.get(asked["realm"], params=query, auth=user, timeout=PATIENCE)
+            answer = requests.get(parameters["realm"], params=query, auth=user, timeout=PATIENCE)
         except requests.exceptions.RequestException as error:
             raise OutOfReach(str(error)) from error
         if answer.status_code == 429:
@@ -198,7 +198,7 @@ class Client:
 
 def _credentials(host: str) -> tuple[str, str] | None:
     try:
-        found = docker.auth.load_config().resolve_authconfig(host)
+        login = docker.auth.load_config().resolve_authconfig(host)
     except (
         docker.errors.DockerException,
         docker.credentials.errors.StoreError,
@@ -206,9 +206,9 @@ def _credentials(host: str) -> tuple[str, str] | None:
         json.JSONDecodeError,
     ):
         return None
-    if not found or not found.get("username"):
+    if not login or not login.get("username"):
         return None
-    return str(found["username"]), str(found["password"])
+    return str(login["username"]), str(login["password"])
 
 
 def _pause(answer: requests.Response) -> float:

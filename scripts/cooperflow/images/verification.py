@@ -116,22 +116,22 @@ def _labels(plan: Plan, image: str) -> Labels:
 def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
     """Load, pull, build or layer the image, whichever the config allows and works first."""
     config, failures = plan.config.images, []
-    ways: list[tuple[str, bool, Callable[[], None]]] = [
+    methods: list[tuple[str, bool, Callable[[], None]]] = [
         (disk_space.LOADED, config.archive is not None, lambda: _load(plan, client, image)),
         (disk_space.PULLED, config.pull, lambda: _pull(plan, client, image)),
         ("built", config.build, lambda: _build(plan, client, plan.image_pairs[image])),
     ]
     if _serves(image):
-        ways[-1] = (agent_server.LAYERED, True, lambda: agent_server.layer(client, image))
-    for word, allowed, way in ways:
-        if not allowed:
+        methods[-1] = (agent_server.LAYERED, True, lambda: agent_server.layer(client, image))
+    for source, is_allowed, method in methods:
+        if not is_allowed:
             continue
         try:
-            way()
+            method()
         except (*containers.FAILURES, UserError) as error:
-            failures.append(f"not {word}: {containers.describe(error)}")
+            failures.append(f"not {source}: {containers.describe(error)}")
         else:
-            return word
+            return source
     raise UserError(
         f"{image} is missing and could not be fetched:\n"
         + ("\n".join(failures) or "images.pull, images.build and images.archive are all off.")

@@ -25,8 +25,8 @@ def next_turn(due: float | None, now: float, interval: float) -> tuple[float, fl
         now: current time; seconds.
         interval: between two calls; seconds.
     """
-    mine = now if due is None or due > now + LONGEST else max(due, now)
-    return mine, mine + interval
+    turn = now if due is None or due > now + LONGEST else max(due, now)
+    return turn, turn + interval
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class RateLimit:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locks.locked(self.path) as handle:
             now = time.time()
-            mine, after = next_turn(_number(os.pread(handle, 64, 0)), now, 60.0 / self.per_minute)
+            turn, after = next_turn(_number(os.pread(handle, 64, 0)), now, 60.0 / self.per_minute)
             text = f"{after:.6f}\n".encode()
             os.pwrite(handle, text, 0)
             os.ftruncate(handle, len(text))
-            return mine - now
+            return turn - now
 
 
 def _number(raw: bytes) -> float | None:

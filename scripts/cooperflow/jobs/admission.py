@@ -185,9 +185,9 @@ def provider_problem(url: str | None) -> str:
         # Nothing secret is sent, and certificates are not verified here.
         httpx.head(url, timeout=PATIENCE, verify=False)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-        where = httpx.URL(url)
-        port = where.port or (80 if where.scheme == "http" else 443)
-        return f"{where.host}:{port} cannot be reached ({error or type(error).__name__})"
+        address = httpx.URL(url)
+        port = address.port or (80 if address.scheme == "http" else 443)
+        return f"{address.host}:{port} cannot be reached ({error or type(error).__name__})"
     except Exception:  # a broken answer is an answer; an unknown kind of proxy fails the call
         return ""
     return ""
@@ -232,9 +232,13 @@ def read_position(plan: Plan) -> Position | None:
     limit = plan.config.limits.budget_usd
     if limit is None:
         return None
-    spent = read_spending(plan.results)
+    spending = read_spending(plan.results)
     return Position(
-        limit, spent.known, spent.open, len(spent.running), spent.expected(_assumptions(plan))
+        limit,
+        spending.known,
+        spending.open,
+        len(spending.running),
+        spending.expected(_assumptions(plan)),
     )
 
 
@@ -329,7 +333,7 @@ class _Others:
 
 def budget_message(plan: Plan, position: Position) -> str:
     """Return the message of a reached budget: the remaining runs and how to continue."""
-    spent, assumed = read_spending(plan.results), _assumptions(plan)
+    spending, assumed = read_spending(plan.results), _assumptions(plan)
     names = [
         run.experiment.run_name
         for run in plan.runs
@@ -337,7 +341,7 @@ def budget_message(plan: Plan, position: Position) -> str:
     ]
     remaining = forecast.NOTHING
     for name in dict.fromkeys(names):
-        cost = forecast.total(assumed.get(name), spent.costs(name), names.count(name))
+        cost = forecast.total(assumed.get(name), spending.costs(name), names.count(name))
         remaining += cost or forecast.NOTHING
     enough = f"{position.committed + remaining.high:.2f}"
     return (
@@ -378,18 +382,18 @@ def read_spending(results: Results) -> Spending:
     for name, folder in _paid(results):
         record = RunRecord.read(atomic_io.read_json(folder.result))
         if record is None:
-            spent, latest = run_result.usage_of_run(folder), _running(folder)
+            total, latest = run_result.usage_of_run(folder), _running(folder)
             if latest is not None:
                 calls = usage.total(run_result.attempt_calls(latest))
                 running.append((name, calls.cost_bound_usd or calls.cost_usd))
         elif record.is_paid:
-            spent = record.usage
+            total = record.usage
             if record.outcome != judgement.INFRA_ERROR:
-                finished.append((name, spent.cost_usd))
+                finished.append((name, total.cost_usd))
         else:
             continue
-        known += spent.cost_usd
-        unanswered += max((spent.cost_bound_usd or 0.0) - spent.cost_usd, 0.0)
+        known += total.cost_usd
+        unanswered += max((total.cost_bound_usd or 0.0) - total.cost_usd, 0.0)
     return Spending(known, unanswered, tuple(running), tuple(finished))
 
 

@@ -68,8 +68,8 @@ class RunJob(Job):
         folder = self._folder
         pause = self.plan.config.limits.pause_seconds * 2 ** (self.this_try.number - 2)
         last = [run_result.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]
-        asked = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
-        seconds = max(pause * random.uniform(0.5, 1.5), min(asked, LONGEST_PAUSE))
+        requested = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
+        seconds = max(pause * random.uniform(0.5, 1.5), min(requested, LONGEST_PAUSE))
         limit = time.monotonic() + seconds
         while time.monotonic() < limit and not session_state.halt_message(self.plan.results):
             processes.raise_if_orphaned()
@@ -119,7 +119,7 @@ class RunJob(Job):
         verdict = judgement.judge_run(evidence)
         if evidence.detail:
             print(f"{run.key}: {evidence.detail}")
-        ended = dataclasses.replace(
+        final_record = dataclasses.replace(
             record,
             state="ended",
             ended=time.time(),
@@ -127,7 +127,7 @@ class RunJob(Job):
             reason=verdict.reason,
             evidence=dataclasses.asdict(evidence),
         )
-        _write_record(folder, ended)
+        _write_record(folder, final_record)
         admission.record_end(plan.results, run, verdict.reason if verdict.again else "")
         if verdict.halts:
             return Conclusion("", False, lambda: self._halt(verdict, folder))

@@ -101,8 +101,8 @@ def _start() -> tuple[Any, str]:
     url = f"git://{name}:{GIT_PORT}/repo.git"
     limit = time.monotonic() + GIT_SECONDS
     while time.monotonic() < limit:
-        asked = container.exec_run(["git", "ls-remote", f"git://127.0.0.1:{GIT_PORT}/repo.git"])
-        if asked.exit_code == 0:
+        answer = container.exec_run(["git", "ls-remote", f"git://127.0.0.1:{GIT_PORT}/repo.git"])
+        if answer.exit_code == 0:
             return container, url
         container.reload()
         if container.status != "running":
@@ -137,11 +137,11 @@ def wait_until_it_runs() -> None:
     """
     from openhands.sdk.conversation.impl.remote_conversation import RemoteConversation
 
-    ended = RemoteConversation._handle_conversation_status
+    original = RemoteConversation._handle_conversation_status
 
     def has_ended(self: Any, status: str | None) -> bool:
         if status != "idle":
-            return bool(ended(self, status))
+            return bool(original(self, status))
         self.idle_since = getattr(self, "idle_since", time.monotonic())
         if time.monotonic() - self.idle_since > HEALTHY_SECONDS:
             raise TimeoutError(f"the agent did not start within {HEALTHY_SECONDS} s")

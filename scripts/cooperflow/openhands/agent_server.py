@@ -258,13 +258,17 @@ class Sandbox:
         """Return git's output; empty if it refuses."""
         assert self._container is not None
         command = ["git", *arguments]
-        done = self._container.exec_run(command, workdir=REPOSITORY, demux=True)
-        out, err = cast("tuple[bytes | None, bytes | None]", done.output)
-        if done.exit_code is None or done.exit_code in _NOT_GITS or done.exit_code > GIT_REFUSES:
+        result = self._container.exec_run(command, workdir=REPOSITORY, demux=True)
+        out, err = cast("tuple[bytes | None, bytes | None]", result.output)
+        if (
+            result.exit_code is None
+            or result.exit_code in _NOT_GITS
+            or result.exit_code > GIT_REFUSES
+        ):
             log_text = (err or b"").decode(errors="replace").strip()
-            raise RuntimeError(f"{' '.join(command)} ended with {done.exit_code}: {log_text}")
+            raise RuntimeError(f"{' '.join(command)} ended with {result.exit_code}: {log_text}")
         # sdk_patches.keep_patches_exact writes the same bytes again.
-        return "" if done.exit_code else (out or b"").decode("utf-8", "surrogateescape")
+        return "" if result.exit_code else (out or b"").decode("utf-8", "surrogateescape")
 
     def _wait(self, url: str) -> None:
         assert self._container is not None
@@ -286,12 +290,12 @@ class Sandbox:
         client = docker.from_env()
         try:
             server = client.containers.get(str(self._container.id))
-            with (Path(os.environ[LOGS]) / f"agent-server-{agent}.log").open("ab") as kept:
+            with (Path(os.environ[LOGS]) / f"agent-server-{agent}.log").open("ab") as file:
                 for log_text in server.logs(stream=True, follow=True):
-                    if kept.tell() > LOG_BYTES:
+                    if file.tell() > LOG_BYTES:
                         break
-                    kept.write(log_text)
-                    kept.flush()
+                    file.write(log_text)
+                    file.flush()
         except (docker.errors.DockerException, OSError) as error:
             print(f"the agent server's log: {error}", flush=True)
         finally:
@@ -300,11 +304,11 @@ class Sandbox:
     def _watch(self, url: str) -> None:
         """Kill the container of a hung server: the run ends like one with a dead container."""
         assert self._container is not None
-        heard = time.monotonic()
+        last_answer = time.monotonic()
         while not self._left.wait(EVERY):
             if is_healthy(url):
-                heard = time.monotonic()
-            elif time.monotonic() - heard > PATIENCE and not self._left.is_set():
+                last_answer = time.monotonic()
+            elif time.monotonic() - last_answer > PATIENCE and not self._left.is_set():
                 print(f"{url}: no answer for {PATIENCE:g} s: the agent server hangs", flush=True)
                 try:
                     self._container.kill()

@@ -205,18 +205,18 @@ def check_agent_config(context: Context) -> Iterator[Finding]:
             yield Finding("agent", BAD, text)
             continue
         defaults = (config or {}).get("agent") or {}
-        given = run.experiment.agent.config.get("agent") or {}
+        kwargs = run.experiment.agent.config.get("agent") or {}
         mismatched = [
             key
-            for key, value in given.items()
+            for key, value in kwargs.items()
             if key in defaults and not _has_same_type(value, defaults[key])
         ]
-        unknown = [f"agent.{key}" for key in given if defaults and key not in defaults]
+        unknown = [f"agent.{key}" for key in kwargs if defaults and key not in defaults]
         for key in mismatched:
             yield Finding(
                 "agent",
                 BAD,
-                f"config.agent.{key}: {given[key]!r} has another type than upstream's default"
+                f"config.agent.{key}: {kwargs[key]!r} has another type than upstream's default"
                 f" {defaults[key]!r}",
             )
         text = f"{name}, {mode}: {'config read' if config else 'upstream has no config file'}"
@@ -244,13 +244,13 @@ def check_disk(context: Context) -> Iterator[Finding]:
         text = f"{folder} is not writable. Set `results` to a folder that is."
         yield Finding("disk", BAD, text)
         return
-    free, needed = shutil.disk_usage(folder).free, RUN_BYTES * max(len(context.runs), 1)
-    if free < needed:
+    free, amount = shutil.disk_usage(folder).free, RUN_BYTES * max(len(context.runs), 1)
+    if free < amount:
         yield Finding(
             "disk",
             BAD,
             f"{folder} has {free / 1e6:.0f} MB free; {len(context.runs)} runs may take "
-            f"{needed / 1e6:.0f} MB. Free some, or set `results` to another disk.",
+            f"{amount / 1e6:.0f} MB. Free some, or set `results` to another disk.",
         )
     else:
         yield Finding("disk", OK, f"{free / 1e9:.1f} GB free for results in {folder}")
@@ -358,9 +358,9 @@ def check_containers(context: Context) -> Iterator[Finding]:
 
 def _check_image_space(context: Context, client: docker.DockerClient) -> Iterator[Finding]:
     images = context.plan.images if context.work.images else ()
-    absent = [image for image in images if containers.image_id(client, image) is None]
+    missing = [image for image in images if containers.image_id(client, image) is None]
     try:
-        fit = disk_space.check_space(context.plan, client, absent)
+        fit = disk_space.check_space(context.plan, client, missing)
     except UserError as error:
         yield Finding("images", BAD, str(error))
         return

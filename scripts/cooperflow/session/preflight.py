@@ -54,13 +54,13 @@ CHECKS = (
 
 def run_checks(context: Context, *levels: Level) -> Iterator[Finding]:
     """Yield the findings of all checks of ``levels`` (default: both), each as it is known."""
-    seen = set()
+    reported = set()
     for check in CHECKS:
         if check.level in (levels or Level):
             for finding in check.run(context):
-                if finding not in seen:
+                if finding not in reported:
                     yield finding
-                seen.add(finding)
+                reported.add(finding)
 
 
 def require_quick(context: Context) -> str | None:

@@ -132,12 +132,12 @@ def _run_table(plan: Plan, work: Work) -> list[str]:
     lines = [f"{'run name':<{width}}{'pending':>9}{'done':>7}{'of':>6}"]
     for experiment in plan.experiments:
         pending = sum(run.experiment.run_name == experiment.run_name for run in work.runs)
-        done = sum(
+        finished = sum(
             run.experiment == experiment and run.folder(plan.results).result.exists()
             for run in plan.runs
         )
         label = labels[experiment.run_name]
-        lines.append(f"{label:<{width}}{pending:>9}{done:>7}{len(plan.pairs):>6}")
+        lines.append(f"{label:<{width}}{pending:>9}{finished:>7}{len(plan.pairs):>6}")
     lines.append(f"{'evaluations':<{width}}{len(work.evaluations):>9}")
     if work.own_features:
         lines.append(f"{'own features':<{width}}{len(work.own_features):>9}")
