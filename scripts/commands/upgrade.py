@@ -125,9 +125,9 @@ def compare_runs(
         talked = any(run.get("messages_sent") not in (None, "", "0") for run in (old, new))
         compared = [name for name in COMPARED if not (talked and name in TIMED)]
         changed = [name for name in compared if old.get(name) != new.get(name)]
-        shown = [f"{name} {shorten(old.get(name))} -> {shorten(new.get(name))}" for name in changed]
+        texts = [f"{name} {shorten(old.get(name))} -> {shorten(new.get(name))}" for name in changed]
         if changed:
-            lines.append(f"{' '.join(key)}: {', '.join(shown)}")
+            lines.append(f"{' '.join(key)}: {', '.join(texts)}")
     return lines
 
 

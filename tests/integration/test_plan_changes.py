@@ -60,7 +60,7 @@ def test_a_dry_run_compares_the_contents_of_tasks(tmp_path: Path) -> None:
     (task / "runner.sh").write_text("before")
     hashes = dataset.task_hashes(data, [pair])
     for experiment in made.experiments:
-        asked = fingerprint.asked(experiment, made)
+        asked = fingerprint.requested(experiment, made)
         resolved = fingerprint.resolved(experiment, made, hashes)
         document = {"asked": asked, "resolved": resolved, "fingerprint": "0"}
         atomic_io.write_json(made.results.experiment(experiment.run_name), document)
@@ -77,7 +77,7 @@ def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path)
     made = synthetic.make_plan(tmp_path / "results", "flash")
     synthetic.finish(made)
     for experiment in made.experiments:
-        asked = fingerprint.asked(experiment, made)
+        asked = fingerprint.requested(experiment, made)
         resolved = fingerprint.resolved(experiment, made, {})
         document = {"asked": asked, "resolved": resolved, "fingerprint": "0"}
         atomic_io.write_json(made.results.experiment(experiment.run_name), document)

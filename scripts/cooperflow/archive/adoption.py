@@ -366,7 +366,7 @@ def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, 
     evaluation = atomic_io.read_json(source / layout.EVAL)
     if not isinstance(evaluation, dict):
         return None
-    final = evaluation_jobs.judge_document(evaluation, source, verdict.reason)
+    final = evaluation_jobs.verdict_of(evaluation, source, verdict.reason)
     return None if final.again else (evaluation, final)
 
 

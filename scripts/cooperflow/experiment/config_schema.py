@@ -561,21 +561,25 @@ def _flag_problems(flags: list[str]) -> Iterator[str]:
         yield "--setting is given more than once. Write one."
     # Upstream's source is read only for unusual flags: every session and job parses the config.
     is_unusual = bool(set(flags) - {*_COMMON_FLAGS, *MODES})
-    known = releases.run_flags() if is_unusual else frozenset()
+    upstream_flags = releases.run_flags() if is_unusual else frozenset()
     for flag in flags:
-        word, _, value = flag.partition("=")
+        name, _, value = flag.partition("=")
         # Upstream accepts every prefix of a flag.
-        matches = [f for f in RESERVED_FLAGS if word == f or (len(word) > 2 and f.startswith(word))]
+        matches = [f for f in RESERVED_FLAGS if name == f or (len(name) > 2 and f.startswith(name))]
         if matches or re.match(r"-[A-Za-z]", flag):
-            full = f" ({matches[0]})" if matches and matches[0] != word else ""
+            full = f" ({matches[0]})" if matches and matches[0] != name else ""
             yield f"{flag}{full} is set by the workflow; leave it out."
-        elif value or (word != "--setting" and len(word) > 2 and "--setting".startswith(word)):
+        elif value or (name != "--setting" and len(name) > 2 and "--setting".startswith(name)):
             yield f"{flag}: write flags in full, and each value as a separate word."
-        elif known and word.startswith("--") and word not in {*_COMMON_FLAGS, *known}:
-            allowed = sorted(known - set(RESERVED_FLAGS))
+        elif (
+            upstream_flags
+            and name.startswith("--")
+            and name not in {*_COMMON_FLAGS, *upstream_flags}
+        ):
+            allowed = sorted(upstream_flags - set(RESERVED_FLAGS))
             yield (
                 f"{flag}: upstream's `cooperbench run` has no such flag. Allowed:"
-                f" {listed(allowed)}.{nearest(word, allowed)}"
+                f" {listed(allowed)}.{nearest(name, allowed)}"
             )
 
 

@@ -21,7 +21,7 @@ SCHEMA = 1
 _OPTIONAL = ("return_tool_plan",)
 
 
-def asked(experiment: Experiment, plan: Plan) -> dict[str, Any]:
+def requested(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     """Return the config's part in the results of an experiment."""
     config, model = plan.config, experiment.model
     return {
@@ -95,7 +95,7 @@ def settle(
     """
     path = plan.results.experiment(experiment.run_name)
     now: dict[str, Any] = {
-        "asked": asked(experiment, plan),
+        "asked": requested(experiment, plan),
         "resolved": resolved(experiment, plan, tasks),
     }
     before = atomic_io.read_json(path)
@@ -149,7 +149,7 @@ def changed(plan: Plan, thorough: bool = False) -> dict[str, list[str]]:
     Args:
         thorough: compare what the config resolved to as well: versions and contents of tasks.
     """
-    found = {}
+    changes_by_name = {}
     root = Path(plan.config.dataset.dir)
     available = [p for p in plan.pairs if dataset.task_folder(root, p.repo, p.task_id).is_dir()]
     tasks = dataset.task_hashes(root, available) if thorough else {}
@@ -158,13 +158,13 @@ def changed(plan: Plan, thorough: bool = False) -> dict[str, list[str]]:
         before = None if experiment.adopted else atomic_io.read_json(path)
         if not isinstance(before, dict) or _accepted(experiment.run_name, plan.config.accept):
             continue
-        now: dict[str, Any] = {"asked": asked(experiment, plan), "resolved": {}}
+        now: dict[str, Any] = {"asked": requested(experiment, plan), "resolved": {}}
         if thorough:
             now["resolved"] = resolved(experiment, plan, tasks)
         changes = differences(before, now)
         if changes and _has_results(path.parent):
-            found[experiment.run_name] = changes
-    return found
+            changes_by_name[experiment.run_name] = changes
+    return changes_by_name
 
 
 def notes(plan: Plan, thorough: bool = False) -> list[str]:
@@ -179,7 +179,7 @@ def notes(plan: Plan, thorough: bool = False) -> list[str]:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return the keys whose values differ, as `key: before -> now`; new tasks do not count."""
-    found = []
+    lines = []
     for part in ("asked", "resolved"):
         old, new = before.get(part) or {}, now[part]
         for key in [*new, *(key for key in _OPTIONAL if key in old and key not in new)]:
@@ -187,10 +187,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
                 continue  # for information; the contents of the tasks decide
             if key == "tasks":
                 changed = [t for t, h in new[key].items() if (old.get(key) or {}).get(t, h) != h]
-                found += [f"data set: {task} has other contents" for task in changed]
+                lines += [f"data set: {task} has other contents" for task in changed]
             elif old.get(key) != new.get(key):
-                found.append(f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}")
-    return found
+                lines.append(f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}")
+    return lines
 
 
 def _refusal(experiment: Experiment, path: Path, changes: Sequence[str]) -> str:
@@ -206,13 +206,13 @@ def _refusal(experiment: Experiment, path: Path, changes: Sequence[str]) -> str:
 
 def _fingerprints(experiment: Experiment, plan: Plan) -> set[str]:
     """Return the fingerprints in the documents of an experiment's finished runs."""
-    found = set()
+    fingerprints = set()
     for pair in plan.pairs:
         folder = plan.results.run(experiment.run_name, experiment.setting.mode, pair)
         name = result_files.workflow(atomic_io.read_json(folder.result)).get("fingerprint")
         if name:
-            found.add(str(name))
-    return found
+            fingerprints.add(str(name))
+    return fingerprints
 
 
 def _has_results(folder: Path) -> bool:

@@ -49,14 +49,14 @@ def load(subset: str, dataset: Path) -> list[Pair]:
         path = Path(subset)
         if not path.is_file():
             raise UserError(f"dataset.subset: the file {subset} does not exist.")
-        return _checked(_read(path), str(path))
+        return _check_pairs(_read(path), str(path))
     if subset in tables:
         pairs = _read_csv(tables[subset])
         if own.is_file():
             _same(pairs, _read(own), tables[subset], own)
         return pairs
     if own.is_file():
-        return _checked(_read(own), str(own))
+        return _check_pairs(_read(own), str(own))
     in_dataset = [p.stem for p in sorted((dataset / "subsets").glob("*.json"))]
     allowed = sorted({*tables, *in_dataset})
     raise UserError(
@@ -109,29 +109,29 @@ def _refuse_groups(path: Path, document: Any) -> None:
 
 
 def _pair(path: Path, repo: Any, task: Any, features: Any) -> Pair:
-    where = f"{path}: {repo}/{task} {features}"
+    position = f"{path}: {repo}/{task} {features}"
     if not isinstance(repo, str) or not REPO.fullmatch(repo):
-        raise UserError(f"{where}: a repo is a plain folder name that ends in _task.")
+        raise UserError(f"{position}: a repo is a plain folder name that ends in _task.")
     try:
         task_id, (a, b) = int(task), (int(f) for f in features)
     except (TypeError, ValueError):
-        raise UserError(f"{where}: a pair is a task number and two feature numbers.") from None
+        raise UserError(f"{position}: a pair is a task number and two feature numbers.") from None
     if task_id < 0 or a < 1 or b < 1:
-        raise UserError(f"{where}: task numbers start at 0, feature numbers at 1.")
+        raise UserError(f"{position}: task numbers start at 0, feature numbers at 1.")
     if a == b:
-        raise UserError(f"{where}: a pair needs two different features.")
+        raise UserError(f"{position}: a pair needs two different features.")
     return Pair(repo, task_id, (a, b))
 
 
-def _checked(pairs: list[Pair], where: str) -> list[Pair]:
+def _check_pairs(pairs: list[Pair], source: str) -> list[Pair]:
     if not pairs:
-        raise UserError(f"{where}: holds no pairs.")
-    seen: set[tuple[str, int, tuple[int, int]]] = set()
+        raise UserError(f"{source}: holds no pairs.")
+    keys: set[tuple[str, int, tuple[int, int]]] = set()
     for pair in pairs:
         key = (pair.repo, pair.task_id, pair.sorted_features)
-        if key in seen:
-            raise UserError(f"{where}: {pair} is listed twice.")
-        seen.add(key)
+        if key in keys:
+            raise UserError(f"{source}: {pair} is listed twice.")
+        keys.add(key)
     return pairs
 
 
@@ -158,38 +158,40 @@ def choose(subset: Sequence[Pair], config: Dataset) -> list[Pair]:
     Raises:
         UserError: a filter names something that the subset lacks, or no pair is left.
     """
-    chosen = list(subset)
+    selection = list(subset)
     if config.repos:
-        known = dict.fromkeys(pair.repo for pair in subset)
-        _check_names("dataset.repos", config.repos, known, config.subset)
-        chosen = [pair for pair in chosen if pair.repo in config.repos]
+        repos = dict.fromkeys(pair.repo for pair in subset)
+        _check_names("dataset.repos", config.repos, repos, config.subset)
+        selection = [pair for pair in selection if pair.repo in config.repos]
     if config.tasks:
-        known = dict.fromkeys(name for pair in subset for name in _task_names(pair))
+        task_names = dict.fromkeys(name for pair in subset for name in _task_names(pair))
         tasks = [str(task) for task in config.tasks]
-        _check_names("dataset.tasks", tasks, known, config.subset)
-        chosen = [pair for pair in chosen if set(_task_names(pair)) & set(tasks)]
+        _check_names("dataset.tasks", tasks, task_names, config.subset)
+        selection = [pair for pair in selection if set(_task_names(pair)) & set(tasks)]
     if config.pairs:
         names = {name: name for pair in subset for name in (_pair_name(pair),)}
-        asked = [_normal(text) for text in config.pairs]
-        _check_names("dataset.pairs", asked, names, config.subset)
-        chosen = [pair for pair in chosen if _pair_name(pair) in asked]
+        pair_names = [_normal(text) for text in config.pairs]
+        _check_names("dataset.pairs", pair_names, names, config.subset)
+        selection = [pair for pair in selection if _pair_name(pair) in pair_names]
     for key, count in (
         ("dataset.first", config.first),
         ("dataset.sample.n", config.sample.n if config.sample else None),
     ):
-        if count is not None and count > len(chosen):
-            raise UserError(f"{key}: {count} pairs are asked for, but only {len(chosen)} are left.")
-    if not chosen:
+        if count is not None and count > len(selection):
+            raise UserError(
+                f"{key}: {count} pairs are asked for, but only {len(selection)} are left."
+            )
+    if not selection:
         raise UserError(
             f"dataset: no pair of {config.subset} is left: repos, tasks and pairs exclude each "
             "other. Remove a filter."
         )
     if config.first is not None:
-        return chosen[: config.first]
+        return selection[: config.first]
     if config.sample is not None:
-        kept = set(sample(chosen, config.sample.n, config.sample.seed))
-        return [pair for pair in chosen if pair in kept]
-    return chosen
+        sampled = set(sample(selection, config.sample.n, config.sample.seed))
+        return [pair for pair in selection if pair in sampled]
+    return selection
 
 
 def sample(pairs: Iterable[Pair], n: int, seed: int) -> list[Pair]:
@@ -201,18 +203,18 @@ def sample(pairs: Iterable[Pair], n: int, seed: int) -> list[Pair]:
     return sorted(pairs, key=draw)[:n]
 
 
-def describe_choice(config: Dataset, chosen: int, of: int) -> str:
+def describe_choice(config: Dataset, count: int, total: int) -> str:
     """Return in a line which pairs are chosen."""
-    parts = list(_words(config))
+    parts = list(_describe_filters(config))
     # The report shows it: an absolute path would name the machine's folders.
-    given = Path(config.subset)
-    subset = given.name if given.is_absolute() else config.subset
+    path = Path(config.subset)
+    subset = path.name if path.is_absolute() else config.subset
     if not parts:
-        return f"{chosen} pairs of {subset}"
-    return f"{chosen} of the {of} pairs of {subset} ({'; '.join(parts)})"
+        return f"{count} pairs of {subset}"
+    return f"{count} of the {total} pairs of {subset} ({'; '.join(parts)})"
 
 
-def _words(config: Dataset) -> Iterator[str]:
+def _describe_filters(config: Dataset) -> Iterator[str]:
     for name in ("repos", "tasks", "pairs"):
         values = getattr(config, name)
         if values:
@@ -245,8 +247,8 @@ def _normal(text: str) -> str:
     )
 
 
-def _check_names(key: str, names: Sequence[str], known: Iterable[str], subset: str) -> None:
-    allowed = list(known)
+def _check_names(key: str, names: Sequence[str], candidates: Iterable[str], subset: str) -> None:
+    allowed = list(candidates)
     for name in names:
         if name not in allowed:
             raise UserError(

@@ -292,10 +292,10 @@ def make(config: Config) -> Plan:
     """
     dataset = Path(config.dataset.dir)
     subset = pairs.load(config.dataset.subset, dataset)
-    _known(subset, dataset)
-    chosen = pairs.choose(subset, config.dataset)
+    _check_known(subset, dataset)
+    selection = pairs.choose(subset, config.dataset)
     plan = Plan(
-        config, tuple(chosen), pairs.describe_choice(config.dataset, len(chosen), len(subset))
+        config, tuple(selection), pairs.describe_choice(config.dataset, len(selection), len(subset))
     )
     names = [experiment.run_name for experiment in plan.experiments]
     for name in names:
@@ -306,11 +306,11 @@ def make(config: Config) -> Plan:
     return plan
 
 
-def _known(chosen: Sequence[Pair], dataset: Path) -> None:
+def _check_known(selection: Sequence[Pair], dataset: Path) -> None:
     """Raise for a task or feature that neither the published index nor the data set has."""
     index = pairs.known_features()
     repos = sorted({repo for repo, _ in index})
-    for pair in chosen:
+    for pair in selection:
         task_folder = dataset / pair.repo / f"task{pair.task_id}"
         features = index.get((pair.repo, pair.task_id))
         if features is not None and features.issuperset(pair.features):
@@ -318,10 +318,10 @@ def _known(chosen: Sequence[Pair], dataset: Path) -> None:
         if all((task_folder / f"feature{f}").is_dir() for f in pair.features):
             continue
         if features is not None or task_folder.is_dir():
-            known = sorted(features or ())
+            numbers = sorted(features or ())
             raise UserError(
                 f"dataset.subset: {pair}: the task has no such feature"
-                + (f" (it has {listed(known)})." if known else f" in {task_folder}.")
+                + (f" (it has {listed(numbers)})." if numbers else f" in {task_folder}.")
             )
         tasks = sorted(task for repo, task in index if repo == pair.repo)
         tasks = tasks or sorted(

@@ -200,7 +200,7 @@ def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
             disk_space.wait_for_space(
                 plan, client, image, pinned.size if pinned else 0, config.unpacked
             )
-        started = time.monotonic()
+        start = time.monotonic()
         progress = pulling.Progress(image, position, manifest.size if manifest else None)
         pulling.pull_once(
             client, reference.name, digest or reference.tag, progress, pulling.report_now
@@ -213,7 +213,7 @@ def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
         size = manifest.size if manifest else progress.total
         content = containers.image_hash(local.attrs)
         registry.write_pin(lock, registry.Pin(image, digest, size, content))
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - start
         pulling.report_now(
             f"{position}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s"
         )
@@ -318,13 +318,13 @@ def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
     return locks.claim(plan.results.claims, name, PATIENCE)
 
 
-def _fetch_here(plan: Plan, image: str, known: bool) -> None:
+def _fetch_here(plan: Plan, image: str, is_known: bool) -> None:
     """Fetch and verify an image."""
     location = f"on {socket.gethostname()}" if processes.on_a_node() else "here"
-    print(f"{image}: missing {location}." if known else f"{image}: not verified yet.")
+    print(f"{image}: missing {location}." if is_known else f"{image}: not verified yet.")
     with one_at_a_time(plan):
         # The first node of a cluster writes the sentinel; the other nodes compare with it.
-        is_compared = known and processes.on_a_node()
+        is_compared = is_known and processes.on_a_node()
         if is_compared:
             bring(plan, image)
         else:

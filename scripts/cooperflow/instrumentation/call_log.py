@@ -85,7 +85,7 @@ class CallLog(CustomLogger):
         answer = noted.answer if noted else None
         computed = kwargs.get("response_cost")
         if answer is None:
-            answer = _passed_on(response_obj, known=noted is None)
+            answer = _passed_on(response_obj, noted is None)
         self._write(
             event="end",
             id=call,
@@ -211,9 +211,9 @@ def prices_of(kwargs: dict[str, Any]) -> Prices:
     """Return the prices of the called model; all unknown if litellm has none."""
     entry = _price_entry(str(kwargs.get("model") or ""), kwargs.get("custom_llm_provider"))
     thresholds = [
-        int(found[1]) * 1000
+        int(match[1]) * 1000
         for key in entry
-        if (found := re.fullmatch(r"input_cost_per_token_above_(\d+)k_tokens", key))
+        if (match := re.fullmatch(r"input_cost_per_token_above_(\d+)k_tokens", key))
     ]
     return Prices(
         input=entry.get("input_cost_per_token"),
@@ -242,19 +242,19 @@ def _price_entry(model: str, provider: str | None) -> dict[str, Any]:
     return dict(litellm.model_cost.get(str(key)) or {})
 
 
-def _passed_on(response: Any, known: bool) -> Answer:
+def _passed_on(response: Any, is_usage_known: bool) -> Answer:
     """Return the fields that litellm passes on from an answer of unknown wire format."""
     tokens: Any = getattr(response, "usage", None)
-    read = getattr(tokens, "prompt_tokens_details", None)
-    written = getattr(tokens, "completion_tokens_details", None)
-    has_usage = known and bool(getattr(tokens, "total_tokens", 0))
+    prompt_details = getattr(tokens, "prompt_tokens_details", None)
+    completion_details = getattr(tokens, "completion_tokens_details", None)
+    has_usage = is_usage_known and bool(getattr(tokens, "total_tokens", 0))
     return Answer(
         "",
         input_tokens=int(tokens.prompt_tokens or 0) if has_usage else None,
         output_tokens=int(tokens.completion_tokens or 0) if has_usage else None,
-        cached_tokens=int(getattr(read, "cached_tokens", 0) or 0),
-        cache_write_tokens=int(getattr(read, "cache_creation_tokens", 0) or 0),
-        reasoning_tokens=int(getattr(written, "reasoning_tokens", 0) or 0),
+        cached_tokens=int(getattr(prompt_details, "cached_tokens", 0) or 0),
+        cache_write_tokens=int(getattr(prompt_details, "cache_creation_tokens", 0) or 0),
+        reasoning_tokens=int(getattr(completion_details, "reasoning_tokens", 0) or 0),
         finish_reason=_finish_reason(response),
     )
 
@@ -319,8 +319,8 @@ def _agent(messages: Any) -> str:
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
         if message.get("role") == "user" and isinstance(content, str):
-            found = _AGENT.search(content)
-            return found[1] if found else ""
+            match = _AGENT.search(content)
+            return match[1] if match else ""
     return ""
 
 
@@ -335,12 +335,12 @@ def _message(response: Any) -> Any:
 def _bound(kwargs: dict[str, Any], model: str, size: int) -> float | None:
     """Return the upper bound of a call's cost, USD: a token is at least one byte of the request."""
     prices = prices_of({**kwargs, "model": kwargs.get("model") or model})
-    read, written = prices.dearest_input, prices.dearest_output
-    if read is None or written is None:
+    input_price, output_price = prices.dearest_input, prices.dearest_output
+    if input_price is None or output_price is None:
         return None
     entry = _price_entry(str(kwargs.get("model") or model), kwargs.get("custom_llm_provider"))
     answer = entry.get("max_output_tokens") or LONGEST_ANSWER
-    return float(size * read + answer * written)
+    return float(size * input_price + answer * output_price)
 
 
 def status_of(error: object) -> int | None:
@@ -349,16 +349,16 @@ def status_of(error: object) -> int | None:
 
 
 def causes_of(error: BaseException | None) -> list[str]:
-    return [type(one).__name__ for one in _chain(error)]
+    return [type(cause).__name__ for cause in _chain(error)]
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
     """Return an error and its causes, outermost first."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
+    errors: list[BaseException] = []
+    while error is not None and error not in errors:
+        errors.append(error)
         error = error.__cause__ or error.__context__
-    return found
+    return errors
 
 
 def _retry_after(error: BaseException | None) -> float | None:
@@ -366,8 +366,8 @@ def _retry_after(error: BaseException | None) -> float | None:
 
     litellm keeps the headers of some providers' answers (Cohere's) only in a cause.
     """
-    for one in _chain(error):
-        for holder in (getattr(one, "response", None), one):
+    for cause in _chain(error):
+        for holder in (getattr(cause, "response", None), cause):
             for name in ("headers", "litellm_response_headers"):
                 value = (getattr(holder, name, None) or {}).get("retry-after")
                 if value is not None:

@@ -82,10 +82,10 @@ class RawAnswers:
             return response
         self._remember_plan(document)
         if answer.failure:
-            said = f"the answer's finish_reason is {answer.finish_reason or 'missing'}"
+            message = f"the answer's finish_reason is {answer.finish_reason or 'missing'}"
             if not answer.finish_reason and not document.get("choices"):
-                said = "the answer has no choices"
-            error = {"message": said, "error": {"message": said, "type": "server_error"}}
+                message = "the answer has no choices"
+            error = {"message": message, "error": {"message": message, "type": "server_error"}}
             return _replaced(response, _STATUS[answer.failure], error)
         completed = _with_usage(document, answer, len(request.content), len(response.content))
         return response if completed is None else _replaced(response, 200, completed)
@@ -94,9 +94,9 @@ class RawAnswers:
         message = document.get("message")
         if not self.return_tool_plan or not isinstance(message, dict):
             return
-        for made in message.get("tool_calls") or []:
-            if message.get("tool_plan") and isinstance(made, dict):
-                self._plans[str(made.get("id"))] = str(message["tool_plan"])
+        for call in message.get("tool_calls") or []:
+            if message.get("tool_plan") and isinstance(call, dict):
+                self._plans[str(call.get("id"))] = str(message["tool_plan"])
 
     def _with_plans(self, request: httpx.Request) -> httpx.Request:
         """Return the request with the plan of each assistant message whose calls had one."""
@@ -109,8 +109,8 @@ class RawAnswers:
             return request
         changed = False
         for message in messages:
-            made = (message.get("tool_calls") or [{}]) if isinstance(message, dict) else [{}]
-            plan = self._plans.get(str(made[0].get("id")))
+            calls = (message.get("tool_calls") or [{}]) if isinstance(message, dict) else [{}]
+            plan = self._plans.get(str(calls[0].get("id")))
             if plan and not message.get("tool_plan"):
                 message["tool_plan"], changed = plan, True
         if not changed:
@@ -125,7 +125,7 @@ class RawAnswers:
 
 
 def _with_usage(
-    document: dict[str, Any], answer: Answer, sent: int, received: int
+    document: dict[str, Any], answer: Answer, request_bytes: int, answer_bytes: int
 ) -> dict[str, Any] | None:
     """Return the document with the usage that litellm needs; None if it has usage.
 
@@ -133,16 +133,16 @@ def _with_usage(
     """
     billed = answer.billed_input_tokens, answer.billed_output_tokens
     if answer.wire == provider_answer.COHERE:
-        known = (document.get("usage") or {}).get("tokens")
-        if known and answer.has_usage:
+        tokens = (document.get("usage") or {}).get("tokens")
+        if tokens and answer.has_usage:
             return None
     elif answer.has_usage:
         return None
     if answer.has_billed_units:
-        read, written = billed
+        input_tokens, output_tokens = billed
     else:
-        read = max(sent // BYTES_PER_TOKEN, 1)
-        written = max(received // BYTES_PER_TOKEN, 1)
+        input_tokens = max(request_bytes // BYTES_PER_TOKEN, 1)
+        output_tokens = max(answer_bytes // BYTES_PER_TOKEN, 1)
     names = {
         provider_answer.COHERE: ("input_tokens", "output_tokens"),
         provider_answer.OPENAI: ("prompt_tokens", "completion_tokens"),
@@ -157,17 +157,17 @@ def _with_usage(
         provider_answer.GEMINI: "totalTokenCount",
         provider_answer.BEDROCK: "totalTokens",
     }
-    counted: dict[str, Any] = {names[0]: read, names[1]: written}
+    usage: dict[str, Any] = {names[0]: input_tokens, names[1]: output_tokens}
     if answer.wire in totals:
-        counted[totals[answer.wire]] = (read or 0) + (written or 0)
+        usage[totals[answer.wire]] = (input_tokens or 0) + (output_tokens or 0)
     key = "usageMetadata" if answer.wire == provider_answer.GEMINI else "usage"
     if answer.wire == provider_answer.COHERE:
-        counted = {**(document.get("usage") or {}), "tokens": counted}
-    return {**document, key: counted}
+        usage = {**(document.get("usage") or {}), "tokens": usage}
+    return {**document, key: usage}
 
 
 def _replaced(response: httpx.Response, status: int, document: Mapping[str, Any]) -> httpx.Response:
-    made = httpx.Response(
+    replacement = httpx.Response(
         status,
         headers=_without_length(response.headers),
         content=json.dumps(document).encode(),
@@ -175,8 +175,8 @@ def _replaced(response: httpx.Response, status: int, document: Mapping[str, Any]
         history=response.history,
         extensions={k: v for k, v in response.extensions.items() if k != "reason_phrase"},
     )
-    made.elapsed = response.elapsed
-    return made
+    replacement.elapsed = response.elapsed
+    return replacement
 
 
 def _without_length(headers: httpx.Headers) -> dict[str, str]:

@@ -219,11 +219,12 @@ def _refusal(environment: Any) -> str:
     program = getattr(environment.config, "executable", "docker")
     command = [program, "exec", str(environment.container_id), containers.PROBE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    words = f"{done.stdout}{done.stderr}".strip()  # the engine's own: no such program exists
-    return words if done.returncode and containers.is_refusal(words) else ""
+    # The engine's message, since no such program exists.
+    message = f"{process.stdout}{process.stderr}".strip()
+    return message if process.returncode and containers.is_refusal(message) else ""
 
 
 def limit_commands(seconds: float) -> None:
@@ -236,13 +237,13 @@ def limit_commands(seconds: float) -> None:
     def bounded(self: Any, cmd: Any, workdir: str | None = None, **options: Any) -> _Exec:
         api = self.client.api
         options.pop("demux", None)
-        made = api.exec_create(self.id, cmd, workdir=workdir, **options)
+        execution = api.exec_create(self.id, cmd, workdir=workdir, **options)
         timer = threading.Timer(seconds + GRACE, _kill_all, (api, self.id))
         timer.daemon = True
         timer.start()
         head, tail, dropped = bytearray(), bytearray(), 0
         try:
-            for chunk in api.exec_start(made["Id"], stream=True):
+            for chunk in api.exec_start(execution["Id"], stream=True):
                 room = KEPT_HEAD - len(head)
                 head += chunk[:room] if room > 0 else b""
                 tail += chunk[max(room, 0) :]
@@ -255,7 +256,7 @@ def limit_commands(seconds: float) -> None:
             dropped += len(tail) - KEPT_TAIL
             del tail[:-KEPT_TAIL]
         gap = f"\n[... {dropped} bytes left out ...]\n".encode() if dropped else b""
-        return _Exec(api.exec_inspect(made["Id"])["ExitCode"], bytes(head + gap + tail))
+        return _Exec(api.exec_inspect(execution["Id"])["ExitCode"], bytes(head + gap + tail))
 
     _replace(Container, "exec_run", bounded)
 
@@ -266,8 +267,8 @@ def _replace(kind: Any, method: str, function: Callable[..., Any]) -> None:
 
 def _kill_all(api: Any, container: str) -> None:
     """Kill every process of a container except its first, which only sleeps."""
-    made = api.exec_create(container, ["sh", "-c", "kill -9 -1"])
-    api.exec_start(made["Id"])
+    execution = api.exec_create(container, ["sh", "-c", "kill -9 -1"])
+    api.exec_start(execution["Id"])
 
 
 def _append(path: Path, text: str) -> None:

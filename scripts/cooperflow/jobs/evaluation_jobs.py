@@ -53,7 +53,7 @@ class EvalJob(Job):
         if record.outcome is not None:
             final = Verdict(record.outcome, record.reason)
             return Conclusion("", False, lambda: self._publish(None, final, 0.0))
-        started = time.monotonic()
+        start = time.monotonic()
         subject = evaluation.Subject(
             key=run.key,
             run_name=run.experiment.run_name,
@@ -62,10 +62,10 @@ class EvalJob(Job):
             files={p.name: p for p in [folder.result, *folder.path.glob("*.patch")]},
         )
         document = evaluation.evaluate(self.plan, subject, evaluation.next_folder(folder.evals))
-        verdict = judge_document(document, folder.path, record.reason)
+        verdict = verdict_of(document, folder.path, record.reason)
 
         def publish() -> int:
-            return self._publish(document, verdict, time.monotonic() - started, verbose=True)
+            return self._publish(document, verdict, time.monotonic() - start, verbose=True)
 
         return Conclusion(f"evaluation: {verdict.outcome} {verdict.reason}", verdict.again, publish)
 
@@ -97,7 +97,7 @@ def _untested_features(run: Run, document: Mapping[str, Any]) -> str:
     return " and ".join(str(feature) for feature, count in counts.items() if not count)
 
 
-def judge_document(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
+def verdict_of(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
     """Return the verdict of upstream's document about the patches in the folder ``patches``."""
     contents = [path.read_bytes() for path in sorted(patches.glob("*.patch"))]
     return judgement.judge_eval(
@@ -188,12 +188,12 @@ class OwnJob(Job):
         reason = record.reason or judgement.INFRA_ERROR if is_infra else ""
         own: dict[str, OwnFeature] = {}
         for number, feature in enumerate(run.pair.sorted_features, start=1):
-            own[f"agent{number}"] = self._judge(number, feature, reason)
+            own[f"agent{number}"] = self._evaluate_feature(number, feature, reason)
             if own[f"agent{number}"].broke and not self.this_try.last:
                 return Conclusion("evaluation broke", True, lambda: FAILED)
         return Conclusion("", False, lambda: self._publish(own))
 
-    def _judge(self, number: int, feature: int, reason: str) -> OwnFeature:
+    def _evaluate_feature(self, number: int, feature: int, reason: str) -> OwnFeature:
         """Return the verdict on the patch of agent ``number``, tested if necessary."""
         run, path = self._run, self._folder.path / result_files.patch_name(feature)
         patch = path.read_bytes() if path.is_file() else None
@@ -211,9 +211,9 @@ class OwnJob(Job):
             pair=run.pair,
             files={"solo.patch": path, "result.json": document},
         )
-        started = time.monotonic()
+        start = time.monotonic()
         tested = evaluation.evaluate(self.plan, subject, folder)
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - start
         return losses.judge_tested(feature, number, patch, tested, seconds)
 
     def _publish(self, own: Mapping[str, OwnFeature]) -> int:
@@ -227,9 +227,9 @@ class OwnJob(Job):
         run_result.make_stale(plan.results, self._folder.own)
         is_broken = any(verdict.broke for verdict in own.values())
         run_result.mark_broken(plan.results, layout.own_marker(run.dashed), run.key, is_broken)
-        words = {True: "passed", False: "failed", None: "unknown"}
+        texts = {True: "passed", False: "failed", None: "unknown"}
         for agent, verdict in own.items():
-            print(f"{run.key}: {agent} alone: {words[verdict.passed]} {verdict.reason}".rstrip())
+            print(f"{run.key}: {agent} alone: {texts[verdict.passed]} {verdict.reason}".rstrip())
         return DONE
 
     def release(self) -> None:
@@ -323,10 +323,10 @@ class OracleJob(Job):
         for file, content in {**patches, "result.json": result}.items():
             files[file] = folder / "patches" / file
             files[file].write_bytes(content)
-        started = time.monotonic()
+        start = time.monotonic()
         subject = evaluation.Subject(f"{self.key}/{name}", "oracle", mode, pair, files)
         document = evaluation.evaluate(self.plan, subject, evaluation.next_folder(folder / "evals"))
-        probe = oracle.probe(document, time.monotonic() - started)
+        probe = oracle.probe(document, time.monotonic() - start)
         if not probe.broke:
             atomic_io.write_json(folder / "probe.json", {"image_id": image, **probe.as_dict()})
         return probe

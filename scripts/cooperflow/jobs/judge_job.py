@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,13 +109,13 @@ def judge_of(plan: Plan) -> Experiment:
     Raises:
         UserError: the config has no judge.
     """
-    given = plan.config.judge.model
-    if given is None:
+    setting = plan.config.judge.model
+    if setting is None:
         raise UserError(
             "judge.model: missing. Write an entry of models, or a table with the keys of such an"
             " entry (model, api_base, api_key, provider), then start again."
         )
-    model = plan.config.models[given] if isinstance(given, str) else given
+    model = plan.config.models[setting] if isinstance(setting, str) else setting
     assert model is not None  # checked with the config
     return Experiment(NAME, model, plan.settings[0], plan.config.agent)
 
@@ -191,10 +192,10 @@ def ask_all(
                     )
                     return TRY_AGAIN
                 calls = usage.calls(atomic_io.read_lines(folder / layout.CALLS))
-                asked = usage.asked_pause(
+                requested_pause = usage.asked_pause(
                     [c for c in calls if c.thread == question.key], time.time()
                 )
-                sleep(max(min(FIRST_PAUSE * 2**number, LONGEST_PAUSE), asked))
+                sleep(max(min(FIRST_PAUSE * 2**number, LONGEST_PAUSE), requested_pause))
             else:
                 _keep(folder, question, experiment.model, answer)
                 break
@@ -358,7 +359,7 @@ def write_tables(
     frame = pd.DataFrame(labels, columns=list(symptoms.LABEL_COLUMNS))
     atomic_io.write_text(folder / "labels.csv", frame.to_csv(index=False))
     answers = [reading for group in readings.values() for reading in group]
-    used = usage.total(usage.calls(atomic_io.read_lines(folder / layout.CALLS)))
+    total = usage.total(usage.calls(atomic_io.read_lines(folder / layout.CALLS)))
     kinds = [label.rejected for reading in answers for label in reading.labels]
     summary = {
         "schema": 1,
@@ -369,21 +370,16 @@ def write_tables(
         "runs_judged": len(readings),
         "answers": len(answers),
         "answers_missing": len(questions) - len(answers),
-        "answers_refused": dict(sorted(_counted(skipped.values()).items())),
+        "answers_refused": dict(sorted(Counter(skipped.values()).items())),
         "answers_unreadable": sum(not reading.readable for reading in answers),
         "labels_accepted": kinds.count(""),
         "labels_rejected": {kind: kinds.count(kind) for kind in symptoms.REJECTIONS},
         # Of every call to a judge of these results, also with other settings.
-        "usage": {**used.as_dict(), "cost_usd": round(used.cost_usd, 6)},
+        "usage": {**total.as_dict(), "cost_usd": round(total.cost_usd, 6)},
     }
     atomic_io.write_json(folder / "summary.json", summary)
     rejected = len(kinds) - kinds.count("")
     print(
         f"{folder}: {len(readings)} runs judged, {kinds.count('')} labels, {rejected} rejected;"
-        f" {used.calls} calls, {used.cost_usd:.4f} USD besides the cost of the runs"
+        f" {total.calls} calls, {total.cost_usd:.4f} USD besides the cost of the runs"
     )
-
-
-def _counted(words: Any) -> dict[str, int]:
-    found = list(words)
-    return {word: found.count(word) for word in set(found)}

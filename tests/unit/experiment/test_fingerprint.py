@@ -18,7 +18,7 @@ def test_returning_the_plan_is_in_the_fingerprint() -> None:
     for value in (False, True):
         raw["models"]["a"]["return_tool_plan"] = value
         made = plan.make(config.parse(raw))
-        asked.append(fingerprint.asked(made.experiments[0], made))
+        asked.append(fingerprint.requested(made.experiments[0], made))
     assert "return_tool_plan" not in asked[0]
     documents = [{"asked": one, "resolved": {}} for one in asked]
     assert fingerprint.fingerprint(documents[0]) != fingerprint.fingerprint(documents[1])

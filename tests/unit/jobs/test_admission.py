@@ -382,5 +382,5 @@ def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
     from cooperflow.experiment import plan
 
     made = plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
-    asked = fingerprint.asked(made.experiments[0], made)
+    asked = fingerprint.requested(made.experiments[0], made)
     assert asked["containers"] == config_schema.Containers().model_dump()
