@@ -76,7 +76,7 @@ def test_compressed_runs_give_the_same_bundle_story_and_recording(
         folder = one.folder(made.results)
         run_result.finish_attempt(one, folder.attempt(1))
         compressed_files.compress_below(folder.path, run_result.is_compressible)
-    assert list(made.results.runs.rglob("*_traj.json.gz"))
+    assert list(made.results.runs.rglob("calls.jsonl.gz"))
     assert not list(made.results.runs.rglob("calls.jsonl"))
     assert read() == told
     assert bundle.pack(made).read_bytes() == before

@@ -86,12 +86,12 @@ def test_everything_but_upstreams_summary_is_kept(folder: RunFolder, run: Run) -
         "attempts/1/agent.yaml", "attempts/1/calls.jsonl.gz", "attempts/1/cooperbench.log.gz",
         "attempts/1/redis.log", "attempts/1/logs", "attempts/1/logs/unknown.txt",
         "attempts/1/result.json", "attempts/1/upstream", "attempts/1/upstream/result.json",
-        "attempts/1/upstream/solo.patch", "attempts/1/upstream/solo_traj.json.gz",
+        "attempts/1/upstream/solo.patch", "attempts/1/upstream/solo_traj.json",
     }  # fmt: skip
     assert (folder.attempt(1) / "calls.jsonl.gz").stat().st_mtime_ns == times
     run_result.restore(run, folder)
     assert {path.name for path in folder.path.iterdir() if path.is_file()} == {
-        "result.json", "solo.patch", "solo_traj.json.gz",
+        "result.json", "solo.patch", "solo_traj.json",
     }  # fmt: skip
 
 

@@ -236,9 +236,11 @@ def finish_attempt(run: Run, attempt: Path) -> Path:
 
 
 def is_compressible(name: str) -> bool:
-    """Return whether a file of an ended attempt is compressed: no program of upstream reads it."""
-    logs = (layout.CALLS, layout.EVENTS)
-    return name in logs or name.endswith(".log") or trajectory.is_trajectory(name)
+    """Return whether a file of an ended attempt is compressed.
+
+    Upstream's files keep their names: other programs read them in the run's folder.
+    """
+    return name in (layout.CALLS, layout.EVENTS) or name.endswith(".log")
 
 
 def _link_files(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
