@@ -1,21 +1,13 @@
 """Write the sentinel of all images, for which the runs wait."""
 
-import sys
-
-from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Plan
 from cooperflow.images import verification
 from cooperflow.jobs import command
 
 
-def main() -> int:
-    arguments = command.parser(__doc__).parse_args()
-
-    def work() -> int:
-        verification.gate(plan.make(config.from_environment()))
-        return 0
-
-    return command.perform(work, arguments.log)
+def main(plan: Plan) -> None:
+    verification.gate(plan)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run_rule(main, __doc__)

@@ -2,27 +2,20 @@
 
 import sys
 
-from cooperflow.experiment import config
-from cooperflow.experiment import plan as planning
+from cooperflow.experiment.plan import Plan
 from cooperflow.jobs import command
 from cooperflow.session import preflight
 from cooperflow.session.checks import Context, Work
 
 
-def main() -> int:
-    arguments = command.parser(__doc__).parse_args()
-
-    def work() -> int:
-        plan = planning.make(config.from_environment())
-        pending = [run for run in plan.runs if not run.folder(plan.results).result.exists()]
-        context = Context(plan, Work(images=True, runs=pending, evaluations=[]))
-        findings = preflight.print_findings(preflight.run_checks(context), sys.stdout)
-        failed = preflight.failed(findings)
-        print(f"{len(pending)} runs pending; {len(failed)} problems to fix")
-        return 1 if failed else 0
-
-    return command.perform(work, arguments.log)
+def main(plan: Plan) -> int:
+    pending = [run for run in plan.runs if not run.folder(plan.results).result.exists()]
+    context = Context(plan, Work(images=True, runs=pending, evaluations=[]))
+    findings = preflight.print_findings(preflight.run_checks(context), sys.stdout)
+    failed = preflight.failed(findings)
+    print(f"{len(pending)} runs pending; {len(failed)} problems to fix")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run_rule(main, __doc__)

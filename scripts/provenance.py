@@ -1,21 +1,13 @@
 """Write results/provenance.json: the origin of the results."""
 
-import sys
-
 from cooperflow.archive import provenance
-from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Plan
 from cooperflow.jobs import command
 
 
-def main() -> int:
-    arguments = command.parser(__doc__).parse_args()
-
-    def work() -> int:
-        print(provenance.write(plan.make(config.from_environment())))
-        return 0
-
-    return command.perform(work, arguments.log)
+def main(plan: Plan) -> None:
+    print(provenance.write(plan))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run_rule(main, __doc__)

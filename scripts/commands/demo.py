@@ -13,10 +13,10 @@ from rich.console import Console
 from cooperflow import layout
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
+from cooperflow.jobs import command
 from cooperflow.tables import findings, run_table, text_tables
 
 FILE = Path("config/demo.yaml")
-from cooperflow.jobs import command
 
 
 def main() -> int:

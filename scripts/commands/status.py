@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.live import Live
 
 from cooperflow.experiment import config, plan
+from cooperflow.jobs import command
 from cooperflow.status import progress, terminal_view
 
 # Reading thousands of runs takes a moment: at most a tenth of the time is spent on it.
 PAUSE_FACTOR = 10
-from cooperflow.jobs import command
 
 
 def main() -> int:

@@ -83,9 +83,6 @@ class Labels:
             OWNER_LABEL: self.owner,
         }
 
-    def as_arguments(self) -> list[str]:
-        return [f"--label={key}={value}" for key, value in self.as_dict().items()]
-
 
 @contextlib.contextmanager
 def engine_errors() -> Any:

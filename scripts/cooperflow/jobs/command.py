@@ -60,6 +60,12 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.exit(f"\n{error}\n")
 
 
+def run_rule(main: Callable[[planning.Plan], int | None], text: str | None) -> NoReturn:
+    """Do a rule's work on the session's plan, print expected errors and exit."""
+    log = parser(text).parse_args().log
+    sys.exit(perform(lambda: main(planning.make(configuration.from_environment())) or 0, log))
+
+
 def parser(text: str | None) -> argparse.ArgumentParser:
     """Return a parser with the argument of all rule scripts."""
     result = argparse.ArgumentParser(description=text)
