@@ -64,12 +64,12 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A replay server that plays the demo's recordings, with faults on request."""
     folder = tmp_path / "server"
     folder.mkdir()
-    # Slow enough for a test to meet a run in its middle.
-    with serving(folder, "--delay", "0.3") as running:
+    delay = "0.3" if request.node.get_closest_marker("slow_model") else "0"
+    with serving(folder, "--delay", delay) as running:
         yield running
 
 

@@ -75,6 +75,7 @@ def test_a_run_on_modal_needs_no_docker_here(modal: tuple[Make, Path]) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.slow_model
 def test_a_sandbox_that_dies_is_no_fail_of_the_model(modal: tuple[Make, Path]) -> None:
     """Upstream replaces it by an empty sandbox and continues; the attempt ends all the same."""
     make, calls = modal
@@ -91,6 +92,7 @@ def test_a_sandbox_that_dies_is_no_fail_of_the_model(modal: tuple[Make, Path]) -
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.slow_model
 def test_sandboxes_of_a_killed_start_are_ended_by_the_next(modal: tuple[Make, Path]) -> None:
     make, _ = modal
     one = make()

@@ -28,7 +28,7 @@ KEY = "a-key-that-must-not-be-packed"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished experiment, which the tests copy."""
-    plan = synthetic.make_plan(tmp_path_factory.mktemp("finished") / "results", "flash")
+    plan = synthetic.make_plan(tmp_path_factory.mktemp("finished") / "results", "flash", first=12)
     synthetic.finish(plan, steps=1)
     table = comparison.table(read_runs(plan.results.runs_csv))
     plan.results.comparison_csv.write_text(table.to_csv(index=False))
@@ -44,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def made(finished: Path, tmp_path: Path) -> Plan:
     shutil.copytree(finished, tmp_path / "results", symlinks=True)
-    return synthetic.make_plan(tmp_path / "results", "flash")
+    return synthetic.make_plan(tmp_path / "results", "flash", first=12)
 
 
 def test_every_table_is_the_same_and_so_is_every_bundle(made: Plan) -> None:
@@ -98,7 +98,7 @@ def test_no_key_is_packed(made: Plan) -> None:
 
 def test_a_changed_figure_is_found(made: Plan, tmp_path: Path) -> None:
     text = made.results.summary_csv.read_text()
-    made.results.summary_csv.write_text(text.replace(",50,", ",51,", 1))
+    made.results.summary_csv.write_text(text.replace(",12,", ",13,", 1))
     bad = [check for check in bundle.check(bundle.pack(made)) if not check.is_good]
     assert [check.name for check in bad] == ["summary.csv"]
     assert "line 2 differs" in bad[0].detail

@@ -24,7 +24,7 @@ from cooperflow.experiment import plan as planning
 def test_no_answer_is_paid_twice(tmp_path: Path) -> None:
     """The real client library, recorder and cost accounting; the model is the replay server."""
     root = tmp_path / "results"
-    synthetic.finish(synthetic.make_plan(root, "flash"), steps=2)
+    synthetic.finish(synthetic.make_plan(root, "flash", first=12), steps=2)
     recordings = tmp_path / "recordings"
     shutil.copytree(layout.REPOSITORY / "demo" / "recordings", recordings)
     quotes = ["I look at the code first.", "print('hello')"]

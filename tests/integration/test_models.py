@@ -95,6 +95,7 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.slow_model
 def test_other_providers_fill_the_slots(experiment: Make) -> None:
     """One provider takes a run at a time; another model's runs continue in parallel."""
     one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])

@@ -22,7 +22,7 @@ def jobs(said: str) -> set[str]:
 
 
 def test_tables_follow_the_config(clone: Path, tmp_path: Path) -> None:
-    made = synthetic.make_plan(tmp_path / "results", "flash")
+    made = synthetic.make_plan(tmp_path / "results", "flash", first=10)
     synthetic.finish(made)
     config = tmp_path / "config.yaml"
     target = str(made.results.summary_csv)
@@ -50,7 +50,9 @@ def test_tables_follow_the_config(clone: Path, tmp_path: Path) -> None:
 
 def test_a_dry_run_compares_the_contents_of_tasks(tmp_path: Path) -> None:
     data = tmp_path / "dataset"
-    raw = synthetic.make_plan(tmp_path / "results", "flash").config.model_dump(mode="json")
+    raw = synthetic.make_plan(tmp_path / "results", "flash", first=10).config.model_dump(
+        mode="json"
+    )
     raw["dataset"]["dir"] = str(data)
     made = plan.make(configuration.parse(raw))
     synthetic.finish(made)
@@ -74,7 +76,7 @@ def test_a_dry_run_compares_the_contents_of_tasks(tmp_path: Path) -> None:
 
 def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path) -> None:
     """With nothing left to run, no session compares the configurations: dry run and tables do."""
-    made = synthetic.make_plan(tmp_path / "results", "flash")
+    made = synthetic.make_plan(tmp_path / "results", "flash", first=10)
     synthetic.finish(made)
     for experiment in made.experiments:
         asked = fingerprint.requested(experiment, made)
@@ -107,7 +109,9 @@ def test_a_session_that_lacks_a_requested_file_is_not_a_success(
     clone: Path, tmp_path: Path
 ) -> None:
     """Whatever Snakemake left out, or another program took away: the session lists it."""
-    raw = synthetic.make_plan(tmp_path / "results", "flash").config.model_dump(mode="json")
+    raw = synthetic.make_plan(tmp_path / "results", "flash", first=10).config.model_dump(
+        mode="json"
+    )
     raw["settings"] = {"solo": ["--setting", "solo"], "coop-comm": None, "coop-nocomm": None}
     made = plan.make(configuration.parse(raw))
     synthetic.finish(made)

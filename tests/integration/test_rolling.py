@@ -63,7 +63,7 @@ def test_each_image_is_brought_when_needed_and_removed_after_its_last_use(
 
 
 def test_a_pilot_runs_its_pairs_and_estimates_the_rest(experiment: Make) -> None:
-    whole = experiment(pairs=PAIRS, whole=True)
+    whole = experiment(pairs=PAIRS)
     subset = str(whole.config.with_name("pairs.csv"))
     told = whole.script("pilot", "--subset", subset, "--first", "1", seconds=300)
     assert told.returncode == 0, told.stdout[-3000:]

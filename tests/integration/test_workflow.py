@@ -127,6 +127,7 @@ def _end(row: dict[str, str]) -> str:
     return " ".join(filter(None, (row["outcome"], row["reason"], row["caveat"])))
 
 
+@pytest.mark.slow_model
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_stop_and_go_on(experiment: Make, how: str) -> None:
     """After an interruption the same command continues: nothing is lost or paid twice."""
@@ -235,19 +236,20 @@ def test_a_wrong_key_halts(experiment: Make) -> None:
 
 def test_a_removed_result_is_put_back(experiment: Make) -> None:
     """A paid result is restored from the attempt's folder; nothing is paid twice."""
-    one = experiment(launcher="off", whole=True)  # a result is asked for by `all` itself
+    one = experiment(launcher="off")
     assert one.run().returncode == 0
     calls = one.recorded()
     (result,) = (one.results / "runs").glob("*/*/*/*/*/result.json")
     whole = result.read_text()
     result.unlink()
-    done = one.run()
+    done = one.run("-j", "4", one.target, str(result))  # `all` asks for each result too
     assert done.returncode == 0, done.stdout
     assert result.read_text() == whole
     assert one.recorded() == calls
     assert one.rows()[0]["outcome"] == "pass"
 
 
+@pytest.mark.slow_model
 def test_two_starts(experiment: Make) -> None:
     """A second session on the same results names the running session, and stops."""
     one = experiment()
@@ -263,7 +265,7 @@ def test_two_starts(experiment: Make) -> None:
 
 def test_another_configuration_under_the_same_name(experiment: Make) -> None:
     """Results of two configurations do not mix, unless that is accepted by name."""
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2)], whole=True)
+    one = experiment()
     assert one.run().returncode == 0
     text = one.config.read_text()
     two = one.config.parent / "pairs.csv"
