@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from experiment_client import Experiment, clone_of, containers_of, docker_answers
+from process_groups import MARKER, kill_marked, new_mark
 from replay_client import DATASET, Server
 from replay_client import server as serving
 
@@ -55,6 +56,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 def _turn(item: pytest.Item) -> tuple[int, bool]:
     rank = next((n for n, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
     return rank, item.get_closest_marker("slow") is None
+
+
+@pytest.fixture(autouse=True)
+def _no_process_outlives_its_test(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """End what a test of sessions has started, also if the test has timed out."""
+    if not any(request.node.get_closest_marker(name) for name in ("slow", "docker")):
+        yield
+        return
+    mark = new_mark()
+    monkeypatch.setenv(MARKER, mark[MARKER])
+    yield
+    kill_marked(mark[MARKER])
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from process_groups import MARKER
+
 from cooperflow import compressed_files
 
 from .lab import Lab, Server
@@ -213,7 +215,7 @@ class Bystanders:
 
     @classmethod
     def begin(cls, lab: Lab, image: str) -> Bystanders:
-        suffix = lab.marker[:8]
+        suffix = lab.mark[MARKER][:8]
         foreign, plain = f"cflab-foreign-{suffix}", f"cflab-plain-{suffix}"
         labels = ["--label", "cooperflow.results=another", "--label", "cooperflow.run=x"]
         labels += ["--label", "cooperflow.owner=nowhere:1:0", "--label", "cooperflow.token=t"]

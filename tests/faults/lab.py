@@ -7,26 +7,22 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from experiment_client import INVENTORY, REPOSITORY, clone_of
+from process_groups import MARKER, kill_marked, marked_processes, new_mark, wait_for
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 KEY_NAME = "LAB_PROVIDER_KEY"
 KEY = "sk-lab-5e1f0d7c2b9a4e63-never-written-down"
-MARKER = "COOPERFLOW_LAB"
 MODEL = "command-a-03-2025"
-INVENTORY, TEXTKIT = "demo_inventory_task", "demo_textkit_task"
 PAIR = (INVENTORY, 1, (1, 2))
 SETTINGS = {
     "solo": ["--setting", "solo"],
@@ -113,7 +109,7 @@ class Lab:
     docker_host: str | None = None
     servers: dict[str, Server] = field(default_factory=dict)
     bases: dict[str, str] = field(default_factory=dict)
-    marker: str = field(default_factory=lambda: uuid.uuid4().hex)
+    mark: dict[str, str] = field(default_factory=new_mark)
     starts: list[Start] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)  # over those of every session
     wrapper: tuple[str, ...] = ()  # a program that Snakemake is started through
@@ -138,7 +134,7 @@ class Lab:
     @property
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("COOPERFLOW")}
-        kept.update({MARKER: self.marker, KEY_NAME: KEY, "TMPDIR": str(self.temporary)})
+        kept.update({**self.mark, KEY_NAME: KEY, "TMPDIR": str(self.temporary)})
         kept["XDG_RUNTIME_DIR"] = str(self.runtime)
         kept["XDG_CACHE_HOME"] = str(self.folder / "cache")
         if self.docker_host:
@@ -229,19 +225,7 @@ class Lab:
 
     def processes(self) -> list[tuple[int, str]]:
         """Return every living process that this laboratory's starts brought about."""
-        found = []
-        wanted = f"{MARKER}={self.marker}".encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                if wanted not in (entry / "environ").read_bytes().split(b"\0"):
-                    continue
-                if (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX":
-                    continue
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-                found.append((int(entry.name), line.decode(errors="replace")))
-        return found
+        return marked_processes(self.mark[MARKER])
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         done = subprocess.run(
@@ -270,9 +254,7 @@ class Lab:
             if start.process.poll() is None:
                 start.process.kill()
                 start.process.wait()
-        for pid, _ in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        kill_marked(self.mark[MARKER])
         for server in self.servers.values():
             server.end()
         with contextlib.suppress(Exception):
@@ -286,40 +268,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def wait_for(what: Any, seconds: float, name: str = "") -> Any:
-    """Return the first true value of ``what()``.
-
-    Raises:
-        TimeoutError: there was none within ``seconds``.
-    """
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        value = what()
-        if value:
-            return value
-        time.sleep(0.05)
-    raise TimeoutError(f"{name or what} took longer than {seconds} s")
-
-
 def clone_to(folder: Path) -> None:
-    """Copy this repository's files in git in their current state, without the history."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    for name in listed:
-        if name.startswith(("tests/", "docs/", "logs/", ".ci/")):
-            continue
-        source = REPOSITORY / name
-        if source.is_file():
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
-    (folder / ".tools").mkdir()
-    (folder / ".tools" / "openhands").symlink_to(REPOSITORY / ".tools" / "openhands")
+    """Copy what a session needs of this repository, in its current state."""
+    clone_of(folder, skip=("tests/", "docs/", "logs/", ".ci/"), environment=False)
 
 
 def config_of(

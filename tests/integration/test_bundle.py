@@ -145,7 +145,7 @@ def test_provenance_tells_where_results_come_from(made: Plan) -> None:
     document = json.loads(made.results.provenance.read_text())
     facts = document["facts"]
     assert facts["lock"] == f"sha256:{provenance.file_hash(provenance.LOCK)}"
-    assert facts["attempts"].startswith("150, of which ")
+    assert facts["attempts"].startswith("36, of which ")
     assert facts["first attempt"].startswith("2026-11-24")
     assert document["config"]["models"]["command-a"]["api_key"] == "COHERE_API_KEY"
     assert set(document["packages"]) >= {"snakemake", "cooperbench", "litellm"}

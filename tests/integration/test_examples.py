@@ -7,11 +7,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import replay_client
 
 from cooperflow import environment
 from cooperflow.experiment import config, plan
@@ -63,19 +63,10 @@ def test_each_model_of_the_examples_is_known_and_priced() -> None:
 @pytest.mark.slow
 def test_a_server_of_openais_kind_is_run_against(tmp_path: Path) -> None:
     """All steps of a paid run: preflight, one-token call, estimate, run, evaluation."""
-    port = tmp_path / "port"
-    command = [sys.executable, str(REPOSITORY / "demo" / "replay_server.py"), "--script", "gold"]
-    command += ["--dataset", str(REPOSITORY / "demo" / "dataset"), "--port-file", str(port)]
-    command += ["--ledger", str(tmp_path / "ledger.jsonl")]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        limit = time.monotonic() + 30
-        while not port.exists() and time.monotonic() < limit:
-            time.sleep(0.05)
-        _run(tmp_path, f"http://127.0.0.1:{port.read_text().strip()}/v1")
-    finally:
-        server.terminate()
-        server.wait()
+    with replay_client.server(
+        tmp_path, "--script", "gold", "--dataset", str(replay_client.DATASET)
+    ) as server:
+        _run(tmp_path, f"{server.url}/v1")
 
 
 def _run(tmp_path: Path, base: str) -> None:

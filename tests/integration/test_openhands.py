@@ -20,6 +20,7 @@ from experiment_client import (
     Experiment,
     containers_of,
     ledger_tokens,
+    run_group,
     wait_for,
 )
 from replay_client import Server
@@ -64,13 +65,9 @@ def networks_of(results: Path) -> list[str]:
 
 def test_demo(clone: Path) -> None:
     """One pair passes in the three settings; agents with messages send them; usage is correct."""
-    done = subprocess.run(
-        [".venv/bin/python", "scripts/commands/demo.py", "config/demo-openhands.yaml"],
-        cwd=clone,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = [".venv/bin/python", "scripts/commands/demo.py", "config/demo-openhands.yaml"]
+    done = run_group(command, 550, clone)
+    assert done.returncode == 0, done.stdout
     results = clone / "results" / "demo-openhands"
     one = Experiment(clone, results, clone / "config/demo-openhands.yaml", None)  # type: ignore[arg-type]
     assert {r["setting"]: (r["outcome"], r["reason"], r["attempts"]) for r in one.rows()} == {

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import replay_client
 
 from cooperflow import atomic_io
 from cooperflow.errors import UserError
 from cooperflow.experiment.config_schema import Model
-from cooperflow.layout import REPOSITORY
 from cooperflow.session import checks, model_check, preflight
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
@@ -25,21 +22,9 @@ COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 def replay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The replay server; gives its base URL and its ledger."""
     folder = tmp_path_factory.mktemp("replay")
-    command = [
-        sys.executable,
-        str(REPOSITORY / "demo" / "replay_server.py"),
-        "--script",
-        _a_script(),
-    ]
-    command += ["--dataset", str(REPOSITORY / "demo" / "dataset")]
-    command += ["--port-file", str(folder / "port"), "--ledger", str(folder / "ledger")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    limit = time.monotonic() + 30
-    while not (folder / "port").exists() and time.monotonic() < limit:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{(folder / 'port').read_text().strip()}", folder / "ledger"
-    process.terminate()
-    process.wait()
+    options = ("--script", _a_script(), "--dataset", str(replay_client.DATASET))
+    with replay_client.server(folder, *options) as server:
+        yield server.url, server.ledger_file
 
 
 def _a_script() -> str:

@@ -21,6 +21,7 @@ from experiment_client import (
     Experiment,
     containers_of,
     ledger_tokens,
+    run_group,
     wait_for,
 )
 
@@ -36,13 +37,8 @@ def test_demo(clone: Path) -> None:
     """Twelve runs end as intended, and a second session has no pending jobs."""
 
     def demo() -> str:
-        done = subprocess.run(
-            [".venv/bin/python", "scripts/commands/demo.py"],
-            cwd=clone,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = run_group([".venv/bin/python", "scripts/commands/demo.py"], 500, clone)
+        assert done.returncode == 0, done.stdout
         return done.stdout
 
     shown = demo()

@@ -14,18 +14,17 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from process_groups import wait_for
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "squeue")
 # Options of the workflow for a cluster; jobs end within seconds here, so it polls often.
 PROFILES = ("--profile", "profiles/default", "--workflow-profile", "profiles/slurm")
 PROFILES += ("--slurm-init-seconds-before-status-checks", "1")
-# Time limit for a component to start, seconds.
-PATIENCE = 60
 
 CONF = """\
 ClusterName=cooperflow
@@ -150,11 +149,11 @@ class Cluster:
         }
         options = [f"{option}={self.folder / name}" for option, name in files.items()]
         self._daemon("munged", ["munged", "--foreground", "--force", *options])
-        wait_for(lambda: (self.folder / "munge.socket").exists(), "munged")
+        wait_for(lambda: (self.folder / "munge.socket").exists(), name="munged")
         self._daemon("slurmctld", ["slurmctld", "-D", "-f", str(self.folder / "slurm.conf")])
         for node in self.nodes:
             self.start_node(node)
-        wait_for(lambda: all(self._state(node) == "idle" for node in self.nodes), "the nodes")
+        wait_for(lambda: all(self._state(node) == "idle" for node in self.nodes), name="the nodes")
 
     def _state(self, node: str) -> str:
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
@@ -165,7 +164,7 @@ class Cluster:
         """Cancel what is left and end all daemons."""
         with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
             self.command("scancel", "--full", "--user", "root")
-            wait_for(lambda: not self.jobs(), "the jobs' end", 20)
+            wait_for(lambda: not self.jobs(), 20, "the jobs' end")
         for name in reversed(list(self.daemons)):
             daemon = self.daemons.pop(name)
             if name not in self.nodes:
@@ -174,21 +173,6 @@ class Cluster:
                     daemon.wait(10)
             daemon.kill()
             daemon.wait()
-
-
-def wait_for(what: Callable[[], Any], name: str, seconds: float = PATIENCE) -> Any:
-    """Return what ``what`` returns as soon as that is true.
-
-    Raises:
-        TimeoutError: it was not within ``seconds``.
-    """
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        value = what()
-        if value:
-            return value
-        time.sleep(0.2)
-    raise TimeoutError(f"{name}: not within {seconds:.0f} s")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -9,14 +9,19 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
 import yaml
+from process_groups import (
+    kill_group,
+    run_group,
+    start_group,
+    wait_for,
+)
 from replay_client import Server
 
 from cooperflow import atomic_io, layout
@@ -33,8 +38,11 @@ TEXTKIT = "demo_textkit_task"
 PATIENCE = 60
 
 
-def clone_of(folder: Path) -> Path:
-    """Copy the files that git knows to ``folder``; the environment is shared."""
+def clone_of(folder: Path, skip: tuple[str, ...] = (), environment: bool = True) -> Path:
+    """Copy the files that git knows to ``folder``, but those below ``skip``.
+
+    The clone shares the checkout's installed parts; ``environment``: its .venv too.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -42,10 +50,11 @@ def clone_of(folder: Path) -> Path:
         capture_output=True,
     ).stdout.decode()
     for name in filter(None, listed.split("\0")):
-        if (REPOSITORY / name).is_file():
+        if (REPOSITORY / name).is_file() and not name.startswith(skip):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, folder / name)
-    (folder / ".venv").symlink_to(REPOSITORY / ".venv")
+    if environment:
+        (folder / ".venv").symlink_to(REPOSITORY / ".venv")
     (folder / ".tools").mkdir()
     (folder / ".tools" / "openhands").symlink_to(REPOSITORY / ".tools" / "openhands")
     return folder
@@ -66,43 +75,6 @@ def containers_of(results: Path) -> list[str]:
         ["docker", "ps", "-aq", "--filter", chosen], check=True, capture_output=True, text=True
     )
     return found.stdout.split()
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 60, every: float = 0.1) -> Any:
-    """Return what ``what`` returns as soon as that is true; fail after ``seconds``."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        value = what()
-        if value:
-            return value
-        time.sleep(every)
-    raise AssertionError(f"not within {seconds} s")
-
-
-def start_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Popen[str]:
-    """Start a command in a new process group, its output in one pipe."""
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
-
-
-def kill_group(process: Popen[str]) -> None:
-    """Kill a process and all processes of its group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def run_group(
-    command: Sequence[str], seconds: float, cwd: Path, env: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; a timeout or an interruption of the test ends its process group."""
-    process = start_group(command, cwd, env)
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except BaseException:
-        kill_group(process)
-        raise
-    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 @dataclass
@@ -190,7 +162,7 @@ class Experiment:
 
         try:
             wait_for(settled, seconds)
-        except AssertionError:
+        except TimeoutError:
             os.killpg(process.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE)
