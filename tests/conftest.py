@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from experiment_client import Experiment, clone_of, containers_of, docker_answers
-from process_groups import MARKER, kill_marked, new_mark
+from process_groups import MARKER, kill_marked, new_mark, run_group
 from replay_client import DATASET, Server
 from replay_client import server as serving
 
@@ -76,6 +76,15 @@ def _no_process_outlives_its_test(
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the checkout in its current state, with its environment, without its results."""
     return clone_of(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="session")
+def demo_images(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Build the images of the demo's tasks, once for each worker."""
+    results = tmp_path_factory.mktemp("images") / "results"
+    command = [".venv/bin/snakemake", "images", "--configfile", "config/demo.yaml"]
+    done = run_group([*command, "--config", f"results={results}"], 400, clone)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 from experiment_client import INVENTORY, Experiment, ledger_tokens
 
+# The images are built once for all.
+pytestmark = pytest.mark.xdist_group("modal")
+
 Make = Callable[..., Experiment]
 STANDIN = Path(__file__).parents[1] / "support" / "standin"
 SOCKET = "unix:///var/run/docker.sock"
@@ -20,11 +23,9 @@ SOCKET = "unix:///var/run/docker.sock"
 
 @pytest.fixture
 def modal(
-    experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_images: None
 ) -> Iterator[tuple[Make, Path]]:
     """Make experiments on the stand-in; Docker is not available to anything else."""
-    build = experiment(results=str(tmp_path / "build"), pairs=((INVENTORY, 1, 1, 2),))
-    assert build.run("images").returncode == 0
     calls = tmp_path / "calls.jsonl"
     calls.touch()
     monkeypatch.setenv("STANDIN_DOCKER_HOST", os.environ.get("DOCKER_HOST", SOCKET))

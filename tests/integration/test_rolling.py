@@ -33,11 +33,12 @@ def _docker(host: str, *arguments: str) -> str:
 
 @needs_servers
 def test_each_image_is_brought_when_needed_and_removed_after_its_last_use(
-    experiment: Make, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    experiment: Make,
+    demo_images: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path_factory.mktemp("roll")  # short: sockets are below it
-    built = experiment(pairs=PAIRS)
-    assert built.run("-j", "2", "images").returncode == 0
     with (
         image_servers.registry(folder / "registry") as registry,
         image_servers.engine(folder / "engine", 900_000_000) as host,
