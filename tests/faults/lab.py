@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from experiment_client import INVENTORY, REPOSITORY, clone_of
+from experiment_client import INVENTORY as INVENTORY
+from experiment_client import REPOSITORY, clone_of
+from experiment_client import TEXTKIT as TEXTKIT
 from process_groups import MARKER, kill_marked, marked_processes, new_mark, wait_for
 
 KEY_NAME = "LAB_PROVIDER_KEY"
