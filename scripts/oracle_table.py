@@ -1,13 +1,8 @@
 """Make oracle.csv from the evaluations of the gold patches."""
 
-from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import command
-from cooperflow.tables import oracle
+import sys
 
-
-def main(plan: Plan) -> None:
-    print(f"{plan.results.oracle_csv}: {oracle.write_table(plan)}")
-
+from cooperflow.jobs import launcher_client
 
 if __name__ == "__main__":
-    command.run_rule(main, __doc__)
+    sys.exit(launcher_client.call("oracle_table"))

@@ -1,13 +1,8 @@
 """Write results/provenance.json: the origin of the results."""
 
-from cooperflow.archive import provenance
-from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import command
+import sys
 
-
-def main(plan: Plan) -> None:
-    print(provenance.write(plan))
-
+from cooperflow.jobs import launcher_client
 
 if __name__ == "__main__":
-    command.run_rule(main, __doc__)
+    sys.exit(launcher_client.call("provenance"))

@@ -1,13 +1,8 @@
 """Write the report of the tables and the runs: results/report/index.html."""
 
-from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import command
-from cooperflow.report import build
+import sys
 
-
-def main(plan: Plan) -> None:
-    print(build.build(plan, plan.results).line())
-
+from cooperflow.jobs import launcher_client
 
 if __name__ == "__main__":
-    command.run_rule(main, __doc__)
+    sys.exit(launcher_client.call("report"))

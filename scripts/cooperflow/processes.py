@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import Any
 from cooperflow import environment
 
 _PR_SET_PDEATHSIG = 1
+# Interval at which a fork checks that its client is alive, seconds.
+_WATCH_SECONDS = 0.5
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -145,6 +148,21 @@ def raise_if_orphaned() -> None:
             pass
         except OSError as error:
             raise Interrupted("its job has ended") from error
+
+
+def interrupt_when_orphaned() -> None:
+    """Send this process SIGINT when Snakemake or the job's client has ended."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(_WATCH_SECONDS)
+            try:
+                raise_if_orphaned()
+            except Interrupted:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Interrupted(Exception):

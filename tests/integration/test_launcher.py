@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from experiment_client import REPOSITORY
@@ -14,7 +15,9 @@ from experiment_client import REPOSITORY
 from cooperflow.jobs import launcher
 
 
-@pytest.mark.parametrize("name", launcher.MODULES)
+@pytest.mark.parametrize(
+    "name", [*launcher.RUN_MODULES, *launcher.TABLE_MODULES.values(), *launcher.LATE_MODULES]
+)
 def test_what_is_warmed_exists(name: str) -> None:
     """A missing name would be skipped, and each job would be slow without a message."""
     assert importlib.import_module(name)
@@ -25,7 +28,7 @@ import json, os, sys
 from cooperflow.attempt import child_process
 from cooperflow.jobs import launcher
 child_process.prepare_environment()
-launcher._import_modules()
+launcher._import_modules(launcher.RUN_MODULES)
 threads = len(os.listdir("/proc/self/task"))
 before = set(sys.modules)
 import litellm
@@ -59,3 +62,61 @@ def test_a_first_call_imports_little(model: str) -> None:
     assert threads == 1
     assert [name for name in imported if not name.startswith("litellm.")] == []
     assert len(imported) < 60, imported
+
+
+# As `make table` and the rules do with the tables of a small experiment.
+TABLES = """
+import json, os, sys
+from pathlib import Path
+from cooperflow.jobs import launcher
+launcher._import_modules((*launcher.TABLE_MODULES.values(), *launcher.LATE_MODULES))
+threads = len(os.listdir("/proc/self/task"))
+before = set(sys.modules)
+import synthetic
+plan = synthetic.make_plan(Path(sys.argv[1]), "lite")
+synthetic.finish(plan)
+for module in launcher.TABLE_MODULES.values():
+    if "oracle" not in module:
+        sys.modules[module].perform(plan)
+print(json.dumps([threads, sorted(set(sys.modules) - before)]))
+"""
+
+
+def test_the_jobs_for_tables_find_their_packages_imported(tmp_path: Path) -> None:
+    """Each fork would import again what the launcher for tables leaves out."""
+    done = subprocess.run(
+        [sys.executable, "-c", TABLES, str(tmp_path / "results")],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": "scripts:tests/support"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    threads, imported = json.loads(done.stdout.splitlines()[-1])
+    assert threads == 1
+    standard = sys.stdlib_module_names | {"cooperflow", "synthetic"}
+    assert [name for name in imported if name.partition(".")[0] not in standard] == []
+
+
+CLIENT = """
+import json, sys
+sys.argv = ["aggregate"]
+from cooperflow.jobs import launcher_client
+print(json.dumps([n for n in sys.modules if n.partition(".")[0] not in sys.stdlib_module_names]))
+"""
+
+
+def test_the_client_imports_the_standard_library_only() -> None:
+    env = {**os.environ, "PYTHONPATH": "scripts"}
+    told = subprocess.run(
+        [sys.executable, "-S", "-c", CLIENT],
+        cwd=REPOSITORY,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr
+    assert {name.partition(".")[0] for name in json.loads(told.stdout)} <= {
+        "__main__",
+        "cooperflow",
+    }

@@ -34,7 +34,7 @@ def test_a_launcher_that_ends_at_once_is_replaced(
     broken = session.with_suffix(".py")
     broken.write_text("raise OSError('Read-only file system: /home/nobody')\n")
     monkeypatch.setattr(launcher_client, "SCRIPTS", session.parent)
-    monkeypatch.setattr(launcher_client, "socket_path", lambda owner: session)
+    monkeypatch.setattr(launcher_client, "socket_path", lambda owner, kind: session)
     (session.parent / "launcher.py").write_text(broken.read_text())
     try:
         assert launcher_client._request_work("run") is None
@@ -52,7 +52,7 @@ def test_a_launcher_that_dies_before_it_forks_costs_nothing(
     session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(launcher_client, "_open_launcher", lambda: ours)
+    monkeypatch.setattr(launcher_client, "_open_launcher", lambda kind: ours)
     theirs.close()
     assert launcher_client._request_work("run") is None
 
@@ -61,7 +61,7 @@ def test_a_fork_that_is_killed_is_said(
     session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(launcher_client, "_open_launcher", lambda: ours)
+    monkeypatch.setattr(launcher_client, "_open_launcher", lambda kind: ours)
     theirs.sendall(launcher_client.STARTED)
     theirs.shutdown(socket.SHUT_WR)
     assert launcher_client._request_work("run") == 137

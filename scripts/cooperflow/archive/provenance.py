@@ -191,6 +191,11 @@ def _iso(moment: float | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
 
 
+def perform(plan: Plan) -> None:
+    """Do the work of rule `provenance`."""
+    print(write(plan))
+
+
 def write(plan: Plan) -> Path:
     """Write provenance.json and return its path."""
     path = plan.results.provenance

@@ -14,7 +14,9 @@ from cooperflow import environment, processes, redaction
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
+from cooperflow.experiment.plan import Plan
 from cooperflow.jobs.job import INTERRUPTED, Try
+from cooperflow.jobs.launcher_client import TABLE_MODULES
 from cooperflow.redaction import RedactedStream, Redactor
 
 # Module and class of the job that a script names.
@@ -109,7 +111,9 @@ def _redactor() -> Redactor:
 
 
 def perform_named(name: str, arguments: Sequence[str]) -> int:
-    """Do the job that a script names (`run`, `eval`, `own`, `oracle`); return the exit code."""
+    """Do the job that a script names (`run`, `eval`, `aggregate`, ...); return the exit code."""
+    if name in TABLE_MODULES:
+        return _perform_table(name, arguments)
     module, job_class = JOBS[name]
     job: Any = getattr(importlib.import_module(f"cooperflow.jobs.{module}"), job_class)
     options = job_parser(name).parse_args(arguments)
@@ -119,5 +123,16 @@ def perform_named(name: str, arguments: Sequence[str]) -> int:
         plan = planning.make(configuration.from_environment())
         last = options.number > int(os.environ.get(environment.RETRIES, "0"))
         return int(job(plan, job.find(plan, options.run), Try(options.number, last)).perform())
+
+    return perform(perform_job, options.log)
+
+
+def _perform_table(name: str, arguments: Sequence[str]) -> int:
+    options = parser(name).parse_args(arguments)
+    work: Callable[[Plan], None] = importlib.import_module(TABLE_MODULES[name]).perform
+
+    def perform_job() -> int:
+        work(planning.make(configuration.from_environment()))
+        return 0
 
     return perform(perform_job, options.log)

@@ -1,7 +1,9 @@
-"""Launcher: a process that imports cooperbench once and forks for each job of its session.
+"""Launcher: a process that imports packages once and forks for each job of its session.
+
+One launcher imports cooperbench, for runs and evaluations; one imports pandas, for tables.
 
 The fork takes over the connection to the job's client: it answers with its exit code and ends
-when the client ends. If the launcher dies, later jobs import cooperbench themselves.
+when the client ends. If the launcher dies, later jobs import the packages themselves.
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ import socket
 import struct
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cooperflow import processes, runtime_dir
 from cooperflow.attempt import child_process
-from cooperflow.jobs.launcher_client import SCHEMA, STARTED
+from cooperflow.jobs.launcher_client import SCHEMA, STARTED, TABLE_MODULES, TABLES
 
 # Interval at which the launcher checks that its session is alive, seconds.
 POLL_SECONDS = 0.5
-# Modules that the jobs import.
-MODULES = (
+# Modules that runs and evaluations import.
+RUN_MODULES = (
     "cooperbench.cli",
     "cooperbench.runner",
     "cooperbench.eval",
@@ -43,17 +46,31 @@ MODULES = (
     "httpcore",
     "openai.resources.chat",
 )
+# What the jobs for tables import while they work.
+LATE_MODULES = (
+    "pandas.core.methods.to_dict",
+    "pandas.core.reshape.reshape",
+    "pandas.io.formats.csvs",
+    "pandas.io.formats.style",
+    "statsmodels.stats.contingency_tables",
+    "statsmodels.stats.multitest",
+    "statsmodels.stats.proportion",
+    "unidiff.errors",
+)
 
 
-def serve(path: Path) -> int:
+def serve(path: Path, kind: str) -> int:
     """Listen on ``path`` until the session ends; fork a process for each request."""
     owner = processes.session_process()
     if owner is None:
         return 64
     listener = _listen(path)
+    if kind == TABLES:
+        _import_modules(("cooperflow.jobs.command", *TABLE_MODULES.values(), *LATE_MODULES))
+        return _accept_requests(path, listener, owner)
     with runtime_dir.scratch() as scratch:
         child_process.prepare_environment(scratch)
-        _import_modules()
+        _import_modules(RUN_MODULES)
         return _accept_requests(path, listener, owner)
 
 
@@ -92,11 +109,11 @@ def _is_same_file(path: Path, identity: tuple[int, int]) -> bool:
     return (status.st_dev, status.st_ino) == identity
 
 
-def _import_modules() -> None:
+def _import_modules(names: Sequence[str]) -> None:
     """Import the modules that the jobs need."""
     # numpy would start threads, which a fork must not inherit.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for name in MODULES:
+    for name in names:
         try:
             importlib.import_module(name)
         except Exception:  # the job that needs the module fails with this error in its own log
@@ -146,6 +163,9 @@ def _work(connection: socket.socket) -> int:
     processes.watch_client(connection)
     from cooperflow.jobs import command
 
+    if request["work"] in TABLE_MODULES:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        processes.interrupt_when_orphaned()
     return command.perform_named(request["work"], request["arguments"])
 
 

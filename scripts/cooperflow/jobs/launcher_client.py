@@ -1,6 +1,7 @@
-"""Client of the launcher: sends a job's work to it, or does the work in this process.
+"""Client of the launchers: sends a job's work to one, or does the work in this process.
 
-Hundreds of jobs start this way, so this module imports only the standard library.
+A session has a launcher for runs and evaluations and one for tables. Hundreds of jobs start this
+way, so this module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -24,6 +25,19 @@ STARTED = b"+"
 START_SECONDS = 20
 SCRIPTS = Path(__file__).resolve().parents[2]
 
+# The two launchers; each imports what its jobs need.
+RUNS = "runs"
+TABLES = "tables"
+# The jobs for tables: the module whose `perform(plan)` does the work.
+TABLE_MODULES = {
+    "aggregate": "cooperflow.tables.run_table",
+    "derived_tables": "cooperflow.tables.derived_tables",
+    "oracle_table": "cooperflow.tables.oracle",
+    "plots": "cooperflow.plots.plot_files",
+    "provenance": "cooperflow.archive.provenance",
+    "report": "cooperflow.report.build",
+}
+
 
 def call(work: str) -> int:
     """Do the script's work in a fork of the launcher; return its exit code.
@@ -33,6 +47,8 @@ def call(work: str) -> int:
     """
     code = None
     if os.environ.get(environment.LAUNCHER) != "off" and os.environ.get(environment.OWNER):
+        if work == "eval":
+            _prepare_tables()
         with contextlib.suppress(OSError):
             code = _request_work(work)
     if code is not None:
@@ -42,21 +58,29 @@ def call(work: str) -> int:
     return command.perform_named(work, sys.argv[1:])
 
 
-def start_launcher() -> None:
-    """Start the launcher before the first job, so that its imports overlap with other work."""
+def start_launcher(kind: str = RUNS) -> None:
+    """Start a launcher before its first job, so that its imports overlap with other work."""
     if os.environ[environment.LAUNCHER] == "off":
         return
     with contextlib.suppress(OSError):
-        connection = _open_launcher()
+        connection = _open_launcher(kind)
         if connection is not None:
             connection.close()
 
 
+def _prepare_tables() -> None:
+    """Start the launcher for tables with the first evaluation, while agents wait for models."""
+    # Not a connection, which would be answered by a fork.
+    if not socket_path(os.environ[environment.OWNER], TABLES).exists():
+        start_launcher(TABLES)
+
+
 def _request_work(work: str) -> int | None:
     """Return the exit code of a fork that did the work, None if no fork had the request."""
-    connection = _open_launcher()
+    kind = TABLES if work in TABLE_MODULES else RUNS
+    connection = _open_launcher(kind)
     if connection is None:
-        _print_launcher_error()
+        _print_launcher_error(kind)
         return None
     with connection:
         request = json.dumps(
@@ -76,7 +100,7 @@ def _request_work(work: str) -> int | None:
             answer += chunk
     if not answer:
         # The launcher ended before a fork had the request: nothing was done.
-        _print_launcher_error()
+        _print_launcher_error(kind)
         return None
     answer = answer.removeprefix(STARTED)
     if not answer:
@@ -86,13 +110,13 @@ def _request_work(work: str) -> int | None:
     return int(answer)
 
 
-def _print_launcher_error() -> None:
+def _print_launcher_error(kind: str) -> None:
     """Print the last line of the launcher's log."""
-    log = socket_path(os.environ[environment.OWNER]).with_suffix(".log")
+    log = socket_path(os.environ[environment.OWNER], kind).with_suffix(".log")
     with contextlib.suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         reason = f": {lines[-1]}" if lines else " without a message"
-        print(f"The launcher ended{reason}. This job imports cooperbench itself.", flush=True)
+        print(f"The launcher ended{reason}. This job imports its packages itself.", flush=True)
 
 
 def _receive(connection: socket.socket) -> bytes:
@@ -107,18 +131,16 @@ def _receive(connection: socket.socket) -> bytes:
             return b""
 
 
-def socket_path(owner: str) -> Path:
+def socket_path(owner: str, kind: str = RUNS) -> Path:
     """Return the path of the socket of a session's launcher."""
-    return (
-        runtime_dir.folder()
-        / f"{hashlib.sha256(f'{owner} {SCRIPTS}'.encode()).hexdigest()[:20]}.sock"
-    )
+    name = hashlib.sha256(f"{owner} {SCRIPTS} {kind}".encode()).hexdigest()[:20]
+    return runtime_dir.folder() / f"{name}.sock"
 
 
-def _open_launcher() -> socket.socket | None:
+def _open_launcher(kind: str) -> socket.socket | None:
     """Return a connection to this session's launcher, which is started if necessary."""
-    path = socket_path(os.environ[environment.OWNER])
-    return _connect(path) or _start(path)
+    path = socket_path(os.environ[environment.OWNER], kind)
+    return _connect(path) or _start(path, kind)
 
 
 def _connect(path: Path) -> socket.socket | None:
@@ -131,13 +153,13 @@ def _connect(path: Path) -> socket.socket | None:
     return connection
 
 
-def _start(path: Path) -> socket.socket | None:
+def _start(path: Path, kind: str) -> socket.socket | None:
     """Start the launcher unless another job has just done so; return a connection to it."""
     with locks.locked(path.with_suffix(".lock")):
         connection = _connect(path)
         if connection is not None:
             return connection
-        program = [sys.executable, "-X", "utf8", str(SCRIPTS / "launcher.py"), str(path)]
+        program = [sys.executable, "-X", "utf8", str(SCRIPTS / "launcher.py"), str(path), kind]
         # The launcher must not hold this job's streams: Snakemake waits until they are closed.
         with path.with_suffix(".log").open("ab") as log:
             process = subprocess.Popen(

@@ -9,6 +9,9 @@ from typing import Any
 
 import vl_convert
 
+from cooperflow import atomic_io, layout
+from cooperflow.experiment.plan import Plan
+from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import Tables
 from cooperflow.plots.specifications import SPECS, Spec
 
@@ -40,6 +43,15 @@ CONFIG: Mapping[str, Any] = {
     },
 }
 _MARGIN = 60  # points beside a panel, for its axis
+
+
+def perform(plan: Plan) -> None:
+    """Do the work of rule `plots`."""
+    tables = plot_data.load(plan.results)
+    for name in layout.PLOTS:
+        for kind, data in render(name, tables, layout.PLOT_KINDS).items():
+            atomic_io.write_bytes(plan.results.plot(name, kind), data)
+            print(plan.results.plot(name, kind))
 
 
 def render(name: str, tables: Tables, kinds: tuple[str, ...]) -> dict[str, bytes]:

@@ -47,6 +47,11 @@ class Built:
         return f"{self.index}: {self.runs} runs, {self.pages} pages made"
 
 
+def perform(plan: Plan) -> None:
+    """Do the work of rule `report`."""
+    print(build(plan, plan.results).line())
+
+
 def build(plan: Plan, at: Results | None = None) -> Built:
     """Make the report of the existing tables and runs.
 

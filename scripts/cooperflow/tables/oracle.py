@@ -295,6 +295,11 @@ def mark_loss(row: dict[str, Any], documents: Sequence[Mapping[str, Any]]) -> di
     return {**row, "loss": losses.loss(outcome, own, str(row["merge_status"]))}
 
 
+def perform(plan: Plan) -> None:
+    """Do the work of rule `oracle_table`."""
+    print(f"{plan.results.oracle_csv}: {write_table(plan)}")
+
+
 def write_table(plan: Plan) -> str:
     """Write oracle.csv and return its summary in a line."""
     text = oracle_table(rows(plan)).to_csv(index=False)

@@ -292,6 +292,12 @@ def _summary_row(name: object, group: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def perform(plan: Plan) -> None:
+    """Do the work of rule `aggregate`."""
+    runs, summary = make(plan)
+    print(f"{plan.results.summary_csv}: {len(summary)} experiments, {len(runs)} runs")
+
+
 def make(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write both tables of a finished experiment, and return them.
 
