@@ -17,8 +17,10 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from cooperflow import formats
 from cooperflow.experiment.plan import Plan
+from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
 from cooperflow.report import build, pages
+from cooperflow.tables import run_table
 
 pytestmark = pytest.mark.browser
 
@@ -210,9 +212,34 @@ def test_tables_fit_the_window(driver: Any, lite: Plan, width: int) -> None:
         ready(driver)
         tables = "[...document.querySelectorAll('.scroll')]"
         script = f"return {tables}.map(e => e.scrollWidth > e.clientWidth)"
-        assert driver.execute_script(script) == [False] * 3
+        driver.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+        fits = driver.execute_script(script)
+        assert len(fits) > 5
+        assert not any(fits)
     finally:
         browser.resize(driver, 1280, 900)
+
+
+def test_every_column_at_once_fits_the_window(driver: Any, lite: Plan, tmp_path: Path) -> None:
+    """The oracle, replayed and adopted runs, and the longest names of repos and reasons."""
+    at = Results(tmp_path / "results")
+    runs, summary = (
+        pd.read_csv(path, keep_default_na=False)
+        for path in (lite.results.runs_csv, lite.results.summary_csv)
+    )
+    runs["oracle"], runs["adopted"], runs["replay"] = "failed", runs.index % 2 == 0, True
+    runs.loc[runs.index % 3 == 0, "reason"] = "docker_unavailable"
+    run_table.write(at, runs, summary.assign(replay=True))
+    build.build(lite, at)
+    show(driver, at.report / "index.html")
+    ready(driver)
+    heads = [each.text for each in driver.find_elements(By.CSS_SELECTOR, "#table thead th")]
+    assert {"Oracle", "Adopted"} < set(heads)
+    script = (
+        "return [...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
+    )
+    assert max(driver.execute_script(script)) <= 0
+    assert browser.overflow(driver) <= 0
 
 
 def test_folded_columns_are_shown_on_demand(driver: Any, lite: Plan) -> None:

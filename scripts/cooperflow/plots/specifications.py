@@ -368,7 +368,7 @@ def _forest(plot: Points, form: str, groups: Sequence[str] = ()) -> Spec:
     encoding: Spec = {"y": y, **_looks(plot.points, legend=bool(groups))}
     if groups:
         encoding["yOffset"] = {"field": "group", "type": "nominal", "scale": {"domain": groups}}
-    axis = {"type": "quantitative", "title": plot.x, "axis": {"format": form}}
+    axis = {"type": "quantitative", "title": plot.x, "axis": {"format": form, "tickCount": 5}}
     layers = _marks("x", encoding, plot.x)
     for layer, field in zip(layers, ("low", "value"), strict=True):
         layer["encoding"]["x"] = {"field": field, **axis}
@@ -401,15 +401,21 @@ def reasons(title: str, counts: Iterable[tuple[str, str, int]], names: Sequence[
         names: all run names in order.
     """
     colours = [plot_data.COLOURS[n % len(plot_data.COLOURS)] for n in range(len(names))]
-    rows = [
-        {"reason": reason, "name": name, "runs": n, "tip": f"{reason}, {name}: {n} runs"}
-        for reason, name, n in counts
-        if n
-    ]
-    known = list(dict.fromkeys(row["reason"] for row in rows))
+    rows = []
+    totals: dict[str, int] = {}
+    for reason, name, n in counts:
+        if n:
+            tip = f"{reason}, {name}: {n} runs"
+            rows.append({"reason": reason, "name": name, "runs": n, "tip": tip})
+            totals[reason] = totals.get(reason, 0) + n
+    known = list(totals)
+    most = max(totals.values(), default=0)
+    axis: Spec = {"format": "d", "tickMinStep": 1}
+    if most <= 10:
+        axis["values"] = list(range(most + 1))
     encoding = {
         "y": {"field": "reason", "type": "nominal", "title": None, "scale": {"domain": known}},
-        "x": {"field": "runs", "type": "quantitative", "title": "runs", "axis": {"tickMinStep": 1}},
+        "x": {"field": "runs", "type": "quantitative", "title": "runs", "axis": axis},
         "color": _colour("name", names, colours),
         "tooltip": {"field": "tip"},
     }

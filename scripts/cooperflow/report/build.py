@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cooperflow.layout import Pair, Results
 from cooperflow.outcomes import judgement
 from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import Tables
-from cooperflow.report import front_page, pages, safe_text
+from cooperflow.report import analysis_tables, front_page, pages, safe_text
 from cooperflow.tables import breakdowns, communication_tables, comparison, findings
 from cooperflow.tables.run_table import read_runs, read_table
 
@@ -86,6 +86,8 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "title": front_page.title(plan),
             "total": len(runs),
             "notes": fingerprint.notes(plan),
+            "introduction": front_page.introduction(plan),
+            "terms": front_page.TERMS,
             "findings": findings.of_plan(plan, runs),
             "notable": [
                 (entry, pages.run_path(run) if run.key in has_page else None)
@@ -100,6 +102,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "oracle": front_page.has_oracle(runs),
             "comparison": front_page.comparison(tables.comparison),
             "tables": sorted(p.name for p in (at.root / "tables").glob("*.csv")),
+            "analyses": _analyses(tables, at),
             "figures": drawn,
             "provenance": front_page.provenance(at.root),
             "assets": "assets",
@@ -187,6 +190,19 @@ def _tables(plan: Plan, at: Results) -> Tables:
             **communication_tables.small(communication_tables.collect(plan, runs).runs),
         },
     )
+
+
+def _analyses(tables: Tables, at: Results) -> list[analysis_tables.ShownTable]:
+    """Return the tables of the analyses, and the judge's if it has run."""
+    shown = analysis_tables.of_tables(tables.breakdowns)
+    symptoms = at.judge / "symptoms.csv"
+    if symptoms.is_file():
+        shown.append(analysis_tables.of_judge(read_table(symptoms)))
+    # The report of an unfinished experiment has no table files.
+    return [
+        replace(table, files=tuple(name for name in table.files if (at.root / name).is_file()))
+        for table in shown
+    ]
 
 
 def _assets(report: Path) -> None:

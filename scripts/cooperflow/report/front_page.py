@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import atomic_io
-from cooperflow.experiment.plan import Plan, Run
+from cooperflow.experiment.plan import Plan, Run, Setting
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement
 from cooperflow.plots import specifications
@@ -38,12 +38,18 @@ COLUMNS = (
     ("input_tokens", "Tokens in", True),
     ("output_tokens", "Tokens out", True),
 )
-# Columns that are folded into a row of details: the table fits a window of 1,280 pixels.
-FOLDED = ("caveat", "attempts", "patch_lines", "input_tokens", "output_tokens")
-# Columns that a reader chooses from.
-FILTERS = ("outcome", "reason", "setting", "model", "repo")
 # Columns for a kind of run; shown if any run is of that kind.
 LABELS = ("replay", "adopted")
+# Columns that are folded into a row of details: the table fits a window of 1,280 pixels.
+FOLDED = ("caveat", "attempts", "patch_lines", "input_tokens", "output_tokens")
+# Columns that are folded too where all runs have the same value.
+CONSTANT = ("model", *LABELS)
+# Digits that are shown after the point; runs.csv has all of them.
+DIGITS = {"cost_usd": 4, "duration_s": 1}
+# Columns that a reader chooses from.
+FILTERS = ("outcome", "reason", "setting", "model", "repo")
+# Figures that take the page's full width: their labels are long.
+WIDE = ("published", "losses")
 # Shown if the oracle was run for any pair.
 ORACLE = ("oracle", "Oracle", False)
 
@@ -68,6 +74,52 @@ CAPTIONS = {
     "timeline": "A bar for each run, coloured by its outcome.",
     "reasons": "Runs that ended as fail or infra_error.",
 }
+
+
+# Terms of the first page, for readers who do not know the benchmark.
+TERMS = (
+    ("pair", "Two features of one task. Every setting does the same pairs."),
+    ("setting, experiment, run", "A setting says who does the work; an experiment is a model in a "
+     "setting; a run is an experiment on one pair."),
+    ("pass, fail", "After the work (and the merge) the tests of both features pass, or not."),
+    ("infra error", "The run broke for a reason outside of the model, such as a provider that did "
+     "not answer. It counts neither as a pass nor as a fail."),
+    ("conflict", "Git cannot combine the patches of two agents, because both changed the same or "
+     "adjacent lines."),
+    ("caveat", "A pass that deserves a second look. lead_alone: the patches conflict, and one "
+     "agent's patch alone passes all tests. no_tests_run: no test was run."),
+    ("points", "Percentage points: from 60 % to 45 % are \N{MINUS SIGN}15 points."),
+    ("95 % interval", "The range of values that the data support. A difference whose interval "
+     "contains 0 is not established."),
+    ("p", "How often chance alone would make a difference at least this large if there were none."),
+    ("oracle", "The benchmark's own solutions in the place of agents: they show what a run can "
+     "reach on this machine."),
+    ("replay", "Recorded answers in the place of a model, to show the workflow without cost."),
+    ("step", "One answer of the model and the commands in it, also called a turn."),
+)  # fmt: skip
+
+
+def introduction(plan: Plan) -> str:
+    """Return what is measured, in sentences for a reader who does not know the benchmark."""
+    settings = " ".join(f"{setting.name}: {_explain(setting)}." for setting in plan.settings)
+    return (
+        "CooperBench measures what it costs to divide programming work between agents. A task is a "
+        "repository with features to add; a pair is two of these features. "
+        f"{settings} A run passes if the tests of both features pass at the end."
+    )
+
+
+def _explain(setting: Setting) -> str:
+    """Return who does the work of a pair in a setting."""
+    if setting.mode == "solo":
+        return "one agent adds both features"
+    if setting.mode != "coop":
+        return f"the benchmark's setting {setting.mode}"
+    talk = "they can send each other messages" if setting.messaging else "without messages"
+    return (
+        "two agents work at the same time in separate copies of the repository, one feature each, "
+        f"and git merges their patches; {talk}"
+    )
 
 
 def run_of_row(
@@ -112,7 +164,8 @@ def runs_data(
                 "title": title,
                 "number": number,
                 "filter": key in (*FILTERS, ORACLE[0]),
-                "folded": key in FOLDED,
+                "folded": key in FOLDED or (key in CONSTANT and runs[key].nunique() == 1),
+                "digits": DIGITS.get(key),
             }
             for key, title, number in columns
         ],
@@ -167,7 +220,12 @@ class Figure:
     @property
     def height(self) -> int:
         """Height on the page, pixels: its panels are stacked there."""
-        return sum(int(view["height"]) + 80 for view in specifications.views(self.spec))
+        return sum(int(view["height"]) + 60 for view in specifications.views(self.spec))
+
+    @property
+    def is_wide(self) -> bool:
+        """True if its labels need the page's full width."""
+        return self.name in WIDE
 
 
 def figures(tables: Tables) -> list[Figure]:

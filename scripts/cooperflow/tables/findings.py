@@ -286,7 +286,7 @@ def _lost(lost: Losses | None, where: str) -> list[str]:
         f"for {counts[UNKNOWN]} the loss is unknown" if counts[UNKNOWN] else "",
     ]
     total = f"the {lost.failures} failures" if lost.failures > 1 else "1 failure"
-    return [f"Of {total} {where} {'; '.join([text, *filter(None, rest)])}."]
+    return [f"Of {total} {where}, {'; '.join([text, *filter(None, rest)])}."]
 
 
 def _missing(found: Figures) -> list[str]:

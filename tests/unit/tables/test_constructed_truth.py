@@ -576,9 +576,9 @@ def test_the_sentences_have_the_figures_of_the_facts(made: Experiment) -> None:
         for setting, words in (("coop-comm", "with messages"), ("coop-nocomm", "without messages")):
             losses = Counter(t.loss for t in made.of(model, setting) if t.outcome == "fail")
             expected = (
-                f"Of the {sum(losses.values())} failures {words} {losses['merge']} are lost in the "
-                f"merge although both features work alone; {losses['integration']} merge cleanly "
-                f"but fail together; in {losses['agent']} an agent's own feature fails; for "
+                f"Of the {sum(losses.values())} failures {words}, {losses['merge']} are lost in "
+                f"the merge although both features work alone; {losses['integration']} merge "
+                f"cleanly but fail together; in {losses['agent']} an agent's own feature fails; for "
                 f"{losses['unknown']} the loss is unknown."
             )
             assert expected in text

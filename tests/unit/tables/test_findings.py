@@ -49,7 +49,7 @@ def test_the_whole_text() -> None:
         "95 % interval −33 to −13, p < 0.001). "
         "The effect of messages on the pass rate is inconclusive: −2 points (95 % interval −10 "
         "to +6, p = 0.700; 100 pairs are enough to detect 14 points or more). "
-        "Of the 62 failures with messages 21 are lost in the merge although both features work "
+        "Of the 62 failures with messages, 21 are lost in the merge although both features work "
         "alone; 9 merge cleanly but fail together; in 30 an agent's own feature fails; for 2 the "
         "loss is unknown. "
         "The effect of messages on the conflict rate is inconclusive: −9 points (95 % interval "
@@ -110,13 +110,13 @@ def test_the_effect_of_messages(effect: Difference | None, says: str) -> None:
     ("losses", "says"),
     [
         (Losses(62, {"merge": 21, "agent": 41}),
-         "Of the 62 failures with messages 21 are lost in the merge although both features work "
+         "Of the 62 failures with messages, 21 are lost in the merge although both features work "
          "alone; in 41 an agent's own feature fails."),
         (Losses(1, {"merge": 1}),
-         "Of 1 failure with messages 1 is lost in the merge although both features work "
+         "Of 1 failure with messages, 1 is lost in the merge although both features work "
          "alone."),
         (Losses(5, {"integration": 5}),
-         "Of the 5 failures with messages none are lost in the merge although both features work "
+         "Of the 5 failures with messages, none are lost in the merge although both features work "
          "alone; 5 merge cleanly but fail together."),
         (None, ""),
     ],
@@ -204,7 +204,7 @@ def test_the_figures_of_a_constructed_experiment() -> None:
     assert conflicts.p == pytest.approx(2 * 0.5**30, rel=1e-5)
     whole = text(found)
     assert "Solo solves 61 of 100 pairs. With messages two agents solve 38 of 100: fewer" in whole
-    assert "Of the 62 failures with messages 21 are lost in the merge" in whole
+    assert "Of the 62 failures with messages, 21 are lost in the merge" in whole
     assert "Messages lower the conflict rate by 30 points" in whole
 
 

@@ -38,16 +38,27 @@
     };
   };
 
+  // The width of the labels of a panel's rows, or of its numbers and their title.
+  const margin = (spec) => {
+    const rows = spec.concat.flatMap((one) =>
+      one.layer.flatMap((layer) => layer.encoding.y?.scale?.domain ?? []),
+    );
+    const names = rows.filter((row) => typeof row === "string");
+    return names.length ? 15 + 6.5 * Math.max(...names.map((name) => name.length)) : 50;
+  };
+
   // The specification for a width: panels are one below the other.
   const sized = (spec, width) => {
     const axis = { labelLimit: Math.max(90, 0.55 * width) };
     const made = { ...spec, config: { ...themed(), axis: { ...themed().axis, ...axis } } };
-    if (spec.concat) {
-      const inner = Math.max(width - 70, 120);
-      return { ...made, columns: 1, concat: spec.concat.map((one) => ({ ...one, width: inner })) };
-    }
     const legend = width < 640 ? { columns: 2 } : {};
     made.config.legend = { ...made.config.legend, ...legend };
+    if (spec.concat) {
+      // The width of a panel is that of its marks: labels at its left and half a label at its right
+      // are outside of it.
+      const inner = Math.max(width - margin(spec) - 25, 120);
+      return { ...made, columns: 1, concat: spec.concat.map((one) => ({ ...one, width: inner })) };
+    }
     return { ...made, width, autosize: { type: "fit-x", contains: "padding" } };
   };
 
@@ -121,7 +132,9 @@
 
   // Cells are made as nodes: DataTables would take a string for markup.
   const cell = (runs, column) => (value, type, row) => {
-    const shown = value === null || value === "" ? (column.number ? "–" : "") : String(value);
+    const figure = typeof value === "number" && column.digits != null;
+    const full = figure ? value.toFixed(column.digits) : String(value);
+    const shown = value === null || value === "" ? (column.number ? "–" : "") : full;
     if (type !== "display") return value === null ? "" : value;
     if (column.key === "outcome") {
       const made = document.createElement("span");
@@ -135,6 +148,7 @@
     }
     const made = document.createElement("bdi");
     made.textContent = shown;
+    made.title = shown;
     return made;
   };
 

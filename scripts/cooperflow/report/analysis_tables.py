@@ -1,0 +1,386 @@
+"""Tables of the analyses on the report's first page: losses, conflicts, messages, published rows.
+
+Pure: tables in, text out. Each table names the file that has all of its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from cooperflow import formats
+from cooperflow.analysis import losses
+from cooperflow.tables import losses as loss_tables
+from cooperflow.tables.communication_tables import PROPERTIES
+
+Rows = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as text, with its explanation."""
+
+    name: str  # of its place on the page
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    names: int  # the first columns, which are names; the others are figures
+    rows: Rows
+    files: tuple[str, ...]  # below the results folder
+    empty: str = "No row yet."
+    is_folded: bool = False  # opened by the reader
+
+
+def of_tables(tables: Mapping[str, pd.DataFrame]) -> list[ShownTable]:
+    """Return the tables of the analyses, from the tables in `tables/`."""
+    return [
+        _losses(tables["losses"]),
+        _own_features(tables["own_features"]),
+        _conflicts(tables["conflicts"]),
+        _conflict_comparison(tables["conflict_comparison"]),
+        _messages(tables["communication_by_setting"]),
+        _associations(tables["communication_and_conflicts"]),
+        _published(tables["published"]),
+    ]
+
+
+def of_judge(symptoms: pd.DataFrame) -> ShownTable:
+    """Return the judge's table."""
+    rows = tuple(
+        (
+            str(row["symptom"]).replace("_", " "),
+            _of(row["runs"], row["judged"]),
+            formats.percent(row["share"]),
+            _between(row),
+            formats.count(row["labels_rejected"]),
+            formats.percent(row["agreement"]),
+            formats.percent(row["paper_share_of_labels"]),
+        )
+        for row in symptoms.to_dict("records")
+    )
+    replay = _has_true(symptoms["replay"]) if len(symptoms) else False
+    return ShownTable(
+        "judge",
+        "Symptoms, labelled by a model" + (" (replay, no model)" if replay else ""),
+        "A model, the judge, read a sample of failed coop runs and labelled the paper's ten "
+        "symptoms. Each label quotes the transcript twice; a label whose quotes are not found "
+        "word for word is rejected. Agreement: of repeated answers on the same run. Paper: the "
+        "share among its labels, not among runs, so it compares only in order.",
+        ("Symptom", "Runs", "Share", "95 % interval", "Rejected labels", "Agreement", "Paper"),
+        1,
+        rows,
+        ("judge/symptoms.csv", "judge/labels.csv"),
+    )
+
+
+def _losses(table: pd.DataFrame) -> ShownTable:
+    kinds = (loss_tables.PASSED, *losses.LOSSES)
+    rows = []
+    for name, group in table.groupby("run_name", sort=False):
+        by_kind = {row["loss"]: row for row in group.to_dict("records")}
+        cells = [
+            f"{row['runs']} ({formats.percent(row['share'], 0)}; {_between(row, 0)})"
+            for row in (by_kind[kind] for kind in kinds)
+        ]
+        rows.append((str(name), formats.count(group["graded"].iloc[0]), *cells))
+    return ShownTable(
+        "losses",
+        "Where runs of two agents are lost",
+        "Agent: an agent's patch alone fails the tests of its own feature. Merge: both pass alone, "
+        "but the patches conflict. Integration: both pass alone and merge cleanly, but tests fail. "
+        "Unknown: an own feature could not be evaluated. In brackets: share of the evaluated runs "
+        "and its Wilson interval (95 %).",
+        ("Experiment", "Evaluated", "Passed", "Agent", "Merge", "Integration", "Unknown"),
+        1,
+        tuple(rows),
+        ("tables/losses.csv",),
+        "No coop run has been evaluated yet.",
+    )
+
+
+def _own_features(table: pd.DataFrame) -> ShownTable:
+    rows = tuple(
+        (
+            str(row["run_name"]),
+            _of(row["known"], row["graded"]),
+            formats.count(row["both_passed"]),
+            formats.percent(row["both_rate"]),
+            _between(row),
+            _of(row["agents_passed"], row["agents"]),
+            formats.percent(row["agent_rate"]),
+            _range(row["agent_low"], row["agent_high"]),
+        )
+        for row in table.to_dict("records")
+    )
+    return ShownTable(
+        "own",
+        "Each agent's own feature, before the merge",
+        "One agent's patch alone, tested with its own feature's tests. Known: runs with a verdict "
+        "on both. The rate of both is the most that coop could pass if nothing were lost later.",
+        (
+            "Experiment",
+            "Known",
+            "Both pass",
+            "Rate",
+            "95 % interval",
+            "Agents that pass",
+            "Rate",
+            "95 % interval",
+        ),
+        1,
+        rows,
+        ("tables/own_features.csv",),
+        "No own feature has been evaluated: none is pending, or `evaluation.own_features` is off.",
+    )
+
+
+def _conflicts(table: pd.DataFrame) -> ShownTable:
+    rows = tuple(
+        (
+            str(row["run_name"]),
+            formats.count(row["merged"]),
+            formats.count(row["conflicts"]),
+            formats.percent(row["conflict_rate"]),
+            _between(row),
+            _of(row["overlapping"], row["overlap_known"]),
+            _of(row["near"], row["overlap_known"]),
+            formats.count(row["conflicts_apart"]),
+        )
+        for row in table.to_dict("records")
+    )
+    return ShownTable(
+        "conflicts",
+        "Merge conflicts and overlapping patches",
+        "Overlap: changed lines of both agents without an unchanged line between them. Near: at "
+        "most three unchanged lines. Apart: conflicts without overlapping lines, such as a file "
+        "that both add.",
+        (
+            "Experiment",
+            "Merges",
+            "Conflicts",
+            "Conflict rate",
+            "95 % interval",
+            "Patches overlap",
+            "Near",
+            "Conflicts apart",
+        ),
+        1,
+        rows,
+        ("tables/conflicts.csv",),
+        "No patches have been merged yet.",
+    )
+
+
+def _conflict_comparison(table: pd.DataFrame) -> ShownTable:
+    rows = tuple(
+        (
+            str(row["a"]),
+            str(row["b"]),
+            formats.count(row["pairs"]),
+            *(formats.count(row[key]) for key in _CONFLICT_CELLS),
+            formats.points(row["diff"]),
+            f"{formats.points(row['ci_low'])} to {formats.points(row['ci_high'])}",
+            formats.probability(row["p"]),
+        )
+        for row in table.to_dict("records")
+    )
+    return ShownTable(
+        "conflict-comparison",
+        "Conflict rates, paired",
+        "The same pairs in two experiments: conflict rate of the first minus that of the second, "
+        "in percentage points, with Newcombe's interval and the exact McNemar test. As in Figure "
+        "5a of the paper.",
+        (
+            "First",
+            "Second",
+            "Pairs",
+            "Both conflict",
+            "Only first",
+            "Only second",
+            "Neither",
+            "Difference, points",
+            "95 % interval",
+            "p",
+        ),
+        2,
+        rows,
+        ("tables/conflict_comparison.csv",),
+        "Needs two settings of two agents, with and without messages.",
+    )
+
+
+_CONFLICT_CELLS = ("both_conflict", "only_a_conflicts", "only_b_conflicts", "neither_conflicts")
+
+# Measures of communication_by_setting.csv: words, and whether the value is a share.
+_MEASURES: Mapping[str, tuple[str, bool]] = {
+    "messages_per_run": ("messages per run", False),
+    "turns_per_run": ("turns per run", False),
+    "message_share": ("messages among messages and commands", True),
+    "silent_share": ("runs without a message", True),
+    "first_message_plan_share": ("runs whose first message is a plan", True),
+    "plans_per_message": ("messages with a plan", True),
+    "questions_per_message": ("messages with a question", True),
+    "plans_per_question": ("plans per question", False),
+    "unanswered_share": ("questions without an answer", True),
+    "late_share": ("messages after the receiver's end", True),
+    "with_files_share": ("messages that name a file", True),
+    "with_lines_share": ("messages that name a line", True),
+    "announced_touched_share": ("announced files that were changed", True),
+    "touched_announced_share": ("changed files that were announced", True),
+}
+
+
+def _messages(table: pd.DataFrame) -> ShownTable:
+    rows = []
+    for (name, measure), group in table.groupby(["run_name", "measure"], sort=False):
+        if measure not in _MEASURES:
+            continue
+        words, is_share = _MEASURES[str(measure)]
+        by_merge = {row["merge"]: row for row in group.to_dict("records")}
+        cells = [_value(by_merge.get(merge), is_share) for merge in ("all", "conflict", "clean")]
+        rows.append((str(name), words, *cells))
+    return ShownTable(
+        "messages",
+        "Messages of the agents",
+        "Plain rules find plans, questions, files and lines in the text of each message; no model "
+        "reads it. In brackets: 95 % interval, which draws tasks. Runs with and without a conflict "
+        "differ in more than their messages.",
+        ("Experiment", "Measure", "All runs", "With a conflict", "Merged cleanly"),
+        2,
+        tuple(rows),
+        ("tables/communication_by_setting.csv", "communication.csv", "messages.csv"),
+        "No run of two agents has been evaluated yet.",
+        is_folded=True,
+    )
+
+
+def _associations(table: pd.DataFrame) -> ShownTable:
+    rows = tuple(
+        (
+            str(row["run_name"]),
+            PROPERTIES.get(str(row["property"]), str(row["property"])),
+            _of(row["conflicts_with"], row["runs_with"]),
+            _of(row["conflicts_without"], row["runs_without"]),
+            formats.points(row["diff"]),
+            _point_range(row["ci_low"], row["ci_high"]),
+        )
+        for row in table.to_dict("records")
+    )
+    return ShownTable(
+        "associations",
+        "Messages and the conflict rate",
+        "Conflicts among the runs with a property of the messages and without it. These are "
+        "associations, not effects: agents may write more because their features overlap.",
+        (
+            "Experiment",
+            "Property",
+            "Conflicts with it",
+            "Without it",
+            "Difference, points",
+            "95 % interval",
+        ),
+        2,
+        rows,
+        ("tables/communication_and_conflicts.csv",),
+        "No setting has messages, or no run with messages was merged.",
+        is_folded=True,
+    )
+
+
+def _published(table: pd.DataFrame) -> ShownTable:
+    rows = tuple(
+        (
+            str(row["model"]) + (" (replay)" if _is_true(row["replay"]) else ""),
+            _text(row["framework"]) + (", git" if _is_true(row["git"]) else ""),
+            str(row["setting"]),
+            _text(row["merge"]),
+            "yes" if _is_true(row["comparable"]) else "no",
+            _of(row["pass"], row["pairs"]) if not pd.isna(row["pass"]) else f"– of {row['pairs']}",
+            formats.percent(row["pass_rate"]),
+            _between(row),
+            _decimal(row["auc"]),
+            _decimal(row["retention"]),
+            _text(row["source"]),
+        )
+        for row in table.to_dict("records")
+    )
+    return ShownTable(
+        "published",
+        "Beside the published results",
+        "Reference rows: 652 pairs, OpenHands or another agent, other releases of the benchmark. "
+        "Read them as a scale, not as the other side of a test. Comparable are solo rows and coop "
+        "rows with a naive merge (plain git). Not comparable: a coop row that also passes a "
+        "conflict by the lead's patch alone, as this release of the benchmark does, and the "
+        "paper's own merge, which resolves some conflicts. AUC: area under the pass rate over "
+        "difficulty; retention: coop's area divided by solo's. Its tables are named by their "
+        "content; their numbers were not verified.",
+        (
+            "Model",
+            "Agent",
+            "Setting",
+            "Merge",
+            "Comparable",
+            "Pass",
+            "Pass rate",
+            "95 % interval",
+            "AUC",
+            "Retention",
+            "Source",
+        ),
+        4,
+        rows,
+        ("tables/published.csv",),
+        is_folded=True,
+    )
+
+
+def _value(row: Mapping[Any, Any] | None, is_share: bool) -> str:
+    if row is None or pd.isna(row["value"]):
+        return formats.MISSING
+    if is_share:
+        text, ends = formats.percent(row["value"], 0), _between(row, 0)
+    else:
+        text, ends = f"{row['value']:.3g}", ""
+        if not pd.isna(row["ci_low"]):
+            ends = f"{row['ci_low']:.3g} to {row['ci_high']:.3g}"
+    return f"{text} ({ends})" if ends and ends != formats.MISSING else text
+
+
+def _between(row: Mapping[Any, Any], digits: int = 1) -> str:
+    return _range(row["ci_low"], row["ci_high"], digits)
+
+
+def _range(low: Any, high: Any, digits: int = 1) -> str:
+    """Return an interval of shares, with one sign of percent."""
+    if pd.isna(low) or pd.isna(high):
+        return formats.MISSING
+    return f"{formats.percent(low, digits).removesuffix(' %')} to {formats.percent(high, digits)}"
+
+
+def _point_range(low: Any, high: Any) -> str:
+    if pd.isna(low) or pd.isna(high):
+        return formats.MISSING
+    return f"{formats.points(low)} to {formats.points(high)}"
+
+
+def _of(count: Any, total: Any) -> str:
+    return f"{formats.count(count)} of {formats.count(total)}"
+
+
+def _decimal(value: Any) -> str:
+    return formats.MISSING if pd.isna(value) else f"{float(value):.3f}"
+
+
+def _text(value: Any) -> str:
+    return "" if pd.isna(value) else str(value)
+
+
+def _is_true(value: Any) -> bool:
+    return str(value) == "True"
+
+
+def _has_true(column: Sequence[Any] | pd.Series[Any]) -> bool:
+    return any(_is_true(value) for value in column)

@@ -1,0 +1,99 @@
+"""Tables of the analyses on the first page: the figures of the tables as text, and empty states."""
+
+from __future__ import annotations
+
+import made_runs
+import pandas as pd
+import pytest
+import synthetic
+
+from cooperflow.analysis.symptoms import SYMPTOMS, Label, Reading
+from cooperflow.report import analysis_tables, front_page
+from cooperflow.report.analysis_tables import ShownTable
+from cooperflow.tables import breakdowns, communication_tables, symptom_table
+
+
+def shown(runs: pd.DataFrame) -> dict[str, ShownTable]:
+    talk = communication_tables.small(made_runs.communication(runs))
+    tables = analysis_tables.of_tables({**breakdowns.tables(runs), **talk})
+    return {table.name: table for table in tables}
+
+
+@pytest.fixture(scope="module")
+def runs() -> pd.DataFrame:
+    made = made_runs.random(2)
+    coop = made["mode"] == "coop"
+    failed = coop & (made["outcome"] == "fail")
+    done = coop & (made["outcome"] != "infra_error")
+    made.loc[failed, "loss"] = ["merge", "agent"] * (int(failed.sum()) // 2) + ["merge"] * (
+        int(failed.sum()) % 2
+    )
+    made.loc[done, "merge_status"] = "clean"
+    made.loc[made["loss"] == "merge", "merge_status"] = "conflicts"
+    for column in ("own1_passed", "own2_passed"):
+        made[column] = made[column].astype(object)
+        made.loc[done, column] = True
+    return made
+
+
+def test_the_cells_are_the_figures_of_the_tables(runs: pd.DataFrame) -> None:
+    tables = shown(runs)
+    losses = breakdowns.tables(runs)["losses"]
+    merge = losses[losses["loss"] == "merge"].iloc[0]
+    first = tables["losses"].rows[0]
+    assert first[0] == merge["run_name"]
+    assert first[4] == (
+        f"{merge['runs']} ({100 * merge['share']:.0f} %; {100 * merge['ci_low']:.0f} to "
+        f"{100 * merge['ci_high']:.0f} %)"
+    )
+    row = breakdowns.tables(runs)["conflict_comparison"].iloc[0]
+    cells = tables["conflict-comparison"].rows[0]
+    assert cells[:3] == (row["a"], row["b"], str(row["pairs"]))
+    assert cells[7] == f"{100 * row['diff']:+.1f}".replace("-", "\u2212")
+    for table in tables.values():
+        assert table.rows, table.name
+        assert {len(cells) for cells in table.rows} == {len(table.columns)}
+        assert not any("nan" in cell for cells in table.rows for cell in cells), table.name
+
+
+def test_published_rows_are_beside_the_experiments_with_source(runs: pd.DataFrame) -> None:
+    published = shown(runs)["published"]
+    assert published.columns[-1] == "Source"
+    assert [cells for cells in published.rows if cells[-1] == "this experiment"]
+    outside = [cells for cells in published.rows if cells[-1] != "this experiment"]
+    assert len(outside) >= 20
+    assert all(cells[-1].startswith(("arXiv:2601.13295v2, ", "website, ")) for cells in outside)
+    assert {cells[4] for cells in outside} == {"yes", "no"}
+    # Only solo rows and naive merges compare.
+    assert all((cells[4] == "yes") == (cells[3] in ("", "naive")) for cells in published.rows)
+    assert "not verified" in published.note and "Not comparable" in published.note
+
+
+def test_tables_without_rows_say_why() -> None:
+    solo = made_runs.random(1)
+    solo = solo[solo["mode"] == "solo"]
+    tables = shown(solo)
+    for name in ("losses", "own", "conflicts", "conflict-comparison", "messages", "associations"):
+        assert tables[name].rows == ()
+        assert tables[name].empty
+
+
+def test_the_judges_table() -> None:
+    first = next(iter(SYMPTOMS))
+    reading = Reading((Label(first, ("a", "b")),))
+    table = analysis_tables.of_judge(symptom_table.counts({"r": [reading], "s": [reading]}, True))
+    assert "replay" in table.title
+    assert len(table.rows) == len(SYMPTOMS)
+    assert table.rows[0][:3] == (first.replace("_", " "), "2 of 2", "100.0 %")
+
+
+def test_the_introduction_explains_every_setting(tmp_path_factory: pytest.TempPathFactory) -> None:
+    plan = synthetic.make_plan(tmp_path_factory.mktemp("plan"), "flash")
+    text = front_page.introduction(plan)
+    for setting in plan.settings:
+        assert f"{setting.name}: " in text
+    assert "one agent adds both features" in text
+    assert "they can send each other messages" in text and "without messages" in text
+    terms = " ".join(term for term, _ in front_page.TERMS)
+    for word in ("pair", "run", "conflict", "caveat", "points", "interval", "oracle", "replay"):
+        assert word in terms
