@@ -578,8 +578,8 @@ def test_the_sentences_have_the_figures_of_the_facts(made: Experiment) -> None:
             expected = (
                 f"Of the {sum(losses.values())} failures {words}, {losses['merge']} are lost in "
                 f"the merge although both features work alone; {losses['integration']} merge "
-                f"cleanly but fail together; in {losses['agent']} an agent's own feature fails; for "
-                f"{losses['unknown']} the loss is unknown."
+                f"cleanly but fail together; in {losses['agent']} an agent's own feature fails; "
+                f"for {losses['unknown']} the loss is unknown."
             )
             assert expected in text
         for rate, mark in (("pass rate", verdict), ("conflict rate", conflict)):
