@@ -13,7 +13,7 @@ import pandas as pd
 
 from cooperflow import formats
 from cooperflow.analysis import losses
-from cooperflow.tables import losses as loss_tables
+from cooperflow.tables import loss_tables
 from cooperflow.tables.communication_tables import PROPERTIES
 
 Rows = tuple[tuple[str, ...], ...]

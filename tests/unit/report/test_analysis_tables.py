@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 import synthetic
 
-from cooperflow.analysis.symptoms import SYMPTOMS, Label, Reading
 from cooperflow.report import analysis_tables, front_page
 from cooperflow.report.analysis_tables import ShownTable
-from cooperflow.tables import breakdowns, communication_tables, symptom_table
+from cooperflow.tables import breakdowns, communication_tables, symptoms
 
 
 def shown(runs: pd.DataFrame) -> dict[str, ShownTable]:
@@ -79,11 +78,11 @@ def test_tables_without_rows_say_why() -> None:
 
 
 def test_the_judges_table() -> None:
-    first = next(iter(SYMPTOMS))
-    reading = Reading((Label(first, ("a", "b")),))
-    table = analysis_tables.of_judge(symptom_table.counts({"r": [reading], "s": [reading]}, True))
+    first = next(iter(symptoms.SYMPTOMS))
+    reading = symptoms.Reading((symptoms.Label(first, ("a", "b")),))
+    table = analysis_tables.of_judge(symptoms.count_symptoms({"r": [reading], "s": [reading]}, True))
     assert "replay" in table.title
-    assert len(table.rows) == len(SYMPTOMS)
+    assert len(table.rows) == len(symptoms.SYMPTOMS)
     assert table.rows[0][:3] == (first.replace("_", " "), "2 of 2", "100.0 %")
 
 
