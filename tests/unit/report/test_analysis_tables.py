@@ -80,7 +80,8 @@ def test_tables_without_rows_say_why() -> None:
 def test_the_judges_table() -> None:
     first = next(iter(symptoms.SYMPTOMS))
     reading = symptoms.Reading((symptoms.Label(first, ("a", "b")),))
-    table = analysis_tables.of_judge(symptoms.count_symptoms({"r": [reading], "s": [reading]}, True))
+    counts = symptoms.count_symptoms({"r": [reading], "s": [reading]}, True)
+    table = analysis_tables.of_judge(counts)
     assert "replay" in table.title
     assert len(table.rows) == len(symptoms.SYMPTOMS)
     assert table.rows[0][:3] == (first.replace("_", " "), "2 of 2", "100.0 %")
