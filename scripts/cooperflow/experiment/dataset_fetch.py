@@ -259,7 +259,8 @@ def _offline(root: Path, error: BaseException) -> str:
         f"data set: none at {root}, and the hub does not serve it ({reason}).\n"
         "Either (1) with a network, `make dataset` fetches it (HTTPS_PROXY names a proxy, "
         "HF_ENDPOINT a mirror, HF_TOKEN a token); (2) without one, copy a folder that "
-        "`cooperbench prepare` made elsewhere and name it as dataset.dir in the config."
+        "`cooperbench prepare` made elsewhere, or the folder dataset/ of a checkout of "
+        "CooperBench's repository, and name it as dataset.dir in the config."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import synthetic
 
+from cooperflow import layout
 from cooperflow.archive import adoption
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
@@ -84,6 +85,31 @@ def test_the_report_shows_them(made: Plan) -> None:
     run_table.make(again)
     build.build(again)
     assert "published-coop-comm" in (again.results.report / "index.html").read_text()
+
+
+SAMPLE = layout.REPOSITORY / "tests" / "support" / "public_record.json"
+
+
+def test_a_model_is_compared_pair_by_pair_with_the_models_of_the_sample(
+    make_plan: Any, tmp_path: Path
+) -> None:
+    """Two models of the shipped sample on the demo's pairs: the statistics are of the pairs."""
+    models = {
+        name: {"model": name, "adopt": {"coop-nocomm": f"{SAMPLE}#{name}"}}
+        for name in ("strong", "weak")
+    }
+    settings = {"coop-nocomm": ["--setting", "coop", "--no-messaging"]}
+    summary = adoption.adopt(make_plan(models=models, settings=settings))
+    assert "strong-coop-nocomm: 4 runs imported" in summary
+    assert "weak-coop-nocomm: 3 runs imported" in summary
+    made = make_plan(models=models, settings=settings)
+    run_table.make(made)
+    (row,) = comparison.table(run_table.read_runs(made.results.runs_csv)).to_dict("records")
+    assert (row["a"], row["b"]) == ("strong-coop-nocomm", "weak-coop-nocomm")
+    # Of the three pairs that both have: both pass one, the strong model alone two.
+    assert row["pairs"] == 3
+    assert (row["both"], row["only_a"], row["only_b"], row["neither"]) == (1, 2, 0, 0)
+    assert row["p"] == 0.5  # McNemar, exact: both discordant pairs are of one side
 
 
 def test_a_mapping_from_pairs_is_read_too(tmp_path: Path) -> None:
