@@ -48,7 +48,7 @@ def read(name: str | None, environment: Mapping[str, str]) -> Key:
         character = next(c for c in value if not _SENDABLE.fullmatch(c))
         return Key(
             None,
-            f"The key in {name} contains {_named(character)} at position "
+            f"The key in {name} contains {_describe(character)} at position "
             f"{value.index(character) + 1}, which no HTTP header can carry. Allowed: printable "
             "ASCII characters without spaces. "
             f"Set {name} to the key alone.",
@@ -64,7 +64,7 @@ def key_value(name: str | None, environment: Mapping[str, str]) -> str | None:
     return read(name, environment).value
 
 
-def _named(character: str) -> str:
+def _describe(character: str) -> str:
     names = {"\n": "a line break", "\r": "a carriage return", "\t": "a tab", " ": "a space"}
     return names.get(character, f"the character U+{ord(character):04X}")
 

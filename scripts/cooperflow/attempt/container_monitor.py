@@ -44,8 +44,8 @@ class ContainerMonitor(Protocol):
     def has_failed(self) -> bool:
         """Return whether the attempt can no longer succeed."""
 
-    def stop(self, ended: float) -> ContainerReport:
-        """Remove the attempt's containers; ``ended``: time at which it ended, seconds."""
+    def stop(self, end: float) -> ContainerReport:
+        """Remove the attempt's containers; ``end``: time at which it ended, seconds."""
 
 
 def remove_stale_containers(docker: bool, results: str, run: str | None = None) -> int:
@@ -77,7 +77,7 @@ class EngineProbe:
     """Thread that probes the engine at intervals and measures how long it gave no answer."""
 
     def __init__(self) -> None:
-        self._ended = threading.Event()
+        self._is_stopped = threading.Event()
         self._silent_since: float | None = None
         self._stalled = 0.0
         self.is_gone = False  # it refuses at once: neither it nor its containers run
@@ -87,7 +87,7 @@ class EngineProbe:
         self._thread.start()
 
     def stop(self) -> None:
-        self._ended.set()
+        self._is_stopped.set()
 
     @property
     def stalled(self) -> float:
@@ -96,7 +96,7 @@ class EngineProbe:
         return self._stalled + (time.monotonic() - since if since is not None else 0.0)
 
     def _watch(self) -> None:
-        while not self._ended.wait(PROBE_INTERVAL):
+        while not self._is_stopped.wait(PROBE_INTERVAL):
             probed = time.monotonic()
             is_answering = containers.is_answering(PROBE_PATIENCE)
             now = time.monotonic()
@@ -127,13 +127,13 @@ class DockerMonitor:
         fates = self._fates(time.time())
         return fates.died > 0 or fates.oom > 0
 
-    def stop(self, ended: float) -> ContainerReport:
+    def stop(self, end: float) -> ContainerReport:
         is_broken, stalled = self._events.broke, self._probe.stalled
         self._probe.stop()
         self._inspect(has_engine=stalled == 0)
-        lost = remove_containers(self._labels)
+        is_lost = remove_containers(self._labels)
         processes.end(self._events.process)
-        return ContainerReport(self._fates(ended), is_broken or lost, stalled)
+        return ContainerReport(self._fates(end), is_broken or is_lost, stalled)
 
     def _inspect(self, has_engine: bool) -> None:
         """Record the evidence that is lost with a container, of those still running.
@@ -185,7 +185,7 @@ class ModalMonitor:
     def has_failed(self) -> bool:
         return self._fates().died > 0
 
-    def stop(self, ended: float) -> ContainerReport:
+    def stop(self, end: float) -> ContainerReport:
         if self._started():
             # A sandbox that remains is ended by the next try or session, or by its time limit.
             with contextlib.suppress(EngineError):

@@ -59,21 +59,21 @@ class Gateway:
         listener = socket.create_server((address, 0), backlog=64)
         self.url = f"http://{address}:{listener.getsockname()[1]}/v1"
         self.process = child_process.fork(log, lambda: _serve(listener, token, upstream), _exit)
-        self._ended = False
+        self._has_ended = False
         listener.close()
 
     @property
     def died(self) -> bool:
         """True if the process has ended."""
-        if not self._ended:
-            self._ended = os.waitpid(self.process, os.WNOHANG)[0] != 0
-        return self._ended
+        if not self._has_ended:
+            self._has_ended = os.waitpid(self.process, os.WNOHANG)[0] != 0
+        return self._has_ended
 
     def end(self, seconds: float = 10.0) -> None:
         """Stop the process: SIGTERM, so that the last answer is recorded, then SIGKILL."""
         if not self.died:
             processes.end_fork(self.process, seconds)
-            self._ended = True
+            self._has_ended = True
 
 
 def _exit(number: int, frame: object) -> None:

@@ -50,16 +50,16 @@ def check_access() -> None:
     Raises:
         EngineError: it does not, or cannot be reached.
     """
-    _ask()
+    _call_modal()
 
 
-def remove(chosen: Mapping[str, str]) -> int:
+def remove(tags: Mapping[str, str]) -> int:
     """End all sandboxes with these tags; return their number.
 
     Raises:
         EngineError: Modal cannot be asked.
     """
-    return _ask(*(f"{key}={value}" for key, value in chosen.items()))
+    return _call_modal(*(f"{key}={value}" for key, value in tags.items()))
 
 
 def remove_stale(results: str, run: str | None = None) -> int:
@@ -71,7 +71,7 @@ def remove_stale(results: str, run: str | None = None) -> int:
     return remove({RESULTS: results, **({RUN: run_tag(run)} if run else {})})
 
 
-def _ask(*tags: str) -> int:
+def _call_modal(*tags: str) -> int:
     """Call Modal in a separate process: its client keeps threads, which no fork may inherit."""
     try:
         process = subprocess.run(

@@ -231,7 +231,7 @@ class Plan:
         plain = re.sub(r"\W", "_", name + layout.repeat_suffix(experiment.repeat))
         # A number distinguishes names that differ only in characters that a rule's name excludes.
         number = self.experiments.index(experiment)
-        alike = [re.sub(r"\W", "_", one.run_name) for one in self.experiments]
+        alike = [re.sub(r"\W", "_", other.run_name) for other in self.experiments]
         return plain if len(set(alike)) == len(alike) else f"{plain}_{number}"
 
     @property

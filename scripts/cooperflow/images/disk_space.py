@@ -77,19 +77,19 @@ def compute_need(
 
 
 def read_manifests(
-    plan: Plan, client: docker.DockerClient, absent: Iterable[str]
+    plan: Plan, client: docker.DockerClient, images: Iterable[str]
 ) -> dict[str, Manifest]:
     """Return the manifests of images. A stored manifest is not requested again."""
     manifests: dict[str, Manifest] = {}
     kind, reachable = architecture(client), True
     pinned = registry.read_pins(Path(plan.config.images.lock))
-    missing = set(absent)
+    unfetched = set(images)
     for image in plan.images:
         document = atomic_io.read_json(plan.results.manifest(image))
         stored = Manifest.parse(document) if isinstance(document, dict) else None
-        if stored and (image not in missing or pinned.get(image, stored).digest == stored.digest):
+        if stored and (image not in unfetched or pinned.get(image, stored).digest == stored.digest):
             manifests[image] = stored
-        elif image in missing and reachable and plan.config.images.pull:
+        elif image in unfetched and reachable and plan.config.images.pull:
             registry_client = registry.Client(
                 registry.reference(image, plan.config.images.registry), kind
             )
@@ -106,16 +106,8 @@ def read_manifests(
     return manifests
 
 
-@dataclass(frozen=True)
-class Fit:
-    """Amount to fetch, in words; ``known``: the registry returned at least one size."""
-
-    words: str
-    known: bool
-
-
-def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> Fit | None:
-    """Return the amount to fetch, which fits as far as sizes are known; None: nothing to fetch.
+def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> str | None:
+    """Return the amount to fetch, which fits as far as is known, as text; None: nothing to fetch.
 
     Raises:
         UserError: it does not fit on Docker's disk.
@@ -128,7 +120,7 @@ def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> 
     present = [image for image in plan.images if image not in missing]
     total = compute_need(missing, manifests, sizes, present)
     root, free = containers.storage(client)
-    amount = _words(total)
+    amount = _describe_need(total)
     room = total.unpacked(config.unpacked)
     if config.rolling:
         room = max(
@@ -146,10 +138,10 @@ def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> 
     free_space = (
         f"{free / 1e9:.1f} GB free" if free is not None else "free space that is not visible here"
     )
-    return Fit(f"{amount}{_unpacked(room)}; {root} has {free_space}", total.unknown < total.images)
+    return f"{amount}{_unpacked(room)}; {root} has {free_space}"
 
 
-def _words(total: Need) -> str:
+def _describe_need(total: Need) -> str:
     if total.unknown == total.images:
         return f"{_images(total.images)} to fetch, of unknown size: the registry was not reached"
     text = f"{_images(total.images)}, {total.packed / 1e9:.1f} GB to fetch"

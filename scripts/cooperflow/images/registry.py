@@ -111,14 +111,14 @@ class Client:
     """Client of one registry, logged in if Docker is."""
 
     def __init__(self, reference: Reference, architecture: str = "amd64") -> None:
-        self._where = reference
+        self._reference = reference
         self._architecture = architecture
         self._session = requests.Session()
         self._session.headers["Accept"] = ", ".join((*LISTS, *MANIFESTS))
 
     def digest(self) -> str:
         """Return the digest that the tag points to now. Does not count towards a pull limit."""
-        answer = self._ask("HEAD", f"/manifests/{self._where.tag}")
+        answer = self._request("HEAD", f"/manifests/{self._reference.tag}")
         digest = answer.headers.get("Docker-Content-Digest")
         if not digest:
             raise Transient("the registry returned no digest")
@@ -126,7 +126,7 @@ class Client:
 
     def manifest(self, digest: str) -> Manifest:
         """Return the manifest for this machine's architecture behind ``digest``."""
-        document = self._ask("GET", f"/manifests/{digest}").json()
+        document = self._request("GET", f"/manifests/{digest}").json()
         if document.get("mediaType") in LISTS or "manifests" in document:
             for entry in document["manifests"]:
                 platform = entry.get("platform") or {}
@@ -136,28 +136,29 @@ class Client:
                 ):
                     return Manifest(digest, self.manifest(entry["digest"]).layers)
             raise UserError(
-                f"{self._where.name}: has no image for linux/{self._architecture}, "
+                f"{self._reference.name}: has no image for linux/{self._architecture}, "
                 "which Docker runs on."
             )
         parts = [*document["layers"], document["config"]]
         return Manifest(digest, tuple((p["digest"], int(p["size"])) for p in parts))
 
-    def _ask(self, method: str, path: str) -> requests.Response:
-        answer = self._send(method, self._where.api + path)
+    def _request(self, method: str, path: str) -> requests.Response:
+        reference = self._reference
+        answer = self._send(method, reference.api + path)
         if answer.status_code == 401:
             self._log_in(answer.headers.get("WWW-Authenticate", ""))
-            answer = self._send(method, self._where.api + path)
+            answer = self._send(method, reference.api + path)
         if answer.status_code == 429:
             raise RateLimited(_pause(answer))
         if answer.status_code in (401, 403):
             raise UserError(
-                f"{self._where.name}: the registry refuses access ({answer.status_code}). "
-                f"Log in with `docker login {'' if self._where.host == HUB else self._where.host}`"
+                f"{reference.name}: the registry refuses access ({answer.status_code}). "
+                f"Log in with `docker login {'' if reference.host == HUB else reference.host}`"
                 ", or check the name."
             )
         if answer.status_code == 404:
             raise UserError(
-                f"{self._where.name}:{self._where.tag}: the registry {self._where.host} has no "
+                f"{reference.name}:{reference.tag}: the registry {reference.host} has no "
                 "such image. Check images.registry, or that the mirror holds it."
             )
         if answer.status_code >= 400:
@@ -172,7 +173,7 @@ class Client:
 
     def _log_in(self, challenge: str) -> None:
         """Get a token as the challenge asks, with Docker's credentials if there are any."""
-        user = _credentials(self._where.host)
+        user = _credentials(self._reference.host)
         scheme, _, rest = challenge.partition(" ")
         if scheme.lower() == "basic" and user:
             self._session.auth = user
@@ -182,7 +183,7 @@ class Client:
             return
         query = {
             "service": parameters.get("service", ""),
-            "scope": parameters.get("scope", f"repository:{self._where.path}:pull"),
+            "scope": parameters.get("scope", f"repository:{self._reference.path}:pull"),
         }
         try:
             answer = requests.get(parameters["realm"], params=query, auth=user, timeout=PATIENCE)

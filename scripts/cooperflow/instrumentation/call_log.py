@@ -55,12 +55,12 @@ class CallLog(CustomLogger):
         self._key = key
         self._pace = pace
         # litellm reports an answer from a worker thread: remember the caller's agent.
-        self._asked: dict[str, str] = {}
+        self._threads: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         call = str(kwargs.get("litellm_call_id"))
-        self._asked[call] = self._asker()
+        self._threads[call] = self._asker()
         sent = json.dumps(messages, default=str, ensure_ascii=False)
         tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
         size = len(sent.encode("utf-8", errors="replace")) + len(tools)
@@ -70,7 +70,7 @@ class CallLog(CustomLogger):
         self._write(
             event="start",
             id=call,
-            thread=self._asked[call],
+            thread=self._threads[call],
             model=model,
             input_bytes=size,
             agent=_agent(messages),
@@ -89,7 +89,7 @@ class CallLog(CustomLogger):
         self._write(
             event="end",
             id=call,
-            thread=self._asked.get(call, ""),
+            thread=self._threads.get(call, ""),
             started=_seconds(start_time),
             kind=usage.ANSWERED,
             response_id=getattr(response_obj, "id", None),
@@ -119,7 +119,7 @@ class CallLog(CustomLogger):
         self._write(
             event="end",
             id=call,
-            thread=self._asked.get(call, self._asker()),
+            thread=self._threads.get(call, self._asker()),
             started=_seconds(start_time),
             kind=kind,
             status=status,
@@ -141,7 +141,9 @@ class CallLog(CustomLogger):
         """Wait for this call's turn; logged first, since the run's time limit excludes the wait."""
         seconds = self._pace.reserve() if self._pace else 0.0
         if seconds > 0:
-            self._write(event="held", id=call, thread=self._asked[call], seconds=round(seconds, 3))
+            self._write(
+                event="held", id=call, thread=self._threads[call], seconds=round(seconds, 3)
+            )
             time.sleep(seconds)
 
     def _write(self, **record: Any) -> None:

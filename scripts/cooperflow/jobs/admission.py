@@ -102,7 +102,7 @@ def breaker_admission(plan: Plan, run: Run, evaluation: bool = False) -> Iterato
     with contextlib.ExitStack() as stack:
         is_trial = False
         printed, interval = 0.0, float(MESSAGE_SECONDS)
-        started = time.monotonic()
+        start = time.monotonic()
         while (
             obstacle := _obstacle(plan, run, evaluation, is_trial)
         ) and not session_state.halt_message(plan.results):
@@ -112,7 +112,7 @@ def breaker_admission(plan: Plan, run: Run, evaluation: bool = False) -> Iterato
                 interval = min(2 * interval, LONGEST_PAUSE) if printed else interval
                 printed = time.monotonic()
                 print(f"{run.key}: waiting: {obstacle}", flush=True)
-            minutes = (time.monotonic() - started) / 60
+            minutes = (time.monotonic() - start) / 60
             if minutes >= plan.config.breaker.notify_minutes:
                 notification.send(
                     plan, notification.WAITING, f"Runs wait for {minutes:.0f} min: {obstacle}"
@@ -369,9 +369,9 @@ class Spending:
     def expected(self, assumed: Mapping[str, float | None]) -> float:
         """Return what the running attempts are expected to cost beyond what they have cost."""
         total = 0.0
-        for name, spent in self.running:
+        for name, cost in self.running:
             mean = forecast.mean(assumed.get(name), self.costs(name))
-            total += max((mean or 0.0) - spent, 0.0)
+            total += max((mean or 0.0) - cost, 0.0)
         return total
 
 

@@ -48,7 +48,7 @@ BASE_LABEL = "cooperflow.openhands.base"
 HEALTHY_SECONDS = 240
 
 # Queries the server from inside, so that no network is needed.
-_ASK = (
+_QUERY = (
     "import sys, urllib.request as r\n"
     f"at = 'http://127.0.0.1:{PORT}/'\n"
     "r.urlopen(at + 'health', timeout=5).read()\n"
@@ -163,7 +163,7 @@ def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str,
         )
         limit = time.monotonic() + HEALTHY_SECONDS
         while time.monotonic() < limit:
-            code, output = container.exec_run([PYTHON, "-c", _ASK])
+            code, output = container.exec_run([PYTHON, "-c", _QUERY])
             if code == 0 and isinstance(output, bytes):
                 return {"agent_server": str(json.loads(output)["version"])}
             container.reload()
@@ -208,7 +208,7 @@ class Sandbox:
         self._coop_info = coop_info
         self._client = docker.from_env()
         self._container: Container | None = None
-        self._left = threading.Event()
+        self._is_removed = threading.Event()
         self._base = ""
         this.sandbox = self
 
@@ -305,10 +305,10 @@ class Sandbox:
         """Kill the container of a hung server: the run ends like one with a dead container."""
         assert self._container is not None
         last_answer = time.monotonic()
-        while not self._left.wait(EVERY):
+        while not self._is_removed.wait(EVERY):
             if is_healthy(url):
                 last_answer = time.monotonic()
-            elif time.monotonic() - last_answer > PATIENCE and not self._left.is_set():
+            elif time.monotonic() - last_answer > PATIENCE and not self._is_removed.is_set():
                 print(f"{url}: no answer for {PATIENCE:g} s: the agent server hangs", flush=True)
                 try:
                     self._container.kill()
@@ -317,7 +317,7 @@ class Sandbox:
                 return
 
     def _remove(self) -> None:
-        self._left.set()
+        self._is_removed.set()
         if self._container is not None:
             try:
                 self._container.remove(force=True, v=True)

@@ -128,7 +128,7 @@ def check_patches(context: Context) -> Iterator[Finding]:
     except (OSError, UserError):  # an incomplete data set has its own finding
         return
     if caveats:
-        tasks = [f"{task} ({', '.join(words)})" for task, words in caveats.items()]
+        tasks = [f"{task} ({', '.join(kinds)})" for task, kinds in caveats.items()]
         yield Finding(
             "patches",
             NOTE,
@@ -360,12 +360,12 @@ def _check_image_space(context: Context, client: docker.DockerClient) -> Iterato
     images = context.plan.images if context.work.images else ()
     missing = [image for image in images if containers.image_id(client, image) is None]
     try:
-        fit = disk_space.check_space(context.plan, client, missing)
+        amount = disk_space.check_space(context.plan, client, missing)
     except UserError as error:
         yield Finding("images", BAD, str(error))
         return
-    if fit:
-        yield Finding("images", NOTE, fit.words)
+    if amount:
+        yield Finding("images", NOTE, amount)
     elif context.work.images:
         yield Finding("images", OK, f"all {len(images)} are on this machine")
 

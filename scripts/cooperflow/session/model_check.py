@@ -91,11 +91,11 @@ def explain_answer(experiment: Experiment, answer: dict[str, Any]) -> Iterator[F
     kind, message = answer.get("kind"), str(answer.get("message") or "")
     if kind in (usage.ANSWERED, usage.RATE_LIMITED):
         cost = answer.get("cost")
-        spent = "at an unknown price"
+        usage_text = "at an unknown price"
         if cost is not None:
-            spent = f"for {cost:.6f} USD, which the usage of the runs does not include"
+            usage_text = f"for {cost:.6f} USD, which the usage of the runs does not include"
         again = " (recently)" if answer.get("again") else ""
-        yield Finding("key", OK, f"{name}: accepted{again}: one call of one token {spent}")
+        yield Finding("key", OK, f"{name}: accepted{again}: one call of one token {usage_text}")
         yield Finding("model", OK, f"{name}: {model.model} answers")
     elif kind in session_state.HALT_ADVICE and kind != usage.BAD_REQUEST:
         advice = session_state.HALT_ADVICE[str(kind)].format(
