@@ -64,6 +64,10 @@ def _makespan(folder: Path, repeats: int, delay: str) -> dict[str, Any]:
             theirs, costs = sides.upstream(work, folder / f"upstream{number}", delay, SEED + number)
             ours, times = sides.workflow(work, folder / f"workflow{number}", delay, SEED + number)
             bound = sides.bound([seconds for _, seconds in times])
+            # The same without own features: what their evaluations add.
+            bare, _ = sides.workflow(
+                work, folder / f"bare{number}", delay, SEED + number, own_features=False
+            )
             rounds.append(
                 {
                     "upstream_s": round(theirs.wall, 1),
@@ -74,6 +78,11 @@ def _makespan(folder: Path, repeats: int, delay: str) -> dict[str, Any]:
                     "upstream_cpu_s": round(theirs.cpu, 1),
                     "workflow_cpu_s": round(ours.cpu, 1),
                     "cpu_added_per_run_s": round((ours.cpu - theirs.cpu) / work.runs, 3),
+                    "without_own_s": round(bare.wall, 1),
+                    "without_own_cpu_s": round(bare.cpu, 1),
+                    "own_time_ratio": round(ours.wall / bare.wall, 3),
+                    "own_cpu_share": round(1 - bare.cpu / ours.cpu, 3),
+                    "own_evaluation_share": round(ours.own_s / (ours.own_s + ours.eval_s), 3),
                     "upstream_parts_s": [round(cost.wall, 1) for cost in costs],
                     "passed": [theirs.passed, ours.passed],
                 }
@@ -81,9 +90,11 @@ def _makespan(folder: Path, repeats: int, delay: str) -> dict[str, Any]:
             print(json.dumps(rounds[-1]), flush=True)
             shutil.rmtree(folder / f"upstream{number}", ignore_errors=True)
             shutil.rmtree(folder / f"workflow{number}", ignore_errors=True)
+            shutil.rmtree(folder / f"bare{number}", ignore_errors=True)
     finally:
         workload.untag(work)
     keys = ("ratio", "over_bound", "cpu_added_per_run_s", "upstream_s", "workflow_s")
+    keys += ("own_time_ratio", "own_cpu_share", "own_evaluation_share")
     return {
         "delay": delay,
         "runs": work.runs,

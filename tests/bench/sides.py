@@ -38,6 +38,8 @@ class Side:
     wall: float
     cpu: float
     passed: dict[str, int]
+    eval_s: float = 0.0  # of the evaluations of runs
+    own_s: float = 0.0  # of the evaluations of own features
 
 
 def environment() -> dict[str, str]:
@@ -79,9 +81,18 @@ def upstream(work: Workload, folder: Path, delay: str, seed: int) -> tuple[Side,
 
 
 def workflow(
-    work: Workload, folder: Path, delay: str, seed: int, target: str = "summary.csv"
+    work: Workload,
+    folder: Path,
+    delay: str,
+    seed: int,
+    target: str = "summary.csv",
+    own_features: bool = True,
 ) -> tuple[Side, list[tuple[float, float]]]:
-    """`snakemake -j 4`, its own start and the tables counted; also the runs' own times."""
+    """`snakemake -j 4`, its own start and the tables counted; also the runs' own times.
+
+    Args:
+        own_features: also evaluate each agent's patch of a coop run alone, as by default.
+    """
     folder.mkdir()
     clone = clone_of(folder / "clone")
     results = folder / "results"
@@ -98,6 +109,7 @@ def workflow(
                 },
             },
             "images": {"pull": False, "free_gb": 1},
+            "evaluation": {"own_features": own_features},
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         command = [str(BIN / "snakemake"), "-j", str(SLOTS), str(results / target)]
@@ -107,7 +119,18 @@ def workflow(
         raise SystemExit(f"the workflow failed, see {folder / 'log'}")
     with (results / "summary.csv").open() as stream:
         passed = {row["setting"]: int(row["pass"]) for row in csv.DictReader(stream)}
-    return Side(cost.wall, cost.cpu, passed), run_times(results)
+    return Side(cost.wall, cost.cpu, passed, *evaluation_seconds(results)), run_times(results)
+
+
+def evaluation_seconds(results: Path) -> tuple[float, float]:
+    """Return the seconds of all evaluations of runs, and of own features."""
+    runs = own = 0.0
+    for path in (results / "runs").glob("*/*/*/*/*/eval.json"):
+        runs += float(json.loads(path.read_text())["workflow"].get("seconds") or 0.0)
+    for path in (results / "runs").glob("*/*/*/*/*/own.json"):
+        agents = json.loads(path.read_text())["agents"].values()
+        own += sum(float(agent.get("seconds") or 0.0) for agent in agents)
+    return runs, own
 
 
 def run_times(results: Path) -> list[tuple[float, float]]:

@@ -22,6 +22,15 @@ def test_bound_of_four_slots() -> None:
     assert sides.bound([]) == 0
 
 
+def test_the_share_of_own_features_is_read_from_their_documents(tmp_path: Path) -> None:
+    run = tmp_path / "runs/m-coop/coop/repo_task/1/f1_f2"
+    run.mkdir(parents=True)
+    (run / "eval.json").write_text('{"workflow": {"seconds": 6.0}}')
+    agents = '{"agent1": {"seconds": 1.5}, "agent2": {"seconds": 0.5}}'
+    (run / "own.json").write_text(f'{{"agents": {agents}}}')
+    assert sides.evaluation_seconds(tmp_path) == (6.0, 2.0)
+
+
 @needs_root
 def test_what_a_detached_process_uses_is_counted(tmp_path: Path) -> None:
     detached = (

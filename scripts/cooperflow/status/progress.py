@@ -90,6 +90,15 @@ class ExperimentState:
 
 
 @dataclass(frozen=True)
+class OwnFeatures:
+    """Evaluations of each agent's patch alone, one for each coop run: finished, ready, and all."""
+
+    done: int = 0
+    ready: int = 0  # the run has a result
+    total: int = 0
+
+
+@dataclass(frozen=True)
 class Status:
     """Everything that `make status` shows."""
 
@@ -102,6 +111,7 @@ class Status:
     problems: Sequence[str]
     budget: str | None = None
     findings: Sequence[str] = ()  # of the tables, once they exist
+    own_features: OwnFeatures = OwnFeatures()
 
     @property
     def seconds_left(self) -> float | None:
@@ -204,6 +214,17 @@ def broken_evaluation_lines(plan: Plan) -> list[str]:
     return [f"{len(names)} evaluations failed and will be repeated."] if names else []
 
 
+def count_own_features(plan: Plan, states: Sequence[RunState]) -> OwnFeatures:
+    """Return how far the evaluations of own features are; they wait for the result of a run."""
+    coop = [s for s in states if plan.has_own_features(s.run.experiment)]
+    done = [s.run.folder(plan.results).own.is_file() for s in coop]
+    ready = [
+        state.state in (DONE, TO_EVALUATE) and not is_done
+        for state, is_done in zip(coop, done, strict=True)
+    ]
+    return OwnFeatures(sum(done), sum(ready), len(coop))
+
+
 def call_problem(calls: Sequence[usage.Call], now: float) -> str:
     """Return the failures of an attempt's last calls, empty when they were answered."""
     failures: Counter[str] = Counter()
@@ -252,6 +273,7 @@ class Reader:
             ],
             admission.describe_budget(self.plan),
             self._read_findings(),
+            count_own_features(self.plan, run_states),
         )
 
     def _read_findings(self) -> list[str]:

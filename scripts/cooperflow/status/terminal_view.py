@@ -141,6 +141,13 @@ def _totals(status: Status) -> Iterator[Text]:
     if status.seconds_left:
         text.append(f", about {format_duration(status.seconds_left)} left at this pace")
     yield text
+    own = status.own_features
+    if own.total:
+        text = Text.assemble(("Own      ", "bold"), f"{own.done} of {own.total} coop runs have ")
+        text.append(f"each patch evaluated alone, {own.ready} pending")
+        if own.total > own.done + own.ready:
+            text.append(f", {own.total - own.done - own.ready} after their run")
+        yield text
 
 
 def format_duration(seconds: float) -> str:

@@ -160,3 +160,15 @@ def test_names_are_in_one_piece_on_a_narrow_terminal(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     text_tables.print_tables(Results(Path("results")), runs, summary, console)
     assert console.export_text().count(name) == len(summary) + len(runs)
+
+
+def test_pending_evaluations_of_own_features_are_listed(made: Plan) -> None:
+    """One coop run is evaluated alone, one waits for it, the others for their run."""
+    coop = [run for run in made.runs if run.experiment.setting.mode == "coop"]
+    for run in coop[:2]:
+        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
+    coop[1].folder(made.results).own.unlink()
+    assert progress.Reader(made).status().own_features == progress.OwnFeatures(1, 1, len(coop))
+    line = f"1 of {len(coop)} coop runs have each patch evaluated alone, 1 pending"
+    assert line in text_of(made)
+    assert f"{len(coop) - 2} after their run" in text_of(made)
