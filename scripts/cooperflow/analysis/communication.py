@@ -259,14 +259,14 @@ def measure(story: Story, touched: Mapping[str, Sequence[str]]) -> Communication
     """
     messages = _with_fate(_sent(story), story)
     turns = sum(event.kind == "step" for event in story.events)
-    others = _other_events(story)
+    other_events = _other_events(story)
     claims = _claims(messages, touched)
     asking = [m for m in messages if m.traits.questions]
     measures: dict[str, Any] = {
         "turns": turns,
-        "events": others + len(messages),
+        "events": other_events + len(messages),
         "messages": len(messages),
-        "message_share": _share(len(messages), others + len(messages)),
+        "message_share": _share(len(messages), other_events + len(messages)),
     }
     for n, column in enumerate(SIXTH_COLUMNS, start=1):
         measures[column] = sum(m.sixth == n for m in messages)

@@ -181,17 +181,17 @@ def with_raw_answers(story: Story, records: Iterable[Mapping[str, Any]]) -> Stor
 
 def failed_call(record: Mapping[str, Any], agent: str) -> Event:
     """Return an unanswered model call as an event."""
-    said = f"{record.get('kind')}: {record.get('error') or ''}"
-    return Event(agent, number_of(record.get("time")), "error", text=said)
+    text = f"{record.get('kind')}: {record.get('error') or ''}"
+    return Event(agent, number_of(record.get("time")), "error", text=text)
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:
     """Return events by time; an event without a time keeps its place after its predecessor."""
-    keyed, last = [], 0.0
+    timed, last = [], 0.0
     for event in events:
         last = event.time if event.time is not None else last
-        keyed.append((last, event))
-    return [event for _, event in sorted(keyed, key=lambda pair: pair[0])]
+        timed.append((last, event))
+    return [event for _, event in sorted(timed, key=lambda pair: pair[0])]
 
 
 def _events(read: Trajectory) -> list[Event]:
@@ -226,30 +226,30 @@ def _command(command: trajectory.Command, started: float | None) -> Command:
 
 def _received_when_read(events: Sequence[Event]) -> list[Event]:
     """Give received texts, which have no time, the time of the agent's next step."""
-    timed: list[Event] = []
+    reversed_events: list[Event] = []
     following: float | None = None
     for event in reversed(events):
         if event.time is None:
             event = replace(event, time=following)
         following = event.time
-        timed.append(event)
-    return timed[::-1]
+        reversed_events.append(event)
+    return reversed_events[::-1]
 
 
 def _with_messages(agent: str, events: Sequence[Event], sent: Sequence[Message]) -> list[Event]:
     """Place each message after the step that sent it, since upstream's record has no times."""
     waiting = list(sent)
-    placed: list[Event] = []
+    ordered: list[Event] = []
     for event in events:
-        placed.append(event)
+        ordered.append(event)
         for command in event.commands:
             if SEND not in command.text:
                 continue
             for message in [m for m in waiting if m.text.strip() in command.text]:
                 waiting.remove(message)
-                placed.append(_message(message, event.time))
+                ordered.append(_message(message, event.time))
     last = events[-1].time if events else None
-    return placed + [_message(m, m.time or last) for m in waiting]
+    return ordered + [_message(m, m.time or last) for m in waiting]
 
 
 def _message(message: Message, time: float | None) -> Event:
@@ -270,13 +270,13 @@ def rows(events: Sequence[Event], agents: Sequence[str], start: float | None = N
     times = [event.time for event in events if event.time is not None]
     zero = start if start is not None else min(times, default=0.0)
     same = max(LEAST_SAME, SAME * (max(times, default=zero) - zero))
-    made: list[Row] = []
+    timeline: list[Row] = []
     for event in events:
         at = None if event.time is None else max(event.time - zero, 0.0)
         if event.kind == "message" or event.agent not in agents:
-            made.append(Row(at, {}, event))
+            timeline.append(Row(at, {}, event))
             continue
-        last = made[-1] if made else None
+        last = timeline[-1] if timeline else None
         if (
             last is not None
             and last.wide is None
@@ -285,7 +285,7 @@ def rows(events: Sequence[Event], agents: Sequence[str], start: float | None = N
             and last.time is not None
             and at - last.time <= same
         ):
-            made[-1] = Row(last.time, {**last.cells, event.agent: event})
+            timeline[-1] = Row(last.time, {**last.cells, event.agent: event})
         else:
-            made.append(Row(at, {event.agent: event}))
-    return made
+            timeline.append(Row(at, {event.agent: event}))
+    return timeline

@@ -35,7 +35,7 @@ PUBLIC_RECORD = "public_record"
 
 
 @dataclass
-class Taken:
+class Imported:
     """Counts of one experiment's adopted, absent and refused runs."""
 
     name: str
@@ -85,74 +85,76 @@ def adopt(plan: Plan) -> str:
         UserError: no model adopts anything, a folder is missing, or it holds runs of another
             model, agent or setting than the config names.
     """
-    experiments = [one for one in plan.experiments if one.adopted]
+    experiments = [experiment for experiment in plan.experiments if experiment.adopted]
     if not experiments:
         raise UserError(
             "No model adopts anything. Write models.NAME.adopt: {SETTING: LOG_DIR/RUN_NAME}."
         )
-    return "\n".join(str(_experiment(plan, one)) for one in experiments)
+    return "\n".join(str(_import_experiment(plan, experiment)) for experiment in experiments)
 
 
-def _experiment(plan: Plan, experiment: Experiment) -> Taken:
+def _import_experiment(plan: Plan, experiment: Experiment) -> Imported:
     source = Path(experiment.adopted_from)
     key = f"models.{experiment.model_name}.adopt.{experiment.setting.name}"
     if record := published.split_source(experiment.adopted_from):
-        return _from_record(plan, experiment, key, *record)
+        return _import_record(plan, experiment, key, *record)
     if not source.is_dir():
         raise UserError(f"{key}: the folder {source} does not exist.")
-    taken, refused, found = Taken(experiment.run_name), [], []
+    counts, refused, pending = Imported(experiment.run_name), [], []
     for run in plan.of(experiment):
         folder = _folder(source, run)
         if run.folder(plan.results).result.exists():
-            taken.before += 1
+            counts.before += 1
         elif folder is None:
-            taken.absent += 1
+            counts.absent += 1
         else:
             try:
                 document = _document(folder, run)
-                _same(key, folder, document, run)
-                found.append((run, folder, document))
+                _check_experiment(key, folder, document, run)
+                pending.append((run, folder, document))
             except ValueError as error:
                 refused.append(f"{folder}: {error}")
-    if found:
-        spans = [_span(document, _trajectories(folder)) for _, folder, document in found]
-        runs = [run for run, _, _ in found]
+    if pending:
+        spans = [_span(document, _trajectories(folder)) for _, folder, document in pending]
+        runs = [run for run, _, _ in pending]
         _write_experiment(plan, experiment, source, runs, dict.fromkeys(map(str, spans)))
         for run, span in zip(runs, spans, strict=True):
-            taken.note(span, run)
-    for run, folder, document in found:
-        taken.graded += _take(plan, run, folder, document)
-        taken.runs += 1
-    taken.refused = tuple(refused)
-    return taken
+            counts.note(span, run)
+    for run, folder, document in pending:
+        counts.graded += _import_run(plan, run, folder, document)
+        counts.runs += 1
+    counts.refused = tuple(refused)
+    return counts
 
 
-def _from_record(plan: Plan, experiment: Experiment, key: str, path: Path, model: str) -> Taken:
+def _import_record(
+    plan: Plan, experiment: Experiment, key: str, path: Path, model: str
+) -> Imported:
     """Adopt a model's outcomes from a public record: no trajectory, no cost, no time."""
     try:
         outcomes = published.read_record(path, model)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {path} cannot be read as a public record: {error}.") from error
-    taken, found = Taken(experiment.run_name), []
+    counts, pending = Imported(experiment.run_name), []
     for run in plan.of(experiment):
-        known = outcomes.get((run.pair.repo, run.pair.task_id, run.pair.sorted_features))
+        outcome = outcomes.get((run.pair.repo, run.pair.task_id, run.pair.sorted_features))
         if run.folder(plan.results).result.exists():
-            taken.before += 1
-        elif known is None:
-            taken.absent += 1
+            counts.before += 1
+        elif outcome is None:
+            counts.absent += 1
         else:
-            found.append((run, known))
-    if found:
-        runs = [run for run, _ in found]
+            pending.append((run, outcome))
+    if pending:
+        runs = [run for run, _ in pending]
         _write_experiment(plan, experiment, path, runs, [releases.UNKNOWN])
-    for run, known in found:
-        _take_outcome(plan, run, known, path)
-        taken.runs += 1
-        taken.graded += 1
-    return taken
+    for run, outcome in pending:
+        _import_outcome(plan, run, outcome, path)
+        counts.runs += 1
+        counts.graded += 1
+    return counts
 
 
-def _take_outcome(plan: Plan, run: Run, known: published.Outcome, source: Path) -> None:
+def _import_outcome(plan: Plan, run: Run, outcome: published.Outcome, source: Path) -> None:
     """Write the documents of a run of which only the outcome is known, result.json last."""
     folder = run.folder(plan.results)
     pair = {
@@ -162,19 +164,19 @@ def _take_outcome(plan: Plan, run: Run, known: published.Outcome, source: Path) 
         "setting": run.experiment.setting.mode,
     }
     reason = ""
-    if not known.passed:
-        reason = judgement.MERGE_CONFLICT if known.conflict else judgement.TESTS_FAILED
-    merge = None if known.conflict is None else {"status": "clean", "strategy": None}
-    if merge and known.conflict:
+    if not outcome.passed:
+        reason = judgement.MERGE_CONFLICT if outcome.conflict else judgement.TESTS_FAILED
+    merge = None if outcome.conflict is None else {"status": "clean", "strategy": None}
+    if merge and outcome.conflict:
         merge["status"] = result_files.CONFLICTS
     verdict = {
         "schema": SCHEMA,
-        "outcome": judgement.PASS if known.passed else judgement.FAIL,
+        "outcome": judgement.PASS if outcome.passed else judgement.FAIL,
         "reason": reason,
         "caveat": PUBLIC_RECORD,
         "seconds": 0.0,
     }
-    evaluation = {**pair, "merge": merge, "both_passed": known.passed, "error": None}
+    evaluation = {**pair, "merge": merge, "both_passed": outcome.passed, "error": None}
     atomic_io.write_json(folder.eval, {**evaluation, "workflow": verdict})
     run_result.make_stale(plan.results, folder.eval)
     record = {
@@ -196,7 +198,7 @@ def _take_outcome(plan: Plan, run: Run, known: published.Outcome, source: Path) 
     atomic_io.write_json(folder.result, {**document, "workflow": record})
 
 
-class _End(pydantic.BaseModel):
+class _UpstreamAgent(pydantic.BaseModel):
     """Fields of an agent's end in upstream's result.json."""
 
     steps: int | None = None
@@ -205,11 +207,11 @@ class _End(pydantic.BaseModel):
     cache_read_tokens: int | None = None
 
 
-class _Told(pydantic.BaseModel):
+class _UpstreamResult(pydantic.BaseModel):
     """Fields of upstream's result.json besides the pair and the times."""
 
-    agent: _End | None = None
-    agents: dict[str, _End] | None = None
+    agent: _UpstreamAgent | None = None
+    agents: dict[str, _UpstreamAgent] | None = None
     duration_seconds: float | None = None
     messages_sent: int | None = None
     total_cost: float | None = None
@@ -217,8 +219,8 @@ class _Told(pydantic.BaseModel):
 
 def _folder(source: Path, run: Run) -> Path | None:
     """Return the run's folder below a run name's, in upstream's current or older layout."""
-    for below in (run.experiment.setting.mode, ""):
-        path = source / below / run.pair.folder
+    for folder in (run.experiment.setting.mode, ""):
+        path = source / folder / run.pair.folder
         if (path / layout.RESULT).is_file():
             return path
     return None
@@ -245,15 +247,15 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
     for key in ("started_at", "ended_at"):
         _moment(document.get(key))
     try:
-        _Told.model_validate(document)
+        _UpstreamResult.model_validate(document)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"result.json is not upstream's: {where}: {first['msg']}") from error
+        location = ".".join(map(str, first["loc"]))
+        raise ValueError(f"result.json is not upstream's: {location}: {first['msg']}") from error
     return document
 
 
-def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None:
+def _check_experiment(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None:
     """Raise a UserError if the document is of another experiment than the config's."""
     setting = run.experiment.setting
     expected = {
@@ -273,15 +275,15 @@ def _same(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None
 
 
 def _write_experiment(
-    plan: Plan, one: Experiment, source: Path, runs: Sequence[Run], versions: Iterable[str]
+    plan: Plan, experiment: Experiment, source: Path, runs: Sequence[Run], versions: Iterable[str]
 ) -> None:
     """Write the experiment's document: that its runs are adopted, and their source."""
-    path = plan.results.experiment(one.run_name)
+    path = plan.results.experiment(experiment.run_name)
     before = atomic_io.read_json(path) or {}
     if before and not before.get("adopted"):
         raise UserError(
-            f"{one.run_name}: {path.parent} holds runs that this workflow made. Give the model"
-            " that adopts another name."
+            f"{experiment.run_name}: {path.parent} holds runs that this workflow made. Give the"
+            " model that adopts another name."
         )
     tasks: dict[str, str] = {}
     # Without the data set the tables can still be made.
@@ -292,9 +294,9 @@ def _write_experiment(
         path,
         {
             "schema": fingerprint.SCHEMA,
-            "run_name": one.run_name,
-            "model_name": one.model_name,
-            "setting": one.setting.name,
+            "run_name": experiment.run_name,
+            "model_name": experiment.model_name,
+            "setting": experiment.setting.name,
             "replay": False,
             "adopted": {
                 "from": str(source),
@@ -312,7 +314,7 @@ def _write_experiment(
     )
 
 
-def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bool:
+def _import_run(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bool:
     """Copy one run, result.json last; return whether its evaluation was imported too."""
     folder = run.folder(plan.results)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -331,7 +333,7 @@ def _take(plan: Plan, run: Run, source: Path, document: Mapping[str, Any]) -> bo
     caveats = releases.caveats(span, run.pair.repo, run.pair.task_id, run.pair.features)
     folder.eval.unlink(missing_ok=True)
     folder.own.unlink(missing_ok=True)
-    graded = _grading(source, verdict)
+    graded = _evaluation(source, verdict)
     if graded is not None:
         evaluation, final = graded
         evaluation_document = evaluation or evaluation_jobs.untested_document(run, final)
@@ -359,7 +361,7 @@ def _span(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> relea
     return releases.detect(_moment(document.get("started_at")), prompts)
 
 
-def _grading(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, Verdict] | None:
+def _evaluation(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, Verdict] | None:
     """Return upstream's evaluation and its verdict; None: the run must still be evaluated."""
     if verdict.outcome is not None:
         return None, verdict  # upstream's evaluation of an error's remains does not count

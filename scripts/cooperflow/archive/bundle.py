@@ -58,18 +58,18 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
     temporary = target.with_name(f".{NAME}.tmp")
     hashes: dict[str, str] = {}
     sizes: dict[str, int] = {}
-    redactor, places = redaction.Redactor.of(secrets), provenance.PortablePaths.of(plan)
+    redactor, paths = redaction.Redactor.of(secrets), provenance.PortablePaths.of(plan)
     with (
         temporary.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name, data in _contents(plan):
-            data = places.data(redactor.data(data))
+            data = paths.data(redactor.data(data))
             hashes[name] = hashlib.sha256(data).hexdigest()
             sizes[name] = len(data)
             _add(archive, name, data)
-        crate = places.data(redactor.data(_crate(plan, hashes, sizes)))
+        crate = paths.data(redactor.data(_crate(plan, hashes, sizes)))
         hashes[CRATE] = hashlib.sha256(crate).hexdigest()
         _add(archive, CRATE, crate)
         _add(archive, MANIFEST, json.dumps(hashes, indent=1, sort_keys=True).encode())
@@ -96,8 +96,8 @@ def check(archive: Path) -> list[Check]:
     Raises:
         UserError: it is not a bundle of this workflow.
     """
-    with tempfile.TemporaryDirectory(prefix="cooperflow-bundle-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="cooperflow-bundle-") as directory:
+        folder = Path(directory)
         try:
             with tarfile.open(archive) as opened:
                 _unpack(opened, folder)
@@ -137,11 +137,11 @@ def recomputed(plan: Plan) -> Mapping[str, str]:
     """
     _, summary = recomputed_tables = run_table.collect(plan, partial=True)
     results = plan.results
-    with tempfile.TemporaryDirectory(prefix="cooperflow-tables-") as place:
-        written = layout.Results(Path(place))
-        run_table.write(written, *recomputed_tables)
-        text = written.runs_csv.read_text(encoding="utf-8")
-        runs = run_table.read_runs(written.runs_csv)
+    with tempfile.TemporaryDirectory(prefix="cooperflow-tables-") as directory:
+        copy = layout.Results(Path(directory))
+        run_table.write(copy, *recomputed_tables)
+        text = copy.runs_csv.read_text(encoding="utf-8")
+        runs = run_table.read_runs(copy.runs_csv)
     small = breakdowns.tables(runs, plan.config.dataset.languages)
     talk = communication_tables.by_path(communication_tables.collect(plan, runs), results)
     paths = {
@@ -201,8 +201,8 @@ def _plan(folder: Path) -> Plan:
 def _files(folder: Path, hashes: Mapping[str, str]) -> Iterator[Check]:
     bad = [
         name
-        for name, known in hashes.items()
-        if not (folder / name).is_file() or provenance.file_hash(folder / name) != known
+        for name, expected in hashes.items()
+        if not (folder / name).is_file() or provenance.file_hash(folder / name) != expected
     ]
     archived = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {
         MANIFEST

@@ -32,8 +32,8 @@ _QUERY = re.compile(r"(://[^?\s]+)\?\S+")
 def collect(plan: Plan) -> dict[str, Any]:
     """Return how the results were made, without secrets and without paths of this machine."""
     experiments = {
-        one.run_name: atomic_io.read_json(plan.results.experiment(one.run_name))
-        for one in plan.experiments
+        experiment.run_name: atomic_io.read_json(plan.results.experiment(experiment.run_name))
+        for experiment in plan.experiments
     }
     documents = [document for document in experiments.values() if isinstance(document, dict)]
     tasks: dict[str, str] = {}
@@ -169,8 +169,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def _version() -> str:
     text = (layout.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    found = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
-    return f"cooperflow {found[1]}" if found else "cooperflow"
+    match = re.search(r'^version = "([^"]+)"', text, re.MULTILINE)
+    return f"cooperflow {match[1]}" if match else "cooperflow"
 
 
 def packages() -> dict[str, str]:
@@ -226,22 +226,22 @@ class PortablePaths:
             (sys.prefix, ".venv"),
             (str(runtime_dir.folder()), "runtime"),
         ]
-        for subset in _each(config.dataset.subset):
+        for subset in _as_list(config.dataset.subset):
             if Path(subset).suffix:
                 given.append((subset, Path(subset).name))
         for model in config.models.values():
             if model is None:
                 continue
-            adopted = [path for paths in model.adopt.values() for path in _each(paths)]
-            for path in [*_each(model.replay or []), *adopted]:
+            adopted = [path for paths in model.adopt.values() for path in _as_list(paths)]
+            for path in [*_as_list(model.replay or []), *adopted]:
                 given.append((path, Path(path).name))
         return cls.named((path, word) for path, word in given if path)
 
     @classmethod
-    def named(cls, given: Iterable[tuple[str, str]]) -> PortablePaths:
+    def named(cls, words_of_paths: Iterable[tuple[str, str]]) -> PortablePaths:
         """Return the paths as given and with links resolved."""
         words: dict[str, str] = {}
-        for path, word in given:
+        for path, word in words_of_paths:
             for form in (Path(path).absolute(), Path(path).resolve()):
                 if str(form) not in _COMMON:
                     words.setdefault(str(form), word)
@@ -272,5 +272,5 @@ class PortablePaths:
         return value
 
 
-def _each(value: str | Sequence[str]) -> list[str]:
+def _as_list(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)

@@ -44,7 +44,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Written:
+class Recorded:
     """Recorded runs, and omitted runs with the reason."""
 
     folder: Path
@@ -119,7 +119,7 @@ def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> l
         answers: the answers of all agents of the run.
         reason: the reason of the run's outcome; it implies what followed the last answer.
     """
-    made: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
     for answer in answers[agent]:
         turn: dict[str, Any] = {"text": answer.text, "commands": list(answer.commands)}
@@ -134,16 +134,16 @@ def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> l
         if after:
             turn["after"] = after
             seen |= after
-        made.append(turn)
-    done = bool(made) and any(SUBMIT in command for command in made[-1]["commands"])
+        entries.append(turn)
+    done = bool(entries) and any(SUBMIT in command for command in entries[-1]["commands"])
     if reason == judgement.TIMEOUT and not done:
-        made.append({"text": "Still working at the time limit.", "commands": [AT_WORK]})
+        entries.append({"text": "Still working at the time limit.", "commands": [AT_WORK]})
     if reason == judgement.CONTEXT_LIMIT and not done:
-        made.append({"text": "", "commands": [], "full": True})
-    return made
+        entries.append({"text": "", "commands": [], "full": True})
+    return entries
 
 
-def write(plan: Plan, to: Path) -> Written:
+def write(plan: Plan, to: Path) -> Recorded:
     """Write the recordings of all finished runs below ``to``, and a config that replays them.
 
     Raises:
@@ -153,27 +153,27 @@ def write(plan: Plan, to: Path) -> Written:
         if to.exists() and any(to.iterdir()):
             raise UserError(f"{to} is not empty. Name another folder (TO=...), or remove it first.")
         to.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{to.name}.", dir=to.parent) as made:
-            fresh = Path(made) / "new"
+        with tempfile.TemporaryDirectory(prefix=f".{to.name}.", dir=to.parent) as directory:
+            fresh = Path(directory) / "new"
             fresh.mkdir()
-            written = _write(plan, to, fresh)
+            recorded = _write(plan, to, fresh)
             fresh.rename(to.resolve())
     except OSError as error:
         raise UserError(
             f"{to}: cannot be written ({error}). Name another folder: TO=..."
         ) from error
-    return written
+    return recorded
 
 
-def _write(plan: Plan, to: Path, fresh: Path) -> Written:
+def _write(plan: Plan, to: Path, fresh: Path) -> Recorded:
     """Write everything below ``fresh``, which is to become ``to``."""
     left_out: list[str] = []
     runs_by_pair: dict[str, list[Run]] = {}
     first = [run for run in plan.runs if run.experiment.repeat == 1]
     for run in first:
-        why = _record(plan, run, fresh)
-        if why:
-            left_out.append(f"{run.key}: {why}")
+        reason = _record(plan, run, fresh)
+        if reason:
+            left_out.append(f"{run.key}: {reason}")
         else:
             runs_by_pair.setdefault(run.pair.folder, []).append(run)
     if plan.config.repeats > 1:
@@ -195,7 +195,7 @@ def _write(plan: Plan, to: Path, fresh: Path) -> Written:
         f"{_HEAD.format(path=shown)}{config}",
     )
     runs = sum(len(runs_by_pair[pair.folder]) for pair in pairs)
-    return Written(to, runs, tuple(left_out), len(pairs))
+    return Recorded(to, runs, tuple(left_out), len(pairs))
 
 
 _HEAD = """\
@@ -216,7 +216,7 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
     agents = ["solo"] if run.experiment.setting.mode == "solo" else ["agent1", "agent2"]
     if sorted(answers) != agents or not all(answers.values()):
         return "the record of its agents' answers is incomplete"
-    asked = {"solo": list(run.pair.sorted_features)} | {
+    features = {"solo": list(run.pair.sorted_features)} | {
         f"agent{i}": [feature] for i, feature in enumerate(run.pair.sorted_features, start=1)
     }
     a, b = run.pair.sorted_features
@@ -229,12 +229,12 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
                 "repo": run.pair.repo,
                 "task_id": run.pair.task_id,
                 "features": [a, b],
-                "asked": asked[agent],
+                "asked": features[agent],
                 "kind": _kind(run),
                 "agent": agent,
                 "outcome": " ".join(filter(None, (getattr(final, k) for k in _OUTCOME))),
                 "shows": f"recorded from {run.key}",
-                "titles": [_title(plan, run, feature) for feature in asked[agent]],
+                "titles": [_title(plan, run, feature) for feature in features[agent]],
                 "turns": turns(agent, answers, final.reason),
             },
         )
@@ -289,10 +289,10 @@ def replay_config(plan: Plan, to: Path) -> dict[str, Any]:
     for key in ("accept", "repeats", "providers", "assume", "preflight"):
         config.pop(key, None)
     shipped = yaml.safe_load(layout.CONFIG_FILE.read_text(encoding="utf-8"))
-    used = {run.experiment.model_name: run.experiment.model for run in plan.runs}
+    models_by_name = {run.experiment.model_name: run.experiment.model for run in plan.runs}
     models: dict[str, Any] = dict.fromkeys(shipped["models"])
     free = False
-    for name, model in used.items():
+    for name, model in models_by_name.items():
         litellm_name, priced = played_as(model.model)
         free |= not priced
         models[f"{name}-replay"] = {"model": litellm_name, "replay": f"{CONFIG_DIR}{name}"}

@@ -97,7 +97,12 @@ def _turn(event: Event) -> dict[str, Any]:
         for n, command in enumerate(event.commands, start=1)
         if command.output is not None
     ]
-    step = {"source": "agent", "message": event.text, "llm_call_count": 1, "metrics": _used(event)}
+    step = {
+        "source": "agent",
+        "message": event.text,
+        "llm_call_count": 1,
+        "metrics": _metrics(event),
+    }
     if event.thought:
         step["reasoning_content"] = event.thought
     if calls:
@@ -112,7 +117,7 @@ def _summary(event: Event) -> dict[str, Any]:
         "source": "agent",
         "message": event.text,
         "llm_call_count": 1,
-        "metrics": _used(event),
+        "metrics": _metrics(event),
         "extra": {"kind": "summary that replaced older messages"},
     }
 
@@ -143,7 +148,7 @@ def arguments(command: Command) -> dict[str, Any]:
     return {"command" if command.is_shell else "arguments": command.text}
 
 
-def _used(event: Event) -> dict[str, Any]:
+def _metrics(event: Event) -> dict[str, Any]:
     return {
         "prompt_tokens": event.input_tokens,
         "completion_tokens": event.output_tokens,
@@ -324,13 +329,13 @@ def _input(messages: Sequence[Mapping[str, Any]]) -> str:
 def _messages(source: Source, key: str) -> list[dict[str, Any]]:
     """Return prompts, answers and command outputs of all agents, in order of time."""
     story = source.story
-    made: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     for agent in story.agents:
         if task := story.task.get(agent, ""):
-            made.append({"role": "user", "content": _by(story.agents, agent, task)})
+            messages.append({"role": "user", "content": _by(story.agents, agent, task)})
     for event in story.events:
-        made += _of_event(event, story.agents)
-    return [{"id": f"{_digest(key)[:12]}-{n}", **message} for n, message in enumerate(made)]
+        messages += _of_event(event, story.agents)
+    return [{"id": f"{_digest(key)[:12]}-{n}", **message} for n, message in enumerate(messages)]
 
 
 def _of_event(event: Event, agents: Sequence[str]) -> list[dict[str, Any]]:

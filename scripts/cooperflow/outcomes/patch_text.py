@@ -38,15 +38,15 @@ def is_empty(patch: bytes) -> bool:
 
 def without_tests(patch: bytes) -> str:
     """Return the patch as upstream's evaluation gets it: without the test files that it changes."""
-    kept = []
+    lines = []
     skipped = False
     for line in patch.decode("utf-8", "replace").split("\n"):
         if line.startswith("diff --git"):
             paths = re.findall(r"[ab]/(\S+)", line)
             skipped = any(_TEST_FOLDER.search(f"/{p}") or _TEST_FILE.search(p) for p in paths)
         if not skipped:
-            kept.append(line)
-    return "\n".join(kept)
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def text_caveats(patch: bytes) -> tuple[str, ...]:

@@ -84,9 +84,9 @@ def failing_tests(output: str) -> tuple[str, ...]:
     """Return the names of the tests that failed, each once, in the order of the output."""
     output = _PROGRESS.sub("", _ANSI.sub("", output))
     for patterns in (_FAILED_PYTEST, _FAILED_ELSEWHERE):
-        found = [(match.start(), match[1]) for p in patterns for match in p.finditer(output)]
-        if found:
-            return tuple(dict.fromkeys(name for _, name in sorted(found)))
+        matches = [(match.start(), match[1]) for p in patterns for match in p.finditer(output)]
+        if matches:
+            return tuple(dict.fromkeys(name for _, name in sorted(matches)))
     return ()
 
 

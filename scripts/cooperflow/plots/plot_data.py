@@ -346,18 +346,18 @@ def _curves(table: pd.DataFrame, look: Mapping[str, Look]) -> list[Curve]:
     """Return the curve of each model and setting through the midpoints of its buckets."""
     curves = []
     for (model, setting), rows in table.groupby(["model", "setting"], sort=False):
-        drawn = look[str(setting)]
+        look_of_setting = look[str(setting)]
         points = tuple(
             _point(
                 f"{setting}, {row['difficulty_low']:.1f} to {row['difficulty_high']:.1f}",
                 int(row["graded"]),
                 row,
-                drawn,
+                look_of_setting,
             )
             for row in rows.to_dict("records")
         )
         middles = tuple((bucket + 0.5) / paper_tables.BUCKETS for bucket in rows["bucket"])
-        curves.append(Curve(str(model), str(setting), drawn.colour, middles, points))
+        curves.append(Curve(str(model), str(setting), look_of_setting.colour, middles, points))
     return curves
 
 
@@ -414,13 +414,13 @@ def message_times(tables: Tables) -> Curves:
     table = table[table["measure"].isin(sixths)]
     curves = []
     for name, rows in table.groupby("run_name", sort=False):
-        drawn = looks(table["run_name"])[str(name)]
+        look = looks(table["run_name"])[str(name)]
         points = tuple(
-            _measured_point(row, f"{name}, sixth {sixths.index(row['measure']) + 1}", drawn)
+            _measured_point(row, f"{name}, sixth {sixths.index(row['measure']) + 1}", look)
             for row in rows.to_dict("records")
         )
         at = tuple(float(sixths.index(measure) + 1) for measure in rows["measure"])
-        curves.append(Curve("", str(name), drawn.colour, at, points))
+        curves.append(Curve("", str(name), look.colour, at, points))
     return Curves(
         titled("When messages are sent", table),
         "sixth of the run's time",
@@ -442,7 +442,7 @@ def communication_and_conflicts(tables: Tables) -> Points:
             float(row["diff"]),
             float(row["ci_low"]),
             float(row["ci_high"]),
-            *_drawn(look[row["run_name"]]),
+            *_appearance(look[row["run_name"]]),
         )
         for row in table.to_dict("records")
         if not math.isnan(float(row["diff"]))
@@ -462,10 +462,10 @@ def _measured(tables: Tables) -> pd.DataFrame:
 
 def _measured_point(row: Mapping[Hashable, Any], label: str, look: Look) -> Point:
     value, low, high = (float(row[key]) for key in ("value", "ci_low", "ci_high"))
-    return Point(label, int(row["runs"]), value, low, high, *_drawn(look))
+    return Point(label, int(row["runs"]), value, low, high, *_appearance(look))
 
 
-def _drawn(look: Look) -> tuple[str, str, str]:
+def _appearance(look: Look) -> tuple[str, str, str]:
     return look.group, look.colour, look.marker
 
 
@@ -487,9 +487,9 @@ def _stage_parts(counts: Mapping[str, int], total: int) -> Iterable[Part]:
     lost: list[str] = []
     for stage, kinds in STAGES.items():
         lost += kinds
-        left = total - sum(counts[kind] for kind in lost)
+        remaining = total - sum(counts[kind] for kind in lost)
         start = 0.0
-        segments = {loss_tables.PASSED: left}
+        segments = {loss_tables.PASSED: remaining}
         segments |= {kind: counts[kind] for kind in LOSS_COLOURS if kind in lost}
         for kind, count in segments.items():
             if count:
@@ -530,16 +530,16 @@ def _pack(group: pd.DataFrame, offset: int, bars: list[Bar]) -> int:
     """Append the bars of an experiment, each in the first free lane; return the lanes."""
     busy: list[tuple[float, int]] = []
     free: list[int] = []
-    used = 0
+    lanes = 0
     columns = ("start", "end", "outcome", "repo", "task_id", "features")
     for start, end, ending, repo, task, features in zip(
         *(group[column] for column in columns), strict=True
     ):
         while busy and busy[0][0] <= start:
             heapq.heappush(free, heapq.heappop(busy)[1])
-        lane = heapq.heappop(free) if free else used
-        used = max(used, lane + 1)
+        lane = heapq.heappop(free) if free else lanes
+        lanes = max(lanes, lane + 1)
         heapq.heappush(busy, (end, lane))
         label = f"{repo}/{task} {features}"
         bars.append(Bar(offset + lane, float(start), float(end - start), str(ending), label))
-    return used
+    return lanes

@@ -56,7 +56,7 @@ def paired_outcomes(tables: Tables) -> Spec:
     totals = [sum(counts) for counts in zip(*plot.counts.values(), strict=True)]
     names = [f"{label} (n={n})" for label, n in zip(plot.labels, totals, strict=True)]
     rows = []
-    left = [0.0] * len(totals)
+    starts = [0.0] * len(totals)
     for key, counts in plot.counts.items():
         for n, (name, count, total) in enumerate(zip(names, counts, totals, strict=True)):
             share = count / total if total else 0.0
@@ -66,15 +66,15 @@ def paired_outcomes(tables: Tables) -> Spec:
                     "name": name,
                     "outcome": word,
                     "count": count,
-                    "from": left[n],
-                    "to": left[n] + share,
-                    "middle": left[n] + share / 2,
+                    "from": starts[n],
+                    "to": starts[n] + share,
+                    "middle": starts[n] + share / 2,
                     "text": str(count) if count else "",
                     "ink": "white" if key == "both" else "black",
                     "tip": f"{name}: {count} {word}",
                 }
             )
-            left[n] += share
+            starts[n] += share
     y: Spec = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}}
     y |= {"axis": {"grid": False}}
     words = [PAIRED_WORDS[key] for key in PAIRED_COLOURS]
@@ -116,9 +116,9 @@ def _panels(plot: Curves) -> Spec:
     for panel in plot.panels:
         curves = [curve for curve in plot.curves if curve.panel == panel]
         rows = []
-        for place, curve in enumerate(curves):
+        for number, curve in enumerate(curves):
             # Side by side, so that intervals do not hide each other.
-            shift = 0.008 * (place - (len(curves) - 1) / 2)
+            shift = 0.008 * (number - (len(curves) - 1) / 2)
             for at, point in zip(curve.at, curve.points, strict=True):
                 rows.append(_row(point, at=at + shift, curve=curve.label))
         x: Spec = {
@@ -147,8 +147,8 @@ def cost_success(tables: Tables) -> Spec:
     for at, point in zip(plot.at, plot.points, strict=True):
         name = f"{point.label} (n={point.n})"
         # On the side with more room.
-        right, left = (name, "") if at <= 0.6 * highest else ("", name)
-        rows.append(_row(point, at=_number(at), right=right, left=left))
+        right_label, left_label = (name, "") if at <= 0.6 * highest else ("", name)
+        rows.append(_row(point, at=_number(at), right=right_label, left=left_label))
     limit = 1.1 * highest or 1.0
     x: Spec = {
         "field": "at",
@@ -320,9 +320,9 @@ def message_times(tables: Tables) -> Spec:
     """Return the share of the messages in each sixth of the runs' time."""
     plot = plot_data.message_times(tables)
     rows = []
-    for place, curve in enumerate(plot.curves):
+    for number, curve in enumerate(plot.curves):
         # Side by side, so that intervals do not hide each other.
-        shift = 0.06 * (place - (len(plot.curves) - 1) / 2)
+        shift = 0.06 * (number - (len(plot.curves) - 1) / 2)
         rows += [
             _row(point, at=at + shift, curve=curve.label)
             for at, point in zip(curve.at, curve.points, strict=True)
@@ -408,19 +408,19 @@ def reasons(title: str, counts: Iterable[tuple[str, str, int]], names: Sequence[
             tip = f"{reason}, {name}: {n} runs"
             rows.append({"reason": reason, "name": name, "runs": n, "tip": tip})
             totals[reason] = totals.get(reason, 0) + n
-    known = list(totals)
+    labels = list(totals)
     most = max(totals.values(), default=0)
     axis: Spec = {"format": "d", "tickMinStep": 1}
     if most <= 10:
         axis["values"] = list(range(most + 1))
     encoding = {
-        "y": {"field": "reason", "type": "nominal", "title": None, "scale": {"domain": known}},
+        "y": {"field": "reason", "type": "nominal", "title": None, "scale": {"domain": labels}},
         "x": {"field": "runs", "type": "quantitative", "title": "runs", "axis": axis},
         "color": _colour("name", names, colours),
         "tooltip": {"field": "tip"},
     }
     layer = {"mark": {"type": "bar"}, "encoding": encoding}
-    return _view(Plot(title, "", ""), rows, [layer], height=_ROW * max(len(known), 1))
+    return _view(Plot(title, "", ""), rows, [layer], height=_ROW * max(len(labels), 1))
 
 
 def has_data(spec: Spec) -> bool:
@@ -435,11 +435,11 @@ def views(spec: Spec) -> list[Spec]:
 
 def _crowded(at: Sequence[float], points: Sequence[Point], highest: float) -> bool:
     """Return whether the labels of two points would cover each other."""
-    places = [(x / (highest or 1.0), p.value) for x, p in zip(at, points, strict=True)]
+    positions = [(x / (highest or 1.0), p.value) for x, p in zip(at, points, strict=True)]
     return any(
         abs(a[0] - b[0]) < 0.35 and abs(a[1] - b[1]) < 0.06
-        for n, a in enumerate(places)
-        for b in places[:n]
+        for n, a in enumerate(positions)
+        for b in positions[:n]
     )
 
 
@@ -448,14 +448,14 @@ def _view(plot: Plot, rows: list[dict[str, Any]], layers: list[Spec], height: in
     return {"$schema": SCHEMA, "title": plot.title, "height": height, "data": data, "layer": layers}
 
 
-def _row(point: Point, **more: Any) -> dict[str, Any]:
+def _row(point: Point, **fields: Any) -> dict[str, Any]:
     value, low, high = (_number(v) for v in (point.value, point.low, point.high))
     tip = f"{point.label}: no evaluated run"
     if value is not None:
         ends = "" if low is None else f" ({point.low:.1%} to {point.high:.1%}), n={point.n}"
         tip = f"{point.label}: {point.value:.1%}{ends}"
     row = {"label": point.label, "group": point.group, "value": value, "low": low, "high": high}
-    return {**row, "n": point.n, "tip": tip, **more}
+    return {**row, "n": point.n, "tip": tip, **fields}
 
 
 def _marks(along: str, encoding: Mapping[str, Any], title: str) -> list[Spec]:
@@ -481,10 +481,10 @@ def _looks(
     points: Sequence[Point], legend: bool = True, field: str = "group", names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return colour and shape of each setting."""
-    known = {point.group: point for point in points}
-    groups = list(names or known)
-    colours = [known[name].colour for name in groups]
-    shapes = [known[name].marker for name in groups]
+    points_by_group = {point.group: point for point in points}
+    groups = list(names or points_by_group)
+    colours = [points_by_group[name].colour for name in groups]
+    shapes = [points_by_group[name].marker for name in groups]
     shape = {"field": field, "type": "nominal", "scale": {"domain": groups, "range": shapes}}
     colour = _colour(field, groups, colours)
     if not legend or not groups:  # a legend without entries makes the plot infinitely high

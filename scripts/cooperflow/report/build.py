@@ -66,20 +66,20 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     tables = _tables(plan, at)
     runs, summary = tables.runs, tables.summary
     by_row = front_page.pairs_by_row(plan)
-    known = [front_page.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
+    runs_of_rows = [front_page.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
     book = _Book.open(plan, at, report)
-    shown = [run for run in known if mark(run.folder(plan.results)) is not None]
-    made = _pages(plan, shown, book)
+    shown = [run for run in runs_of_rows if mark(run.folder(plan.results)) is not None]
+    pages_written = _pages(plan, shown, book)
     _assets(report)
     has_page = {run.key for run in shown}
     data = front_page.runs_data(
         runs,
-        [pages.run_path(run) if run.key in has_page else None for run in known],
-        [pages.pair_path(run.pair) if run.key in has_page else None for run in known],
+        [pages.run_path(run) if run.key in has_page else None for run in runs_of_rows],
+        [pages.pair_path(run.pair) if run.key in has_page else None for run in runs_of_rows],
     )
-    drawn = front_page.figures(tables)
+    figures = front_page.figures(tables)
     _script(report / "data" / "runs.js", "cooperflowRuns", data)
-    _script(report / "data" / "figures.js", "cooperflowFigures", [f.as_dict() for f in drawn])
+    _script(report / "data" / "figures.js", "cooperflowFigures", [f.as_dict() for f in figures])
     page = pages.index_page(
         plan,
         {
@@ -103,7 +103,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "comparison": front_page.comparison(tables.comparison),
             "tables": sorted(p.name for p in (at.root / "tables").glob("*.csv")),
             "analyses": _analyses(tables, at),
-            "figures": drawn,
+            "figures": figures,
             "provenance": front_page.provenance(at.root),
             "assets": "assets",
         },
@@ -111,23 +111,23 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     book.close({pages.run_path(r) for r in shown} | {pages.pair_path(r.pair) for r in shown})
     # Last: a report with a first page is complete.
     atomic_io.write_text(report / "index.html", page)
-    return Built(report / "index.html", len(runs), made, len(shown) - made)
+    return Built(report / "index.html", len(runs), pages_written, len(shown) - pages_written)
 
 
 class _Book:
     """Record of the existing pages, and the state of the runs that each was made from."""
 
-    def __init__(self, path: Path, report: Path, maker: str, known: dict[str, Any]) -> None:
+    def __init__(self, path: Path, report: Path, maker: str, record: dict[str, Any]) -> None:
         self.path, self.report, self.maker = path, report, maker
-        same = known.get("maker") == maker
-        self.pages: dict[str, Any] = known.get("pages", {}) if same else {}
+        same = record.get("maker") == maker
+        self.pages: dict[str, Any] = record.get("pages", {}) if same else {}
 
     @classmethod
     def open(cls, plan: Plan, at: Results, report: Path) -> _Book:
         path = at.state / "report-pages.json"
-        known = atomic_io.read_json(path)
+        document = atomic_io.read_json(path)
         maker = _maker([experiment.run_name for experiment in plan.experiments])
-        return cls(path, report, maker, known if isinstance(known, dict) else {})
+        return cls(path, report, maker, document if isinstance(document, dict) else {})
 
     def stale(self, page: str, marks: Any) -> bool:
         return self.pages.get(page) != marks or not (self.report / page).exists()
@@ -141,9 +141,9 @@ class _Book:
         os.replace(temporary, path)
         self.pages[page] = marks
 
-    def close(self, wanted: set[str]) -> None:
+    def close(self, current: set[str]) -> None:
         """Remove the pages, and their records, of runs that are no longer in the tables."""
-        for page in set(self.pages) - wanted:
+        for page in set(self.pages) - current:
             (self.report / page).unlink(missing_ok=True)
             del self.pages[page]
         document = {"maker": self.maker, "pages": self.pages}
@@ -152,7 +152,7 @@ class _Book:
 
 def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
     """Make the pages that are out of date, pair by pair: a pair's page shows its runs' files."""
-    made = 0
+    count = 0
     together: dict[Pair, list[Run]] = {}
     for run in runs:
         together.setdefault(run.pair, []).append(run)
@@ -163,14 +163,14 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
         # The runs that have a page: the tabs lead to them.
         others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
         for source, state in zip(sources, marks, strict=True):
-            page, wanted = pages.run_path(source.run), [state, others]
-            if book.stale(page, wanted):
-                book.write(page, pages.run_page(source, tabs, book.report), wanted)
-                made += 1
+            page, state_of_page = pages.run_path(source.run), [state, others]
+            if book.stale(page, state_of_page):
+                book.write(page, pages.run_page(source, tabs, book.report), state_of_page)
+                count += 1
         page = pages.pair_path(pair)
         if book.stale(page, marks):
             book.write(page, pages.pair_page(pair, sources, book.report), marks)
-    return made
+    return count
 
 
 def _tables(plan: Plan, at: Results) -> Tables:

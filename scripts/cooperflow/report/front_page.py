@@ -197,11 +197,11 @@ def title(plan: Plan) -> str:
 
 def dates(runs: pd.DataFrame) -> str:
     """Return the start of the first run and the end of the last run, UTC."""
-    begun = [value for value in runs["started"] if value]
+    started = [value for value in runs["started"] if value]
     ended = [value for value in runs["ended"] if value]
-    if not begun or not ended:
+    if not started or not ended:
         return ""
-    first, last = (value[:16].replace("T", " ") for value in (min(begun), max(ended)))
+    first, last = (value[:16].replace("T", " ") for value in (min(started), max(ended)))
     return f"{first} to {last} UTC"
 
 
@@ -230,12 +230,12 @@ class Figure:
 
 def figures(tables: Tables) -> list[Figure]:
     """Return the figures for which there is data."""
-    made = {name: make(tables) for name, make in specifications.SPECS.items()}
-    why = reasons(tables.runs)
-    made |= {"reasons": why} if why else {}
+    specs = {name: make(tables) for name, make in specifications.SPECS.items()}
+    reasons_spec = reasons(tables.runs)
+    specs |= {"reasons": reasons_spec} if reasons_spec else {}
     return [
         Figure(name, str(spec["title"]), CAPTIONS.get(name, ""), spec)
-        for name, spec in made.items()
+        for name, spec in specs.items()
         if specifications.has_data(spec)
     ]
 

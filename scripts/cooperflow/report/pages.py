@@ -82,10 +82,10 @@ def _feature(evaluation: Mapping[str, Any], key: int, number: int) -> Feature:
     start = 0 if passed else runner_output.first_failure(output)
     if output[:start].count("\n") <= SHORT_PREAMBLE:
         start = 0
-    counted = bool(part.get("tests_passed") or part.get("tests_failed"))
+    has_counts = bool(part.get("tests_passed") or part.get("tests_failed"))
     return Feature(
         number=number,
-        tested=passed or bool(output) or counted,
+        tested=passed or bool(output) or has_counts,
         passed=passed,
         count=runner_output.count(output),
         failing=failing,
@@ -155,8 +155,8 @@ def _headline(failure: Failure) -> str:
     if failure.has_conflict:
         return "The patches conflict; whether both features work alone is unknown."
     failed = [feature.number for feature in failure.features if not feature.passed]
-    why = f" ({failure.reason})" if failure.reason not in ("", judgement.TESTS_FAILED) else ""
-    return f"The run fails: {_feature_names(failed)}{why}."
+    detail = f" ({failure.reason})" if failure.reason not in ("", judgement.TESTS_FAILED) else ""
+    return f"The run fails: {_feature_names(failed)}{detail}."
 
 
 def _feature_names(numbers: Sequence[int]) -> str:
@@ -244,7 +244,7 @@ MOST_HUNK_PAIRS = 30
 @cache
 def environment() -> jinja2.Environment:
     """Return the environment of the templates, which escapes all values."""
-    made = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.Undefined,
@@ -252,7 +252,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {
+    templates.filters |= {
         "inline": safe_text.inline,
         "block": safe_text.block,
         "patch": safe_text.patch,
@@ -267,8 +267,8 @@ def environment() -> jinja2.Environment:
         "first_line": first_line,
         "clock": clock,
     }
-    made.globals |= {"meanings": MEANINGS, "still": STILL, "live": LIVE}
-    return made
+    templates.globals |= {"meanings": MEANINGS, "still": STILL, "live": LIVE}
+    return templates
 
 
 @dataclass(frozen=True)

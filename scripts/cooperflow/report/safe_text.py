@@ -50,30 +50,30 @@ def visible(markup: str) -> str:
     return _UNSEEN.sub(_mark, markup)
 
 
-def _mark(found: re.Match[str]) -> str:
-    code = f"U+{ord(found[0]):04X}"
-    name = unicodedata.name(found[0], "control character")
+def _mark(match: re.Match[str]) -> str:
+    code = f"U+{ord(match[0]):04X}"
+    name = unicodedata.name(match[0], "control character")
     return f'<span class="unseen" title="{html.escape(name)}">{code}</span>'
 
 
 def shorten(text: str) -> tuple[str, bool]:
     """Cut ``text`` to a length that fits a page; return it and whether it was cut."""
-    cut = False
+    is_cut = False
     if len(text) > LONGEST_BLOCK:
         # A line may be longer than the block: cut lines first, then the middle.
         head, tail = text[: LONGEST_BLOCK // 2], text[-LONGEST_BLOCK // 2 :]
-        left = len(text) - len(head) - len(tail)
-        text = f"{head}\n[{left:,} characters left out here]\n{tail}"
-        cut = True
+        omitted = len(text) - len(head) - len(tail)
+        text = f"{head}\n[{omitted:,} characters left out here]\n{tail}"
+        is_cut = True
     if len(text) > LONGEST_LINE:
         lines = text.split("\n")
         for number, line in enumerate(lines):
             if len(line) > LONGEST_LINE:
-                left = len(line) - LONGEST_LINE
-                lines[number] = f"{line[:LONGEST_LINE]} [{left:,} more characters in this line]"
-                cut = True
+                omitted = len(line) - LONGEST_LINE
+                lines[number] = f"{line[:LONGEST_LINE]} [{omitted:,} more characters in this line]"
+                is_cut = True
         text = "\n".join(lines)
-    return text, cut
+    return text, is_cut
 
 
 def escaped(text: Any) -> str:
@@ -83,16 +83,16 @@ def escaped(text: Any) -> str:
 
 def block(text: str, raw: str | None = None, kind: str = "") -> Markup:
     """Return a block of text as <pre>; ``raw`` is the URL of the file that has all of it."""
-    shown, cut = shorten(plain(text))
+    shown, is_cut = shorten(plain(text))
     name = f"block {kind}".strip()
     body = f'<pre class="{name}" tabindex="0">{visible(html.escape(shown))}</pre>'
-    return Markup(body + (left_out(raw) if cut else ""))
+    return Markup(body + (left_out(raw) if is_cut else ""))
 
 
 def left_out(raw: str | None) -> str:
     """Return the note beside a text that was cut."""
-    where = f'<a href="{html.escape(raw)}">the raw file</a>' if raw else "the raw file"
-    return f'<p class="note">Cut here; {where} has all of it.</p>'
+    link = f'<a href="{html.escape(raw)}">the raw file</a>' if raw else "the raw file"
+    return f'<p class="note">Cut here; {link} has all of it.</p>'
 
 
 def inline(text: Any) -> Markup:
@@ -116,20 +116,20 @@ def patch(patch: str, raw: str | None = None, is_open: bool = True) -> Markup:
     parts = _files(patch)
     rendered = [_file(part, is_open and len(parts) <= 6) for part in parts[:MOST_FILES]]
     html = "".join(markup for markup, _ in rendered)
-    if len(parts) > MOST_FILES or any(cut for _, cut in rendered):
+    if len(parts) > MOST_FILES or any(is_cut for _, is_cut in rendered):
         html += left_out(raw)
     return Markup(html)
 
 
 def hunk(text: str) -> Markup:
     """Return lines of a diff as a coloured block."""
-    body, cut = _body(text)
-    note = left_out(None) if cut else ""
+    body, is_cut = _body(text)
+    note = left_out(None) if is_cut else ""
     return Markup(f'<pre class="block diff" tabindex="0">{body}</pre>{note}')
 
 
 def _files(patch: str) -> list[str]:
-    starts = [found.start() for found in _FILE.finditer(patch)]
+    starts = [match.start() for match in _FILE.finditer(patch)]
     if not starts or starts[0] > 0:
         starts = [0, *starts]
     return [patch[a:b] for a, b in zip(starts, [*starts[1:], len(patch)], strict=True) if b > a]
@@ -140,21 +140,21 @@ def _file(part: str, is_open: bool) -> tuple[str, bool]:
     lines = part.split("\n")
     added = sum(line.startswith("+") and not line.startswith("+++ ") for line in lines)
     removed = sum(line.startswith("-") and not line.startswith("--- ") for line in lines)
-    body, cut = _body(part)
+    body, is_cut = _body(part)
     state = " open" if is_open else ""
     return (
         f'<details class="file"{state}><summary><span class="path">{inline(_name(lines))}'
         f'</span> <span class="added">+{added}</span> <span class="removed">−{removed}</span>'
         f'</summary><pre class="block diff" tabindex="0">{body}</pre></details>',
-        cut,
+        is_cut,
     )
 
 
 @lru_cache(maxsize=256)
 def _body(part: str) -> tuple[str, bool]:
     """Return the coloured lines. Cached: a run's page and its pair's page show the same patch."""
-    short, cut = shorten(plain(part))
-    return visible(highlight(short, _LEXER, _FORMATTER)), cut
+    short, is_cut = shorten(plain(part))
+    return visible(highlight(short, _LEXER, _FORMATTER)), is_cut
 
 
 def _name(lines: list[str]) -> str:

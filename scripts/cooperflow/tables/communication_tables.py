@@ -135,8 +135,8 @@ def by_path(tables: Tables, results: Results) -> dict[Path, pd.DataFrame]:
 
 def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the tables of experiments by name, from the table of runs."""
-    made = (by_setting(runs), and_conflicts(runs))
-    return dict(zip(layout.COMMUNICATION, made, strict=True))
+    tables = (by_setting(runs), and_conflicts(runs))
+    return dict(zip(layout.COMMUNICATION, tables, strict=True))
 
 
 def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
@@ -149,7 +149,7 @@ def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
     messages: list[dict[str, Any]] = []
     tasks: list[dict[str, Any]] = []
     for row, source in _sources(plan, runs):
-        found = source.communication
+        communication = source.communication
         key = {name: row[name] for name in PAIR}
         rows.append(
             {
@@ -158,10 +158,10 @@ def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
                 "messaging": source.run.experiment.setting.messaging,
                 "conflict": _conflict(row),
                 "adopted": row["adopted"],
-                **found.measures,
+                **communication.measures,
             }
         )
-        messages += [{**key, **m.row(), "replay": row["replay"]} for m in found.messages]
+        messages += [{**key, **m.row(), "replay": row["replay"]} for m in communication.messages]
         if row["mode"] == TEAM:
             for number, change in enumerate(source.task_changes, start=1):
                 values = (
@@ -183,12 +183,12 @@ def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
 
 
 def _sources(plan: Plan, runs: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any], Source]]:
-    known = {
+    runs_by_key = {
         (run.experiment.run_name, run.pair.repo, run.pair.task_id, _features(run)): run
         for run in plan.runs
     }
     for row in runs[runs["mode"] != paper_tables.SOLO].to_dict("records"):
-        run = known[row["run_name"], row["repo"], int(row["task_id"]), str(row["features"])]
+        run = runs_by_key[row["run_name"], row["repo"], int(row["task_id"]), str(row["features"])]
         yield row, Source(run, run.folder(plan.results))
 
 
@@ -235,33 +235,37 @@ def _experiments(runs: pd.DataFrame) -> Iterator[tuple[object, pd.DataFrame]]:
 
 
 def _measures(part: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    made: dict[str, dict[str, Any]] = {}
+    measures: dict[str, dict[str, Any]] = {}
     talking = part[part["messaging"].astype(bool)]
-    for name, (above, below) in RATIOS.items():
-        made[name] = _ratio(part if name in _ALWAYS else talking, above, below or "_runs")
+    for name, (numerator, denominator) in RATIOS.items():
+        measures[name] = _ratio(
+            part if name in _ALWAYS else talking, numerator, denominator or "_runs"
+        )
     for name, column in SHARES.items():
         values = talking[column].dropna().astype(bool)
         low, high = stats.wilson(int(values.sum()), len(values))
-        made[name] = {
+        measures[name] = {
             "runs": len(values),
             "tasks": _tasks(talking.loc[values.index]),
             "value": stats.rate(int(values.sum()), len(values)),
             "ci_low": low,
             "ci_high": high,
         }
-    return made
+    return measures
 
 
-def _ratio(part: pd.DataFrame, above: str, below: str) -> dict[str, Any]:
+def _ratio(part: pd.DataFrame, numerator: str, denominator: str) -> dict[str, Any]:
     """Return the ratio of two sums, with an interval that draws tasks."""
-    sums = part.groupby(["repo", "task_id"], sort=True)[[above, below]].sum()
-    sums = sums[sums[below] > 0]
-    total = float(sums[below].sum())
-    low, high = stats.cluster_interval(sums[above].to_numpy(float), sums[below].to_numpy(float))
+    sums = part.groupby(["repo", "task_id"], sort=True)[[numerator, denominator]].sum()
+    sums = sums[sums[denominator] > 0]
+    total = float(sums[denominator].sum())
+    low, high = stats.cluster_interval(
+        sums[numerator].to_numpy(float), sums[denominator].to_numpy(float)
+    )
     return {
-        "runs": int((part[below] > 0).sum()),
+        "runs": int((part[denominator] > 0).sum()),
         "tasks": len(sums),
-        "value": round(float(sums[above].sum()) / total, 6) if total else np.nan,
+        "value": round(float(sums[numerator].sum()) / total, 6) if total else np.nan,
         "ci_low": low,
         "ci_high": high,
     }

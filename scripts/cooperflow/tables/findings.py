@@ -206,22 +206,22 @@ def report(models: Sequence[Figures]) -> list[str]:
     return lines
 
 
-def sentences(found: Figures) -> list[str]:
+def sentences(model: Figures) -> list[str]:
     """Return the sentences about one model; those without figures are left out."""
     return [
-        *_solo(found.solo),
-        *_together("With messages two agents", found.messages, found.messages_gap, found.solo),
+        *_solo(model.solo),
+        *_together("With messages two agents", model.messages, model.messages_gap, model.solo),
         *_together(
-            "Without messages they" if found.messages else "Without messages two agents",
-            found.silent,
-            found.silent_gap,
-            found.solo,
+            "Without messages they" if model.messages else "Without messages two agents",
+            model.silent,
+            model.silent_gap,
+            model.solo,
         ),
-        *_effect("pass rate", found.messages_effect),
-        *_lost(found.losses, "with messages"),
-        *_lost(found.silent_losses, "without messages"),
-        *_effect("conflict rate", found.conflict_effect),
-        *_missing(found),
+        *_effect("pass rate", model.messages_effect),
+        *_lost(model.losses, "with messages"),
+        *_lost(model.silent_losses, "without messages"),
+        *_effect("conflict rate", model.conflict_effect),
+        *_missing(model),
     ]
 
 
@@ -289,9 +289,9 @@ def _lost(lost: Losses | None, where: str) -> list[str]:
     return [f"Of {total} {where}, {'; '.join([text, *filter(None, rest)])}."]
 
 
-def _missing(found: Figures) -> list[str]:
+def _missing(model: Figures) -> list[str]:
     """Return the runs that the figures leave out, and how far they could move the difference."""
-    counts = [count for count in (found.solo, found.messages, found.silent) if count]
+    counts = [count for count in (model.solo, model.messages, model.silent) if count]
     infra, unfinished = sum(c.infra for c in counts), sum(c.unfinished for c in counts)
     parts = [
         f"{infra} infrastructure error{'' if infra == 1 else 's'}" if infra else "",
@@ -302,15 +302,15 @@ def _missing(found: Figures) -> list[str]:
     lines = []
     if any(parts):
         lines.append(f"Left out: {' and '.join(filter(None, parts))}.")
-    gap = found.messages_gap or found.silent_gap
+    gap = model.messages_gap or model.silent_gap
     if gap is not None and gap.excluded and gap.pairs and not math.isnan(gap.bound_low):
         lines.append(
             f"Whatever the outcomes of the {_pairs(gap.excluded)} with infrastructure errors, the "
             f"difference from one agent would be between {_points(gap.bound_low)} and "
             f"{_points(gap.bound_high)} points."
         )
-    if found.repeats > 1:
-        lines.append(f"All sentences are about the first of {found.repeats} repeats.")
+    if model.repeats > 1:
+        lines.append(f"All sentences are about the first of {model.repeats} repeats.")
     return lines
 
 
@@ -376,16 +376,16 @@ def choose_notable(runs: pd.DataFrame, messaging: frozenset[str]) -> list[Notabl
     Args:
         messaging: settings in which agents can write to each other.
     """
-    found: list[Notable] = []
-    taken: set[Any] = set()
+    notable: list[Notable] = []
+    chosen: set[Any] = set()
     for rule in (_costly_fail, _lost_in_merge, _talked_and_conflicts, _silent_run, _doubtful_pass):
-        table, line = rule(runs[~runs.index.isin(taken)], messaging)
+        table, line = rule(runs[~runs.index.isin(chosen)], messaging)
         if table.empty:
             continue
-        taken.add(table.index[0])
+        chosen.add(table.index[0])
         row = table.iloc[0].to_dict()
-        found.append(Notable(row, line(row, len(table))))
-    return found
+        notable.append(Notable(row, line(row, len(table))))
+    return notable
 
 
 Choice = tuple[pd.DataFrame, Callable[[dict[Any, Any], int], str]]
@@ -456,8 +456,8 @@ def _sorted(table: pd.DataFrame, **columns: bool) -> pd.DataFrame:
     return table.sort_values(list(columns), ascending=list(columns.values()), kind="stable")
 
 
-def _one_of(count: int, what: str) -> str:
-    return f" (1 of {count} {what})" if count > 1 else ""
+def _one_of(count: int, noun: str) -> str:
+    return f" (1 of {count} {noun})" if count > 1 else ""
 
 
 def _messages(count: int) -> str:

@@ -26,7 +26,7 @@ from cooperflow.tables.findings import Difference
 FOLDERS = "folders"
 KEY = ("setting", "repeat")
 # Keys of experiment.json that may differ between two folders, in the words of a mark.
-ASKED = {
+REQUESTED = {
     "model": "model",
     "api_base": "provider",
     "flags": "flags",
@@ -55,10 +55,10 @@ class Folder:
     @property
     def tasks(self) -> dict[str, str]:
         """The hash of each task's contents in the data set."""
-        found: dict[str, str] = {}
+        tasks: dict[str, str] = {}
         for document in self.experiments.values():
-            found |= (document.get("resolved") or {}).get("tasks") or {}
-        return found
+            tasks |= (document.get("resolved") or {}).get("tasks") or {}
+        return tasks
 
 
 @dataclass(frozen=True)
@@ -206,8 +206,8 @@ def _counterparts(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[str, str]]:
         for row in b[columns].drop_duplicates().to_dict("records")
     }
     rows = a[columns].drop_duplicates().to_dict("records")
-    keyed = [(str(row["run_name"]), tuple(row[key] for key in KEY)) for row in rows]
-    return [(name, by_setting[key]) for name, key in keyed if key in by_setting]
+    keys_of_a = [(str(row["run_name"]), tuple(row[key] for key in KEY)) for row in rows]
+    return [(name, by_setting[key]) for name, key in keys_of_a if key in by_setting]
 
 
 def _labelled(runs: pd.DataFrame, label: str) -> pd.DataFrame:
@@ -269,7 +269,7 @@ def _config_marks(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) 
     """Return the differing keys of the experiments' documents, with short values."""
     marks: dict[str, None] = {}
     for a, b in pairs:
-        for part, words in (("asked", ASKED), ("resolved", RESOLVED)):
+        for part, words in (("asked", REQUESTED), ("resolved", RESOLVED)):
             for key, word in words.items():
                 left, right = (_mapping(side.get(part)).get(key) for side in (a, b))
                 if left != right:

@@ -89,8 +89,8 @@ def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
         graded = group[group["outcome"].isin(judgement.GRADED)]
         has_failed = graded["outcome"] == judgement.FAIL
         failed = int(has_failed.sum())
-        known = graded["loss"].where(graded["loss"].isin(losses.LOSSES), losses.UNKNOWN)
-        kinds = known.where(has_failed, PASSED)
+        losses_of_runs = graded["loss"].where(graded["loss"].isin(losses.LOSSES), losses.UNKNOWN)
+        kinds = losses_of_runs.where(has_failed, PASSED)
         for kind in (PASSED, *losses.LOSSES):
             marks = kinds == kind
             count = int(marks.sum())
@@ -120,25 +120,25 @@ def own_table(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for identity, group in _experiments(runs):
         graded = group[group["outcome"].isin(judgement.GRADED)]
-        known = graded[graded["own1_passed"].notna() & graded["own2_passed"].notna()]
-        first, second = known["own1_passed"].astype(bool), known["own2_passed"].astype(bool)
+        tested = graded[graded["own1_passed"].notna() & graded["own2_passed"].notna()]
+        first, second = tested["own1_passed"].astype(bool), tested["own2_passed"].astype(bool)
         both = first & second
         passed = int(first.sum()) + int(second.sum())
-        low, high = stats.wilson(passed, 2 * len(known))
+        low, high = stats.wilson(passed, 2 * len(tested))
         rows.append(
             {
                 **identity,
                 "graded": len(graded),
-                "known": len(known),
+                "known": len(tested),
                 "both_passed": int(both.sum()),
-                "both_rate": stats.rate(int(both.sum()), len(known)),
-                **_intervals(known, both),
-                "agents": 2 * len(known),
+                "both_rate": stats.rate(int(both.sum()), len(tested)),
+                **_intervals(tested, both),
+                "agents": 2 * len(tested),
                 "agents_passed": passed,
-                "agent_rate": stats.rate(passed, 2 * len(known)),
+                "agent_rate": stats.rate(passed, 2 * len(tested)),
                 "agent_low": low,
                 "agent_high": high,
-                "passes_needing_both": int((~both & (known["outcome"] == judgement.PASS)).sum()),
+                "passes_needing_both": int((~both & (tested["outcome"] == judgement.PASS)).sum()),
                 "replay": bool(group["replay"].iloc[0]),
             }
         )
@@ -151,10 +151,10 @@ def conflict_table(runs: pd.DataFrame) -> pd.DataFrame:
     for identity, group in _experiments(runs):
         merged = group[group["merge_status"].isin(MERGED)]
         conflict = merged["merge_status"] == CONFLICTS
-        known = merged["hunks_overlapping"].notna()
-        overlapping = known & (merged["hunks_overlapping"].fillna(0) > 0)
-        near = known & (merged["hunks_near"].fillna(0) > 0)
-        lines = merged.loc[known, ["changed1_lines", "changed2_lines"]].astype(float)
+        is_known = merged["hunks_overlapping"].notna()
+        overlapping = is_known & (merged["hunks_overlapping"].fillna(0) > 0)
+        near = is_known & (merged["hunks_near"].fillna(0) > 0)
+        lines = merged.loc[is_known, ["changed1_lines", "changed2_lines"]].astype(float)
         rows.append(
             {
                 **identity,
@@ -162,12 +162,12 @@ def conflict_table(runs: pd.DataFrame) -> pd.DataFrame:
                 "conflicts": int(conflict.sum()),
                 "conflict_rate": stats.rate(int(conflict.sum()), len(merged)),
                 **_intervals(merged, conflict),
-                "overlap_known": int(known.sum()),
+                "overlap_known": int(is_known.sum()),
                 "overlapping": int(overlapping.sum()),
                 "near": int(near.sum()),
                 "conflicts_overlapping": int((conflict & overlapping).sum()),
-                "conflicts_apart": int((conflict & known & ~overlapping).sum()),
-                "files_both_mean": _mean(merged.loc[known, "files_both"]),
+                "conflicts_apart": int((conflict & is_known & ~overlapping).sum()),
+                "files_both_mean": _mean(merged.loc[is_known, "files_both"]),
                 "changed_lines_mean": _mean(lines.sum(axis=1)),
                 "replay": bool(group["replay"].iloc[0]),
             }

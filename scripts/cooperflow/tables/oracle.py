@@ -110,25 +110,25 @@ class Probe:
         return asdict(self)
 
     @classmethod
-    def without_verdict(cls, why: str, seconds: float = 0.0) -> Probe:
-        return cls((False, False), (0, 0), "", "", False, round(seconds, 3), why)
+    def without_verdict(cls, reason: str, seconds: float = 0.0) -> Probe:
+        return cls((False, False), (0, 0), "", "", False, round(seconds, 3), reason)
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Probe:
-        known = {field.name for field in fields(cls)}
-        kept = {name: value for name, value in document.items() if name in known}
+        names = {field.name for field in fields(cls)}
+        values = {name: value for name, value in document.items() if name in names}
         for name in ("passed", "tests_passed", "tests_run", "built"):
-            if isinstance(kept.get(name), list):
-                kept[name] = tuple(kept[name])
-        return cls(**kept)
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        return cls(**values)
 
 
 def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
     """Return the probe of upstream's eval.json; None: the evaluation broke."""
     verdict = judgement.judge_eval(document, [])
     if document is None or verdict.outcome == judgement.INFRA_ERROR:
-        why = str((document or {}).get("error") or "the evaluation broke")
-        return Probe.without_verdict(why, seconds)
+        reason = str((document or {}).get("error") or "the evaluation broke")
+        return Probe.without_verdict(reason, seconds)
     facts = Evaluation.read(document)
     first, second = (runner_output.count(output) for output in facts.outputs)
     return Probe(
@@ -185,10 +185,10 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _own_passed(repeats: Sequence[Mapping[str, Any]], name: str) -> bool | None:
     """Return whether a gold patch alone passes its own feature's tests; None: unknown."""
-    found = [Probe.parse(r["probes"][name]) for r in repeats if name in r["probes"]]
-    if len(found) < len(repeats) or any(probe.broke for probe in found):
+    probes = [Probe.parse(r["probes"][name]) for r in repeats if name in r["probes"]]
+    if len(probes) < len(repeats) or any(probe.broke for probe in probes):
         return None
-    return all(probe.passed[OWN.index(name)] for probe in found)
+    return all(probe.passed[OWN.index(name)] for probe in probes)
 
 
 def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:
@@ -261,11 +261,11 @@ def _chosen(chosen: Sequence[bool], features: Sequence[int]) -> str:
 
 
 def _flaky(probes: Mapping[str, Sequence[Probe]]) -> bool:
-    return any(_differ(several) for several in probes.values())
+    return any(_differ(group) for group in probes.values())
 
 
-def _differ(several: Sequence[Probe]) -> bool:
-    return len({p.verdict for p in several}) > 1
+def _differ(probes: Sequence[Probe]) -> bool:
+    return len({p.verdict for p in probes}) > 1
 
 
 def repeat_documents(plan: Plan, pair: Pair) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ def gaps(curves: pd.DataFrame) -> pd.DataFrame:
         solo = solo[solo["setting"] == name]
         for setting, curve in group[group["mode"] != SOLO].groupby("setting", sort=False):
             shared = sorted(set(solo["bucket"]) & set(curve["bucket"]))
-            above, below = (area(side, shared, str(scale)) for side in (solo, curve))
+            area_solo, area_setting = (area(side, shared, str(scale)) for side in (solo, curve))
             rows.append(
                 {
                     "scale": scale,
@@ -164,10 +164,10 @@ def gaps(curves: pd.DataFrame) -> pd.DataFrame:
                     "setting": setting,
                     "buckets": len(shared),
                     "graded": int(curve.loc[curve["bucket"].isin(shared), "graded"].sum()),
-                    "auc_solo": _rounded(above),
-                    "auc": _rounded(below),
-                    "gap": _rounded(above - below),
-                    "retention": _rounded(below / above) if above else math.nan,
+                    "auc_solo": _rounded(area_solo),
+                    "auc": _rounded(area_setting),
+                    "gap": _rounded(area_solo - area_setting),
+                    "retention": _rounded(area_setting / area_solo) if area_solo else math.nan,
                     "replay": bool(curve["replay"].iloc[0]),
                 }
             )

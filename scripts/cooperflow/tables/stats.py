@@ -126,13 +126,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
     Journal of Statistics 6 (1979) 65-70. Computed by statsmodels' multipletests.
     """
-    given = np.asarray(p_values, dtype=float)
-    adjusted = np.full(len(given), np.nan)
-    present = ~np.isnan(given)
+    values = np.asarray(p_values, dtype=float)
+    adjusted = np.full(len(values), np.nan)
+    present = ~np.isnan(values)
     if present.any():
         from statsmodels.stats.multitest import multipletests
 
-        adjusted[present] = multipletests(given[present], method="holm")[1]
+        adjusted[present] = multipletests(values[present], method="holm")[1]
     return adjusted.tolist()
 
 
@@ -151,8 +151,8 @@ def cluster_interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
     """
     if len(sums) < 2:
         return math.nan, math.nan
-    drawn = _draws(len(sums))
-    means = (drawn @ sums) / (drawn @ sizes)
+    draws = _draws(len(sums))
+    means = (draws @ sums) / (draws @ sizes)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return round(float(low), 6), round(float(high), 6)

@@ -46,7 +46,7 @@ _LONGEST_OUTPUT = 1_500
 _LONGEST_PATCH = 20_000
 SHORTEST_QUOTE = 10
 MARK = "# Judge of a CooperBench run"
-_CUT = "\n[... left out by the workflow ...]\n"
+_OMISSION = "\n[... left out by the workflow ...]\n"
 
 # Why a label is rejected.
 UNKNOWN_SYMPTOM = "unknown_symptom"
@@ -123,9 +123,9 @@ def transcript(
         facts: the evaluation in words, by name.
     """
     parts = [text for event in story.events if (text := _of_event(event))]
-    parts += [f"## Patch {name}\n{_cut(text, _LONGEST_PATCH)}" for name, text in patches]
+    parts += [f"## Patch {name}\n{_shorten(text, _LONGEST_PATCH)}" for name, text in patches]
     parts.append("## Result\n" + "\n".join(f"{name}: {value}" for name, value in facts.items()))
-    return _cut("\n\n".join(parts), LONGEST)
+    return _shorten("\n\n".join(parts), LONGEST)
 
 
 def _of_event(event: Event) -> str:
@@ -138,13 +138,13 @@ def _of_event(event: Event) -> str:
     for command in event.commands:
         lines.append(f"$ {command.text}")
         if command.output:
-            lines.append(_cut(command.output, _LONGEST_OUTPUT))
+            lines.append(_shorten(command.output, _LONGEST_OUTPUT))
     return "\n".join(lines)
 
 
-def _cut(text: str, longest: int) -> str:
+def _shorten(text: str, longest: int) -> str:
     half = longest // 2
-    return text if len(text) <= longest else text[:half] + _CUT + text[-half:]
+    return text if len(text) <= longest else text[:half] + _OMISSION + text[-half:]
 
 
 def read_answer(answer: str, transcript_text: str) -> Reading:
@@ -155,9 +155,9 @@ def read_answer(answer: str, transcript_text: str) -> Reading:
         return Reading((), readable=False)
     labels: list[Label] = []
     for entry in entries:
-        given = entry if isinstance(entry, Mapping) else {}
-        symptom = str(given.get("symptom") or "")
-        quotes = given.get("quotes")
+        fields = entry if isinstance(entry, Mapping) else {}
+        symptom = str(fields.get("symptom") or "")
+        quotes = fields.get("quotes")
         texts = tuple(str(q) for q in quotes) if isinstance(quotes, list) else ()
         seen = {label.symptom for label in labels if not label.rejected}
         labels.append(Label(symptom, texts, _rejection(symptom, texts, transcript_text, seen)))

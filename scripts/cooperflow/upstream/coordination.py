@@ -76,23 +76,23 @@ def sent(conversation: Any, documents: Mapping[str, Any], framework: str = "") -
             continue
         agent = trajectory.agent_of(name, document)
         quoted.update((agent, to, text) for to, text in _quotations(document, framework))
-    kept: list[Message] = []
+    messages: list[Message] = []
     for entry in reversed(listed):  # quotations follow what the same agent sent
         message = _message(entry)
         key = (message.sender, message.to, message.text)
         if quoted[key]:
             quoted[key] -= 1
         else:
-            kept.append(message)
-    return kept[::-1]
+            messages.append(message)
+    return messages[::-1]
 
 
 def requested(command: str) -> list[tuple[str, str]]:
     """Return the messages (recipient, text) that mini_swe_agent_v2 takes out of a command."""
-    heredocs = [(found[1], found[3]) for found in _HEREDOC.finditer(command)]
+    heredocs = [(match[1], match[3]) for match in _HEREDOC.finditer(command)]
     if heredocs:
         return heredocs
-    return [(found[1], found[2]) for rule in _IN_QUOTES for found in rule.finditer(command)]
+    return [(match[1], match[2]) for rule in _IN_QUOTES for match in rule.finditer(command)]
 
 
 def of_calls(answers: Iterable[tuple[str, float | None, Mapping[str, Any]]]) -> list[Message]:
@@ -110,7 +110,7 @@ def of_calls(answers: Iterable[tuple[str, float | None, Mapping[str, Any]]]) -> 
 
 
 def _quotations(document: Mapping[str, Any], framework: str) -> list[tuple[str, str]]:
-    found = []
+    quotations = []
     messages = document.get("messages")
     for message in messages if isinstance(messages, list) else []:
         if not isinstance(message, Mapping) or message.get("role") != "assistant":
@@ -122,8 +122,8 @@ def _quotations(document: Mapping[str, Any], framework: str) -> list[tuple[str, 
         reports = framework in REPORTING_AGENTS or is_summary or bool(message.get("tool_calls"))
         match = _QUOTED.search(content) if reports and isinstance(content, str) else None
         if match:
-            found.append((match[1], match[2]))
-    return found
+            quotations.append((match[1], match[2]))
+    return quotations
 
 
 def _message(entry: Mapping[str, Any]) -> Message:
@@ -166,12 +166,12 @@ def task_changes(log: Any, tasks: Any) -> list[TaskChange]:
     events = [event for event in log if isinstance(event, Mapping)] if isinstance(log, list) else []
     times = [float(event["ts"]) for event in events if _is_number(event.get("ts"))]
     begin = min(times, default=0.0)
-    found = []
+    changes = []
     for event in sorted(events, key=lambda e: float(e["ts"]) if _is_number(e.get("ts")) else begin):
         task = str(event.get("task_id") or event.get("id") or "")
         detail = event.get("status") or event.get("note") or event.get("title") or ""
         seconds = float(event["ts"]) - begin if _is_number(event.get("ts")) else None
-        found.append(
+        changes.append(
             TaskChange(
                 seconds,
                 str(event.get("by") or event.get("agent") or ""),
@@ -180,7 +180,7 @@ def task_changes(log: Any, tasks: Any) -> list[TaskChange]:
                 str(detail),
             )
         )
-    return found
+    return changes
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -231,11 +231,11 @@ class Span:
         return self.before is not None and number(self.before) <= number(version)
 
     def __str__(self) -> str:
-        known = [release.version for release in RELEASES if self._holds(release.version)]
-        if self.since is not None and len(known) == 1:
-            return known[0]
+        versions = [release.version for release in RELEASES if self._holds(release.version)]
+        if self.since is not None and len(versions) == 1:
+            return versions[0]
         if self.since is not None and self.before is not None:
-            return f"{known[0]} to {known[-1]}" if known else UNKNOWN
+            return f"{versions[0]} to {versions[-1]}" if versions else UNKNOWN
         if self.before is not None:
             return f"before {self.before}"
         return UNKNOWN if self.since is None else f"{self.since} or newer"
@@ -270,10 +270,10 @@ def detect(started: float | None, prompts: Iterable[str]) -> Span:
 
 def caveats(span: Span, repo: str, task_id: int, features: Iterable[int]) -> list[str]:
     """Return the caveats of a run that such a release made: only what is certain."""
-    found = [HISTORY_LEAKED] if span.is_before("0.0.23") else []
+    words = [HISTORY_LEAKED] if span.is_before("0.0.23") else []
     if not_evaluable(span, repo, task_id, features):
-        found.append(NOT_EVALUABLE)
-    return found
+        words.append(NOT_EVALUABLE)
+    return words
 
 
 def not_evaluable(span: Span, repo: str, task_id: int, features: Iterable[int]) -> list[int]:
@@ -312,8 +312,8 @@ def page() -> str:
         for r in RELEASES
     ]
     features = [
-        f"| `{repo}/{task}` | {', '.join(map(str, sorted(ids)))} | {why} |"
-        for (repo, task), (ids, why) in NOT_EVALUABLE_FEATURES.items()
+        f"| `{repo}/{task}` | {', '.join(map(str, sorted(ids)))} | {reason} |"
+        for (repo, task), (ids, reason) in NOT_EVALUABLE_FEATURES.items()
     ]
     return "\n".join(
         [

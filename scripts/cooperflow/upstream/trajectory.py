@@ -211,11 +211,11 @@ def _tokens(usage: Any) -> Tokens | None:
 
 
 def _command(call: Mapping[str, Any]) -> Command:
-    asked = (call.get("function") or {}).get("arguments")
+    raw = (call.get("function") or {}).get("arguments")
     try:
-        arguments = json.loads(asked) if isinstance(asked, str) else asked
+        arguments = json.loads(raw) if isinstance(raw, str) else raw
     except ValueError:
-        arguments = asked
+        arguments = raw
     if isinstance(arguments, dict) and isinstance(arguments.get("command"), str):
         return Command(arguments["command"])
     return Command(text_of(arguments), is_shell=False)
@@ -238,29 +238,29 @@ def _joined(
     """
     if not merged:
         return list(segment)
-    known = {_identity(message): n for n, message in enumerate(merged) if _is_answer(message)}
+    positions = {_identity(message): n for n, message in enumerate(merged) if _is_answer(message)}
     summary = next((n for n, m in enumerate(segment) if _extra(m).get("summary")), None)
     if summary is None:
-        start = next((n for n, m in enumerate(segment) if _identity(m) in known), 0)
-        kept = known.get(_identity(segment[start])) if segment else None
-        return [*merged[:kept], *segment[start:]]
+        start = next((n for n, m in enumerate(segment) if _identity(m) in positions), 0)
+        start_of_recent = positions.get(_identity(segment[start])) if segment else None
+        return [*merged[:start_of_recent], *segment[start:]]
     rest = list(segment[summary + 1 :])
     # Position of a summary that is already present: the segment repeats it at a later time.
-    place = known.get(_identity(segment[summary]), len(merged))
+    position = positions.get(_identity(segment[summary]), len(merged))
     first = next(
         (
             n
             for n, message in enumerate(rest)
-            if _is_answer(message) and known.get(_identity(message), len(merged)) >= place
+            if _is_answer(message) and positions.get(_identity(message), len(merged)) >= position
         ),
         len(rest),
     )
     recent, fresh = rest[:first], rest[first:]
-    kept = known.get(_identity(recent[0])) if recent else None
-    if kept is None:
-        return [*merged[:place], *trailing, *recent, segment[summary], *fresh]
-    again = _with_summaries(recent, merged[kept:place])
-    return [*merged[:kept], *again, segment[summary], *fresh]
+    start_of_recent = positions.get(_identity(recent[0])) if recent else None
+    if start_of_recent is None:
+        return [*merged[:position], *trailing, *recent, segment[summary], *fresh]
+    repeated = _with_summaries(recent, merged[start_of_recent:position])
+    return [*merged[:start_of_recent], *repeated, segment[summary], *fresh]
 
 
 def _with_summaries(
@@ -314,5 +314,5 @@ def _segments(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _messages(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     messages = document.get("messages")
-    found: Iterable[Any] = messages if isinstance(messages, list) else ()
-    return [message for message in found if isinstance(message, Mapping)]
+    entries: Iterable[Any] = messages if isinstance(messages, list) else ()
+    return [message for message in entries if isinstance(message, Mapping)]
