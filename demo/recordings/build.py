@@ -34,7 +34,7 @@ def title(repo: str, task_id: int, feature: int) -> str:
 def recordings(source: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
     """The recordings of a part of one source by their path below the recordings' directory."""
     repo, task_id, pair = source["repo"], source["task_id"], source["features"]
-    made = {}
+    recordings = {}
     for run in source.get(part, []):
         kind, agent = run["kind"], run["agent"]
         asked = pair if agent == "solo" else [pair[int(agent.removeprefix("agent")) - 1]]
@@ -45,7 +45,7 @@ def recordings(source: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
             made_turn = {"text": turn["text"], "commands": [c.rstrip("\n") for c in commands]}
             turns.append(made_turn | ({"tools": turn["tools"]} if "tools" in turn else {}))
         name = f"{repo}/task{task_id}/f{pair[0]}_f{pair[1]}/{kind}.{agent}.json"
-        made[name.replace("solo.solo", "solo")] = {
+        recordings[name.replace("solo.solo", "solo")] = {
             "schema": SCHEMA,
             "repo": repo,
             "task_id": task_id,
@@ -58,7 +58,7 @@ def recordings(source: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
             "titles": [title(repo, task_id, feature) for feature in asked],
             "turns": turns,
         }
-    return made
+    return recordings
 
 
 def main(argv: list[str]) -> int:

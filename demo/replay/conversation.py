@@ -65,18 +65,18 @@ def understand(messages: list[Message]) -> Conversation:
     agents = list(_AGENT.finditer(task_text))
     if not agents:
         return Conversation(task_text, "solo", "solo", step, bool(transcript))
-    told = agents[0] if transcript else agents[-1]
-    messaging = re.search(r"^## Messaging\s*$", task_text[told.start() :], re.MULTILINE)
+    match = agents[0] if transcript else agents[-1]
+    messaging = re.search(r"^## Messaging\s*$", task_text[match.start() :], re.MULTILINE)
     kind = "coop-comm" if messaging else "coop-nocomm"
-    return Conversation(task_text, kind, told.group(1), step, bool(transcript))
+    return Conversation(task_text, kind, match.group(1), step, bool(transcript))
 
 
 def _openhands(system: str, task_text: str, messages: list[Message]) -> Conversation:
     """Read OpenHands' system prompt, which names other agents only in settings with messages."""
     step = sum(message.role == "assistant" for message in messages)
-    told = _OPENHANDS_TEAM.search(system)
-    if told:
-        return Conversation(task_text, "coop-comm", told.group(1), step, False)
+    match = _OPENHANDS_TEAM.search(system)
+    if match:
+        return Conversation(task_text, "coop-comm", match.group(1), step, False)
     if task_text.startswith("## Feature "):
         return Conversation(task_text, "solo", "solo", step, False)
     return Conversation(task_text, "coop-nocomm", "", step, False)

@@ -139,15 +139,15 @@ class Rule:
             return False
         if self.action == "override" and step - first >= len(self.turns):
             return False
-        wanted = self.match
+        conditions = self.match
         name = f"{conversation} {role}"
         return (
-            wanted.get("repo", role.repo) == role.repo
-            and wanted.get("task", role.task) == role.task
-            and tuple(sorted(wanted.get("features", role.features))) == role.features
-            and wanted.get("agent", role.agent) == role.agent
-            and wanted.get("kind", role.kind) == role.kind
-            and re.search(str(wanted.get("conversation", "")), name) is not None
+            conditions.get("repo", role.repo) == role.repo
+            and conditions.get("task", role.task) == role.task
+            and tuple(sorted(conditions.get("features", role.features))) == role.features
+            and conditions.get("agent", role.agent) == role.agent
+            and conditions.get("kind", role.kind) == role.kind
+            and re.search(str(conditions.get("conversation", "")), name) is not None
         )
 
     def override(self, step: int) -> Turn:

@@ -31,26 +31,27 @@ class RecordingPlayer:
 
     def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
         text = conversation.task_text
-        titled = [one for one in self._recordings if all(title in text for title in one.titles)]
-        found = [
-            one
-            for one in titled
-            if one.role.kind == conversation.kind
-            and conversation.agent in (one.role.agent, "")  # its feature identifies it then
+        titled = [r for r in self._recordings if all(title in text for title in r.titles)]
+        fitting = [
+            r
+            for r in titled
+            if r.role.kind == conversation.kind
+            and conversation.agent in (r.role.agent, "")  # its feature identifies it then
         ]
         # A solo task holds both titles of a pair; nothing that holds fewer may stand for it.
-        found = [one for one in found if len(one.titles) == max(len(o.titles) for o in found)]
-        if len(found) == 1:
-            return found[0].role, found[0].turns
-        asked = "; ".join(titles_in(text)) or "no feature title ('**Title**: ...')"
-        who = f"{conversation.agent} in {conversation.kind}"
-        if found:
-            roles = ", ".join(str(one.role) for one in found)
-            raise Unknown(f"several recordings fit {who}, asked for: {asked}: {roles}")
+        most_titles = max((len(r.titles) for r in fitting), default=0)
+        fitting = [r for r in fitting if len(r.titles) == most_titles]
+        if len(fitting) == 1:
+            return fitting[0].role, fitting[0].turns
+        features = "; ".join(titles_in(text)) or "no feature title ('**Title**: ...')"
+        role = f"{conversation.agent} in {conversation.kind}"
+        if fitting:
+            roles = ", ".join(str(r.role) for r in fitting)
+            raise Unknown(f"several recordings fit {role}, asked for: {features}: {roles}")
         if titled:
-            roles = ", ".join(sorted({f"{one.role.agent} in {one.role.kind}" for one in titled}))
-            raise Unknown(f"no recording for {who}, asked for: {asked}; there are: {roles}")
-        raise Unknown(f"no recording for the features asked for: {asked}")
+            roles = ", ".join(sorted({f"{r.role.agent} in {r.role.kind}" for r in titled}))
+            raise Unknown(f"no recording for {role}, asked for: {features}; there are: {roles}")
+        raise Unknown(f"no recording for the features asked for: {features}")
 
 
 class ScriptPlayer:
@@ -72,31 +73,31 @@ class ScriptPlayer:
     def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
         text = conversation.task_text
         parts = _solo_parts(text) if conversation.kind == "solo" else [(None, text)]
-        found: list[tuple[Task, tuple[int, ...]]] = []
+        fitting: list[tuple[Task, tuple[int, ...]]] = []
         for task in self._tasks:
-            asked = [self._feature(task, number, part) for number, part in parts]
-            features = tuple(feature for feature in asked if feature is not None)
+            in_parts = [self._feature(task, number, part) for number, part in parts]
+            features = tuple(feature for feature in in_parts if feature is not None)
             if features and len(features) == len(parts):
-                found.append((task, features))
-        if len(found) == 1:
-            task, features = found[0]
+                fitting.append((task, features))
+        if len(fitting) == 1:
+            task, features = fitting[0]
             ordered = tuple(sorted(features))
-            who = conversation.kind, conversation.agent
-            return Role(task.repo, task.task_id, ordered, *who), self._script(task, features)
+            role = Role(task.repo, task.task_id, ordered, conversation.kind, conversation.agent)
+            return role, self._script(task, features)
         asked_for = "; ".join(titles_in(text)) or text[:120].replace("\n", " ")
-        if found:
-            names = ", ".join(f"{task.repo}/task{task.task_id}" for task, _ in found)
+        if fitting:
+            names = ", ".join(f"{task.repo}/task{task.task_id}" for task, _ in fitting)
             raise Unknown(f"several tasks have the features asked for: {asked_for}: {names}")
         raise Unknown(f"no task of the data set has the features asked for: {asked_for}")
 
     def _feature(self, task: Task, number: int | None, part: str) -> int | None:
         """The task's feature whose text is in the part (the longest, if several are)."""
-        known = [
+        fitting = [
             (len(text), feature)
             for (owner, feature), text in self._texts.items()
             if owner == task and text and text in part and number in (None, feature)
         ]
-        return max(known)[1] if known else None
+        return max(fitting)[1] if fitting else None
 
 
 def turn_at(turns: tuple[Turn, ...], step: int) -> Turn:

@@ -58,8 +58,8 @@ class Turn:
         tools = data.get("tools", {})
         if not isinstance(tools, dict) or not all(isinstance(v, dict) for v in tools.values()):
             raise ValueError("'tools' holds a tool's arguments by its name")
-        told = tuple((name, json.dumps(v, ensure_ascii=False)) for name, v in tools.items())
-        return cls(text, tuple(commands), tokens, known, data.get("full") is True, told)
+        tool_calls = tuple((name, json.dumps(v, ensure_ascii=False)) for name, v in tools.items())
+        return cls(text, tuple(commands), tokens, known, data.get("full") is True, tool_calls)
 
 
 @dataclass(frozen=True)

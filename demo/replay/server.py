@@ -46,7 +46,7 @@ class Call:
 
     def entry(self, status: int, usage: Usage, answered: bool) -> Entry:
         """The ledger line of this call."""
-        role, told = self.role, self.conversation
+        role, conversation = self.role, self.conversation
         return Entry(
             time=round(time.time(), 6),
             conversation=self.name,
@@ -55,8 +55,8 @@ class Call:
             features=role.features if role else (),
             kind=role.kind if role else None,
             agent=role.agent if role else None,
-            step=told.step if told else None,
-            purpose="summary" if told and told.summary else "turn",
+            step=conversation.step if conversation else None,
+            purpose="summary" if conversation and conversation.summary else "turn",
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
             billed_input_tokens=usage.billed_input_tokens,
@@ -124,32 +124,32 @@ class Replay:
                 return await self._probe(call, request)
             if verdict := self.judge.turn(request.messages):
                 return await self._judge(call, request, verdict)
-            call.conversation = told = understand(request.messages)
-            role, turns = self.player.find(told)
+            call.conversation = conversation = understand(request.messages)
+            role, turns = self.player.find(conversation)
         except (NotUnderstood, ValueError) as error:
             return await self._error(call, 400, f"replay: {error}")
         except Unknown as error:
             return await self._error(call, 404, f"replay: {error}")
         call.role, call.name = role, conversation_id(role)
 
-        rule = self.faults.strike(role, call.name, told.step)
+        rule = self.faults.strike(role, call.name, conversation.step)
         call.fault = rule.action if rule else None
         if rule and rule.action == "refuse":
             return self._cut(call)
         if rule and rule.action == "hang":
             return await self._hang(call)
-        await asyncio.sleep(self.delay.seconds(call.name, told.step))
+        await asyncio.sleep(self.delay.seconds(call.name, conversation.step))
         if rule and rule.action in STATUS_ACTIONS:
             return await self._status(call, rule)
-        if not told.summary:
-            self._note_asked(role, told.step)
-            await self._order(role, turn_at(turns, told.step))
-        if told.summary:
-            turn = summary_of(told, turns)
+        if not conversation.summary:
+            self._note_asked(role, conversation.step)
+            await self._order(role, turn_at(turns, conversation.step))
+        if conversation.summary:
+            turn = summary_of(conversation, turns)
         elif rule and rule.action == "override":
-            turn = rule.override(told.step)
+            turn = rule.override(conversation.step)
         else:
-            turn = turn_at(turns, told.step)
+            turn = turn_at(turns, conversation.step)
         if turn.full:
             return await self._error(call, *STATUS_ACTIONS["context_length"])
         return await self._turn(call, turn, rule)

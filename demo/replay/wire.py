@@ -174,12 +174,12 @@ class Anthropic:
         content: list[dict[str, Any]] = []
         if answer.turn.text:
             content.append({"type": "text", "text": answer.turn.text})
-        for made in answer.calls():
-            called = made["function"]
+        for call in answer.calls():
+            called = call["function"]
             content.append(
                 {
                     "type": "tool_use",
-                    "id": made["id"],
+                    "id": call["id"],
                     "name": called["name"],
                     "input": {} if answer.arguments else json.loads(called["arguments"]),
                 }
@@ -215,14 +215,14 @@ class Anthropic:
 
 def _openai_details(usage: Usage) -> dict[str, Any]:
     """The parts of OpenAI's usage that only some answers have."""
-    told: dict[str, Any] = {}
+    document: dict[str, Any] = {}
     if usage.cached_tokens:
-        told["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+        document["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
     if usage.reasoning_tokens:
-        told["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+        document["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     if usage.reported_cost is not None:
-        told["cost"] = usage.reported_cost
-    return told
+        document["cost"] = usage.reported_cost
+    return document
 
 
 def read_request(data: Any) -> Request:
@@ -244,8 +244,8 @@ def read_request(data: Any) -> Request:
     read = [Message(_role(message), _text(message.get("content"))) for message in messages]
     if data.get("system"):  # Anthropic's
         read.insert(0, Message("system", _text(data["system"])))
-    told = json.dumps([messages, data.get("tools")], ensure_ascii=False, sort_keys=True)
-    return Request(model, read, _tool(data.get("tools")), len(told))
+    document = json.dumps([messages, data.get("tools")], ensure_ascii=False, sort_keys=True)
+    return Request(model, read, _tool(data.get("tools")), len(document))
 
 
 def count(request: Request, turn: Turn) -> Usage:

@@ -14,7 +14,7 @@ import pytest
 import synthetic
 
 from cooperflow import compressed_files, layout
-from cooperflow.analysis.run_files import Source
+from cooperflow.analysis.run_files import RunFiles
 from cooperflow.archive import bundle, provenance, recording
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
@@ -66,7 +66,7 @@ def test_compressed_runs_give_the_same_bundle_story_and_recording(
 
     def read() -> tuple[object, ...]:
         folder = run.folder(made.results)
-        source = Source(run, folder)
+        source = RunFiles(run, folder)
         answers = recording.agent_answers(run, folder)
         return source.story, source.messages, source.communication, answers
 

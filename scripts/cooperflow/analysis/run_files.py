@@ -19,6 +19,7 @@ from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import patch_text, usage
 from cooperflow.outcomes.patch_text import HunkPair
+from cooperflow.outcomes.usage import Call, Usage
 from cooperflow.upstream import coordination, trajectory
 from cooperflow.upstream.coordination import Message
 
@@ -44,8 +45,8 @@ class Attempt:
 
     number: int
     record: Mapping[str, Any]
-    used: usage.Usage
-    calls: tuple[usage.Call, ...]
+    usage: Usage
+    calls: tuple[Call, ...]
 
     @property
     def errors(self) -> dict[str, int]:
@@ -58,7 +59,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Source:
+class RunFiles:
     """The folder of a run as the report reads it."""
 
     run: Run
@@ -96,11 +97,11 @@ class Source:
     def files(self) -> list[str]:
         """The run's raw files by their path below its folder, attempts included, in order."""
         root = str(self.folder.path)
-        found = []
+        names_below = []
         for here, _, names in os.walk(root):
-            below = here[len(root) + 1 :]
-            found += [os.path.join(below, n) for n in names if not n.startswith(".")]
-        return sorted(found, key=lambda name: (name.count("/"), name))
+            subfolder = here[len(root) + 1 :]
+            names_below += [os.path.join(subfolder, n) for n in names if not n.startswith(".")]
+        return sorted(names_below, key=lambda name: (name.count("/"), name))
 
     @cached_property
     def patches(self) -> list[Patch]:
@@ -131,12 +132,12 @@ class Source:
 
     @cached_property
     def attempts(self) -> list[Attempt]:
-        found = []
+        attempts = []
         for number, records in self._records.items():
             calls = usage.calls(records)
             record = _document(self.folder.attempt(number) / layout.ATTEMPT)
-            found.append(Attempt(number, record, usage.total(calls), tuple(calls)))
-        return found
+            attempts.append(Attempt(number, record, usage.total(calls), tuple(calls)))
+        return attempts
 
     @cached_property
     def _records(self) -> dict[int, list[dict[str, Any]]]:
@@ -180,13 +181,13 @@ class Source:
     @cached_property
     def story(self) -> Story:
         """The agents' events in the attempt that made the result."""
-        read = trajectory.parse(self._trajectories)
+        agents = trajectory.parse(self._trajectories)
         records = self._last_records
         # An attempt that was ended may hold the trajectory of one agent only.
-        some = any(one.has_turns for one in read.values())
-        if not some or (records and not all(name in read for name in self._names)):
+        has_turns = any(agent.has_turns for agent in agents.values())
+        if not has_turns or (records and not all(name in agents for name in self._names)):
             return story.of_calls(records, self._names, self.messages)
-        recorded_story = story.of_trajectories(read, self.messages)
+        recorded_story = story.of_trajectories(agents, self.messages)
         return story.with_failed_calls(story.with_raw_answers(recorded_story, records), records)
 
     @cached_property
@@ -223,7 +224,7 @@ def _in_order(agents: Mapping[str, Any]) -> dict[str, Any]:
     return {name: agents[name] for name in sorted(agents, key=trajectory.by_number)}
 
 
-def mark(folder: RunFolder) -> list[int] | None:
+def state_of(folder: RunFolder) -> list[int] | None:
     """Return the state of a run that its page depends on: times and sizes of its documents.
 
     None: the run has not ended.
@@ -232,12 +233,12 @@ def mark(folder: RunFolder) -> list[int] | None:
         result, evaluation = os.stat(folder.result), os.stat(folder.eval)
     except FileNotFoundError:
         return None
-    found = [result.st_mtime_ns, result.st_size, evaluation.st_mtime_ns, evaluation.st_size]
+    state = [result.st_mtime_ns, result.st_size, evaluation.st_mtime_ns, evaluation.st_size]
     try:
         own = os.stat(folder.own)
     except FileNotFoundError:
-        return found
-    return [*found, own.st_mtime_ns, own.st_size]
+        return state
+    return [*state, own.st_mtime_ns, own.st_size]
 
 
 def linker(folder: Path, page: Path) -> Callable[[str], str]:

@@ -46,7 +46,7 @@ class Event:
     answer_id: str = ""  # of a step
     thought: str = ""  # reasoning in the provider's raw answer, which the agent does not keep
     refusal: str = ""
-    cut: bool = False  # the answer hit the limit of output tokens
+    is_cut: bool = False  # the answer hit the limit of output tokens
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def with_raw_answers(story: Story, records: Iterable[Mapping[str, Any]]) -> Stor
                 event,
                 thought="" if thought.strip() in event.text else thought,
                 refusal=str(record.get("refusal") or ""),
-                cut=provider_answer.hit_output_limit(str(record.get("finish_reason") or "")),
+                is_cut=provider_answer.hit_output_limit(str(record.get("finish_reason") or "")),
             )
         events.append(event)
     return replace(story, events=tuple(events))

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import atomic_io, layout, redaction
-from cooperflow.analysis.run_files import Source
+from cooperflow.analysis.run_files import RunFiles
 from cooperflow.archive import bundle, provenance, run_formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
@@ -83,15 +83,15 @@ def write(plan: Plan) -> Exported:
     return Exported(trajectories, without, logs, notes)
 
 
-def _source(plan: Plan, row: Mapping[Any, Any]) -> Source:
+def _source(plan: Plan, row: Mapping[Any, Any]) -> RunFiles:
     a, b = (int(number) for number in str(row["features"]).split(","))
     pair = layout.Pair(str(row["repo"]), int(row["task_id"]), (a, b))
     run = plan.run(f"{row['run_name']}/{row['mode']}/{pair.folder}")
-    return Source(run, run.folder(plan.results))
+    return RunFiles(run, run.folder(plan.results))
 
 
 def _write_trajectories(
-    writer: _Writer, folder: Path, row: Mapping[Any, Any], source: Source
+    writer: _Writer, folder: Path, row: Mapping[Any, Any], source: RunFiles
 ) -> int:
     """Write a document for each agent and return their number."""
     framework, _, version = str(row["framework"]).partition(" (cooperbench ")

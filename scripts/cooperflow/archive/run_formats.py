@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import layout
-from cooperflow.analysis.run_files import Source
+from cooperflow.analysis.run_files import RunFiles
 from cooperflow.analysis.story import Command, Event, Story
 from cooperflow.errors import UserError
 from cooperflow.outcomes import judgement
@@ -202,7 +202,7 @@ def pack_inspect_log(python: str, document: Path, target: Path) -> None:
 
 def inspect_log(
     rows: Sequence[Mapping[Any, Any]],
-    sources: Sequence[Source],
+    sources: Sequence[RunFiles],
     experiment: Mapping[Any, Any],
     subset: str,
     packages: Mapping[str, str],
@@ -277,14 +277,14 @@ def inspect_log(
     }
 
 
-def _model(sources: Sequence[Source], rows: Sequence[Mapping[Any, Any]]) -> str:
+def _model(sources: Sequence[RunFiles], rows: Sequence[Mapping[Any, Any]]) -> str:
     """Return the model's name at litellm; the config's name where it is not recorded."""
     recorded = next((str(s.result["model"]) for s in sources if s.result.get("model")), "")
     name = recorded or str(rows[0]["model"] if rows else "unknown")
     return model_name(name, any(bool(row["replay"]) for row in rows))
 
 
-def _sample(row: Mapping[Any, Any], source: Source, model: str) -> dict[str, Any]:
+def _sample(row: Mapping[Any, Any], source: RunFiles, model: str) -> dict[str, Any]:
     key = f"{row['repo']}/{row['task_id']}/{row['features']}"
     messages = _messages(source, key)
     evaluated = row["outcome"] in judgement.GRADED
@@ -326,7 +326,7 @@ def _input(messages: Sequence[Mapping[str, Any]]) -> str:
     return next((str(m["content"]) for m in messages if m["role"] == "user"), "")
 
 
-def _messages(source: Source, key: str) -> list[dict[str, Any]]:
+def _messages(source: RunFiles, key: str) -> list[dict[str, Any]]:
     """Return prompts, answers and command outputs of all agents, in order of time."""
     story = source.story
     messages: list[dict[str, Any]] = []

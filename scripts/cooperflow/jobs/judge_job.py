@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import atomic_io, layout, locks, processes, redaction, session_state
-from cooperflow.analysis.run_files import Source
+from cooperflow.analysis.run_files import RunFiles
 from cooperflow.errors import UserError
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan
@@ -133,7 +133,7 @@ def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
     for key in symptoms.order(rows, judge.seed)[: judge.sample]:
         row = rows[key]
         run = plan.run(key)
-        source = Source(run, run.folder(plan.results))
+        source = RunFiles(run, run.folder(plan.results))
         if not any(event.kind == "step" for event in source.story.events):
             continue
         facts = {name: row[name] for name in ("outcome", "reason", "merge_status")}

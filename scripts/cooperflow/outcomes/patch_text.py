@@ -107,7 +107,7 @@ class Hunk:
         return len(self.removed) + len(self.added)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The lines of the original, in words."""
         if self.start == self.end:
             return f"before line {self.start}"

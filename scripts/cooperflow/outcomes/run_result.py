@@ -34,7 +34,7 @@ class Record:
     @classmethod
     def _from(cls, part: Mapping[str, Any], **others: Any) -> Self:
         """Return the record of a JSON object; a key that is missing or null has its default."""
-        names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         values = {k: v for k, v in part.items() if k in names and v is not None}
         return cls(**{**values, **others})
 

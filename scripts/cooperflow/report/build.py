@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io, layout
-from cooperflow.analysis.run_files import Source, mark
+from cooperflow.analysis.run_files import RunFiles, state_of
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
@@ -68,7 +68,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     by_row = front_page.pairs_by_row(plan)
     runs_of_rows = [front_page.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
     book = _Book.open(plan, at, report)
-    shown = [run for run in runs_of_rows if mark(run.folder(plan.results)) is not None]
+    shown = [run for run in runs_of_rows if state_of(run.folder(plan.results)) is not None]
     pages_written = _pages(plan, shown, book)
     _assets(report)
     has_page = {run.key for run in shown}
@@ -129,17 +129,17 @@ class _Book:
         maker = _maker([experiment.run_name for experiment in plan.experiments])
         return cls(path, report, maker, document if isinstance(document, dict) else {})
 
-    def stale(self, page: str, marks: Any) -> bool:
-        return self.pages.get(page) != marks or not (self.report / page).exists()
+    def stale(self, page: str, states: Any) -> bool:
+        return self.pages.get(page) != states or not (self.report / page).exists()
 
-    def write(self, page: str, html: str, marks: Any) -> None:
+    def write(self, page: str, html: str, states: Any) -> None:
         path = self.report / page
         path.parent.mkdir(parents=True, exist_ok=True)
         # No sync: a page can be made again, and there are thousands.
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
-        self.pages[page] = marks
+        self.pages[page] = states
 
     def close(self, current: set[str]) -> None:
         """Remove the pages, and their records, of runs that are no longer in the tables."""
@@ -157,19 +157,19 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
     for run in runs:
         together.setdefault(run.pair, []).append(run)
     for pair, group in together.items():
-        sources = [Source(run, run.folder(plan.results)) for run in group]
-        marks = [mark(source.folder) for source in sources]
+        sources = [RunFiles(run, run.folder(plan.results)) for run in group]
+        states = [state_of(source.folder) for source in sources]
         tabs = pages.tabs(group)
         # The runs that have a page: the tabs lead to them.
         others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
-        for source, state in zip(sources, marks, strict=True):
+        for source, state in zip(sources, states, strict=True):
             page, state_of_page = pages.run_path(source.run), [state, others]
             if book.stale(page, state_of_page):
                 book.write(page, pages.run_page(source, tabs, book.report), state_of_page)
                 count += 1
         page = pages.pair_path(pair)
-        if book.stale(page, marks):
-            book.write(page, pages.pair_page(pair, sources, book.report), marks)
+        if book.stale(page, states):
+            book.write(page, pages.pair_page(pair, sources, book.report), states)
     return count
 
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from cooperflow import formats
 from cooperflow.analysis import losses
 from cooperflow.analysis import story as story_events
-from cooperflow.analysis.run_files import Patch, Source, linker
+from cooperflow.analysis.run_files import Patch, RunFiles, linker
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, runner_output
@@ -284,7 +284,7 @@ class Tab:
 class Column:
     """One run on the page of its pair."""
 
-    source: Source
+    source: RunFiles
     url: str
     patches: Sequence[tuple[Patch, str]]
     features: Sequence[Feature]
@@ -330,7 +330,7 @@ def tabs(runs: Sequence[Run]) -> list[Tab]:
     return found
 
 
-def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
+def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
     """Return the page of a run; ``siblings`` are the runs of its pair, itself included."""
     page = run_path(source.run)
     top = to_top(page)
@@ -378,7 +378,7 @@ def run_page(source: Source, siblings: Sequence[Tab], report: Path) -> str:
     )
 
 
-def _failure(source: Source) -> Failure:
+def _failure(source: RunFiles) -> Failure:
     """Return the facts for the summary of a run's page."""
     record = RunRecord.read(source.result) or RunRecord()
     verdict = EvalRecord.read(source.evaluation)
@@ -399,7 +399,7 @@ def _failure(source: Source) -> Failure:
     )
 
 
-def pair_page(pair: Pair, sources: Sequence[Source], report: Path) -> str:
+def pair_page(pair: Pair, sources: Sequence[RunFiles], report: Path) -> str:
     """Return the page that shows the settings of a pair side by side."""
     page = pair_path(pair)
     top = to_top(page)
@@ -430,7 +430,7 @@ def index_page(plan: Plan, content: Mapping[str, Any]) -> str:
     return environment().get_template("index.html").render(plan=plan, **content)
 
 
-def _patches(source: Source, page: Path) -> list[tuple[Patch, str]]:
+def _patches(source: RunFiles, page: Path) -> list[tuple[Patch, str]]:
     """Return a run's patches, each with the URL of its file."""
     raw = linker(source.folder.path, page)
     return [(patch, raw(patch.name)) for patch in source.patches]

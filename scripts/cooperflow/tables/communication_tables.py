@@ -18,7 +18,7 @@ import pandas as pd
 
 from cooperflow import layout
 from cooperflow.analysis.communication import MEASURES, MESSAGE_COLUMNS, SIXTH_COLUMNS
-from cooperflow.analysis.run_files import Source
+from cooperflow.analysis.run_files import RunFiles
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
@@ -182,14 +182,14 @@ def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
     )
 
 
-def _sources(plan: Plan, runs: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any], Source]]:
+def _sources(plan: Plan, runs: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any], RunFiles]]:
     runs_by_key = {
         (run.experiment.run_name, run.pair.repo, run.pair.task_id, _features(run)): run
         for run in plan.runs
     }
     for row in runs[runs["mode"] != paper_tables.SOLO].to_dict("records"):
         run = runs_by_key[row["run_name"], row["repo"], int(row["task_id"]), str(row["features"])]
-        yield row, Source(run, run.folder(plan.results))
+        yield row, RunFiles(run, run.folder(plan.results))
 
 
 def _features(run: Any) -> str:

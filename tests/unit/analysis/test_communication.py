@@ -11,7 +11,7 @@ import pytest
 import synthetic
 
 from cooperflow.analysis import communication
-from cooperflow.analysis.run_files import Source
+from cooperflow.analysis.run_files import RunFiles
 from cooperflow.analysis.story import Command, Event, Story
 from cooperflow.tables import communication_tables, run_table, stats
 
@@ -253,7 +253,7 @@ def test_tables_of_a_finished_experiment(tmp_path: Path) -> None:
     for path, table in communication_tables.by_path(tables, plan.results).items():
         assert "secret" not in table.to_csv(), path
     one = plan.runs[-1]
-    measures = Source(one, one.folder(plan.results)).communication.measures
+    measures = RunFiles(one, one.folder(plan.results)).communication.measures
     assert measures["messages"] == 0
 
 

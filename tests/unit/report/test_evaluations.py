@@ -9,7 +9,7 @@ from typing import Any
 import synthetic
 from runner_outputs import GO, PYTEST
 
-from cooperflow.analysis.run_files import Source
+from cooperflow.analysis.run_files import RunFiles
 from cooperflow.report import build, pages
 
 
@@ -24,7 +24,7 @@ def _page(root: Path, output: str, kind: str = "fail", **verdict: Any) -> str:
         document["error"] = "infra_error: rate_limited"
     path.write_text(json.dumps(document))
     assert pages.run_path(run)
-    return pages.run_page(Source(run, run.folder(made.results)), [], made.results.report)
+    return pages.run_page(RunFiles(run, run.folder(made.results)), [], made.results.report)
 
 
 def test_a_failed_feature_opens_at_its_first_failure() -> None:

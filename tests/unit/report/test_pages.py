@@ -11,7 +11,7 @@ import synthetic
 
 from cooperflow.analysis import losses, run_files, story
 from cooperflow.analysis.losses import OwnFeature
-from cooperflow.analysis.run_files import Source
+from cooperflow.analysis.run_files import RunFiles
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import RunFolder
 from cooperflow.report import pages
@@ -34,12 +34,12 @@ def run_of(made: Plan, setting: str) -> tuple[Run, RunFolder]:
 
 
 def page(made: Plan, run: Run) -> str:
-    return pages.run_page(Source(run, run.folder(made.results)), [], made.results.report)
+    return pages.run_page(RunFiles(run, run.folder(made.results)), [], made.results.report)
 
 
 def conflicts_of_pair(made: Plan, run: Run) -> str:
     """Return the section about conflicts on the page of a run's pair."""
-    source = Source(run, run.folder(made.results))
+    source = RunFiles(run, run.folder(made.results))
     html = pages.pair_page(run.pair, [source], made.results.report)
     return html[html.index('id="conflicts"') : html.index('id="patches"')]
 
@@ -72,7 +72,7 @@ def test_a_compacted_run_has_two_agents_and_all_their_steps(made: Plan) -> None:
         full = compacted(document["messages"], f"summary-{agent}")
         (folder.path / f"{agent}_full_traj.json").write_text(json.dumps(full))
         path.write_text(json.dumps({**document, "messages": full["messages"]}))
-    story = Source(run, folder).story
+    story = RunFiles(run, folder).story
     assert story.agents == ("agent4", "agent10")
     for agent in story.agents:
         events = [event for event in story.events if event.agent == agent]
@@ -93,7 +93,7 @@ def test_a_quoted_message_is_not_on_the_page(made: Plan) -> None:
     listed = json.loads((folder.path / "conversation.json").read_text())
     quoted = {"from": "agent4", "to": "agent10", "message": "a quotation"}
     (folder.path / "conversation.json").write_text(json.dumps([*listed, quoted]))
-    assert [m.text for m in Source(run, folder).messages] == [synthetic.Words().message]
+    assert [m.text for m in RunFiles(run, folder).messages] == [synthetic.Words().message]
 
 
 def test_an_ended_run_shows_its_messages_and_both_agents(made: Plan) -> None:
@@ -110,7 +110,7 @@ def test_an_ended_run_shows_its_messages_and_both_agents(made: Plan) -> None:
     arguments = json.dumps({"command": command})
     records[0]["message"]["tool_calls"] = [{"function": {"arguments": arguments}}]
     calls.write_text("".join(json.dumps(record) + "\n" for record in records))
-    source = Source(run, folder)
+    source = RunFiles(run, folder)
     assert set(source.story.agents) == {"agent4", "agent10"}
     assert [(m.sender, m.to, m.text) for m in source.messages] == [
         ("agent4", "agent10", "I take store.py.")
@@ -120,7 +120,7 @@ def test_an_ended_run_shows_its_messages_and_both_agents(made: Plan) -> None:
 
 def test_patches_are_in_the_order_of_their_features(made: Plan) -> None:
     run, folder = run_of(made, "coop-comm")
-    names = [patch.name for patch in Source(run, folder).patches]
+    names = [patch.name for patch in RunFiles(run, folder).patches]
     assert names == ["agent4.patch", "agent10.patch"]
 
 
@@ -171,7 +171,7 @@ def test_the_hunks_that_meet_are_shown_with_their_authors(made: Plan) -> None:
     folder.eval.write_text(json.dumps({**evaluation, "merge": None}))
     assert "the patches were not merged" in conflicts_of_pair(made, run)
     solo, _ = run_of(made, "solo")
-    source = Source(solo, solo.folder(made.results))
+    source = RunFiles(solo, solo.folder(made.results))
     assert 'id="conflicts"' not in pages.pair_page(solo.pair, [source], made.results.report)
 
 
@@ -198,5 +198,5 @@ def test_thoughts_are_on_the_run_page() -> None:
         story.of_calls(records, ["solo"]),
     ):
         first, second = version.events
-        assert (first.thought, first.refusal, first.cut) == ("I will look first.", "No.", True)
-        assert (second.thought, second.text, second.cut) == ("", "Done.", False)
+        assert (first.thought, first.refusal, first.is_cut) == ("I will look first.", "No.", True)
+        assert (second.thought, second.text, second.is_cut) == ("", "Done.", False)
