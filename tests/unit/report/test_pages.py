@@ -162,9 +162,9 @@ def test_the_hunks_that_meet_are_shown_with_their_authors(made: Plan) -> None:
     evaluation = json.loads(folder.eval.read_text())
     folder.eval.write_text(json.dumps({**evaluation, "merge": {"status": "conflicts"}}))
     assert "the patches conflict; 1 overlapping pair of hunks" in conflicts_of_pair(made, run)
-    with_own = run_files.mark(folder)
+    with_own = run_files.state_of(folder)
     folder.own.unlink()
-    assert run_files.mark(folder) != with_own
+    assert run_files.state_of(folder) != with_own
     (folder.path / "agent10.patch").write_text("")
     assert "Where the two patches meet" not in page(made, run)
     assert "the patches conflict; no hunks overlap by their lines" in conflicts_of_pair(made, run)
