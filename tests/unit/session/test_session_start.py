@@ -1,14 +1,16 @@
-"""Output of a session: its plan, retried attempts, an interruption."""
+"""Start of a session: its plan and estimate, retried attempts, an interruption."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic
 
 from cooperflow import atomic_io, layout
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.session import model_check, session_start
 from cooperflow.session.checks import Work
 
@@ -27,7 +29,7 @@ def test_a_session_that_adopts_does_not_ask_for_it(tmp_path: Path) -> None:
     made = synthetic.make_plan(tmp_path / "results", "flash")
     raw = made.config.model_dump(mode="json")
     raw["models"]["theirs"] = {"model": "m", "adopt": {"solo": str(tmp_path / "theirs")}}
-    adopted = plan.make(config.parse(raw))
+    adopted = planning.make(config.parse(raw))
     words = "Not adopted yet: theirs-solo. Run `snakemake adopt`."
     assert words in session_start.plan_text(adopted, Work(False, [], []), 0)
     assert "dopt" not in session_start.plan_text(
@@ -54,3 +56,82 @@ def test_runs_that_are_restored_are_not_in_the_estimate(
         kept = run.folder(made.results).attempt(1) / layout.RESULT
         kept.rename(kept.with_name(layout.RETIRED))
     assert "restored" not in session_start.plan_text(made, Work(False, runs, runs), 0)
+
+
+MODELS = {"m": {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}}
+
+
+@pytest.fixture(autouse=True)
+def _price(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"known": True, "price": [2.5e-6, 1e-5]}
+    monkeypatch.setattr(model_check, "probe", lambda *_, **__: told)
+
+
+@pytest.fixture
+def shipped() -> planning.Plan:
+    return planning.make(config.load([]))
+
+
+def test_the_default_is_the_public_run(shipped: planning.Plan) -> None:
+    """300 runs of the shipped experiment cost 138.59 USD; the range is a third to three times."""
+    made = session_start.make_estimate(shipped, shipped.runs)
+    costs = [one.cost for one in made if one.cost is not None]
+    assert [one.runs for one in made] == [100, 100, 100]
+    assert sum(cost.mid for cost in costs) == pytest.approx(138.59, rel=0.001)
+    solo, messaging, silent = (cost.mid for cost in costs)
+    assert solo < silent < messaging
+    for cost in costs:
+        assert cost.mid / cost.low == pytest.approx(3.2, abs=0.3)
+        assert cost.high / cost.mid == pytest.approx(2.9, abs=0.3)
+    text = "\n".join(session_start.estimate_text(made, 4))
+    assert "assumed: 10.4 calls of 10000 tokens" in text
+    assert "assumed: 21.4 calls of 10000 tokens" in text
+
+
+def test_an_assumption_of_the_config_wins(make_plan: Any) -> None:
+    assume = {"calls": 40, "input_tokens": 15_000, "output_tokens": 250}
+    plan = make_plan(models=MODELS, assume=assume)
+    solo, coop = session_start.make_estimate(plan, plan.runs)
+    assert solo.cost is not None
+    assert coop.cost is not None
+    # 40 calls of 15,000 in at 2.50 and 250 out at 10.00 USD a million tokens, 4 pairs
+    assert solo.cost.mid == pytest.approx(4 * 40 * (0.0375 + 0.0025))
+    assert coop.cost.mid == pytest.approx(2 * solo.cost.mid)
+
+
+def test_finished_runs_replace_the_assumption_from_the_first_on(make_plan: Any) -> None:
+    plan = make_plan(models=MODELS)
+    solo = [run for run in plan.runs if run.experiment.setting.name == "solo"]
+    expected = [session_start.make_estimate(plan, solo[3:])[0]]
+    for run, cost in zip(solo, (3.0, 2.0, 4.0), strict=False):
+        told = {"cost_usd": cost, "seconds": 60.0, "outcome": None}
+        atomic_io.write_json(run.folder(plan.results).result, {"workflow": told})
+        expected += session_start.make_estimate(plan, solo[3:])
+    means = [one.cost.mid for one in expected if one.cost is not None]
+    assert means[0] < 0.3 < means[1] < means[2] < means[3] < 3.0
+    assert 60 < expected[-1].seconds.mid < 300
+    assert expected[-1].basis == "from its 3 finished runs and the assumption"
+
+
+def test_nothing_to_do_costs_nothing(make_plan: Any) -> None:
+    assert session_start.estimate_text(
+        session_start.make_estimate(make_plan(models=MODELS), []), 4
+    ) == ["estimate: no runs pending"]
+
+
+def test_an_unknown_price_is_no_price(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_check, "probe", lambda *_, **__: {"known": True, "price": None})
+    plan = make_plan(models={"m": {"model": "openai/mine"}})
+    assert "price unknown" in "\n".join(
+        session_start.estimate_text(session_start.make_estimate(plan, plan.runs), 4)
+    )
+
+
+def test_an_unknown_price_is_no_price_after_runs_either(
+    make_plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_check, "probe", lambda *_, **__: {"known": True, "price": None})
+    plan = make_plan(models={"m": {"model": "openai/mine"}})
+    told = {"cost_usd": 0.0, "seconds": 60.0, "outcome": None}
+    atomic_io.write_json(plan.runs[0].folder(plan.results).result, {"workflow": told})
+    assert session_start.make_estimate(plan, plan.runs[1:])[0].cost is None
