@@ -215,10 +215,6 @@ class RunFiles:
         pairs = patch_text.hunk_pairs(first, second)
         return sorted(pairs, key=lambda pair: not pair.overlaps)
 
-    @cached_property
-    def finished(self) -> bool:
-        return "workflow" in self.result and "workflow" in self.evaluation
-
 
 def _in_order(agents: Mapping[str, Any]) -> dict[str, Any]:
     return {name: agents[name] for name in sorted(agents, key=trajectory.by_number)}

@@ -27,7 +27,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import Config
 from cooperflow.experiment.plan import Plan
-from cooperflow.tables import breakdowns, communication_tables, comparison, run_table
+from cooperflow.tables import derived_tables, run_table
 
 NAME = "bundle.tar.gz"
 MANIFEST = "MANIFEST.json"
@@ -142,14 +142,11 @@ def recomputed(plan: Plan) -> Mapping[str, str]:
         run_table.write(copy, *recomputed_tables)
         text = copy.runs_csv.read_text(encoding="utf-8")
         runs = run_table.read_runs(copy.runs_csv)
-    small = breakdowns.tables(runs, plan.config.dataset.languages)
-    talk = communication_tables.by_path(communication_tables.collect(plan, runs), results)
+    frames = derived_tables.tables(plan, runs)
     paths = {
         results.runs_csv: text,
         results.summary_csv: summary.to_csv(index=False),
-        results.comparison_csv: comparison.table(runs).to_csv(index=False),
-        **{results.table(f"{name}.csv"): t.to_csv(index=False) for name, t in small.items()},
-        **{path: table.to_csv(index=False) for path, table in talk.items()},
+        **{path: frame.to_csv(index=False) for path, frame in frames.items()},
     }
     return {str(path.relative_to(results.root)): text for path, text in paths.items()}
 

@@ -74,11 +74,6 @@ class Answer:
     def has_billed_units(self) -> bool:
         return self.billed_input_tokens is not None
 
-    @property
-    def was_cut(self) -> bool:
-        """True if the answer hit the limit of output tokens."""
-        return hit_output_limit(self.finish_reason)
-
 
 def parse_retry_after(header: str | None, now: float | None = None) -> float | None:
     """Return the seconds that a Retry-After header asks for: a number, or a date (RFC 9110).

@@ -76,11 +76,6 @@ def shorten(text: str) -> tuple[str, bool]:
     return text, is_cut
 
 
-def escaped(text: Any) -> str:
-    """Return any value as visible, escaped text."""
-    return visible(html.escape(plain(str(text))))
-
-
 def block(text: str, raw: str | None = None, kind: str = "") -> Markup:
     """Return a block of text as <pre>; ``raw`` is the URL of the file that has all of it."""
     shown, is_cut = shorten(plain(text))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
+
 from cooperflow import atomic_io
 from cooperflow.experiment.plan import Plan
 from cooperflow.tables import (
@@ -13,21 +17,25 @@ from cooperflow.tables import (
 )
 
 
+def tables(plan: Plan, runs: pd.DataFrame) -> dict[Path, pd.DataFrame]:
+    """Return every table of figures by its path, from the table of runs."""
+    results = plan.results
+    small = breakdowns.tables(runs, plan.config.dataset.languages)
+    return {
+        results.comparison_csv: comparison.table(runs),
+        **{results.table(f"{name}.csv"): table for name, table in small.items()},
+        **communication_tables.by_path(communication_tables.collect(plan, runs), results),
+    }
+
+
 def perform(plan: Plan) -> None:
     """Do the work of rule `derived_tables`."""
     results = plan.results
-    runs = run_table.read_runs(results.runs_csv)
-    differences = comparison.table(runs)
-    texts = {results.comparison_csv: differences.to_csv(index=False)}
-    languages = plan.config.dataset.languages
-    for name, table in breakdowns.tables(runs, languages).items():
-        texts[results.table(f"{name}.csv")] = table.to_csv(index=False)
-    talk = communication_tables.collect(plan, runs)
-    for path, table in communication_tables.by_path(talk, results).items():
-        texts[path] = table.to_csv(index=False)
+    frames = tables(plan, run_table.read_runs(results.runs_csv))
+    texts = {path: frame.to_csv(index=False) for path, frame in frames.items()}
     for headline in (
         text_tables.headline_summary(run_table.read_table(results.summary_csv)),
-        text_tables.headline_comparison(differences),
+        text_tables.headline_comparison(frames[results.comparison_csv]),
     ):
         texts[results.table(f"{headline.name}.tex")] = headline.latex()
         texts[results.table(f"{headline.name}.md")] = headline.markdown()

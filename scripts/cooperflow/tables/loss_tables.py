@@ -189,7 +189,6 @@ _RENAMED = {
     "pass_rate_b": "conflict_rate_b",
     "infra_excluded": "excluded",
 }
-CONFLICT_COMPARISON_COLUMNS = tuple(_RENAMED.get(name, name) for name in comparison.COLUMNS)
 
 
 def mark_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
