@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from cooperflow.outcomes.provider_answer import Prices, cost_of, parse_retry_after, read_answer
+from cooperflow.outcomes.provider_answer import (
+    Prices,
+    cost_of,
+    hit_output_limit,
+    parse_retry_after,
+    read_answer,
+)
 
 FULL = Prices(input=1.0, output=10.0, cache_read=0.1, cache_write=1.25, cache_write_1h=2.0)
 
@@ -114,7 +120,7 @@ def test_other_wire_formats_are_read(document: dict[str, Any], expected: tuple[A
         answer.cached_tokens,
         answer.cache_write_tokens,
         answer.reasoning_tokens,
-        answer.was_cut,
+        hit_output_limit(answer.finish_reason),
         answer.request_id,
     ) == expected
 
