@@ -139,7 +139,7 @@ RELEASES = (
         evaluation="The build output of an image is kept between evaluations.",
         data_and_images="All 199 features can be evaluated; before, 24 could not. 23 feature"
         " descriptions, several tests, runners and images are amended.",
-        compares="no for the tasks that changed (table below); also evaluate older runs again",
+        compares="no for the tasks that changed; also evaluate older runs again",
     ),
 )
 
@@ -174,6 +174,7 @@ class Amendment:
     environment: str = ""  # runner and image
 
 
+AMENDED_IN = "0.0.29"
 AMENDMENTS: Mapping[tuple[str, int], Amendment] = {
     ("dottxt_ai_outlines_task", 1706): Amendment(
         (4, 5), (), "skipped tests alone are no pass; the tests' models are in the image"
@@ -297,6 +298,8 @@ def describe(release: Release) -> list[str]:
         "agents": release.agents,
         "results compare with the release before": release.compares,
     }
+    if release.version == AMENDED_IN:
+        parts["tasks that changed"] = ", ".join(f"{repo}/{task}" for repo, task in AMENDMENTS)
     return [f"{release.version}, {name}: {text}" for name, text in parts.items() if text]
 
 

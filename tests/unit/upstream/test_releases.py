@@ -63,6 +63,11 @@ def test_the_amended_features_are_as_many_as_upstream_counts() -> None:
         assert known[task] >= features
         assert task in releases.AMENDMENTS
     assert releases.UNNAMED == 5
+    # make upgrade prints them too.
+    (release,) = releases.between("0.0.28", releases.AMENDED_IN)
+    lines = releases.describe(release)
+    assert lines[-1].startswith("0.0.29, tasks that changed: dottxt_ai_outlines_task/1706, ")
+    assert not any("changed:" in line for line in releases.describe(releases.RELEASES[0]))
 
 
 def test_releases_in_between() -> None:
