@@ -158,10 +158,13 @@ class TaskChange:
 
 def task_changes(log: Any, tasks: Any) -> list[TaskChange]:
     """Return who changed which task when, in order. What is not upstream's form is left out."""
-    titles = {
-        str(task.get("id")): str(task.get("title") or "")
-        for task in (tasks if isinstance(tasks, list) else [])
-        if isinstance(task, Mapping)
+    known = [t for t in (tasks if isinstance(tasks, list) else []) if isinstance(t, Mapping)]
+    titles = {str(task.get("id")): str(task.get("title") or "") for task in known}
+    # The runner creates each task for an agent, which the log does not record.
+    assigned = {
+        str(task.get("id")): f"assigned to {agent}"
+        for task in known
+        if (agent := _mapping(task.get("metadata")).get("assigned_to"))
     }
     events = [event for event in log if isinstance(event, Mapping)] if isinstance(log, list) else []
     times = [float(event["ts"]) for event in events if _is_number(event.get("ts"))]
@@ -169,14 +172,17 @@ def task_changes(log: Any, tasks: Any) -> list[TaskChange]:
     changes = []
     for event in sorted(events, key=lambda e: float(e["ts"]) if _is_number(e.get("ts")) else begin):
         task = str(event.get("task_id") or event.get("id") or "")
-        detail = event.get("status") or event.get("note") or event.get("title") or ""
-        seconds = float(event["ts"]) - begin if _is_number(event.get("ts")) else None
+        kind = str(event.get("kind") or "")
+        detail = event.get("status") or event.get("note") or ""
+        if kind == "create":
+            detail = assigned.get(task) or detail
+        seconds = round(float(event["ts"]) - begin, 3) if _is_number(event.get("ts")) else None
         changes.append(
             TaskChange(
                 seconds,
                 str(event.get("by") or event.get("agent") or ""),
-                str(event.get("kind") or ""),
-                titles.get(task) or task,
+                kind,
+                titles.get(task) or str(event.get("title") or task),
                 str(detail),
             )
         )

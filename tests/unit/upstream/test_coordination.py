@@ -19,7 +19,7 @@ TEAM = {
     "metrics": {
         "tasks_total": 3,
         "tasks_done": 2,
-        "unowned_at_end": 1,
+        "unowned_at_end": 0,
         "time_to_first_claim_seconds": 4.5,
         "claims_per_agent": {"agent1": 1},
     },
@@ -29,7 +29,15 @@ LOG = [
     {"kind": "update", "task_id": "t1", "by": "agent1", "status": "done", "ts": 160.0},
     {"kind": "claim", "task_id": "t1", "by": "agent1", "ts": 104.5},
 ]
-TASKS = [{"id": "t1", "title": "<b>Feature 1</b>", "owner": "agent1", "status": "done"}]
+TASKS = [
+    {
+        "id": "t1",
+        "title": "<b>Feature 1</b>",
+        "owner": "agent1",
+        "status": "done",
+        "metadata": {"feature_id": 1, "assigned_to": "agent1"},
+    }
+]
 
 
 def test_columns_and_changes() -> None:
@@ -37,7 +45,7 @@ def test_columns_and_changes() -> None:
         "team_features": "task_list;scratchpad",
         "team_tasks": 3,
         "team_tasks_done": 2,
-        "team_unowned": 1,
+        "team_unowned": 0,
         "team_first_claim_s": 4.5,
     }
     found = coordination.task_changes(LOG, TASKS)
@@ -90,7 +98,7 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
     assert list(changes["number"]) == [1, 2, 3]
     assert set(changes["run_name"]) == {made.runs[1].experiment.run_name}
     assert changes[["time_s", "agent", "change", "task", "detail"]].values.tolist() == [
-        [0.0, "lead", "create", "<b>Feature 1</b>", "<b>Feature 1</b>"],
+        [0.0, "lead", "create", "<b>Feature 1</b>", "assigned to agent1"],
         [4.5, "agent1", "claim", "<b>Feature 1</b>", ""],
         [60.0, "agent1", "update", "<b>Feature 1</b>", "done"],
     ]
@@ -101,7 +109,7 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
     shown = [text for text in pages.values() if "Shared task list" in text]
     assert len(shown) == 1
     assert "&lt;b&gt;Feature 1" in shown[0]
-    assert "2 of 3 tasks done, 1 without an owner" in shown[0]
+    assert "2 of 3 tasks done, 0 without an owner" in shown[0]  # a zero is shown as such
 
 
 def test_a_table_of_an_older_version_is_read(tmp_path: Path) -> None:
