@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
@@ -44,8 +45,13 @@ def snakemake(
     return done
 
 
+@functools.cache
+def help_text() -> str:
+    return subprocess.run([SNAKEMAKE, "--help"], capture_output=True, text=True).stdout
+
+
 def test_keys_of_the_profile_are_flags() -> None:
-    text = subprocess.run([SNAKEMAKE, "--help"], capture_output=True, text=True).stdout
+    text = help_text()
     assert [key for key in PROFILE if f"--{key}" not in text] == []
 
 
@@ -152,5 +158,4 @@ def test_after_sigterm_the_running_jobs_end_and_no_other_begins(tmp_path: Path) 
 
 @pytest.mark.parametrize("flag", ["--configfile", "--config", "--forcerun", "--resources"])
 def test_flags_that_the_documentation_names(flag: str) -> None:
-    text = subprocess.run([SNAKEMAKE, "--help"], capture_output=True, text=True).stdout
-    assert flag in text
+    assert flag in help_text()
