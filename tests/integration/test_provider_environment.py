@@ -91,7 +91,6 @@ def _call(
         capture_output=True,
         env={**_clean(), **environment},
         cwd=cwd,
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
