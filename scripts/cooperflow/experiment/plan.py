@@ -104,6 +104,11 @@ class Experiment:
         """The folder that its runs are imported from."""
         return adopted_folders(self.model, self.setting.name)[self.repeat - 1]
 
+    @property
+    def has_outcomes_only(self) -> bool:
+        """True if its runs are from a public record, which has no patches."""
+        return self.adopted and published.split_source(self.adopted_from) is not None
+
     def has_own_network(self, configured: str | None) -> bool:
         """True if each of its runs has a Docker network; ``configured``: containers.network."""
         if self.setting.git or self.agent.openhands:

@@ -186,6 +186,8 @@ class OwnJob(Job):
             return corrupt_result(folder.result)
         is_infra = record.outcome == judgement.INFRA_ERROR
         reason = record.reason or judgement.INFRA_ERROR if is_infra else ""
+        if run.experiment.has_outcomes_only:
+            reason = losses.NO_PATCH  # unknown, not failed: the record has no patches
         own: dict[str, OwnFeature] = {}
         for number, feature in enumerate(run.pair.sorted_features, start=1):
             own[f"agent{number}"] = self._evaluate_feature(number, feature, reason)

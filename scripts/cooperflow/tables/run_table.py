@@ -203,7 +203,9 @@ def _own_columns(
     """Return the columns of the own features, which only a coop run has."""
     if run.experiment.setting.mode != "coop":
         return {"own1_passed": None, "own2_passed": None, "loss": ""}
-    own = losses.read_document(document)
+    # Without patches nothing is known of the own features.
+    no_patches = run.experiment.has_outcomes_only
+    own = (None, None) if no_patches else losses.read_document(document)
     loss = losses.loss(outcome, own, merge_status)
     return {"own1_passed": own[0], "own2_passed": own[1], "loss": loss}
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import synthetic
 
-from cooperflow import layout
+from cooperflow import atomic_io, layout
+from cooperflow.analysis import losses
 from cooperflow.archive import adoption
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
@@ -103,7 +104,15 @@ def test_a_model_is_compared_pair_by_pair_with_the_models_of_the_sample(
     assert "strong-coop-nocomm: 4 runs imported" in summary
     assert "weak-coop-nocomm: 3 runs imported" in summary
     made = make_plan(models=models, settings=settings)
+    # The record has no patches, so nothing is known of each agent's own feature.
+    for run in made.runs:
+        own = {name: losses.OwnFeature(1, False, losses.NO_PATCH) for name in losses.AGENTS}
+        atomic_io.write_json(run.folder(made.results).own, losses.make_document({}, own))
     run_table.make(made)
+    with made.results.runs_csv.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {(r["own1_passed"], r["own2_passed"]) for r in rows} == {("", "")}
+    assert {r["loss"] for r in rows if r["outcome"] == "fail"} == {losses.UNKNOWN}
     (row,) = comparison.table(run_table.read_runs(made.results.runs_csv)).to_dict("records")
     assert (row["a"], row["b"]) == ("strong-coop-nocomm", "weak-coop-nocomm")
     # Of the three pairs that both have: both pass one, the strong model alone two.
