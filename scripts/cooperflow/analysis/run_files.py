@@ -152,8 +152,8 @@ class RunFiles:
         """The run's trajectories by file name."""
         names = [f for f in self.files if "/" not in f]
         plain = dict.fromkeys(map(compressed_files.plain_name, names))
-        wanted = filter(trajectory.is_trajectory, plain)
-        return {name: _trajectory(self.folder.path / name) for name in wanted}
+        names_of_trajectories = filter(trajectory.is_trajectory, plain)
+        return {name: _trajectory(self.folder.path / name) for name in names_of_trajectories}
 
     def stored_name(self, name: str) -> str:
         """Return the name under which a file exists, which may be its compressed form."""

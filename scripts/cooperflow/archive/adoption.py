@@ -327,7 +327,7 @@ def _import_run(plan: Plan, run: Run, source: Path, document: Mapping[str, Any])
     verdict = judgement.judge_run(Evidence(document=True, agents=agents, step_limit=limit))
     trajectories = _trajectories(source)
     messages = _messages(source, document, trajectories)
-    usage = used(document, trajectories)
+    usage = usage_of(document, trajectories)
     record = _record(run, document, verdict, usage, messages, _patches(source))
     span = _span(document, trajectories)
     caveats = releases.caveats(span, run.pair.repo, run.pair.task_id, run.pair.features)
@@ -376,7 +376,7 @@ def _record(
     run: Run,
     document: Mapping[str, Any],
     verdict: Verdict,
-    used: Usage,
+    usage: Usage,
     messages: int,
     patches: Sequence[Path],
 ) -> RunRecord:
@@ -385,7 +385,7 @@ def _record(
         outcome=verdict.outcome,
         reason=verdict.reason,
         attempts=1,
-        usage=used,
+        usage=usage,
         model_name=run.experiment.model_name,
         setting=run.experiment.setting.name,
         replay=False,
@@ -403,7 +403,7 @@ def _record(
     )
 
 
-def used(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
+def usage_of(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
     """Return the usage by upstream's documents: a lower bound, since they lack failed calls.
 
     Tokens are from the document, or from the answers in the trajectories if it has 0.

@@ -140,7 +140,7 @@ class _Writer:
     """Writes JSON without keys and without paths of this machine."""
 
     redactor: redaction.Redactor
-    places: provenance.PortablePaths
+    paths: provenance.PortablePaths
 
     @classmethod
     def of(cls, plan: Plan) -> _Writer:
@@ -152,7 +152,7 @@ class _Writer:
         data = text.encode("utf-8", errors="backslashreplace")
         path.parent.mkdir(parents=True, exist_ok=True)
         # No sync of thousands of files: they can be written again at no cost.
-        path.write_bytes(self.places.data(self.redactor.data(data)) + b"\n")
+        path.write_bytes(self.paths.data(self.redactor.data(data)) + b"\n")
 
 
 def _plain(value: Any) -> Any:

@@ -257,11 +257,11 @@ def agent_answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]
     numbers = [n for n in folder.attempt_numbers() if (folder.attempt(n) / layout.RESULT).exists()]
     records = atomic_io.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []
     documents = compressed_files.read_documents(folder.path, trajectory.is_trajectory)
-    found = {
+    answers = {
         agent: of_trajectory(read, records) for agent, read in trajectory.parse(documents).items()
     }
-    if found:
-        return found
+    if answers:
+        return answers
     solo = run.experiment.setting.mode == "solo"
     names = {"solo": ""} if solo else {name: name for name in ("agent1", "agent2")}
     return {name: of_calls(records, agent_key) for name, agent_key in names.items()}

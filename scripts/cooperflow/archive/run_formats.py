@@ -378,15 +378,15 @@ def _by(agents: Sequence[str], agent: str, text: str) -> str:
 
 
 def _usage(row: Mapping[Any, Any]) -> dict[str, Any]:
-    read, written = int(row["cached_tokens"]), int(row["cache_write_tokens"])
+    cache_reads, cache_writes = int(row["cached_tokens"]), int(row["cache_write_tokens"])
     total_in, total_out = int(row["input_tokens"]), int(row["output_tokens"])
     return {
         # inspect counts cached tokens beside the input.
-        "input_tokens": max(total_in - read - written, 0),
+        "input_tokens": max(total_in - cache_reads - cache_writes, 0),
         "output_tokens": total_out,
         "total_tokens": total_in + total_out,
-        "input_tokens_cache_read": read,
-        "input_tokens_cache_write": written,
+        "input_tokens_cache_read": cache_reads,
+        "input_tokens_cache_write": cache_writes,
         "reasoning_tokens": int(row["reasoning_tokens"]),
         "total_cost": float(row["cost_usd"]),
     }

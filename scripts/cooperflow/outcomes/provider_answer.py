@@ -27,7 +27,7 @@ FAILED = "failed"
 TIMED_OUT = "timed_out"
 _FAILURES = {"error": FAILED, "timeout": TIMED_OUT}
 # Finish reasons of an answer that was cut at the limit of output tokens.
-_CUT = frozenset({"max_tokens", "length", "max_output_tokens"})
+_OUTPUT_LIMITS = frozenset({"max_tokens", "length", "max_output_tokens"})
 # Service tiers with different prices.
 _TIERS = ("flex", "priority", "batch")
 # Upper bound of a cache write whose price is unknown, relative to the input price. The dearest
@@ -92,7 +92,7 @@ def parse_retry_after(header: str | None, now: float | None = None) -> float | N
 
 
 def hit_output_limit(finish_reason: str) -> bool:
-    return finish_reason.lower() in _CUT
+    return finish_reason.lower() in _OUTPUT_LIMITS
 
 
 def read_answer(document: object) -> Answer | None:
@@ -142,8 +142,8 @@ def _cohere(document: Mapping[str, Any]) -> Answer:
 
 def _openai(document: Mapping[str, Any]) -> Answer:
     usage = _mapping(document.get("usage"))
-    read = _mapping(usage.get("prompt_tokens_details"))
-    written = _mapping(usage.get("completion_tokens_details"))
+    input_details = _mapping(usage.get("prompt_tokens_details"))
+    output_details = _mapping(usage.get("completion_tokens_details"))
     choices = [c for c in document["choices"] if isinstance(c, Mapping)]
     choice = choices[0] if choices else {}
     message = _mapping(choice.get("message"))
@@ -160,13 +160,13 @@ def _openai(document: Mapping[str, Any]) -> Answer:
         input_tokens=_count(usage, "prompt_tokens"),
         output_tokens=_count(usage, "completion_tokens"),
         # DeepSeek's field, if the common field is missing.
-        cached_tokens=_count(read, "cached_tokens")
+        cached_tokens=_count(input_details, "cached_tokens")
         or _count(usage, "prompt_cache_hit_tokens")
         or 0,
-        cache_write_tokens=_count(read, "cache_write_tokens")
-        or _count(read, "cache_creation_tokens")
+        cache_write_tokens=_count(input_details, "cache_write_tokens")
+        or _count(input_details, "cache_creation_tokens")
         or 0,
-        reasoning_tokens=_count(written, "reasoning_tokens") or 0,
+        reasoning_tokens=_count(output_details, "reasoning_tokens") or 0,
         finish_reason=finish,
         request_id=str(document.get("id") or ""),
         reported_cost=None if cost is None else cost + extra,
@@ -182,9 +182,9 @@ def _anthropic(document: Mapping[str, Any]) -> Answer:
     usage = _mapping(document.get("usage"))
     fresh = _count(usage, "input_tokens")
     reads = _count(usage, "cache_read_input_tokens") or 0
-    kept = _mapping(usage.get("cache_creation"))
-    hour = _count(kept, "ephemeral_1h_input_tokens") or 0
-    minutes = _count(kept, "ephemeral_5m_input_tokens") or 0
+    cache_writes = _mapping(usage.get("cache_creation"))
+    hour = _count(cache_writes, "ephemeral_1h_input_tokens") or 0
+    minutes = _count(cache_writes, "ephemeral_5m_input_tokens") or 0
     writes = max(_count(usage, "cache_creation_input_tokens") or 0, hour + minutes)
     parts = _parts(document.get("content"))
     return Answer(
@@ -246,7 +246,7 @@ def _bedrock(document: Mapping[str, Any]) -> Answer:
 
 def _responses(document: Mapping[str, Any]) -> Answer:
     usage = _mapping(document.get("usage"))
-    cut = str(_mapping(document.get("incomplete_details")).get("reason") or "")
+    incomplete_reason = str(_mapping(document.get("incomplete_details")).get("reason") or "")
     items = _parts(document.get("output"))
     summaries = [p for i in items if i.get("type") == "reasoning" for p in _parts(i.get("summary"))]
     status = str(document.get("status") or "")
@@ -257,7 +257,7 @@ def _responses(document: Mapping[str, Any]) -> Answer:
         cached_tokens=_count(_mapping(usage.get("input_tokens_details")), "cached_tokens") or 0,
         reasoning_tokens=_count(_mapping(usage.get("output_tokens_details")), "reasoning_tokens")
         or 0,
-        finish_reason=cut or status,
+        finish_reason=incomplete_reason or status,
         request_id=str(document.get("id") or ""),
         service_tier=str(document.get("service_tier") or ""),
         failure=FAILED if status == "failed" else "",
@@ -343,18 +343,20 @@ class _Part:
     at_most: float | None  # where the price is unknown
 
 
-def _plain(prices: Prices, read: int, written: int) -> Cost:
-    return _sum([_Part(read, prices.input, None), _Part(written, prices.output, None)])
+def _plain(prices: Prices, input_tokens: int, output_tokens: int) -> Cost:
+    return _sum(
+        [_Part(input_tokens, prices.input, None), _Part(output_tokens, prices.output, None)]
+    )
 
 
 def _sum(parts: Sequence[_Part]) -> Cost:
-    used = [part for part in parts if part.tokens > 0]
-    known = sum(part.tokens * part.price for part in used if part.price is not None)
-    most = [part.at_most if part.price is None else part.price for part in used]
+    billed_parts = [part for part in parts if part.tokens > 0]
+    known = sum(part.tokens * part.price for part in billed_parts if part.price is not None)
+    most = [part.at_most if part.price is None else part.price for part in billed_parts]
     bound: float | None = 0.0
-    for part, price in zip(used, most, strict=True):
+    for part, price in zip(billed_parts, most, strict=True):
         bound = None if bound is None or price is None else bound + part.tokens * price
-    return Cost(float(known), all(part.price is not None for part in used), bound)
+    return Cost(float(known), all(part.price is not None for part in billed_parts), bound)
 
 
 def _times(price: float | None, factor: float) -> float | None:
@@ -377,14 +379,14 @@ def _texts(parts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _thinking(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the thinking blocks; Mistral nests a list of parts in each."""
-    found = []
+    texts = []
     for part in parts:
         inner = part.get("thinking")
         if isinstance(inner, list):
-            found += _texts(_parts(inner))
+            texts += _texts(_parts(inner))
         elif inner:
-            found.append(str(inner))
-    return found
+            texts.append(str(inner))
+    return texts
 
 
 def _joined(texts: Sequence[str]) -> str:
@@ -392,8 +394,8 @@ def _joined(texts: Sequence[str]) -> str:
 
 
 def _number(value: object) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if known else None  # type: ignore[arg-type]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None  # type: ignore[arg-type]
 
 
 def _count(holder: Mapping[str, Any], key: str) -> int | None:

@@ -32,11 +32,11 @@ class Record:
     """A record that other versions may have written with fewer or more keys."""
 
     @classmethod
-    def _from(cls, part: Mapping[str, Any], **others: Any) -> Self:
+    def _from(cls, part: Mapping[str, Any], **fields_given: Any) -> Self:
         """Return the record of a JSON object; a key that is missing or null has its default."""
         names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         values = {k: v for k, v in part.items() if k in names and v is not None}
-        return cls(**{**values, **others})
+        return cls(**{**values, **fields_given})
 
 
 @dataclass(frozen=True)

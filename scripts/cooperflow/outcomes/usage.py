@@ -121,9 +121,9 @@ def is_output_setting(message: str) -> bool:
 
     A conversation that has grown beyond the window does not count: its limit was accepted before.
     """
-    window, asked = _WINDOW.search(message), _ASKED_OUTPUT.search(message)
-    if window and asked:
-        return int(next(group for group in asked.groups() if group)) >= int(window[1])
+    window, requested = _WINDOW.search(message), _ASKED_OUTPUT.search(message)
+    if window and requested:
+        return int(next(group for group in requested.groups() if group)) >= int(window[1])
     overflow = _TOO_LONG.search(message)
     return overflow is None and _TOO_MUCH_OUTPUT.search(message) is not None
 
@@ -339,8 +339,8 @@ def total(all_calls: Iterable[Call]) -> Usage:
             cache_write_tokens=call.cache_write_tokens,
             reasoning_tokens=call.reasoning_tokens,
         )
-    known = [bound for bound in bounds if bound is not None]
-    bound = math.fsum(known) if len(known) == len(bounds) else None
+    known_bounds = [bound for bound in bounds if bound is not None]
+    bound = math.fsum(known_bounds) if len(known_bounds) == len(bounds) else None
     return replace(usage, cost_usd=math.fsum(costs), cost_bound_usd=bound)
 
 

@@ -310,24 +310,24 @@ class Column:
     def conflict_line(self) -> str:
         """The result of the merge and the number of overlapping hunks, in words."""
         number = len(self._overlaps)
-        found = f"{number} overlapping pair{'' if number == 1 else 's'} of hunks"
+        pairs = f"{number} overlapping pair{'' if number == 1 else 's'} of hunks"
         status = self.source.merge_status
         if status == result_files.CONFLICTS:
             # A renamed, deleted or binary file conflicts without hunks.
-            return f"the patches conflict; {found if number else 'no hunks overlap by their lines'}"
+            return f"the patches conflict; {pairs if number else 'no hunks overlap by their lines'}"
         if status in result_files.MERGED:
-            return f"the patches merge ({status}); {found if number else 'no hunks overlap'}"
+            return f"the patches merge ({status}); {pairs if number else 'no hunks overlap'}"
         return "the patches were not merged"
 
 
 def tabs(runs: Sequence[Run]) -> list[Tab]:
     """Return the tabs of a pair's runs: the same on each page, since all have the same depth."""
-    found = []
+    tabs_of_runs = []
     for run in runs:
         page = run_path(run)
         name = safe_text.inline(run.experiment.run_name)
-        found.append(Tab(run.key, to_top(page) + quote(page), name))
-    return found
+        tabs_of_runs.append(Tab(run.key, to_top(page) + quote(page), name))
+    return tabs_of_runs
 
 
 def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
