@@ -229,10 +229,33 @@ def _difference(was: str, now: str) -> str:
     old, new = was.splitlines(), now.splitlines()
     if old == new:
         return ""
+    if old[:1] != new[:1]:
+        return _difference_of_columns(was, now)
     for number, (a, b) in enumerate(zip(old, new, strict=False), start=1):
         if a != b:
             return f"line {number} differs:\n  packed:   {a}\n  computed: {b}"
     return f"{len(old)} lines packed, {len(new)} computed"
+
+
+def _difference_of_columns(was: str, now: str) -> str:
+    """Return the columns that only one table has, and whether the shared ones are the same."""
+    old, new = (list(csv.reader(io.StringIO(text))) for text in (was, now))
+    columns = [rows[0] if rows else [] for rows in (old, new)]
+    shared = [name for name in columns[0] if name in columns[1]]
+    parts = []
+    for words, mine, other in (
+        ("packed without", columns[1], columns[0]),
+        ("computed without", columns[0], columns[1]),
+    ):
+        if missing := [name for name in mine if name not in other]:
+            parts.append(f"{words} {', '.join(missing)}")
+    cells = [
+        [[row[heads.index(name)] for name in shared] for row in rows if len(row) == len(heads)]
+        for rows, heads in zip((old, new), columns, strict=True)
+    ]
+    same = "the other columns are the same" if cells[0] == cells[1] else "other columns differ too"
+    order = "the columns have another order" if not parts else "; ".join(parts)
+    return f"another version wrote it: {order}; {same}"
 
 
 CRATE = "ro-crate-metadata.json"

@@ -1,0 +1,37 @@
+"""Comparison of a packed table with the one that this version computes."""
+
+from __future__ import annotations
+
+import pytest
+
+from cooperflow.archive import bundle
+
+NOW = "run,outcome,loss\nr1,pass,\nr2,fail,merge\n"
+
+
+@pytest.mark.parametrize(
+    ("was", "says"),
+    [
+        (NOW, "2 rows, the same"),
+        ("run,outcome\nr1,pass\nr2,fail\n",
+         "another version wrote it: packed without loss; the other columns are the same"),
+        ("run,outcome\nr1,pass\nr2,pass\n",
+         "another version wrote it: packed without loss; other columns differ too"),
+        ("run,old,outcome\nr1,x,pass\nr2,x,fail\n",
+         "another version wrote it: packed without loss; computed without old; the other columns"
+         " are the same"),
+        ("outcome,run,loss\npass,r1,\nfail,r2,merge\n",
+         "another version wrote it: the columns have another order; the other columns are"
+         " the same"),
+        (NOW.replace("fail", "pass"), "line 3 differs"),
+    ],
+)  # fmt: skip
+def test_a_table_of_another_version_is_named_by_its_columns(
+    was: str, says: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("bundle")
+    (folder / bundle.RESULTS).mkdir()
+    (folder / bundle.RESULTS / "runs.csv").write_text(was)
+    (check,) = bundle._tables(folder, {"runs.csv": NOW})
+    assert check.detail.startswith(says)
+    assert check.is_good is (was == NOW)
