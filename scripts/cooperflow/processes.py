@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -119,6 +120,21 @@ def end_fork(process: int, seconds: float = 2.0) -> None:
             if time.monotonic() > limit:
                 kill_group(process)
             time.sleep(0.02)
+
+
+def wait_for_end(process: int, seconds: float) -> None:
+    """Wait until a process ends, at most ``seconds``. It stays a zombie for `waitpid`."""
+    try:
+        handle = os.pidfd_open(process)
+    except OSError:  # a kernel before Linux 5.3, or no free descriptor
+        time.sleep(seconds)
+        return
+    try:
+        poll = select.poll()  # a descriptor may be beyond select()'s largest
+        poll.register(handle, select.POLLIN)
+        poll.poll(seconds * 1000)
+    finally:
+        os.close(handle)
 
 
 def kill_group(group: int) -> None:

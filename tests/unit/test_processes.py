@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from cooperflow import processes
 
@@ -22,6 +26,24 @@ def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
     child.kill()
     child.wait()
     assert not mark.is_alive()
+
+
+def test_the_end_of_a_process_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = subprocess.Popen(["sleep", "0.1"])
+    processes.wait_for_end(child.pid, 3600)
+    assert child.poll() == 0
+    child = subprocess.Popen(["sleep", "60"])
+    processes.wait_for_end(child.pid, 0.01)
+    assert child.poll() is None
+
+    def without(_: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", without)
+    processes.wait_for_end(child.pid, 0.01)
+    assert child.poll() is None
+    child.kill()
+    child.wait()
 
 
 def test_a_helper_dies_with_its_parent() -> None:

@@ -40,7 +40,7 @@ from cooperflow.outcomes import usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
 from cooperflow.upstream import result_files
 
-# Interval of polls of the child process, seconds.
+# Interval of checks for an interruption and the time limit, seconds.
 POLL_SECONDS = 0.1
 # Interval of checks of its containers and the engine, seconds.
 CHECK_SECONDS = 1.0
@@ -180,7 +180,7 @@ def watch(
                 if has_failed() or monitor.has_failed():
                     break
             processes.raise_if_orphaned()
-            time.sleep(POLL_SECONDS)
+            processes.wait_for_end(process, POLL_SECONDS)
     finally:
         end = time.time()
         processes.kill_group(process)
