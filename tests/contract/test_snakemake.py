@@ -159,3 +159,33 @@ def test_after_sigterm_the_running_jobs_end_and_no_other_begins(tmp_path: Path) 
 @pytest.mark.parametrize("flag", ["--configfile", "--config", "--forcerun", "--resources"])
 def test_flags_that_the_documentation_names(flag: str) -> None:
     assert flag in help_text()
+
+
+MODULES = """
+import sys
+from snakemake.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print("MODULES", *sys.modules)
+"""
+
+
+def imported(folder: Path, *arguments: str) -> set[str]:
+    """The packages that a dry run imports."""
+    command = [sys.executable, "-c", MODULES, "--dry-run", "--quiet", "all", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("MODULES"))
+    return {name.partition(".")[0] for name in line.split()[1:]}
+
+
+def test_the_workflow_imports_no_package_that_snakemake_does_not(tmp_path: Path) -> None:
+    """A dry run is mostly imports: pandas, docker or litellm would double its time."""
+    (tmp_path / "Snakefile").write_text(rule("a"))
+    bare = imported(tmp_path)
+    ours = imported(REPOSITORY, "--config", f"results={tmp_path / 'results'}")
+    assert "cooperflow" in ours
+    assert ours - bare - {"cooperflow"} <= sys.stdlib_module_names
+    # Snakemake imports them through plugins and smart_open where they are installed.
+    assert bare.isdisjoint({"vertexai", "litellm", "cooperbench"})

@@ -54,7 +54,6 @@ LATE_MODULES = (
     "pandas.io.formats.style",
     "statsmodels.stats.contingency_tables",
     "statsmodels.stats.multitest",
-    "statsmodels.stats.proportion",
     "unidiff.errors",
 )
 

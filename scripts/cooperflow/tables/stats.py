@@ -1,4 +1,7 @@
-"""The statistics of the tables, each with the source of its formula. Pure."""
+"""The statistics of the tables, each with the source of its formula. Pure.
+
+numpy and statsmodels are imported by the functions that need them: `make status` needs none.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,19 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 POWER = 0.80
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 SEED = 20260113  # of every bootstrap: the same tables give the same intervals
 DRAWS = 10_000
-
-Floats = NDArray[np.float64]
 
 
 def rate(count: int, of: int) -> float:
@@ -29,7 +33,7 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     """Return the Wilson score interval (95 %) of a proportion.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
-    inference", JASA 22 (1927) 209-212; computed by statsmodels' proportion_confint.
+    inference", JASA 22 (1927) 209-212.
     """
     if not of:
         return math.nan, math.nan
@@ -39,6 +43,8 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
 def wilson_many(count: Floats, of: Floats) -> tuple[Floats, Floats]:
     """Return ``wilson`` of many proportions at once."""
+    import numpy as np
+
     low, high = np.full(len(of), np.nan), np.full(len(of), np.nan)
     some = of > 0
     if some.any():
@@ -47,10 +53,10 @@ def wilson_many(count: Floats, of: Floats) -> tuple[Floats, Floats]:
 
 
 def _wilson(count: Any, of: Any) -> tuple[Any, Any]:
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(count, of, alpha=1 - CONFIDENCE, method="wilson")
-    return np.maximum(low, 0.0), high  # rounding can leave it slightly below 0
+    """Return the interval of one proportion, or of an array of them."""
+    middle = (count + Z**2 / 2) / (of + Z**2)
+    half = Z / (of + Z**2) * (count * (of - count) / of + Z**2 / 4) ** 0.5
+    return (middle - half) * (count > 0), middle + half  # of 0, rounding can leave a little
 
 
 def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
@@ -126,6 +132,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
     Journal of Statistics 6 (1979) 65-70. Computed by statsmodels' multipletests.
     """
+    import numpy as np
+
     values = np.asarray(p_values, dtype=float)
     adjusted = np.full(len(values), np.nan)
     present = ~np.isnan(values)
@@ -149,6 +157,8 @@ def cluster_interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
         sums: of each cluster's values.
         sizes: the number of values in each cluster.
     """
+    import numpy as np
+
     if len(sums) < 2:
         return math.nan, math.nan
     draws = _draws(len(sums))
@@ -161,6 +171,8 @@ def cluster_interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
 @cache
 def _draws(clusters: int) -> Floats:
     """Return the number of times that each draw has each cluster."""
+    import numpy as np
+
     generator = np.random.default_rng(SEED)
     return generator.multinomial(clusters, np.full(clusters, 1 / clusters), DRAWS).astype(float)
 
@@ -193,6 +205,8 @@ def clustered_error(values: Floats, clusters: Sequence[object]) -> float:
     (arXiv:2411.00640, 2024); the cluster-robust estimator without a correction
     for small samples. Not a number with fewer than two clusters.
     """
+    import numpy as np
+
     _, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
     if not len(values) or index.max() < 1:
         return math.nan

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import importlib
 import math
+import os
 import random as plain_random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import made_runs
@@ -16,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, norm
 
+from cooperflow import layout
 from cooperflow.tables import comparison, stats
 
 settings.register_profile("statistics", deadline=None, max_examples=60)  # a machine may be busy
@@ -352,3 +356,21 @@ def test_wilson() -> None:
     low, high = stats.wilson(0, 0)
     assert low != low
     assert high != high
+
+
+def test_wilson_is_that_of_statsmodels_to_six_places() -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
+    for of in (1, 2, 3, 7, 24, 100, 652):
+        for count in range(of + 1):
+            low, high = proportion_confint(count, of, alpha=0.05, method="wilson")
+            assert stats.wilson(count, of) == (round(max(low, 0.0), 6), round(high, 6))
+
+
+def test_the_statistics_of_make_status_need_no_numpy() -> None:
+    """`make status` is repeated during a run, and numpy and pandas take longer than its work."""
+    program = "import sys; from cooperflow.status import progress; print(*sys.modules)"
+    env = {**os.environ, "PYTHONPATH": str(layout.REPOSITORY / "scripts")}
+    command = [sys.executable, "-c", program]
+    shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert {"numpy", "pandas", "scipy", "statsmodels"}.isdisjoint(shown.split())
