@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from experiment_client import INVENTORY, TEXTKIT, Experiment
+from experiment_client import INVENTORY, TEXTKIT, Experiment, run_group
 
 from cooperflow.upstream import trajectory
 
@@ -20,26 +19,21 @@ MODEL = "command-a-03-2025"
 
 def cooperbench(one: Experiment, *arguments: str) -> str:
     """Run upstream's command as its own users do; return what it printed."""
-    done = subprocess.run(
-        [".venv/bin/cooperbench", *arguments, "--dataset-dir", "demo/dataset"],
-        cwd=one.clone,
-        env={
-            **os.environ,
-            "COHERE_API_KEY": "not-a-real-key",
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-            "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "1",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=200,
-    )
+    environment = {
+        **os.environ,
+        "COHERE_API_KEY": "not-a-real-key",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "1",
+    }
+    command = [".venv/bin/cooperbench", *arguments, "--dataset-dir", "demo/dataset"]
+    done = run_group(command, 500, one.clone, environment)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 @pytest.mark.docker
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # on a busy machine
 def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path, demo_images: None) -> None:
     """Their outcomes are upstream's where evidence permits; an error is never a fail."""
     # Each conversation is compacted after its first turns.
