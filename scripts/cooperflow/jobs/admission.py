@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import atomic_io, locks, processes, session_state
-from cooperflow.engine import containers
 from cooperflow.errors import EngineError
 from cooperflow.experiment.config_schema import RECORDED
 from cooperflow.experiment.plan import Plan, Run
@@ -164,6 +163,8 @@ def _try_lock(results: Results, stack: contextlib.ExitStack) -> bool:
 
 def engine_problem() -> str:
     """Return why the engine cannot start a run, empty if it can."""
+    from cooperflow.engine import containers  # docker takes a while, and `make status` needs none
+
     try:
         containers.engine(PATIENCE).close()
     except EngineError as error:

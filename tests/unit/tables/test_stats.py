@@ -373,4 +373,4 @@ def test_the_statistics_of_make_status_need_no_numpy() -> None:
     env = {**os.environ, "PYTHONPATH": str(layout.REPOSITORY / "scripts")}
     command = [sys.executable, "-c", program]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
-    assert {"numpy", "pandas", "scipy", "statsmodels"}.isdisjoint(shown.split())
+    assert {"docker", "numpy", "pandas", "scipy", "statsmodels"}.isdisjoint(shown.split())
