@@ -59,16 +59,16 @@ def _turn(item: pytest.Item) -> tuple[int, bool]:
 
 
 @pytest.fixture(autouse=True)
-def _no_process_outlives_its_test(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def _no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """End what a test of sessions has started, also if the test has timed out."""
     if not any(request.node.get_closest_marker(name) for name in ("slow", "docker")):
         yield
         return
     mark = new_mark()
-    monkeypatch.setenv(MARKER, mark[MARKER])
-    yield
+    # Not the test's own `monkeypatch`: that is undone before `experiment` ends.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARKER, mark[MARKER])
+        yield
     kill_marked(mark[MARKER])
 
 
