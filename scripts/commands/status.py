@@ -23,15 +23,17 @@ def main() -> int:
     parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two readings")
     arguments = parser.parse_args()
-    reader = progress.Reader(plan.make(config.load(arguments.configfile)))
+    reader = progress.Reader.open(plan.make(config.load(arguments.configfile)))
     console = Console()
     if not arguments.watch:
         console.print(terminal_view.view(reader.status(), console.width), highlight=False)
+        reader.save()
         return 0
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=False) as live:
         while True:
             start = time.monotonic()
             live.update(terminal_view.view(reader.status(), console.width), refresh=True)
+            reader.save()
             duration = time.monotonic() - start
             time.sleep(max(arguments.every, PAUSE_FACTOR * duration))
     return 0

@@ -261,6 +261,11 @@ class Results:
         return self.state / "halt.json"
 
     @property
+    def progress(self) -> Path:
+        """States of finished runs and findings, saved by `make status` for its next call."""
+        return self.state / "progress.json"
+
+    @property
     def notifications(self) -> Path:
         """The events of this session for which the notify command was called, a file each."""
         return self.state / "notified"

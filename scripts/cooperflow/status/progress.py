@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from cooperflow.outcomes import judgement, run_result, usage
 from cooperflow.outcomes.run_result import AttemptRecord, EvalRecord, RunRecord
 from cooperflow.processes import Process
 from cooperflow.tables import stats
+
+# Version of the document that Reader.save() writes.
+SCHEMA = 1
 
 # The states of a run, in their order.
 WAITING = "waiting"
@@ -45,6 +50,9 @@ class RunState:
     cost_complete: bool = True
     seconds: float = 0.0
     ended: float | None = None
+
+
+_SAVED = [entry.name for entry in fields(RunState) if entry.name != "run"]
 
 
 @dataclass(frozen=True)
@@ -216,8 +224,10 @@ def broken_evaluation_lines(plan: Plan) -> list[str]:
 
 def count_own_features(plan: Plan, states: Sequence[RunState]) -> OwnFeatures:
     """Return how far the evaluations of own features are; they wait for the result of a run."""
-    coop = [s for s in states if plan.has_own_features(s.run.experiment)]
-    done = [s.run.folder(plan.results).own.is_file() for s in coop]
+    names = {e.run_name for e in plan.experiments if plan.has_own_features(e)}
+    coop = [state for state in states if state.run.experiment.run_name in names]
+    runs = plan.results.runs
+    done = [os.path.isfile(f"{runs}/{state.run.key}/{layout.OWN}") for state in coop]
     ready = [
         state.state in (DONE, TO_EVALUATE) and not is_done
         for state, is_done in zip(coop, done, strict=True)
@@ -246,7 +256,42 @@ class Reader:
 
     plan: Plan
     _finished: dict[str, tuple[tuple[int, ...], RunState]] = field(default_factory=dict)
-    _findings: tuple[tuple[int, ...], list[str]] | None = None
+    _findings: tuple[list[Any], list[str]] | None = None
+    _is_saved: bool = True
+
+    def __post_init__(self) -> None:
+        self._runs = str(self.plan.results.runs)
+
+    @classmethod
+    def open(cls, plan: Plan) -> Reader:
+        """Return a reader that knows what an earlier one saved; each entry is checked before use.
+
+        Reading thousands of documents takes seconds, and pandas, for the findings, one more.
+        """
+        reader = cls(plan)
+        saved = atomic_io.read_json(plan.results.progress)
+        if isinstance(saved, dict) and saved.get("schema") == SCHEMA:
+            runs = {run.key: run for run in plan.runs}
+            reader._finished = {
+                key: (tuple(times), RunState(runs[key], **values))
+                for key, (times, values) in saved["finished"].items()
+                if key in runs
+            }
+            reader._findings = saved["findings"] and tuple(saved["findings"])
+        return reader
+
+    def save(self) -> None:
+        """Save what was read for the next reader; without effect if nothing changed."""
+        if self._is_saved:
+            return
+        finished = {
+            key: (times, {name: getattr(state, name) for name in _SAVED})
+            for key, (times, state) in self._finished.items()
+        }
+        document = {"schema": SCHEMA, "finished": finished, "findings": self._findings}
+        with contextlib.suppress(OSError):  # the folder may be someone else's
+            atomic_io.write_text(self.plan.results.progress, json.dumps(document))
+            self._is_saved = True
 
     def status(self) -> Status:
         """Return the experiment's progress now."""
@@ -281,7 +326,11 @@ class Reader:
         times = _modification_times(self.plan.results.runs_csv)
         if times is None:
             return []
-        if self._findings is None or self._findings[0] != times:
+        # The findings depend on the plan too: by its settings, models and pairs.
+        names = [experiment.run_name for experiment in self.plan.experiments]
+        source = [*times, len(self.plan.pairs), *names]
+        if self._findings is None or self._findings[0] != source:
+            self._is_saved = False
             from cooperflow.tables import (
                 findings,  # pandas takes a while
                 run_table,
@@ -289,21 +338,25 @@ class Reader:
 
             try:
                 runs = run_table.read_runs(self.plan.results.runs_csv)
-                self._findings = times, findings.of_plan(self.plan, runs)
+                self._findings = source, findings.of_plan(self.plan, runs)
             except (UserError, OSError, ValueError, KeyError):
-                self._findings = times, []  # another version wrote it; the session makes it again
+                self._findings = source, []  # another version wrote it; the session makes it again
         return self._findings[1]
 
     def _read_run(self, run: Run, now: float) -> tuple[RunState, Active | None]:
+        key = run.key
+        # Strings: joining paths would take longer than to ask for the times.
+        path = f"{self._runs}/{key}"
+        times = _modification_times(f"{path}/{layout.RESULT}", f"{path}/{layout.EVAL}")
+        cached = self._finished.get(key)
+        if times is not None and cached is not None and cached[0] == times:
+            return cached[1], None
         folder = run.folder(self.plan.results)
-        times = _modification_times(folder.result, folder.eval)
         if times is not None:
-            cached = self._finished.get(run.key)
-            if cached is not None and cached[0] == times:
-                return cached[1], None
             state = _read_finished(run, folder)
             if state is not None:
-                self._finished[run.key] = (times, state)
+                self._finished[key] = (times, state)
+                self._is_saved = False
                 return state, None
         record = RunRecord.read(atomic_io.read_json(folder.result))
         if record is not None:
@@ -311,7 +364,7 @@ class Reader:
         return _read_unfinished(run, folder, now)
 
 
-def _modification_times(*paths: Path) -> tuple[int, ...] | None:
+def _modification_times(*paths: str | Path) -> tuple[int, ...] | None:
     try:
         return tuple(os.stat(path).st_mtime_ns for path in paths)
     except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import time
@@ -172,3 +173,67 @@ def test_pending_evaluations_of_own_features_are_listed(made: Plan) -> None:
     line = f"1 of {len(coop)} coop runs have each patch evaluated alone, 1 pending"
     assert line in text_of(made)
     assert f"{len(coop) - 2} after their run" in text_of(made)
+
+
+def test_a_later_reader_reads_only_what_changed(
+    made: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in made.runs[:3]:
+        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
+    first = progress.Reader.open(made)
+    before = first.status()
+    first.save()
+
+    read: list[Path] = []
+    read_json = progress.atomic_io.read_json
+
+    def count(path: Path) -> Any:
+        if path.name in ("result.json", "eval.json"):
+            read.append(path)
+        return read_json(path)
+
+    monkeypatch.setattr(progress.atomic_io, "read_json", count)
+    later = progress.Reader.open(made)
+    assert later.status().experiments == before.experiments
+    waiting = [run.folder(made.results).result for run in made.runs[3:]]
+    assert read == waiting
+    # A verdict that changed is read again, and saved.
+    changed = made.runs[0].folder(made.results)
+    synthetic.write_run(made, made.runs[0], "fail", synthetic.BEGAN, synthetic.Words())
+    read.clear()
+    now = later.status()
+    assert changed.eval in read
+    assert dict(now.experiments[0].outcomes) == {"pass": 2, "fail": 1}
+    later.save()
+    assert progress.Reader.open(made).status().experiments == now.experiments
+
+
+def test_findings_are_saved_with_the_table_they_describe(
+    made: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in made.runs:
+        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
+    run_table.perform(made)
+    first = progress.Reader.open(made)
+    found = first.status().findings
+    assert found
+    first.save()
+    reads: list[Path] = []
+    read_runs = run_table.read_runs
+    monkeypatch.setattr(run_table, "read_runs", lambda path: reads.append(path) or read_runs(path))
+    assert progress.Reader.open(made).status().findings == found
+    assert not reads
+    fewer = dataclasses.replace(made, pairs=made.pairs[:10])
+    progress.Reader.open(fewer).status()
+    assert len(reads) == 1
+    run_table.perform(made)
+    progress.Reader.open(made).status()
+    assert len(reads) == 2
+
+
+def test_a_damaged_or_foreign_document_is_ignored(made: Plan) -> None:
+    before = progress.Reader(made).status()
+    for text in ("{", '{"schema": 0, "finished": 3}', "[]"):
+        made.results.progress.parent.mkdir(parents=True, exist_ok=True)
+        made.results.progress.write_text(text)
+        assert progress.Reader.open(made).status().experiments == before.experiments
