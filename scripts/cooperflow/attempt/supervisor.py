@@ -200,11 +200,14 @@ def watch(
 
 
 def _create_monitor(attempt: Attempt, stop_note: Path) -> ContainerMonitor:
-    setting = attempt.experiment.setting
-    agents = 1 if setting.mode == "solo" else 2
+    expected = _count_agents(attempt) + attempt.experiment.setting.git
     return container_monitor.create_monitor(
-        attempt.is_docker, attempt.folder, attempt.labels, stop_note, agents + setting.git
+        attempt.is_docker, attempt.folder, attempt.labels, stop_note, expected
     )
+
+
+def _count_agents(attempt: Attempt) -> int:
+    return 1 if attempt.experiment.setting.mode == "solo" else 2
 
 
 def _time_limit(attempt: Attempt) -> float:
@@ -279,7 +282,7 @@ def _evidence(
         exit_code=report.exit_code,
         seconds=report.seconds,
         agents=agents,
-        silent=max(len(agents) - len(threads), 0) if recorded else 0,
+        silent=max((len(agents) or _count_agents(attempt)) - len(threads), 0) if recorded else 0,
         calls=tuple(
             CallsEnd(
                 last=thread[-1].kind,

@@ -213,6 +213,12 @@ RUN_RULES = (
         lambda e: e.timed_out and e.engine_stalled > e.seconds / 2,
         _infra(DOCKER_UNAVAILABLE),
     ),
+    # It did not begin: a slow machine or engine is not an agent that ran out of time.
+    RunRule(
+        "time limit; an agent made no call",
+        lambda e: e.timed_out and e.silent,
+        _infra(AGENT_ERROR),
+    ),
     RunRule("time limit", lambda e: e.timed_out, Verdict(FAIL, TIMEOUT)),
     _last_call(usage.AUTH, "broken; an agent's last call: the key was refused"),
     _last_call(usage.QUOTA, "broken; an agent's last call: the quota is used up"),

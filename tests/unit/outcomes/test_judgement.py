@@ -38,6 +38,11 @@ def last(kind: str, waited: float = 0.0) -> tuple[CallsEnd, ...]:
     [
         (Evidence(True, agents=DONE, calls=FINE), Verdict(None)),
         (Evidence(False, timed_out=True, calls=FINE), Verdict("fail", "timeout")),
+        # The time was over before an agent began.
+        (
+            Evidence(False, timed_out=True, silent=1),
+            Verdict("infra_error", "agent_error", again=True),
+        ),
         (
             Evidence(False, timed_out=True, calls=last(usage.OPEN, 80)),
             Verdict("infra_error", "api_timeout", again=True),
