@@ -84,6 +84,12 @@ def nothing_left(lab: Lab, others: Bystanders | None = None, swept: bool = True)
     return left + (others.missing() if others else [])
 
 
+def entries_below(folder: Path) -> Iterator[Path]:
+    """Yield files and folders; one that a process removes meanwhile is no error, as in rglob()."""
+    for here, folders, files in os.walk(folder):
+        yield from (Path(here, name) for name in (*folders, *files))
+
+
 def _left(lab: Lab) -> Iterator[str]:
     for pid, line in lab.processes():
         yield f"process {pid} is alive: {line[:100]}"
@@ -93,14 +99,15 @@ def _left(lab: Lab) -> Iterator[str]:
         for found in lab.docker(kind, "ls", "-q", *extra, "--filter", chosen).split():
             yield f"{kind} {found[:12]} is there"
     for place in (lab.runtime, lab.temporary):
-        for path in place.rglob("*"):
+        for path in entries_below(place):
             if not path.is_dir() and not path.name.startswith("snakemake"):
                 yield f"{path.relative_to(lab.folder)} is left"
             if path.is_dir() and path.name.startswith("run-"):
                 yield f"{path.relative_to(lab.folder)}/ is left"
     if lab.results.is_dir():
-        for path in lab.results.rglob("*.tmp"):
-            yield f"{path.relative_to(lab.clone)} is left"
+        for path in entries_below(lab.results):
+            if path.suffix == ".tmp":
+                yield f"{path.relative_to(lab.clone)} is left"
         yield from _locks(lab)
 
 
@@ -118,7 +125,7 @@ def _locks(lab: Lab) -> Iterator[str]:
 def whole(lab: Lab) -> list[str]:
     """Every JSON and CSV that a reader can see can be read to its end."""
     wrong = []
-    for path in lab.results.rglob("*"):
+    for path in entries_below(lab.results):
         parts = path.relative_to(lab.results).parts
         # Partial files of a killed upstream process stay with their attempt.
         if "logs" in parts or path.is_dir():
@@ -190,7 +197,7 @@ def key_is_secret(lab: Lab, key: str) -> list[str]:
     wrong = []
     # The servers' own files are the campaign's: it has them quote the key.
     ours = lab.folder / "servers"
-    for path in [p for p in lab.folder.rglob("*") if p.is_file() and ours not in p.parents]:
+    for path in [p for p in entries_below(lab.folder) if p.is_file() and ours not in p.parents]:
         try:
             if any(key.encode() in content for _, content in compressed_files.contents(path)):
                 wrong.append(f"the key is in {path.relative_to(lab.folder)}")
