@@ -99,7 +99,7 @@ def contents(path: Path) -> Iterator[tuple[Path, bytes]]:
 
     Nothing is returned for a compressed form beside its plain one, as a kill can leave them.
     """
-    if path.name.endswith(ARCHIVE):
+    if path.name.removesuffix(ARCHIVE).isdigit() and path.name.endswith(ARCHIVE):
         if path.with_name(path.name.removesuffix(ARCHIVE)).is_dir():
             return
         with tarfile.open(path) as archive:

@@ -74,7 +74,8 @@ def test_compressed_runs_give_the_same_bundle_story_and_recording(
     monkeypatch.setattr(compressed_files, "BLOCK", 0)
     for one in made.runs:
         folder = one.folder(made.results)
-        run_result.finish_attempt(one, folder.attempt(1))
+        run_result.move_upstream_files(one, folder.attempt(1))
+        run_result.compress_attempt(folder.attempt(1))
         compressed_files.compress_below(folder.path, run_result.is_compressible)
     assert list(made.results.runs.rglob("calls.jsonl.gz"))
     assert not list(made.results.runs.rglob("calls.jsonl"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import run_result
+from cooperflow.outcomes.judgement import Evidence, Verdict
 
 CALLS = [{"event": "end", "id": str(n), "message": "x" * 100} for n in range(80)]
 TRAJECTORY = {"agent_id": "solo", "messages": [{"content": "x" * 100}] * 80}
@@ -69,7 +71,8 @@ def evidence(folder: RunFolder) -> dict[str, bytes]:
 
 
 def reduce(run: Run, folder: RunFolder) -> None:
-    run_result.finish_attempt(run, folder.attempt(1))
+    run_result.move_upstream_files(run, folder.attempt(1))
+    run_result.compress_attempt(folder.attempt(1))
     if (folder.evals / "1").is_dir():
         compressed_files.pack(folder.evals / "1")
 
@@ -154,3 +157,50 @@ def test_a_damaged_file_is_no_document(tmp_path: Path) -> None:
     stored.write_bytes(stored.read_bytes()[:-20])
     assert compressed_files.read_json(path) is None
     assert compressed_files.read_json(tmp_path / "missing.json") is None
+
+
+def test_a_full_disk_leaves_the_files_plain(
+    folder: RunFolder, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk space of a paid attempt is no reason to lose it."""
+
+    def fill(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = evidence(folder)
+    monkeypatch.setattr(compressed_files, "_gzip_writer", fill)
+    run_result.move_upstream_files(run, folder.attempt(1))
+    run_result.compress_attempt(folder.attempt(1))
+    before.pop("summary.json")
+    assert evidence(folder) == before
+    assert atomic_io.read_lines(folder.attempt(1) / layout.CALLS) == CALLS
+    assert run_result.restore(run, folder) is not None
+
+
+def test_an_attempt_counts_before_it_is_compressed(
+    folder: RunFolder, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = folder.attempt(1)
+    (attempt / layout.RESULT).unlink()
+    (attempt / layout.CALLS).unlink()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_: Path) -> None:
+        raise Killed
+
+    monkeypatch.setattr(run_result, "compress_attempt", kill)
+    evidence_of_run = Evidence(True, agents=())
+    with pytest.raises(Killed):
+        run_result.publish(
+            run, folder, 1, {"agents": {}}, Verdict(None), evidence_of_run, None, None, 0.0
+        )
+    assert run_result.is_restorable(folder)
+    assert folder.result.is_file()
+
+
+def test_an_archive_of_the_users_own_is_copied_as_it_is(tmp_path: Path) -> None:
+    own = tmp_path / "old.tar.gz"
+    own.write_bytes(b"no archive")
+    assert dict(compressed_files.contents(own)) == {own: b"no archive"}

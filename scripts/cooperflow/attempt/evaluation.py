@@ -98,7 +98,8 @@ def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | Non
     if reasons:
         print(f"{subject.key}: evaluation broke: {', '.join(reasons)}; see {folder}")
         return None
-    compressed_files.pack(folder)
+    with contextlib.suppress(OSError):  # it stays a folder, which is read as well
+        compressed_files.pack(folder)
     return document
 
 

@@ -142,8 +142,11 @@ def wanted(asked: str | None, lock: Lock | None, lock_path: str) -> Wanted:
         asked: `dataset.revision`; PINNED and None leave the choice to the lock.
     """
     shipped = known()
-    if asked not in (None, PINNED):
-        return Wanted(shipped.repository, asked, "dataset.revision", explicit=True)
+    if asked is not None and asked != PINNED:
+        # The lock of an earlier version may name another repository.
+        is_locked = lock is not None and lock.revision.startswith(asked)
+        repository = lock.repository if lock is not None and is_locked else shipped.repository
+        return Wanted(repository, asked, "dataset.revision", explicit=True)
     if lock is not None:
         return Wanted(lock.repository, lock.revision, f"dataset.lock ({lock_path})")
     if asked is None:

@@ -47,9 +47,9 @@ def call(work: str) -> int:
     """
     code = None
     if os.environ.get(environment.LAUNCHER) != "off" and os.environ.get(environment.OWNER):
-        if work == "eval":
-            _prepare_tables()
         with contextlib.suppress(OSError):
+            if work == "eval":
+                _prepare_tables()
             code = _request_work(work)
     if code is not None:
         return code

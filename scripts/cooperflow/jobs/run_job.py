@@ -58,7 +58,8 @@ class RunJob(Job):
             attempt = self._folder.attempt(number)
             if AttemptRecord.read(self._folder, number).state == run_result.RUNNING:
                 redaction.scrub(attempt, provider_key(self._run.experiment.model))
-            run_result.finish_attempt(self._run, attempt)
+            run_result.move_upstream_files(self._run, attempt)
+            run_result.compress_attempt(attempt)
 
     def prepare(self) -> None:
         """Before a second or third try, wait; longer if the provider asked for it."""

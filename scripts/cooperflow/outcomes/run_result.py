@@ -151,7 +151,7 @@ def publish(
         dict(document) if document is not None else _result_of_upstream_form(run, evidence, started)
     )
     full_document["log_dir"] = str(folder.path)
-    upstream = finish_attempt(run, folder.attempt(attempt))
+    upstream = move_upstream_files(run, folder.attempt(attempt))
     record = RunRecord(
         outcome=verdict.outcome,
         reason=verdict.reason,
@@ -180,6 +180,8 @@ def publish(
     # From here on the attempt counts: restore() completes a publication that was killed.
     atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, full_document)
     _link_files(folder, upstream, full_document)
+    # Only now: a full disk or a kill must not lose a paid attempt for the sake of its disk space.
+    compress_attempt(folder.attempt(attempt))
     return full_document
 
 
@@ -216,14 +218,15 @@ def written_folder(run: Run, attempt: Path) -> Path:
     return attempt / "logs" / experiment.run_name / experiment.setting.mode / run.pair.folder
 
 
-def finish_attempt(run: Run, attempt: Path) -> Path:
-    """Reduce the disk space of an ended attempt and return the folder of upstream's results.
+def move_upstream_files(run: Run, attempt: Path) -> Path:
+    """Move upstream's results of an ended attempt out of nested folders; return their folder.
 
-    The attempt has no process. A call that was killed is completed by the next one.
+    A call that was killed is completed by the next one.
     """
     written, finished = written_folder(run, attempt), attempt / layout.UPSTREAM
     if written.is_dir() and not finished.exists():
-        written.rename(finished)
+        with contextlib.suppress(OSError):  # it is read where it is
+            written.rename(finished)
     if finished.is_dir():
         # Upstream's own tables of this one run, with nothing that its result.json lacks.
         for name in result_files.TABLES:
@@ -231,8 +234,16 @@ def finish_attempt(run: Run, attempt: Path) -> Path:
     for here, _, _ in os.walk(attempt / "logs", topdown=False):
         with contextlib.suppress(OSError):  # it has other files
             os.rmdir(here)
-    compressed_files.compress_below(attempt, is_compressible)
     return upstream_folder(run, attempt)
+
+
+def compress_attempt(attempt: Path) -> None:
+    """Compress the large files of an attempt without a process, as far as the disk allows.
+
+    A file that stays plain is read as well, so no error here is one of the run.
+    """
+    with contextlib.suppress(OSError):
+        compressed_files.compress_below(attempt, is_compressible)
 
 
 def is_compressible(name: str) -> bool:

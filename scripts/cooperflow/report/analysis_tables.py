@@ -89,10 +89,11 @@ def _losses(table: pd.DataFrame) -> ShownTable:
     return ShownTable(
         "losses",
         "Where runs of two agents are lost",
-        "Agent: an agent's patch alone fails the tests of its own feature. Merge: both pass alone, "
-        "but the patches conflict. Integration: both pass alone and merge cleanly, but tests fail. "
-        "Unknown: an own feature could not be evaluated. In brackets: share of the evaluated runs "
-        "and its Wilson interval (95 %).",
+        "Passed: the tests of both features pass at the end, also where an agent's patch alone "
+        "fails. The other columns are failed runs. Agent: an agent's patch alone fails the tests "
+        "of its own feature. Merge: both pass alone, but the patches conflict. Integration: both "
+        "pass alone and merge cleanly, but tests fail. Unknown: an own feature could not be "
+        "evaluated. In brackets: share of the evaluated runs and its Wilson interval (95 %).",
         ("Experiment", "Evaluated", "Passed", "Agent", "Merge", "Integration", "Unknown"),
         1,
         tuple(rows),
@@ -112,6 +113,7 @@ def _own_features(table: pd.DataFrame) -> ShownTable:
             _of(row["agents_passed"], row["agents"]),
             formats.percent(row["agent_rate"]),
             _range(row["agent_low"], row["agent_high"]),
+            formats.count(row["passes_needing_both"]),
         )
         for row in table.to_dict("records")
     )
@@ -119,7 +121,9 @@ def _own_features(table: pd.DataFrame) -> ShownTable:
         "own",
         "Each agent's own feature, before the merge",
         "One agent's patch alone, tested with its own feature's tests. Known: runs with a verdict "
-        "on both. The rate of both is the most that coop could pass if nothing were lost later.",
+        "on both. Where both pass, only the merge or the integration can lose the run. Passes "
+        "without both: runs that pass although an own feature fails alone, because it works with "
+        "the other agent's patch, or because one patch alone passed all tests.",
         (
             "Experiment",
             "Known",
@@ -129,6 +133,7 @@ def _own_features(table: pd.DataFrame) -> ShownTable:
             "Agents that pass",
             "Rate",
             "95 % interval",
+            "Passes without both",
         ),
         1,
         rows,
@@ -154,9 +159,9 @@ def _conflicts(table: pd.DataFrame) -> ShownTable:
     return ShownTable(
         "conflicts",
         "Merge conflicts and overlapping patches",
-        "Overlap: changed lines of both agents without an unchanged line between them. Near: at "
-        "most three unchanged lines. Apart: conflicts without overlapping lines, such as a file "
-        "that both add.",
+        "Overlap: changed lines of both agents without an unchanged line between them. Near: "
+        "overlap, or at most three unchanged lines between them. Apart: conflicts without "
+        "overlapping lines, such as a file that one changes and the other deletes.",
         (
             "Experiment",
             "Merges",
@@ -192,7 +197,7 @@ def _conflict_comparison(table: pd.DataFrame) -> ShownTable:
         "Conflict rates, paired",
         "The same pairs in two experiments: conflict rate of the first minus that of the second, "
         "in percentage points, with Newcombe's interval and the exact McNemar test. As in Figure "
-        "5a of the paper.",
+        "5a of the CooperBench paper.",
         (
             "First",
             "Second",
@@ -246,8 +251,8 @@ def _messages(table: pd.DataFrame) -> ShownTable:
         "messages",
         "Messages of the agents",
         "Plain rules find plans, questions, files and lines in the text of each message; no model "
-        "reads it. In brackets: 95 % interval, which draws tasks. Runs with and without a conflict "
-        "differ in more than their messages.",
+        "reads it. In brackets: 95 % interval by resampling the tasks (with few tasks it is too "
+        "narrow). Runs with and without a conflict differ in more than their messages.",
         ("Experiment", "Measure", "All runs", "With a conflict", "Merged cleanly"),
         2,
         tuple(rows),
@@ -315,8 +320,8 @@ def _published(table: pd.DataFrame) -> ShownTable:
         "rows with a naive merge (plain git). Not comparable: a coop row that also passes a "
         "conflict by the lead's patch alone, as this release of the benchmark does, and the "
         "paper's own merge, which resolves some conflicts. AUC: area under the pass rate over "
-        "difficulty; retention: coop's area divided by solo's. Its tables are named by their "
-        "content; their numbers were not verified.",
+        "difficulty; retention: coop's area divided by solo's. The paper's tables are named by "
+        "their content: the numbers that the paper gives to them were not verified.",
         (
             "Model",
             "Agent",

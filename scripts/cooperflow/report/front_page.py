@@ -64,8 +64,8 @@ CAPTIONS = {
     "and sources: tables/published.csv.",
     "cost_success": "Over all attempts of a run; intervals are Wilson's, 95 %.",
     "repo_outcomes": "Passes of the runs that were evaluated.",
-    "losses": "Runs that are left after each stage. An own feature is one agent's patch alone, "
-    "tested before the merge.",
+    "losses": "Runs that are left after each stage; a run that passes is left at every stage. An "
+    "own feature is one agent's patch alone, tested before the merge.",
     "message_share": "Two agents' messages among their messages and commands.",
     "turns": "Answers that the agents of a run acted on, all agents together.",
     "message_times": "Each run's time, from its first turn to its end, in six equal parts.",
@@ -81,20 +81,26 @@ TERMS = (
     ("pair", "Two features of one task. Every setting does the same pairs."),
     ("setting, experiment, run", "A setting says who does the work; an experiment is a model in a "
      "setting; a run is an experiment on one pair."),
-    ("pass, fail", "After the work (and the merge) the tests of both features pass, or not."),
+    ("pass, fail", "After the work (and the merge) the tests of both features pass, or not. "
+     "Reasons of a fail: tests_failed; merge_conflict; empty_patch, an agent handed in nothing; "
+     "timeout."),
     ("infra error", "The run broke for a reason outside of the model, such as a provider that did "
-     "not answer. It counts neither as a pass nor as a fail."),
+     "not answer. It counts neither as a pass nor as a fail; only the pass rate of all runs counts "
+     "it as not passed."),
     ("conflict", "Git cannot combine the patches of two agents, because both changed the same or "
      "adjacent lines."),
-    ("caveat", "A pass that deserves a second look. lead_alone: the patches conflict, and one "
-     "agent's patch alone passes all tests. no_tests_run: no test was run."),
+    ("caveat", "A pass that deserves a second look. lead_alone: the patches conflict, and the "
+     "benchmark accepts one agent's patch alone, which passes the tests of both features. "
+     "no_tests_run: no test was run."),
     ("points", "Percentage points: from 60 % to 45 % are \N{MINUS SIGN}15 points."),
     ("95 % interval", "The range of values that the data support. A difference whose interval "
      "contains 0 is not established."),
     ("p", "How often chance alone would make a difference at least this large if there were none."),
     ("oracle", "The benchmark's own solutions in the place of agents: they show what a run can "
      "reach on this machine."),
-    ("replay", "Recorded answers in the place of a model, to show the workflow without cost."),
+    ("replay", "Prepared answers in the place of a model, to show the workflow without cost. The "
+     "commands, patches, merges and tests are real; the outcomes say nothing about a model, and "
+     "costs are what such calls would have cost."),
     ("step", "One answer of the model and the commands in it, also called a turn."),
 )  # fmt: skip
 
@@ -103,9 +109,12 @@ def introduction(plan: Plan) -> str:
     """Return what is measured, in sentences for a reader who does not know the benchmark."""
     settings = " ".join(f"{setting.name}: {_explain(setting)}." for setting in plan.settings)
     return (
-        "CooperBench measures what it costs to divide programming work between agents. A task is a "
+        "CooperBench (arXiv:2601.13295) measures what it costs to divide programming work between "
+        "agents. A task is a "
         "repository with features to add; a pair is two of these features. "
-        f"{settings} A run passes if the tests of both features pass at the end."
+        f"{settings} A run passes if the tests of both features pass at the end. Where patches "
+        "conflict, this release of the benchmark accepts one agent's patch that passes them alone; "
+        "such a pass has the caveat lead_alone."
     )
 
 

@@ -270,19 +270,24 @@ class Reader:
         """
         reader = cls(plan)
         saved = atomic_io.read_json(plan.results.progress)
-        if isinstance(saved, dict) and saved.get("schema") == SCHEMA:
-            runs = {run.key: run for run in plan.runs}
-            reader._finished = {
+        if not isinstance(saved, dict) or saved.get("schema") != SCHEMA:
+            return reader
+        runs = {run.key: run for run in plan.runs}
+        try:
+            finished = {
                 key: (tuple(times), RunState(runs[key], **values))
                 for key, (times, values) in saved["finished"].items()
                 if key in runs
             }
-            reader._findings = saved["findings"] and tuple(saved["findings"])
+            saved_findings = saved["findings"] and tuple(saved["findings"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return reader  # of another version
+        reader._finished, reader._findings = finished, saved_findings
         return reader
 
     def save(self) -> None:
         """Save what was read for the next reader; without effect if nothing changed."""
-        if self._is_saved:
+        if self._is_saved or not self.plan.results.state.is_dir():
             return
         finished = {
             key: (times, {name: getattr(state, name) for name in _SAVED})
@@ -323,14 +328,14 @@ class Reader:
 
     def _read_findings(self) -> list[str]:
         """Return the findings of runs.csv, none before it exists; read again when it changes."""
-        times = _modification_times(self.plan.results.runs_csv)
-        if times is None:
+        try:
+            table = os.stat(self.plan.results.runs_csv)
+        except OSError:
             return []
         # The findings depend on the plan too: by its settings, models and pairs.
         names = [experiment.run_name for experiment in self.plan.experiments]
-        source = [*times, len(self.plan.pairs), *names]
+        source = [table.st_mtime_ns, table.st_size, len(self.plan.pairs), *names]
         if self._findings is None or self._findings[0] != source:
-            self._is_saved = False
             from cooperflow.tables import (
                 findings,  # pandas takes a while
                 run_table,
@@ -339,8 +344,9 @@ class Reader:
             try:
                 runs = run_table.read_runs(self.plan.results.runs_csv)
                 self._findings = source, findings.of_plan(self.plan, runs)
+                self._is_saved = False
             except (UserError, OSError, ValueError, KeyError):
-                self._findings = source, []  # another version wrote it; the session makes it again
+                return []  # another version wrote it; the session makes it again
         return self._findings[1]
 
     def _read_run(self, run: Run, now: float) -> tuple[RunState, Active | None]:

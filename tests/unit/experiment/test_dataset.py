@@ -88,6 +88,7 @@ def test_config_lock_and_shipped_revision_take_precedence_in_this_order() -> Non
     for asked, given, repository, revision in (
         ("b" * 40, lock, known.repository, "b" * 40),
         ("main", lock, known.repository, "main"),
+        ("a" * 40, lock, "x/y", "a" * 40),
         (module.PINNED, lock, "x/y", "a" * 40),
         (None, lock, "x/y", "a" * 40),
         (module.PINNED, None, known.repository, known.revision),

@@ -181,6 +181,10 @@ def test_a_later_reader_reads_only_what_changed(
     for run in made.runs[:3]:
         synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
     first = progress.Reader.open(made)
+    first.status()
+    first.save()
+    assert not made.results.state.exists()  # a session makes it, for its own user
+    made.results.state.mkdir()
     before = first.status()
     first.save()
 
@@ -214,6 +218,7 @@ def test_findings_are_saved_with_the_table_they_describe(
     for run in made.runs:
         synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
     run_table.perform(made)
+    made.results.state.mkdir(exist_ok=True)
     first = progress.Reader.open(made)
     found = first.status().findings
     assert found
@@ -233,7 +238,9 @@ def test_findings_are_saved_with_the_table_they_describe(
 
 def test_a_damaged_or_foreign_document_is_ignored(made: Plan) -> None:
     before = progress.Reader(made).status()
-    for text in ("{", '{"schema": 0, "finished": 3}', "[]"):
+    other = '{"schema": 1, "finished": {"%s": [[1, 2], {"colour": "red"}]}, "findings": null}'
+    key = made.runs[0].key
+    for text in ("{", '{"schema": 0, "finished": 3}', "[]", '{"schema": 1}', other % key):
         made.results.progress.parent.mkdir(parents=True, exist_ok=True)
         made.results.progress.write_text(text)
         assert progress.Reader.open(made).status().experiments == before.experiments
