@@ -46,7 +46,7 @@ RUN_MODULES = (
     "httpcore",
     "openai.resources.chat",
 )
-# What the jobs for tables import while they work.
+# Modules that the jobs for tables import while they work.
 LATE_MODULES = (
     "pandas.core.methods.to_dict",
     "pandas.core.reshape.reshape",

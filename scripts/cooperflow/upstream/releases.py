@@ -177,15 +177,15 @@ class Amendment:
 AMENDED_IN = "0.0.29"
 AMENDMENTS: Mapping[tuple[str, int], Amendment] = {
     ("dottxt_ai_outlines_task", 1706): Amendment(
-        (4, 5), (), "skipped tests alone are no pass; the tests' models are in the image"
+        (4, 5), (), "skipped tests alone do not pass; the tests' models are in the image"
     ),
-    ("dspy_task", 8394): Amendment((), (), "a missing test file is no pass; litellm pinned"),
+    ("dspy_task", 8394): Amendment((), (), "a missing test file does not pass; litellm pinned"),
     ("dspy_task", 8563): Amendment((), (), "litellm pinned"),
     ("dspy_task", 8587): Amendment((), (), "litellm pinned"),
     ("dspy_task", 8635): Amendment((), (), "litellm pinned"),
-    ("go_chi_task", 26): Amendment((2, 3, 4), (), "a run without tests is no pass; Go 1.22"),
-    ("go_chi_task", 27): Amendment((3,), (), "a run without tests is no pass"),
-    ("go_chi_task", 56): Amendment((), (), "a run without tests is no pass"),
+    ("go_chi_task", 26): Amendment((2, 3, 4), (), "a run without tests does not pass; Go 1.22"),
+    ("go_chi_task", 27): Amendment((3,), (), "a run without tests does not pass"),
+    ("go_chi_task", 56): Amendment((), (), "a run without tests does not pass"),
     ("huggingface_datasets_task", 3997): Amendment((2, 3)),
     ("huggingface_datasets_task", 6252): Amendment((), (), "scipy pinned"),
     ("huggingface_datasets_task", 7309): Amendment(
