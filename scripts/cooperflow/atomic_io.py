@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cooperflow import locks
+from cooperflow.errors import DamagedFileError
 
 # Ending of the compressed form of a file, which compressed_files.py writes.
 COMPRESSED = ".gz"
@@ -82,7 +83,7 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a file, read from its compressed form if only that exists.
 
     Raises:
-        ValueError: the compressed form is damaged.
+        DamagedFileError: the compressed form cannot be read.
     """
     try:
         return path.read_bytes()
@@ -91,7 +92,10 @@ def read_bytes(path: Path) -> bytes:
             data = path.with_name(path.name + COMPRESSED).read_bytes()
             return gzip.decompress(data)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}{COMPRESSED} is damaged: {error}") from error
+            raise DamagedFileError(
+                f"{path}{COMPRESSED} is damaged ({error}). Restore it from a copy of the results. "
+                "Without one, remove it: its content is then missing in tables and pages."
+            ) from error
 
 
 def read_json(path: Path | str) -> Any | None:

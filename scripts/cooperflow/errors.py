@@ -10,6 +10,10 @@ class UserError(Exception):
     """An error that the user can fix: the text states what is wrong, where and the remedy."""
 
 
+class DamagedFileError(UserError, ValueError):
+    """A file that the workflow wrote cannot be read."""
+
+
 class EngineError(Exception):
     """The Docker engine does not answer, or refuses what a run needs."""
 

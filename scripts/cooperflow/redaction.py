@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import html
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -164,9 +166,13 @@ def scrub(folder: Path, key: str | None) -> None:
         with contextlib.suppress(OSError):
             if path.is_file() and not path.is_symlink() and path.stat().st_size <= LONGEST:
                 data = path.read_bytes()
-                clean = redactor.data(data)
-                if clean != data:
-                    atomic_io.write_bytes(path, clean)
+                is_compressed = path.name.endswith(atomic_io.COMPRESSED)
+                with contextlib.suppress(EOFError, zlib.error):  # damaged: nobody reads it either
+                    content = gzip.decompress(data) if is_compressed else data
+                    clean = redactor.data(content)
+                    if clean != content:
+                        new = gzip.compress(clean, mtime=0) if is_compressed else clean
+                        atomic_io.write_bytes(path, new)
 
 
 def raw_values(names: Iterable[str | None], environment: Mapping[str, str]) -> list[str]:

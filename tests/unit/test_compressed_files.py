@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cooperflow import atomic_io, compressed_files, layout
+from cooperflow import atomic_io, compressed_files, layout, redaction
+from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
@@ -157,6 +158,8 @@ def test_a_damaged_file_is_no_document(tmp_path: Path) -> None:
     stored.write_bytes(stored.read_bytes()[:-20])
     assert compressed_files.read_json(path) is None
     assert compressed_files.read_json(tmp_path / "missing.json") is None
+    with pytest.raises(UserError, match=r"solo_traj\.json\.gz is damaged .*Restore it"):
+        atomic_io.read_lines(path)
 
 
 def test_a_full_disk_leaves_the_files_plain(
@@ -204,3 +207,15 @@ def test_an_archive_of_the_users_own_is_copied_as_it_is(tmp_path: Path) -> None:
     own = tmp_path / "old.tar.gz"
     own.write_bytes(b"no archive")
     assert dict(compressed_files.contents(own)) == {own: b"no archive"}
+
+
+def test_a_key_is_removed_from_compressed_files(tmp_path: Path) -> None:
+    """A session that was killed may have had another key than the one that compresses."""
+    key = "sk-0123456789abcdef"
+    log = tmp_path / "cooperbench.log"
+    log.write_text(f"refused: {key}\n" * 1000)
+    compressed_files.compress(log)
+    redaction.scrub(tmp_path, key)
+    text = atomic_io.read_bytes(log).decode()
+    assert key not in text
+    assert text.count("refused: ") == 1000

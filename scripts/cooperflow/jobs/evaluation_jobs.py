@@ -253,6 +253,11 @@ class OracleJob(Job):
         pair, number = repetition.pair, repetition.number
         super().__init__(plan, f"oracle/{pair.folder}/{number}", this_try)
         self._pair, self._number = pair, number
+        self._folder = plan.results.oracle(pair) / str(number)
+
+    def folders(self) -> Iterable[Path]:
+        probes = [self._folder / name for name in (*oracle.PROBES, *oracle.OWN)]
+        return (*probes, *(probe / "evals" for probe in probes))
 
     @staticmethod
     def find(plan: Plan, key: str) -> Repetition:
@@ -313,7 +318,7 @@ class OracleJob(Job):
     def _probe(self, name: str, patches: Mapping[str, bytes], image: str | None) -> Probe:
         """Evaluate one set of patches, or return the result of an interrupted try."""
         pair = self._pair
-        folder = self.plan.results.oracle(pair) / str(self._number) / name
+        folder = self._folder / name
         previous = atomic_io.read_json(folder / "probe.json")
         if isinstance(previous, dict) and previous.get("image_id", image) == image:
             return Probe.parse(previous)
