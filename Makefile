@@ -8,7 +8,7 @@ export PYTHONUTF8 := 1
 .NOTPARALLEL:
 CONFIG ?=
 # Tests that run at a time: most wait for containers and for a slow model.
-TESTERS ?= 4
+TESTERS ?= 3
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
 # No target that `make help` lists creates a file of its name.
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
