@@ -36,6 +36,17 @@ def point_range(low: Any, high: Any) -> str:
     return MISSING if MISSING in ends else f"{ends[0]} to {ends[1]}"
 
 
+def percent_range(low: Any, high: Any, digits: int = 1) -> str:
+    """Return an interval of shares, with one sign of percent."""
+    ends = percent(low, digits), percent(high, digits)
+    return MISSING if MISSING in ends else f"{ends[0].removesuffix(' %')} to {ends[1]}"
+
+
+def is_true(value: object) -> bool:
+    """Return whether a cell is true, in a table or as its file spells it."""
+    return str(value) == "True"
+
+
 def probability(value: Any) -> str:
     """Return a p value."""
     number = parse_number(value)

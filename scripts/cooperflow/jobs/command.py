@@ -62,10 +62,13 @@ def run(main: Callable[[], int]) -> NoReturn:
         sys.exit(f"\n{error}\n")
 
 
-def run_rule(main: Callable[[planning.Plan], int | None], text: str | None) -> NoReturn:
+def run_rule(main: Callable[[Plan], int | None], text: str | None) -> NoReturn:
     """Do a rule's work on the session's plan, print expected errors and exit."""
-    log = parser(text).parse_args().log
-    sys.exit(perform(lambda: main(planning.make(configuration.from_environment())) or 0, log))
+    sys.exit(_perform_on_plan(main, parser(text).parse_args().log))
+
+
+def _perform_on_plan(work: Callable[[Plan], int | None], log: Path | None) -> int:
+    return perform(lambda: work(planning.make(configuration.from_environment())) or 0, log)
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
@@ -128,11 +131,5 @@ def perform_named(name: str, arguments: Sequence[str]) -> int:
 
 
 def _perform_table(name: str, arguments: Sequence[str]) -> int:
-    options = parser(name).parse_args(arguments)
     work: Callable[[Plan], None] = importlib.import_module(TABLE_MODULES[name]).perform
-
-    def perform_job() -> int:
-        work(planning.make(configuration.from_environment()))
-        return 0
-
-    return perform(perform_job, options.log)
+    return _perform_on_plan(work, parser(name).parse_args(arguments).log)

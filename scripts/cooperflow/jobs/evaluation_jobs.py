@@ -31,19 +31,28 @@ from cooperflow.upstream import result_files
 SCHEMA = 1
 
 
-class EvalJob(Job):
-    """The evaluation of one run."""
+class _RunEvaluation(Job):
+    """An evaluation of the patches of one run."""
 
-    def __init__(self, plan: Plan, run: Run, this_try: Try) -> None:
-        super().__init__(plan, run.key, this_try, lock=f"eval {run.key}")
+    def __init__(
+        self, plan: Plan, run: Run, key: str, this_try: Try, lock: str | None = None
+    ) -> None:
+        super().__init__(plan, key, this_try, lock)
         self._run = run
         self._folder = run.folder(plan.results)
 
-    def folders(self) -> Iterable[Path]:
-        return self._folder.path, self._folder.evals
-
     def admission(self) -> contextlib.AbstractContextManager[None]:
         return admission.breaker_admission(self.plan, self._run, evaluation=True)
+
+
+class EvalJob(_RunEvaluation):
+    """The evaluation of one run."""
+
+    def __init__(self, plan: Plan, run: Run, this_try: Try) -> None:
+        super().__init__(plan, run, run.key, this_try, lock=f"eval {run.key}")
+
+    def folders(self) -> Iterable[Path]:
+        return self._folder.path, self._folder.evals
 
     def execute(self) -> Conclusion:
         folder, run = self._folder, self._run
@@ -164,20 +173,15 @@ def untested_document(run: Run, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-class OwnJob(Job):
+class OwnJob(_RunEvaluation):
     """The evaluation of each agent's own feature in one run."""
 
     def __init__(self, plan: Plan, run: Run, this_try: Try) -> None:
-        super().__init__(plan, f"own {run.key}", this_try)
-        self._run = run
-        self._folder = run.folder(plan.results)
+        super().__init__(plan, run, f"own {run.key}", this_try)
 
     def folders(self) -> Iterable[Path]:
         agents = ("agent1", "agent2")
         return (self._folder.path, *map(self._folder.own_evals, agents))
-
-    def admission(self) -> contextlib.AbstractContextManager[None]:
-        return admission.breaker_admission(self.plan, self._run, evaluation=True)
 
     def execute(self) -> Conclusion:
         folder, run = self._folder, self._run

@@ -5,7 +5,7 @@ Pure: tables in, text out. Each table names the file that has all of its columns
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def of_judge(symptoms: pd.DataFrame) -> ShownTable:
         )
         for row in symptoms.to_dict("records")
     )
-    replay = _has_true(symptoms["replay"]) if len(symptoms) else False
+    replay = any(map(formats.is_true, symptoms["replay"]))
     return ShownTable(
         "judge",
         "Symptoms, labelled by a model" + (" (replay, no model)" if replay else ""),
@@ -112,7 +112,7 @@ def _own_features(table: pd.DataFrame) -> ShownTable:
             _between(row),
             _of(row["agents_passed"], row["agents"]),
             formats.percent(row["agent_rate"]),
-            _range(row["agent_low"], row["agent_high"]),
+            formats.percent_range(row["agent_low"], row["agent_high"]),
             formats.count(row["passes_needing_both"]),
         )
         for row in table.to_dict("records")
@@ -270,7 +270,7 @@ def _associations(table: pd.DataFrame) -> ShownTable:
             _of(row["conflicts_with"], row["runs_with"]),
             _of(row["conflicts_without"], row["runs_without"]),
             formats.points(row["diff"]),
-            _point_range(row["ci_low"], row["ci_high"]),
+            formats.point_range(row["ci_low"], row["ci_high"]),
         )
         for row in table.to_dict("records")
     )
@@ -298,11 +298,11 @@ def _associations(table: pd.DataFrame) -> ShownTable:
 def _published(table: pd.DataFrame) -> ShownTable:
     rows = tuple(
         (
-            str(row["model"]) + (" (replay)" if _is_true(row["replay"]) else ""),
-            _text(row["framework"]) + (", git" if _is_true(row["git"]) else ""),
+            str(row["model"]) + (" (replay)" if formats.is_true(row["replay"]) else ""),
+            _text(row["framework"]) + (", git" if formats.is_true(row["git"]) else ""),
             str(row["setting"]),
             _text(row["merge"]),
-            "yes" if _is_true(row["comparable"]) else "no",
+            "yes" if formats.is_true(row["comparable"]) else "no",
             _of(row["pass"], row["pairs"]) if not pd.isna(row["pass"]) else f"– of {row['pairs']}",
             formats.percent(row["pass_rate"]),
             _between(row),
@@ -355,20 +355,7 @@ def _value(row: Mapping[Any, Any] | None, is_share: bool) -> str:
 
 
 def _between(row: Mapping[Any, Any], digits: int = 1) -> str:
-    return _range(row["ci_low"], row["ci_high"], digits)
-
-
-def _range(low: Any, high: Any, digits: int = 1) -> str:
-    """Return an interval of shares, with one sign of percent."""
-    if pd.isna(low) or pd.isna(high):
-        return formats.MISSING
-    return f"{formats.percent(low, digits).removesuffix(' %')} to {formats.percent(high, digits)}"
-
-
-def _point_range(low: Any, high: Any) -> str:
-    if pd.isna(low) or pd.isna(high):
-        return formats.MISSING
-    return f"{formats.points(low)} to {formats.points(high)}"
+    return formats.percent_range(row["ci_low"], row["ci_high"], digits)
 
 
 def _of(count: Any, total: Any) -> str:
@@ -381,11 +368,3 @@ def _decimal(value: Any) -> str:
 
 def _text(value: Any) -> str:
     return "" if pd.isna(value) else str(value)
-
-
-def _is_true(value: Any) -> bool:
-    return str(value) == "True"
-
-
-def _has_true(column: Sequence[Any] | pd.Series[Any]) -> bool:
-    return any(_is_true(value) for value in column)

@@ -142,22 +142,19 @@ def headline_comparison(table: pd.DataFrame) -> Headline:
 def _labels(table: pd.DataFrame) -> str:
     """Return the remarks on replayed and adopted runs."""
     text = ""
-    if _has_true(table["replay"]):
+    if any(map(formats.is_true, table["replay"])):
         text += " Replay: recorded answers, not a model's; not evidence about any model."
-    if _has_true(table["adopted"]):
+    if any(map(formats.is_true, table["adopted"])):
         text += " Adopted: some runs were made by plain cooperbench, without a record of calls."
     return text
 
 
-def _has_true(column: pd.Series[Any]) -> bool:
-    return bool(column.astype(str).eq("True").any())
-
-
 def _rate(row: dict[Any, Any]) -> str:
-    rate, low, high = (formats.percent(row[key]) for key in ("pass_rate", "ci_low", "ci_high"))
+    rate = formats.percent(row["pass_rate"])
     if rate == formats.MISSING:
         return rate
-    return f"{rate} ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
+    ends = formats.percent_range(row["ci_low"], row["ci_high"])
+    return f"{rate} ({ends.removesuffix(' %')})"
 
 
 def _difference(row: dict[Any, Any]) -> str:
