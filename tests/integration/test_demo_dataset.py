@@ -34,18 +34,24 @@ needs_docker = pytest.mark.skipif(
 LABEL = "cooperflow.test=demo-dataset"
 
 
-def run(image: str, script: str, mount: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """A shell script in a new container without network, which is removed afterwards."""
+def run(image: str, script: str, mount: Path | None = None) -> str:
+    """The output of a shell script in a new container without network, removed afterwards.
+
+    A busy engine may fail to start a container or lose its output: it is asked three times.
+    """
     volume = ["-v", f"{mount}:/task:ro"] if mount else []
-    return subprocess.run(
-        [
-            *["docker", "run", "--rm", "--init", "--network", "none", "--label", LABEL],
-            *[*volume, image, "bash", "-c", script],
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    base = ["docker", "run", "--rm", "--init", "--network", "none", "--label", LABEL]
+    for _ in range(3):
+        done = subprocess.run(
+            [*base, *volume, image, "bash", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if done.stdout and done.returncode != 125:  # Docker's own errors
+            break
+    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +75,7 @@ def test_the_image(task: Path, images: dict[Path, str]) -> None:
         git status --porcelain && python3 -m pytest -q -p no:cacheprovider | tail -n 1
         find / -xdev -name 'feature.patch' -o -xdev -name 'combined.patch'
     """
-    lines = run(images[task], script).stdout.splitlines()
+    lines = run(images[task], script).splitlines()
     assert lines[0] == "1"
     commits = {
         "demo_inventory_task": "ab09b90799da86602eea2934b591d00fee4a3c4b",
@@ -94,7 +100,7 @@ def test_gold_patches_pass_and_nothing_else_does(task: Path, images: dict[Path, 
             )
             script += "grep -Eq ' (passed|failed) in|, [0-9]+ passed in' /tmp/out || cat /tmp/out\n"
             wanted.append(f"{feature.name}:{patch}:{0 if patch else 1}")
-    assert run(images[task], script, task).stdout.split() == wanted
+    assert run(images[task], script, task).split() == wanted
 
 
 @needs_docker
@@ -111,4 +117,4 @@ def test_a_wrong_patch_fails_before_the_tests(images: dict[Path, str]) -> None:
         done
         cd /workspace/repo && git status --porcelain && echo end
     """
-    assert run(images[task], script, task).stdout == "end\n"
+    assert run(images[task], script, task) == "end\n"
