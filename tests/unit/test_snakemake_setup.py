@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import logging
 
+import pytest
+from snakemake.logging import DefaultFilter
+from snakemake.settings.enums import Quietness
+from snakemake.settings.types import OutputSettings
+from snakemake_interface_logger_plugins.common import LogEvent
+
 from cooperflow import snakemake_setup
 
 
@@ -23,3 +29,22 @@ def test_a_retried_attempt_and_an_interruption_do_not_read_as_failures() -> None
     assert not messages.filter(_record(f"{block} 130."))
     assert messages.filter(end)
     assert end.getMessage().startswith("Interrupted: finished runs are kept.")
+
+
+@pytest.mark.parametrize("quiet", [set(), {Quietness.RULES}, {Quietness.HOST}, {Quietness.ALL}])
+@pytest.mark.parametrize("dryrun", [False, True])
+def test_only_jobs_that_snakemake_would_hide_are_skipped(
+    dryrun: bool, quiet: set[Quietness]
+) -> None:
+    settings = OutputSettings(dryrun=dryrun, quiet=quiet)
+    job = _record("Rule: run_solo, Jobid: 1")
+    job.event = LogEvent.JOB_INFO
+    shown = DefaultFilter(quiet, False, False, dryrun, False).filter(job)
+    assert snakemake_setup.hides_jobs(settings) == (dryrun and not shown)
+
+
+def test_a_plugin_of_the_logger_gets_each_job() -> None:
+    settings = OutputSettings(
+        dryrun=True, quiet={Quietness.RULES}, log_handler_settings={"rich": None}
+    )
+    assert not snakemake_setup.hides_jobs(settings)
