@@ -25,9 +25,10 @@ from cooperflow.experiment.config_schema import RECORDED
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import notification
 from cooperflow.layout import Results, RunFolder
-from cooperflow.outcomes import forecast, judgement, run_result, usage
+from cooperflow.outcomes import judgement, run_result, usage
 from cooperflow.outcomes.run_result import RUNNING, AttemptRecord, RunRecord
 from cooperflow.processes import Process
+from cooperflow.tables import stats
 
 # The longest pause between two trials, seconds.
 LONGEST_PAUSE = 600
@@ -340,10 +341,10 @@ def budget_message(plan: Plan, position: Position) -> str:
         for run in plan.runs
         if run.experiment.model.replay is None and not run.folder(plan.results).result.exists()
     ]
-    remaining = forecast.NOTHING
+    remaining = stats.NOTHING
     for name in dict.fromkeys(names):
-        cost = forecast.total(assumed.get(name), spending.costs(name), names.count(name))
-        remaining += cost or forecast.NOTHING
+        cost = stats.forecast_total(assumed.get(name), spending.costs(name), names.count(name))
+        remaining += cost or stats.NOTHING
     enough = f"{position.committed + remaining.high:.2f}"
     return (
         f"Budget reached: {position.parts}.\n"
@@ -371,7 +372,7 @@ class Spending:
         """Return what the running attempts are expected to cost beyond what they have cost."""
         total = 0.0
         for name, cost in self.running:
-            mean = forecast.mean(assumed.get(name), self.costs(name))
+            mean = stats.forecast_mean(assumed.get(name), self.costs(name))
             total += max((mean or 0.0) - cost, 0.0)
         return total
 

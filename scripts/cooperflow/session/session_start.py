@@ -18,12 +18,12 @@ from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.images import disk_space
 from cooperflow.instrumentation import rate_limit
 from cooperflow.jobs import admission, launcher_client, notification
-from cooperflow.outcomes import forecast, judgement, run_result
-from cooperflow.outcomes.forecast import NOTHING, Range
+from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.run_result import RunRecord
 from cooperflow.session import model_check, preflight
 from cooperflow.session.checks import Context, Work
-from cooperflow.tables import oracle
+from cooperflow.tables import oracle, stats
+from cooperflow.tables.stats import NOTHING, Range
 from cooperflow.upstream import published
 
 
@@ -243,8 +243,8 @@ def _estimate_experiment(
     return Estimate(
         experiment.run_name,
         count,
-        forecast.total(expected, costs, count) if has_cost else None,
-        forecast.total(run_seconds, seconds, count) or NOTHING,
+        stats.forecast_total(expected, costs, count) if has_cost else None,
+        stats.forecast_total(run_seconds, seconds, count) or NOTHING,
         basis,
         experiment.model.replay is not None,
     )

@@ -1,15 +1,18 @@
-"""The statistics of the tables, each with the source of its formula. Pure.
+"""Statistics of the tables and of the cost forecast, each with the source of its formula. Pure.
 
-numpy and statsmodels are imported by the functions that need them: `make status` needs none.
+numpy, scipy and statsmodels are imported by the functions that need them: `make status` needs none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
+
+from cooperflow.upstream import published
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +25,15 @@ POWER = 0.80
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 SEED = 20260113  # of every bootstrap: the same tables give the same intervals
 DRAWS = 10_000
+
+# Limits of a forecast's range, as quantiles.
+FORECAST_LOW, FORECAST_HIGH = 0.025, 0.975
+
+# Between experiments: the mean is within a factor of MEAN_TO_MEDIAN, 19 times of 20 (log-normal).
+BETWEEN = math.exp((math.log(published.MEAN_TO_MEDIAN) / 1.96) ** 2) - 1
+# Between the runs of an experiment: the gamma distribution with shape 1/WITHIN has the ratio of
+# median and mean that the solo runs of the public run had (test_stats checks it).
+WITHIN = 2.63
 
 
 def rate(count: int, of: int) -> float:
@@ -212,3 +224,75 @@ def clustered_error(values: Floats, clusters: Sequence[object]) -> float:
         return math.nan
     sums = np.bincount(index, weights=values - values.mean())
     return round(float(np.sqrt((sums**2).sum()) / len(values)), 6)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A value with a lower and an upper limit."""
+
+    low: float
+    mid: float
+    high: float
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.mid + other.mid, self.high + other.high)
+
+    def scaled(self, factor: float) -> Range:
+        return Range(self.low * factor, self.mid * factor, self.high * factor)
+
+
+NOTHING = Range(0.0, 0.0, 0.0)
+
+
+def forecast_mean(assumed: float | None, finished: Sequence[float]) -> float | None:
+    """Return the expected value of another run; None if nothing is known about it.
+
+    Costs are positive and skewed, and experiments differ. The gamma-gamma model describes both:
+    runs of an experiment follow a gamma distribution, and its mean varies between experiments. The
+    forecast of the mean is a weighted average of the assumption and the observed mean,
+
+        mean = (k * assumed + sum of the finished runs) / (k + n),   k = w / b,
+
+    with w the squared coefficient of variation between the runs of an experiment and b that
+    between experiments. Source: H. Bühlmann, "Experience rating and credibility", ASTIN Bulletin 4,
+    1967.
+    """
+    count, total = len(finished), sum(finished)
+    if assumed is None:
+        return total / count if count else None
+    weight = _within(finished) / BETWEEN
+    return (weight * assumed + total) / (weight + count)
+
+
+def forecast_total(assumed: float | None, finished: Sequence[float], further: int) -> Range | None:
+    """Return the forecast of the sum of ``further`` runs; None if nothing is known about it.
+
+    The sum follows a beta prime distribution, whose 2.5 % and 97.5 % quantiles are the range.
+    Source: P. Fader and B. Hardie, "The gamma-gamma model of monetary value", 2013.
+    """
+    from scipy import stats
+
+    expected = forecast_mean(assumed, finished)
+    if expected is None:
+        return None
+    within = _within(finished)
+    prior = 0.0 if assumed is None else within / BETWEEN
+    shape = further / within
+    other = (prior + len(finished)) / within + 1
+    # The beta prime distribution as a scaled F distribution, with the mean at ``expected``.
+    scale = further * expected * (other - 1) / other
+    low, high = (float(stats.f.ppf(q, 2 * shape, 2 * other)) for q in (FORECAST_LOW, FORECAST_HIGH))
+    return Range(scale * low, further * expected, scale * high)
+
+
+def _within(values: Sequence[float]) -> float:
+    """Return the squared coefficient of variation between runs.
+
+    WITHIN counts as one degree of freedom beside those of the finished runs.
+    """
+    count = len(values)
+    average = sum(values) / count if count else 0.0
+    if average <= 0:
+        return WITHIN
+    squares = sum((value / average - 1) ** 2 for value in values)
+    return (WITHIN + squares) / count

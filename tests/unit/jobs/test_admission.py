@@ -19,8 +19,9 @@ from cooperflow.engine import containers
 from cooperflow.experiment import config, config_schema, fingerprint, plan
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import admission, notification, run_job
-from cooperflow.outcomes import forecast, judgement, usage
+from cooperflow.outcomes import judgement, usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
+from cooperflow.tables import stats
 
 
 def limited(tmp_path: Path, usd: float | None = 1.0, **keys: Any) -> Plan:
@@ -61,7 +62,7 @@ def test_all_money_counts(tmp_path: Path) -> None:
     # A finished run's bound counts too: 0.06 of it.
     assert now.known == pytest.approx(0.03 + 0.2 + 0.01)
     assert now.open == pytest.approx(0.03 + 0.05 + 0.07)
-    mean = forecast.mean(0.5, [0.03])
+    mean = stats.forecast_mean(0.5, [0.03])
     assert mean is not None
     assert now.expected == pytest.approx(mean - 0.06)
     assert now.running == 1

@@ -1,4 +1,4 @@
-"""The figures of the tables, against values worked out by other means."""
+"""Figures of the tables and of the cost forecast, against values worked out by other means."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import binom, binomtest, gamma, norm
 
 from cooperflow import layout
 from cooperflow.tables import comparison, stats
+from cooperflow.upstream import published
 
 settings.register_profile("statistics", deadline=None, max_examples=60)  # a machine may be busy
 settings.load_profile("statistics")
@@ -374,3 +375,42 @@ def test_the_statistics_of_make_status_need_no_numpy() -> None:
     command = [sys.executable, "-c", program]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert {"docker", "numpy", "pandas", "scipy", "statsmodels"}.isdisjoint(shown.split())
+
+
+def test_the_spread_between_runs_is_that_of_the_public_solo_runs() -> None:
+    shape = 1 / stats.WITHIN
+    ratio = shape / float(gamma.median(shape))
+    assert ratio == pytest.approx(published.MEAN_TO_MEDIAN, rel=0.01)
+
+
+def test_the_mean_is_a_weighted_average() -> None:
+    assert stats.forecast_mean(0.5, []) == 0.5
+    assert stats.forecast_mean(None, []) is None
+    assert stats.forecast_mean(None, [1.0, 3.0]) == 2.0
+    k = stats.WITHIN / stats.BETWEEN
+    assert stats.forecast_mean(0.5, [2.0]) == pytest.approx((k * 0.5 + 2.0) / (k + 1))
+    means = [stats.forecast_mean(0.5, [2.0] * count) or 0.0 for count in range(40)]
+    assert means == sorted(means)
+    assert means[-1] == pytest.approx(2.0, rel=0.02)
+
+
+def test_costs_of_nothing_are_a_forecast_too() -> None:
+    found = stats.forecast_total(None, [0.0, 0.0], 5)
+    assert found == stats.Range(0.0, 0.0, 0.0)
+    assert stats.forecast_total(None, [], 5) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 10, 30])
+def test_the_range_holds_nineteen_times_of_twenty(count: int) -> None:
+    """Experiments drawn from the model itself, whose spreads the forecast does not know."""
+    draw = np.random.default_rng(1)
+    shape, between = 1 / stats.WITHIN, 1 / stats.BETWEEN
+    held = 0
+    for _ in range(300):
+        mean = between / draw.gamma(between + 1)
+        finished = [float(value) for value in draw.gamma(shape, mean / shape, count)]
+        found = stats.forecast_total(1.0, finished, 50)
+        assert found is not None
+        assert found.low <= found.mid <= found.high
+        held += found.low <= float(draw.gamma(shape, mean / shape, 50).sum()) <= found.high
+    assert held / 300 > 0.88
