@@ -14,7 +14,7 @@ from cooperflow import layout
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.tables import findings, run_table, text_tables
+from cooperflow.tables import derived_tables, findings, run_table
 
 FILE = Path("config/demo.yaml")
 
@@ -30,7 +30,7 @@ def main() -> int:
         return code
     plan = planning.make(config.load([file]))
     runs, summary = run_table.collect(plan)
-    text_tables.print_tables(
+    derived_tables.print_tables(
         plan.results, runs, summary, Console(), (), findings.of_plan(plan, runs)
     )
     print(f"report   {plan.results.report}/index.html: open it in a browser")

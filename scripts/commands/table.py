@@ -10,7 +10,7 @@ from rich.console import Console
 from cooperflow.experiment import config, fingerprint
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import command
-from cooperflow.tables import findings, run_table, text_tables
+from cooperflow.tables import derived_tables, findings, run_table
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
         print(f"No run of this experiment has started in {plan.results.root}.")
         return 0
     run_table.write(plan.results.partial, runs, summary)
-    text_tables.print_tables(
+    derived_tables.print_tables(
         plan.results.partial,
         runs,
         summary,

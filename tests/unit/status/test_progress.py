@@ -21,7 +21,7 @@ from cooperflow.layout import Results
 from cooperflow.outcomes import usage
 from cooperflow.processes import Process
 from cooperflow.status import progress, terminal_view
-from cooperflow.tables import run_table, text_tables
+from cooperflow.tables import derived_tables, run_table
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_names_are_in_one_piece_on_a_narrow_terminal(width: int) -> None:
     runs = made_runs.random(1).assign(run_name=name).head(3)
     summary = run_table.summary_table(runs)
     console = Console(width=width, record=True, file=io.StringIO())
-    text_tables.print_tables(Results(Path("results")), runs, summary, console)
+    derived_tables.print_tables(Results(Path("results")), runs, summary, console)
     assert console.export_text().count(name) == len(summary) + len(runs)
 
 

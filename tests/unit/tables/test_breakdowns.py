@@ -26,9 +26,9 @@ from cooperflow.tables import (
     breakdowns,
     communication_tables,
     comparison,
+    derived_tables,
     paper_tables,
     run_table,
-    text_tables,
 )
 from cooperflow.upstream import published
 
@@ -258,7 +258,7 @@ def test_headlines_are_inert() -> None:
         made_runs.experiment(PAIRS, ["pass"] * 4, HARD),
         made_runs.experiment(PAIRS, ["fail"] * 4, HARD, "coop-comm"),
     )
-    made = text_tables.headline_summary(run_table.summary_table(runs))
+    made = derived_tables.headline_summary(run_table.summary_table(runs))
     latex = made.latex()
     assert (
         r"x\_\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}|*\textless{}b\textgreater{}" in latex
@@ -275,16 +275,18 @@ def test_headline_figures() -> None:
         made_runs.experiment(PAIRS, ["pass"] * 3 + ["fail"], cost_complete=False),
         made_runs.experiment(PAIRS, ["fail"] * 4, setting="coop-comm", replay=True),
     )
-    summary = text_tables.headline_summary(run_table.summary_table(runs))
+    summary = derived_tables.headline_summary(run_table.summary_table(runs))
     assert summary.rows[0] == (
         "m-solo", "4", "3", "1", "0", "75.0 % (30.1 to 95.4)", "3", "≥ 0.40",
     )  # fmt: skip
     assert "Replay" in summary.caption
-    row = text_tables.headline_comparison(comparison.table(runs)).rows[0]
+    row = derived_tables.headline_comparison(comparison.table(runs)).rows[0]
     assert row[:8] == ("m-solo", "m-coop-comm", "4", "0", "3", "0", "1", row[7])
     assert row[7].startswith("+75.0 (")
     assert row[9] == "0.250"
-    nothing = text_tables.headline_comparison(comparison.table(runs.assign(outcome="infra_error")))
+    nothing = derived_tables.headline_comparison(
+        comparison.table(runs.assign(outcome="infra_error"))
+    )
     assert nothing.rows[0][7:] == (formats.MISSING,) * 4
 
 

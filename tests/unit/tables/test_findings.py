@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from cooperflow.report import build
 from cooperflow.status import progress
-from cooperflow.tables import findings, run_table, text_tables
+from cooperflow.tables import derived_tables, findings, run_table
 from cooperflow.tables.findings import Count, Difference, Figures, Losses, Roles
 
 ROLES = Roles("solo", "coop-comm", "coop-nocomm", 100)
@@ -239,7 +239,7 @@ def test_the_sentences_reach_the_report_the_status_and_the_terminal(tmp_path: Pa
     page = build.build(made).index.read_text()
     console = Console(width=500, record=True, file=io.StringIO())
     summary = run_table.read_table(made.results.summary_csv)
-    text_tables.print_tables(made.results, runs, summary, console, (), lines)
+    derived_tables.print_tables(made.results, runs, summary, console, (), lines)
     printed = console.export_text()
     for line in lines:
         assert line in page
