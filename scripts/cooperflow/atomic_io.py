@@ -1,4 +1,9 @@
-"""Atomic writes of documents, and their readers: no reader gets a partial file."""
+"""Atomic writes of documents, their readers, and the compression of finished attempts' files.
+
+No reader gets a partial file. A large file is replaced by `{name}.gz`, the folder of an evaluation
+by `{name}.tar.gz`. At every moment the content can be read completely in one of the two forms: the
+compressed file is synced and renamed into place before the plain one is removed.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +13,22 @@ import gzip
 import json
 import os
 import shutil
+import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from cooperflow import locks
 from cooperflow.errors import DamagedFileError
 
-# Ending of the compressed form of a file, which compressed_files.py writes.
+# Endings of the compressed forms of a file and of a folder.
 COMPRESSED = ".gz"
+ARCHIVE = ".tar.gz"
+# A file system stores whole blocks: a file of one block cannot become smaller.
+BLOCK = 4096
+_LEVEL = 6
 
 
 @contextlib.contextmanager
@@ -89,7 +99,7 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         try:
-            data = path.with_name(path.name + COMPRESSED).read_bytes()
+            data = compressed_path(path).read_bytes()
             return gzip.decompress(data)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DamagedFileError(
@@ -171,3 +181,81 @@ def _umask() -> int:
     current = os.umask(0o022)
     os.umask(current)
     return current
+
+
+def compress(path: Path) -> None:
+    """Replace a file by its compressed form, unless it occupies one block only."""
+    if path.stat().st_size <= BLOCK:
+        return
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    compressed = compressed_path(path)
+    with path.open("rb") as source, _gzip_writer(compressed) as target:
+        shutil.copyfileobj(source, target)
+    os.utime(compressed, ns=times)
+    path.unlink()
+
+
+def compress_below(folder: Path, is_wanted: Callable[[str], bool]) -> None:
+    """Compress the files below a folder that have a wanted name. Nothing may write to them."""
+    for here, _, names in os.walk(folder):
+        for name in filter(is_wanted, names):
+            path = Path(here, name)
+            if path.is_file() and not path.is_symlink():
+                compress(path)
+
+
+def pack_folder(folder: Path) -> None:
+    """Replace a folder by an archive of its files. Nothing may write to them."""
+    with (
+        _gzip_writer(folder.with_name(folder.name + ARCHIVE)) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        archive.add(folder, folder.name)
+    # A folder with its name is complete, also beside its archive.
+    removed = folder.with_name(f".{folder.name}.tmp")
+    folder.rename(removed)
+    shutil.rmtree(removed)
+
+
+@contextlib.contextmanager
+def _gzip_writer(path: Path) -> Iterator[BinaryIO]:
+    """Compress into a new file at ``path``; the same content gives the same bytes."""
+    with (
+        open_new(path) as stream,
+        gzip.GzipFile("", "wb", _LEVEL, fileobj=stream, mtime=0) as zipped,
+    ):
+        yield cast(BinaryIO, zipped)
+
+
+def compressed_path(path: Path) -> Path:
+    """Return the path of a file's compressed form."""
+    return path.with_name(path.name + COMPRESSED)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a file without the ending of its compressed form."""
+    return name if name.endswith(ARCHIVE) else name.removesuffix(COMPRESSED)
+
+
+def read_documents(folder: Path, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
+    """Return the documents in a folder that have a wanted name, by their names in order."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return {name: read_json(folder / name) for name in filter(is_wanted, names)}
+
+
+def file_contents(path: Path) -> Iterator[tuple[Path, bytes]]:
+    """Return the plain paths and contents of a file: itself, or an archive's files.
+
+    Nothing is returned for a compressed form beside its plain one, as a kill can leave them.
+    """
+    if path.name.removesuffix(ARCHIVE).isdigit() and path.name.endswith(ARCHIVE):
+        if path.with_name(path.name.removesuffix(ARCHIVE)).is_dir():
+            return
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if (content := archive.extractfile(member)) is not None:
+                    yield path.parent / member.name, content.read()
+    else:
+        plain = path.with_name(plain_name(path.name))
+        if plain == path or not plain.exists():
+            yield plain, read_bytes(plain)

@@ -14,7 +14,7 @@ from typing import Any
 
 from process_groups import MARKER
 
-from cooperflow import compressed_files
+from cooperflow import atomic_io
 
 from .lab import Lab, Server
 
@@ -199,7 +199,7 @@ def key_is_secret(lab: Lab, key: str) -> list[str]:
     ours = lab.folder / "servers"
     for path in [p for p in entries_below(lab.folder) if p.is_file() and ours not in p.parents]:
         try:
-            if any(key.encode() in content for _, content in compressed_files.contents(path)):
+            if any(key.encode() in content for _, content in atomic_io.file_contents(path)):
                 wrong.append(f"the key is in {path.relative_to(lab.folder)}")
         except (OSError, ValueError):
             continue

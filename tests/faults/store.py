@@ -6,7 +6,7 @@ import json
 import os
 import signal
 
-from cooperflow import compressed_files
+from cooperflow import atomic_io
 
 from . import engine, invariants, lab
 from .lab import Lab, wait_for
@@ -42,7 +42,7 @@ def hostile_commands(campaign: Campaign) -> None:
         said = "\n".join(
             content.decode(errors="replace")
             for path in here.results.rglob("*_traj.json*")
-            for _, content in compressed_files.contents(path)
+            for _, content in atomic_io.file_contents(path)
         )
         answers = [part for part in json.dumps(said).split("store: ")[1:] if "OK" in part[:80]]
         refused = [part for part in answers if "NOPERM" in part[:200] or "-ERR" in part[:200]]

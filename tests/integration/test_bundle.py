@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from cooperflow import compressed_files, layout
+from cooperflow import atomic_io, layout
 from cooperflow.analysis.run_files import RunFiles
 from cooperflow.archive import bundle, provenance, recording
 from cooperflow.errors import UserError
@@ -71,12 +71,12 @@ def test_compressed_runs_give_the_same_bundle_story_and_recording(
         return source.story, source.messages, source.communication, answers
 
     before, told = bundle.pack(made).read_bytes(), read()
-    monkeypatch.setattr(compressed_files, "BLOCK", 0)
+    monkeypatch.setattr(atomic_io, "BLOCK", 0)
     for one in made.runs:
         folder = one.folder(made.results)
         run_result.move_upstream_files(one, folder.attempt(1))
         run_result.compress_attempt(folder.attempt(1))
-        compressed_files.compress_below(folder.path, run_result.is_compressible)
+        atomic_io.compress_below(folder.path, run_result.is_compressible)
     assert list(made.results.runs.rglob("calls.jsonl.gz"))
     assert not list(made.results.runs.rglob("calls.jsonl"))
     assert read() == told
@@ -86,7 +86,7 @@ def test_compressed_runs_give_the_same_bundle_story_and_recording(
 def test_no_key_is_packed(made: Plan) -> None:
     log = made.runs[0].folder(made.results).attempt(1) / "cooperbench.log"
     log.write_text(f"Authorization: Bearer {KEY}\n" * 1000)
-    compressed_files.compress(log)
+    atomic_io.compress(log)
     path = bundle.pack(made, [KEY])
     with tarfile.open(path) as opened:
         for member in opened.getmembers():

@@ -26,7 +26,7 @@ from experiment_client import (
 from replay_client import Server
 from replay_client import server as serving
 
-from cooperflow import atomic_io, compressed_files, layout
+from cooperflow import atomic_io, layout
 from cooperflow.openhands import agent_server
 from cooperflow.upstream import published
 
@@ -83,7 +83,7 @@ def test_demo(clone: Path) -> None:
     heard = "".join(
         content.decode()
         for path in talks.rglob("agent?_traj.json*")
-        for _, content in compressed_files.contents(path)
+        for _, content in atomic_io.file_contents(path)
     )
     assert re.search(r"\[Message from agent[12]\]: I plan to modify", heard)
     threads = {record["thread"] for folder in talks.rglob("attempts/*")
@@ -100,7 +100,7 @@ def test_demo(clone: Path) -> None:
         sum(call["output_tokens"] for call in calls),
     )
     found = results.rglob("agent-server-*.log*")
-    logs = {plain.name: text for path in found for plain, text in compressed_files.contents(path)}
+    logs = {plain.name: text for path in found for plain, text in atomic_io.file_contents(path)}
     assert set(logs) == {f"agent-server-{name}.log" for name in ("solo", "agent1", "agent2")}
     assert all(b"/health" in text for text in logs.values())
     sentinel = json.loads(

@@ -25,7 +25,7 @@ from experiment_client import (
     wait_for,
 )
 
-from cooperflow import compressed_files
+from cooperflow import atomic_io
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -234,7 +234,7 @@ def test_a_wrong_key_halts(experiment: Make) -> None:
     compressed = list((one.results / "runs").rglob("*.gz"))
     assert compressed
     for path in compressed:
-        for plain, content in compressed_files.contents(path):
+        for plain, content in atomic_io.file_contents(path):
             assert KEY.encode() not in content, plain
 
 

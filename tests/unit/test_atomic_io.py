@@ -1,15 +1,25 @@
-"""Files and processes: complete or missing, one holder of a claim, reliable identities."""
+"""Documents: complete or missing at every moment, plain or compressed."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, layout, redaction
+from cooperflow.errors import UserError
+from cooperflow.experiment import config, plan
+from cooperflow.experiment.plan import Run
+from cooperflow.layout import RunFolder
+from cooperflow.outcomes import run_result
+from cooperflow.outcomes.judgement import Evidence, Verdict
 
 
 def test_a_document_is_whole_or_the_old_one(tmp_path: Path) -> None:
@@ -75,3 +85,202 @@ def test_a_document_is_whole_or_not(tmp_path: Path, text: str, whole: bool) -> N
     path = tmp_path / "result.json"
     path.write_text(text)
     assert atomic_io.is_complete(path) is whole
+
+
+CALLS = [{"event": "end", "id": str(n), "message": "x" * 100} for n in range(80)]
+TRAJECTORY = {"agent_id": "solo", "messages": [{"content": "x" * 100}] * 80}
+
+
+@pytest.fixture
+def run() -> Run:
+    return plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"])).runs[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, run: Run) -> RunFolder:
+    """A run whose only attempt has ended, as upstream left it, and an evaluation."""
+    folder = RunFolder(tmp_path / "run")
+    attempt = folder.attempt(1)
+    files = {
+        attempt / "attempt.json": "{}",
+        attempt / "agent.yaml": "config: {}",
+        attempt / "calls.jsonl": "".join(json.dumps(call) + "\n" for call in CALLS),
+        attempt / "cooperbench.log": "said\n" * 2000,
+        attempt / "redis.log": "short",
+        attempt / "logs" / run.experiment.run_name / "summary.json": "{}",
+        attempt / "logs" / "unknown.txt": "kept",
+        folder.evals / "1" / "cooperbench.log": "tested\n" * 2000,
+        folder.evals / "1" / "deep" / "events.jsonl": "",
+    }
+    upstream = run_result.written_folder(run, attempt)
+    files |= {
+        upstream / "solo_traj.json": json.dumps(TRAJECTORY, indent=2),
+        upstream / "solo.patch": "+1\n" * 4000,
+        upstream / "result.json": "{}",
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    atomic_io.write_json(attempt / layout.RESULT, {"workflow": {"outcome": None}})
+    return folder
+
+
+def evidence(folder: RunFolder) -> dict[str, bytes]:
+    """The contents of all files by their plain names, wherever upstream's are."""
+    found: dict[str, bytes] = {}
+    for path in folder.path.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder.path).parts)
+        if path.is_file() and not hidden:
+            for plain, data in atomic_io.file_contents(path):
+                own = "logs" in plain.parts or layout.UPSTREAM in plain.parts
+                name = plain.name if own else str(plain.relative_to(folder.path))
+                found[name] = data
+    return found
+
+
+def reduce(run: Run, folder: RunFolder) -> None:
+    run_result.move_upstream_files(run, folder.attempt(1))
+    run_result.compress_attempt(folder.attempt(1))
+    if (folder.evals / "1").is_dir():
+        atomic_io.pack_folder(folder.evals / "1")
+
+
+def test_everything_but_upstreams_summary_is_kept(folder: RunFolder, run: Run) -> None:
+    before = evidence(folder)
+    times = (folder.attempt(1) / "calls.jsonl").stat().st_mtime_ns
+    reduce(run, folder)
+    assert before.pop("summary.json") == b"{}"
+    assert evidence(folder) == before
+    names = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*")}
+    assert names == {
+        "attempts", "attempts/1", "evals", "evals/1.tar.gz", "attempts/1/attempt.json",
+        "attempts/1/agent.yaml", "attempts/1/calls.jsonl.gz", "attempts/1/cooperbench.log.gz",
+        "attempts/1/redis.log", "attempts/1/logs", "attempts/1/logs/unknown.txt",
+        "attempts/1/result.json", "attempts/1/upstream", "attempts/1/upstream/result.json",
+        "attempts/1/upstream/solo.patch", "attempts/1/upstream/solo_traj.json",
+    }  # fmt: skip
+    assert (folder.attempt(1) / "calls.jsonl.gz").stat().st_mtime_ns == times
+    run_result.restore(run, folder)
+    assert {path.name for path in folder.path.iterdir() if path.is_file()} == {
+        "result.json", "solo.patch", "solo_traj.json",
+    }  # fmt: skip
+
+
+def killed_at(operation: int, work: Callable[[], None]) -> bool:
+    """Do the work in a process that is killed at its nth file operation; return whether it was."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    count = 0
+
+    def hook(event: str, _: object) -> None:
+        nonlocal count
+        if event == "open" or event.startswith(("os.", "shutil.", "tempfile.")):
+            count += 1
+            if count == operation:
+                os._exit(9)
+
+    try:
+        sys.addaudithook(hook)
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def test_a_kill_at_any_operation_loses_nothing(folder: RunFolder, run: Run, tmp_path: Path) -> None:
+    before = evidence(folder)
+    before.pop("summary.json")
+    pristine = tmp_path / "pristine"
+    shutil.copytree(folder.path, pristine)
+    operation = 1
+    while killed_at(operation, lambda: reduce(run, folder)):
+        found = evidence(folder)
+        found.pop("summary.json", None)
+        assert found == before, operation
+        attempt = folder.attempt(1)
+        assert atomic_io.read_lines(attempt / layout.CALLS) == CALLS, operation
+        upstream = run_result.upstream_folder(run, attempt)
+        read = atomic_io.read_documents(upstream, lambda name: name == "solo_traj.json")
+        assert read == {"solo_traj.json": TRAJECTORY}, operation
+        # The next job completes it.
+        for place in (attempt, attempt / layout.UPSTREAM, folder.evals):
+            atomic_io.remove_temporary_files(place)
+        reduce(run, folder)
+        assert evidence(folder) == before, operation
+        assert not list(folder.path.rglob("*.tmp")), operation
+        assert not (folder.evals / "1").exists(), operation
+        shutil.rmtree(folder.path)
+        shutil.copytree(pristine, folder.path)
+        operation += 1
+    assert operation > 40
+
+
+def test_a_damaged_file_is_an_error_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    path.write_text("".join(json.dumps(call) + "\n" for call in CALLS))
+    atomic_io.compress(path)
+    compressed = atomic_io.compressed_path(path)
+    assert atomic_io.read_lines(path) == CALLS
+    compressed.write_bytes(compressed.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"calls\.jsonl\.gz is damaged .*Restore it"):
+        atomic_io.read_lines(path)
+
+
+def test_a_full_disk_leaves_the_files_plain(
+    folder: RunFolder, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk space of a paid attempt is no reason to lose it."""
+
+    def fill(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = evidence(folder)
+    monkeypatch.setattr(atomic_io, "_gzip_writer", fill)
+    run_result.move_upstream_files(run, folder.attempt(1))
+    run_result.compress_attempt(folder.attempt(1))
+    before.pop("summary.json")
+    assert evidence(folder) == before
+    assert atomic_io.read_lines(folder.attempt(1) / layout.CALLS) == CALLS
+    assert run_result.restore(run, folder) is not None
+
+
+def test_an_attempt_counts_before_it_is_compressed(
+    folder: RunFolder, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = folder.attempt(1)
+    (attempt / layout.RESULT).unlink()
+    (attempt / layout.CALLS).unlink()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_: Path) -> None:
+        raise Killed
+
+    monkeypatch.setattr(run_result, "compress_attempt", kill)
+    evidence_of_run = Evidence(True, agents=())
+    with pytest.raises(Killed):
+        run_result.publish(
+            run, folder, 1, {"agents": {}}, Verdict(None), evidence_of_run, None, None, 0.0
+        )
+    assert run_result.is_restorable(folder)
+    assert folder.result.is_file()
+
+
+def test_an_archive_of_the_users_own_is_copied_as_it_is(tmp_path: Path) -> None:
+    own = tmp_path / "old.tar.gz"
+    own.write_bytes(b"no archive")
+    assert dict(atomic_io.file_contents(own)) == {own: b"no archive"}
+
+
+def test_a_key_is_removed_from_compressed_files(tmp_path: Path) -> None:
+    """A session that was killed may have had another key than the one that compresses."""
+    key = "sk-0123456789abcdef"
+    log = tmp_path / "cooperbench.log"
+    log.write_text(f"refused: {key}\n" * 1000)
+    atomic_io.compress(log)
+    redaction.scrub(tmp_path, key)
+    text = atomic_io.read_bytes(log).decode()
+    assert key not in text
+    assert text.count("refused: ") == 1000

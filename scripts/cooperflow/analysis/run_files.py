@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cooperflow import atomic_io, compressed_files, layout
+from cooperflow import atomic_io, layout
 from cooperflow.analysis import losses, story
 from cooperflow.analysis.communication import Communication, measure, touched_files
 from cooperflow.analysis.losses import OwnFeature
@@ -150,14 +150,12 @@ class RunFiles:
     @cached_property
     def _trajectories(self) -> dict[str, Mapping[str, Any]]:
         """The run's trajectories by file name."""
-        names = [f for f in self.files if "/" not in f]
-        plain = dict.fromkeys(map(compressed_files.plain_name, names))
-        names_of_trajectories = filter(trajectory.is_trajectory, plain)
-        return {name: _trajectory(self.folder.path / name) for name in names_of_trajectories}
+        names = [f for f in self.files if "/" not in f and trajectory.is_trajectory(f)]
+        return {name: _document(self.folder.path / name) for name in names}
 
     def stored_name(self, name: str) -> str:
         """Return the name under which a file exists, which may be its compressed form."""
-        compressed = f"{name}{compressed_files.SUFFIX}"
+        compressed = f"{name}{atomic_io.COMPRESSED}"
         return compressed if name not in self.files and compressed in self.files else name
 
     @cached_property
@@ -241,21 +239,6 @@ def linker(folder: Path, page: Path) -> Callable[[str], str]:
     """Return a function from a file in a folder to its relative URL on the page ``page``."""
     base = quote(os.path.relpath(folder, page.parent), errors="surrogateescape")
     return lambda name: f"{base}/{quote(name, errors='surrogateescape')}"
-
-
-def _trajectory(path: Path) -> Mapping[str, Any]:
-    if path.exists():
-        return _document(path)
-    try:
-        # The compressed form ends with the size of the plain one (RFC 1952, ISIZE).
-        with compressed_files.stored(path).open("rb") as stream:
-            stream.seek(-4, os.SEEK_END)
-            if int.from_bytes(stream.read(), "little") > LARGEST_FILE:
-                return {}
-    except OSError:
-        return {}
-    document = compressed_files.read_json(path)
-    return document if isinstance(document, dict) else {}
 
 
 def _document(path: Path) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pydantic
 
-from cooperflow import atomic_io, compressed_files, layout
+from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan, Run
@@ -436,7 +436,7 @@ def usage_of(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Us
 
 def _trajectories(folder: Path) -> dict[str, Any]:
     """Return the parsed trajectory files of a run by name."""
-    return compressed_files.read_documents(folder, trajectory.is_trajectory)
+    return atomic_io.read_documents(folder, trajectory.is_trajectory)
 
 
 def _messages(folder: Path, document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from cooperflow import atomic_io, compressed_files, layout, redaction
+from cooperflow import atomic_io, layout, redaction
 from cooperflow.archive import provenance
 from cooperflow.errors import UserError
 from cooperflow.experiment import pairs
@@ -168,7 +168,7 @@ def _contents(plan: Plan) -> Iterator[tuple[str, bytes]]:
             path = Path(here) / name
             if name != NAME and not name.startswith(".") and not path.is_symlink():
                 # Plain, so that keys and paths are found in every file.
-                for plain, data in compressed_files.contents(path):
+                for plain, data in atomic_io.file_contents(path):
                     yield f"{RESULTS}/{plain.relative_to(root)}", data
 
 

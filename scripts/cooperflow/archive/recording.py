@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from cooperflow import atomic_io, compressed_files, layout
+from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.config import CONFIG_DIR
@@ -256,7 +256,7 @@ def agent_answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]
     """Return the answers of each agent in the attempt that made the result."""
     numbers = [n for n in folder.attempt_numbers() if (folder.attempt(n) / layout.RESULT).exists()]
     records = atomic_io.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []
-    documents = compressed_files.read_documents(folder.path, trajectory.is_trajectory)
+    documents = atomic_io.read_documents(folder.path, trajectory.is_trajectory)
     answers = {
         agent: of_trajectory(read, records) for agent, read in trajectory.parse(documents).items()
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, compressed_files, layout, processes, runtime_dir, session_state
+from cooperflow import atomic_io, layout, processes, runtime_dir, session_state
 from cooperflow.attempt import child_process, container_monitor, supervisor
 from cooperflow.attempt.attempt import new_token
 from cooperflow.engine import containers, modal_sandboxes
@@ -99,7 +99,7 @@ def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | Non
         print(f"{subject.key}: evaluation broke: {', '.join(reasons)}; see {folder}")
         return None
     with contextlib.suppress(OSError):  # it stays a folder, which is read as well
-        compressed_files.pack(folder)
+        atomic_io.pack_folder(folder)
     return document
 
 
@@ -122,7 +122,7 @@ def _prepare(plan: Plan, labels: Labels, pair: Pair) -> None:
 def next_folder(folder: Path) -> Path:
     """Return the numbered subfolder of ``folder`` for the next try, without creating it."""
     entries = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    names = [name.removesuffix(compressed_files.ARCHIVE) for name in entries]
+    names = [name.removesuffix(atomic_io.ARCHIVE) for name in entries]
     numbers = [int(name) for name in names if name.isdigit()]
     return folder / str(max(numbers, default=0) + 1)
 

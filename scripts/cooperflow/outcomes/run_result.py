@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from cooperflow import atomic_io, compressed_files, layout
+from cooperflow import atomic_io, layout
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import judgement, usage
@@ -243,7 +243,7 @@ def compress_attempt(attempt: Path) -> None:
     A file that stays plain is read as well, so no error here is one of the run.
     """
     with contextlib.suppress(OSError):
-        compressed_files.compress_below(attempt, is_compressible)
+        atomic_io.compress_below(attempt, is_compressible)
 
 
 def is_compressible(name: str) -> bool:
@@ -302,7 +302,7 @@ def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, An
     """
     path = upstream / coordination.CONVERSATION
     if path.is_file():
-        documents = compressed_files.read_documents(upstream, trajectory.is_trajectory)
+        documents = atomic_io.read_documents(upstream, trajectory.is_trajectory)
         framework = str(document.get("agent_framework") or "")
         return len(coordination.sent(atomic_io.read_json(path), documents, framework))
     if not run.experiment.setting.messaging:
