@@ -88,7 +88,9 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             "notes": fingerprint.notes(plan),
             "introduction": front_page.introduction(plan),
             "terms": front_page.TERMS,
-            "findings": findings.of_plan(plan, runs),
+            "findings": findings.of_plan(
+                plan, runs, tables.comparison, tables.breakdowns["conflict_comparison"]
+            ),
             "notable": [
                 (entry, pages.run_path(run) if run.key in has_page else None)
                 for entry in findings.notable_runs(plan, runs)

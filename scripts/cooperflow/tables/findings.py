@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -47,6 +47,7 @@ class Count:
     evaluated: int
     infra: int = 0
     unfinished: int = 0
+    lead_alone: int = 0  # of the passes: the patches conflict, and agent 1's alone passes
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Difference:
 
     @classmethod
     def of_row(cls, row: Mapping[Any, Any]) -> Difference:
-        """Return the difference of a row of comparison.csv."""
+        """Return the difference of a row of comparison.csv or conflict_comparison.csv."""
+        excluded = row["infra_excluded" if "infra_excluded" in row else "excluded"]
         return cls(
             pairs=int(row["pairs"]),
             value=float(row["diff"]),
@@ -77,9 +79,22 @@ class Difference:
             detectable=float(row["min_detectable"]),
             cluster_low=float(row["cluster_low"]),
             cluster_high=float(row["cluster_high"]),
-            excluded=int(row["infra_excluded"]),
+            excluded=int(excluded),
             bound_low=float(row["diff_low_bound"]),
             bound_high=float(row["diff_high_bound"]),
+        )
+
+    def reversed(self) -> Difference:
+        """Return the first less the second."""
+        return replace(
+            self,
+            value=-self.value,
+            low=-self.high,
+            high=-self.low,
+            cluster_low=-self.cluster_high,
+            cluster_high=-self.cluster_low,
+            bound_low=-self.bound_high,
+            bound_high=-self.bound_low,
         )
 
     @property
@@ -129,19 +144,39 @@ def roles(plan: Plan) -> Roles:
     )
 
 
-def of_plan(plan: Plan, runs: pd.DataFrame) -> list[str]:
-    """Return the sentences about the runs of a plan, model by model."""
-    return report(figures(runs, roles(plan)))
+def of_plan(
+    plan: Plan,
+    runs: pd.DataFrame,
+    passes: pd.DataFrame | None = None,
+    conflicts: pd.DataFrame | None = None,
+) -> list[str]:
+    """Return the sentences about the runs of a plan, model by model.
+
+    Args:
+        passes: comparison.csv; None: computed from the runs.
+        conflicts: conflict_comparison.csv; None: computed from the runs.
+    """
+    return report(figures(runs, roles(plan), passes, conflicts))
 
 
-def figures(runs: pd.DataFrame, parts: Roles) -> list[Figures]:
+def figures(
+    runs: pd.DataFrame,
+    parts: Roles,
+    passes: pd.DataFrame | None = None,
+    conflicts: pd.DataFrame | None = None,
+) -> list[Figures]:
     """Return the figures of each model, from the first repeat of each setting."""
+    passes = comparison.table(runs) if passes is None else passes
+    conflicts = loss_tables.conflict_comparison(runs) if conflicts is None else conflicts
     return [
-        _figures(str(model), group, parts) for model, group in runs.groupby("model", sort=False)
+        _figures(str(model), group, parts, passes, conflicts)
+        for model, group in runs.groupby("model", sort=False)
     ]
 
 
-def _figures(model: str, runs: pd.DataFrame, parts: Roles) -> Figures:
+def _figures(
+    model: str, runs: pd.DataFrame, parts: Roles, passes: pd.DataFrame, conflicts: pd.DataFrame
+) -> Figures:
     first = runs[runs["repeat"] == 1]
     solo, messages, silent = (
         first[first["setting"] == name] for name in (parts.solo, parts.messages, parts.silent)
@@ -151,12 +186,10 @@ def _figures(model: str, runs: pd.DataFrame, parts: Roles) -> Figures:
         solo=_count(solo, parts.pairs),
         messages=_count(messages, parts.pairs),
         silent=_count(silent, parts.pairs),
-        messages_gap=_difference(messages, solo),
-        silent_gap=_difference(silent, solo),
-        messages_effect=_difference(messages, silent),
-        conflict_effect=_difference(
-            loss_tables.mark_conflicts(messages), loss_tables.mark_conflicts(silent)
-        ),
+        messages_gap=_difference(passes, messages, solo),
+        silent_gap=_difference(passes, silent, solo),
+        messages_effect=_difference(passes, messages, silent),
+        conflict_effect=_difference(conflicts, messages, silent),
         losses=_losses(messages),
         silent_losses=_losses(silent),
         repeats=int(runs["repeat"].max()),
@@ -171,15 +204,25 @@ def _count(runs: pd.DataFrame, pairs: int) -> Count | None:
     counts = {outcome: int((runs["outcome"] == outcome).sum()) for outcome in judgement.OUTCOMES}
     passed, infra = counts[judgement.PASS], counts[judgement.INFRA_ERROR]
     evaluated = passed + counts[judgement.FAIL]
-    return Count(passed, evaluated, infra, max(pairs - evaluated - infra, 0))
+    caveats = runs.loc[runs["outcome"] == judgement.PASS, "caveat"].fillna("").str.split(";")
+    lead_alone = sum(judgement.LEAD_ALONE in names for names in caveats)
+    return Count(passed, evaluated, infra, max(pairs - evaluated - infra, 0), lead_alone)
 
 
-def _difference(second: pd.DataFrame, first: pd.DataFrame) -> Difference | None:
-    """Return the paired difference, computed as in comparison.csv; None without both sides."""
+def _difference(
+    table: pd.DataFrame, second: pd.DataFrame, first: pd.DataFrame
+) -> Difference | None:
+    """Return the paired difference of a table of comparisons; None without both sides."""
     if second.empty or first.empty:
         return None
-    row = comparison.table(pd.concat([second, first], ignore_index=True)).to_dict("records")[0]
-    return Difference.of_row(row)
+    wanted = second["run_name"].iloc[0], first["run_name"].iloc[0]
+    for row in table.to_dict("records"):
+        names = row["a"], row["b"]
+        if names == wanted:
+            return Difference.of_row(row)
+        if names[::-1] == wanted:
+            return Difference.of_row(row).reversed()
+    return None
 
 
 def _losses(runs: pd.DataFrame) -> Losses | None:
@@ -242,6 +285,8 @@ def _together(
     if not count.evaluated:
         return [f"{who} have no evaluated run yet."]
     text = f"{who} solve {count.passed} of {count.evaluated}"
+    if count.lead_alone:
+        text += f", {count.lead_alone} of them only by agent 1's patch ({judgement.LEAD_ALONE})"
     if gap is None or solo is None:
         return [f"{text}."]
     if not gap.pairs:

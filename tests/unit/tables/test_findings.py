@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from cooperflow.report import build
 from cooperflow.status import progress
-from cooperflow.tables import derived_tables, findings, run_table
+from cooperflow.tables import comparison, derived_tables, findings, loss_tables, run_table
 from cooperflow.tables.findings import Count, Difference, Figures, Losses, Roles
 
 ROLES = Roles("solo", "coop-comm", "coop-nocomm", 100)
@@ -87,6 +87,24 @@ def test_the_wording_follows_the_evidence(gap: Difference | None, says: str, not
     assert not_says not in found
     assert "nan" not in found
     assert "better" not in found
+
+
+@pytest.mark.parametrize(
+    ("lead_alone", "says"),
+    [
+        (0, "With messages two agents solve 38 of 100: fewer than one agent"),
+        (1, "solve 38 of 100, 1 of them only by agent 1's patch (lead_alone): fewer than"),
+        (38, "solve 38 of 100, 38 of them only by agent 1's patch (lead_alone): fewer than"),
+    ],
+)
+def test_passes_of_one_patch_alone_are_counted(lead_alone: int, says: str) -> None:
+    count = Count(38, 100, lead_alone=lead_alone)
+    assert says in text(Figures("m", Count(61, 100), count, messages_gap=LOWER))
+    unclear = text(Figures("m", Count(61, 100), count, messages_gap=UNCLEAR))
+    assert says.removesuffix(": fewer than").removesuffix(": fewer than one agent") in unclear
+    alone = text(Figures("m", messages=count))
+    assert alone.endswith(".")
+    assert ("lead_alone" in alone) == bool(lead_alone)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +224,34 @@ def test_the_figures_of_a_constructed_experiment() -> None:
     assert "Solo solves 61 of 100 pairs. With messages two agents solve 38 of 100: fewer" in whole
     assert "Of the 62 failures with messages, 21 are lost in the merge" in whole
     assert "Messages lower the conflict rate by 30 points" in whole
+
+
+def test_passes_of_one_patch_alone_are_found_among_the_caveats() -> None:
+    runs = constructed()
+    comm = runs["setting"] == "coop-comm"
+    passed, failed = (runs.index[comm & (runs["outcome"] == end)] for end in ("pass", "fail"))
+    runs.loc[passed[:2], "caveat"] = ["lead_alone", "no_tests_run;lead_alone"]
+    runs.loc[passed[2], "caveat"] = "no_tests_run"
+    runs.loc[failed[0], "caveat"] = "lead_alone"
+    found = findings.figures(runs, ROLES)[0]
+    assert found.messages == Count(38, 100, lead_alone=2)
+
+
+def test_the_sentences_read_the_tables_of_comparisons() -> None:
+    """In either order of the settings; the tables are computed only where they are missing."""
+    runs = constructed()
+    passes, conflicts = comparison.table(runs), loss_tables.conflict_comparison(runs)
+    assert findings.figures(runs, ROLES, passes, conflicts) == findings.figures(runs, ROLES)
+    order = ["coop-nocomm", "coop-comm", "solo"]
+    turned = runs.sort_values("setting", key=lambda names: names.map(order.index), kind="stable")
+    assert list(comparison.table(turned)["a"]) != list(passes["a"])
+    one, other = (findings.figures(table, ROLES)[0] for table in (runs, turned))
+    for name in ("messages_gap", "silent_gap", "messages_effect", "conflict_effect"):
+        assert vars(getattr(other, name)) == pytest.approx(vars(getattr(one, name))), name
+    changed = passes.assign(diff=0.5)
+    found = findings.figures(runs, ROLES, changed, conflicts)[0]
+    assert found.messages_gap is not None
+    assert found.messages_gap.value == -0.5
 
 
 def test_figures_of_an_unfinished_experiment() -> None:
