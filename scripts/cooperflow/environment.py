@@ -1,4 +1,4 @@
-"""Environment variables: of a session's jobs, and of the processes that call models.
+"""Environment of the workflow's processes: variables, and the folder for sockets and scratch files.
 
 Jobs inherit the config and the session process. cooperbench, litellm and mini-swe-agent read `.env`
 files and dozens of variables that name another server or another limit: every process that imports
@@ -8,14 +8,19 @@ Standard library only: it must work in any environment, and every job imports it
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import re
+import shutil
+import socket
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
-from cooperflow import runtime_dir
+from cooperflow import locks
 
 # The validated config, as JSON.
 CONFIG = "COOPERFLOW_CONFIG"
@@ -76,6 +81,11 @@ _BARE = {
     "o4": "openai",
     "gemini": "gemini",
 }
+
+# A unix socket's address has at most 107 bytes; the longest one below this path takes 48.
+LONGEST_RUNTIME_DIR = 59
+
+_PLAIN = re.compile(r"[\w./+@:,=-]+", re.ASCII)
 
 
 def make_portable(environment: MutableMapping[str, str]) -> None:
@@ -174,7 +184,7 @@ def _empty_folder() -> Path:
 
     Its default is in the home directory, which may hold settings or be read-only.
     """
-    folder = runtime_dir.folder() / "mini-swe-agent"
+    folder = runtime_folder() / "mini-swe-agent"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
@@ -239,3 +249,78 @@ def _provider(model: str) -> str:
     providers = (provider for start, provider in _BARE.items() if model.lower().startswith(start))
     prefix = model.partition("/")[0] if "/" in model else next(providers, "")
     return re.sub(r"[^a-z0-9]", "", prefix.lower()).removesuffix("chat")
+
+
+def is_plain_path(path: str) -> bool:
+    """True if ``path`` means the same in a shell, in a URL and in a config file."""
+    return bool(_PLAIN.fullmatch(path))
+
+
+def runtime_folder() -> Path:
+    """Return a folder that only this user can enter, short enough for a socket's path.
+
+    Raises:
+        PermissionError: the path exists and does not belong to this user alone.
+    """
+    base_dir = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
+    # A cluster passes the variable of one machine to another, where the folder does not exist.
+    if not (
+        Path(base_dir).is_dir()
+        and is_plain_path(base_dir)
+        and len(os.fsencode(base_dir)) <= LONGEST_RUNTIME_DIR
+    ):
+        base_dir = "/tmp"
+    base = Path(base_dir) / f"cooperflow-{os.getuid()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    status = base.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(f"{base} does not belong to this user alone")
+    return base
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a private folder, which is removed afterwards.
+
+    It is locked while this process runs, so that a killed process's folder can be recognized.
+    """
+    path = Path(tempfile.mkdtemp(prefix="run-", dir=runtime_folder()))
+    with locks.locked(path, os.O_RDONLY):
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_stale_runtime_files() -> None:
+    """Remove the scratch folders and sockets of dead processes."""
+    for path in list(runtime_folder().iterdir()):
+        with contextlib.suppress(OSError), _unlocked(path):
+            if path.name.startswith("run-") and path.is_dir():
+                shutil.rmtree(path)
+            elif path.suffix == ".lock":
+                # The job that starts a launcher holds this lock until the launcher listens.
+                _remove_unless_served(path)
+
+
+@contextlib.contextmanager
+def _unlocked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file or folder. BlockingIOError (an OSError) if a process holds it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if not locks.try_lock(handle):
+            raise BlockingIOError(path)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_unless_served(lock: Path) -> None:
+    """Remove a launcher's socket, log and lock unless it listens."""
+    address = lock.with_suffix(".sock")
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect(str(address))
+        return
+    address.unlink(missing_ok=True)
+    lock.with_suffix(".log").unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from experiment_client import REPOSITORY
 
-from cooperflow import environment, processes, runtime_dir
+from cooperflow import environment, processes
 from cooperflow.attempt import child_process
 from cooperflow.jobs import launcher_client
 from cooperflow.outcomes import judgement
@@ -154,9 +154,9 @@ def test_sockets_are_made_in_a_place_that_can_hold_them(
     told = tmp_path / name
     told.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(told))
-    folder = runtime_dir.folder()
+    folder = environment.runtime_folder()
     assert folder.parent == Path("/tmp")
-    with runtime_dir.scratch() as scratch, socket.socket(socket.AF_UNIX) as probe:
+    with environment.scratch_folder() as scratch, socket.socket(socket.AF_UNIX) as probe:
         probe.bind(str(scratch / "redis.sock"))
     assert len(os.fsencode(launcher_client.socket_path("owner"))) <= 107
 
@@ -168,9 +168,11 @@ def test_a_checkout_with_a_space_leaves_no_link(
     odd.parent.mkdir()
     odd.write_text("#!/bin/sh\n")
     monkeypatch.setattr(child_process, "SHIM", odd)
-    before = set(runtime_dir.folder().iterdir())
-    with runtime_dir.scratch() as scratch:
+    before = set(environment.runtime_folder().iterdir())
+    with environment.scratch_folder() as scratch:
         path = child_process.shim_path(scratch)
-        assert runtime_dir.is_plain(path) and Path(path).resolve() == odd
+        assert environment.is_plain_path(path) and Path(path).resolve() == odd
     assert not Path(path).exists()
-    assert {p for p in runtime_dir.folder().iterdir() if p.name.startswith("docker-")} <= before
+    assert {
+        p for p in environment.runtime_folder().iterdir() if p.name.startswith("docker-")
+    } <= before

@@ -1,9 +1,12 @@
-"""A Snakemake of another environment or version is named before anything else happens."""
+"""Environment of processes: the right interpreter, and a runtime folder without leftovers."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,51 @@ def test_a_dry_run_without_the_packages_stops(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "its environment has no docker" in done.stderr
     assert ".venv/bin/snakemake instead of `snakemake`" in done.stderr
+
+
+@pytest.fixture(autouse=True)
+def runtime_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A runtime folder for this test alone; a longer path would fall back to the user's own."""
+    with tempfile.TemporaryDirectory(prefix="cf-") as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        assert environment.runtime_folder().parent == Path(folder)
+        yield
+
+
+def test_the_folder_is_closed_to_others() -> None:
+    assert environment.runtime_folder().stat().st_mode & 0o777 == 0o700
+    environment.runtime_folder().chmod(0o755)
+    with pytest.raises(PermissionError):
+        environment.runtime_folder()
+
+
+def test_a_killed_process_leaves_a_folder_that_the_next_start_sweeps() -> None:
+    program = (
+        "import os, signal, sys; sys.path.insert(0, 'scripts')\n"
+        "from cooperflow import environment\n"
+        "with environment.scratch_folder(): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(environment.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
+    assert len(list(environment.runtime_folder().glob("run-*"))) == 1
+    with environment.scratch_folder() as mine:
+        environment.remove_stale_runtime_files()
+        assert list(environment.runtime_folder().glob("run-*")) == [mine]
+    assert not list(environment.runtime_folder().iterdir())
+
+
+def test_only_sockets_that_nobody_serves_are_swept() -> None:
+    for name in ("dead", "served"):
+        (environment.runtime_folder() / f"{name}.lock").touch()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(environment.runtime_folder() / f"{name}.sock"))
+        if name == "served":
+            listener.listen()
+        else:
+            listener.close()
+    environment.remove_stale_runtime_files()
+    assert {path.name for path in environment.runtime_folder().iterdir()} == {
+        "served.sock",
+        "served.lock",
+    }
+    listener.close()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, layout, runtime_dir
+from cooperflow import atomic_io, environment, layout
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.run_result import AttemptRecord
@@ -224,7 +224,7 @@ class PortablePaths:
             (str(layout.REPOSITORY), "."),
             (str(layout.REPOSITORY / ".venv"), ".venv"),
             (sys.prefix, ".venv"),
-            (str(runtime_dir.folder()), "runtime"),
+            (str(environment.runtime_folder()), "runtime"),
         ]
         for subset in _as_list(config.dataset.subset):
             if Path(subset).suffix:

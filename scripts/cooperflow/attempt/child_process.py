@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cooperflow import environment, layout, processes, runtime_dir
+from cooperflow import environment, layout, processes
 from cooperflow.engine import containers
 from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import judgement
@@ -61,7 +61,7 @@ def shim_path(scratch: Path | None = None) -> str:
     is removed with that folder.
     """
     path = str(SHIM)
-    if scratch is None or runtime_dir.is_plain(path):
+    if scratch is None or environment.is_plain_path(path):
         return path
     link = scratch / "docker"
     with contextlib.suppress(FileExistsError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, layout, processes, runtime_dir, session_state
+from cooperflow import atomic_io, environment, layout, processes, session_state
 from cooperflow.attempt import child_process, container_monitor, supervisor
 from cooperflow.attempt.attempt import new_token
 from cooperflow.engine import containers, modal_sandboxes
@@ -59,7 +59,7 @@ def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | Non
     labels = Labels.new(
         session_state.results_identity(plan.results), f"eval {subject.key}", new_token()
     )
-    with runtime_dir.scratch() as scratch:
+    with environment.scratch_folder() as scratch:
         stop_note = scratch / "stopped"
         stop_note.touch()
         try:

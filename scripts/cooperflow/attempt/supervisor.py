@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, layout, processes, redaction, runtime_dir
+from cooperflow import atomic_io, environment, layout, processes, redaction
 from cooperflow.attempt import child_process, container_monitor
 from cooperflow.attempt.attempt import (
     Attempt,
@@ -66,7 +66,7 @@ def run_attempt(attempt: Attempt) -> Evidence:
     Raises:
         Interrupted: this process was asked to end, or its session has ended.
     """
-    with runtime_dir.scratch() as scratch, contextlib.ExitStack() as stack:
+    with environment.scratch_folder() as scratch, contextlib.ExitStack() as stack:
         stop_note = scratch / "stopped"
         stop_note.touch()
         model = attempt.experiment.model

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cooperflow import processes, runtime_dir
+from cooperflow import environment, processes
 from cooperflow.attempt import child_process
 from cooperflow.jobs.launcher_client import SCHEMA, STARTED, TABLE_MODULES, TABLES
 
@@ -67,7 +67,7 @@ def serve(path: Path, kind: str) -> int:
     if kind == TABLES:
         _import_modules(("cooperflow.jobs.command", *TABLE_MODULES.values(), *LATE_MODULES))
         return _accept_requests(path, listener, owner)
-    with runtime_dir.scratch() as scratch:
+    with environment.scratch_folder() as scratch:
         child_process.prepare_environment(scratch)
         _import_modules(RUN_MODULES)
         return _accept_requests(path, listener, owner)

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from cooperflow import environment, locks, runtime_dir
+from cooperflow import environment, locks
 
 SCHEMA = 2
 # A fork's first answer: it has the request and does the work.
@@ -134,7 +134,7 @@ def _receive(connection: socket.socket) -> bytes:
 def socket_path(owner: str, kind: str = RUNS) -> Path:
     """Return the path of the socket of a session's launcher."""
     name = hashlib.sha256(f"{owner} {SCRIPTS} {kind}".encode()).hexdigest()[:20]
-    return runtime_dir.folder() / f"{name}.sock"
+    return environment.runtime_folder() / f"{name}.sock"
 
 
 def _open_launcher(kind: str) -> socket.socket | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, layout, processes, redaction, runtime_dir, session_state
+from cooperflow import atomic_io, environment, layout, processes, redaction, session_state
 from cooperflow.attempt import container_monitor, supervisor
 from cooperflow.attempt.attempt import Attempt, provider_key
 from cooperflow.errors import EngineError, UserError
@@ -65,7 +65,7 @@ class RunJob(Job):
         """Before a second or third try, wait; longer if the provider asked for it."""
         if self.this_try.number == 1:
             return
-        runtime_dir.remove_stale_files()
+        environment.remove_stale_runtime_files()
         folder = self._folder
         pause = self.plan.config.limits.pause_seconds * 2 ** (self.this_try.number - 2)
         last = [run_result.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]

@@ -16,7 +16,7 @@ from typing import Any
 import docker
 import docker.errors
 
-from cooperflow import atomic_io, environment, runtime_dir, session_state
+from cooperflow import atomic_io, environment, session_state
 from cooperflow.attempt import message_store
 from cooperflow.engine import containers, endpoint, modal_sandboxes, networks
 from cooperflow.engine.containers import Labels
@@ -149,7 +149,7 @@ def check_redis_server(context: Context) -> Iterator[Finding]:
     """Start a private Redis and stop it."""
     if not _needs_redis(context):
         return
-    with runtime_dir.scratch() as folder:
+    with environment.scratch_folder() as folder:
         try:
             server = message_store.RedisServer(folder, folder / "log")
         except UserError:  # the missing program has its own finding

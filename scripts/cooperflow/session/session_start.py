@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cooperflow import atomic_io, runtime_dir, session_state
+from cooperflow import atomic_io, environment, session_state
 from cooperflow.attempt import container_monitor
 from cooperflow.errors import EngineError, listed
 from cooperflow.experiment import dataset, fingerprint
@@ -45,7 +45,7 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
     admission.reset_breaker(plan.results)
     notification.reset(plan)
     rate_limit.reset(plan.results)
-    runtime_dir.remove_stale_files()
+    environment.remove_stale_runtime_files()
     _repair_future_times(plan)
     removed = _remove_stale_containers(plan) if work.needs_engine and not work.cluster else 0
     _check_fingerprints(plan, work, docker_version)
