@@ -1,4 +1,4 @@
-"""State of a session that its jobs read: the lock of its results folder, and its halt."""
+"""State that the jobs of a session share: lock of the results folder, halt, and rate limits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import getpass
 import json
 import os
+import shutil
 import signal
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -44,6 +46,9 @@ DRAINING = (
     "drained: running runs finish, nothing more starts. Start again as usual to resume; "
     "evaluations that have not started run then."
 )
+
+# Longest queue, seconds: a longer queue was written before the clock was set back.
+LONGEST_QUEUE = 3600.0
 
 
 def hold_lock(results: Results, clone: Path) -> None:
@@ -202,3 +207,51 @@ def halt_message(results: Results, session: Process | None = None) -> str | None
 def clear_halt(results: Results) -> None:
     """Remove the halt of an earlier session."""
     results.halt.unlink(missing_ok=True)
+
+
+def next_turn(due: float | None, now: float, interval: float) -> tuple[float, float]:
+    """Return the time of the next call, and the earliest time of the call after it. Pure.
+
+    Calls are spaced evenly, so that no minute has more than the limit.
+
+    Args:
+        due: earliest time of a call, None before the first call; seconds.
+        now: current time; seconds.
+        interval: between two calls; seconds.
+    """
+    turn = now if due is None or due > now + LONGEST_QUEUE else max(due, now)
+    return turn, turn + interval
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """The limit of one provider, kept in a file that all its runs share."""
+
+    path: Path
+    per_minute: float
+
+    def reserve(self) -> float:
+        """Take the next turn and return how long to wait for it, seconds.
+
+        A turn whose process is killed meanwhile is lost, which costs one interval.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locks.locked(self.path) as handle:
+            now = time.time()
+            turn, after = next_turn(_number(os.pread(handle, 64, 0)), now, 60.0 / self.per_minute)
+            text = f"{after:.6f}\n".encode()
+            os.pwrite(handle, text, 0)
+            os.ftruncate(handle, len(text))
+            return turn - now
+
+
+def _number(raw: bytes) -> float | None:
+    try:
+        return float(raw)
+    except ValueError:
+        return None
+
+
+def clear_rate_limits(results: Results) -> None:
+    """Remove the rate limits' state of earlier sessions."""
+    shutil.rmtree(results.rate_limits, ignore_errors=True)

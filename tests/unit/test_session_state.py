@@ -1,16 +1,26 @@
-"""The lock of a session."""
+"""State that a session's jobs share: the session's lock, and the rate limits of providers."""
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cooperflow import session_state
+from cooperflow.attempt import supervisor
 from cooperflow.errors import UserError
+from cooperflow.experiment import config, config_schema, plan
 from cooperflow.layout import Results
+from cooperflow.outcomes import usage
 
 
 def test_a_second_start_is_told_who_is_at_work(tmp_path: Path) -> None:
@@ -29,3 +39,84 @@ def test_a_second_start_is_told_who_is_at_work(tmp_path: Path) -> None:
     first.kill()
     first.communicate()
     session_state.hold_lock(Results(tmp_path / "results"), tmp_path)
+
+
+@given(
+    st.lists(st.floats(0, 50), min_size=1, max_size=60),
+    st.floats(0.5, 30),
+)
+def test_no_window_has_more_calls_than_the_limit(gaps: list[float], interval: float) -> None:
+    """Calls start an interval apart whenever they are requested, and none waits needlessly."""
+    now, due, begun = 0.0, None, []
+    for gap in gaps:
+        now += gap
+        mine, due = session_state.next_turn(due, now, interval)
+        assert mine >= now
+        begun.append((now, mine))
+    for (_, before), (asked, after) in itertools.pairwise(begun):
+        assert after - before >= interval - 1e-9
+        assert after == asked or after <= before + interval + 1e-9
+
+
+def test_a_clock_set_back_stops_nothing() -> None:
+    assert session_state.next_turn(1e9 + 1e6, 1e9, 5.0) == (1e9, 1e9 + 5.0)
+
+
+def _take(path: str, count: int) -> None:
+    one = session_state.RateLimit(Path(path), 60.0)
+    for _ in range(count):
+        one.reserve()
+
+
+def test_turns_of_several_processes(tmp_path: Path) -> None:
+    """Processes that ask at once are never given the same turn: each moves the next one on."""
+    begun = time.time()
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        pool.starmap(_take, [(str(tmp_path / "pace"), 600)] * 4, chunksize=1)
+    due = float((tmp_path / "pace").read_text())
+    assert begun + 2400 <= due <= time.time() + 2400
+
+
+def test_held_seconds_are_those_of_the_agent_held_most() -> None:
+    records = [
+        {"event": "held", "thread": "1", "seconds": 2.0},
+        {"event": "held", "thread": "2", "seconds": 3.0},
+        {"event": "held", "thread": "1", "seconds": 2.5},
+        {"event": "start", "thread": "2", "id": "a"},
+    ]
+    assert usage.held(records) == 4.5
+    assert usage.held([]) == 0.0
+
+
+def test_the_time_limit_is_extended_by_held_seconds(tmp_path: Path) -> None:
+    """Only what agents wait for the pace is added, and only where there is a pace."""
+    log = tmp_path / "calls.jsonl"
+    log.write_text('{"event": "held", "thread": "1", "seconds": 42.5}\n')
+
+    def limit(rate_limit: object, seconds: float) -> float:
+        attempt: Any = SimpleNamespace(rate_limit=rate_limit, call_log=log, seconds=seconds)
+        return supervisor._time_limit(attempt)
+
+    assert limit(object(), 20.0) == 62.5
+    assert limit(None, 20.0) == 20.0
+    longest = config_schema.LONGEST_RUN
+    assert limit(object(), longest - 1.0) == longest
+    assert limit(object(), longest + 1.0) == longest + 1.0
+
+
+def test_models_of_a_provider_share_its_slots() -> None:
+    raw: dict[str, Any] = {
+        "dataset": {"subset": "flash"},
+        "models": {
+            "a": {"model": "x", "provider": "p"},
+            "b": {"model": "y", "provider": "p"},
+            "c": {"model": "z"},
+        },
+        "providers": {"p": {"runs": 2, "requests_per_minute": 30}},
+        "settings": {"solo": ["--setting", "solo"]},
+    }
+    made = plan.make(config.parse(raw))
+    slots = {one.model_name: made.slots(one) for one in made.experiments}
+    assert made.run_limits == {"provider_p": 2}
+    assert slots == {"a": {"provider_p": 1}, "b": {"provider_p": 1}, "c": {}}
+    assert [made.limits(one).requests_per_minute for one in made.experiments] == [30, 30, None]

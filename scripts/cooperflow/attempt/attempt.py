@@ -27,9 +27,9 @@ from cooperflow.errors import EngineError, StoreError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan, Run
-from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.openhands import agent_environment
 from cooperflow.outcomes import run_result
+from cooperflow.session_state import RateLimit
 
 
 @dataclass(frozen=True)

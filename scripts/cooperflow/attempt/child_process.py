@@ -20,8 +20,8 @@ from typing import Any
 
 from cooperflow import environment, layout, processes
 from cooperflow.engine import containers
-from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import judgement
+from cooperflow.session_state import RateLimit
 
 SHIM = Path(__file__).with_name("docker-labelled")
 # Exit code of a process that could not import what it runs (EX_CONFIG).

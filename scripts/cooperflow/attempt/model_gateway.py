@@ -22,8 +22,8 @@ from typing import Any
 
 from cooperflow import environment, processes
 from cooperflow.attempt import child_process
-from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.outcomes import usage
+from cooperflow.session_state import RateLimit
 
 PATH = "/v1/chat/completions"
 # The longest request that is accepted, bytes.

@@ -1,1 +1,1 @@
-"""Code that runs inside a cooperbench process: SDK patches, call log, raw answers, rate limit."""
+"""Code that runs inside a cooperbench process: SDK patches, call log, raw answers."""

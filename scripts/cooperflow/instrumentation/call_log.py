@@ -18,10 +18,10 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from cooperflow import redaction
 from cooperflow.atomic_io import append_line
-from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.instrumentation.raw_answers import Noted, RawAnswers
 from cooperflow.outcomes import provider_answer, usage
 from cooperflow.outcomes.provider_answer import Answer, Cost, Prices, parse_retry_after
+from cooperflow.session_state import RateLimit
 
 # Assumed longest answer of a model whose limit is unknown, tokens.
 LONGEST_ANSWER = 16_384

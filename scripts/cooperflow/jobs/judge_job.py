@@ -24,10 +24,10 @@ from cooperflow.analysis.run_files import RunFiles
 from cooperflow.errors import UserError
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan
-from cooperflow.instrumentation.rate_limit import RateLimit
 from cooperflow.jobs.job import DONE, INTERRUPTED, TRY_AGAIN, claim_seconds
 from cooperflow.outcomes import judgement, usage
 from cooperflow.processes import Interrupted
+from cooperflow.session_state import RateLimit
 from cooperflow.tables import paper_tables, run_table, symptoms
 
 NAME = "judge"

@@ -16,7 +16,6 @@ from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.config_schema import Assumptions
 from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.images import disk_space
-from cooperflow.instrumentation import rate_limit
 from cooperflow.jobs import admission, launcher_client, notification
 from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.run_result import RunRecord
@@ -44,7 +43,7 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
     disk_space.plan_use(plan, work.uses)
     admission.reset_breaker(plan.results)
     notification.reset(plan)
-    rate_limit.reset(plan.results)
+    session_state.clear_rate_limits(plan.results)
     environment.remove_stale_runtime_files()
     _repair_future_times(plan)
     removed = _remove_stale_containers(plan) if work.needs_engine and not work.cluster else 0
