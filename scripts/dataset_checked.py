@@ -3,7 +3,7 @@
 from cooperflow import processes
 from cooperflow.experiment import dataset_fetch
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 
 
 def main(plan: Plan) -> None:
@@ -17,4 +17,4 @@ def main(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    command.run_rule(main, __doc__)
+    job.run_rule(main, __doc__)

@@ -8,11 +8,11 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.images import verification
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 
 
 def main() -> int:
-    parser = command.parser(__doc__)
+    parser = job.parser(__doc__)
     parser.add_argument("--image", required=True, help="the name of the image's sentinel")
     parser.add_argument("--save", action="store_true", help="write its tar file to images.archive")
     arguments = parser.parse_args()
@@ -35,7 +35,7 @@ def main() -> int:
         print(f"{image}: {sentinel['source']} and verified")
         return 0
 
-    return command.perform(work, arguments.log)
+    return job.perform(work, arguments.log)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Label a sample of the failed runs of two agents by the model of the config's `judge`."""
 
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import command, judge_job
+from cooperflow.jobs import job, judge_job
 
 
 def main(plan: Plan) -> int:
@@ -9,4 +9,4 @@ def main(plan: Plan) -> int:
 
 
 if __name__ == "__main__":
-    command.run_rule(main, __doc__)
+    job.run_rule(main, __doc__)

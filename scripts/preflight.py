@@ -3,7 +3,7 @@
 import sys
 
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.session import preflight
 from cooperflow.session.checks import Context, Work
 
@@ -18,4 +18,4 @@ def main(plan: Plan) -> int:
 
 
 if __name__ == "__main__":
-    command.run_rule(main, __doc__)
+    job.run_rule(main, __doc__)

@@ -10,11 +10,11 @@ from cooperflow.archive import bundle
 from cooperflow.errors import UserError
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 
 
 def main() -> int:
-    parser = command.config_parser(__doc__)
+    parser = job.config_parser(__doc__)
     parser.add_argument("--check", type=Path, metavar="FILE", help="check this archive")
     arguments = parser.parse_args()
     if arguments.check is None:
@@ -33,4 +33,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

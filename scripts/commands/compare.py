@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 
 from cooperflow.errors import UserError
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.tables import folder_comparison
 
 
@@ -29,4 +29,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

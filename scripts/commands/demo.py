@@ -13,7 +13,7 @@ from rich.console import Console
 from cooperflow import layout
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.tables import derived_tables, findings, run_table
 
 FILE = Path("config/demo.yaml")
@@ -40,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

@@ -7,12 +7,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import session_state
 from cooperflow.experiment import config, plan
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.processes import Process
 
 
 def main() -> int:
-    arguments = command.config_parser(__doc__).parse_args()
+    arguments = job.config_parser(__doc__).parse_args()
     results = plan.make(config.load(arguments.configfile)).results
     session = Process.parse(session_state.lock_holder(results) or "")
     if session is None:
@@ -24,4 +24,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

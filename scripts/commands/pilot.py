@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cooperflow import layout
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.session import session_start
 
 
 def main() -> int:
-    parser = command.config_parser(__doc__)
+    parser = job.config_parser(__doc__)
     parser.add_argument("--subset", default="flash", help="subset of the pilot's pairs")
     parser.add_argument("--first", type=int, default=3, help="number of pairs")
     parser.add_argument("--slots", type=int, default=4, help="runs at a time, for the estimate")
@@ -53,4 +53,4 @@ def _run(files: list[Path], subset: str, first: int) -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

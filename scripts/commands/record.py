@@ -8,11 +8,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cooperflow.archive import recording
 from cooperflow.attempt import child_process
 from cooperflow.experiment import config, plan
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 
 
 def main() -> int:
-    parser = command.config_parser(__doc__)
+    parser = job.config_parser(__doc__)
     parser.add_argument("--to", type=Path, required=True, help="the folder to write")
     arguments = parser.parse_args()
     child_process.prepare_environment()
@@ -25,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

@@ -7,13 +7,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.report import build
 from cooperflow.tables import run_table
 
 
 def main() -> int:
-    arguments = command.config_parser(__doc__).parse_args()
+    arguments = job.config_parser(__doc__).parse_args()
     plan = planning.make(config.load(arguments.configfile))
     runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
@@ -26,4 +26,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

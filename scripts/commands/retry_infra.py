@@ -12,12 +12,12 @@ from cooperflow import formats, layout, session_state
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.formats import fit_table
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.outcomes import run_result
 
 
 def main() -> int:
-    parser = command.config_parser(__doc__)
+    parser = job.config_parser(__doc__)
     parser.add_argument("--list", action="store_true", help="list them only")
     arguments = parser.parse_args()
     plan = planning.make(config.load(arguments.configfile))
@@ -42,4 +42,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from cooperflow.experiment import config, plan
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.status import progress, terminal_view
 
 # Reading thousands of runs takes a moment: at most a tenth of the time is spent on it.
@@ -19,7 +19,7 @@ PAUSE_FACTOR = 10
 
 
 def main() -> int:
-    parser = command.config_parser(__doc__)
+    parser = job.config_parser(__doc__)
     parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two readings")
     arguments = parser.parse_args()
@@ -40,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

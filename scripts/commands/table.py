@@ -9,12 +9,12 @@ from rich.console import Console
 
 from cooperflow.experiment import config, fingerprint
 from cooperflow.experiment import plan as planning
-from cooperflow.jobs import command
+from cooperflow.jobs import job
 from cooperflow.tables import derived_tables, findings, run_table
 
 
 def main() -> int:
-    arguments = command.config_parser(__doc__).parse_args()
+    arguments = job.config_parser(__doc__).parse_args()
     plan = planning.make(config.load(arguments.configfile))
     runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
@@ -37,4 +37,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    job.run(main)

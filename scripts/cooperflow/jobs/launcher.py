@@ -36,7 +36,7 @@ RUN_MODULES = (
     "cooperbench.eval",
     "cooperflow.instrumentation.call_log",
     "cooperflow.instrumentation.sdk_patches",
-    "cooperflow.jobs.command",
+    "cooperflow.jobs.job",
     "cooperflow.jobs.evaluation_jobs",
     "cooperflow.jobs.run_job",
     # litellm imports these with its first call, which takes a second of processor time per fork.
@@ -65,7 +65,7 @@ def serve(path: Path, kind: str) -> int:
         return 64
     listener = _listen(path)
     if kind == TABLES:
-        _import_modules(("cooperflow.jobs.command", *TABLE_MODULES.values(), *LATE_MODULES))
+        _import_modules(("cooperflow.jobs.job", *TABLE_MODULES.values(), *LATE_MODULES))
         return _accept_requests(path, listener, owner)
     with environment.scratch_folder() as scratch:
         child_process.prepare_environment(scratch)
@@ -160,12 +160,12 @@ def _work(connection: socket.socket) -> int:
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
     processes.watch_client(connection)
-    from cooperflow.jobs import command
+    from cooperflow.jobs import job
 
     if request["work"] in TABLE_MODULES:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         processes.interrupt_when_orphaned()
-    return command.perform_named(request["work"], request["arguments"])
+    return job.perform_named(request["work"], request["arguments"])
 
 
 def _read_request(connection: socket.socket) -> dict[str, Any]:

@@ -53,9 +53,9 @@ def call(work: str) -> int:
             code = _request_work(work)
     if code is not None:
         return code
-    from cooperflow.jobs import command
+    from cooperflow.jobs import job
 
-    return command.perform_named(work, sys.argv[1:])
+    return job.perform_named(work, sys.argv[1:])
 
 
 def start_launcher(kind: str = RUNS) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cooperflow import processes
-from cooperflow.jobs import command, job
+from cooperflow.jobs import job
 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt(), processes.Interrupted("SIGINT")])
@@ -22,5 +22,5 @@ def test_an_interrupted_script_prints_no_traceback(
     def work() -> int:
         raise reason
 
-    assert command.perform(work, tmp_path / "log") == job.INTERRUPTED
+    assert job.perform(work, tmp_path / "log") == job.INTERRUPTED
     assert capsys.readouterr() == ("", "")
