@@ -4,15 +4,15 @@ import sys
 
 from cooperflow.experiment.plan import Plan
 from cooperflow.jobs import job
-from cooperflow.session import preflight
+from cooperflow.session import session_start
 from cooperflow.session.checks import Context, Work
 
 
 def main(plan: Plan) -> int:
     pending = [run for run in plan.runs if not run.folder(plan.results).result.exists()]
     context = Context(plan, Work(images=True, runs=pending, evaluations=[]))
-    findings = preflight.print_findings(preflight.run_checks(context), sys.stdout)
-    failed = preflight.failed(findings)
+    findings = session_start.print_findings(session_start.run_checks(context), sys.stdout)
+    failed = session_start.failed_checks(findings)
     print(f"{len(pending)} runs pending; {len(failed)} problems to fix")
     return 1 if failed else 0
 

@@ -13,7 +13,7 @@ import replay_client
 from cooperflow import atomic_io
 from cooperflow.errors import UserError
 from cooperflow.experiment.config_schema import Model
-from cooperflow.session import checks, model_check, preflight
+from cooperflow.session import checks, model_check, session_start
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
@@ -55,8 +55,8 @@ def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str,
 def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
     work = checks.Work(images=True, runs=plan.runs, evaluations=[])
-    found = list(preflight.run_checks(checks.Context(plan, work)))
-    assert not preflight.failed(found), found
+    found = list(session_start.run_checks(checks.Context(plan, work)))
+    assert not session_start.failed_checks(found), found
     assert {"daemon", "limits", "clock", "images", "open files", "disk", "data set", "agent"} <= {
         line.name for line in found
     }
@@ -68,7 +68,7 @@ def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
     atomic_io.write_json(plan.results.sentinel(plan.images[0]), {"id": "sha256:other"})
     work = checks.Work(images=True, runs=plan.runs, evaluations=[])
-    (bad,) = preflight.failed(checks.check_containers(checks.Context(plan, work)))
+    (bad,) = session_start.failed_checks(checks.check_containers(checks.Context(plan, work)))
     assert f"remove {plan.results.sentinel(plan.images[0])}" in bad.text
 
 
@@ -79,7 +79,7 @@ def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
     plan = make_plan(**asked, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
     work = checks.Work(images=False, runs=plan.runs, evaluations=[])
     with pytest.raises(UserError) as told:
-        preflight.require_quick(checks.Context(plan, work))
+        session_start.require_quick(checks.Context(plan, work))
     assert "docker network create no-such-network" in str(told.value)
     assert "the module no_such_module.agents is missing (external, for some)" in str(told.value)
     assert "no module json" not in str(told.value)

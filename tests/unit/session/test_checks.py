@@ -10,7 +10,7 @@ import pytest
 
 from cooperflow.experiment.config_schema import Model
 from cooperflow.outcomes import usage
-from cooperflow.session import checks, finding, model_check, preflight
+from cooperflow.session import checks, finding, model_check, session_start
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
@@ -71,7 +71,7 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
     experiment = plan.experiments[0]
     for _ in range(3):
         assert not list(model_check.check_key("m", COHERE))
-        assert not preflight.failed(model_check.check_model(plan, experiment))
+        assert not session_start.failed_checks(model_check.check_model(plan, experiment))
     assert calls == ["abc"]
     kept = (plan.results.root / "preflight.jsonl").read_text()
     assert '"cost": 0.1' in kept
