@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cooperflow.outcomes import runner_output, usage
+from cooperflow.outcomes import usage
 from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import AgentEnd, Evaluation
 
@@ -408,5 +408,5 @@ _NOT_APPLIED = re.compile(
 
 def count_tests(output: str, failed: bool = False) -> int:
     """Return how many tests passed (with ``failed``: passed or failed) by a runner's output."""
-    count = runner_output.count(output)
+    count = result_files.count_tests(output)
     return count.total if failed else count.passed

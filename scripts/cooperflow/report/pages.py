@@ -18,12 +18,12 @@ from cooperflow.analysis import story as story_events
 from cooperflow.analysis.run_files import Patch, RunFiles, linker
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
-from cooperflow.outcomes import judgement, runner_output
+from cooperflow.outcomes import judgement
 from cooperflow.outcomes.patch_text import HunkPair
 from cooperflow.outcomes.run_result import EvalRecord, RunRecord
-from cooperflow.outcomes.runner_output import Count
 from cooperflow.report import safe_text
 from cooperflow.upstream import coordination, result_files
+from cooperflow.upstream.result_files import Count
 
 # Names of failing tests that a page lists; the output has all of them.
 MOST_NAMES = 50
@@ -78,8 +78,8 @@ def _feature(evaluation: Mapping[str, Any], key: int, number: int) -> Feature:
     part = evaluation.get(f"feature{key}") or {}
     output = result_files.output_of(evaluation, key)
     passed = result_files.has_passed(evaluation, key)
-    failing = () if passed else runner_output.failing_tests(output)
-    start = 0 if passed else runner_output.first_failure(output)
+    failing = () if passed else result_files.failing_tests(output)
+    start = 0 if passed else result_files.first_failure(output)
     if output[:start].count("\n") <= SHORT_PREAMBLE:
         start = 0
     has_counts = bool(part.get("tests_passed") or part.get("tests_failed"))
@@ -87,7 +87,7 @@ def _feature(evaluation: Mapping[str, Any], key: int, number: int) -> Feature:
         number=number,
         tested=passed or bool(output) or has_counts,
         passed=passed,
-        count=runner_output.count(output),
+        count=result_files.count_tests(output),
         failing=failing,
         preamble=output[:start],
         output=output[start:],

@@ -15,7 +15,7 @@ from cooperflow import atomic_io
 from cooperflow.analysis import losses
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Pair
-from cooperflow.outcomes import judgement, runner_output
+from cooperflow.outcomes import judgement
 from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Evaluation
 
@@ -130,7 +130,7 @@ def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
         reason = str((document or {}).get("error") or "the evaluation broke")
         return Probe.without_verdict(reason, seconds)
     facts = Evaluation.read(document)
-    first, second = (runner_output.count(output) for output in facts.outputs)
+    first, second = (result_files.count_tests(output) for output in facts.outputs)
     return Probe(
         passed=facts.passed,
         tests_passed=(first.passed, second.passed),
@@ -144,7 +144,7 @@ def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
 
 
 def _is_built(facts: Evaluation, index: int) -> bool:
-    return facts.passed[index] or not runner_output.build_failed(facts.outputs[index])
+    return facts.passed[index] or not result_files.build_failed(facts.outputs[index])
 
 
 def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

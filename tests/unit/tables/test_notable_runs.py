@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cooperflow.outcomes.runner_output import Count
 from cooperflow.plots import specifications
 from cooperflow.report import pages
 from cooperflow.report.pages import Failure, Feature
 from cooperflow.tables import findings
+from cooperflow.upstream.result_files import Count
 
 TALKING = frozenset({"coop-comm"})
 

@@ -16,14 +16,19 @@ from runner_outputs import (
     XDIST,
 )
 
-from cooperflow.outcomes import runner_output
-from cooperflow.outcomes.runner_output import Count
+from cooperflow.upstream import result_files
+from cooperflow.upstream.result_files import Count
 
 
 @pytest.mark.parametrize(
     ("output", "count", "failing", "first"),
     [
-        (PYTEST, Count(1, 2), ("tests/test_a.py::test_two[a b]", "tests/test_b.py::test_three"), 9),
+        (
+            PYTEST,
+            Count(1, 2),
+            ("tests/test_a.py::test_two[a b]", "tests/test_b.py::test_three"),
+            9,
+        ),
         (COLLECTION, Count(0, 1), ("tests/test_a.py",), 0),
         (XDIST, Count(1, 1), ("tests/test_a.py::test_two",), None),
         (JEST, Count(15, 1), ("form \u203a submits once",), 0),
@@ -37,9 +42,9 @@ from cooperflow.outcomes.runner_output import Count
     ],
 )
 def test_output(output: str, count: Count, failing: tuple[str, ...], first: int | None) -> None:
-    assert runner_output.count(output) == count
-    assert runner_output.failing_tests(output) == failing
-    line = output[: runner_output.first_failure(output)].count("\n")
+    assert result_files.count_tests(output) == count
+    assert result_files.failing_tests(output) == failing
+    line = output[: result_files.first_failure(output)].count("\n")
     assert line == (first or 0)
 
 
@@ -47,8 +52,8 @@ def test_colours_change_nothing() -> None:
     coloured = PYTEST.replace("1 failed", "\x1b[31m\x1b[1m1 failed\x1b[0m").replace(
         "FAILED tests", "\x1b[31mFAILED\x1b[0m tests"
     )
-    assert runner_output.count(coloured) == Count(1, 2)
-    assert runner_output.failing_tests(coloured) == runner_output.failing_tests(PYTEST)
+    assert result_files.count_tests(coloured) == Count(1, 2)
+    assert result_files.failing_tests(coloured) == result_files.failing_tests(PYTEST)
 
 
 @pytest.mark.parametrize(
@@ -63,4 +68,4 @@ def test_colours_change_nothing() -> None:
     ],
 )
 def test_a_failed_build_is_no_failed_test(output: str, failed: bool) -> None:
-    assert runner_output.build_failed(output) is failed
+    assert result_files.build_failed(output) is failed
