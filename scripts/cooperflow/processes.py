@@ -122,6 +122,12 @@ def end_fork(process: int, seconds: float = 2.0) -> None:
             time.sleep(0.02)
 
 
+def has_ended(process: int) -> bool:
+    """Return whether a child has ended. It stays a zombie for `waitpid`."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process, flags) is not None
+
+
 def wait_for_end(process: int, seconds: float) -> None:
     """Wait until a process ends, at most ``seconds``. It stays a zombie for `waitpid`."""
     try:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import subprocess
 import sys
 import time
 import uuid
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import layout, processes, redaction, session_state
-from cooperflow.attempt import message_store
+from cooperflow.attempt import child_process, message_store
 from cooperflow.attempt.message_store import RedisServer
 from cooperflow.attempt.model_gateway import Gateway, Upstream
 from cooperflow.engine import networks
@@ -253,17 +252,25 @@ def read_model_kwargs(agent_file: Mapping[str, Any]) -> dict[str, Any]:
 def start_replay_server(
     recordings: str, folder: Path, model: str, stack: contextlib.ExitStack
 ) -> str:
-    """Start a server that plays recordings as ``model``, and return its URL."""
+    """Start a server that plays recordings as ``model``, and return its URL.
+
+    The server is a fork: this process has already imported most of its packages.
+    """
     port = folder / ".port"
-    command = [sys.executable, str(layout.REPOSITORY / "demo" / "replay_server.py")]
-    command += ["--recordings", recordings, "--port-file", str(port)]
-    command += ["--ledger", str(folder / "ledger.jsonl")]
-    with (folder / "replay.log").open("ab") as log:
-        server = processes.spawn(command, stdout=log, stderr=subprocess.STDOUT)
+    arguments = ["--recordings", recordings, "--port-file", str(port)]
+    arguments += ["--ledger", str(folder / "ledger.jsonl")]
+    server = child_process.fork(folder / "replay.log", lambda: _serve_recordings(arguments))
     stack.callback(port.unlink, missing_ok=True)
-    stack.callback(processes.end, server)
+    stack.callback(processes.end_fork, server)
     limit = time.monotonic() + 30
-    while not port.exists() and server.poll() is None and time.monotonic() < limit:
+    while not port.exists() and time.monotonic() < limit and not processes.has_ended(server):
         time.sleep(0.02)
     base = f"http://127.0.0.1:{port.read_text().strip() if port.exists() else 9}"
     return f"{base}/v1" if model.startswith("openai/") else f"{base}/v2/chat"
+
+
+def _serve_recordings(arguments: list[str]) -> int:
+    sys.path.insert(0, str(layout.REPOSITORY / "demo"))
+    import replay_server
+
+    return replay_server.main(arguments)

@@ -45,6 +45,7 @@ RUN_MODULES = (
     "litellm.responses.mcp.chat_completions_handler",
     "httpcore",
     "openai.resources.chat",
+    "aiohttp.web",  # the replay server
 )
 # Modules that the jobs for tables import while they work.
 LATE_MODULES = (
