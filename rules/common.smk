@@ -64,6 +64,7 @@ def start_session(dag):
     """Called once, before the first job of a session; not for a dry run."""
     from cooperflow.session import session_start
 
+    snakemake_setup.limit_runs(workflow)
     # A job's script gets the number of its try; this is how many there are.
     os.environ[environment.RETRIES] = str(workflow.execution_settings.retries)
     pending = list(dag.needrun_jobs())

@@ -14,6 +14,8 @@ for experiment in PLAN.experiments:
         log:
             f"logs/runs/{experiment.run_name}/{PAIR}.log",
         priority: PLAN.priority(experiment)
+        # run_slots limits them: while all cores are used, Snakemake starts no evaluation either.
+        threads: 0
         resources:
             **PLAN.slots(experiment),
             run_slots=1,

@@ -60,6 +60,17 @@ def limit_providers(workflow: Any, limits: Mapping[str, int]) -> None:
             workflow.register_resource(name, slots)
 
 
+def limit_runs(workflow: Any) -> None:
+    """Limit the runs at a time to --jobs, since a run takes no core (rules/runs.smk).
+
+    Called when a session starts: before that Snakemake may not know the number.
+    """
+    cores = workflow.resource_settings.cores
+    slots = workflow.global_resources.get("run_slots").value
+    if workflow.resource_settings.nodes is None and cores and isinstance(slots, int):
+        workflow.register_resource("run_slots", min(slots, cores))
+
+
 class _Messages(logging.Filter):
     """Filter of Snakemake's log for messages that only look like failures."""
 

@@ -140,6 +140,21 @@ def test_higher_priority_goes_first(tmp_path: Path) -> None:
     assert (tmp_path / "order").read_text().split() == ["high", "low"]
 
 
+def test_jobs_without_threads_leave_cores_for_others(tmp_path: Path) -> None:
+    """Rule run: while every core is used, Snakemake starts no job, not even one without threads.
+
+    Instead of cores, a resource limits them that is set when the session starts.
+    """
+    wait = "mkdir busy && timeout 20 sh -c 'until test -e c; do sleep 0.1; done'"
+    text = 'onstart:\n    workflow.register_resource("run_slots", 1)\n'
+    text += 'rule all:\n    input: "a", "c", "d"\n'
+    for name in ("a", "d"):
+        more = "threads: 0\n    resources: run_slots=1"
+        text += rule(name, f"{wait} && rmdir busy && touch {{output}}", more)
+    text += rule("b", more="threads: 0") + rule("c", more='input: "b"\n    threads: 0')
+    snakemake(tmp_path, text, "-j", "1", "--retries", "0")
+
+
 def test_after_sigterm_the_running_jobs_end_and_no_other_begins(tmp_path: Path) -> None:
     text = 'rule all:\n    input: "a", "b"\n'
     for name in ("a", "b"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from snakemake.logging import DefaultFilter
@@ -48,3 +49,19 @@ def test_a_plugin_of_the_logger_gets_each_job() -> None:
         dryrun=True, quiet={Quietness.RULES}, log_handler_settings={"rich": None}
     )
     assert not snakemake_setup.hides_jobs(settings)
+
+
+@pytest.mark.parametrize(
+    ("cores", "nodes", "slots"), [(2, None, 2), (8, None, 4), (None, 40, 4), (2, 40, 4)]
+)
+def test_jobs_of_one_machine_limit_the_runs(
+    cores: int | None, nodes: int | None, slots: int
+) -> None:
+    limits = {"run_slots": 4}
+    workflow = SimpleNamespace(
+        resource_settings=SimpleNamespace(cores=cores, nodes=nodes),
+        global_resources={"run_slots": SimpleNamespace(value=4)},
+        register_resource=limits.__setitem__,
+    )
+    snakemake_setup.limit_runs(workflow)
+    assert limits == {"run_slots": slots}
