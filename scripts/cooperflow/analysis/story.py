@@ -169,12 +169,11 @@ def with_raw_answers(story: Story, records: Iterable[Mapping[str, Any]]) -> Stor
         record = answers.get(event.answer_id)
         if event.answer_id and record is not None:
             thought = str(record.get("thought") or "")
-            event = replace(
-                event,
-                thought="" if thought.strip() in event.text else thought,
-                refusal=str(record.get("refusal") or ""),
-                is_cut=provider_answer.hit_output_limit(str(record.get("finish_reason") or "")),
-            )
+            thought = "" if thought.strip() in event.text else thought
+            refusal = str(record.get("refusal") or "")
+            is_cut = provider_answer.hit_output_limit(str(record.get("finish_reason") or ""))
+            if thought or refusal or is_cut:  # a copy of each event would take long
+                event = replace(event, thought=thought, refusal=refusal, is_cut=is_cut)
         events.append(event)
     return replace(story, events=tuple(events))
 

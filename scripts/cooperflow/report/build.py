@@ -6,12 +6,16 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, layout
+from cooperflow import atomic_io, layout, processes
 from cooperflow.analysis.run_files import RunFiles, state_of
 from cooperflow.errors import UserError
 from cooperflow.experiment import fingerprint
@@ -32,6 +36,8 @@ VENDOR = (
     "dataTables.LICENSE.txt",
     "vega.LICENSE.txt",
 )
+# Missing pages from which on forks make them, and the number of pairs that a fork takes at a time.
+MANY_PAGES, PART = 500, 10
 
 
 @dataclass(frozen=True)
@@ -134,14 +140,13 @@ class _Book:
     def stale(self, page: str, states: Any) -> bool:
         return self.pages.get(page) != states or not (self.report / page).exists()
 
-    def write(self, page: str, html: str, states: Any) -> None:
+    def write(self, page: str, html: str) -> None:
         path = self.report / page
         path.parent.mkdir(parents=True, exist_ok=True)
         # No sync: a page can be made again, and there are thousands.
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
-        self.pages[page] = states
 
     def close(self, current: set[str]) -> None:
         """Remove the pages, and their records, of runs that are no longer in the tables."""
@@ -153,26 +158,70 @@ class _Book:
 
 
 def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
-    """Make the pages that are out of date, pair by pair: a pair's page shows its runs' files."""
-    count = 0
+    """Make the pages that are out of date, pair by pair; return the number of runs' pages.
+
+    Many pages are shared among forks, one per processor.
+    """
     together: dict[Pair, list[Run]] = {}
     for run in runs:
         together.setdefault(run.pair, []).append(run)
-    for pair, group in together.items():
-        sources = [RunFiles(run, run.folder(plan.results)) for run in group]
-        states = [state_of(source.folder) for source in sources]
-        tabs = pages.tabs(group)
-        # The runs that have a page: the tabs lead to them.
-        others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
-        for source, state in zip(sources, states, strict=True):
-            page, state_of_page = pages.run_path(source.run), [state, others]
-            if book.stale(page, state_of_page):
-                book.write(page, pages.run_page(source, tabs, book.report), state_of_page)
-                count += 1
-        page = pages.pair_path(pair)
-        if book.stale(page, states):
-            book.write(page, pages.pair_page(pair, sources, book.report), states)
-    return count
+    groups = list(together.values())
+
+    def write(numbers: Sequence[int]) -> dict[str, Any]:
+        written: dict[str, Any] = {}
+        for number in numbers:
+            written |= _pages_of_pair(plan, groups[number], book)
+        return written
+
+    processors = len(os.sched_getaffinity(0))
+    if processors == 1 or len(runs) - len(book.pages) < MANY_PAGES:
+        written = write(range(len(groups)))
+    else:
+        written = {}
+        parts = [range(n, min(n + PART, len(groups))) for n in range(0, len(groups), PART)]
+        fork = multiprocessing.get_context("fork")  # a fork has the plan and the book
+        with ProcessPoolExecutor(processors, fork, _begin_fork, (write,)) as pool:
+            for part in pool.map(_write_part, parts):
+                written |= part
+    book.pages |= written
+    return sum(page.startswith(f"{pages.RUNS}/") for page in written)
+
+
+# The work of a fork.
+_write: list[Callable[[Sequence[int]], dict[str, Any]]] = []
+
+
+def _begin_fork(write: Callable[[Sequence[int]], dict[str, Any]]) -> None:
+    processes.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent starts no more parts
+    _write[:] = [write]
+
+
+def _write_part(numbers: Sequence[int]) -> dict[str, Any]:
+    return _write[0](numbers)
+
+
+def _pages_of_pair(plan: Plan, group: list[Run], book: _Book) -> dict[str, Any]:
+    """Write the outdated pages of a pair, and return their states by page.
+
+    The page of the pair shows files of its runs, which are read once.
+    """
+    sources = [RunFiles(run, run.folder(plan.results)) for run in group]
+    states = [state_of(source.folder) for source in sources]
+    tabs = pages.tabs(group)
+    # The runs that have a page: the tabs lead to them.
+    others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
+    written: dict[str, Any] = {}
+    for source, state in zip(sources, states, strict=True):
+        page, state_of_page = pages.run_path(source.run), [state, others]
+        if book.stale(page, state_of_page):
+            book.write(page, pages.run_page(source, tabs, book.report))
+            written[page] = state_of_page
+    page = pages.pair_path(group[0].pair)
+    if book.stale(page, states):
+        book.write(page, pages.pair_page(group[0].pair, sources, book.report))
+        written[page] = states
+    return written
 
 
 def _tables(plan: Plan, at: Results) -> Tables:

@@ -186,6 +186,8 @@ def _names(names: Sequence[str]) -> str:
 
 
 TEMPLATES = Path(__file__).parent / "templates"
+# Folder of the runs' pages below the report.
+RUNS = "runs"
 
 # Pages of runs and pairs have no scripts, and their policy forbids all.
 STILL = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'"
@@ -340,6 +342,7 @@ def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
     def raw(name: str) -> str:
         return link(source.stored_name(name))
 
+    parts = features(source.evaluation, source.run.pair.sorted_features)
     last = source.attempts[-1].record if source.attempts else {}
     start = last.get("started") if isinstance(last.get("started"), int | float) else None
     return (
@@ -350,10 +353,10 @@ def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
             result=source.result,
             told=result_files.workflow(source.result),
             evaluation=source.evaluation,
-            features=features(source.evaluation, source.run.pair.sorted_features),
+            features=parts,
             evaluated=was_evaluated(source.result, source.evaluation),
             verdict=result_files.workflow(source.evaluation),
-            why=explain(_failure(source)),
+            why=explain(_failure(source, parts)),
             story=story,
             messages=len(source.messages),
             talk=source.communication.messages,
@@ -367,7 +370,7 @@ def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
             makers=source.makers,
             own_features=source.own_features,
             attempts=source.attempts,
-            files=[(name, raw(name)) for name in source.files],
+            files=[(name, link(name)) for name in source.files],
             raw=raw,
             key=source.run.key,
             siblings=siblings,
@@ -378,7 +381,7 @@ def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
     )
 
 
-def _failure(source: RunFiles) -> Failure:
+def _failure(source: RunFiles, parts: tuple[Feature, ...]) -> Failure:
     """Return the facts for the summary of a run's page."""
     record = RunRecord.read(source.result) or RunRecord()
     verdict = EvalRecord.read(source.evaluation)
@@ -394,7 +397,7 @@ def _failure(source: RunFiles) -> Failure:
         loss=losses.loss(outcome, own, status) if is_coop else "",
         own=own,
         has_conflict=has_conflict,
-        features=features(source.evaluation, source.run.pair.sorted_features),
+        features=parts,
         files=source.conflicting_files if has_conflict else (),
     )
 
@@ -452,7 +455,7 @@ def clock(value: float | None) -> str:
 
 def run_path(run: Run) -> str:
     """Return the run's page below the report's folder."""
-    return f"runs/{run.experiment.run_name}/{pair_key(run.pair)}.html"
+    return f"{RUNS}/{run.experiment.run_name}/{pair_key(run.pair)}.html"
 
 
 def pair_path(pair: Pair) -> str:

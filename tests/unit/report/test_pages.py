@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import synthetic
 
+from cooperflow import atomic_io
 from cooperflow.analysis import losses, run_files, story
 from cooperflow.analysis.losses import OwnFeature
 from cooperflow.analysis.run_files import RunFiles
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import RunFolder
-from cooperflow.report import pages
+from cooperflow.report import build, pages
 from cooperflow.upstream import trajectory as upstream
 from cooperflow.upstream.trajectory import Entry, Trajectory
 
@@ -200,3 +202,22 @@ def test_thoughts_are_on_the_run_page() -> None:
         first, second = version.events
         assert (first.thought, first.refusal, first.is_cut) == ("I will look first.", "No.", True)
         assert (second.thought, second.text, second.is_cut) == ("", "Done.", False)
+
+
+def test_forks_write_the_same_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = synthetic.make_plan(tmp_path / "results", first=5)
+    synthetic.finish(made)
+    state = made.results.state / "report-pages.json"
+    texts = []
+    for processors in (1, 3):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: set(range(n)))
+        monkeypatch.setattr(build, "MANY_PAGES", 10)
+        monkeypatch.setattr(build, "PART", 2)
+        state.unlink(missing_ok=True)
+        assert build.build(made).pages == 15
+        written = sorted(made.results.report.rglob("*.html"))
+        texts.append((atomic_io.read_json(state), [path.read_bytes() for path in written]))
+        for path in written:
+            path.unlink()
+    assert len(texts[0][1]) == 15 + 5 + 1
+    assert texts[0] == texts[1]
