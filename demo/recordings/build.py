@@ -43,7 +43,7 @@ def recordings(source: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
             run_it = turn.get("run", [])
             commands = run_it if isinstance(run_it, list) else [run_it]
             made_turn = {"text": turn["text"], "commands": [c.rstrip("\n") for c in commands]}
-            turns.append(made_turn | ({"tools": turn["tools"]} if "tools" in turn else {}))
+            turns.append(made_turn | {key: turn[key] for key in ("tools", "after") if key in turn})
         name = f"{repo}/task{task_id}/f{pair[0]}_f{pair[1]}/{kind}.{agent}.json"
         recordings[name.replace("solo.solo", "solo")] = {
             "schema": SCHEMA,

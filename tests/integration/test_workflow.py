@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -25,7 +26,7 @@ from experiment_client import (
     wait_for,
 )
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, layout
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -103,7 +104,11 @@ def test_demo(clone: Path) -> None:
         sum(line["output_tokens"] for line in ledgers),
     )
     messages = sum(int(r["messages_sent"]) for r in one.rows() if r["setting"] == "coop-comm")
-    assert messages == 16
+    assert messages == 17
+    sent = list(csv.DictReader((results / "messages.csv").open()))
+    assert {(r["setting"], r["features"], r["sender"]) for r in sent if r["late"] == "True"} == {
+        ("coop-comm", "1,2", "agent2")
+    }
     assert containers_of(results) == []
     before = {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
     demo()
@@ -116,7 +121,8 @@ def test_demo(clone: Path) -> None:
         name.rpartition("/")[2]
         for name in zipfile.ZipFile(results / "snakemake-report.zip").namelist()
     }
-    assert {"report.html", "summary.csv", "comparison.csv", "pass_rates.svg"} <= names
+    assert {"report.html", "summary.csv", "comparison.csv"} <= names
+    assert {f"{name}.svg" for name in layout.PLOTS} <= names
 
 
 def _end(row: dict[str, str]) -> str:

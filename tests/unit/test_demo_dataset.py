@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from replay_client import DATASET, DEMO, RECORDINGS
 
-from replay.recordings import KINDS, SUBMIT, Recording, load
+from replay.recordings import KINDS, SUBMIT, Recording, Role, load
 
 sys.path.insert(0, str(DEMO))
 
@@ -24,6 +24,8 @@ PAIRS = [
     (entry["repo"], entry["task_id"], pair) for entry in SUBSET["tasks"] for pair in entry["pairs"]
 ]
 RECORDED = load(RECORDINGS)
+# Agents that send a message when its receiver has no turn left.
+LATE = {Role("demo_textkit_task", 2, (2,), "coop-comm", "agent2")}
 DOCUMENTS = [json.loads(path.read_text("utf-8")) for path in sorted(RECORDINGS.glob("*/**/*.json"))]
 
 
@@ -147,7 +149,9 @@ def test_a_recording_is_plausible(recording: Recording) -> None:
     assert all(turn.text and turn.commands for turn in recording.turns)
     assert commands[-1] == SUBMIT and commands.count(SUBMIT) == 1
     sends = sum("send_message" in command for command in commands)
-    assert sends == (2 if recording.role.kind == "coop-comm" else 0)
+    late = sum("send_message" in " ".join(turn.commands) for turn in recording.turns if turn.after)
+    assert sends == (2 if recording.role.kind == "coop-comm" else 0) + late
+    assert late == (recording.role in LATE)
     other = {"agent1": "agent2", "agent2": "agent1"}.get(recording.role.agent)
     for command in commands:
         assert not re.search(r"reset --hard|rm -rf|git init", command)
