@@ -1,4 +1,8 @@
-"""Take the pictures of docs/report.md again from the demo's report (after `make demo`)."""
+"""Take the pictures of docs/report.md again from the demo's report.
+
+Needs the results of `make demo`, Chromium (`envs/setup.sh chromium`), and Pillow, which is not in
+the lock.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,14 @@ from pathlib import Path
 from PIL import Image
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent / "tests" / "support"))
 
 import browser  # noqa: E402
 
 REPORT = HERE.parent / "results" / "demo" / "report"
 RUN = "runs/replay-coop-comm/demo_inventory_task--1--f1_f2.html"
 UNFOLD = "document.querySelectorAll('.command')[2].open = true"
-FIGURES = "document.getElementById('figures').scrollIntoView()"
+FIGURES = "document.getElementById('results').scrollIntoView()"
 RUNS = "document.getElementById('runs').scrollIntoView()"
 # name, page, width, height, dark, script
 PICTURES = (

@@ -56,11 +56,12 @@ rule plots:
         [
             report(
                 RESULTS.plot(name, "svg"),
-                caption="../report/plot.rst",
+                caption=f"../report/plots/{name}.rst",
                 category="Plots",
+                subcategory=topic,
                 labels={"plot": name.replace("_", " ")},
             )
-            for name in layout.PLOTS
+            for name, topic in layout.PLOTS.items()
         ],
     log:
         "logs/plots.log",

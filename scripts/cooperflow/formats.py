@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def percent(value: Any, digits: int = 1) -> str:
@@ -67,6 +69,16 @@ def count(value: Any) -> str:
     """Return an integer with separators."""
     number = parse_number(value)
     return MISSING if number is None else f"{int(number):,}"
+
+
+_VALUE = re.compile(
+    r"\bp [=<] (?=\d)|\d (?:of|to) (?=[+\N{MINUS SIGN}]?\d)|\d (?=%|points?\b|pairs?\b)"
+)
+
+
+def unbroken(text: str) -> str:
+    """Return a text in which no line ends within a value, such as p = 0.500, 95 % or 3 of 4."""
+    return _VALUE.sub(lambda match: match[0].replace(" ", NO_BREAK), text)
 
 
 def seconds(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cooperflow.upstream import published, result_files
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG_FILE = REPOSITORY / "config" / "config.yaml"
 PAIR_TABLES = REPOSITORY / "config" / "pairs"
+CAPTIONS = REPOSITORY / "report" / "plots"
 
 RESULT = result_files.RESULT
 EVAL = result_files.EVAL
@@ -44,21 +46,23 @@ BREAKDOWNS = (
 )
 # The tables of the agents' messages; they need the runs' own files.
 COMMUNICATION = ("communication_by_setting", "communication_and_conflicts")
-PLOTS = (
-    "pass_rates",
-    "paired_outcomes",
-    "coordination_gap",
-    "paper_difficulty",
-    "published",
-    "cost_success",
-    "losses",
-    "repo_outcomes",
-    "timeline",
-    "message_share",
-    "turns",
-    "message_times",
-    "communication_and_conflicts",
-)
+# The plots, and the part of the report that shows each.
+PLOTS: Mapping[str, str] = {
+    "pass_rates": "Results",
+    "paired_outcomes": "Comparison",
+    "coordination_gap": "Difficulty",
+    "paper_difficulty": "Difficulty",
+    "published": "Published results",
+    "cost_success": "Cost and time",
+    "losses": "Losses",
+    "reasons": "Losses",
+    "repo_outcomes": "Difficulty",
+    "timeline": "Cost and time",
+    "message_share": "Messages",
+    "turns": "Messages",
+    "message_times": "Messages",
+    "communication_and_conflicts": "Messages",
+}
 PLOT_KINDS = ("png", "svg", "pdf")
 
 # A name that is valid as a folder, in a run name and in a container label.

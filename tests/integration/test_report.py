@@ -258,9 +258,25 @@ def test_folded_columns_are_shown_on_demand(driver: Any, lite: Plan) -> None:
     assert browser.complaints(driver) == []
 
 
+def test_two_screens_answer_the_question(driver: Any, lite: Plan) -> None:
+    """The findings, and the results and comparisons with their figures; the rest is folded."""
+    show(driver, index(lite))
+    ready(driver)
+    bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom + scrollY"
+    for name in ("#findings", "#results", "#comparison", "#figure-paired_outcomes"):
+        assert driver.execute_script(bottom, name) < 2 * 900, name
+    for figure, table in (("pass_rates", "results"), ("paired_outcomes", "comparison")):
+        assert driver.find_elements(By.CSS_SELECTOR, f"#{table} #figure-{figure}")
+    assert driver.execute_script("return document.documentElement.scrollHeight") < 5000
+    assert not driver.find_elements(By.CSS_SELECTOR, "details[open]")
+
+
 def test_every_figure_is_drawn(driver: Any, lite: Plan) -> None:
     show(driver, index(lite))
     ready(driver)
+    figures = driver.execute_script("return window.cooperflowFigures.length")
+    assert len(driver.find_elements(By.CSS_SELECTOR, ".plot")) == figures
+    driver.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     for place in driver.find_elements(By.CSS_SELECTOR, ".plot"):
         driver.execute_script("arguments[0].scrollIntoView()", place)
         WebDriverWait(driver, 20).until(lambda d, p=place: p.find_elements(By.TAG_NAME, "svg"))

@@ -87,6 +87,7 @@ class Curve:
 class Curves(Plot):
     panels: tuple[str, ...]
     curves: tuple[Curve, ...]
+    x_format: str = ""  # of the numbers on the x axis; empty: Vega's own
 
 
 @dataclass(frozen=True)
@@ -293,7 +294,7 @@ def paper_difficulty(tables: Tables) -> Curves:
             curves.append(Curve(panel, name, look.colour, at, points))
     return Curves(
         titled("Pass rate by difficulty, as in the paper", table),
-        "relative difficulty: failing solo runs, rescaled to 0 to 1",
+        "relative difficulty: share of failing solo runs, rescaled (0: easiest, 1: hardest)",
         "pass rate, 95 % Wilson interval",
         panels,
         tuple(curves),
@@ -339,6 +340,7 @@ def coordination_gap(tables: Tables) -> Curves:
         "pass rate, 95 % Wilson interval",
         tuple(dict.fromkeys(curve.panel for curve in curves)),
         tuple(curves),
+        "%",
     )
 
 
@@ -431,7 +433,7 @@ def message_times(tables: Tables) -> Curves:
 
 
 def communication_and_conflicts(tables: Tables) -> Points:
-    """Return the difference of conflict rates with and without each property of the runs."""
+    """Return the difference of conflict rates with and without each property, in points."""
     table = tables.breakdowns["communication_and_conflicts"]
     table = table.sort_values("property", key=lambda names: names.map(list(PROPERTIES).index))
     look = looks(table["run_name"])
@@ -439,9 +441,9 @@ def communication_and_conflicts(tables: Tables) -> Points:
         Point(
             PROPERTIES[row["property"]],
             int(row["runs_with"] + row["runs_without"]),
-            float(row["diff"]),
-            float(row["ci_low"]),
-            float(row["ci_high"]),
+            100 * float(row["diff"]),
+            100 * float(row["ci_low"]),
+            100 * float(row["ci_high"]),
             *_appearance(look[row["run_name"]]),
         )
         for row in table.to_dict("records")
@@ -449,7 +451,7 @@ def communication_and_conflicts(tables: Tables) -> Points:
     )
     return Points(
         titled("Conflict rate with and without a property (associations)", table),
-        "conflict rate with the property minus without it, 95 % interval",
+        "conflict rate with the property minus without it, points, 95 % interval",
         "",
         points,
     )
@@ -495,6 +497,22 @@ def _stage_parts(counts: Mapping[str, int], total: int) -> Iterable[Part]:
             if count:
                 yield Part(stage, kind, count, start, start + count / total)
             start += count / total
+
+
+def reasons(tables: Tables) -> Shares:
+    """Return how many runs did not pass by reason, the most frequent reason first."""
+    table = tables.breakdowns["by_reason"]
+    bad = table[table["outcome"].isin([judgement.FAIL, judgement.INFRA_ERROR])]
+    bad = bad.assign(reason=bad["reason"].fillna("").replace("", "no reason"))
+    counts = bad.groupby(["reason", "run_name"])["runs"].sum().unstack(fill_value=0)
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+    names = tables.summary["run_name"].astype(str)
+    by_name = {
+        name: tuple(int(n) for n in counts[name]) if name in counts else (0,) * len(counts)
+        for name in names
+    }
+    title = titled("Why runs did not pass", tables.summary)
+    return Shares(title, "runs", "", tuple(map(str, counts.index)), by_name)
 
 
 def timeline(tables: Tables) -> Timeline:

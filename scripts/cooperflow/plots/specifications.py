@@ -127,6 +127,7 @@ def _panels(plot: Curves) -> Spec:
             "scale": {"domain": [0, 1]},
             "title": plot.x,
         }
+        x |= {"axis": {"format": plot.x_format}} if plot.x_format else {}
         looks = _looks(points, field="curve", names=settings)
         marks = _marks("y", {"x": x, **looks}, plot.y)
         line: Spec = {"mark": {"type": "line"}, "encoding": {"x": x, "y": _share("value", plot.y)}}
@@ -305,14 +306,15 @@ def losses(tables: Tables) -> Spec:
 def message_share(tables: Tables) -> Spec:
     """Return the share of the agents' events that are messages (figure 5b of the paper)."""
     title = "Share of the agents' events that are messages"
-    plot = plot_data.measure(tables, "message_share", title, "messages / events, 95 % interval")
+    x = "share of messages among messages and commands, 95 % interval"
+    plot = plot_data.measure(tables, "message_share", title, x)
     return _forest(plot, "%")
 
 
 def turns(tables: Tables) -> Spec:
     """Return the turns of the agents of a run (figure 6 of the paper)."""
     title = "Turns of the agents of a run"
-    plot = plot_data.measure(tables, "turns_per_run", title, "turns per run, mean, 95 % interval")
+    plot = plot_data.measure(tables, "turns_per_run", title, "turns per run (mean), 95 % interval")
     return _forest(plot, "~g")
 
 
@@ -341,7 +343,7 @@ def communication_and_conflicts(tables: Tables) -> Spec:
     """Return the differences of conflict rates with and without properties of the messages."""
     plot = plot_data.communication_and_conflicts(tables)
     groups = list(dict.fromkeys(point.group for point in plot.points))
-    spec = _forest(plot, "+.0%", groups)
+    spec = _forest(plot, "+.0f", groups)
     zero = {"mark": {"type": "rule", "strokeDash": [3, 3], "color": "#888888"}}
     spec["layer"].insert(0, {**zero, "encoding": {"x": {"datum": 0}}})
     return spec
@@ -376,6 +378,31 @@ def _forest(plot: Points, form: str, groups: Sequence[str] = ()) -> Spec:
     return _view(plot, rows, layers, height=height)
 
 
+def reasons(tables: Tables) -> Spec:
+    """Return stacked bars of the reasons of runs that did not pass."""
+    plot = plot_data.reasons(tables)
+    colours = [plot_data.COLOURS[n % len(plot_data.COLOURS)] for n in range(len(plot.counts))]
+    rows = [
+        {"reason": reason, "name": name, "runs": n, "tip": f"{reason}, {name}: {n} runs"}
+        for name, counts in plot.counts.items()
+        for reason, n in zip(plot.labels, counts, strict=True)
+        if n
+    ]
+    most = max((sum(counts) for counts in zip(*plot.counts.values(), strict=True)), default=0)
+    axis: Spec = {"format": "d", "tickMinStep": 1}
+    if most <= 10:
+        axis["values"] = list(range(most + 1))
+    y: Spec = {"field": "reason", "type": "nominal", "title": None}
+    encoding = {
+        "y": {**y, "scale": {"domain": list(plot.labels)}},
+        "x": {"field": "runs", "type": "quantitative", "title": plot.x, "axis": axis},
+        "color": _colour("name", list(plot.counts), colours),
+        "tooltip": {"field": "tip"},
+    }
+    layer = {"mark": {"type": "bar"}, "encoding": encoding}
+    return _view(plot, rows, [layer], height=_ROW * max(len(plot.labels), 1))
+
+
 SPECS: Mapping[str, Callable[[Tables], Spec]] = {
     "pass_rates": pass_rates,
     "paired_outcomes": paired_outcomes,
@@ -384,6 +411,7 @@ SPECS: Mapping[str, Callable[[Tables], Spec]] = {
     "published": published,
     "cost_success": cost_success,
     "losses": losses,
+    "reasons": reasons,
     "repo_outcomes": repo_outcomes,
     "timeline": timeline,
     "message_share": message_share,
@@ -391,36 +419,6 @@ SPECS: Mapping[str, Callable[[Tables], Spec]] = {
     "message_times": message_times,
     "communication_and_conflicts": communication_and_conflicts,
 }
-
-
-def reasons(title: str, counts: Iterable[tuple[str, str, int]], names: Sequence[str]) -> Spec:
-    """Return stacked bars of the reasons of runs that did not pass.
-
-    Args:
-        counts: reason, run name and number of runs; the most frequent reason first.
-        names: all run names in order.
-    """
-    colours = [plot_data.COLOURS[n % len(plot_data.COLOURS)] for n in range(len(names))]
-    rows = []
-    totals: dict[str, int] = {}
-    for reason, name, n in counts:
-        if n:
-            tip = f"{reason}, {name}: {n} runs"
-            rows.append({"reason": reason, "name": name, "runs": n, "tip": tip})
-            totals[reason] = totals.get(reason, 0) + n
-    labels = list(totals)
-    most = max(totals.values(), default=0)
-    axis: Spec = {"format": "d", "tickMinStep": 1}
-    if most <= 10:
-        axis["values"] = list(range(most + 1))
-    encoding = {
-        "y": {"field": "reason", "type": "nominal", "title": None, "scale": {"domain": labels}},
-        "x": {"field": "runs", "type": "quantitative", "title": "runs", "axis": axis},
-        "color": _colour("name", names, colours),
-        "tooltip": {"field": "tip"},
-    }
-    layer = {"mark": {"type": "bar"}, "encoding": encoding}
-    return _view(Plot(title, "", ""), rows, [layer], height=_ROW * max(len(labels), 1))
 
 
 def has_data(spec: Spec) -> bool:

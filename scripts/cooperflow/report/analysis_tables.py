@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from cooperflow import formats
 from cooperflow.analysis import losses
 from cooperflow.tables import loss_tables
 from cooperflow.tables.communication_tables import PROPERTIES
+from cooperflow.tables.paper_tables import THIS
 
 Rows = tuple[tuple[str, ...], ...]
 
@@ -24,6 +26,7 @@ class ShownTable:
     """A table as text, with its explanation."""
 
     name: str  # of its place on the page
+    part: str  # of the page
     title: str
     note: str
     columns: tuple[str, ...]
@@ -32,6 +35,7 @@ class ShownTable:
     files: tuple[str, ...]  # below the results folder
     empty: str = "No row yet."
     is_folded: bool = False  # opened by the reader
+    sources: str = ""  # of the rows, in one line
 
 
 def of_tables(tables: Mapping[str, pd.DataFrame]) -> list[ShownTable]:
@@ -64,6 +68,7 @@ def of_judge(symptoms: pd.DataFrame) -> ShownTable:
     replay = any(map(formats.is_true, symptoms["replay"]))
     return ShownTable(
         "judge",
+        "Symptoms",
         "Symptoms, labelled by a model" + (" (replay, no model)" if replay else ""),
         "A model, the judge, read a sample of failed coop runs and labelled the paper's ten "
         "symptoms. Each label quotes the transcript twice; a label whose quotes are not found "
@@ -88,6 +93,7 @@ def _losses(table: pd.DataFrame) -> ShownTable:
         rows.append((str(name), formats.count(group["graded"].iloc[0]), *cells))
     return ShownTable(
         "losses",
+        "Losses",
         "Where runs of two agents are lost",
         "Passed: the tests of both features pass at the end, also where an agent's patch alone "
         "fails. The other columns are failed runs. Agent: an agent's patch alone fails the tests "
@@ -119,6 +125,7 @@ def _own_features(table: pd.DataFrame) -> ShownTable:
     )
     return ShownTable(
         "own",
+        "Losses",
         "Each agent's own feature, before the merge",
         "One agent's patch alone, tested with its own feature's tests. Known: runs with a verdict "
         "on both. Where both pass, only the merge or the integration can lose the run. Passes "
@@ -139,6 +146,7 @@ def _own_features(table: pd.DataFrame) -> ShownTable:
         rows,
         ("tables/own_features.csv",),
         "No own feature has been evaluated: none is pending, or `evaluation.own_features` is off.",
+        is_folded=True,
     )
 
 
@@ -158,6 +166,7 @@ def _conflicts(table: pd.DataFrame) -> ShownTable:
     )
     return ShownTable(
         "conflicts",
+        "Conflicts",
         "Merge conflicts and overlapping patches",
         "Overlap: changed lines of both agents without an unchanged line between them. Near: "
         "overlap, or at most three unchanged lines between them. Apart: conflicts without "
@@ -194,6 +203,7 @@ def _conflict_comparison(table: pd.DataFrame) -> ShownTable:
     )
     return ShownTable(
         "conflict-comparison",
+        "Conflicts",
         "Conflict rates, paired",
         "The same pairs in two experiments: conflict rate of the first minus that of the second, "
         "in percentage points, with Newcombe's interval and the exact McNemar test. As in Figure "
@@ -249,6 +259,7 @@ def _messages(table: pd.DataFrame) -> ShownTable:
         rows.append((str(name), words, *cells))
     return ShownTable(
         "messages",
+        "Messages",
         "Messages of the agents",
         "Plain rules find plans, questions, files and lines in the text of each message; no model "
         "reads it. In brackets: 95 % interval by resampling the tasks (with few tasks it is too "
@@ -258,7 +269,6 @@ def _messages(table: pd.DataFrame) -> ShownTable:
         tuple(rows),
         ("tables/communication_by_setting.csv", "communication.csv", "messages.csv"),
         "No run of two agents has been evaluated yet.",
-        is_folded=True,
     )
 
 
@@ -276,6 +286,7 @@ def _associations(table: pd.DataFrame) -> ShownTable:
     )
     return ShownTable(
         "associations",
+        "Messages",
         "Messages and the conflict rate",
         "Conflicts among the runs with a property of the messages and without it. These are "
         "associations, not effects: agents may write more because their features overlap.",
@@ -291,11 +302,11 @@ def _associations(table: pd.DataFrame) -> ShownTable:
         rows,
         ("tables/communication_and_conflicts.csv",),
         "No setting has messages, or no run with messages was merged.",
-        is_folded=True,
     )
 
 
 def _published(table: pd.DataFrame) -> ShownTable:
+    sources = _sources(table)
     rows = tuple(
         (
             str(row["model"]) + (" (replay)" if formats.is_true(row["replay"]) else ""),
@@ -308,12 +319,13 @@ def _published(table: pd.DataFrame) -> ShownTable:
             _between(row),
             _decimal(row["auc"]),
             _decimal(row["retention"]),
-            _text(row["source"]),
+            ", ".join(sources.get(name, name) for name in _names(row["source"])),
         )
         for row in table.to_dict("records")
     )
     return ShownTable(
         "published",
+        "Published results",
         "Beside the published results",
         "Reference rows: 652 pairs, OpenHands or another agent, other releases of the benchmark. "
         "Read them as a scale, not as the other side of a test. Comparable are solo rows and coop "
@@ -338,8 +350,20 @@ def _published(table: pd.DataFrame) -> ShownTable:
         4,
         rows,
         ("tables/published.csv",),
-        is_folded=True,
+        sources="; ".join(f"[{mark}] {name}" for name, mark in sources.items()),
     )
+
+
+def _sources(table: pd.DataFrame) -> dict[str, str]:
+    """Return the mark of each published source, in the order of the rows."""
+    names = (name for source in table["source"] for name in _names(source))
+    published = dict.fromkeys(name for name in names if name != THIS)
+    return dict(zip(published, ascii_lowercase, strict=False))
+
+
+def _names(source: Any) -> list[str]:
+    """Return the sources of a row: its numbers may come from several tables."""
+    return _text(source).split("; ")
 
 
 def _value(row: Mapping[Any, Any] | None, is_share: bool) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping
+import os
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, layout
 from cooperflow.experiment.plan import Plan, Run, Setting
 from cooperflow.layout import Pair
-from cooperflow.outcomes import judgement
 from cooperflow.plots import specifications
-from cooperflow.plots.plot_data import Tables, titled
+from cooperflow.plots.plot_data import Tables
 from cooperflow.plots.specifications import Spec
+from cooperflow.report.analysis_tables import ShownTable
 from cooperflow.tables import oracle
 
 # Columns of the table of all runs: of runs.csv, their heading, whether they are numbers.
@@ -49,32 +50,9 @@ DIGITS = {"cost_usd": 4, "duration_s": 1}
 # Columns that a reader chooses from.
 FILTERS = ("outcome", "reason", "setting", "model", "repo")
 # Figures that take the page's full width: their labels are long.
-WIDE = ("published", "losses")
+WIDE = ("published",)
 # Shown if the oracle was run for any pair.
 ORACLE = ("oracle", "Oracle", False)
-
-CAPTIONS = {
-    "pass_rates": "pass / (pass + fail); infrastructure errors are left out.",
-    "paired_outcomes": "Pairs with an outcome in both. The two middle parts make the difference.",
-    "coordination_gap": "How often two agents pass what one agent alone finds easy or hard.",
-    "paper_difficulty": "Difficulty as in the CooperBench paper's appendix C. Published: the "
-    "website's pooled curves (five models, 652 pairs, OpenHands, the paper's merge).",
-    "published": "Published rows: 652 pairs, OpenHands or another agent, other releases. Read them "
-    "as a scale, not as a test. Coop rows leave out passes by one agent's patch alone. All rows "
-    "and sources: tables/published.csv.",
-    "cost_success": "Over all attempts of a run; intervals are Wilson's, 95 %.",
-    "repo_outcomes": "Passes of the runs that were evaluated.",
-    "losses": "Runs that are left after each stage; a run that passes is left at every stage. An "
-    "own feature is one agent's patch alone, tested before the merge.",
-    "message_share": "Two agents' messages among their messages and commands.",
-    "turns": "Answers that the agents of a run acted on, all agents together.",
-    "message_times": "Each run's time, from its first turn to its end, in six equal parts.",
-    "communication_and_conflicts": "Associations, not effects: what makes agents write may also "
-    "make their patches conflict. Left of zero: fewer conflicts with the property.",
-    "timeline": "A bar for each run, coloured by its outcome.",
-    "reasons": "Runs that ended as fail or infra_error.",
-}
-
 
 # Terms of the first page, for readers who do not know the benchmark.
 TERMS = (
@@ -107,28 +85,49 @@ TERMS = (
 
 def introduction(plan: Plan) -> str:
     """Return what is measured, in sentences for a reader who does not know the benchmark."""
-    settings = " ".join(f"{setting.name}: {_explain(setting)}." for setting in plan.settings)
+    parts: list[str] = []
+    has_coop = False
+    for setting in plan.settings:
+        parts.append(f"{setting.name}: {_explain(setting, has_coop)}.")
+        has_coop = has_coop or setting.mode == "coop"
     return (
-        "CooperBench (arXiv:2601.13295) measures what it costs to divide programming work between "
-        "agents. A task is a "
-        "repository with features to add; a pair is two of these features. "
-        f"{settings} A run passes if the tests of both features pass at the end. Where patches "
-        "conflict, this release of the benchmark accepts one agent's patch that passes them alone; "
-        "such a pass has the caveat lead_alone."
+        "CooperBench (arXiv:2601.13295) measures the cost of dividing programming work between "
+        "agents. A task is a repository with features to add; a pair is two of these features. "
+        f"{' '.join(parts)} A run passes if the tests of both features pass at the end. Where "
+        "patches conflict, this release of the benchmark accepts one agent's patch that passes "
+        "them alone; such a pass has the caveat lead_alone."
     )
 
 
-def _explain(setting: Setting) -> str:
-    """Return who does the work of a pair in a setting."""
+def _explain(setting: Setting, is_repeated: bool) -> str:
+    """Return who does the work of a pair in a setting.
+
+    Args:
+        is_repeated: the work of two agents is explained already.
+    """
     if setting.mode == "solo":
         return "one agent adds both features"
     if setting.mode != "coop":
         return f"the benchmark's setting {setting.mode}"
+    if is_repeated:
+        return f"the same {'with' if setting.messaging else 'without'} messages"
     talk = "they can send each other messages" if setting.messaging else "without messages"
     return (
         "two agents work at the same time in separate copies of the repository, one feature each, "
         f"and git merges their patches; {talk}"
     )
+
+
+GUIDE = "README.md"
+GUIDE_SECTION = "Run the benchmark"
+
+
+def guide_link(report: Path) -> str:
+    """Return the address of the guide to a real model; empty for a report outside the checkout."""
+    if not report.resolve().is_relative_to(layout.REPOSITORY):
+        return ""
+    path = os.path.relpath(layout.REPOSITORY / GUIDE, report.resolve())
+    return f"{path}#{GUIDE_SECTION.lower().replace(' ', '-')}"
 
 
 def run_of_row(
@@ -240,30 +239,61 @@ class Figure:
 def figures(tables: Tables) -> list[Figure]:
     """Return the figures for which there is data."""
     specs = {name: make(tables) for name, make in specifications.SPECS.items()}
-    reasons_spec = reasons(tables.runs)
-    specs |= {"reasons": reasons_spec} if reasons_spec else {}
     return [
-        Figure(name, str(spec["title"]), CAPTIONS.get(name, ""), spec)
+        Figure(name, str(spec["title"]), caption(name), spec)
         for name, spec in specs.items()
         if specifications.has_data(spec)
     ]
 
 
-def reasons(runs: pd.DataFrame) -> Spec | None:
-    """Return the figure of why runs did not pass, None if all passed."""
-    bad = runs[runs["outcome"].isin([judgement.FAIL, judgement.INFRA_ERROR])]
-    if bad.empty:
-        return None
-    order = list(dict.fromkeys(runs["run_name"]))
-    table = bad.groupby(["reason", "run_name"]).size().unstack(fill_value=0)
-    table = table.reindex(columns=order, fill_value=0)
-    table = table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
-    counts = [
-        (str(reason) or "no reason", name, int(table.loc[reason, name]))
-        for reason in table.index
-        for name in order
+def caption(name: str) -> str:
+    """Return a figure's caption, the same as in Snakemake's report."""
+    return " ".join((layout.CAPTIONS / f"{name}.rst").read_text(encoding="utf-8").split())
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the page: tables with the figures that belong to them."""
+
+    name: str
+    tables: tuple[ShownTable, ...]
+    figures: tuple[Figure, ...]
+
+    @property
+    def anchor(self) -> str:
+        return self.name.lower().replace(" ", "-")
+
+    @property
+    def content(self) -> str:
+        """The number of tables and figures, in words."""
+        counts = ((len(self.tables), "table"), (len(self.figures), "figure"))
+        return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n)
+
+
+# Parts of the page, in this order. The first three answer the benchmark's question; the others are
+# opened by the reader.
+MAIN_PARTS = ("Results", "Comparison", "Losses")
+FOLDED_PARTS = (
+    "Conflicts",
+    "Messages",
+    "Difficulty",
+    "Published results",
+    "Symptoms",
+    "Cost and time",
+)
+
+
+def parts(tables: Sequence[ShownTable], drawn: Sequence[Figure]) -> dict[str, Part]:
+    """Return the parts of the page by name, in order; folded parts without content are left out."""
+    made = [
+        Part(
+            name,
+            tuple(table for table in tables if table.part == name),
+            tuple(figure for figure in drawn if layout.PLOTS[figure.name] == name),
+        )
+        for name in (*MAIN_PARTS, *FOLDED_PARTS)
     ]
-    return specifications.reasons(titled("Why runs did not pass", runs), counts, order)
+    return {part.name: part for part in made if part.name in MAIN_PARTS or part.content}
 
 
 def provenance(root: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from cooperflow import formats
 from cooperflow.analysis import losses
 from cooperflow.analysis import story as story_events
+from cooperflow.analysis.losses import OwnFeature
 from cooperflow.analysis.run_files import Patch, RunFiles, linker
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair
@@ -264,6 +265,7 @@ def environment() -> jinja2.Environment:
         "points": formats.points,
         "probability": formats.probability,
         "count": formats.count,
+        "unbroken": formats.unbroken,
         "seconds": formats.seconds,
         "moment": formats.moment,
         "first_line": first_line,
@@ -294,6 +296,16 @@ class Column:
     @property
     def is_coop(self) -> bool:
         return self.source.run.experiment.setting.mode == "coop"
+
+    @property
+    def why(self) -> str:
+        """The first line on why the run is not a pass; empty for a pass."""
+        return next(iter(explain(_failure(self.source, tuple(self.features)))), "")
+
+    @property
+    def own_features(self) -> Mapping[str, OwnFeature]:
+        """The evaluation of each agent's own feature."""
+        return self.source.own_features
 
     @property
     def overlaps(self) -> list[HunkPair]:

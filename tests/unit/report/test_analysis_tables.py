@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import made_runs
 import pandas as pd
 import pytest
 import synthetic
 
+from cooperflow import formats, layout
+from cooperflow.plots import specifications
 from cooperflow.report import analysis_tables, front_page
 from cooperflow.report.analysis_tables import ShownTable
 from cooperflow.tables import breakdowns, communication_tables, symptoms
@@ -61,7 +66,11 @@ def test_published_rows_are_beside_the_experiments_with_source(runs: pd.DataFram
     assert [cells for cells in published.rows if cells[-1] == "this experiment"]
     outside = [cells for cells in published.rows if cells[-1] != "this experiment"]
     assert len(outside) >= 20
-    assert all(cells[-1].startswith(("arXiv:2601.13295v2, ", "website, ")) for cells in outside)
+    # One line below names each source once, by the letters in the rows.
+    sources = dict(re.findall(r"\[(\w)\] (.+?)(?:; (?=\[)|$)", published.sources))
+    assert {mark for cells in outside for mark in cells[-1].split(", ")} == set(sources)
+    assert len(set(sources.values())) == len(sources) >= 3
+    assert all(name.startswith(("arXiv:2601.13295v2, ", "website, ")) for name in sources.values())
     assert {cells[4] for cells in outside} == {"yes", "no"}
     # Only solo rows and naive merges compare.
     assert all((cells[4] == "yes") == (cells[3] in ("", "naive")) for cells in published.rows)
@@ -75,6 +84,56 @@ def test_tables_without_rows_say_why() -> None:
     for name in ("losses", "own", "conflicts", "conflict-comparison", "messages", "associations"):
         assert tables[name].rows == ()
         assert tables[name].empty
+
+
+def test_every_table_and_figure_has_one_part_of_the_page(runs: pd.DataFrame) -> None:
+    tables = list(shown(runs).values())
+    figures = [front_page.Figure(name, name, "", {}) for name in layout.PLOTS]
+    parts = front_page.parts(tables, figures)
+    placed = [entry.name for part in parts.values() for entry in (*part.tables, *part.figures)]
+    assert sorted(placed) == sorted([*(t.name for t in tables), *layout.PLOTS])
+    # Those that answer the question are open, each figure with the table that it belongs to.
+    assert [f.name for f in parts["Losses"].figures] == ["losses", "reasons"]
+    assert [t.name for t in parts["Losses"].tables if not t.is_folded] == ["losses"]
+    assert parts["Published results"].content == "1 table, 1 figure"
+    assert "Symptoms" not in parts
+    assert set(front_page.parts((), ())) == set(front_page.MAIN_PARTS)
+
+
+def test_every_figure_has_a_caption_for_both_reports() -> None:
+    """Snakemake's report and the HTML report read the same file."""
+    assert {path.stem for path in layout.CAPTIONS.glob("*")} == set(specifications.SPECS)
+    for name in specifications.SPECS:
+        caption = front_page.caption(name)
+        assert caption.endswith("."), name
+        assert "\n" not in caption
+
+
+def test_a_replay_leads_to_the_guide(tmp_path: Path) -> None:
+    """A relative address, and none that holds the paths of this machine."""
+    link = front_page.guide_link(layout.REPOSITORY / "results" / "demo" / "report")
+    assert link == "../../../README.md#run-the-benchmark"
+    assert f"## {front_page.GUIDE_SECTION}\n" in (layout.REPOSITORY / "README.md").read_text()
+    assert front_page.guide_link(tmp_path / "report") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("points (95 % interval −70 to +28, p = 1.000; 4 pairs are",
+         ("95 %", "−70 to +28", "p = 1.000", "4 pairs")),
+        ("(difference −23 points, 95 % interval −0.4 to 0.4, p < 0.001)",
+         ("−23 points", "95 %", "−0.4 to 0.4", "p < 0.001")),
+        ("61 of 100, 5 of them. 1 pair is, 1 point to go", ("61 of 100", "1 pair", "1 point")),
+        ("a step 1 pairing, group = 3", ()),
+    ],
+)  # fmt: skip
+def test_no_line_ends_within_a_value(text: str, values: tuple[str, ...]) -> None:
+    unbroken = formats.unbroken(text)
+    assert unbroken.replace(formats.NO_BREAK, " ") == text
+    joined = [value.replace(" ", formats.NO_BREAK) for value in values]
+    assert all(value in unbroken for value in joined)
+    assert unbroken.count(formats.NO_BREAK) == sum(value.count(" ") for value in values)
 
 
 def test_the_judges_table() -> None:
@@ -92,6 +151,8 @@ def test_the_introduction_explains_every_setting(tmp_path_factory: pytest.TempPa
     text = front_page.introduction(plan)
     for setting in plan.settings:
         assert f"{setting.name}: " in text
+    assert text.count("two agents work at the same time") == 1
+    assert "coop-nocomm: the same without messages." in text
     assert "one agent adds both features" in text
     assert "they can send each other messages" in text and "without messages" in text
     terms = " ".join(term for term, _ in front_page.TERMS)

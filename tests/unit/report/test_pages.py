@@ -161,7 +161,14 @@ def test_the_hunks_that_meet_are_shown_with_their_authors(made: Plan) -> None:
     assert "(feature 4), line 2" in sides and "(feature 10), line 2" in sides
     assert "store.py" in sides and "return 4 &lt;b&gt;" in sides and "return 10 &lt;i&gt;" in sides
     assert "unchanged line" not in sides.replace("an unchanged line", "")  # only overlaps
+    whole = pages.pair_page(run.pair, [RunFiles(run, folder)], made.results.report)
+    assert "Each patch alone" in whole and ">Why<" not in whole
+    assert '<bdi>agent2</bdi> (feature 10): <span class="no">failed' in whole
     evaluation = json.loads(folder.eval.read_text())
+    failed = {**evaluation, "workflow": {**evaluation["workflow"], "outcome": "fail"}}
+    folder.eval.write_text(json.dumps(failed))
+    whole = pages.pair_page(run.pair, [RunFiles(run, folder)], made.results.report)
+    assert "Lost before the merge: feature 10 fails alone." in whole
     folder.eval.write_text(json.dumps({**evaluation, "merge": {"status": "conflicts"}}))
     assert "the patches conflict; 1 overlapping pair of hunks" in conflicts_of_pair(made, run)
     with_own = run_files.state_of(folder)

@@ -42,7 +42,7 @@ def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def test_names_are_those_of_the_files() -> None:
     assert tuple(small(EMPTY)) == layout.BREAKDOWNS
-    assert tuple(specifications.SPECS) == layout.PLOTS
+    assert tuple(specifications.SPECS) == tuple(layout.PLOTS)
 
 
 def test_every_column_is_documented() -> None:
@@ -302,12 +302,33 @@ CASES = {
 }
 
 
+def titles(spec: specifications.Spec) -> list[tuple[str, str]]:
+    """The axes of numbers of a specification, each with its title, which states the unit.
+
+    Lanes of a timeline have names instead of numbers.
+    """
+    encodings = [
+        (axis, encoding)
+        for view in specifications.views(spec)
+        for layer in view["layer"]
+        for axis, encoding in layer["encoding"].items()
+        if axis in ("x", "y") and encoding.get("type") == "quantitative" and "title" in encoding
+    ]
+    return [
+        (axis, encoding["title"])
+        for axis, encoding in encodings
+        if "labelExpr" not in encoding.get("axis", {})
+    ]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
     shown = plot_data.load(written(CASES[case], tmp_path))
     for name in layout.PLOTS:
         spec = specifications.SPECS[name](shown)
         assert spec["title"]
+        for axis, title in titles(spec):
+            assert title, (name, axis)
         json.dumps(spec, allow_nan=False)
         svg = plot_files.render(name, shown, ("svg",))["svg"]
         assert svg.startswith(b"<svg")

@@ -68,6 +68,7 @@
     const figure = window.cooperflowFigures.find((one) => one.name === place.dataset.figure);
     await library();
     const width = printing ? PAPER : place.clientWidth;
+    if (!width) return; // in a part that is closed again
     const rows = figure.spec.data?.values.length ?? 0;
     drawn.get(place)?.finalize();
     // Expressions are interpreted (ast), not compiled: the page may not evaluate text as script.
