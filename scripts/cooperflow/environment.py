@@ -30,6 +30,8 @@ OWNER = "COOPERFLOW_OWNER"
 NODE = "COOPERFLOW_NODE"
 # `off` makes every job a plain process; set from the config's `launcher`.
 LAUNCHER = "COOPERFLOW_LAUNCHER"
+# The jobs for tables that the session will do, with commas.
+TABLE_JOBS = "COOPERFLOW_TABLE_JOBS"
 # The retries of a job after its first attempt.
 RETRIES = "COOPERFLOW_RETRIES"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import signal
 import subprocess
 import sys
@@ -153,6 +154,14 @@ def test_jobs_without_threads_leave_cores_for_others(tmp_path: Path) -> None:
         text += rule(name, f"{wait} && rmdir busy && touch {{output}}", more)
     text += rule("b", more="threads: 0") + rule("c", more='input: "b"\n    threads: 0')
     snakemake(tmp_path, text, "-j", "1", "--retries", "0")
+
+
+def test_no_job_of_a_run_claims_a_core() -> None:
+    """`run_slots` and `eval_slots` limit them."""
+    for path in (REPOSITORY / "rules").glob("*.smk"):
+        for text in re.split(r"\n *rule\b", path.read_text()):
+            if "_slots" in text.partition("resources:")[2]:
+                assert "threads: 0" in text, path.name
 
 
 def test_after_sigterm_the_running_jobs_end_and_no_other_begins(tmp_path: Path) -> None:

@@ -66,12 +66,19 @@ def serve(path: Path, kind: str) -> int:
         return 64
     listener = _listen(path)
     if kind == TABLES:
-        _import_modules(("cooperflow.jobs.job", *TABLE_MODULES.values(), *LATE_MODULES))
+        _import_modules(_table_modules(os.environ.get(environment.TABLE_JOBS, "")))
         return _accept_requests(path, listener, owner)
     with environment.scratch_folder() as scratch:
         child_process.prepare_environment(scratch)
         _import_modules(RUN_MODULES)
         return _accept_requests(path, listener, owner)
+
+
+def _table_modules(planned: str) -> list[str]:
+    """Return what the planned jobs for tables import; a job that was not planned imports more."""
+    jobs = planned.split(",") if planned else list(TABLE_MODULES)
+    modules = [module for job, module in TABLE_MODULES.items() if job in jobs]
+    return ["cooperflow.jobs.job", *modules, *(LATE_MODULES if len(jobs) > 1 else ())]
 
 
 def _accept_requests(path: Path, listener: socket.socket, owner: processes.Process) -> int:

@@ -48,7 +48,7 @@ def call(work: str) -> int:
     code = None
     if os.environ.get(environment.LAUNCHER) != "off" and os.environ.get(environment.OWNER):
         with contextlib.suppress(OSError):
-            if work == "eval":
+            if work == "eval" and os.environ.get(environment.TABLE_JOBS):
                 _prepare_tables()
             code = _request_work(work)
     if code is not None:
