@@ -18,6 +18,7 @@ from replay_client import server as serving
 
 from cooperflow.attempt import child_process
 from cooperflow.outcomes import usage
+from cooperflow.session import model_check
 
 child_process.prepare_environment()
 
@@ -215,3 +216,23 @@ def test_the_callback_has_no_raw_answer_of_cohere() -> None:
 
     assert "original_response" in inspect.getsource(litellm_logging.Logging.post_call)
     assert "post_call" not in inspect.getsource(v2_transformation)
+
+
+def test_the_list_of_prices_read_as_a_file_is_litellms() -> None:
+    """A session's estimate reads it, since the import takes seconds."""
+    assert model_check.listed_price(MODEL) == (2.5e-06, 1e-05)
+    assert model_check.listed_price("openai/no-such-model") is None
+    differing = {}
+    for name in sorted(litellm.model_cost)[::25]:
+        listed = model_check.listed_price(name)
+        with contextlib.suppress(Exception):  # what litellm cannot name has no price there
+            info = litellm.get_model_info(name)
+            price = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+            if listed is not None and listed != price:
+                differing[name] = (listed, price)
+    assert differing == {}
+
+
+def test_a_registry_of_the_users_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_MODEL_REGISTRY_PATH", "prices.json")
+    assert model_check.listed_price(MODEL) is None

@@ -7,12 +7,13 @@ client library takes seconds to import and prints messages. It reads {"model", "
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ CALL_SECONDS = 60
 PROBE_SECONDS = 180
 # Keys of model_kwargs that limit the output tokens of an answer.
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
+# litellm's list of models and prices, in its package.
+PRICE_LIST = "model_prices_and_context_window_backup.json"
 # Name of the call among the raw answers.
 _CALL = "preflight"
 
@@ -161,6 +164,21 @@ def probe(model: str, key: str | None, kwargs: Mapping[str, Any], call: bool) ->
     except (subprocess.TimeoutExpired, ValueError, IndexError):
         message = f"no answer in {PROBE_SECONDS} s"
         return {"known": True, "kind": usage.API_TIMEOUT, "message": message}
+
+
+def listed_price(model: str) -> Sequence[float] | None:
+    """Return the price of a model that litellm's list names exactly, USD per token in and out.
+
+    The list is read as a file, since litellm takes seconds to import. None: litellm decides, by its
+    rules for names or by a registry of the user's.
+    """
+    package = importlib.util.find_spec("litellm")
+    if package is None or os.environ.get("LITELLM_MODEL_REGISTRY_PATH"):
+        return None
+    entries = atomic_io.read_json(Path(str(package.origin)).with_name(PRICE_LIST)) or {}
+    entry = entries.get(model, {})
+    price = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
+    return None if None in price else price
 
 
 def _server_date(url: str) -> str:

@@ -135,3 +135,23 @@ def test_an_unknown_price_is_no_price_after_runs_either(
     told = {"cost_usd": 0.0, "seconds": 60.0, "outcome": None}
     atomic_io.write_json(plan.runs[0].folder(plan.results).result, {"workflow": told})
     assert session_start.make_estimate(plan, plan.runs[1:])[0].cost is None
+
+
+@pytest.mark.parametrize(
+    ("table", "count"),
+    [
+        ("run_name,infra_error\na-solo,2\na-coop,1\n", 3),
+        ("run_name\na-solo\n", 0),
+        ("run_name,infra_error\na-solo,x\n", 0),
+        ("", 0),
+        (None, 0),
+    ],
+)
+def test_the_infra_errors_of_the_last_table_are_counted(
+    make_plan: Any, table: str | None, count: int
+) -> None:
+    plan = make_plan()
+    if table is not None:
+        plan.results.summary_csv.parent.mkdir(parents=True)
+        plan.results.summary_csv.write_text(table)
+    assert session_start.count_infra_errors(plan) == count
