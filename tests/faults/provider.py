@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import invariants, lab
@@ -195,13 +196,13 @@ HALTS = (
 )
 
 
-def halts(campaign: Campaign) -> None:
+def halts(campaign: Campaign, refusals: Sequence[tuple[str, Any, str]]) -> None:
     """A provider that refuses: paid runs stop with one message, the next session continues."""
     pairs = ALL_PAIRS
     control = campaign.control(pairs, ["solo"])
     with lab.laboratory(pairs=pairs, delay="0.2") as here:
         server = here.servers["lab"]
-        for (name, rule, reason), last in zip(HALTS, itertools.count(1), strict=False):
+        for (name, rule, reason), last in zip(refusals, itertools.count(1), strict=False):
             with campaign.line("Provider", f"{name}: halts") as line:
                 server.fail([rule])
                 before = len(server.ledger())
@@ -218,7 +219,7 @@ def halts(campaign: Campaign) -> None:
                 line.add(ONCE, [])
                 line.add(LEFT, invariants.nothing_left(here))
                 line.add(GOES_ON, invariants.whole(here))
-                if last == len(HALTS):
+                if last == len(refusals):
                     server.fail(())
                     campaign.settle(line, here, control)
 
@@ -268,6 +269,8 @@ CASES = (
             containers={"pids": 200},
         ),
     ),
-    Case("halts", halts, quick=True),
+    # A session for each refusal.
+    Case("halts: key and model", partial(halts, refusals=HALTS[:3])),
+    Case("halts: account and request", partial(halts, refusals=HALTS[3:]), quick=True),
     Case("outage", outage),
 )
