@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cooperflow.attempt import child_process
-from cooperflow.upstream import coordination, result_files, trajectory
+from cooperflow.upstream import result_files, trajectory
 from cooperflow.upstream.trajectory import RECEIVED, SUMMARY, TURN, Tokens
 
 child_process.prepare_environment()
@@ -192,7 +192,7 @@ def test_a_quoted_message_was_not_sent(tmp_path: Path) -> None:
     listed = [message for message in listed if not message.get("received")]
     assert len(listed) == 2 + 4  # each of the four answers quotes
     for framework in ("mini_swe_agent_v2", ""):
-        found = coordination.sent(listed, documents(tmp_path), framework)
+        found = result_files.sent_messages(listed, documents(tmp_path), framework)
         assert [(m.to, m.text) for m in found] == [
             ("agent2", "I take store.py."),
             ("agent2", "and tests"),
@@ -204,7 +204,7 @@ def test_a_quotation_of_what_was_sent_is_not_sent_twice(tmp_path: Path) -> None:
     agent = run(tmp_path, Model(commands, says=QUOTING), Mailbox())
     of_agent = {"feature_id": 7, "messages": agent.messages, "sent_messages": agent.sent_messages}
     listed = coop._extract_conversation({"agent1": of_agent}, ["agent1"])
-    found = coordination.sent(listed, documents(tmp_path), "mini_swe_agent_v2")
+    found = result_files.sent_messages(listed, documents(tmp_path), "mini_swe_agent_v2")
     assert [m.text for m in found] == ["are you done?"]
 
 
@@ -213,8 +213,8 @@ def test_an_agent_that_sends_by_text_is_believed() -> None:
     messages = [{"role": "assistant", "content": QUOTING}]
     listed = [{"from": "agent1", "to": "agent2", "message": "are you done?"}]
     of_agent = {"agent1_traj.json": {"agent_id": "agent1", "messages": messages}}
-    assert len(coordination.sent(listed, of_agent, "mini_swe_agent")) == 1
-    assert coordination.sent(listed, of_agent, "mini_swe_agent_v2") == []
+    assert len(result_files.sent_messages(listed, of_agent, "mini_swe_agent")) == 1
+    assert result_files.sent_messages(listed, of_agent, "mini_swe_agent_v2") == []
 
 
 @pytest.mark.parametrize(
@@ -230,14 +230,14 @@ def test_an_agent_that_sends_by_text_is_believed() -> None:
 )
 def test_messages_are_taken_out_of_a_command_as_upstream_does(command: str) -> None:
     theirs = [(to, text) for to, text, _ in default._parse_send_messages(command)]
-    assert coordination.requested(command) == theirs
+    assert result_files.requested_messages(command) == theirs
 
 
 @pytest.mark.parametrize("agent", ["mini_swe_agent_v2", "claude_code", "codex"])
 def test_these_agents_report_what_they_sent(agent: str) -> None:
     source = inspect.getsource(importlib.import_module(f"cooperbench.agents.{agent}.adapter"))
     assert "sent_messages=" in source
-    assert agent in coordination.REPORTING_AGENTS
+    assert agent in result_files.REPORTING_AGENTS
 
 
 def test_claude_code_counts_cached_tokens_beside_its_input() -> None:

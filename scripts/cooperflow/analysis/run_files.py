@@ -20,8 +20,8 @@ from cooperflow.layout import RunFolder
 from cooperflow.outcomes import patch_text, usage
 from cooperflow.outcomes.patch_text import HunkPair
 from cooperflow.outcomes.usage import Call, Usage
-from cooperflow.upstream import coordination, trajectory
-from cooperflow.upstream.coordination import Message
+from cooperflow.upstream import result_files, trajectory
+from cooperflow.upstream.result_files import Message
 
 # A file larger than this is not read into a page; the page links to it.
 LARGEST_FILE = 20_000_000
@@ -85,13 +85,13 @@ class RunFiles:
         return tuple(dict.fromkeys(pair.first.file for pair in self.hunk_pairs if pair.overlaps))
 
     @cached_property
-    def task_changes(self) -> list[coordination.TaskChange]:
+    def task_changes(self) -> list[result_files.TaskChange]:
         """Changes of a team's shared list of tasks, with agent and time."""
         log, tasks = (
             atomic_io.read_json(self.folder.path / name)
-            for name in (coordination.TASK_LOG, coordination.TASKS)
+            for name in (result_files.TASK_LOG, result_files.TASKS)
         )
-        return coordination.task_changes(log, tasks)
+        return result_files.task_changes(log, tasks)
 
     @cached_property
     def files(self) -> list[str]:
@@ -166,11 +166,13 @@ class RunFiles:
     @cached_property
     def messages(self) -> list[Message]:
         """The messages that the agents sent to each other."""
-        path = self.folder.path / coordination.CONVERSATION
+        path = self.folder.path / result_files.CONVERSATION
         if path.is_file() or not self.run.experiment.setting.messaging:
             framework = str(self.result.get("agent_framework") or "")
-            return coordination.sent(atomic_io.read_json(path), self._trajectories, framework)
-        return coordination.of_calls(story.answered(self._last_records, self._names))
+            return result_files.sent_messages(
+                atomic_io.read_json(path), self._trajectories, framework
+            )
+        return result_files.messages_of_calls(story.answered(self._last_records, self._names))
 
     @cached_property
     def _names(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cooperflow.outcomes import provider_answer, usage
 from cooperflow.upstream import trajectory
-from cooperflow.upstream.coordination import Message
+from cooperflow.upstream.result_files import Message
 from cooperflow.upstream.trajectory import Trajectory, number_of, text_of
 
 SEND = "send_message"

@@ -27,7 +27,7 @@ from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.run_result import SCHEMA, RunRecord
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import coordination, published, releases, result_files, trajectory
+from cooperflow.upstream import published, releases, result_files, trajectory
 from cooperflow.upstream.trajectory import Tokens
 
 # The caveat of an outcome from a public record.
@@ -441,11 +441,11 @@ def _trajectories(folder: Path) -> dict[str, Any]:
 
 def _messages(folder: Path, document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> int:
     """Return how many messages were sent; upstream's count if it left no list."""
-    path = folder / coordination.CONVERSATION
+    path = folder / result_files.CONVERSATION
     if not path.is_file():
         return int(document.get("messages_sent") or 0)
     framework = str(document.get("agent_framework") or "")
-    return len(coordination.sent(atomic_io.read_json(path), trajectories, framework))
+    return len(result_files.sent_messages(atomic_io.read_json(path), trajectories, framework))
 
 
 def _patches(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import judgement, usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.usage import Usage
-from cooperflow.upstream import coordination, result_files, trajectory
+from cooperflow.upstream import result_files, trajectory
 
 SCHEMA = 1
 
@@ -300,16 +300,16 @@ def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, An
 
     An attempt that was ended left no conversation.json: then its answered calls are counted.
     """
-    path = upstream / coordination.CONVERSATION
+    path = upstream / result_files.CONVERSATION
     if path.is_file():
         documents = atomic_io.read_documents(upstream, trajectory.is_trajectory)
         framework = str(document.get("agent_framework") or "")
-        return len(coordination.sent(atomic_io.read_json(path), documents, framework))
+        return len(result_files.sent_messages(atomic_io.read_json(path), documents, framework))
     if not run.experiment.setting.messaging:
         return 0
     records = atomic_io.read_lines(attempt / layout.CALLS)
     answers = [r for r in records if r.get("event") == "end" and r.get("kind") == usage.ANSWERED]
-    return len(coordination.of_calls(("", None, r.get("message") or {}) for r in answers))
+    return len(result_files.messages_of_calls(("", None, r.get("message") or {}) for r in answers))
 
 
 def _lines(path: Path) -> int:

@@ -23,7 +23,7 @@ from cooperflow.outcomes import judgement
 from cooperflow.outcomes.patch_text import HunkPair
 from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 from cooperflow.report import safe_text
-from cooperflow.upstream import coordination, result_files
+from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Count
 
 # Names of failing tests that a page lists; the output has all of them.
@@ -373,7 +373,7 @@ def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
             messages=len(source.messages),
             talk=source.communication.messages,
             task_changes=source.task_changes,
-            team=coordination.team_columns(source.result),
+            team=result_files.team_columns(source.result),
             rows=story_events.rows(story.events, story.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),

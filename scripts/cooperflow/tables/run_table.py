@@ -18,7 +18,7 @@ from cooperflow.layout import Results
 from cooperflow.outcomes import judgement, patch_text, run_result
 from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 from cooperflow.tables import oracle, stats
-from cooperflow.upstream import coordination, result_files
+from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Evaluation
 
 RUN_COLUMNS = (
@@ -63,7 +63,7 @@ RUN_COLUMNS = (
     "adopted",
     "framework",
     "git",
-    *coordination.TEAM_COLUMNS,
+    *result_files.TEAM_COLUMNS,
 )
 SUMMARY_COLUMNS = (
     "run_name",
@@ -123,10 +123,10 @@ _SINCE: dict[str, Any] = {
     "framework": "",
     "git": False,
     "team_features": "",
-    **dict.fromkeys(coordination.TEAM_NUMBERS, float("nan")),
+    **dict.fromkeys(result_files.TEAM_NUMBERS, float("nan")),
 }
 # Columns of numbers that may be empty.
-_EMPTY = ("cost_bound_usd", *patch_text.OVERLAP_COLUMNS, *coordination.TEAM_NUMBERS)
+_EMPTY = ("cost_bound_usd", *patch_text.OVERLAP_COLUMNS, *result_files.TEAM_NUMBERS)
 # The outcome of a started run in the table of an unfinished experiment.
 UNFINISHED = "unfinished"
 
@@ -191,7 +191,7 @@ def run_row(
         "adopted": run.experiment.adopted,
         "framework": f"{run.experiment.agent.name} (cooperbench {version or 'unknown'})",
         "git": "--git" in run.experiment.setting.flags,
-        **coordination.team_columns(
+        **result_files.team_columns(
             (result or {}) if run.experiment.setting.mode == "team" else {}
         ),
     }

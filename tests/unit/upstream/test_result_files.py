@@ -1,8 +1,13 @@
-"""Output of the test runners: counts, the names of failing tests, the first failure."""
+"""Files of a run: counts of tests, failures, a team's metrics and tasks in the tables and pages."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pandas as pd
 import pytest
+import synthetic
 from runner_outputs import (
     CARGO,
     COLLECTION,
@@ -16,6 +21,10 @@ from runner_outputs import (
     XDIST,
 )
 
+from cooperflow import atomic_io
+from cooperflow.experiment import config, plan
+from cooperflow.report import build
+from cooperflow.tables import communication_tables, run_table
 from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Count
 
@@ -69,3 +78,114 @@ def test_colours_change_nothing() -> None:
 )
 def test_a_failed_build_is_no_failed_test(output: str, failed: bool) -> None:
     assert result_files.build_failed(output) is failed
+
+
+TEAM = {
+    "team_features": {"task_list": True, "scratchpad": True, "mcp": False},
+    "metrics": {
+        "tasks_total": 3,
+        "tasks_done": 2,
+        "unowned_at_end": 0,
+        "time_to_first_claim_seconds": 4.5,
+        "claims_per_agent": {"agent1": 1},
+    },
+}
+LOG = [
+    {"kind": "create", "task_id": "t1", "by": "lead", "title": "<b>Feature 1</b>", "ts": 100.0},
+    {"kind": "update", "task_id": "t1", "by": "agent1", "status": "done", "ts": 160.0},
+    {"kind": "claim", "task_id": "t1", "by": "agent1", "ts": 104.5},
+]
+TASKS = [
+    {
+        "id": "t1",
+        "title": "<b>Feature 1</b>",
+        "owner": "agent1",
+        "status": "done",
+        "metadata": {"feature_id": 1, "assigned_to": "agent1"},
+    }
+]
+
+
+def test_columns_and_changes() -> None:
+    assert result_files.team_columns(TEAM) == {
+        "team_features": "task_list;scratchpad",
+        "team_tasks": 3,
+        "team_tasks_done": 2,
+        "team_unowned": 0,
+        "team_first_claim_s": 4.5,
+    }
+    found = result_files.task_changes(LOG, TASKS)
+    assert [(c.seconds, c.agent, c.kind) for c in found] == [
+        (0.0, "lead", "create"),
+        (4.5, "agent1", "claim"),
+        (60.0, "agent1", "update"),
+    ]
+    assert {c.task for c in found} == {"<b>Feature 1</b>"}
+
+
+def test_what_is_not_upstreams_form_is_empty() -> None:
+    for document in ({}, {"metrics": [], "team_features": "x"}, {"metrics": {"tasks_total": "n"}}):
+        assert set(result_files.team_columns(document).values()) <= {"", None}
+    assert result_files.task_changes(None, None) == []
+    assert result_files.task_changes([3, {"kind": "claim", "ts": "x"}], {}) == [
+        result_files.TaskChange(None, "", "claim", "", "")
+    ]
+
+
+def test_tables_and_the_run_page(tmp_path: Path) -> None:
+    own = synthetic.make_plan(tmp_path / "results", "flash")
+    raw = own.config.model_dump(mode="json")
+    raw["dataset"]["first"] = 1
+    raw["settings"] = {
+        "solo": ["--setting", "solo"],
+        "team": ["--setting", "team", "--git"],
+    }
+    made = plan.make(config.parse(raw))
+    for run in made.runs:
+        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
+        atomic_io.write_json(
+            made.results.experiment(run.experiment.run_name),
+            {"resolved": {"cooperbench": "0.0.29"}},
+        )
+    folder = made.runs[1].folder(made.results)
+    document = json.loads(folder.result.read_text())
+    folder.result.write_text(json.dumps({**document, **TEAM}))
+    (folder.path / result_files.TASK_LOG).write_text(json.dumps(LOG))
+    (folder.path / result_files.TASKS).write_text(json.dumps(TASKS))
+    run_table.make(made)
+    rows = run_table.read_runs(made.results.runs_csv).to_dict("records")
+    assert [row["framework"] for row in rows] == ["mini_swe_agent_v2 (cooperbench 0.0.29)"] * 2
+    assert [bool(row["git"]) for row in rows] == [False, True]
+    assert [row["team_features"] for row in rows] == ["", "task_list;scratchpad"]
+    assert pd.isna(rows[0]["team_tasks"])
+    assert (rows[1]["team_tasks"], rows[1]["team_first_claim_s"]) == (3, 4.5)
+    tables = communication_tables.collect(made, run_table.read_runs(made.results.runs_csv))
+    changes = tables.team_tasks
+    assert list(changes["number"]) == [1, 2, 3]
+    assert set(changes["run_name"]) == {made.runs[1].experiment.run_name}
+    assert changes[["time_s", "agent", "change", "task", "detail"]].values.tolist() == [
+        [0.0, "lead", "create", "<b>Feature 1</b>", "assigned to agent1"],
+        [4.5, "agent1", "claim", "<b>Feature 1</b>", ""],
+        [60.0, "agent1", "update", "<b>Feature 1</b>", "done"],
+    ]
+    by_path = communication_tables.by_path(tables, made.results)
+    assert by_path[made.results.team_tasks_csv] is changes
+    build.build(made)
+    pages = {path: path.read_text() for path in (made.results.report / "runs").rglob("*.html")}
+    shown = [text for text in pages.values() if "Shared task list" in text]
+    assert len(shown) == 1
+    assert "&lt;b&gt;Feature 1" in shown[0]
+    assert "2 of 3 tasks done, 0 without an owner" in shown[0]  # a zero is shown as such
+
+
+def test_a_table_of_an_older_version_is_read(tmp_path: Path) -> None:
+    own = synthetic.make_plan(tmp_path / "results", "flash")
+    synthetic.finish(own)
+    path = own.results.runs_csv
+    old = pd.read_csv(path, keep_default_na=False).drop(
+        columns=["framework", "git", *result_files.TEAM_COLUMNS]
+    )
+    old.to_csv(path, index=False)
+    runs = run_table.read_runs(path)
+    assert set(runs["team_features"]) == {""}
+    assert not runs["git"].any()
