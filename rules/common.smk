@@ -62,7 +62,7 @@ def run_slots():
 
 def start_session(dag):
     """Called once, before the first job of a session; not for a dry run."""
-    from cooperflow.jobs import launcher_client
+    from cooperflow.jobs import launcher
     from cooperflow.session import session_start
 
     snakemake_setup.limit_runs(workflow)
@@ -70,7 +70,7 @@ def start_session(dag):
     os.environ[environment.RETRIES] = str(workflow.execution_settings.retries)
     pending = list(dag.needrun_jobs())
     names = [str(job.rule) for job in pending]
-    os.environ[environment.TABLE_JOBS] = ",".join({*names} & {*launcher_client.TABLE_MODULES})
+    os.environ[environment.TABLE_JOBS] = ",".join({*names} & {*launcher.TABLE_MODULES})
     outputs = {str(file) for job in pending for file in job.output}
     work = session_start.Work(
         images="image" in names,

@@ -2,7 +2,7 @@
 
 import sys
 
-from cooperflow.jobs import launcher_client
+from cooperflow.jobs import launcher
 
 if __name__ == "__main__":
-    sys.exit(launcher_client.call("plots"))
+    sys.exit(launcher.call("plots"))

@@ -1,4 +1,4 @@
-"""Processes: their identity, their end, and the signals that interrupt a job."""
+"""Processes: their identity, their end, their streams, and the signals that interrupt a job."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -147,6 +148,12 @@ def kill_group(group: int) -> None:
     """Kill every process of a group, if there is still one."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
+
+
+def open_streams() -> None:
+    """Recreate sys.stdout and sys.stderr for the current descriptors 1 and 2."""
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
 
 
 _client: list[socket.socket] = []

@@ -101,7 +101,7 @@ def test_the_jobs_for_tables_find_their_packages_imported(tmp_path: Path) -> Non
 CLIENT = """
 import json, sys
 sys.argv = ["aggregate"]
-from cooperflow.jobs import launcher_client
+from cooperflow.jobs import launcher
 print(json.dumps([n for n in sys.modules if n.partition(".")[0] not in sys.stdlib_module_names]))
 """
 

@@ -14,7 +14,7 @@ from experiment_client import REPOSITORY
 
 from cooperflow import environment, processes
 from cooperflow.attempt import child_process
-from cooperflow.jobs import launcher_client
+from cooperflow.jobs import launcher
 from cooperflow.outcomes import judgement
 from cooperflow.outcomes.judgement import AgentEnd, Evidence
 
@@ -25,7 +25,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path) if len(str(tmp_path)) < 50 else "/tmp")
     monkeypatch.setenv(environment.OWNER, str(processes.this_process()))
     monkeypatch.delenv(environment.LAUNCHER, raising=False)
-    return launcher_client.socket_path(os.environ[environment.OWNER])
+    return launcher.socket_path(os.environ[environment.OWNER])
 
 
 def test_a_launcher_that_ends_at_once_is_replaced(
@@ -33,11 +33,11 @@ def test_a_launcher_that_ends_at_once_is_replaced(
 ) -> None:
     broken = session.with_suffix(".py")
     broken.write_text("raise OSError('Read-only file system: /home/nobody')\n")
-    monkeypatch.setattr(launcher_client, "SCRIPTS", session.parent)
-    monkeypatch.setattr(launcher_client, "socket_path", lambda owner, kind: session)
+    monkeypatch.setattr(launcher, "SCRIPTS", session.parent)
+    monkeypatch.setattr(launcher, "socket_path", lambda owner, kind: session)
     (session.parent / "launcher.py").write_text(broken.read_text())
     try:
-        assert launcher_client._request_work("run") is None
+        assert launcher._request_work("run") is None
     finally:
         for path in (broken, session.parent / "launcher.py"):
             path.unlink()
@@ -52,19 +52,19 @@ def test_a_launcher_that_dies_before_it_forks_costs_nothing(
     session: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(launcher_client, "_open_launcher", lambda kind: ours)
+    monkeypatch.setattr(launcher, "_open_launcher", lambda kind: ours)
     theirs.close()
-    assert launcher_client._request_work("run") is None
+    assert launcher._request_work("run") is None
 
 
 def test_a_fork_that_is_killed_is_said(
     session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, theirs = socket.socketpair()
-    monkeypatch.setattr(launcher_client, "_open_launcher", lambda kind: ours)
-    theirs.sendall(launcher_client.STARTED)
+    monkeypatch.setattr(launcher, "_open_launcher", lambda kind: ours)
+    theirs.sendall(launcher.STARTED)
     theirs.shutdown(socket.SHUT_WR)
-    assert launcher_client._request_work("run") == 137
+    assert launcher._request_work("run") == 137
     assert "was killed" in capsys.readouterr().out
     theirs.close()
 
@@ -158,7 +158,7 @@ def test_sockets_are_made_in_a_place_that_can_hold_them(
     assert folder.parent == Path("/tmp")
     with environment.scratch_folder() as scratch, socket.socket(socket.AF_UNIX) as probe:
         probe.bind(str(scratch / "redis.sock"))
-    assert len(os.fsencode(launcher_client.socket_path("owner"))) <= 107
+    assert len(os.fsencode(launcher.socket_path("owner"))) <= 107
 
 
 def test_a_checkout_with_a_space_leaves_no_link(

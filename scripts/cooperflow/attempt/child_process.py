@@ -199,13 +199,7 @@ def redirect(log: Path) -> None:
     with log.open("ab") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
-    open_streams()
-
-
-def open_streams() -> None:
-    """Recreate sys.stdout and sys.stderr for the current descriptors 1 and 2."""
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
-    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
+    processes.open_streams()
 
 
 def finish(code: int) -> None:

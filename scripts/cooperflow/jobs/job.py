@@ -18,7 +18,7 @@ from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs.launcher_client import TABLE_MODULES
+from cooperflow.jobs.launcher import TABLE_MODULES
 from cooperflow.processes import Interrupted
 from cooperflow.redaction import RedactedStream, Redactor
 

@@ -1,15 +1,18 @@
-"""Launcher: a process that imports packages once and forks for each job of its session.
+"""Launcher: a process that imports packages once and forks for each job, and its client.
 
-One launcher imports cooperbench, for runs and evaluations; one imports pandas, for tables.
+A session has a launcher that imports cooperbench, for runs and evaluations, and one that imports
+pandas, for tables. The client sends a job's work to one, or does the work in its process. The fork
+takes over the connection to the client: it answers with its exit code and ends when the client
+ends. If the launcher dies, later jobs import the packages themselves.
 
-The fork takes over the connection to the job's client: it answers with its exit code and ends
-when the client ends. If the launcher dies, later jobs import the packages themselves.
+Hundreds of jobs start with the client, so it imports only a part of the standard library.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import importlib
 import json
 import os
@@ -17,15 +20,33 @@ import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
-import traceback
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from cooperflow import environment, processes
-from cooperflow.attempt import child_process
-from cooperflow.jobs.launcher_client import SCHEMA, STARTED, TABLE_MODULES, TABLES
+from cooperflow import environment, locks
+
+SCHEMA = 2
+# A fork's first answer: it has the request and does the work.
+STARTED = b"+"
+# Time limit for a launcher to listen, seconds; it listens before it imports anything.
+START_SECONDS = 20
+SCRIPTS = Path(__file__).resolve().parents[2]
+
+# The two launchers; each imports what its jobs need.
+RUNS = "runs"
+TABLES = "tables"
+# The jobs for tables: the module whose `perform(plan)` does the work.
+TABLE_MODULES = {
+    "aggregate": "cooperflow.tables.run_table",
+    "derived_tables": "cooperflow.tables.derived_tables",
+    "oracle_table": "cooperflow.tables.oracle",
+    "plots": "cooperflow.plots.plot_files",
+    "provenance": "cooperflow.archive.provenance",
+    "report": "cooperflow.report.build",
+}
 
 # Interval at which the launcher checks that its session is alive, seconds.
 POLL_SECONDS = 0.5
@@ -59,19 +80,162 @@ LATE_MODULES = (
 )
 
 
+def call(work: str) -> int:
+    """Do the script's work in a fork of the launcher; return its exit code.
+
+    Without a launcher (switched off, or it cannot be started) this process does the work: slower,
+    with the same results.
+    """
+    code = None
+    if os.environ.get(environment.LAUNCHER) != "off" and os.environ.get(environment.OWNER):
+        with contextlib.suppress(OSError):
+            if work == "eval" and os.environ.get(environment.TABLE_JOBS):
+                _prepare_tables()
+            code = _request_work(work)
+    if code is not None:
+        return code
+    from cooperflow.jobs import job
+
+    return job.perform_named(work, sys.argv[1:])
+
+
+def start_launcher(kind: str = RUNS) -> None:
+    """Start a launcher before its first job, so that its imports overlap with other work."""
+    if os.environ[environment.LAUNCHER] == "off":
+        return
+    with contextlib.suppress(OSError):
+        connection = _open_launcher(kind)
+        if connection is not None:
+            connection.close()
+
+
+def _prepare_tables() -> None:
+    """Start the launcher for tables with the first evaluation, while agents wait for models."""
+    # Not a connection, which would be answered by a fork.
+    if not socket_path(os.environ[environment.OWNER], TABLES).exists():
+        start_launcher(TABLES)
+
+
+def _request_work(work: str) -> int | None:
+    """Return the exit code of a fork that did the work, None if no fork had the request."""
+    kind = TABLES if work in TABLE_MODULES else RUNS
+    connection = _open_launcher(kind)
+    if connection is None:
+        _print_launcher_error(kind)
+        return None
+    with connection:
+        request = json.dumps(
+            {
+                "schema": SCHEMA,
+                "work": work,
+                "arguments": sys.argv[1:],
+                "environment": dict(os.environ),
+                "directory": os.getcwd(),
+            }
+        ).encode()
+        with contextlib.suppress(ConnectionError):
+            socket.send_fds(connection, [len(request).to_bytes(8, "big")], [1, 2])
+            connection.sendall(request)
+        answer = b""
+        while chunk := _receive(connection):
+            answer += chunk
+    if not answer:
+        # The launcher ended before a fork had the request: nothing was done.
+        _print_launcher_error(kind)
+        return None
+    answer = answer.removeprefix(STARTED)
+    if not answer:
+        # The fork was killed. The next try accounts for its attempt and removes its containers.
+        print("the process of this job was killed", flush=True)
+        return 137
+    return int(answer)
+
+
+def _print_launcher_error(kind: str) -> None:
+    """Print the last line of the launcher's log."""
+    log = socket_path(os.environ[environment.OWNER], kind).with_suffix(".log")
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = f": {lines[-1]}" if lines else " without a message"
+        print(f"The launcher ended{reason}. This job imports its packages itself.", flush=True)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    """Read from the fork; an interrupt of this process ends the fork, and is waited for."""
+    while True:
+        try:
+            return connection.recv(64)
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+        except ConnectionError:
+            return b""
+
+
+def socket_path(owner: str, kind: str = RUNS) -> Path:
+    """Return the path of the socket of a session's launcher."""
+    name = hashlib.sha256(f"{owner} {SCRIPTS} {kind}".encode()).hexdigest()[:20]
+    return environment.runtime_folder() / f"{name}.sock"
+
+
+def _open_launcher(kind: str) -> socket.socket | None:
+    """Return a connection to this session's launcher, which is started if necessary."""
+    path = socket_path(os.environ[environment.OWNER], kind)
+    return _connect(path) or _start(path, kind)
+
+
+def _connect(path: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _start(path: Path, kind: str) -> socket.socket | None:
+    """Start the launcher unless another job has just done so; return a connection to it."""
+    with locks.locked(path.with_suffix(".lock")):
+        connection = _connect(path)
+        if connection is not None:
+            return connection
+        program = [sys.executable, "-X", "utf8", str(SCRIPTS / "launcher.py"), str(path), kind]
+        # The launcher must not hold this job's streams: Snakemake waits until they are closed.
+        with path.with_suffix(".log").open("ab") as log:
+            process = subprocess.Popen(
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+        limit = time.monotonic() + START_SECONDS
+        while time.monotonic() < limit and process.poll() is None:
+            connection = _connect(path)
+            if connection is not None:
+                return connection
+            time.sleep(0.02)
+    return None
+
+
 def serve(path: Path, kind: str) -> int:
     """Listen on ``path`` until the session ends; fork a process for each request."""
+    from cooperflow import processes
+
     owner = processes.session_process()
     if owner is None:
         return 64
     listener = _listen(path)
     if kind == TABLES:
         _import_modules(_table_modules(os.environ.get(environment.TABLE_JOBS, "")))
-        return _accept_requests(path, listener, owner)
+        return _accept_requests(path, listener, owner.is_alive)
+    from cooperflow.attempt import child_process
+
     with environment.scratch_folder() as scratch:
         child_process.prepare_environment(scratch)
         _import_modules(RUN_MODULES)
-        return _accept_requests(path, listener, owner)
+        return _accept_requests(path, listener, owner.is_alive)
 
 
 def _table_modules(planned: str) -> list[str]:
@@ -81,13 +245,13 @@ def _table_modules(planned: str) -> list[str]:
     return ["cooperflow.jobs.job", *modules, *(LATE_MODULES if len(jobs) > 1 else ())]
 
 
-def _accept_requests(path: Path, listener: socket.socket, owner: processes.Process) -> int:
+def _accept_requests(path: Path, listener: socket.socket, is_needed: Callable[[], bool]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks report to their clients
     identity = (path.stat().st_dev, path.stat().st_ino)
     try:
-        while owner.is_alive() and _is_same_file(path, identity):
+        while is_needed() and _is_same_file(path, identity):
             ready, _, _ = select.select([listener], [], [], POLL_SECONDS)
             if ready:
                 with contextlib.suppress(OSError):
@@ -124,7 +288,7 @@ def _import_modules(names: Sequence[str]) -> None:
         try:
             importlib.import_module(name)
         except Exception:  # the job that needs the module fails with this error in its own log
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
     from cooperflow.experiment import pairs
 
     pairs.known_features()
@@ -149,7 +313,7 @@ def _fork(listener: socket.socket) -> None:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
         finally:
             _answer(connection, code)
 
@@ -162,22 +326,24 @@ def _peer_user(connection: socket.socket) -> int:
 
 
 def _work(connection: socket.socket) -> int:
-    request = _read_request(connection)
-    connection.sendall(STARTED)
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    os.chdir(request["directory"])
-    processes.watch_client(connection)
+    from cooperflow import processes
     from cooperflow.jobs import job
 
-    if request["work"] in TABLE_MODULES:
+    work, arguments, variables, directory = _read_request(connection)
+    processes.open_streams()
+    connection.sendall(STARTED)
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(directory)
+    processes.watch_client(connection)
+    if work in TABLE_MODULES:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         processes.interrupt_when_orphaned()
-    return job.perform_named(request["work"], request["arguments"])
+    return job.perform_named(work, arguments)
 
 
-def _read_request(connection: socket.socket) -> dict[str, Any]:
-    """Read a request and connect stdout and stderr to the client's."""
+def _read_request(connection: socket.socket) -> tuple[str, list[str], dict[str, str], str]:
+    """Connect stdout and stderr to the client's; return work, arguments, variables and folder."""
     head, streams, _, _ = socket.recv_fds(connection, 8, 2)
     if not head:
         raise SystemExit(0)  # a client that only checked that the launcher listens
@@ -194,8 +360,7 @@ def _read_request(connection: socket.socket) -> dict[str, Any]:
     for number, stream in zip((1, 2), streams, strict=True):
         os.dup2(stream, number)
         os.close(stream)
-    child_process.open_streams()
-    return dict(request)
+    return request["work"], request["arguments"], request["environment"], request["directory"]
 
 
 def _answer(connection: socket.socket, code: int) -> None:

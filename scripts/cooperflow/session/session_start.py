@@ -21,7 +21,7 @@ from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.config_schema import Assumptions
 from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.images import disk_space
-from cooperflow.jobs import admission, launcher_client, notification
+from cooperflow.jobs import admission, launcher, notification
 from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.run_result import RunRecord
 from cooperflow.session import checks, model_check
@@ -139,7 +139,7 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
     context = Context(plan, work)
     docker_version = require_quick(context)
     if work.needs_cooperbench and not work.cluster:
-        launcher_client.start_launcher()
+        launcher.start_launcher()
     require_full(context)
     session_state.clear_halt(plan.results)
     disk_space.plan_use(plan, work.uses)
