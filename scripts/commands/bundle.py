@@ -8,8 +8,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cooperflow import formats
 from cooperflow.archive import bundle
 from cooperflow.errors import UserError
-from cooperflow.experiment import config
-from cooperflow.experiment import plan as planning
 from cooperflow.jobs import job
 
 
@@ -18,7 +16,7 @@ def main() -> int:
     parser.add_argument("--check", type=Path, metavar="FILE", help="check this archive")
     arguments = parser.parse_args()
     if arguments.check is None:
-        plan = planning.make(config.load(arguments.configfile))
+        plan = job.load_plan(arguments.configfile)
         if not plan.results.summary_csv.is_file():
             raise UserError(
                 f"{plan.results.summary_csv} is missing. Run `snakemake -j 4 all` first."

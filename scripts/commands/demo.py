@@ -11,8 +11,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 
 from cooperflow import layout
-from cooperflow.experiment import config
-from cooperflow.experiment import plan as planning
 from cooperflow.jobs import job
 from cooperflow.tables import derived_tables, findings, run_table
 
@@ -28,7 +26,7 @@ def main() -> int:
     if code:
         print(f"The demo did not finish (exit code {code}); see the messages above.")
         return code
-    plan = planning.make(config.load([file]))
+    plan = job.load_plan([file])
     runs, summary = run_table.collect(plan)
     derived_tables.print_tables(
         plan.results, runs, summary, Console(), (), findings.of_plan(plan, runs)

@@ -6,14 +6,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import session_state
-from cooperflow.experiment import config, plan
 from cooperflow.jobs import job
 from cooperflow.processes import Process
 
 
 def main() -> int:
     arguments = job.config_parser(__doc__).parse_args()
-    results = plan.make(config.load(arguments.configfile)).results
+    results = job.load_plan(arguments.configfile).results
     session = Process.parse(session_state.lock_holder(results) or "")
     if session is None:
         print(f"No session is running in {results.root}: nothing to drain.")

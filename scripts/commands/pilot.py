@@ -10,8 +10,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import layout
-from cooperflow.experiment import config
-from cooperflow.experiment import plan as planning
 from cooperflow.jobs import job
 from cooperflow.session import session_start
 
@@ -25,7 +23,7 @@ def main() -> int:
     arguments = parser.parse_args()
     files = [path.resolve() for path in arguments.configfile]
     os.chdir(layout.REPOSITORY)
-    plan = planning.make(config.load(files))
+    plan = job.load_plan(files)
     if not arguments.only_estimate:
         code = _run(files, arguments.subset, arguments.first)
         if code:

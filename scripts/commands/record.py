@@ -7,7 +7,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow.archive import recording
 from cooperflow.attempt import child_process
-from cooperflow.experiment import config, plan
 from cooperflow.jobs import job
 
 
@@ -16,7 +15,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, required=True, help="the folder to write")
     arguments = parser.parse_args()
     child_process.prepare_environment()
-    summary = recording.write(plan.make(config.load(arguments.configfile)), arguments.to)
+    summary = recording.write(job.load_plan(arguments.configfile), arguments.to)
     for line in summary.left_out:
         print(f"left out: {line}")
     print(f"Recorded {summary.runs} runs of {summary.pairs} pairs in {summary.folder}. Replay:")

@@ -5,8 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cooperflow.experiment import config
-from cooperflow.experiment import plan as planning
 from cooperflow.jobs import job
 from cooperflow.report import build
 from cooperflow.tables import run_table
@@ -14,7 +12,7 @@ from cooperflow.tables import run_table
 
 def main() -> int:
     arguments = job.config_parser(__doc__).parse_args()
-    plan = planning.make(config.load(arguments.configfile))
+    plan = job.load_plan(arguments.configfile)
     runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
         print(f"No run of this experiment has started in {plan.results.root}.")

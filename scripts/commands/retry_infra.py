@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from cooperflow import formats, layout, session_state
-from cooperflow.experiment import config
-from cooperflow.experiment import plan as planning
 from cooperflow.formats import fit_table
 from cooperflow.jobs import job
 from cooperflow.outcomes import run_result
@@ -20,7 +18,7 @@ def main() -> int:
     parser = job.config_parser(__doc__)
     parser.add_argument("--list", action="store_true", help="list them only")
     arguments = parser.parse_args()
-    plan = planning.make(config.load(arguments.configfile))
+    plan = job.load_plan(arguments.configfile)
     broken = run_result.broken_runs(plan)
     if not broken:
         print("No run ended as infra_error: nothing to requeue.")

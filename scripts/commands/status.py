@@ -10,7 +10,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.console import Console
 from rich.live import Live
 
-from cooperflow.experiment import config, plan
 from cooperflow.jobs import job
 from cooperflow.status import progress, terminal_view
 
@@ -23,7 +22,7 @@ def main() -> int:
     parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two readings")
     arguments = parser.parse_args()
-    reader = progress.Reader.open(plan.make(config.load(arguments.configfile)))
+    reader = progress.Reader.open(job.load_plan(arguments.configfile))
     console = Console()
     if not arguments.watch:
         console.print(terminal_view.view(reader.status(), console.width), highlight=False)

@@ -7,15 +7,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 
-from cooperflow.experiment import config, fingerprint
-from cooperflow.experiment import plan as planning
+from cooperflow.experiment import fingerprint
 from cooperflow.jobs import job
 from cooperflow.tables import derived_tables, findings, run_table
 
 
 def main() -> int:
     arguments = job.config_parser(__doc__).parse_args()
-    plan = planning.make(config.load(arguments.configfile))
+    plan = job.load_plan(arguments.configfile)
     runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
         print(f"No run of this experiment has started in {plan.results.root}.")

@@ -43,7 +43,7 @@ def _break(patch: Path) -> None:
 def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) -> None:
     plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
     _break(dataset / PAIR.repo / "task2" / "feature1" / "feature.patch")
-    child_process.preload()
+    child_process.prepare_environment()
     assert evaluation_jobs.OracleJob(plan, Repetition(PAIR, 1), Try(1, last=True)).perform() == 0
     (row,) = oracle.rows(plan)
     assert (row["status"], row["reason"]) == ("failed", "coop_gold_failed")
@@ -86,7 +86,7 @@ def test_patches_reach_the_tests_byte_for_byte(make_plan: Any, dataset: Path) ->
         path.write_bytes(path.read_bytes() + BYTES)
     tests = task / "feature1" / "tests.patch"
     tests.write_bytes(tests.read_bytes() + BYTES_TEST)
-    child_process.preload()
+    child_process.prepare_environment()
     assert evaluation_jobs.OracleJob(plan, Repetition(PAIR, 1), Try(1, last=True)).perform() == 0
     (row,) = oracle.rows(plan)
     assert (row["solo_passed"], row["coop_passed"], row["merge_status"]) == (True, True, "clean")
@@ -112,7 +112,7 @@ def test_a_flaky_test_is_found_by_repeating(make_plan: Any, dataset: Path) -> No
     plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
     tests = dataset / PAIR.repo / "task2" / "feature2" / "tests.patch"
     tests.write_text(tests.read_text() + FLAKY)
-    child_process.preload()
+    child_process.prepare_environment()
     for number in range(1, 13):  # a coin: not found with chance 2^-22
         assert (
             evaluation_jobs.OracleJob(plan, Repetition(PAIR, number), Try(1, last=True)).perform()

@@ -75,12 +75,6 @@ def prepare_environment(scratch: Path | None = None) -> None:
     os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim_path(scratch)
 
 
-def preload() -> None:
-    """Import cooperbench in this process, so that its forks need not."""
-    prepare_environment()
-    import cooperbench.cli  # noqa: F401
-
-
 def start(command: Command) -> int:
     """Fork and run ``command``; return the process id, which is also that of its group.
 

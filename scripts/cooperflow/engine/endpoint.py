@@ -22,6 +22,8 @@ DEFAULT_HOST = "unix:///var/run/docker.sock"
 CONTAINER_MARK = Path("/.dockerenv")
 # Upstream's evaluation uses the SDK without an SSH client.
 SSH = "ssh://"
+# Time limit for one answer of the `docker` command, seconds.
+PATIENCE = 20
 
 # The word in `docker info` and the cgroup controller behind each limit of the config.
 CONTROLLERS = {
@@ -111,17 +113,17 @@ def is_this_machine(
     )
 
 
-def ask_command(seconds: float = 20) -> tuple[str, str]:
+def ask_command() -> tuple[str, str]:
     """Return the engine's version and id as the `docker` command reports them.
 
     Raises:
         EngineError: the command cannot use the engine; the text has the engine's message.
     """
-    version = _call(["docker", "version", "--format", "{{.Server.Version}}"], seconds)
-    return version, _call(["docker", "info", "--format", "{{.ID}}"], seconds)
+    version = _call(["docker", "version", "--format", "{{.Server.Version}}"])
+    return version, _call(["docker", "info", "--format", "{{.ID}}"])
 
 
-def _call(command: list[str], seconds: float) -> str:
+def _call(command: list[str]) -> str:
     try:
         process = subprocess.run(
             command,
@@ -129,11 +131,11 @@ def _call(command: list[str], seconds: float) -> str:
             text=True,
             errors="replace",
             stdin=subprocess.DEVNULL,
-            timeout=seconds,
+            timeout=PATIENCE,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"`{' '.join(command[:2])}`: no answer within {seconds:g} s") from error
+        raise EngineError(f"`{' '.join(command[:2])}`: no answer within {PATIENCE} s") from error
     except OSError as error:
         raise EngineError(f"`{' '.join(command[:2])}`: {error}") from error
     lines = [line.strip() for line in process.stderr.splitlines() if line.strip()]

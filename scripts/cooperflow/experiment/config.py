@@ -80,7 +80,7 @@ def from_environment() -> Config:
     return Config.model_validate_json(text)
 
 
-def load(files: list[Path]) -> Config:
+def load(files: Sequence[Path]) -> Config:
     """Return the config of ``files``, each merged over the previous one, over config.yaml.
 
     Keys of ``files`` come first, as in Snakemake: tables list models and settings in this order.

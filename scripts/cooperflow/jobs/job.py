@@ -67,6 +67,11 @@ def config_parser(text: str | None) -> argparse.ArgumentParser:
     return result
 
 
+def load_plan(files: Sequence[Path]) -> Plan:
+    """Return the plan of the shipped config with ``files`` merged over it."""
+    return planning.make(configuration.load(files))
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Do a command's work, print expected errors and exit."""
     try:

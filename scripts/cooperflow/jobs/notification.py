@@ -54,9 +54,7 @@ def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool
     return not failure
 
 
-def build_document(
-    plan: Plan, event: str, text: str, success: bool | None = None
-) -> dict[str, Any]:
+def build_document(plan: Plan, event: str, text: str, success: bool | None) -> dict[str, Any]:
     """Return the document of an event: the session, the event and the progress."""
     cost, complete, states = 0.0, True, dict.fromkeys((*judgement.OUTCOMES, "unfinished"), 0)
     for run in plan.runs:

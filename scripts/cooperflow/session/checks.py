@@ -352,7 +352,7 @@ def check_containers(context: Context) -> Iterator[Finding]:
     with contextlib.closing(client):
         info = client.info()
         yield try_limits(context.plan, client, info)
-        yield check_clock("clock", str(info.get("SystemTime") or ""), "Docker's")
+        yield check_clock(str(info.get("SystemTime") or ""), "Docker's")
         yield from check_verified_images(context.plan, client)
 
 

@@ -28,18 +28,18 @@ class Finding:
         return f"{self.state:<3} {self.name:<12} {self.text}"
 
 
-def check_clock(name: str, time_text: str, owner: str) -> Finding:
+def check_clock(time_text: str, owner: str) -> Finding:
     """Compare this machine's clock with another, whose time is ISO 8601 or HTTP's."""
     try:
         moment = datetime.fromisoformat(time_text[:26].rstrip("Z") + "+00:00").timestamp()
     except ValueError:
         moment = _parse_http_date(time_text)
     if not moment:
-        return Finding(name, NOTE, f"{owner} time is unknown")
+        return Finding("clock", NOTE, f"{owner} time is unknown")
     offset = abs(moment - time.time())
     if offset > CLOCK:
-        return Finding(name, BAD, f"{offset:.0f} s off {owner}: set this machine's clock (NTP).")
-    return Finding(name, OK, f"within {max(offset, 1):.0f} s of {owner}")
+        return Finding("clock", BAD, f"{offset:.0f} s off {owner}: set this machine's clock (NTP).")
+    return Finding("clock", OK, f"within {max(offset, 1):.0f} s of {owner}")
 
 
 def _parse_http_date(text: str) -> float:

@@ -77,7 +77,7 @@ def check_model(plan: Plan, experiment: Experiment) -> Iterator[Finding]:
     if answer.get("kind") == usage.ANSWERED and not answer.get("again"):
         _remember(plan, experiment, answer)
     if url := experiment.api_base:
-        yield check_clock("clock", _server_date(url), f"that of {name}'s end point")
+        yield check_clock(_server_date(url), f"that of {name}'s end point")
 
 
 def explain_answer(experiment: Experiment, answer: dict[str, Any]) -> Iterator[Finding]:
