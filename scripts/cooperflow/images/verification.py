@@ -19,7 +19,7 @@ from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.images import disk_space, pulling, registry
+from cooperflow.images import disk_space, registry
 from cooperflow.layout import Pair
 from cooperflow.openhands import agent_server
 from cooperflow.upstream import published
@@ -201,9 +201,9 @@ def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
                 plan, client, image, pinned.size if pinned else 0, config.unpacked
             )
         start = time.monotonic()
-        progress = pulling.Progress(image, position, manifest.size if manifest else None)
-        pulling.pull_once(
-            client, reference.name, digest or reference.tag, progress, pulling.report_now
+        progress = registry.PullProgress(image, position, manifest.size if manifest else None)
+        registry.pull_once(
+            client, reference.name, digest or reference.tag, progress, registry.report_now
         )
         source = f"{reference.name}@{digest}" if digest else f"{reference.name}:{reference.tag}"
         local = client.images.get(source)
@@ -214,11 +214,11 @@ def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
         content = containers.image_hash(local.attrs)
         registry.write_pin(lock, registry.Pin(image, digest, size, content))
         seconds = time.monotonic() - start
-        pulling.report_now(
+        registry.report_now(
             f"{position}: {image}: pulled, {size / 1e6:.1f} MB packed, {seconds:.0f} s"
         )
 
-    pulling.retry_pull(work, image, config.tries, config.pause_seconds, pulling.report_now)
+    registry.retry_pull(work, image, config.tries, config.pause_seconds, registry.report_now)
 
 
 def _build(plan: Plan, client: docker.DockerClient, pair: Pair) -> None:
