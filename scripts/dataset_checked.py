@@ -1,14 +1,14 @@
 """Fetch the data set if it is missing, check it, and write its hashes."""
 
 from cooperflow import processes
-from cooperflow.experiment import dataset_fetch
+from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
 from cooperflow.jobs import job
 
 
 def main(plan: Plan) -> None:
     processes.interrupt_on_signals()
-    document = dataset_fetch.settle(plan)
+    document = dataset.settle(plan)
     print(
         f"data set: {document['dir']} ({document['source']}): complete for "
         f"{document['pairs']} pairs of {len(document['tasks'])} tasks, "

@@ -17,7 +17,6 @@ from pydantic_core import PydanticCustomError
 
 from cooperflow import layout
 from cooperflow.errors import listed, nearest
-from cooperflow.experiment.dataset import PINNED
 from cooperflow.upstream import published, releases
 
 # Agents of cooperbench that run on docker; external ones are named in `agent.external`.
@@ -30,6 +29,8 @@ INSIDE = ("claude_code", "codex")
 # Agents whose containers are all started by the docker command.
 BY_COMMAND = ("mini_swe_agent_v2", "claude_code", "codex")
 MODES = ("solo", "coop", "team")
+# Value of `dataset.revision`: that of the lock, or else that of config/dataset.known.json.
+PINNED = "pinned"
 # An agent's container ends after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000
 

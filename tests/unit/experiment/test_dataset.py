@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import errors
 
 from cooperflow.errors import UserError
-from cooperflow.experiment import config_schema, dataset_fetch, pairs
+from cooperflow.experiment import config_schema, pairs
 from cooperflow.experiment import dataset as module
 
 A, B = "demo_inventory_task", "demo_textkit_task"
@@ -20,21 +20,21 @@ A, B = "demo_inventory_task", "demo_textkit_task"
 
 def test_what_lacks_is_named(make_plan: Any, dataset: Path) -> None:
     plan = make_plan()
-    assert dataset_fetch.settle(plan)["source"] == "present"
+    assert module.settle(plan)["source"] == "present"
     (dataset / A / "task1" / "runner.sh").unlink()
     (dataset / A / "task1" / "feature2" / "tests.patch").unlink()
     with pytest.raises(UserError, match=r"2 files are missing .*task1/runner.sh"):
-        dataset_fetch.settle(plan)
+        module.settle(plan)
 
 
 def test_other_contents_are_told(
     make_plan: Any, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan()
-    before = dataset_fetch.settle(plan)
+    before = module.settle(plan)
     patch = dataset / A / "task1" / "feature1" / "tests.patch"
     patch.write_text(patch.read_text() + "\n")
-    after = dataset_fetch.settle(plan)
+    after = module.settle(plan)
     assert after["hash"] != before["hash"]
     assert f"{A}/1: other contents" in capsys.readouterr().out
 
@@ -50,7 +50,7 @@ def _answer_with(monkeypatch: pytest.MonkeyPatch, answers: dict[str | None, Any]
             raise answer
         return answer
 
-    monkeypatch.setattr(dataset_fetch, "_resolve", resolve)
+    monkeypatch.setattr(module, "_resolve", resolve)
     return questions
 
 
@@ -64,12 +64,12 @@ def test_the_shipped_revision_is_fetched_by_default(
     make_plan: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A revision that the hub does not know is one message with the ways out."""
-    known = module.known()
+    known = module.read_known()
     plan = make_plan(dataset={"lock": str(tmp_path / "lock.json")})
     dataset.rename(tmp_path / "elsewhere")
     questions = _answer_with(monkeypatch, {known.revision: _not_found("RevisionNotFoundError")})
     with pytest.raises(UserError) as told:
-        dataset_fetch.settle(plan)
+        module.settle(plan)
     assert questions == [(known.repository, known.revision)]
     for words in (
         f"config/dataset.known.json: the hub's {known.repository} has no revision {known.revision}",
@@ -79,27 +79,27 @@ def test_the_shipped_revision_is_fetched_by_default(
         assert words in str(told.value)
     _answer_with(monkeypatch, {known.revision: _not_found("RepositoryNotFoundError")})
     with pytest.raises(UserError, match=r"has no data set CooperBench/.*HF_TOKEN.*dataset\.dir"):
-        dataset_fetch.settle(plan)
+        module.settle(plan)
 
 
 def test_config_lock_and_shipped_revision_take_precedence_in_this_order() -> None:
-    known, lock = module.known(), module.Lock("x/y", "a" * 40)
-    assert config_schema.Dataset().revision == module.PINNED
+    known, lock = module.read_known(), module.Lock("x/y", "a" * 40)
+    assert config_schema.Dataset().revision == config_schema.PINNED
     for asked, given, repository, revision in (
         ("b" * 40, lock, known.repository, "b" * 40),
         ("main", lock, known.repository, "main"),
         ("a" * 40, lock, "x/y", "a" * 40),
-        (module.PINNED, lock, "x/y", "a" * 40),
+        (config_schema.PINNED, lock, "x/y", "a" * 40),
         (None, lock, "x/y", "a" * 40),
-        (module.PINNED, None, known.repository, known.revision),
+        (config_schema.PINNED, None, known.repository, known.revision),
         (None, None, known.repository, None),
     ):
-        wanted = module.wanted(asked, given, "lock.json")
+        wanted = module.choose_revision(asked, given, "lock.json")
         assert (wanted.repository, wanted.revision) == (repository, revision), asked
 
 
 def test_the_shipped_hashes_are_of_every_published_task() -> None:
-    known = module.known()
+    known = module.read_known()
     names = {f"{repo}/{task}" for repo, task in pairs.known_features()}
     assert set(known.tasks) == names
     assert all(len(value) == 64 for value in known.tasks.values())
@@ -119,14 +119,14 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
     hashes = module.task_hashes(dataset, plan.pairs)
     known = module.Known("x/y", "c" * 40, hashes, "a copy")
     monkeypatch.setattr(module, "known", lambda: known)
-    told = dataset_fetch.settle(plan)
+    told = module.settle(plan)
     assert told["checked"] == {"copy": "a copy", "compared": len(hashes), "differs": []}
     assert "compared with the copy that was checked (a copy): no difference" in (
         capsys.readouterr().out
     )
     patch = dataset / A / "task1" / "feature1" / "tests.patch"
     patch.write_text(patch.read_text() + "\n")
-    told = dataset_fetch.settle(plan)
+    told = module.settle(plan)
     assert told["checked"]["differs"] == [f"{A}/1"]
     printed = capsys.readouterr().out
     assert f"1 of {len(hashes)} tasks differ from the copy that was checked (a copy):" in printed
@@ -134,7 +134,7 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
     # A folder of another revision than the pinned one is used, and named.
     module.mark_revision(dataset, "x/y", "d" * 40)
     _answer_with(monkeypatch, {None: "e" * 40})
-    dataset_fetch.settle(plan)
+    module.settle(plan)
     printed = capsys.readouterr().out
     assert f"holds revision {'d' * 40}, which stays in use" in printed
     assert f"has {'c' * 40}" in printed
@@ -144,7 +144,7 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
 def test_own_tasks_are_compared_with_no_copy(
     make_plan: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = dataset_fetch.settle(make_plan())
+    told = module.settle(make_plan())
     assert told["checked"]["compared"] == 0
     assert capsys.readouterr().out == ""
 
@@ -153,8 +153,8 @@ def test_the_hubs_own_client_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path
     """snapshot_download resumes, retries and verifies."""
     calls: list[dict[str, Any]] = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **keys: calls.append(keys))
-    monkeypatch.setattr(sys, "argv", ["dataset_fetch", "x/y", "a" * 40, str(tmp_path)])
-    assert dataset_fetch.main() == 0
+    monkeypatch.setattr(sys, "argv", ["dataset", "x/y", "a" * 40, str(tmp_path)])
+    assert module.download() == 0
     (call,) = calls
     assert (call["repo_id"], call["repo_type"]) == ("x/y", "dataset")
     assert (call["revision"], call["local_dir"]) == ("a" * 40, str(tmp_path))
