@@ -21,50 +21,52 @@ from cooperflow.tables import oracle, stats
 from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Evaluation
 
-RUN_COLUMNS = (
-    "run_name",
-    "model",
-    "setting",
-    "mode",
-    "repeat",
-    "repo",
-    "task_id",
-    "features",
-    "outcome",
-    "reason",
-    "caveat",
-    "attempts",
-    "feature1_passed",
-    "feature2_passed",
-    "merge_status",
-    "merge_strategy",
-    "own1_passed",
-    "own2_passed",
-    "loss",
-    *patch_text.OVERLAP_COLUMNS,
-    "steps",
-    "messages_sent",
-    "input_tokens",
-    "output_tokens",
-    "cached_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "cost_usd",
-    "cost_complete",
-    "cost_bound_usd",
-    "duration_s",
-    "model_s",
-    "waited_s",
-    "eval_s",
-    "patch_lines",
-    "started",
-    "ended",
-    "replay",
-    "adopted",
-    "framework",
-    "git",
-    *result_files.TEAM_COLUMNS,
-)
+# Columns of runs.csv and their types in the file, where a verdict is True, False or empty.
+RUN_COLUMNS: Mapping[str, type] = {
+    "run_name": str,
+    "model": str,
+    "setting": str,
+    "mode": str,
+    "repeat": int,
+    "repo": str,
+    "task_id": int,
+    "features": str,
+    "outcome": str,
+    "reason": str,
+    "caveat": str,
+    "attempts": int,
+    "feature1_passed": str,
+    "feature2_passed": str,
+    "merge_status": str,
+    "merge_strategy": str,
+    "own1_passed": str,
+    "own2_passed": str,
+    "loss": str,
+    **dict.fromkeys(patch_text.OVERLAP_COLUMNS, float),
+    "steps": int,
+    "messages_sent": int,
+    "input_tokens": int,
+    "output_tokens": int,
+    "cached_tokens": int,
+    "cache_write_tokens": int,
+    "reasoning_tokens": int,
+    "cost_usd": float,
+    "cost_complete": bool,
+    "cost_bound_usd": float,
+    "duration_s": float,
+    "model_s": float,
+    "waited_s": float,
+    "eval_s": float,
+    "patch_lines": int,
+    "started": str,
+    "ended": str,
+    "replay": bool,
+    "adopted": bool,
+    "framework": str,
+    "git": bool,
+    **dict.fromkeys(result_files.TEAM_COLUMNS, float),
+    "team_features": str,
+}
 SUMMARY_COLUMNS = (
     "run_name",
     "model",
@@ -89,28 +91,6 @@ SUMMARY_COLUMNS = (
     "duration_s",
     "replay",
     "adopted",
-)
-_TEXTS = (
-    "run_name",
-    "model",
-    "setting",
-    "mode",
-    "repo",
-    "features",
-    "outcome",
-    "reason",
-    "caveat",
-    "feature1_passed",
-    "feature2_passed",
-    "merge_status",
-    "merge_strategy",
-    "own1_passed",
-    "own2_passed",
-    "loss",
-    "started",
-    "ended",
-    "framework",
-    "team_features",
 )
 # Defaults of columns that older versions did not write.
 _SINCE: dict[str, Any] = {
@@ -230,8 +210,10 @@ def read_runs(path: Path) -> pd.DataFrame:
     Raises:
         UserError: another version wrote it without a column.
     """
-    text = dict.fromkeys(_TEXTS, str)
-    runs = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={c: [""] for c in _EMPTY})
+    texts = {column: kind for column, kind in RUN_COLUMNS.items() if kind is str}
+    runs = pd.read_csv(
+        path, dtype=texts, keep_default_na=False, na_values={c: [""] for c in _EMPTY}
+    )
     for column, value in _SINCE.items():
         if column not in runs:
             runs[column] = value
