@@ -29,6 +29,15 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Look:
+    """How a setting is drawn, everywhere the same."""
+
+    group: str
+    colour: str
+    marker: str  # Vega's name of its shape
+
+
+@dataclass(frozen=True)
 class Point:
     """A value with its interval; NaN if missing."""
 
@@ -37,9 +46,7 @@ class Point:
     value: float
     low: float
     high: float
-    group: str  # the setting
-    colour: str
-    marker: str  # Vega's name of its shape
+    look: Look
 
 
 @dataclass(frozen=True)
@@ -217,20 +224,6 @@ def titled(title: str, table: pd.DataFrame) -> str:
     return title
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a setting is drawn, everywhere the same."""
-
-    group: str
-    colour: str
-    marker: str
-
-    @property
-    def drawn(self) -> tuple[str, str]:
-        """Colour and marker of a point."""
-        return self.colour, self.marker
-
-
 def looks(settings: Iterable[str]) -> dict[str, Look]:
     """Return how each setting is drawn, by their order."""
     return {
@@ -239,9 +232,12 @@ def looks(settings: Iterable[str]) -> dict[str, Look]:
     }
 
 
-def _point(label: str, n: int, row: Mapping[Hashable, Any], look: Look) -> Point:
-    value, low, high = (float(row[key]) for key in ("pass_rate", "ci_low", "ci_high"))
-    return Point(label, n, value, low, high, look.group, look.colour, look.marker)
+def _point(
+    label: str, n: int, row: Mapping[Hashable, Any], look: Look, column: str = "pass_rate"
+) -> Point:
+    """Return the point of a table's row, whose interval is in ci_low and ci_high."""
+    value, low, high = (float(row[key]) for key in (column, "ci_low", "ci_high"))
+    return Point(label, n, value, low, high, look)
 
 
 def pass_rates(tables: Tables) -> Points:
@@ -287,8 +283,7 @@ def paper_difficulty(tables: Tables) -> Curves:
             name = f"published {column}"
             look = Look(name, PUBLISHED_COLOURS[n], "stroke")
             points = tuple(
-                Point(f"{name}, pooled", 0, float(row[column]), NAN, NAN, name, *look.drawn)
-                for row in rows
+                Point(f"{name}, pooled", 0, float(row[column]), NAN, NAN, look) for row in rows
             )
             at = tuple(float(row["difficulty"]) for row in rows)
             curves.append(Curve(panel, name, look.colour, at, points))
@@ -444,7 +439,7 @@ def communication_and_conflicts(tables: Tables) -> Points:
             100 * float(row["diff"]),
             100 * float(row["ci_low"]),
             100 * float(row["ci_high"]),
-            *_appearance(look[row["run_name"]]),
+            look[row["run_name"]],
         )
         for row in table.to_dict("records")
         if not math.isnan(float(row["diff"]))
@@ -463,12 +458,7 @@ def _measured(tables: Tables) -> pd.DataFrame:
 
 
 def _measured_point(row: Mapping[Hashable, Any], label: str, look: Look) -> Point:
-    value, low, high = (float(row[key]) for key in ("value", "ci_low", "ci_high"))
-    return Point(label, int(row["runs"]), value, low, high, *_appearance(look))
-
-
-def _appearance(look: Look) -> tuple[str, str, str]:
-    return look.group, look.colour, look.marker
+    return _point(label, int(row["runs"]), row, look, "value")
 
 
 def loss_flow(tables: Tables) -> Flow:

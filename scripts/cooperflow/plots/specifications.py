@@ -22,6 +22,7 @@ from cooperflow.plots.plot_data import (
     Points,
     Tables,
 )
+from cooperflow.tables import loss_tables
 
 Spec = dict[str, Any]
 
@@ -44,9 +45,7 @@ def published(tables: Tables) -> Spec:
 def _rates(plot: Points) -> Spec:
     rows = [_row(point, name=f"{point.label} (n={point.n})") for point in plot.points]
     names = list(dict.fromkeys(row["name"] for row in rows))
-    y: Spec = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}}
-    y |= {"axis": {"grid": False}}
-    encoding = {"y": y, **_looks(plot.points, legend=False)}
+    encoding = {"y": _names("name", names), **_looks(plot.points, legend=False)}
     return _view(plot, rows, _marks("x", encoding, plot.x), height=_ROW * max(len(rows), 1))
 
 
@@ -59,43 +58,11 @@ def paired_outcomes(tables: Tables) -> Spec:
     starts = [0.0] * len(totals)
     for key, counts in plot.counts.items():
         for n, (name, count, total) in enumerate(zip(names, counts, totals, strict=True)):
-            share = count / total if total else 0.0
-            word = PAIRED_WORDS[key]
-            rows.append(
-                {
-                    "name": name,
-                    "outcome": word,
-                    "count": count,
-                    "from": starts[n],
-                    "to": starts[n] + share,
-                    "middle": starts[n] + share / 2,
-                    "text": str(count) if count else "",
-                    "ink": "white" if key == "both" else "black",
-                    "tip": f"{name}: {count} {word}",
-                }
-            )
-            starts[n] += share
-    y: Spec = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}}
-    y |= {"axis": {"grid": False}}
+            end = starts[n] + (count / total if total else 0.0)
+            rows.append(_segment(name, PAIRED_WORDS[key], count, starts[n], end, key == "both"))
+            starts[n] = end
     words = [PAIRED_WORDS[key] for key in PAIRED_COLOURS]
-    bars = {
-        "mark": {"type": "bar"},
-        "encoding": {
-            "x": _share("from", plot.x),
-            "x2": {"field": "to"},
-            "color": _colour("outcome", words, PAIRED_COLOURS.values()),
-            "tooltip": {"field": "tip"},
-        },
-    }
-    texts = {
-        "mark": {"type": "text", "fontSize": 10},
-        "encoding": {
-            "x": {"field": "middle", "type": "quantitative"},
-            "text": {"field": "text"},
-            "color": _INK,
-        },
-    }
-    layers = [_with(layer, y=y) for layer in (bars, texts)]
+    layers = _stacked(plot, names, words, PAIRED_COLOURS.values())
     return _view(plot, rows, layers, height=_ROW * max(len(names), 1))
 
 
@@ -190,23 +157,16 @@ def repo_outcomes(tables: Tables) -> Spec:
     ]
     x: Spec = {"field": "name", "type": "nominal", "title": None, "sort": None}
     x |= {"axis": {"labelAngle": -30 if few else -90, "grid": False}}
-    y: Spec = {
-        "field": "repo",
-        "type": "nominal",
-        "title": None,
-        "sort": None,
-        "axis": {"grid": False},
-    }
+    y = _names("repo", plot.rows)
     scheme = {"scheme": "cividis", "domain": [0, 1]}
     legend: Spec = {"title": "pass rate", "format": "%", "orient": "right", "type": "symbol"}
     legend |= {"values": [0, 0.25, 0.5, 0.75, 1], "symbolType": "square"}
     colour = {"field": "value", "type": "quantitative", "scale": scheme, "legend": legend}
-    cells = {"mark": {"type": "rect"}, "encoding": {"color": colour, "tooltip": {"field": "tip"}}}
-    layers = [_with(cells, x=x, y=y)]
+    cells = {"x": x, "y": y, "color": colour, "tooltip": {"field": "tip"}}
+    layers: list[Spec] = [{"mark": {"type": "rect"}, "encoding": cells}]
     if few:
-        encoding = {"text": {"field": "text"}, "color": _INK}
-        texts = {"mark": {"type": "text", "fontSize": 10}, "encoding": encoding}
-        layers.append(_with(texts, x=x, y=y))
+        texts = {"x": x, "y": y, "text": {"field": "text"}, "color": _INK}
+        layers.append({"mark": {"type": "text", "fontSize": 10}, "encoding": texts})
     return _view(plot, rows, layers, height=_ROW * max(len(plot.rows), 1))
 
 
@@ -257,50 +217,57 @@ def losses(tables: Tables) -> Spec:
     plot = plot_data.loss_flow(tables)
     words = [plot_data.LOSS_WORDS[kind] for kind in plot_data.LOSS_COLOURS]
     stages = list(plot_data.STAGES)
-    y: Spec = {"field": "stage", "type": "nominal", "title": None, "scale": {"domain": stages}}
-    y |= {"axis": {"grid": False}}
-    bars = {
-        "mark": {"type": "bar"},
-        "encoding": {
-            "x": _share("start", plot.x),
-            "x2": {"field": "end"},
-            "y": y,
-            "color": _colour("kind", words, plot_data.LOSS_COLOURS.values()),
-            "tooltip": {"field": "tip"},
-        },
-    }
-    texts = {
-        "mark": {"type": "text", "fontSize": 10},
-        "encoding": {
-            "x": {"field": "middle", "type": "quantitative"},
-            "y": y,
-            "text": {"field": "text"},
-            "color": _INK,
-        },
-    }
+    layers = _stacked(plot, stages, words, plot_data.LOSS_COLOURS.values())
     panels = []
     for name, parts in zip(plot.panels, plot.parts, strict=True):
         rows = []
         for part in parts:
-            word = plot_data.LOSS_WORDS[part.kind]
-            rows.append(
-                {
-                    "stage": part.stage,
-                    "kind": word,
-                    "start": part.start,
-                    "end": part.end,
-                    "middle": (part.start + part.end) / 2,
-                    "text": str(part.count),
-                    "ink": "white" if part.kind == "passed" else "black",
-                    "tip": f"{name}, {part.stage}: {part.count} {word}",
-                }
-            )
+            word, is_dark = plot_data.LOSS_WORDS[part.kind], part.kind == loss_tables.PASSED
+            row = _segment(part.stage, word, part.count, part.start, part.end, is_dark)
+            rows.append({**row, "tip": f"{name}, {row['tip']}"})
         view = {"title": name, "data": {"values": rows}, "height": _ROW * len(stages)}
-        panels.append({**view, "layer": [bars, texts]})
+        panels.append({**view, "layer": layers})
     if not panels:
-        return _view(plot, [], [bars], height=_ROW * len(stages))
+        return _view(plot, [], layers[:1], height=_ROW * len(stages))
     spec = {"$schema": SCHEMA, "title": plot.title, "concat": panels}
     return {**spec, "columns": min(len(panels), 2)}
+
+
+def _segment(
+    name: str, word: str, count: int, start: float, end: float, is_dark: bool
+) -> dict[str, Any]:
+    """Return the row of a segment of a stacked bar; a text on a dark segment is white."""
+    return {
+        "name": name,
+        "kind": word,
+        "count": count,
+        "start": start,
+        "end": end,
+        "middle": (start + end) / 2,
+        "text": str(count) if count else "",
+        "ink": "white" if is_dark else "black",
+        "tip": f"{name}: {count} {word}",
+    }
+
+
+def _stacked(
+    plot: Plot, names: Sequence[str], words: Sequence[str], colours: Iterable[str]
+) -> list[Spec]:
+    """Return the layers of stacked bars, a row for each name, and of the text in each segment."""
+    y = _names("name", names)
+    bars = {
+        "x": _share("start", plot.x),
+        "x2": {"field": "end"},
+        "y": y,
+        "color": _colour("kind", words, colours),
+        "tooltip": {"field": "tip"},
+    }
+    middle = {"field": "middle", "type": "quantitative"}
+    texts = {"x": middle, "y": y, "text": {"field": "text"}, "color": _INK}
+    return [
+        {"mark": {"type": "bar"}, "encoding": bars},
+        {"mark": {"type": "text", "fontSize": 10}, "encoding": texts},
+    ]
 
 
 def message_share(tables: Tables) -> Spec:
@@ -342,7 +309,7 @@ def message_times(tables: Tables) -> Spec:
 def communication_and_conflicts(tables: Tables) -> Spec:
     """Return the differences of conflict rates with and without properties of the messages."""
     plot = plot_data.communication_and_conflicts(tables)
-    groups = list(dict.fromkeys(point.group for point in plot.points))
+    groups = list(dict.fromkeys(point.look.group for point in plot.points))
     spec = _forest(plot, "+.0f", groups)
     zero = {"mark": {"type": "rule", "strokeDash": [3, 3], "color": "#888888"}}
     spec["layer"].insert(0, {**zero, "encoding": {"x": {"datum": 0}}})
@@ -362,12 +329,10 @@ def _forest(plot: Points, form: str, groups: Sequence[str] = ()) -> Spec:
         value, low, high = (
             f"{v:.1%}" if "%" in form else f"{v:.3g}" for v in (point.value, point.low, point.high)
         )
-        tip = f"{point.group}, {point.label}: {value} ({low} to {high}), n={point.n}"
+        tip = f"{point.look.group}, {point.label}: {value} ({low} to {high}), n={point.n}"
         rows.append(_row(point, name=name, tip=tip))
     names = list(dict.fromkeys(row["name"] for row in rows))
-    y: Spec = {"field": "name", "type": "nominal", "title": None, "scale": {"domain": names}}
-    y |= {"axis": {"grid": False}}
-    encoding: Spec = {"y": y, **_looks(plot.points, legend=bool(groups))}
+    encoding: Spec = {"y": _names("name", names), **_looks(plot.points, legend=bool(groups))}
     if groups:
         encoding["yOffset"] = {"field": "group", "type": "nominal", "scale": {"domain": groups}}
     axis = {"type": "quantitative", "title": plot.x, "axis": {"format": form, "tickCount": 5}}
@@ -452,7 +417,13 @@ def _row(point: Point, **fields: Any) -> dict[str, Any]:
     if value is not None:
         ends = "" if low is None else f" ({point.low:.1%} to {point.high:.1%}), n={point.n}"
         tip = f"{point.label}: {point.value:.1%}{ends}"
-    row = {"label": point.label, "group": point.group, "value": value, "low": low, "high": high}
+    row = {
+        "label": point.label,
+        "group": point.look.group,
+        "value": value,
+        "low": low,
+        "high": high,
+    }
     return {**row, "n": point.n, "tip": tip, **fields}
 
 
@@ -468,6 +439,12 @@ def _marks(along: str, encoding: Mapping[str, Any], title: str) -> list[Spec]:
     ]
 
 
+def _names(field: str, names: Sequence[str]) -> Spec:
+    """Return the encoding of names as rows, in this order."""
+    scale, axis = {"domain": list(names)}, {"grid": False}
+    return {"field": field, "type": "nominal", "title": None, "scale": scale, "axis": axis}
+
+
 def _share(field: str, title: str) -> dict[str, Any]:
     """Return the encoding of a share between 0 and 1 on an axis of percent."""
     scale = {"domain": [0, 1], "nice": False}
@@ -479,10 +456,10 @@ def _looks(
     points: Sequence[Point], legend: bool = True, field: str = "group", names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Return colour and shape of each setting."""
-    points_by_group = {point.group: point for point in points}
-    groups = list(names or points_by_group)
-    colours = [points_by_group[name].colour for name in groups]
-    shapes = [points_by_group[name].marker for name in groups]
+    looks = {point.look.group: point.look for point in points}
+    groups = list(names or looks)
+    colours = [looks[name].colour for name in groups]
+    shapes = [looks[name].marker for name in groups]
     shape = {"field": field, "type": "nominal", "scale": {"domain": groups, "range": shapes}}
     colour = _colour(field, groups, colours)
     if not legend or not groups:  # a legend without entries makes the plot infinitely high
@@ -494,10 +471,6 @@ def _colour(field: str, names: Sequence[str], colours: Iterable[str]) -> dict[st
     scale = {"domain": list(names), "range": list(colours)}
     legend = {"title": None} if names else None  # as above
     return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
-
-
-def _with(layer: Mapping[str, Any], **encoding: Any) -> Spec:
-    return {**layer, "encoding": {**layer["encoding"], **encoding}}
 
 
 def _number(value: float) -> float | None:

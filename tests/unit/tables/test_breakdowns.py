@@ -365,9 +365,9 @@ def test_figures_show_what_the_tables_say(tmp_path: Path) -> None:
     assert drawn == pytest.approx(rates.to_dict())
     bars = pd.DataFrame(rows["paired_outcomes"]["data"]["values"])
     for key, word in plot_data.PAIRED_WORDS.items():
-        counts = bars.loc[bars["outcome"] == word, "count"].tolist()
+        counts = bars.loc[bars["kind"] == word, "count"].tolist()
         assert counts == shown.comparison[key].tolist()
-    assert bars.groupby("name", sort=False)["to"].max().tolist() == pytest.approx([1.0] * 3)
+    assert bars.groupby("name", sort=False)["end"].max().tolist() == pytest.approx([1.0] * 3)
     cell = rows["repo_outcomes"]["data"]["values"][0]
     by_repo = shown.breakdowns["by_repo"].set_index(["repo", "run_name"])["pass_rate"]
     assert cell["value"] == by_repo[f"{cell['repo']}_task", cell["name"]]
