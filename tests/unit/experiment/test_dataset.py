@@ -118,7 +118,7 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
     plan = make_plan(dataset={"lock": str(tmp_path / "lock.json")})
     hashes = module.task_hashes(dataset, plan.pairs)
     known = module.Known("x/y", "c" * 40, hashes, "a copy")
-    monkeypatch.setattr(module, "known", lambda: known)
+    monkeypatch.setattr(module, "read_known", lambda: known)
     told = module.settle(plan)
     assert told["checked"] == {"copy": "a copy", "compared": len(hashes), "differs": []}
     assert "compared with the copy that was checked (a copy): no difference" in (
