@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cooperflow.jobs import launcher, launcher_client
+from cooperflow.jobs import launcher
 
 
 def test_the_launcher_for_tables_imports_what_the_planned_jobs_need() -> None:
-    every = ["cooperflow.jobs.job", *launcher_client.TABLE_MODULES.values()]
+    every = ["cooperflow.jobs.job", *launcher.TABLE_MODULES.values()]
     assert launcher._table_modules("") == [*every, *launcher.LATE_MODULES]
     assert launcher._table_modules("aggregate") == [
         "cooperflow.jobs.job",
