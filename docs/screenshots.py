@@ -28,7 +28,7 @@ RUNS = "document.getElementById('runs').scrollIntoView()"
 PICTURES = (
     ("index", "index.html", 1200, 1500, False, ""),
     ("index-dark", "index.html", 1200, 900, True, FIGURES),
-    ("runs", "index.html", 1200, 700, False, RUNS),
+    ("runs", "index.html", 1200, 580, False, RUNS),
     ("run", RUN, 1200, 1250, False, UNFOLD),
     ("run-phone", RUN, 390, 844, False, "document.getElementById('timeline').scrollIntoView()"),
     ("pair", "pairs/demo_textkit_task--2--f2_f3.html", 1200, 800, False, ""),

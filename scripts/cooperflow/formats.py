@@ -72,7 +72,7 @@ def count(value: Any) -> str:
 
 
 _VALUE = re.compile(
-    r"\bp [=<] (?=\d)|\d (?:of|to) (?=[+\N{MINUS SIGN}]?\d)|\d (?=%|points?\b|pairs?\b)"
+    r"\bp [=<] (?=\d)|\d (?:of|to) (?=[+\N{MINUS SIGN}]?\d)|\d (?=%|points?\b|pairs?\b|s\b)"
 )
 
 

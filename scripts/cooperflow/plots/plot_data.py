@@ -446,7 +446,7 @@ def communication_and_conflicts(tables: Tables) -> Points:
     )
     return Points(
         titled("Conflict rate with and without a property (associations)", table),
-        "conflict rate with the property minus without it, points, 95 % interval",
+        "difference in conflict rate, points, 95 % interval",
         "",
         points,
     )
@@ -493,7 +493,7 @@ def reasons(tables: Tables) -> Shares:
     """Return how many runs did not pass by reason, the most frequent reason first."""
     table = tables.breakdowns["by_reason"]
     bad = table[table["outcome"].isin([judgement.FAIL, judgement.INFRA_ERROR])]
-    bad = bad.assign(reason=bad["reason"].fillna("").replace("", "no reason"))
+    bad = bad.assign(reason=bad["reason"].astype(object).fillna("").replace("", "no reason"))
     counts = bad.groupby(["reason", "run_name"])["runs"].sum().unstack(fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     names = tables.summary["run_name"].astype(str)

@@ -18,9 +18,12 @@ from cooperflow.plots.specifications import SPECS, Spec
 WIDTH = 504  # points: 7 inches, two columns of a paper
 PPI = 200
 FONT = "Liberation Sans"  # bundled with vl-convert
+# A browser that shows an SVG may have another font: one of the same widths first.
+FONTS = f"{FONT}, Arial, Helvetica, sans-serif"
 # The theme of a paper. Legends are below the plot, since names of experiments are long.
 CONFIG: Mapping[str, Any] = {
-    "font": FONT,
+    "font": FONTS,
+    "padding": 12,  # wider letters of another font are not cut at the edge
     "background": "white",
     "title": {"fontSize": 11, "fontWeight": "normal", "anchor": "middle"},
     "view": {"stroke": None},

@@ -125,6 +125,7 @@ def test_a_replay_leads_to_the_guide(tmp_path: Path) -> None:
         ("(difference −23 points, 95 % interval −0.4 to 0.4, p < 0.001)",
          ("−23 points", "95 %", "−0.4 to 0.4", "p < 0.001")),
         ("61 of 100, 5 of them. 1 pair is, 1 point to go", ("61 of 100", "1 pair", "1 point")),
+        ("waiting 0.5 s, 3 steps", ("0.5 s",)),
         ("a step 1 pairing, group = 3", ()),
     ],
 )  # fmt: skip
