@@ -24,6 +24,10 @@ include: "rules/export.smk"
 include: "rules/judge.smk"
 
 
+# Where an engine, the network or a provider may have failed; other errors would only come again.
+snakemake_setup.retry_only(workflow, ("run_", "eval_", "own_", "image", "oracle_pair"))
+
+
 onstart:
     start_session(workflow.dag)
 
@@ -36,7 +40,7 @@ onerror:
     end_session(False)
 
 
-# These need only files and take seconds: they run where Snakemake runs, not on the cluster.
+# These start no container: they run where Snakemake runs, not on the cluster.
 localrules:
     adopt,
     aggregate,

@@ -18,7 +18,7 @@ def stop(error):
     sys.exit(1)
 
 
-# Checked before packages are imported that another environment lacks.
+# First, since the imports below fail in another environment.
 if problem := environment.interpreter_problem(snakemake.__version__, Path(workflow.basedir)):
     stop(problem)
 
@@ -141,7 +141,8 @@ def documents(name, is_wanted=lambda experiment: True):
     ]
 
 
-# The input functions below may also mark a broken output, so that it is made again.
+# The input functions below may also mark a broken output, so that it is made again
+# (docs/what-runs-again.md).
 def make_again(document):
     """Have Snakemake make an existing file again, as --forcerun would, if its job is in the DAG."""
     workflow.dag.forcefiles.add(str(document))

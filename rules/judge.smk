@@ -9,7 +9,3 @@ rule judge:
         call=call("judge"),
     shell:
         "{params.call} --log {log:q}"
-
-
-# The job repeats its calls itself; started again, it asks for the missing answers only.
-snakemake_setup.try_once(workflow, "judge")

@@ -6,7 +6,3 @@ rule preflight:
         call=call("preflight"),
     shell:
         "{params.call} --log {log:q}"
-
-
-# A second try would list the same problems again.
-snakemake_setup.try_once(workflow, "preflight")

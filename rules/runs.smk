@@ -14,7 +14,8 @@ for experiment in PLAN.experiments:
         log:
             f"logs/runs/{experiment.run_name}/{PAIR}.log",
         priority: PLAN.priority(experiment)
-        # run_slots limits them: while all cores are used, Snakemake starts no evaluation either.
+        # run_slots limits them. If runs claimed cores, Snakemake would start no evaluation while
+        # all run slots are in use.
         threads: 0
         resources:
             **PLAN.slots(experiment),

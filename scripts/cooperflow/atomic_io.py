@@ -146,7 +146,7 @@ def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether the document is complete, which the end of the workflow's documents shows."""
+    """Return whether a document of the workflow has the ending with which each is written."""
     with path.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(-min(stream.tell(), len(_END)), os.SEEK_END)

@@ -21,7 +21,7 @@ from cooperflow import atomic_io
 # A shorter key may be an ordinary word (a replay takes any key).
 SHORTEST = 8
 # Size above which files are not searched, bytes; a patch may be as large.
-LONGEST = 64 << 20
+MAX_FILE_BYTES = 64 << 20
 MARK = "[key]"
 
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
@@ -164,7 +164,7 @@ def scrub(folder: Path, key: str | None) -> None:
         return
     for path in folder.rglob("*"):
         with contextlib.suppress(OSError):
-            if path.is_file() and not path.is_symlink() and path.stat().st_size <= LONGEST:
+            if path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_FILE_BYTES:
                 data = path.read_bytes()
                 is_compressed = path.name.endswith(atomic_io.COMPRESSED)
                 with contextlib.suppress(EOFError, zlib.error):  # damaged: nobody reads it either

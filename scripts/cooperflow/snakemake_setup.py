@@ -1,4 +1,4 @@
-"""Settings of the Snakemake process, applied while the Snakefile is parsed.
+"""Settings and patches of the Snakemake process, applied while the Snakefile is parsed.
 
 Each function has one reason. tests/contract/test_snakemake.py pins the internals that they use.
 """
@@ -95,7 +95,7 @@ class _Messages(logging.Filter):
 
 
 def shorten_messages() -> None:
-    """Leave out the exception of an attempt that another follows; name an interruption."""
+    """Hide the exception of an attempt that is retried; report an interruption as such."""
     from snakemake.logging import logger
 
     for old in [entry for entry in logger.filters if type(entry).__name__ == _Messages.__name__]:
@@ -126,9 +126,14 @@ def skip_hidden_jobs(workflow: Any) -> None:
         Job.log_info = lambda *arguments, **options: None
 
 
-def try_once(workflow: Any, rule: str) -> None:
-    """Exempt a rule from the profile's retries: Snakemake takes `retries: 0` for not set."""
-    workflow.get_rule(rule).restart_times = 0
+def retry_only(workflow: Any, prefixes: tuple[str, ...]) -> None:
+    """Exempt the rules with other names from the profile's retries.
+
+    Not by `retries: 0` in a rule, which Snakemake takes for not set.
+    """
+    for rule in workflow.rules:
+        if not rule.name.startswith(prefixes):
+            rule.restart_times = 0
 
 
 def restore_resources(workflow: Any, profiles: Path) -> None:

@@ -84,8 +84,8 @@ def test_held_seconds_are_those_of_the_agent_held_most() -> None:
         {"event": "held", "thread": "1", "seconds": 2.5},
         {"event": "start", "thread": "2", "id": "a"},
     ]
-    assert usage.held(records) == 4.5
-    assert usage.held([]) == 0.0
+    assert usage.rate_limit_delay(records) == 4.5
+    assert usage.rate_limit_delay([]) == 0.0
 
 
 def test_the_time_limit_is_extended_by_held_seconds(tmp_path: Path) -> None:

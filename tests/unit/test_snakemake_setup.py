@@ -65,3 +65,11 @@ def test_jobs_of_one_machine_limit_the_runs(
     )
     snakemake_setup.limit_runs(workflow)
     assert limits == {"run_slots": slots}
+
+
+def test_only_rules_with_containers_are_tried_again() -> None:
+    names = ("run_solo", "eval_solo", "own_coop", "image", "oracle_pair", "aggregate", "adopt")
+    rules = [SimpleNamespace(name=name, restart_times=None) for name in names]
+    prefixes = ("run_", "eval_", "own_", "image", "oracle_pair")
+    snakemake_setup.retry_only(SimpleNamespace(rules=rules), prefixes)
+    assert [rule.name for rule in rules if rule.restart_times == 0] == ["aggregate", "adopt"]

@@ -1,4 +1,4 @@
-"""Container monitor: watches and removes the containers of an attempt, on Docker or Modal."""
+"""Container monitor: watches and removes containers of attempts and evaluations."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cooperflow.engine.containers import ContainerCounts, EventRecord, Labels
 from cooperflow.errors import EngineError
 
 # Time without an answer after which the attempt counts the engine as lost, seconds.
-ENGINE_PATIENCE = 30
+ENGINE_SECONDS = 30
 # Time limit for the engine to start a command in a container, seconds.
 PROBE_SECONDS = 10
 # Interval of probes of a running attempt's engine, and the time limit of a probe, seconds.
-PROBE_INTERVAL, PROBE_PATIENCE = 2.0, 5.0
+ALIVE_EVERY_SECONDS, ALIVE_SECONDS = 2.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def remove_stale_containers(docker: bool, results: str, run: str | None = None) 
 def remove_containers(labels: Labels) -> bool:
     """Remove an attempt's containers; return whether the engine gave no answer."""
     try:
-        client = containers.engine(ENGINE_PATIENCE)
+        client = containers.engine(ENGINE_SECONDS)
         containers.remove(client, {containers.TOKEN_LABEL: labels.token})
         client.close()
     except EngineError:
@@ -96,16 +96,16 @@ class EngineProbe:
         return self._stalled + (time.monotonic() - since if since is not None else 0.0)
 
     def _watch(self) -> None:
-        while not self._is_stopped.wait(PROBE_INTERVAL):
+        while not self._is_stopped.wait(ALIVE_EVERY_SECONDS):
             probed = time.monotonic()
-            is_answering = containers.is_answering(PROBE_PATIENCE)
+            is_answering = containers.is_answering(ALIVE_SECONDS)
             now = time.monotonic()
             if is_answering and self._silent_since is not None:
                 self._stalled += now - self._silent_since
                 self._silent_since = None
             elif not is_answering and self._silent_since is None:
                 self._silent_since = probed
-            self.is_gone = not is_answering and now - probed < PROBE_PATIENCE / 2
+            self.is_gone = not is_answering and now - probed < ALIVE_SECONDS / 2
 
 
 class DockerMonitor:

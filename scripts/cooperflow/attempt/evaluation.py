@@ -1,4 +1,4 @@
-"""Evaluation: one call of upstream's `eval` on the patches of one pair, for runs and oracle."""
+"""Evaluation: one call of upstream's `eval` on patches of one pair: a run's, one agent's, gold."""
 
 from __future__ import annotations
 

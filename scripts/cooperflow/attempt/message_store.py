@@ -43,7 +43,7 @@ _SHUTDOWN = re.compile(rb"User requested shutdown")
 _SIGNAL = re.compile(rb"Received SIG\w+ scheduling shutdown")
 
 # Seconds for a connection to a store.
-PATIENCE = 10
+ANSWER_SECONDS = 10
 # Upstream's name for this machine inside containers.
 HOST = "host.docker.internal"
 LOCAL = ("localhost", "127.0.0.1")
@@ -220,7 +220,9 @@ def ping(url: str) -> None:
     """
     import redis
 
-    client = redis.from_url(url, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
+    client = redis.from_url(
+        url, socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS
+    )
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:
@@ -275,9 +277,9 @@ def _outcome(container: Any) -> tuple[int | None, str]:
     """Wait for a container, remove it, and return its exit status and its last line."""
     try:
         try:
-            status = int(container.wait(timeout=PATIENCE)["StatusCode"])
+            status = int(container.wait(timeout=ANSWER_SECONDS)["StatusCode"])
         except requests.exceptions.RequestException:
-            return None, f"no connection within {PATIENCE} s"
+            return None, f"no connection within {ANSWER_SECONDS} s"
         lines = container.logs(tail=1).decode(errors="replace").strip()
         return status, lines or f"exit status {status}"
     finally:

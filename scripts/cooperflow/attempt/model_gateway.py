@@ -27,7 +27,7 @@ from cooperflow.session_state import RateLimit
 
 PATH = "/v1/chat/completions"
 # The longest request that is accepted, bytes.
-LONGEST = 64 << 20
+MAX_REQUEST_BYTES = 64 << 20
 _NAME = re.compile(r"[\w-]{1,40}")
 
 
@@ -159,9 +159,9 @@ class _Handler(BaseHTTPRequestHandler):
         agent = name if _NAME.fullmatch(name) else str(self.client_address[0])
         threading.current_thread().name = agent
         length = int(self.headers.get("Content-Length") or 0)
-        if length > LONGEST:
+        if length > MAX_REQUEST_BYTES:
             self.close_connection = True
-            return self._send(413, _error("too_large", f"more than {LONGEST} bytes"))
+            return self._send(413, _error("too_large", f"more than {MAX_REQUEST_BYTES} bytes"))
         body = self.rfile.read(length)
         if not hmac.compare_digest(token.encode(), self.server.token.encode()):
             return self._send(401, _error("token", "not the token of this run"))

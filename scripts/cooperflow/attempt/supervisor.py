@@ -1,4 +1,4 @@
-"""Supervisor: starts the child process of one attempt, watches it and collects the evidence."""
+"""Supervisor of one attempt or evaluation: its child process, its limits, its evidence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cooperflow.attempt.attempt import (
     start_store_on_network,
 )
 from cooperflow.attempt.container_monitor import (
-    ENGINE_PATIENCE,
+    ENGINE_SECONDS,
     ContainerMonitor,
     ContainerReport,
     remove_containers,
@@ -214,7 +214,7 @@ def _time_limit(attempt: Attempt) -> float:
     """Return the time limit, extended by the time that calls waited for the rate limit, seconds."""
     if attempt.rate_limit is None:
         return attempt.seconds
-    waiting = usage.held(atomic_io.read_lines(attempt.call_log))
+    waiting = usage.rate_limit_delay(atomic_io.read_lines(attempt.call_log))
     return max(attempt.seconds, min(attempt.seconds + waiting, config_schema.LONGEST_RUN))
 
 
@@ -273,7 +273,7 @@ def _evidence(
     engine_lost, fates = report.containers.engine_lost, report.containers.fates
     if attempt.is_docker and not engine_lost and not fates.started:
         with contextlib.suppress(EngineError):
-            client = containers.engine(ENGINE_PATIENCE)
+            client = containers.engine(ENGINE_SECONDS)
             image_missing = containers.image_id(client, attempt.run.image) is None
             client.close()
     return Evidence(
@@ -306,7 +306,7 @@ def _evidence(
         patch_unread=(attempt.folder / layout.UNREAD).exists(),
         step_limit=attempt.step_limit,
         cut_answers=sum(call.hit_output_limit for call in calls),
-        held=usage.held(records),
+        rate_limit_delay=usage.rate_limit_delay(records),
     )
 
 

@@ -1,4 +1,4 @@
-"""Docker containers of runs (labels, limits, events, removal), and the identity of local images."""
+"""Client of the Docker engine: containers, networks and volumes by label, and local images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OWNER_LABEL = f"{LABEL}.owner"  # the process that will remove it
 OOM_SCORE = 500
 
 # Time limit for one answer of the engine, seconds.
-PATIENCE = 60
+ANSWER_SECONDS = 60
 
 # Number of times that a container is run whose output the engine lost.
 OUTPUT_TRIES = 4
@@ -105,11 +105,11 @@ def describe(error: BaseException) -> str:
     return text
 
 
-def engine(patience: float = PATIENCE) -> docker.DockerClient:
+def engine(seconds: float = ANSWER_SECONDS) -> docker.DockerClient:
     """Return a client of the engine that the `docker` command uses.
 
     Raises:
-        EngineError: it does not answer within ``patience`` seconds.
+        EngineError: it does not answer within ``seconds`` seconds.
     """
     address = endpoint.apply()
     if address.host.startswith(endpoint.SSH):
@@ -119,17 +119,17 @@ def engine(patience: float = PATIENCE) -> docker.DockerClient:
             "DOCKER_HOST=unix:///tmp/docker.sock"
         )
     try:
-        client = docker.from_env(timeout=int(max(patience, 1)))
+        client = docker.from_env(timeout=int(max(seconds, 1)))
         client.ping()
     except FAILURES as error:
         raise EngineError(f"{address}: {describe(error)}") from error
     return client
 
 
-def is_answering(patience: float = 10) -> bool:
-    """Return whether the engine answers within ``patience`` seconds."""
+def is_answering(seconds: float = 10) -> bool:
+    """Return whether the engine answers within ``seconds`` seconds."""
     try:
-        engine(patience).close()
+        engine(seconds).close()
     except EngineError:
         return False
     return True

@@ -23,7 +23,7 @@ CONTAINER_MARK = Path("/.dockerenv")
 # Upstream's evaluation uses the SDK without an SSH client.
 SSH = "ssh://"
 # Time limit for one answer of the `docker` command, seconds.
-PATIENCE = 20
+ANSWER_SECONDS = 20
 
 # The word in `docker info` and the cgroup controller behind each limit of the config.
 CONTROLLERS = {
@@ -131,11 +131,13 @@ def _call(command: list[str]) -> str:
             text=True,
             errors="replace",
             stdin=subprocess.DEVNULL,
-            timeout=PATIENCE,
+            timeout=ANSWER_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"`{' '.join(command[:2])}`: no answer within {PATIENCE} s") from error
+        raise EngineError(
+            f"`{' '.join(command[:2])}`: no answer within {ANSWER_SECONDS} s"
+        ) from error
     except OSError as error:
         raise EngineError(f"`{' '.join(command[:2])}`: {error}") from error
     lines = [line.strip() for line in process.stderr.splitlines() if line.strip()]

@@ -19,7 +19,7 @@ TOKEN = "cooperflow-token"
 # The apps in which upstream starts sandboxes: for agents, and for evaluations.
 APPS = ("cooperbench", "cooperbench-eval")
 # Time limit for one answer of Modal, seconds.
-PATIENCE = 60
+ANSWER_SECONDS = 60
 
 
 def tags(labels: Labels) -> dict[str, str]:
@@ -80,11 +80,11 @@ def _call_modal(*tags: str) -> int:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=ANSWER_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"Modal does not answer within {PATIENCE} s") from error
+        raise EngineError(f"Modal does not answer within {ANSWER_SECONDS} s") from error
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no word"]
         raise EngineError(f"Modal: {lines[-1][:300]}")

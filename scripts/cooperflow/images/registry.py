@@ -42,7 +42,7 @@ MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
 )
 # Seconds to reach a registry, and to get an answer from it.
-PATIENCE = (10, 30)
+REQUEST_SECONDS = (10, 30)
 # Pause for a registry's limit without a Retry-After header, seconds.
 DEFAULT_PAUSE = 300.0
 
@@ -185,7 +185,7 @@ class Client:
 
     def _send(self, method: str, url: str) -> requests.Response:
         try:
-            return self._session.request(method, url, timeout=PATIENCE)
+            return self._session.request(method, url, timeout=REQUEST_SECONDS)
         except requests.exceptions.RequestException as error:
             raise OutOfReach(str(error)) from error
 
@@ -204,7 +204,9 @@ class Client:
             "scope": parameters.get("scope", f"repository:{self._reference.path}:pull"),
         }
         try:
-            answer = requests.get(parameters["realm"], params=query, auth=user, timeout=PATIENCE)
+            answer = requests.get(
+                parameters["realm"], params=query, auth=user, timeout=REQUEST_SECONDS
+            )
         except requests.exceptions.RequestException as error:
             raise OutOfReach(str(error)) from error
         if answer.status_code == 429:

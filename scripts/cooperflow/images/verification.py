@@ -34,7 +34,7 @@ CHECKS = {
 }
 
 # Longest wait for other jobs that fetch images, seconds.
-PATIENCE = 6 * 3600
+CLAIM_SECONDS = 6 * 3600
 
 
 def ensure(plan: Plan, image: str) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def ensure_same(plan: Plan, image: str) -> str:
 def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
     """Return a claim on fetching: images of a machine share its disk and network."""
     name = f"images of {socket.gethostname()}"
-    return locks.claim(plan.results.claims, name, PATIENCE)
+    return locks.claim(plan.results.claims, name, CLAIM_SECONDS)
 
 
 def _fetch_here(plan: Plan, image: str, is_known: bool) -> None:

@@ -1,4 +1,4 @@
-"""Admission of runs: the circuit breaker after infrastructure failures, and the budget.
+"""Admission of runs and evaluations: the circuit breaker, the spending and the budget.
 
 Circuit breaker: after consecutive infrastructure failures one attempt at a time is admitted as a
 trial, with growing pauses between trials, and only when the engine answers and the provider's host
@@ -37,7 +37,7 @@ MESSAGE_SECONDS, PROBE_SECONDS = 60, 5
 # Length of the record of attempts that is read, bytes: some hundred attempts.
 TAIL = 65_536
 # Time limit of a probe, seconds.
-PATIENCE = 5.0
+REACH_SECONDS = 5.0
 
 SCHEMA = 1
 BUDGET_REASON = "budget"
@@ -167,7 +167,7 @@ def engine_problem() -> str:
     from cooperflow.engine import containers  # docker takes a while, and `make status` needs none
 
     try:
-        containers.engine(PATIENCE).close()
+        containers.engine(REACH_SECONDS).close()
     except EngineError as error:
         return f"Docker does not answer ({str(error)[:120]})"
     return ""
@@ -185,7 +185,7 @@ def provider_problem(url: str | None) -> str:
         return ""
     try:
         # Nothing secret is sent, and certificates are not verified here.
-        httpx.head(url, timeout=PATIENCE, verify=False)
+        httpx.head(url, timeout=REACH_SECONDS, verify=False)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         address = httpx.URL(url)
         port = address.port or (80 if address.scheme == "http" else 443)
@@ -293,14 +293,14 @@ def budget_admission(plan: Plan, run: Run) -> Iterator[str]:
     if plan.config.limits.budget_usd is None or run.experiment.model.replay is not None:
         yield ""
         return
-    others = _Others(plan)
+    evaluations = _PendingEvaluations(plan)
     while not session_state.halt_message(plan.results):
         with locks.claim(plan.results.claims, "budget", BUDGET_CLAIM_SECONDS):
             position = read_position(plan)
             if position is None or not position.reached:
                 yield ""
                 return
-        if not position.running and others.have_finished():
+        if not position.running and evaluations.have_finished():
             yield budget_message(plan, position)
             return
         processes.raise_if_orphaned()
@@ -308,7 +308,7 @@ def budget_admission(plan: Plan, run: Run) -> Iterator[str]:
     yield "the session is halted"
 
 
-class _Others:
+class _PendingEvaluations:
     """Evaluations of finished runs that are running or about to start."""
 
     def __init__(self, plan: Plan) -> None:

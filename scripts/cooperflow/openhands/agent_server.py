@@ -58,7 +58,7 @@ _QUERY = (
 # Interval of the health checks while an agent runs, seconds.
 EVERY = 5.0
 # Time without an answer after which a server counts as hung, seconds.
-PATIENCE = 60.0
+SILENCE_SECONDS = 60.0
 # Size limit of a server's log, bytes.
 LOG_BYTES = 20_000_000
 # Path of the repository in a task's image.
@@ -308,8 +308,11 @@ class Sandbox:
         while not self._is_removed.wait(EVERY):
             if is_healthy(url):
                 last_answer = time.monotonic()
-            elif time.monotonic() - last_answer > PATIENCE and not self._is_removed.is_set():
-                print(f"{url}: no answer for {PATIENCE:g} s: the agent server hangs", flush=True)
+            elif time.monotonic() - last_answer > SILENCE_SECONDS and not self._is_removed.is_set():
+                print(
+                    f"{url}: no answer for {SILENCE_SECONDS:g} s: the agent server hangs",
+                    flush=True,
+                )
                 try:
                     self._container.kill()
                 except docker.errors.APIError as error:

@@ -103,7 +103,7 @@ class Evidence:
     patch_unread: bool = False  # a command that reads an agent's patch did not finish
     step_limit: int | None = None
     cut_answers: int = 0  # ended at the limit of output tokens
-    held: float = 0.0  # seconds for which the workflow's rate limit delayed an agent
+    rate_limit_delay: float = 0.0  # seconds for which the workflow's rate limit delayed an agent
 
     @property
     def is_broken(self) -> bool:

@@ -164,7 +164,7 @@ def publish(
         fingerprint=fingerprint,
         seconds=round(evidence.seconds, 3),
         waited_seconds=round(
-            evidence.held + max((c.waited for c in evidence.calls), default=0.0), 3
+            evidence.rate_limit_delay + max((c.waited for c in evidence.calls), default=0.0), 3
         ),
         model_seconds=round(usage.model_seconds(attempt_calls(folder.attempt(attempt))), 3),
         steps=sum(agent.steps for agent in evidence.agents),

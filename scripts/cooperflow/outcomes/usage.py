@@ -365,7 +365,7 @@ def waited(thread: Sequence[Call], until: float) -> float:
     return max(seconds, 0.0)
 
 
-def held(records: Iterable[Mapping[str, Any]]) -> float:
+def rate_limit_delay(records: Iterable[Mapping[str, Any]]) -> float:
     """Return the seconds for which the workflow's rate limit delayed its most delayed agent."""
     sums: dict[str, float] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""Pages of runs and pairs, the evaluations that they show, and their paths."""
+"""Pages of the report: index, runs and pairs, with their reasons, evaluations and paths."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def was_evaluated(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> b
 
 # Names of a summary: conflicting files and failing tests.
 FEW_NAMES = 3
-LONGEST = 80
+MAX_NAME_LENGTH = 80
 _LOSSES = {
     losses.MERGE: "Lost in the merge: both features work alone, but the patches conflict.",
     losses.INTEGRATION: "Lost in the integration: both features work alone and the patches merge "
@@ -181,7 +181,10 @@ def _detail(failure: Failure) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    shown = [
+        name if len(name) <= MAX_NAME_LENGTH else f"{name[: MAX_NAME_LENGTH - 1]}…"
+        for name in names
+    ]
     rest = len(shown) - FEW_NAMES
     return ", ".join(shown[:FEW_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -191,9 +194,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 RUNS = "runs"
 
 # Pages of runs and pairs have no scripts, and their policy forbids all.
-STILL = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'"
+PAGE_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'"
 # The first page loads its own files only; Vega's tooltips write styles into the page.
-LIVE = (
+INDEX_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
@@ -271,7 +274,11 @@ def environment() -> jinja2.Environment:
         "first_line": first_line,
         "clock": clock,
     }
-    templates.globals |= {"meanings": MEANINGS, "still": STILL, "live": LIVE}
+    templates.globals |= {
+        "meanings": MEANINGS,
+        "page_policy": PAGE_POLICY,
+        "index_policy": INDEX_POLICY,
+    }
     return templates
 
 

@@ -146,7 +146,7 @@ def own_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def conflict_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the conflict rate of each coop experiment, and how it goes with the overlap."""
+    """Return the conflict rate of each coop experiment, and how it relates to the overlap."""
     rows = []
     for identity, group in _experiments(runs):
         merged = group[group["merge_status"].isin(MERGED)]

@@ -1,4 +1,4 @@
-"""Oracle: whether a pair's gold patches pass on this machine and its tests are reliable.
+"""Judgement and table of the oracle: whether gold patches pass here and tests are reliable.
 
 Its verdicts are oracle.csv, and columns of runs.csv and summary.csv.
 """

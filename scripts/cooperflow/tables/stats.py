@@ -192,8 +192,8 @@ def _draws(clusters: int) -> Floats:
 def min_detectable(pairs: int, discordant: int) -> float:
     """Return the smallest true difference that is detected with a power of 80 %.
 
-    Of a two-sided McNemar test at 5 % with this number of pairs, if the share of discordant
-    pairs is as seen; where that share is too small for any difference to be found, if all
+    The test is a two-sided McNemar test at 5 % with this number of pairs. The share of discordant
+    pairs is taken as observed; where it is too small for any difference to be found, all
     discordant pairs go one way. Not a number where even a difference of 1 would be missed.
     Source, solved for the difference d at the share s:
     n = (z_{alpha/2} sqrt(s) + z_beta sqrt(s - d^2))^2 / d^2, R. J. Connor, "Sample size for

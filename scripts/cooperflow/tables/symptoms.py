@@ -41,7 +41,7 @@ PAPER_SHARES: Mapping[str, float] = dict(
     )
 )
 # Of a transcript, characters; a longer one loses its middle.
-LONGEST = 240_000
+MAX_TRANSCRIPT_LENGTH = 240_000
 _LONGEST_OUTPUT = 1_500
 _LONGEST_PATCH = 20_000
 SHORTEST_QUOTE = 10
@@ -125,7 +125,7 @@ def transcript(
     parts = [text for event in story.events if (text := _of_event(event))]
     parts += [f"## Patch {name}\n{_shorten(text, _LONGEST_PATCH)}" for name, text in patches]
     parts.append("## Result\n" + "\n".join(f"{name}: {value}" for name, value in facts.items()))
-    return _shorten("\n\n".join(parts), LONGEST)
+    return _shorten("\n\n".join(parts), MAX_TRANSCRIPT_LENGTH)
 
 
 def _of_event(event: Event) -> str:
