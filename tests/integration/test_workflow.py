@@ -106,8 +106,8 @@ def test_demo(clone: Path) -> None:
     messages = sum(int(r["messages_sent"]) for r in one.rows() if r["setting"] == "coop-comm")
     assert messages == 17
     sent = list(csv.DictReader((results / "messages.csv").open()))
-    assert {(r["setting"], r["features"], r["sender"]) for r in sent if r["late"] == "True"} == {
-        ("coop-comm", "1,2", "agent2")
+    assert {(r["run_name"], r["features"], r["sender"]) for r in sent if r["late"] == "True"} == {
+        ("replay-coop-comm", "1,2", "agent2")
     }
     assert containers_of(results) == []
     before = {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
