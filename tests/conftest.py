@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -41,12 +42,17 @@ LONGEST = (
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Iterator[None]:
     """Group the quick tests by file; without an engine fail at once: no test is skipped."""
     for item in items:
         if not item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
     yield
+    grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+    if getattr(config.option, "loadgroup", False) and not all("@" in i.nodeid for i in grouped):
+        pytest.exit("pytest-xdist groups no tests with this version of pytest", returncode=3)
     # After `-m` has deselected: without an engine `not docker` works.
     if any(item.get_closest_marker("docker") for item in items) and not docker_answers():
         pytest.exit("no Docker engine answers: run `make engine` first", returncode=3)
@@ -70,6 +76,16 @@ def _no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[No
         patch.setenv(MARKER, mark[MARKER])
         yield
     kill_marked(mark[MARKER])
+
+
+@pytest.fixture(autouse=True)
+def _signal_handlers_end_with_the_test() -> Iterator[None]:
+    """Restore the handlers that a job's function has set: a fork would inherit them."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
