@@ -316,12 +316,11 @@ def test_engine_that_does_not_start_shows_its_last_words(tree: Path) -> None:
     dockerd = tree / "bin/dockerd"
     dockerd.write_text("#!/bin/sh\necho no room for an engine\nexit 1\n")
     dockerd.chmod(0o755)
-    start = time.monotonic()
     done = setup(tree, "engine", prefix=without_engine(), PATH=path)
     assert done.returncode == 1
     assert "  | no room for an engine" in done.stderr
+    # Not "does not answer after 60 s": it does not wait for a dead engine.
     assert "dockerd ended while it started" in done.stderr
-    assert time.monotonic() - start < 10, "it does not wait for a dead engine"
 
 
 # --- the rest -------------------------------------------------------------------------------
