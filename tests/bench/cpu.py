@@ -46,14 +46,17 @@ class Group:
         return int(dict(line.split() for line in lines)["usage_usec"]) / 1e6
 
     def close(self) -> float:
-        """Wait up to ten seconds for all to have ended; return their processor time."""
+        """Wait up to ten seconds for all to have ended; return their processor time, seconds."""
         for _ in range(100):
             if not (self.path / "cgroup.procs").read_text().strip():
                 break
             time.sleep(0.1)
         used = self.seconds()
-        with contextlib.suppress(OSError):  # a process is still running
-            self.path.rmdir()
+        for _ in range(50):  # the kernel needs a moment after the last process
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
+                break
+            time.sleep(0.1)
         return used
 
 
