@@ -29,15 +29,15 @@ PlanMaker = Callable[..., Plan]
 # Slow tests run one by one on any worker, these first: none is left alone at the end.
 LONGEST = (
     "faults/test_faults",
-    "test_openhands",
+    "/test_openhands",
     "test_both_sides_come_to_the_same",
     "test_runs_of_plain_cooperbench",
     "test_further_models_beside_a_first",
-    "test_workflow",
-    "test_rolling",
-    "test_settings",
-    "test_record",
-    "test_images",
+    "/test_workflow",
+    "/test_rolling",
+    "/test_settings",
+    "/test_record",
+    "/test_images",
 )
 
 
