@@ -13,7 +13,8 @@ from bench import idle, parsing, plot, scale, sides, wave, workload
 from bench.cpu import Group, measure
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="control groups need root")
-BURN = "import time\nwhile time.process_time() < 0.5: pass"
+# A little more than is asked for: the kernel counts a process and its group differently.
+BURN = "import time\nwhile time.process_time() < 0.6: pass"
 
 
 def test_bound_of_four_slots() -> None:
@@ -39,7 +40,7 @@ def test_what_a_detached_process_uses_is_counted(tmp_path: Path) -> None:
     )
     cost = measure([sys.executable, "-c", detached], tmp_path, dict(os.environ), tmp_path / "log")
     assert cost.code == 0
-    assert cost.cpu >= 0.4
+    assert cost.cpu >= 0.5
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def second_version(tmp_path: Path) -> Iterator[Path]:
 def test_the_second_version_of_control_groups_counts_too(second_version: Path) -> None:
     group = Group(second_version)
     subprocess.run([sys.executable, "-c", BURN], check=True, preexec_fn=group.enter)
-    assert 0.4 <= group.close() < 5  # the kernel counts by ticks
+    assert 0.5 <= group.close() < 5
     assert not group.path.exists()
 
 
