@@ -35,21 +35,17 @@ LABEL = "cooperflow.test=demo-dataset"
 
 
 def run(image: str, script: str, mount: Path | None = None) -> str:
-    """The output of a shell script in a new container without network, removed afterwards.
-
-    A busy engine may fail to start a container or lose its output: it is asked three times.
-    """
+    """The output of a shell script in a new container without network, removed afterwards."""
     volume = ["-v", f"{mount}:/task:ro"] if mount else []
-    base = ["docker", "run", "--rm", "--init", "--network", "none", "--label", LABEL]
-    for _ in range(3):
-        done = subprocess.run(
-            [*base, *volume, image, "bash", "-c", script],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if done.stdout and done.returncode != 125:  # Docker's own errors
-            break
+    done = subprocess.run(
+        [
+            *["docker", "run", "--rm", "--init", "--network", "none", "--label", LABEL],
+            *[*volume, image, "bash", "-c", script],
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
     return done.stdout
 
