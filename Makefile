@@ -27,7 +27,7 @@ engine: ## Install and start Docker if needed, and build the demo's base image
 	@$(SETUP) base-image
 
 dataset: setup ## Fetch the benchmark's data set, or check an existing copy (CONFIG=file)
-	@$(BIN)/snakemake dataset --forcerun dataset_checked --retries 0 --quiet rules $(CONFIGFILE)
+	@$(BIN)/snakemake dataset --forcerun dataset_checked --quiet rules $(CONFIGFILE)
 
 pilot: setup ## Run 3 pairs in all settings, then estimate cost and time of the remaining runs (CONFIG=file)
 	@$(BIN)/python scripts/commands/pilot.py $(CONFIGFILE)
