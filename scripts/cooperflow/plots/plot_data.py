@@ -13,7 +13,7 @@ import pandas as pd
 from cooperflow import layout
 from cooperflow.analysis import communication, losses
 from cooperflow.outcomes import judgement
-from cooperflow.tables import loss_tables, paper_tables
+from cooperflow.tables import breakdowns, paper_tables
 from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.run_table import read_runs, read_table
 from cooperflow.upstream import published
@@ -159,14 +159,14 @@ PAIRED_COLOURS: Mapping[str, str] = {
 }
 # The runs that continue, then the losses.
 LOSS_COLOURS: Mapping[str, str] = {
-    loss_tables.PASSED: "#0072B2",
+    breakdowns.PASSED: "#0072B2",
     losses.AGENT: "#E69F00",
     losses.MERGE: "#D55E00",
     losses.INTEGRATION: "#CC79A7",
     losses.UNKNOWN: "#999999",
 }
 LOSS_WORDS: Mapping[str, str] = {
-    loss_tables.PASSED: "not lost so far",
+    breakdowns.PASSED: "not lost so far",
     losses.AGENT: "an own feature fails",
     losses.MERGE: "merge conflict",
     losses.INTEGRATION: "tests fail after the merge",
@@ -481,7 +481,7 @@ def _stage_parts(counts: Mapping[str, int], total: int) -> Iterable[Part]:
         lost += kinds
         remaining = total - sum(counts[kind] for kind in lost)
         start = 0.0
-        segments = {loss_tables.PASSED: remaining}
+        segments = {breakdowns.PASSED: remaining}
         segments |= {kind: counts[kind] for kind in LOSS_COLOURS if kind in lost}
         for kind, count in segments.items():
             if count:

@@ -22,7 +22,7 @@ from cooperflow.plots.plot_data import (
     Points,
     Tables,
 )
-from cooperflow.tables import loss_tables
+from cooperflow.tables import breakdowns
 
 Spec = dict[str, Any]
 
@@ -222,7 +222,7 @@ def losses(tables: Tables) -> Spec:
     for name, parts in zip(plot.panels, plot.parts, strict=True):
         rows = []
         for part in parts:
-            word, is_dark = plot_data.LOSS_WORDS[part.kind], part.kind == loss_tables.PASSED
+            word, is_dark = plot_data.LOSS_WORDS[part.kind], part.kind == breakdowns.PASSED
             row = _segment(part.stage, word, part.count, part.start, part.end, is_dark)
             rows.append({**row, "tip": f"{name}, {row['tip']}"})
         view = {"title": name, "data": {"values": rows}, "height": _ROW * len(stages)}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from cooperflow import formats
 from cooperflow.analysis import losses
-from cooperflow.tables import loss_tables
+from cooperflow.tables import breakdowns
 from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.paper_tables import THIS
 
@@ -82,7 +82,7 @@ def of_judge(symptoms: pd.DataFrame) -> ShownTable:
 
 
 def _losses(table: pd.DataFrame) -> ShownTable:
-    kinds = (loss_tables.PASSED, *losses.LOSSES)
+    kinds = (breakdowns.PASSED, *losses.LOSSES)
     rows = []
     for name, group in table.groupby("run_name", sort=False):
         by_kind = {row["loss"]: row for row in group.to_dict("records")}

@@ -19,7 +19,7 @@ from cooperflow import formats
 from cooperflow.analysis.losses import AGENT, INTEGRATION, MERGE, UNKNOWN
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
-from cooperflow.tables import comparison, loss_tables
+from cooperflow.tables import breakdowns, comparison
 from cooperflow.upstream.result_files import CONFLICTS
 
 SIGNIFICANT = 0.05
@@ -167,7 +167,7 @@ def figures(
 ) -> list[Figures]:
     """Return the figures of each model, from the first repeat of each setting."""
     passes = comparison.table(runs) if passes is None else passes
-    conflicts = loss_tables.conflict_comparison(runs) if conflicts is None else conflicts
+    conflicts = breakdowns.conflict_comparison(runs) if conflicts is None else conflicts
     return [
         _figures(str(model), group, parts, passes, conflicts)
         for model, group in runs.groupby("model", sort=False)

@@ -14,7 +14,7 @@ from cooperflow.analysis import losses
 from cooperflow.analysis.losses import OwnFeature
 from cooperflow.layout import Pair
 from cooperflow.plots import plot_data
-from cooperflow.tables import breakdowns, loss_tables, oracle, run_table
+from cooperflow.tables import breakdowns, oracle, run_table
 from cooperflow.tables.oracle import Probe
 
 PATCH = b"diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1 +1 @@\n-1\n+2\n"
@@ -157,7 +157,7 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
 
 def test_loss_table() -> None:
-    table = loss_tables.loss_table(runs()).set_index(["setting", "loss"])
+    table = breakdowns.loss_table(runs()).set_index(["setting", "loss"])
     counts = {"passed": 2, "agent": 1, "merge": 1, "integration": 1, "unknown": 0}
     for loss, count in counts.items():
         row = table.loc[("coop-comm", loss)]
@@ -173,12 +173,12 @@ def test_loss_table() -> None:
     without = {"passed": 2, "agent": 0, "merge": 3, "integration": 0, "unknown": 1}
     assert table.loc["coop-nocomm"]["runs"].to_dict() == without
     assert set(table.index.get_level_values("setting")) == {"coop-comm", "coop-nocomm"}
-    assert loss_tables.loss_table(made_runs.experiment([], [])).empty
+    assert breakdowns.loss_table(made_runs.experiment([], [])).empty
 
 
 def test_the_clustered_interval_is_that_of_complete_tasks() -> None:
     """Every draw of three tasks with replacement, weighed by its probability."""
-    table = loss_tables.loss_table(runs()).set_index(["setting", "loss"])
+    table = breakdowns.loss_table(runs()).set_index(["setting", "loss"])
     row = table.loc[("coop-nocomm", "merge")]
     sums, sizes = (2, 1, 0), (2, 2, 2)
     means = sorted(
@@ -189,7 +189,7 @@ def test_the_clustered_interval_is_that_of_complete_tasks() -> None:
 
 
 def test_own_table() -> None:
-    table = loss_tables.own_table(runs()).set_index("setting")
+    table = breakdowns.own_table(runs()).set_index("setting")
     row = table.loc["coop-comm"]
     assert (row["graded"], row["known"], row["both_passed"], row["both_rate"]) == (5, 5, 3, 0.6)
     assert (row["agents"], row["agents_passed"], row["agent_rate"]) == (10, 8, 0.8)
@@ -201,7 +201,7 @@ def test_own_table() -> None:
 
 
 def test_conflict_tables() -> None:
-    table = loss_tables.conflict_table(runs()).set_index("setting")
+    table = breakdowns.conflict_table(runs()).set_index("setting")
     row = table.loc["coop-comm"]
     assert (row["merged"], row["conflicts"], row["conflict_rate"]) == (5, 2, 0.4)
     assert (row["overlap_known"], row["overlapping"], row["near"]) == (5, 2, 2)
@@ -211,7 +211,7 @@ def test_conflict_tables() -> None:
     assert (row["merged"], row["conflicts"], row["overlap_known"]) == (6, 4, 5)
     assert (row["conflicts_overlapping"], row["conflicts_apart"]) == (2, 1)
 
-    (row,) = loss_tables.conflict_comparison(runs()).to_dict("records")
+    (row,) = breakdowns.conflict_comparison(runs()).to_dict("records")
     assert (row["a"], row["b"]) == ("m-coop-comm", "m-coop-nocomm")
     cells = ("both_conflict", "only_a_conflicts", "only_b_conflicts", "neither_conflicts")
     assert [row[cell] for cell in cells] == [1, 1, 3, 0]
@@ -233,7 +233,7 @@ def test_the_flow_adds_up() -> None:
     flow = plot_data.loss_flow(tables)
     assert flow.panels == ("m-coop-comm (n=5)", "m-coop-nocomm (n=6)")
     left = [
-        [part.count for part in parts if part.kind == loss_tables.PASSED] for parts in flow.parts
+        [part.count for part in parts if part.kind == breakdowns.PASSED] for parts in flow.parts
     ]
     # 5 runs: one agent loss, one conflict, one integration; 6: one unknown, three conflicts.
     assert left == [[5, 4, 3, 2], [6, 5, 2, 2]]

@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from cooperflow import formats
 from cooperflow.report import build
 from cooperflow.status import progress
-from cooperflow.tables import comparison, derived_tables, findings, loss_tables, run_table
+from cooperflow.tables import breakdowns, comparison, derived_tables, findings, run_table
 from cooperflow.tables.findings import Count, Difference, Figures, Losses, Roles
 
 ROLES = Roles("solo", "coop-comm", "coop-nocomm", 100)
@@ -241,7 +241,7 @@ def test_passes_of_one_patch_alone_are_found_among_the_caveats() -> None:
 def test_the_sentences_read_the_tables_of_comparisons() -> None:
     """In either order of the settings; the tables are computed only where they are missing."""
     runs = constructed()
-    passes, conflicts = comparison.table(runs), loss_tables.conflict_comparison(runs)
+    passes, conflicts = comparison.table(runs), breakdowns.conflict_comparison(runs)
     assert findings.figures(runs, ROLES, passes, conflicts) == findings.figures(runs, ROLES)
     order = ["coop-nocomm", "coop-comm", "solo"]
     turned = runs.sort_values("setting", key=lambda names: names.map(order.index), kind="stable")
