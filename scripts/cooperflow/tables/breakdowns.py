@@ -1,4 +1,4 @@
-"""Breakdowns of the results: pass rates by one property of the runs, cost, repeats, losses. Pure."""
+"""Breakdowns of the results: pass rates by property, cost, repeats, losses, conflicts. Pure."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -20,9 +20,9 @@ from cooperflow.analysis.losses import AGENT, INTEGRATION, MERGE, UNKNOWN
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
 from cooperflow.tables import breakdowns, comparison
+from cooperflow.tables.comparison import SIGNIFICANT, Difference
 from cooperflow.upstream.result_files import CONFLICTS
 
-SIGNIFICANT = 0.05
 REPLAY = (
     "Replay: recorded answers instead of a model. The figures are not evidence about any model."
 )
@@ -48,62 +48,6 @@ class Count:
     infra: int = 0
     unfinished: int = 0
     lead_alone: int = 0  # of the passes: the patches conflict, and agent 1's alone passes
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference of two rates, the second less the first; shares from -1 to 1."""
-
-    pairs: int
-    value: float
-    low: float
-    high: float
-    p: float
-    detectable: float
-    cluster_low: float = math.nan
-    cluster_high: float = math.nan
-    excluded: int = 0  # pairs left out because of an infrastructure error
-    bound_low: float = math.nan
-    bound_high: float = math.nan
-
-    @classmethod
-    def of_row(cls, row: Mapping[Any, Any]) -> Difference:
-        """Return the difference of a row of comparison.csv or conflict_comparison.csv."""
-        excluded = row["infra_excluded" if "infra_excluded" in row else "excluded"]
-        return cls(
-            pairs=int(row["pairs"]),
-            value=float(row["diff"]),
-            low=float(row["ci_low"]),
-            high=float(row["ci_high"]),
-            p=float(row["p"]),
-            detectable=float(row["min_detectable"]),
-            cluster_low=float(row["cluster_low"]),
-            cluster_high=float(row["cluster_high"]),
-            excluded=int(excluded),
-            bound_low=float(row["diff_low_bound"]),
-            bound_high=float(row["diff_high_bound"]),
-        )
-
-    def reversed(self) -> Difference:
-        """Return the first less the second."""
-        return replace(
-            self,
-            value=-self.value,
-            low=-self.high,
-            high=-self.low,
-            cluster_low=-self.cluster_high,
-            cluster_high=-self.cluster_low,
-            bound_low=-self.bound_high,
-            bound_high=-self.bound_low,
-        )
-
-    @property
-    def is_established(self) -> bool:
-        """True if the evidence supports a direction."""
-        intervals = [(self.low, self.high)]
-        if not math.isnan(self.cluster_low):
-            intervals.append((self.cluster_low, self.cluster_high))
-        return self.p < SIGNIFICANT and all(low > 0 or high < 0 for low, high in intervals)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from cooperflow import formats
 from cooperflow.report import build
 from cooperflow.status import progress
 from cooperflow.tables import breakdowns, comparison, derived_tables, findings, run_table
-from cooperflow.tables.findings import Count, Difference, Figures, Losses, Roles
+from cooperflow.tables.comparison import Difference
+from cooperflow.tables.findings import Count, Figures, Losses, Roles
 
 ROLES = Roles("solo", "coop-comm", "coop-nocomm", 100)
 LOWER = Difference(100, -0.23, -0.33, -0.13, 0.0004, 0.12, -0.35, -0.11)
