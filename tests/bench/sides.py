@@ -17,7 +17,7 @@ import yaml
 from experiment_client import clone_of
 from replay_client import server
 
-from cooperflow.attempt.message_store import program
+from cooperflow.attempt.services import find_server
 
 from .cpu import Cost, measure
 from .workload import REPOSITORY, Workload
@@ -165,7 +165,7 @@ def _served(work: Workload, folder: Path, delay: str, seed: int) -> Iterator[str
 def _redis(folder: Path) -> Iterator[str]:
     socket = folder / "redis.sock"
     process = subprocess.Popen(
-        [program(), "--port", "0", "--unixsocket", str(socket), "--save", ""],
+        [find_server(), "--port", "0", "--unixsocket", str(socket), "--save", ""],
         cwd=folder,
         stdout=subprocess.DEVNULL,
     )

@@ -351,11 +351,11 @@ def test_the_git_servers_network_has_the_name_that_is_created_for_it() -> None:
     """The workflow creates a run's network itself, so that the engine's refusal is kept."""
     from cooperbench.agents.mini_swe_agent_v2.connectors.git_servers import docker as server
 
-    from cooperflow.engine import networks
+    from cooperflow.engine import containers
     from cooperflow.engine.containers import Labels
 
     labels = Labels("results", "run", "0123456789abcdef", "owner")
-    assert networks.git_name(labels) == f"{server._NETWORK_NAME}-{labels.token[:12]}"
+    assert containers.git_network_name(labels) == f"{server._NETWORK_NAME}-{labels.token[:12]}"
 
 
 # The modules of packages whose names differ from them.

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from cooperflow.attempt import message_store
-from cooperflow.attempt.message_store import COMMANDS, RedisServer
-from cooperflow.engine import containers, networks
+from cooperflow.attempt import services
+from cooperflow.attempt.services import COMMANDS, RedisServer
+from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import StoreError
 
@@ -114,8 +114,15 @@ def test_who_ended_the_server(tmp_path: Path) -> None:
 @pytest.mark.docker
 def test_networks_are_counted_and_removed() -> None:
     labels = Labels.new("store-test", "preflight", secrets.token_hex(16))
-    assert networks.find_shortage(labels, 2) is None
-    command = ["docker", "network", "ls", "-q", "--filter", f"name={networks.own_name(labels)}"]
+    assert containers.find_network_shortage(labels, 2) is None
+    command = [
+        "docker",
+        "network",
+        "ls",
+        "-q",
+        "--filter",
+        f"name={containers.own_network_name(labels)}",
+    ]
     assert subprocess.run(command, capture_output=True, check=True).stdout == b""
 
 
@@ -123,15 +130,15 @@ def test_networks_are_counted_and_removed() -> None:
 def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -> None:
     """The run's network reaches it, and a store that only listens elsewhere is refused."""
     labels = Labels.new("store-test", "run", secrets.token_hex(16))
-    made = networks.create(networks.own_name(labels), labels, internal=True)
+    made = containers.create_network(containers.own_network_name(labels), labels, internal=True)
     try:
         assert made.address
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()
-        message_store.check_from_container(labels, BASE, made.name, server.url)
+        services.check_store_from_container(labels, BASE, made.name, server.url)
         server.end()
         with pytest.raises(StoreError, match=f"do not reach the message store at {made.address}"):
-            message_store.check_from_container(labels, BASE, made.name, server.url)
+            services.check_store_from_container(labels, BASE, made.name, server.url)
         # A foreign container on Docker's default bridge is refused without the password.
         server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
         server.wait()

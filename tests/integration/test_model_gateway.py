@@ -49,7 +49,7 @@ class Gateway:
     PROGRAM = """
 import json, sys
 from pathlib import Path
-from cooperflow.attempt.model_gateway import Gateway, Upstream
+from cooperflow.attempt.services import Gateway, Upstream
 folder, kwargs = Path(sys.argv[1]), json.loads(sys.argv[2])
 upstream = Upstream("command-a-03-2025", {key!r}, kwargs, 3, folder / "calls.jsonl")
 made = Gateway("127.0.0.1", {token!r}, upstream, folder / "gateway.log")

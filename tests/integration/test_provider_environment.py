@@ -46,7 +46,7 @@ import cooperbench.cli
 import litellm
 from cooperbench.agents._azure import resolve_azure_config
 from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
-from cooperflow.attempt import model_gateway
+from cooperflow.attempt import services
 from cooperflow.session import model_check
 litellm.suppress_debug_info = True
 litellm_model.retry = lambda **_: [__import__("contextlib").nullcontext()]
@@ -69,8 +69,8 @@ for name in asked["models"]:
         # The stub answers without a command, which the agent refuses after the call.
         if type(error).__name__ != "FormatError":
             findings["failed"].append(repr(error))
-    upstream = model_gateway.Upstream(name, key, kwargs, 1, Path("unused"))
-    model_gateway._Model(upstream).complete("agent1", {"messages": messages})
+    upstream = services.Upstream(name, key, kwargs, 1, Path("unused"))
+    services._Model(upstream).complete("agent1", {"messages": messages})
     if name == asked["models"][0]:  # it takes a process, and seconds
         model_check.probe(name, key, base, call=True)
 print(json.dumps(findings))

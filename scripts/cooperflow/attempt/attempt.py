@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import layout, processes, redaction, session_state
-from cooperflow.attempt import child_process, message_store
-from cooperflow.attempt.message_store import RedisServer
-from cooperflow.attempt.model_gateway import Gateway, Upstream
-from cooperflow.engine import networks
-from cooperflow.engine.containers import Labels
-from cooperflow.engine.networks import Network
+from cooperflow.attempt import child_process, services
+from cooperflow.attempt.services import Gateway, RedisServer, Upstream
+from cooperflow.engine import containers
+from cooperflow.engine.containers import Labels, Network
 from cooperflow.errors import EngineError, StoreError
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.config_schema import Model
@@ -168,7 +166,7 @@ def start_store(attempt: Attempt, scratch: Path, stack: contextlib.ExitStack) ->
         StoreError: the store does not start or does not answer.
     """
     if url := attempt.plan.config.redis.url:
-        message_store.ping(url)
+        services.ping_store(url)
         return Services(["--redis", url])
     redis = _wait_for(RedisServer(scratch, attempt.folder / "redis.log"), stack)
     return Services(["--redis", redis.url], redis=redis)
@@ -184,8 +182,8 @@ def start_store_on_network(
         StoreError: the store does not start, or containers do not reach it.
     """
     if url := attempt.plan.config.redis.url:
-        message_store.ping(url)
-        message_store.check_from_container(attempt.labels, attempt.run.image, network.name, url)
+        services.ping_store(url)
+        services.check_store_from_container(attempt.labels, attempt.run.image, network.name, url)
         return Services(["--redis", url])
     redis = _start_reachable_store(network, attempt, scratch, stack)
     return Services(["--redis", redis.url], redis=redis)
@@ -201,7 +199,9 @@ def start_for_containers(
         StoreError: the message store does not start, or containers do not reach it.
     """
     labels = attempt.labels
-    network = networks.create(networks.own_name(labels), labels, not attempt.has_outside_network)
+    network = containers.create_network(
+        containers.own_network_name(labels), labels, not attempt.has_outside_network
+    )
     if network.address is None:
         raise EngineError(f"Docker's network {network.name} has no gateway.")
     token = secrets.token_hex(16)
@@ -234,7 +234,7 @@ def _start_reachable_store(
     password = secrets.token_hex(16)
     server = RedisServer(scratch, attempt.folder / "redis.log", network.address, password)
     redis = _wait_for(server, stack)
-    message_store.check_from_container(attempt.labels, attempt.run.image, network.name, redis.url)
+    services.check_store_from_container(attempt.labels, attempt.run.image, network.name, redis.url)
     return redis
 
 

@@ -30,10 +30,9 @@ from cooperflow.attempt.container_monitor import (
     ContainerReport,
     remove_containers,
 )
-from cooperflow.attempt.message_store import RedisServer
-from cooperflow.attempt.model_gateway import Upstream
-from cooperflow.engine import containers, modal_sandboxes, networks
-from cooperflow.engine.networks import Network
+from cooperflow.attempt.services import RedisServer, Upstream
+from cooperflow.engine import containers, modal_sandboxes
+from cooperflow.engine.containers import Network
 from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.experiment import config_schema
 from cooperflow.outcomes import usage
@@ -252,13 +251,13 @@ def _create_network(attempt: Attempt) -> Network | None:
     """
     labels, is_internal = attempt.labels, not attempt.has_outside_network
     if attempt.experiment.setting.git:
-        return networks.create(networks.git_name(labels), labels, is_internal)
+        return containers.create_network(containers.git_network_name(labels), labels, is_internal)
     if not attempt.experiment.store_in_containers:
         return None
     configured = attempt.plan.config.containers.network
     if configured not in (None, "none"):
-        return networks.existing(str(configured))
-    return networks.create(networks.own_name(labels), labels, is_internal)
+        return containers.find_network(str(configured))
+    return containers.create_network(containers.own_network_name(labels), labels, is_internal)
 
 
 def _evidence(

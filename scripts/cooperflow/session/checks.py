@@ -17,8 +17,8 @@ import docker
 import docker.errors
 
 from cooperflow import atomic_io, environment, session_state
-from cooperflow.attempt import message_store
-from cooperflow.engine import containers, endpoint, modal_sandboxes, networks
+from cooperflow.attempt import services
+from cooperflow.engine import containers, endpoint, modal_sandboxes
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, StoreError, UserError, listed
 from cooperflow.experiment import dataset
@@ -140,7 +140,7 @@ def check_patches(context: Context) -> Iterator[Finding]:
 def check_redis_program(context: Context) -> Iterator[Finding]:
     if _needs_redis(context):
         try:
-            message_store.program()
+            services.find_server()
         except UserError as error:
             yield Finding("redis", BAD, str(error))
 
@@ -151,7 +151,7 @@ def check_redis_server(context: Context) -> Iterator[Finding]:
         return
     with environment.scratch_folder() as folder:
         try:
-            server = message_store.RedisServer(folder, folder / "log")
+            server = services.RedisServer(folder, folder / "log")
         except UserError:  # the missing program has its own finding
             return
         except OSError as error:
@@ -375,7 +375,9 @@ def _check_address_ranges(context: Context) -> Iterator[Finding]:
     configured = context.plan.config.containers.network
     count = sum(run.experiment.has_own_network(configured) for run in context.runs)
     if count:
-        problem = networks.find_shortage(_labels(context.plan), min(count, context.work.slots))
+        problem = containers.find_network_shortage(
+            _labels(context.plan), min(count, context.work.slots)
+        )
         if problem:
             text = f"some settings need a network per run; {problem}"
             yield Finding("network", BAD, text)
@@ -407,7 +409,7 @@ def check_callbacks(context: Context, client: docker.DockerClient) -> Iterator[F
 
 def _check_network(context: Context, client: docker.DockerClient) -> Iterator[Finding]:
     network = context.plan.config.containers.network
-    if network not in (None, "none") and not networks.exists(client, network):
+    if network not in (None, "none") and not containers.network_exists(client, network):
         yield Finding(
             "network",
             BAD,

@@ -1,10 +1,18 @@
-"""Message store of a run: a private Valkey server, and the check that a store is reachable."""
+"""Services of one run: the message store of its agents, and the gateway to its model.
+
+The store is a private Valkey server. The gateway serves OpenAI's chat completions and calls the
+model by litellm: containers that call the model themselves get its address and a token that is
+valid for this run only. The provider's key stays in the gateway's process, which records every
+call when it starts and when it ends, and ends with the run.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -12,8 +20,12 @@ import shlex
 import shutil
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,10 +33,13 @@ from urllib.parse import urlsplit
 import docker.errors
 import requests.exceptions
 
-from cooperflow import processes
+from cooperflow import environment, processes
+from cooperflow.attempt import child_process
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, StoreError, UserError
+from cooperflow.outcomes import usage
+from cooperflow.session_state import RateLimit
 
 # Commands of cooperbench's clients: the mailboxes (coop_msg, MessagingConnector, OpenHands'
 # tools), a team's task list and requests (team_harness), and the first ping (infra.redis).
@@ -49,8 +64,14 @@ HOST = "host.docker.internal"
 LOCAL = ("localhost", "127.0.0.1")
 _PORT = 6379
 
+# Path of the gateway.
+PATH = "/v1/chat/completions"
+# The longest request that is accepted, bytes.
+MAX_REQUEST_BYTES = 64 << 20
+_NAME = re.compile(r"[\w-]{1,40}")
 
-def program() -> str:
+
+def find_server() -> str:
     """Return the path of the bundled server, or of a server on the PATH.
 
     Raises:
@@ -114,12 +135,12 @@ class RedisServer:
             self.port = _free_port(address)
             self._url = f"redis://:{password}@{address}:{self.port}"
         settings = folder / "redis.conf"
-        settings.write_text(configuration(folder, address, self.port, password, commands))
+        settings.write_text(store_configuration(folder, address, self.port, password, commands))
         settings.chmod(0o600)
         self._start = log.stat().st_size if log.exists() else 0
         with log.open("ab") as stream:
             self.process = processes.spawn(
-                [program(), str(settings)], stdout=stream, stderr=subprocess.STDOUT
+                [find_server(), str(settings)], stdout=stream, stderr=subprocess.STDOUT
             )
 
     @property
@@ -163,7 +184,7 @@ class RedisServer:
         return self._log.read_bytes()[self._start :]
 
 
-def configuration(
+def store_configuration(
     folder: Path,
     address: str | None,
     port: int,
@@ -212,7 +233,7 @@ def _free_port(host: str) -> int:
         ) from error
 
 
-def ping(url: str) -> None:
+def ping_store(url: str) -> None:
     """Send a PING to the store at ``url``.
 
     Raises:
@@ -231,21 +252,21 @@ def ping(url: str) -> None:
         client.close()
 
 
-def parse_target(url: str) -> tuple[str, int]:
+def parse_store_url(url: str) -> tuple[str, int]:
     """Return host and port of ``url`` as seen from containers, in upstream's notation. Pure."""
     parts = urlsplit(url)
     host = parts.hostname or "localhost"
     return (HOST if host in LOCAL else host), parts.port or _PORT
 
 
-def check_from_container(labels: Labels, image: str, network: str, url: str) -> None:
+def check_store_from_container(labels: Labels, image: str, network: str, url: str) -> None:
     """Connect to the store at ``url`` from a container in ``network``.
 
     Raises:
         EngineError: the engine cannot start the container.
         StoreError: the container does not reach the store.
     """
-    host, port = parse_target(url)
+    host, port = parse_store_url(url)
     connect = f"exec 3<>/dev/tcp/{shlex.quote(host)}/{port}"
     client = containers.engine()
     try:
@@ -258,7 +279,7 @@ def check_from_container(labels: Labels, image: str, network: str, url: str) -> 
             labels=labels.as_dict(),
             detach=True,
         )
-        status, output = _outcome(container)
+        status, output = _container_outcome(container)
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EngineError(
             f"cannot start a container to check the message store: {error}"
@@ -273,7 +294,7 @@ def check_from_container(labels: Labels, image: str, network: str, url: str) -> 
         )
 
 
-def _outcome(container: Any) -> tuple[int | None, str]:
+def _container_outcome(container: Any) -> tuple[int | None, str]:
     """Wait for a container, remove it, and return its exit status and its last line."""
     try:
         try:
@@ -285,3 +306,167 @@ def _outcome(container: Any) -> tuple[int | None, str]:
     finally:
         with contextlib.suppress(docker.errors.NotFound):
             container.remove(force=True, v=True)
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The model behind a gateway and the parameters of every call."""
+
+    model: str
+    key: str | None
+    kwargs: Mapping[str, Any]  # merged over the client's request: api_base, timeout, ...
+    tries: int  # consecutive failures after which an agent's calls are refused
+    calls: Path  # the call log
+    pace: RateLimit | None = None  # the rate limit of calls
+    return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
+
+
+class Gateway:
+    """A gateway that listens on ``address`` and serves clients that have ``token``.
+
+    A client may append a slash and its agent's name to the token; the default is its address.
+    """
+
+    def __init__(self, address: str, token: str, upstream: Upstream, log: Path) -> None:
+        """Fork the gateway's process.
+
+        Raises:
+            OSError: ``address`` does not belong to this machine.
+        """
+        listener = socket.create_server((address, 0), backlog=64)
+        self.url = f"http://{address}:{listener.getsockname()[1]}/v1"
+        self.process = child_process.fork(log, lambda: _serve(listener, token, upstream), _exit)
+        self._has_ended = False
+        listener.close()
+
+    @property
+    def died(self) -> bool:
+        """True if the process has ended."""
+        if not self._has_ended:
+            self._has_ended = os.waitpid(self.process, os.WNOHANG)[0] != 0
+        return self._has_ended
+
+    def end(self, seconds: float = 10.0) -> None:
+        """Stop the process: SIGTERM, so that the last answer is recorded, then SIGKILL."""
+        if not self.died:
+            processes.end_fork(self.process, seconds)
+            self._has_ended = True
+
+
+def _exit(number: int, frame: object) -> None:
+    raise SystemExit(0)
+
+
+def _serve(listener: socket.socket, token: str, upstream: Upstream) -> int:
+    child_process.prepare_environment()
+    if not upstream.key:
+        environment.remove_keys(os.environ, upstream.model)
+    from cooperflow.instrumentation import call_log
+
+    # A handler's thread has the name of its agent.
+    call_log.install(
+        upstream.calls,
+        upstream.key,
+        upstream.pace,
+        lambda: threading.current_thread().name,
+        upstream.return_tool_plan,
+    )
+    server = _Server(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    server.token, server.model = token, _Model(upstream)
+    server.serve_forever()
+    return 0
+
+
+@dataclass
+class _Model:
+    upstream: Upstream
+    failures: Counter[str] = field(default_factory=Counter)  # in a row, by agent
+
+    def complete(self, agent: str, request: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Call the model; return the status and the document of the answer."""
+        import litellm
+
+        names = set(litellm.OPENAI_CHAT_COMPLETION_PARAMS) | {"messages"}
+        parameters = {k: v for k, v in request.items() if k in names and v is not None}
+        for name in ("model", "stream", "stream_options", "api_key", "base_url", "extra_headers"):
+            parameters.pop(name, None)
+        upstream = self.upstream
+        try:
+            answer = litellm.completion(
+                model=upstream.model,
+                api_key=upstream.key,
+                drop_params=True,
+                **{**parameters, **upstream.kwargs},
+            )
+        except Exception as error:
+            self.failures[agent] += 1
+            return self._refusal(agent, error)
+        self.failures[agent] = 0
+        document: dict[str, Any] = answer.model_dump()
+        return 200, document
+
+    def _refusal(self, agent: str, error: Exception) -> tuple[int, dict[str, Any]]:
+        from cooperflow.instrumentation import call_log
+
+        status, message = call_log.status_of(error) or 500, str(error)
+        kind = call_log.failure_of(error, None)[0]
+        if kind in usage.WAITING and status != 429 and status < 500:
+            status = 503  # not every client retries after 425, 499 and similar
+        # Clients retry after 429 and 5xx, but not after 403.
+        if kind == usage.QUOTA or self.failures[agent] >= self.upstream.tries:
+            status = 403
+        return status, _error(type(error).__name__, message)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    token: str
+    model: _Model
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def do_POST(self) -> None:
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        token, _, name = token.partition("/")
+        agent = name if _NAME.fullmatch(name) else str(self.client_address[0])
+        threading.current_thread().name = agent
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > MAX_REQUEST_BYTES:
+            self.close_connection = True
+            return self._send(413, _error("too_large", f"more than {MAX_REQUEST_BYTES} bytes"))
+        body = self.rfile.read(length)
+        if not hmac.compare_digest(token.encode(), self.server.token.encode()):
+            return self._send(401, _error("token", "not the token of this run"))
+        if self.path != PATH:
+            return self._send(
+                404, _error("path", f"unknown path {self.path}; only {PATH} is served")
+            )
+        try:
+            request = json.loads(body)
+        except ValueError:
+            request = None
+        if not isinstance(request, dict):
+            return self._send(400, _error("body", "not a JSON object"))
+        if request.get("stream"):
+            return self._send(400, _error("stream", "streaming is not supported"))
+        return self._send(*self.server.model.complete(agent, request))
+
+    def _send(self, status: int, document: Mapping[str, Any]) -> None:
+        data = json.dumps(document, default=str).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        if status != 200:
+            # The agent retries; retries of its client would multiply that.
+            self.send_header("x-should-retry", "false")
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def _error(kind: str, message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}

@@ -11,10 +11,10 @@ import pytest
 import redis
 import synthetic
 
-from cooperflow.attempt import attempt, message_store
+from cooperflow.attempt import attempt, services
 from cooperflow.attempt.attempt import Attempt
-from cooperflow.attempt.message_store import COMMANDS, RedisServer
-from cooperflow.engine import networks
+from cooperflow.attempt.services import COMMANDS, RedisServer
+from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import StoreError
 from cooperflow.outcomes.judgement import AgentEnd, Evidence, Verdict, judge_run
@@ -48,7 +48,7 @@ def test_a_network_without_a_gateway_is_no_network_for_a_store(tmp_path: Path) -
     plan = synthetic.make_plan(tmp_path / "results", "flash")
     wanted = Attempt(plan, plan.runs[0], tmp_path, Labels("r", "run", "t", "o"))
     with contextlib.ExitStack() as stack, pytest.raises(StoreError, match="has no gateway"):
-        attempt.start_store_on_network(networks.Network("own", None), wanted, tmp_path, stack)
+        attempt.start_store_on_network(containers.Network("own", None), wanted, tmp_path, stack)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def test_a_network_without_a_gateway_is_no_network_for_a_store(tmp_path: Path) -
     ],
 )
 def test_an_engine_without_address_ranges_gets_advice(words: str) -> None:
-    assert networks.explain(words).startswith(words)
-    assert "default-address-pools" in networks.explain(words)
-    assert networks.explain("permission denied") == "permission denied"
+    assert containers.explain_shortage(words).startswith(words)
+    assert "default-address-pools" in containers.explain_shortage(words)
+    assert containers.explain_shortage("permission denied") == "permission denied"
 
 
 SUBMITTED = (
@@ -111,4 +111,4 @@ def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) 
     ],
 )
 def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) -> None:
-    assert message_store.parse_target(url) == expected
+    assert services.parse_store_url(url) == expected
