@@ -9,7 +9,7 @@ from typing import Any
 import vl_convert
 
 from cooperflow.plots.plot_data import COLOURS
-from cooperflow.plots.plot_files import CONFIG
+from cooperflow.plots.specifications import CONFIG
 
 # Upstream's six calls, in the order in which they are made.
 PARTS = ("run solo", "run coop-comm", "run coop-nocomm", *["eval"] * 3)

@@ -43,7 +43,7 @@ TABLE_MODULES = {
     "aggregate": "cooperflow.tables.run_table",
     "derived_tables": "cooperflow.tables.derived_tables",
     "oracle_table": "cooperflow.tables.oracle",
-    "plots": "cooperflow.plots.plot_files",
+    "plots": "cooperflow.plots.specifications",
     "provenance": "cooperflow.archive.provenance",
     "report": "cooperflow.report.build",
 }

@@ -1,16 +1,22 @@
-"""Each plot as one Vega-Lite specification, drawn by the report and as files for a paper. Pure.
+"""Each plot as one Vega-Lite specification, drawn by the report and as files for a paper.
 
-A specification has no width and no theme: the report and plot_files set both. Names are data, never
-markup.
+A specification has no width and no theme: the report and `for_paper` set both. Names are data,
+never markup. vl-convert draws PNG, SVG and PDF without a browser or system fonts.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import vl_convert
+
+from cooperflow import atomic_io, layout
+from cooperflow.experiment.plan import Plan
 from cooperflow.plots import plot_data
 from cooperflow.plots.plot_data import (
     OUTCOME_COLOURS,
@@ -30,6 +36,38 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 _ROW = 24  # pixels of a row
 _INK = {"condition": {"test": "datum.ink === 'white'", "value": "white"}, "value": "black"}
 _LABELLED = 12  # points or columns up to which each has a label
+
+WIDTH = 504  # points: 7 inches, two columns of a paper
+PPI = 200
+FONT = "Liberation Sans"  # bundled with vl-convert
+# A browser that shows an SVG may have another font: one of the same widths first.
+FONTS = f"{FONT}, Arial, Helvetica, sans-serif"
+# The theme of a paper. Legends are below the plot, since names of experiments are long.
+CONFIG: Mapping[str, Any] = {
+    "font": FONTS,
+    "padding": 12,  # wider letters of another font are not cut at the edge
+    "background": "white",
+    "title": {"fontSize": 11, "fontWeight": "normal", "anchor": "middle"},
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 9,
+        "titleFontSize": 9,
+        "titleFontWeight": "normal",
+        "labelLimit": 300,
+        "gridColor": "#DDDDDD",
+        "domainColor": "#888888",
+        "tickColor": "#888888",
+    },
+    # One weight everywhere: with two fonts, the order of objects in a PDF varies.
+    "legend": {
+        "orient": "bottom",
+        "labelFontSize": 9,
+        "titleFontSize": 9,
+        "titleFontWeight": "normal",
+        "labelLimit": 230,
+    },
+}
+_MARGIN = 60  # points beside a panel, for its axis
 
 
 def pass_rates(tables: Tables) -> Spec:
@@ -88,20 +126,10 @@ def _panels(plot: Curves) -> Spec:
             shift = 0.008 * (number - (len(curves) - 1) / 2)
             for at, point in zip(curve.at, curve.points, strict=True):
                 rows.append(_row(point, at=at + shift, curve=curve.label))
-        x: Spec = {
-            "field": "at",
-            "type": "quantitative",
-            "scale": {"domain": [0, 1]},
-            "title": plot.x,
-        }
+        x = _quantity("at", plot.x, scale={"domain": [0, 1]})
         x |= {"axis": {"format": plot.x_format}} if plot.x_format else {}
-        looks = _looks(points, field="curve", names=settings)
-        marks = _marks("y", {"x": x, **looks}, plot.y)
-        line: Spec = {"mark": {"type": "line"}, "encoding": {"x": x, "y": _share("value", plot.y)}}
-        line["encoding"]["color"] = looks["color"]
-        panels.append(
-            {"title": panel, "data": {"values": rows}, "height": 200, "layer": [line, *marks]}
-        )
+        layers = _lines(x, points, settings, plot.y)
+        panels.append({"title": panel, "data": {"values": rows}, "height": 200, "layer": layers})
     across = min(len(panels), 3) or 1
     return {"$schema": SCHEMA, "title": plot.title, "concat": panels, "columns": across}
 
@@ -118,12 +146,8 @@ def cost_success(tables: Tables) -> Spec:
         right_label, left_label = (name, "") if at <= 0.6 * highest else ("", name)
         rows.append(_row(point, at=_number(at), right=right_label, left=left_label))
     limit = 1.1 * highest or 1.0
-    x: Spec = {
-        "field": "at",
-        "type": "quantitative",
-        "scale": {"domain": [0, limit], "nice": False},
-    }
-    x |= {"title": plot.x, "axis": {"format": _money(limit), "tickCount": 5}}
+    axis = {"format": _money(limit), "tickCount": 5}
+    x = _quantity("at", plot.x, scale={"domain": [0, limit], "nice": False}, axis=axis)
     layers = _marks("y", {"x": x, **_looks(plot.points, legend=not few)}, plot.y)
     if few:
         for side, align, shift in (("right", "left", 7), ("left", "right", -7)):
@@ -161,7 +185,7 @@ def repo_outcomes(tables: Tables) -> Spec:
     scheme = {"scheme": "cividis", "domain": [0, 1]}
     legend: Spec = {"title": "pass rate", "format": "%", "orient": "right", "type": "symbol"}
     legend |= {"values": [0, 0.25, 0.5, 0.75, 1], "symbolType": "square"}
-    colour = {"field": "value", "type": "quantitative", "scale": scheme, "legend": legend}
+    colour = _quantity("value", scale=scheme, legend=legend)
     cells = {"x": x, "y": y, "color": colour, "tooltip": {"field": "tip"}}
     layers: list[Spec] = [{"mark": {"type": "rect"}, "encoding": cells}]
     if few:
@@ -194,16 +218,13 @@ def timeline(tables: Tables) -> Spec:
         "grid": False,
     }
     lanes: Spec = {"domain": [-0.5, max(plot.lanes, 1) - 0.5], "reverse": True, "nice": False}
-    lanes |= {"zero": False}
-    y: Spec = {"field": "top", "type": "quantitative", "title": None, "axis": axis, "scale": lanes}
     colours = [OUTCOME_COLOURS.get(ending, "#000000") for ending in counts]
-    x: Spec = {"field": "start", "type": "quantitative", "title": plot.x, "scale": {"nice": False}}
     bars = {
         "mark": {"type": "bar", "stroke": "white", "strokeWidth": 0.4 if len(rows) <= 600 else 0},
         "encoding": {
-            "x": x,
+            "x": _quantity("start", plot.x, scale={"nice": False}),
             "x2": {"field": "end"},
-            "y": y,
+            "y": _quantity("top", None, axis=axis, scale={**lanes, "zero": False}),
             "y2": {"field": "bottom"},
             "color": _colour("outcome", list(labels.values()), colours),
             "tooltip": {"field": "tip"},
@@ -262,8 +283,7 @@ def _stacked(
         "color": _colour("kind", words, colours),
         "tooltip": {"field": "tip"},
     }
-    middle = {"field": "middle", "type": "quantitative"}
-    texts = {"x": middle, "y": y, "text": {"field": "text"}, "color": _INK}
+    texts = {"x": _quantity("middle"), "y": y, "text": {"field": "text"}, "color": _INK}
     return [
         {"mark": {"type": "bar"}, "encoding": bars},
         {"mark": {"type": "text", "fontSize": 10}, "encoding": texts},
@@ -297,13 +317,10 @@ def message_times(tables: Tables) -> Spec:
             for at, point in zip(curve.at, curve.points, strict=True)
         ]
     points = [point for curve in plot.curves for point in curve.points]
-    x: Spec = {"field": "at", "type": "quantitative", "title": plot.x}
-    x |= {"scale": {"domain": [0.5, 6.5], "nice": False}}
-    x |= {"axis": {"values": [1, 2, 3, 4, 5, 6], "format": "d", "grid": False}}
-    looks = _looks(points, field="curve", names=[curve.label for curve in plot.curves])
-    line: Spec = {"mark": {"type": "line"}, "encoding": {"x": x, "y": _share("value", plot.y)}}
-    line["encoding"]["color"] = looks["color"]
-    return _view(plot, rows, [line, *_marks("y", {"x": x, **looks}, plot.y)], height=200)
+    axis = {"values": [1, 2, 3, 4, 5, 6], "format": "d", "grid": False}
+    x = _quantity("at", plot.x, scale={"domain": [0.5, 6.5], "nice": False}, axis=axis)
+    layers = _lines(x, points, [curve.label for curve in plot.curves], plot.y)
+    return _view(plot, rows, layers, height=200)
 
 
 def communication_and_conflicts(tables: Tables) -> Spec:
@@ -335,10 +352,9 @@ def _forest(plot: Points, form: str, groups: Sequence[str] = ()) -> Spec:
     encoding: Spec = {"y": _names("name", names), **_looks(plot.points, legend=bool(groups))}
     if groups:
         encoding["yOffset"] = {"field": "group", "type": "nominal", "scale": {"domain": groups}}
-    axis = {"type": "quantitative", "title": plot.x, "axis": {"format": form, "tickCount": 5}}
     layers = _marks("x", encoding, plot.x)
     for layer, field in zip(layers, ("low", "value"), strict=True):
-        layer["encoding"]["x"] = {"field": field, **axis}
+        layer["encoding"]["x"] = _quantity(field, plot.x, axis={"format": form, "tickCount": 5})
     height = _ROW * max(len(names), 1) * max(1, (len(groups) + 1) // 2)
     return _view(plot, rows, layers, height=height)
 
@@ -360,7 +376,7 @@ def reasons(tables: Tables) -> Spec:
     y: Spec = {"field": "reason", "type": "nominal", "title": None}
     encoding = {
         "y": {**y, "scale": {"domain": list(plot.labels)}},
-        "x": {"field": "runs", "type": "quantitative", "title": plot.x, "axis": axis},
+        "x": _quantity("runs", plot.x, axis=axis),
         "color": _colour("name", list(plot.counts), colours),
         "tooltip": {"field": "tip"},
     }
@@ -449,7 +465,23 @@ def _share(field: str, title: str) -> dict[str, Any]:
     """Return the encoding of a share between 0 and 1 on an axis of percent."""
     scale = {"domain": [0, 1], "nice": False}
     axis = {"format": "%", "values": [0, 0.2, 0.4, 0.6, 0.8, 1]}
-    return {"field": field, "type": "quantitative", "title": title, "scale": scale, "axis": axis}
+    return _quantity(field, title, scale=scale, axis=axis)
+
+
+def _quantity(field: str, title: str | None = "", **rest: Any) -> Spec:
+    """Return the encoding of a number, with the axis' title unless it is empty; None: no title."""
+    named = {} if title == "" else {"title": title}
+    return {"field": field, "type": "quantitative", **named, **rest}
+
+
+def _lines(x: Spec, points: Sequence[Point], names: Sequence[str], title: str) -> list[Spec]:
+    """Return the layers of a line through the points of each curve, and of the points."""
+    looks = _looks(points, field="curve", names=names)
+    encoding = {"x": x, "y": _share("value", title), "color": looks["color"]}
+    return [
+        {"mark": {"type": "line"}, "encoding": encoding},
+        *_marks("y", {"x": x, **looks}, title),
+    ]
 
 
 def _looks(
@@ -476,3 +508,47 @@ def _colour(field: str, names: Sequence[str], colours: Iterable[str]) -> dict[st
 def _number(value: float) -> float | None:
     """Return a value for JSON: None for NaN."""
     return None if math.isnan(value) else float(value)
+
+
+def perform(plan: Plan) -> None:
+    """Do the work of rule `plots`."""
+    tables = plot_data.load(plan.results)
+    for name in layout.PLOTS:
+        for kind, data in render(name, tables, layout.PLOT_KINDS).items():
+            atomic_io.write_bytes(plan.results.plot(name, kind), data)
+            print(plan.results.plot(name, kind))
+
+
+def render(name: str, tables: Tables, kinds: tuple[str, ...]) -> dict[str, bytes]:
+    """Return a plot as files, by their ending. The same tables give the same files."""
+    svg = vl_convert.vegalite_to_svg(for_paper(SPECS[name](tables)))
+    svg = _renumber_ids(svg)
+    return {kind: _CONVERTERS[kind](svg) for kind in kinds}
+
+
+def for_paper(spec: Spec) -> Spec:
+    """Return a specification with the width and the theme of a paper."""
+    spec = copy.deepcopy(spec)
+    if "concat" in spec:
+        for panel in spec["concat"]:
+            panel["width"] = WIDTH // spec["columns"] - _MARGIN
+    else:
+        spec |= {"width": WIDTH, "autosize": {"type": "fit-x", "contains": "padding"}}
+    return {**spec, "config": dict(CONFIG)}
+
+
+def _renumber_ids(svg: str) -> str:
+    """Renumber gradients and clips: vl-convert counts over all plots of a process."""
+    ids: dict[str, str] = {}
+
+    def rename(match: re.Match[str]) -> str:
+        return ids.setdefault(match[0], f"{match[1]}{len(ids)}")
+
+    return re.sub(r"(?<=[\"#])(gradient_|clip)\d+(?=[\")])", rename, svg)
+
+
+_CONVERTERS: Mapping[str, Callable[[str], bytes]] = {
+    "svg": lambda svg: svg.encode(),
+    "png": lambda svg: bytes(vl_convert.svg_to_png(svg, ppi=PPI)),
+    "pdf": lambda svg: bytes(vl_convert.svg_to_pdf(svg)),
+}

@@ -13,6 +13,6 @@ def test_the_launcher_for_tables_imports_what_the_planned_jobs_need() -> None:
         "cooperflow.tables.run_table",
     ]
     some = launcher._table_modules("aggregate,plots")
-    assert "cooperflow.plots.plot_files" in some
+    assert "cooperflow.plots.specifications" in some
     assert "cooperflow.report.build" not in some
     assert set(launcher.LATE_MODULES) < set(some)

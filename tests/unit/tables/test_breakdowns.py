@@ -21,7 +21,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import pairs
 from cooperflow.experiment import plan as planning
-from cooperflow.plots import plot_data, plot_files, specifications
+from cooperflow.plots import plot_data, specifications
 from cooperflow.tables import (
     breakdowns,
     communication_tables,
@@ -330,7 +330,7 @@ def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
         for axis, title in titles(spec):
             assert title, (name, axis)
         json.dumps(spec, allow_nan=False)
-        svg = plot_files.render(name, shown, ("svg",))["svg"]
+        svg = specifications.render(name, shown, ("svg",))["svg"]
         assert svg.startswith(b"<svg")
         size = re.search(rb'width="([^"]+)" height="([^"]+)"', svg)
         assert size
@@ -340,21 +340,21 @@ def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["paired_outcomes", "repo_outcomes"])
 def test_all_kinds_and_the_same_again(name: str, tmp_path: Path) -> None:
     shown = plot_data.load(written(CASES["plain"], tmp_path))
-    made = plot_files.render(name, shown, layout.PLOT_KINDS)
+    made = specifications.render(name, shown, layout.PLOT_KINDS)
     assert made["png"].startswith(b"\x89PNG")
     assert made["pdf"].startswith(b"%PDF")
-    assert made == plot_files.render(name, shown, layout.PLOT_KINDS)
+    assert made == specifications.render(name, shown, layout.PLOT_KINDS)
 
 
 def test_text_needs_no_system_fonts(tmp_path: Path) -> None:
     """The font is bundled with vl-convert: a PDF holds it, and its text can be read."""
     shown = plot_data.load(written(CASES["plain"], tmp_path))
-    pdf = plot_files.render("pass_rates", shown, ("pdf",))["pdf"]
+    pdf = specifications.render("pass_rates", shown, ("pdf",))["pdf"]
     (page,) = PdfReader(io.BytesIO(pdf)).pages
     assert "model0-solo (n=100)" in page.extract_text()
     fonts = [font.get_object()["/BaseFont"] for font in page["/Resources"]["/Font"].values()]
     assert fonts
-    assert all(plot_files.FONT.replace(" ", "") in font for font in fonts)
+    assert all(specifications.FONT.replace(" ", "") in font for font in fonts)
 
 
 def test_figures_show_what_the_tables_say(tmp_path: Path) -> None:
