@@ -13,7 +13,7 @@ from cooperflow import atomic_io
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import dataset, fingerprint, plan
 from cooperflow.report import build as report_build
-from cooperflow.status import progress
+from cooperflow.session import progress
 
 
 def jobs(said: str) -> set[str]:

@@ -1,1 +1,1 @@
-"""Start of a session: preflight, cost estimate and plan."""
+"""A session: preflight, cost estimate and plan before its first job; progress from its files."""

@@ -7,6 +7,7 @@ client library takes seconds to import and prints messages. It reads {"model", "
 
 from __future__ import annotations
 
+import email.utils
 import importlib.util
 import json
 import os
@@ -14,19 +15,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from cooperflow import atomic_io, environment, layout, redaction, session_state
+from cooperflow.errors import BAD, NOTE, OK, Finding
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.outcomes import usage
-from cooperflow.session.finding import BAD, NOTE, OK, Finding, check_clock
 
 # An accepted key is not tried again for this long, seconds.
 FRESH = 600
+# Clocks may differ by this much before signatures and tokens are refused, seconds.
+CLOCK = 120
 # Time limits of the call and of its process, seconds.
 CALL_SECONDS = 60
 PROBE_SECONDS = 180
@@ -295,6 +299,27 @@ def main() -> int:
         sys.stdout = stdout
     print(redaction.redact(json.dumps(answer), request.get("key")))
     return 0
+
+
+def check_clock(time_text: str, owner: str) -> Finding:
+    """Compare this machine's clock with another, whose time is ISO 8601 or HTTP's."""
+    try:
+        moment = datetime.fromisoformat(time_text[:26].rstrip("Z") + "+00:00").timestamp()
+    except ValueError:
+        moment = _parse_http_date(time_text)
+    if not moment:
+        return Finding("clock", NOTE, f"{owner} time is unknown")
+    offset = abs(moment - time.time())
+    if offset > CLOCK:
+        return Finding("clock", BAD, f"{offset:.0f} s off {owner}: set this machine's clock (NTP).")
+    return Finding("clock", OK, f"within {max(offset, 1):.0f} s of {owner}")
+
+
+def _parse_http_date(text: str) -> float:
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError):
+        return 0.0
 
 
 if __name__ == "__main__":

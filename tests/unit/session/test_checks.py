@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from cooperflow import errors
 from cooperflow.experiment.config_schema import Model
 from cooperflow.outcomes import usage
-from cooperflow.session import checks, finding, model_check, session_start
+from cooperflow.session import checks, model_check, session_start
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
@@ -53,9 +54,9 @@ def test_too_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_clock_that_is_off_is_told() -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    assert finding.check_clock(f"{now}.123456789Z", "Docker's").state == "ok"
-    assert finding.check_clock("Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
-    assert finding.check_clock("", "theirs").state == "--"
+    assert model_check.check_clock(f"{now}.123456789Z", "Docker's").state == "ok"
+    assert model_check.check_clock("Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
+    assert model_check.check_clock("", "theirs").state == "--"
 
 
 def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +86,10 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("given", "state", "words"),
     [
-        ({"step_limit": "many"}, finding.BAD, "config.agent.step_limit: 'many' has another type"),
-        ({"step_limit": True}, finding.BAD, "True has another type"),
-        ({"step_limt": 5}, finding.NOTE, "not among upstream's keys: agent.step_limt"),
-        ({"step_limit": 5, "cost_limit": 2}, finding.OK, "config read"),
+        ({"step_limit": "many"}, errors.BAD, "config.agent.step_limit: 'many' has another type"),
+        ({"step_limit": True}, errors.BAD, "True has another type"),
+        ({"step_limt": 5}, errors.NOTE, "not among upstream's keys: agent.step_limt"),
+        ({"step_limit": 5, "cost_limit": 2}, errors.OK, "config read"),
     ],
 )
 def test_an_agents_config_is_held_beside_upstreams(

@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 
 from cooperflow import formats
 from cooperflow.report import build
-from cooperflow.status import progress
+from cooperflow.session import progress
 from cooperflow.tables import breakdowns, comparison, derived_tables, findings, run_table
 from cooperflow.tables.comparison import Difference
 from cooperflow.tables.findings import Count, Figures, Losses, Roles

@@ -370,7 +370,7 @@ def test_wilson_is_that_of_statsmodels_to_six_places() -> None:
 
 def test_the_statistics_of_make_status_need_no_numpy() -> None:
     """`make status` is repeated during a run, and numpy and pandas take longer than its work."""
-    program = "import sys; from cooperflow.status import progress; print(*sys.modules)"
+    program = "import sys; from cooperflow.session import progress; print(*sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(layout.REPOSITORY / "scripts")}
     command = [sys.executable, "-c", program]
     shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout

@@ -15,12 +15,13 @@ import synthetic
 from rich.console import Console
 from rich.table import Table
 
+from commands import status
 from cooperflow import formats, processes
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import usage
 from cooperflow.processes import Process
-from cooperflow.status import progress, terminal_view
+from cooperflow.session import progress
 from cooperflow.tables import derived_tables, run_table
 
 
@@ -49,7 +50,7 @@ def call(number: int, kind: str, cost: float = 0.02) -> dict[str, Any]:
 
 def text_of(plan: Plan, width: int = 130) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(terminal_view.view(progress.Reader(plan).status(), width))
+    console.print(status.view(progress.Reader(plan).status(), width))
     return console.export_text()
 
 

@@ -1,1 +1,0 @@
-"""Progress of an experiment, read from its files."""
