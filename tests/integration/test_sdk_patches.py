@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import socket
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from docker import APIClient
 
 from cooperflow.attempt import child_process
 from cooperflow.instrumentation import sdk_patches
@@ -16,6 +22,7 @@ from cooperflow.instrumentation import sdk_patches
 child_process.prepare_environment()
 
 from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector  # noqa: E402
+from cooperbench.agents.mini_swe_agent_v2.environments import docker as module  # noqa: E402
 from cooperbench.agents.mini_swe_agent_v2.environments.docker import (  # noqa: E402
     DockerEnvironment,
     DockerEnvironmentConfig,
@@ -179,3 +186,156 @@ def test_an_image_without_base64_gives_its_patch_as_text(monkeypatch: pytest.Mon
     sdk_patches.keep_patches_exact()
     connector: Any = object.__new__(GitConnector)
     assert connector._exec(None, f"{sdk_patches.DIFF}HEAD")["output"] == "diff --git a b\n"
+
+
+def _answer(connection: socket.socket, *answers: bytes) -> None:
+    """Answer requests without an end of their own, each in one piece."""
+    for answer in answers:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(1 << 16)
+        connection.sendall(answer)
+    connection.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_output_that_comes_with_the_header_is_kept(
+    stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fast command's output is there before the SDK has read the header of the answer."""
+    monkeypatch.setattr(APIClient, "_read_from_socket", APIClient._read_from_socket)
+    sdk_patches.read_whole_output()
+    path = tmp_path / "engine.sock"
+    header = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    frames = sdk_patches.FRAME.pack(1, 4) + b"out\n" + sdk_patches.FRAME.pack(2, 4) + b"err\n"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        serve = threading.Thread(
+            target=lambda: _answer(listener.accept()[0], header + frames), daemon=True
+        )
+        serve.start()
+        output = APIClient(f"unix://{path}", version="1.41").exec_start("any", stream=stream)
+        serve.join(20)
+    assert (b"".join(output) if stream else output) == b"out\nerr\n"
+
+
+@pytest.fixture(scope="module")
+def container() -> Iterator[str]:
+    command = ["docker", "run", "-d", "--rm", "cooperflow/demo-base:bookworm", "sleep", "600"]
+    name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    yield name
+    subprocess.run(["docker", "rm", "-f", name], check=True, capture_output=True)
+
+
+def _execute(container: str, command: str, cwd: str = "", **config: Any) -> dict[str, Any]:
+    environment: Any = object.__new__(DockerEnvironment)
+    environment.config = DockerEnvironmentConfig(
+        image="any", executable=os.environ["MSWEA_DOCKER_EXECUTABLE"], **config
+    )
+    environment.container_id = container
+    environment.cleanup = lambda: None
+    return dict(environment.execute({"command": command}, cwd))
+
+
+def _execute_by_sdk(
+    container: str, command: str, monkeypatch: pytest.MonkeyPatch, cwd: str = "", **config: Any
+) -> tuple[dict[str, Any], int]:
+    """Return the result, and the number of programs that were started nevertheless."""
+    programs: list[Any] = []
+    run = subprocess.run
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        programs.append(arguments)
+        return run(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "subprocess", subprocess)
+        patch.setattr(APIClient, "_read_from_socket", APIClient._read_from_socket)
+        patch.setattr(subprocess, "run", counted)
+        sdk_patches.read_whole_output()
+        sdk_patches.start_commands_by_sdk()
+        return _execute(container, command, cwd, **config), len(programs)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo out; echo err >&2; echo out more; exit 3",
+        "for n in $(seq 300); do echo out $n; echo err $n >&2; done",
+        "printf 'a\\r\\nb\\rc\\377\\351\\000\\n'",
+        "pwd; echo $NAME $SPACED; shopt login_shell; id; tty",
+        "cat; read line; echo $?; grep x",
+        "seq 1500000; printf '\\303\\251%.0s' {1..40001}",
+        "kill -9 $$",
+        "exec >&- 2>&-; sleep 1; exit 4",
+        "sleep 600 >/dev/null 2>&1 & echo started",
+        "no-such-command",
+        "",
+    ],
+)
+def test_a_command_gives_the_same_by_the_sdk(
+    command: str, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {"NAME": "a=b", "SPACED": "two  words"}
+    config: Any = {"env": variables, "timeout": 60}
+    program = _execute(container, command, "/usr", **config)
+    sdk, count = _execute_by_sdk(container, command, monkeypatch, "/usr", **config)
+    if ">&2" in command:  # the engine gives the two streams in any order, also to the program
+        for result in (program, sdk):
+            lines = result["output"].splitlines()
+            result["output"] = [x for x in lines if "err" in x], [x for x in lines if "out" in x]
+    assert sdk == program
+    assert count == 0
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("command", ["echo before; sleep 551", "sleep 552 & echo before"])
+def test_a_command_that_does_not_end_is_left_alone(
+    command: str, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = _execute(container, command, timeout=2)
+    sdk, _ = _execute_by_sdk(container, command, monkeypatch, timeout=2)
+    name = f"'{os.environ['MSWEA_DOCKER_EXECUTABLE']}'"
+    assert sdk["exception_info"].endswith("timed out after 2 seconds")
+    assert sdk == program and name in sdk["exception_info"]
+    assert sdk["output"] == "before\n"
+    top = ["docker", "top", container, "-eo", "pid,args"]
+    processes = subprocess.run(top, check=True, capture_output=True, text=True).stdout
+    assert processes.count(re.findall("sleep [0-9]+", command)[0] + "\n") == 2
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("name", "cwd", "config"),
+    [
+        ("no-such-container", "", {}),
+        (None, "/no/such/folder", {}),
+        (None, "", {"interpreter": ["no-such-program"]}),
+    ],
+)
+def test_a_command_that_cannot_start_gives_the_programs_message(
+    name: str | None, cwd: str, config: Any, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = _execute(name or container, "true", cwd, timeout=20, **config)
+    sdk, _ = _execute_by_sdk(name or container, "true", monkeypatch, cwd, timeout=20, **config)
+    assert sdk == program
+    assert sdk["returncode"] and sdk["output"]
+
+
+@pytest.mark.docker
+def test_a_container_that_is_removed_ends_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["docker", "run", "-d", "cooperflow/demo-base:bookworm", "sleep", "600"]
+    results = []
+    for by_sdk in (False, True):
+        name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        script = "echo before; touch /tmp/begun; sleep 60"
+        remove = f"until docker exec {name} test -e /tmp/begun; do :; done; docker rm -f {name}"
+        with subprocess.Popen(["sh", "-c", remove], stdout=subprocess.DEVNULL):
+            if by_sdk:
+                results.append(_execute_by_sdk(name, script, monkeypatch, timeout=30)[0])
+            else:
+                results.append(_execute(name, script, timeout=30))
+    assert results[0] == results[1]
+    assert (results[0]["output"], results[0]["returncode"]) == ("before\n", 137)

@@ -143,6 +143,8 @@ def _main(command: Command) -> int:
         sdk_patches.rename_git_server(command.labels[containers.TOKEN_LABEL])
     if command.command_seconds is not None:
         sdk_patches.limit_commands(command.command_seconds)
+    sdk_patches.read_whole_output()
+    sdk_patches.start_commands_by_sdk()
     sdk_patches.keep_patches_exact()
     if command.unread is not None:
         sdk_patches.note_unread_patches(command.unread)
