@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import site
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,12 @@ OTHERS = {
 }
 MODELS = ("command-a-03-2025", "openai/gpt-4o", "anthropic/claude-3-5-haiku-20241022")
 
-# Upstream's model class and the gateway, once per model; the preflight's call, once.
+# Upstream's model class and the gateway, once per model; the preflight's call, once. The imports
+# take seconds: each case is a fork with its own variables, as an attempt is one of the launcher.
 CALLER = """
-import json, sys
+import contextlib, json, os, sys
 from pathlib import Path
-asked = json.load(sys.stdin)
+cases = json.load(sys.stdin)
 from cooperflow.attempt import child_process
 child_process.prepare_environment()
 import cooperbench.cli
@@ -49,51 +52,68 @@ from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
 from cooperflow.attempt import services
 from cooperflow.session import model_check
 litellm.suppress_debug_info = True
-litellm_model.retry = lambda **_: [__import__("contextlib").nullcontext()]
+litellm_model.retry = lambda **_: [contextlib.nullcontext()]
 messages = [{"role": "user", "content": "Hi"}]
-findings = {"azure": resolve_azure_config() is not None, "failed": []}
-key = asked["key"]
-for name in asked["models"]:
-    if not key:
-        child_process.set_key(name, key)
-    base = {"api_base": asked["bases"][name]} if asked["bases"] else {}
-    kwargs = {"timeout": 20, "max_retries": 0, **base}
-    try:
-        model = litellm_model.LitellmModel(
-            model_name=name,
-            model_kwargs={**kwargs, "num_retries": 0, **({"api_key": key} if key else {})},
-            cost_tracking="ignore_errors",
-        )
-        model.query(messages)
-    except Exception as error:
-        # The stub answers without a command, which the agent refuses after the call.
-        if type(error).__name__ != "FormatError":
-            findings["failed"].append(repr(error))
-    upstream = services.Upstream(name, key, kwargs, 1, Path("unused"))
-    services._Model(upstream).complete("agent1", {"messages": messages})
-    if name == asked["models"][0]:  # it takes a process, and seconds
-        model_check.probe(name, key, base, call=True)
-print(json.dumps(findings))
+
+def call(case):
+    os.environ.update(case["variables"])
+    findings = {"azure": resolve_azure_config() is not None, "failed": []}
+    key = case["key"]
+    for name in case["models"]:
+        if not key:
+            child_process.set_key(name, key)
+        base = {"api_base": case["bases"][name]} if case["bases"] else {}
+        kwargs = {"timeout": 20, "max_retries": 0, **base}
+        try:
+            model = litellm_model.LitellmModel(
+                model_name=name,
+                model_kwargs={**kwargs, "num_retries": 0, **({"api_key": key} if key else {})},
+                cost_tracking="ignore_errors",
+            )
+            model.query(messages)
+        except Exception as error:
+            # The stub answers without a command, which the agent refuses after the call.
+            if type(error).__name__ != "FormatError":
+                findings["failed"].append(repr(error))
+        upstream = services.Upstream(name, key, kwargs, 1, Path("unused"))
+        services._Model(upstream).complete("agent1", {"messages": messages})
+        if name == case["models"][0]:  # it takes a process, and seconds
+            model_check.probe(name, key, base, call=True)
+    return findings
+
+for case in cases:
+    sys.stdout.flush()
+    if not os.fork():
+        print(json.dumps(call(case)), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
 
 
+@dataclass(frozen=True)
+class Case:
+    """A caller: its models, their configured addresses, its key and its variables."""
+
+    bases: Mapping[str, str] | None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    models: Sequence[str] = MODELS
+    key: str | None = "sk-1234567890"
+
+
 def _call(
-    environment: Mapping[str, str],
-    bases: Mapping[str, str] | None,
-    cwd: Path,
-    models: Sequence[str] = MODELS,
-    key: str | None = "sk-1234567890",
-) -> dict[str, Any]:
+    cases: Sequence[Case], cwd: Path, variables: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Make the calls of each case; ``variables``: also set while the packages are imported."""
     done = subprocess.run(
         [sys.executable, "-c", CALLER],
-        input=json.dumps({"models": models, "bases": bases, "key": key}),
+        input=json.dumps([asdict(case) for case in cases]),
         text=True,
         capture_output=True,
-        env={**_clean(), **environment},
+        env={**_clean(), **(variables or {})},
         cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return [json.loads(line) for line in done.stdout.splitlines()[-len(cases) :]]
 
 
 def _clean() -> dict[str, str]:
@@ -144,54 +164,54 @@ def _trap(tmp_path: Path, misleading: Mapping[str, str]) -> tuple[dict[str, str]
 
 
 @pytest.mark.parametrize("by", ["variables", "files"])
-@pytest.mark.parametrize("configured", [True, False])
 def test_the_config_alone_decides_which_server_is_called(
-    by: str, configured: bool, wrong: Stub, misleading: dict[str, str], tmp_path: Path
+    by: str, wrong: Stub, misleading: dict[str, str], tmp_path: Path
 ) -> None:
     variables, cwd = misleading, tmp_path
     if by == "files":
         variables, cwd = _trap(tmp_path, misleading)
-    with stub("right") as right, stub("proxy") as proxy:
+    with stub("right") as right, stub("proxy") as proxy, stub("outer proxy") as outer:
         # The provider's own address is reached by a proxy, which shows who was called.
-        ways = {"HTTPS_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
-        findings = _call({**variables, **ways}, _bases(right) if configured else None, cwd)
-        called, outside = list(right.paths), list(proxy.paths)
+        configured = Case(_bases(right), {"HTTPS_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"})
+        default = Case(None, {"HTTPS_PROXY": outer.url, "NO_PROXY": "127.0.0.1"})
+        findings = _call([configured, default], cwd, variables)
     assert wrong.paths == []
-    assert findings["azure"] is False
-    if configured:
-        assert findings["failed"] == []
-        ends = ["chat", "completions", "messages"]
-        assert sorted(path.rpartition("/")[2] for path in called) == sorted([*ends, *ends, "chat"])
-        assert outside == []
-    else:
-        hosts = {"api.cohere.com:443", "api.openai.com:443", "api.anthropic.com:443"}
-        assert {path.removeprefix("CONNECT ") for path in outside} == hosts
+    assert [finding["azure"] for finding in findings] == [False, False]
+    assert findings[0]["failed"] == []
+    ends = ["chat", "completions", "messages"]
+    called = sorted(path.rpartition("/")[2] for path in right.paths)
+    assert called == sorted([*ends, *ends, "chat"])
+    assert proxy.paths == []
+    hosts = {"api.cohere.com:443", "api.openai.com:443", "api.anthropic.com:443"}
+    assert {path.removeprefix("CONNECT ") for path in outer.paths} == hosts
 
 
-@pytest.mark.parametrize("ways", ["ALL_PROXY", "HTTP_PROXY", "all_proxy", "NO_PROXY"])
-def test_a_proxy_is_used_by_all_or_by_none(
-    ways: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_is_used_by_all_or_by_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
-    with stub("right") as right, stub("proxy") as proxy:
-        variables = {ways: proxy.url}
-        # A name that only the proxy knows.
-        where = "http://provider.invalid"
-        if ways == "NO_PROXY":
-            variables = {"ALL_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
-            where = right.url
-        bases = {name: url.replace(right.url, where) for name, url in _bases(right).items()}
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        reached = admission.provider_problem(bases[MODELS[0]])
-        assert reached == ""
-        if ways == "all_proxy":  # the calls themselves are tried with the other three
-            assert proxy.paths
-            return
-        findings = _call(variables, bases, tmp_path)
-        assert findings["failed"] == []
-        used, unused = (right, proxy) if ways == "NO_PROXY" else (proxy, right)
+    with contextlib.ExitStack() as stack:
+        cases, expected = [], []
+        for ways in ("ALL_PROXY", "HTTP_PROXY", "NO_PROXY", "all_proxy"):
+            right, proxy = (stack.enter_context(stub(name)) for name in ("right", "proxy"))
+            variables = {ways: proxy.url}
+            # A name that only the proxy knows.
+            where = "http://provider.invalid"
+            if ways == "NO_PROXY":
+                variables = {"ALL_PROXY": proxy.url, "NO_PROXY": "127.0.0.1"}
+                where = right.url
+            bases = {name: url.replace(right.url, where) for name, url in _bases(right).items()}
+            with monkeypatch.context() as patch:
+                for name, value in variables.items():
+                    patch.setenv(name, value)
+                assert admission.provider_problem(bases[MODELS[0]]) == ""
+            if ways == "all_proxy":  # the calls themselves are tried with the other three
+                assert proxy.paths
+                continue
+            cases.append(Case(bases, variables))
+            expected.append((right, proxy) if ways == "NO_PROXY" else (proxy, right))
+        findings = _call(cases, tmp_path)
+    assert [finding["failed"] for finding in findings] == [[]] * 3
+    for used, unused in expected:
         assert len(used.paths) == 2 * len(MODELS) + 1 + 1  # the preflight, and the breaker
         assert unused.paths == []
 
@@ -244,9 +264,8 @@ def test_a_model_without_a_key_gets_no_key_of_the_environment(tmp_path: Path) ->
     """litellm takes OPENAI_API_KEY from the environment and sends it to the configured server."""
     keys = {"OPENAI_API_KEY": "sk-of-another-provider", "COHERE_API_KEY": "ck-0123456789"}
     with stub("right") as right:
-        answer = _call(
-            keys, {"openai/my-model": f"{right.url}/v1"}, tmp_path, ["openai/my-model"], None
-        )
+        bases = {"openai/my-model": f"{right.url}/v1"}
+        (answer,) = _call([Case(bases, keys, ["openai/my-model"], None)], tmp_path)
         sent = list(right.keys)
     assert answer["failed"] == []
     assert sent == [environment.NO_KEY] * 3  # the agent, the gateway, the preflight
