@@ -76,6 +76,14 @@ def test_an_engine_that_starts_no_command_is_noted(tmp_path: Path) -> None:
     assert "cgroup' is read-only" in event["words"]
 
 
+def test_a_second_stop_of_a_container_does_nothing(tmp_path: Path) -> None:
+    _docker(tmp_path, BROKEN)
+    assert len(_stop(tmp_path, "stop")) == 1
+    assert len(_stop(tmp_path, "stop")) == 1
+    assert len(_stop(tmp_path, "rm", "-f")) == 2
+    assert (tmp_path / "put-away").read_text().split() == [CONTAINER, CONTAINER]
+
+
 @pytest.mark.parametrize(
     "words",
     [
