@@ -125,7 +125,7 @@ if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun
     print(admission.describe_budget(PLAN), file=sys.stderr)
 
 
-BROKEN_EVALUATIONS = redo.broken_evaluations(RESULTS)
+MARKED_EVALUATIONS = redo.marked_evaluations(RESULTS)
 
 
 def documents(name, is_wanted=lambda experiment: True):
@@ -164,10 +164,10 @@ def inputs_of_run(experiment):
     return inputs
 
 
-def inputs_of_evaluation(experiment, name=layout.EVAL, marker=redo.evaluation_name):
+def inputs_of_evaluation(experiment, name=layout.EVAL, marker=redo.eval_marker):
     """The run and the verified images; a finished evaluation of a finished run has no inputs.
 
-    `name` is the evaluation's document, `marker` names its redo markers.
+    `name` is the evaluation's document, `marker` names its redo marker.
     """
     folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
 
@@ -176,7 +176,7 @@ def inputs_of_evaluation(experiment, name=layout.EVAL, marker=redo.evaluation_na
         evaluation = f"{folder}/{wildcards.pair}/{name}"
         if not redo.is_complete(result):
             return result  # the run waits for the images
-        broken = marker(folder, wildcards.pair) in BROKEN_EVALUATIONS
+        broken = marker(folder, wildcards.pair) in MARKED_EVALUATIONS
         if redo.is_complete(evaluation) and not broken:
             return []
         if os.path.exists(evaluation):
@@ -189,7 +189,7 @@ def inputs_of_evaluation(experiment, name=layout.EVAL, marker=redo.evaluation_na
 def inputs_of_oracle(wildcards):
     """The verified image of a pair; a finished document of the oracle has no inputs."""
     document = RESULTS.root / "oracle" / wildcards.pair / f"repeat-{wildcards.repeat}.json"
-    broken = redo.oracle_name(wildcards.pair, wildcards.repeat) in BROKEN_EVALUATIONS
+    broken = layout.oracle_marker(wildcards.pair, wildcards.repeat) in MARKED_EVALUATIONS
     if redo.is_complete(document) and not broken:
         return []
     if document.exists():
@@ -222,13 +222,13 @@ def inputs_of_archive(wildcards):
 
 
 def inputs_of_tables(_):
-    """Every document of the runs, and the oracle's note if it exists."""
+    """Every document of the runs, and the redo marker of the oracle if it exists."""
     paths = [*documents(layout.EVAL), *documents(layout.RESULT)]
     paths += documents(layout.OWN, PLAN.has_own_features)
     if redo.tables_are_outdated(PLAN, paths):
         make_again(RESULTS.runs_csv)
-    # The note is newer than the tables when the oracle's results have changed.
-    return paths + ([str(RESULTS.oracle_note)] if RESULTS.oracle_note.exists() else [])
+    # The marker is newer than the tables when the oracle's results have changed.
+    return paths + ([str(RESULTS.tables_marker)] if RESULTS.tables_marker.exists() else [])
 
 
 def images_before(pair, experiment=None):

@@ -10,7 +10,7 @@ for experiment in PLAN.experiments:
             f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.EVAL}",
         log:
             f"logs/evals/{experiment.run_name}/{PAIR}.log",
-        priority: 100
+        priority: PLAN.evaluation_priority
         threads: 0  # eval_slots limits them, not cores
         resources:
             eval_slots=1,

@@ -15,7 +15,7 @@ rule oracle_pair:
         f"logs/oracle/{PAIR}-{{repeat}}.log",
     wildcard_constraints:
         repeat=r"[1-9]\d*",
-    priority: 100
+    priority: PLAN.evaluation_priority
     threads: 0
     resources:
         eval_slots=1,

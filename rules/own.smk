@@ -7,7 +7,7 @@ for experiment in PLAN.experiments:
         name:
             f"own_{PLAN.rule(experiment)}"
         input:
-            inputs_of_evaluation(experiment, layout.OWN, redo.own_name),
+            inputs_of_evaluation(experiment, layout.OWN, redo.own_marker),
         output:
             f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.OWN}",
         log:

@@ -13,7 +13,7 @@ for experiment in PLAN.experiments:
             f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.RESULT}",
         log:
             f"logs/runs/{experiment.run_name}/{PAIR}.log",
-        priority: PLAN.priority(experiment)
+        priority: PLAN.run_priority(experiment)
         # run_slots limits them. If runs claimed cores, Snakemake would start no evaluation while
         # all run slots are in use.
         threads: 0

@@ -8,7 +8,7 @@ from cooperflow.jobs import job
 
 def main(plan: Plan) -> None:
     processes.interrupt_on_signals()
-    document = dataset.settle(plan)
+    document = dataset.fetch_and_check(plan)
     print(
         f"data set: {document['dir']} ({document['source']}): complete for "
         f"{document['pairs']} pairs of {len(document['tasks'])} tasks, "

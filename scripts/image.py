@@ -31,7 +31,7 @@ def main() -> int:
         with contextlib.ExitStack() as stack:
             if processes.on_a_node():
                 stack.enter_context(verification.one_at_a_time(plan))
-            sentinel = verification.ensure(plan, image)
+            sentinel = verification.write_sentinel(plan, image)
         print(f"{image}: {sentinel['source']} and verified")
         return 0
 

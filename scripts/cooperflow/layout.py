@@ -109,12 +109,12 @@ def dashed(path: str) -> str:
 
 
 def own_marker(dashed_key: str) -> str:
-    """Return the name of the redo marker of a run's broken evaluation of own features."""
+    """Return the name of the redo marker of a run's evaluation of own features."""
     return f"own--{dashed_key}"
 
 
 def oracle_marker(pair: str, repeat: int | str) -> str:
-    """Return the name of the redo marker of a repetition of the oracle's evaluations of a pair."""
+    """Return the name of the redo marker of a repetition of a pair's oracle."""
     return dashed(f"oracle--{pair}--{repeat}")
 
 
@@ -199,8 +199,8 @@ class Results:
         return self.root / "oracle.csv"
 
     @property
-    def oracle_note(self) -> Path:
-        """Redo marker of the tables, written when the oracle has a new result."""
+    def tables_marker(self) -> Path:
+        """Redo marker of the tables, written when the oracle has new results."""
         return self.state / "oracle"
 
     @property
@@ -231,7 +231,7 @@ class Results:
 
     @property
     def state(self) -> Path:
-        """State of the workflow: id, lock, claims, notes of broken evaluations."""
+        """State of the workflow: id, lock, claims, redo markers."""
         return self.root / ".state"
 
     @property
@@ -247,7 +247,8 @@ class Results:
         return self.state / "claims"
 
     @property
-    def broken_evals(self) -> Path:
+    def redo_markers(self) -> Path:
+        """Folder of the redo markers of evaluations, one for each that broke."""
         return self.state / "broken-evals"
 
     @property

@@ -29,21 +29,21 @@ def is_complete(document: Path | str) -> bool:
     return path.exists() and atomic_io.is_complete(path)
 
 
-def broken_evaluations(results: Results) -> frozenset[str]:
-    """Return the names of the evaluations whose last try broke, one note each.
+def marked_evaluations(results: Results) -> frozenset[str]:
+    """Return the names of the redo markers of evaluations: the last try of each broke.
 
     A run's name is its key with dashes, its own features' is `own--{key}`, the oracle's is
     `oracle--{pair}--{repeat}`.
     """
     try:
-        notes = os.listdir(results.broken_evals)
+        files = os.listdir(results.redo_markers)
     except FileNotFoundError:
         return frozenset()
-    return frozenset(name.rpartition(".")[0] for name in notes)
+    return frozenset(name.rpartition(".")[0] for name in files)
 
 
-def evaluation_name(mode_folder: str, pair: str) -> str:
-    """Return the name of the redo marker of a run's broken evaluation.
+def eval_marker(mode_folder: str, pair: str) -> str:
+    """Return the name of the redo marker of a run's evaluation.
 
     Args:
         mode_folder: the experiment's folder, ending in {run_name}/{mode}.
@@ -52,14 +52,9 @@ def evaluation_name(mode_folder: str, pair: str) -> str:
     return layout.dashed(f"{name}/{mode}/{pair}")
 
 
-def own_name(mode_folder: str, pair: str) -> str:
-    """Return the name of the marker of a run's broken evaluation of own features."""
-    return layout.own_marker(evaluation_name(mode_folder, pair))
-
-
-def oracle_name(pair: str, repeat: str) -> str:
-    """Return the name of the redo marker of the oracle's broken evaluation."""
-    return layout.oracle_marker(pair, repeat)
+def own_marker(mode_folder: str, pair: str) -> str:
+    """Return the name of the redo marker of a run's evaluation of own features."""
+    return layout.own_marker(eval_marker(mode_folder, pair))
 
 
 def gate_is_outdated(plan: Plan) -> bool:

@@ -113,7 +113,7 @@ def test_the_first_pull_pins_and_the_next_goes_by_digest(
     plan_for: Any, bench: Bench, tmp_path: Path, capsys: Any
 ) -> None:
     plan = plan_for()
-    sentinel = verification.ensure(plan, plan.images[0])
+    sentinel = verification.write_sentinel(plan, plan.images[0])
     assert sentinel["source"] == "pulled"
     assert set(sentinel["checked"]) == {"repo", "runner", "bash"}
     (row,) = _lock(tmp_path)
@@ -122,7 +122,7 @@ def test_the_first_pull_pins_and_the_next_goes_by_digest(
     assert int(row["size"]) > 6_000_000
     assert "image 1 of 1" in capsys.readouterr().out
     bench.clear()
-    again = verification.ensure(plan, plan.images[0])
+    again = verification.write_sentinel(plan, plan.images[0])
     assert again["id"] == sentinel["id"]
 
 
@@ -131,7 +131,7 @@ def test_a_pull_that_is_cut_off_is_tried_again(
 ) -> None:
     proxy.cuts = 2
     plan = plan_for()
-    assert verification.ensure(plan, plan.images[0])["source"] == "pulled"
+    assert verification.write_sentinel(plan, plan.images[0])["source"] == "pulled"
     assert proxy.cuts == 0
     told = capsys.readouterr().out
     # A containerd store resumes cut downloads by itself.
@@ -153,7 +153,7 @@ def test_a_pull_that_never_works_ends_in_plain_words(
     proxy.cuts = 99
     plan = plan_for(tries=2)
     with pytest.raises(UserError, match="could not be pulled in 2 tries"):
-        verification.ensure(plan, plan.images[0])
+        verification.write_sentinel(plan, plan.images[0])
     assert not plan.results.sentinel(plan.images[0]).exists()
 
 
@@ -182,7 +182,7 @@ def test_a_rate_limit_is_waited_for_and_told(
     proxy.limits, proxy.retry_after = 3, "1"
     plan = plan_for(tries=2)  # waiting does not count as a try
     begun = time.monotonic()
-    verification.ensure(plan, plan.images[0])
+    verification.write_sentinel(plan, plan.images[0])
     assert time.monotonic() - begun > 3
     assert "rate limit is reached; waiting 2 s, until" in capsys.readouterr().out
 
@@ -190,26 +190,26 @@ def test_a_rate_limit_is_waited_for_and_told(
 def test_a_registry_that_wants_a_token_gets_one(plan_for: Any, proxy: image_servers.Proxy) -> None:
     proxy.token = "secret"
     plan = plan_for()
-    assert verification.ensure(plan, plan.images[0])["source"] == "pulled"
+    assert verification.write_sentinel(plan, plan.images[0])["source"] == "pulled"
 
 
 def test_a_moved_tag_stops_until_it_is_decided(plan_for: Any, bench: Bench, tmp_path: Path) -> None:
     plan = plan_for()
-    first = verification.ensure(plan, plan.images[0])
+    first = verification.write_sentinel(plan, plan.images[0])
     (pinned,) = _lock(tmp_path)
     bench.publish(NAME, "task1", b"another content")
     with pytest.raises(UserError, match="the tag has moved") as told:
-        verification.ensure(plan, plan.images[0])
+        verification.write_sentinel(plan, plan.images[0])
     assert "moved: accept" in str(told.value)
     assert _lock(tmp_path) == [pinned]
-    kept = verification.ensure(plan_for(moved="pinned"), plan.images[0])
+    kept = verification.write_sentinel(plan_for(moved="pinned"), plan.images[0])
     assert kept["id"] == first["id"]
     bench.clear()
-    taken = verification.ensure(plan_for(moved="accept"), plan.images[0])
+    taken = verification.write_sentinel(plan_for(moved="accept"), plan.images[0])
     assert taken["id"] != first["id"]
     (now,) = _lock(tmp_path)
     assert now["digest"] != pinned["digest"]
-    assert verification.ensure(plan, plan.images[0])["id"] == taken["id"]
+    assert verification.write_sentinel(plan, plan.images[0])["id"] == taken["id"]
 
 
 def test_an_image_that_is_not_there_is_not_asked_for_again(
@@ -217,7 +217,7 @@ def test_an_image_that_is_not_there_is_not_asked_for_again(
 ) -> None:
     plan = plan_for([(B, 2, [[1, 2]])])
     with pytest.raises(UserError, match="has no such image"):
-        verification.ensure(plan, plan.images[0])
+        verification.write_sentinel(plan, plan.images[0])
     assert "try 2 of" not in capfd.readouterr().out
 
 
@@ -230,7 +230,7 @@ def test_too_little_room_is_told_before_the_first_byte(
     assert "data-root" in str(told.value)
     assert "images.rolling: true" in str(told.value)
     with pytest.raises(UserError, match=r"needs about 1.\d+ GB"):
-        verification.ensure(plan, plan.images[0])
+        verification.write_sentinel(plan, plan.images[0])
     assert proxy.blobs == 0
 
 
@@ -243,10 +243,10 @@ def test_a_disk_that_fills_while_unpacking_is_told(plan_for: Any, bench: Bench) 
     try:
         plan = plan_for()
         with pytest.raises(UserError, match="Docker's disk is full"):
-            verification.ensure(plan, plan.images[0])
+            verification.write_sentinel(plan, plan.images[0])
     finally:
         filling.unlink()
-    assert verification.ensure(plan, plan.images[0])["source"] == "pulled"
+    assert verification.write_sentinel(plan, plan.images[0])["source"] == "pulled"
 
 
 def room_left(folder: Path) -> int:
@@ -256,14 +256,14 @@ def room_left(folder: Path) -> int:
 
 def test_tars_are_written_and_loaded(plan_for: Any, bench: Bench, tmp_path: Path) -> None:
     plan = plan_for(archive=str(tmp_path / "tars"))
-    first = verification.ensure(plan, plan.images[0])
+    first = verification.write_sentinel(plan, plan.images[0])
     assert verification.save(plan, plan.images[0]) > 6_000_000
     assert [p.name for p in (tmp_path / "tars").iterdir()] == [
         "cooperbench-demo-inventory_task1.tar"
     ]
     bench.clear()
     offline = plan_for(archive=str(tmp_path / "tars"), pull=False)
-    loaded = verification.ensure(offline, offline.images[0])
+    loaded = verification.write_sentinel(offline, offline.images[0])
     assert (loaded["source"], loaded["id"]) == ("loaded", first["id"])
 
 
@@ -281,7 +281,7 @@ def test_rolling_removes_what_it_brought_after_the_last_use(
     uses = {image: [str(last)] for image in plan.images}
     assert disk_space.plan_use(plan, uses) == []
     for image in plan.images:
-        verification.ensure(plan, image)
+        verification.write_sentinel(plan, image)
     assert not disk_space.remove_unneeded(plan, plan.images[0])
     last.write_text("{}")
     assert disk_space.remove_unneeded(plan, plan.images[0])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from experiment_client import INVENTORY, TEXTKIT
 from simulated import Job, Row, Simulation
 
@@ -82,6 +83,19 @@ def test_a_removed_document_is_made_again(simulation: Simulation, target: str) -
         assert simulation.jobs() == []
 
 
+def test_evaluations_go_before_the_runs_of_many_settings(simulation: Simulation) -> None:
+    settings = {f"solo-{number}": ["--setting", "solo"] for number in range(11)}
+    simulation.ask(ROWS[:1], SETTINGS)
+    document = yaml.safe_load(simulation.config_file.read_text())
+    simulation.config_file.write_text(yaml.safe_dump({**document, "settings": settings}))
+    jobs = simulation.jobs("all", "oracle")
+    of_runs = [job.priority for job in jobs if job.rule.startswith("run_")]
+    of_evaluations = {j.priority for j in jobs if j.rule.startswith(("eval_", "oracle_pair"))}
+    of_own = {job.priority for job in jobs if job.rule.startswith("own_")}
+    assert len(set(of_runs)) == len(settings) + len(SETTINGS)
+    assert max(of_own) < min(of_runs) < max(of_runs) < min(of_evaluations)
+
+
 def test_a_dry_run_writes_nothing(simulation: Simulation) -> None:
     simulation.ask(ROWS[:2], ["solo"])
     finish(simulation)
@@ -138,8 +152,8 @@ class Random:
         if (self.simulation.folder / run.folder(plan.results).eval).exists():
             name = self.chance.choice([run.dashed, layout.own_marker(run.dashed)])
             if name == run.dashed or run.experiment.setting.mode == "coop":
-                note = plan.results.broken_evals / f"{name}.1"
-                atomic_io.write_text(self.simulation.folder / note, run.key + "\n")
+                marker = plan.results.redo_markers / f"{name}.1"
+                atomic_io.write_text(self.simulation.folder / marker, run.key + "\n")
 
     def old_gate(self, plan: Plan) -> None:
         gate = self.simulation.folder / plan.results.gate
@@ -149,7 +163,7 @@ class Random:
     def expected(self, plan: Plan) -> tuple[set[str], set[str], set[str]]:
         """The runs, evaluations and evaluations of own features that are not finished."""
         runs, evaluations, own = set(), set(), set()
-        broken = redo.broken_evaluations(layout.Results(self.simulation.folder / "results"))
+        broken = redo.marked_evaluations(layout.Results(self.simulation.folder / "results"))
         for run in plan.runs:
             result, evaluation = (str(path) for path in run.folder(plan.results).documents)
             if not redo.is_complete(self.simulation.folder / result):

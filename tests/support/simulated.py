@@ -37,6 +37,7 @@ class Job:
     rule: str
     outputs: tuple[str, ...]
     needs: frozenset[int]  # the positions of the jobs it waits for
+    priority: int
 
 
 @dataclass
@@ -127,8 +128,8 @@ class Simulation:
             name = key.rpartition("/")[0].replace("/", "--")
             if job.rule.startswith("own_"):
                 name = f"own--{name}"
-            for note in (self.folder / made.results.broken_evals).glob(f"{name}.*"):
-                note.unlink()
+            for marker in (self.folder / made.results.redo_markers).glob(f"{name}.*"):
+                marker.unlink()
         if job.rule == "aggregate":
             with working_in(self.folder):
                 fingerprint.record_tables(made)
@@ -145,6 +146,7 @@ def _ordered(dag: Any) -> list[Job]:
             str(job.rule),
             tuple(map(str, job.output)),
             frozenset(numbers[other] for other in dag.dependencies[job] if other in numbers),
+            dag.priority(job),
         )
         for job in needed
     ]

@@ -217,8 +217,8 @@ def mark_revision(root: Path, repository: str, revision: str) -> None:
     atomic_io.write_json(root / MARKER, document)
 
 
-def settle(plan: Plan) -> dict[str, Any]:
-    """Ensure that the data set exists, check it against the pairs, and describe it in dataset.json.
+def fetch_and_check(plan: Plan) -> dict[str, Any]:
+    """Fetch the data set if it is missing, check it against the pairs, and return dataset.json.
 
     Raises:
         UserError: it does not exist and cannot be fetched, it is of another revision than the

@@ -85,7 +85,7 @@ def fingerprint(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def settle(
+def write_or_compare(
     experiment: Experiment, plan: Plan, tasks: Mapping[str, str], docker_version: str | None
 ) -> None:
     """Write the experiment's document, or check that it is still the same experiment.

@@ -261,9 +261,14 @@ class Plan:
         """Return the limits of an experiment's provider; none if its model names none."""
         return self.config.providers.get(experiment.model.provider or "") or Provider()
 
-    def priority(self, experiment: Experiment) -> int:
+    def run_priority(self, experiment: Experiment) -> int:
         """Return Snakemake's priority of an experiment's runs: settings in the config's order."""
-        return 10 * (len(self.settings) - self.settings.index(experiment.setting))
+        return len(self.settings) - self.settings.index(experiment.setting)
+
+    @property
+    def evaluation_priority(self) -> int:
+        """Snakemake's priority of evaluations, above every run: their slots never stay idle."""
+        return len(self.settings) + 1
 
     @cached_property
     def _by_folder(self) -> dict[str, Pair]:

@@ -37,20 +37,15 @@ CHECKS = {
 CLAIM_SECONDS = 6 * 3600
 
 
-def ensure(plan: Plan, image: str) -> dict[str, Any]:
-    """Fetch a task's image if needed, verify it, and write and return its sentinel.
-
-    Raises:
-        UserError: it cannot be fetched, does not fit on the disk, or is not usable for a run.
-        EngineError: Docker does not answer.
-    """
-    sentinel = bring(plan, image)
+def write_sentinel(plan: Plan, image: str) -> dict[str, Any]:
+    """Write and return the sentinel of a task's image; see `fetch_and_verify`."""
+    sentinel = fetch_and_verify(plan, image)
     atomic_io.write_json(plan.results.sentinel(image), sentinel)
     return sentinel
 
 
-def bring(plan: Plan, image: str) -> dict[str, Any]:
-    """Fetch a task's image if this machine lacks it, verify it, and return its sentinel.
+def fetch_and_verify(plan: Plan, image: str) -> dict[str, Any]:
+    """Fetch a task's image if this machine lacks it, verify it, and return its sentinel, unwritten.
 
     Raises:
         UserError: it cannot be fetched, does not fit on the disk, or is not usable for a run.
@@ -284,8 +279,8 @@ def gate(plan: Plan) -> None:
     )
 
 
-def ensure_same(plan: Plan, image: str) -> str:
-    """Return the id of a task's verified image; fetch it if this machine lacks it.
+def ensure_verified(plan: Plan, image: str) -> str:
+    """Return the id of an image that is the verified one; fetch it if this machine lacks it.
 
     Raises:
         UserError: it cannot be fetched, or this machine has another image of that name.
@@ -326,6 +321,6 @@ def _fetch_here(plan: Plan, image: str, is_known: bool) -> None:
         # The first node of a cluster writes the sentinel; the other nodes compare with it.
         is_compared = is_known and processes.on_a_node()
         if is_compared:
-            bring(plan, image)
+            fetch_and_verify(plan, image)
         else:
-            ensure(plan, image)
+            write_sentinel(plan, image)

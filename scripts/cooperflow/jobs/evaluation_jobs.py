@@ -149,7 +149,7 @@ def publish_verdict(
     atomic_io.write_json(folder.eval, {**document, "workflow": record.as_dict()})
     run_result.make_stale(plan.results, folder.eval)
     is_broken = verdict.reason == judgement.EVAL_ERROR
-    run_result.mark_broken(plan.results, run.dashed, run.key, is_broken)
+    run_result.set_redo_marker(plan.results, run.dashed, run.key, is_broken)
 
 
 def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
@@ -237,7 +237,7 @@ class OwnJob(_RunEvaluation):
         atomic_io.write_json(self._folder.own, losses.make_document(base, own))
         run_result.make_stale(plan.results, self._folder.own)
         is_broken = any(verdict.broke for verdict in own.values())
-        run_result.mark_broken(plan.results, layout.own_marker(run.dashed), run.key, is_broken)
+        run_result.set_redo_marker(plan.results, layout.own_marker(run.dashed), run.key, is_broken)
         texts = {True: "passed", False: "failed", None: "unknown"}
         for agent, verdict in own.items():
             print(f"{run.key}: {agent} alone: {texts[verdict.passed]} {verdict.reason}".rstrip())
@@ -318,7 +318,7 @@ class OracleJob(Job):
         }
         marker = layout.oracle_marker(pair.folder, number)
         is_broken = any(probe.broke for probe in probes.values())
-        run_result.mark_broken(plan.results, marker, str(pair), is_broken)
+        run_result.set_redo_marker(plan.results, marker, str(pair), is_broken)
         atomic_io.write_json(plan.results.oracle_repeat(pair, number), document)
         row = oracle.row(pair, [document])
         print(f"{self.key}: {row['status']} {row['reason']} ({row['seconds']} s for solo)")
@@ -356,7 +356,7 @@ def _pair_image(plan: Plan, pair: Pair) -> tuple[str | None, str]:
     if not plan.config.docker:
         return (atomic_io.read_json(plan.results.sentinel(pair.image)) or {}).get("id"), ""
     try:
-        return verification.ensure_same(plan, pair.image), ""
+        return verification.ensure_verified(plan, pair.image), ""
     except (EngineError, UserError) as error:
         return None, str(error)
 
@@ -482,7 +482,7 @@ def _prepare(plan: Plan, labels: Labels, pair: Pair) -> None:
     """Remove containers of earlier tries, and on a cluster provide the image on this node."""
     container_monitor.remove_stale_containers(plan.config.docker, labels.results, labels.run)
     if plan.config.docker and processes.on_a_node():
-        verification.ensure_same(plan, pair.image)
+        verification.ensure_verified(plan, pair.image)
 
 
 def next_folder(folder: Path) -> Path:

@@ -186,7 +186,7 @@ def _image(plan: Plan, run: Run) -> tuple[str | None, Evidence | None]:
     try:
         identity = session_state.results_identity(plan.results)
         container_monitor.remove_stale_containers(docker, identity, run.key)
-        return verification.ensure_same(plan, run.image) if docker else "", None
+        return verification.ensure_verified(plan, run.image) if docker else "", None
     except EngineError as error:
         detail = f"Docker does not answer: {error}" if docker else str(error)
         return None, Evidence(False, engine_lost=True, detail=detail)

@@ -376,8 +376,8 @@ class BrokenRun:
         return self.reason == judgement.EVAL_ERROR
 
 
-def mark_broken(results: Results, name: str, key: str, is_broken: bool) -> None:
-    """Write a redo marker if an evaluation broke, else remove its redo markers.
+def set_redo_marker(results: Results, name: str, key: str, is_broken: bool) -> None:
+    """Write the redo marker of an evaluation that broke; remove its older ones.
 
     To be called after the document is written: a marker is newer than what it causes to be made
     again. An older marker is removed last, so that a kill leaves at least one.
@@ -386,9 +386,9 @@ def mark_broken(results: Results, name: str, key: str, is_broken: bool) -> None:
         name: of the marker, see redo.py.
         key: of the run or pair, the content of the marker.
     """
-    older = list(results.broken_evals.glob(f"{name}.*"))
+    older = list(results.redo_markers.glob(f"{name}.*"))
     if is_broken:
-        atomic_io.write_text(results.broken_evals / f"{name}.{time.time_ns()}", f"{key}\n")
+        atomic_io.write_text(results.redo_markers / f"{name}.{time.time_ns()}", f"{key}\n")
     for marker in older:
         marker.unlink(missing_ok=True)
 
@@ -418,7 +418,7 @@ def requeue(plan: Plan, broken: Sequence[BrokenRun]) -> None:
                 result = folder.attempt(number) / layout.RESULT
                 if result.exists():
                     result.rename(result.with_name(layout.RETIRED))
-        for marker in plan.results.broken_evals.glob(f"{broken_run.run.dashed}.*"):
+        for marker in plan.results.redo_markers.glob(f"{broken_run.run.dashed}.*"):
             marker.unlink(missing_ok=True)
         folder.eval.unlink(missing_ok=True)
         if not broken_run.needs_only_evaluation:

@@ -216,7 +216,7 @@ def halt_lines(plan: Plan) -> list[str]:
 def broken_evaluation_lines(plan: Plan) -> list[str]:
     """Return the number of evaluations that failed and will be repeated, empty for none."""
     try:
-        names = {name.rpartition(".")[0] for name in os.listdir(plan.results.broken_evals)}
+        names = {name.rpartition(".")[0] for name in os.listdir(plan.results.redo_markers)}
     except OSError:
         return []
     return [f"{len(names)} evaluations failed and will be repeated."] if names else []

@@ -160,7 +160,7 @@ def _check_fingerprints(plan: Plan, work: Work, docker_version: str | None) -> N
     tasks = dataset.task_hashes(Path(plan.config.dataset.dir), plan.pairs)
     names = (run.experiment.run_name for run in runs if not run.experiment.adopted)
     for name in dict.fromkeys(names):
-        fingerprint.settle(plan.experiment(name), plan, tasks, docker_version)
+        fingerprint.write_or_compare(plan.experiment(name), plan, tasks, docker_version)
 
 
 def _repair_future_times(plan: Plan) -> None:

@@ -304,7 +304,7 @@ def write_table(plan: Plan) -> str:
     """Write oracle.csv and return its summary in a line."""
     text = oracle_table(rows(plan)).to_csv(index=False)
     atomic_io.write_text(plan.results.oracle_csv, text)
-    atomic_io.write_text(plan.results.oracle_note, f"{time.time()}\n")
+    atomic_io.write_text(plan.results.tables_marker, f"{time.time()}\n")
     return summary(plan)
 
 

@@ -234,12 +234,12 @@ def test_a_run_and_the_preflight_accept_the_same_image(
     atomic_io.write_json(demo.results.sentinel(image), sentinel)
     client: Any = _Images(CONTAINERD)
     monkeypatch.setattr(containers, "engine", lambda: client)
-    assert verification.ensure_same(demo, image) == CONTAINERD["Id"]
+    assert verification.ensure_verified(demo, image) == CONTAINERD["Id"]
     assert not list(checks.check_verified_images(demo, client))
     client.attrs = OTHER
     assert list(checks.check_verified_images(demo, client))
     with pytest.raises(UserError, match="was verified"):
-        verification.ensure_same(demo, image)
+        verification.ensure_verified(demo, image)
 
 
 def test_a_loaded_image_is_held_to_its_pin_by_content(demo: Plan) -> None:

@@ -20,21 +20,21 @@ A, B = "demo_inventory_task", "demo_textkit_task"
 
 def test_what_lacks_is_named(make_plan: Any, dataset: Path) -> None:
     plan = make_plan()
-    assert module.settle(plan)["source"] == "present"
+    assert module.fetch_and_check(plan)["source"] == "present"
     (dataset / A / "task1" / "runner.sh").unlink()
     (dataset / A / "task1" / "feature2" / "tests.patch").unlink()
     with pytest.raises(UserError, match=r"2 files are missing .*task1/runner.sh"):
-        module.settle(plan)
+        module.fetch_and_check(plan)
 
 
 def test_other_contents_are_told(
     make_plan: Any, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan()
-    before = module.settle(plan)
+    before = module.fetch_and_check(plan)
     patch = dataset / A / "task1" / "feature1" / "tests.patch"
     patch.write_text(patch.read_text() + "\n")
-    after = module.settle(plan)
+    after = module.fetch_and_check(plan)
     assert after["hash"] != before["hash"]
     assert f"{A}/1: other contents" in capsys.readouterr().out
 
@@ -69,7 +69,7 @@ def test_the_shipped_revision_is_fetched_by_default(
     dataset.rename(tmp_path / "elsewhere")
     questions = _answer_with(monkeypatch, {known.revision: _not_found("RevisionNotFoundError")})
     with pytest.raises(UserError) as told:
-        module.settle(plan)
+        module.fetch_and_check(plan)
     assert questions == [(known.repository, known.revision)]
     for words in (
         f"config/dataset.known.json: the hub's {known.repository} has no revision {known.revision}",
@@ -79,7 +79,7 @@ def test_the_shipped_revision_is_fetched_by_default(
         assert words in str(told.value)
     _answer_with(monkeypatch, {known.revision: _not_found("RepositoryNotFoundError")})
     with pytest.raises(UserError, match=r"has no data set CooperBench/.*HF_TOKEN.*dataset\.dir"):
-        module.settle(plan)
+        module.fetch_and_check(plan)
 
 
 def test_config_lock_and_shipped_revision_take_precedence_in_this_order() -> None:
@@ -119,14 +119,14 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
     hashes = module.task_hashes(dataset, plan.pairs)
     known = module.Known("x/y", "c" * 40, hashes, "a copy")
     monkeypatch.setattr(module, "read_known", lambda: known)
-    told = module.settle(plan)
+    told = module.fetch_and_check(plan)
     assert told["checked"] == {"copy": "a copy", "compared": len(hashes), "differs": []}
     assert "compared with the copy that was checked (a copy): no difference" in (
         capsys.readouterr().out
     )
     patch = dataset / A / "task1" / "feature1" / "tests.patch"
     patch.write_text(patch.read_text() + "\n")
-    told = module.settle(plan)
+    told = module.fetch_and_check(plan)
     assert told["checked"]["differs"] == [f"{A}/1"]
     printed = capsys.readouterr().out
     assert f"1 of {len(hashes)} tasks differ from the copy that was checked (a copy):" in printed
@@ -134,7 +134,7 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
     # A folder of another revision than the pinned one is used, and named.
     module.mark_revision(dataset, "x/y", "d" * 40)
     _answer_with(monkeypatch, {None: "e" * 40})
-    module.settle(plan)
+    module.fetch_and_check(plan)
     printed = capsys.readouterr().out
     assert f"holds revision {'d' * 40}, which stays in use" in printed
     assert f"has {'c' * 40}" in printed
@@ -144,7 +144,7 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
 def test_own_tasks_are_compared_with_no_copy(
     make_plan: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = module.settle(make_plan())
+    told = module.fetch_and_check(make_plan())
     assert told["checked"]["compared"] == 0
     assert capsys.readouterr().out == ""
 

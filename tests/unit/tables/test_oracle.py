@@ -181,7 +181,7 @@ def test_an_image_other_than_the_verified_one_is_not_evaluated(
     def refuse(_plan: Any, image: str) -> str:
         raise UserError(f"{image}: is sha256:2 here, but sha256:1 was verified.")
 
-    monkeypatch.setattr(evaluation_jobs.verification, "ensure_same", refuse)
+    monkeypatch.setattr(evaluation_jobs.verification, "ensure_verified", refuse)
     repetition = Repetition(PAIR, 1)
     assert evaluation_jobs.OracleJob(plan, repetition, Try(1, last=False)).perform() == TRY_AGAIN
     assert evaluation_jobs.OracleJob(plan, repetition, Try(3, last=True)).perform() == 0
