@@ -301,9 +301,11 @@ def test_a_command_that_does_not_end_is_left_alone(
     assert sdk["exception_info"].endswith("timed out after 2 seconds")
     assert sdk == program and name in sdk["exception_info"]
     assert sdk["output"] == "before\n"
-    top = ["docker", "top", container, "-eo", "pid,args"]
-    processes = subprocess.run(top, check=True, capture_output=True, text=True).stdout
-    assert processes.count(re.findall("sleep [0-9]+", command)[0] + "\n") == 2
+    script = r"for f in /proc/[0-9]*/cmdline; do tr '\0' ' ' <$f; echo; done 2>/dev/null"
+    listing = ["docker", "exec", container, "sh", "-c", script]
+    processes = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    sleep = re.findall("sleep [0-9]+", command)[0]
+    assert [line.strip() for line in processes.splitlines()].count(sleep) == 2
 
 
 @pytest.mark.docker
