@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from experiment_client import Experiment, clone_of, containers_of, docker_answers
+from experiment_client import (
+    SETTINGS,
+    Experiment,
+    clone_of,
+    containers_of,
+    docker_answers,
+)
 from process_groups import MARKER, kill_marked, new_mark, run_group
 from replay_client import DATASET, Server
 from replay_client import server as serving
@@ -23,7 +29,6 @@ from cooperflow.experiment.plan import Plan
 # Else litellm asks for prices over the network, three times, wherever a test imports it.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
-SETTINGS = {"solo": ["--setting", "solo"], "coop-comm": ["--setting", "coop"]}
 PlanMaker = Callable[..., Plan]
 
 # Slow tests run one by one on any worker, these first: none is left alone at the end.
@@ -158,7 +163,7 @@ def make_plan(tmp_path: Path, dataset: Path) -> PlanMaker:
             "results": str(tmp_path / "results"),
             "dataset": {"dir": str(dataset), "subset": subset},
             "models": {"replay": {"model": "command-a-03-2025", "replay": "demo/recordings"}},
-            "settings": SETTINGS,
+            "settings": {name: SETTINGS[name] for name in ("solo", "coop-comm")},
         }
         raw["dataset"].update(keys.pop("dataset", {}))
         return plan.make(config.parse({**raw, **keys}))

@@ -124,15 +124,13 @@ class Engine:
 
 
 @contextlib.contextmanager
-def _mid_run(here: Lab, calls: int = 3) -> Iterator[lab.Start]:
+def _mid_run(here: Lab, calls: int = 3) -> Iterator[lab.Session]:
     """Start, and yield once a run has made some calls; wait for the end afterwards."""
-    server = here.servers["lab"]
+    server = here.server
     start = here.start()
-    wait_for(
-        lambda: len(server.ledger()) >= calls or start.process.poll() is not None, 120, "the run"
-    )
+    wait_for(lambda: len(server.ledger()) >= calls or start.poll() is not None, 120, "the run")
     yield start
-    start.finished()
+    start.wait(lab.PATIENCE)
 
 
 def container_killed(campaign: Campaign) -> None:
@@ -144,10 +142,10 @@ def container_killed(campaign: Campaign) -> None:
         others = invariants.Bystanders.begin(here, campaign.image)
         with _mid_run(here):
             here.docker("kill", here.containers()[0])
-            calls = len(here.servers["lab"].ledger())
+            calls = len(here.server.ledger())
             attempt = here.run_folder("solo") / "attempts" / "1" / "attempt.json"
             told = wait_for(lambda: "container_died" in attempt.read_text(), 60, "the verdict")
-            spent = len(here.servers["lab"].ledger()) - calls
+            spent = len(here.server.ledger()) - calls
             line.add(TRUE, [] if told and spent <= 8 else [f"{spent} calls on a dead container"])
         campaign.expect(line, here.rows(), ("pass", ""))
         campaign.settle(line, here, control, others)
@@ -158,7 +156,7 @@ def out_of_memory(campaign: Campaign) -> None:
     eats = agent("python3 -c 'x = bytearray(400 << 20); print(len(x))'")
     with (
         campaign.line("Docker", "OOM kill at the memory limit", 3) as line,
-        lab.laboratory(models={"lab": eats}, containers={"memory": "96m"}) as here,
+        lab.laboratory(models={"tested": eats}, containers={"memory": "96m"}) as here,
     ):
         others = invariants.Bystanders.begin(here, campaign.image)
         here.run()
@@ -177,7 +175,7 @@ def eval_container_killed(campaign: Campaign) -> None:
         wait_for(result.exists, 120, "the run")
         wait_for(lambda: here.containers(), 60, "the grading")
         here.docker("kill", here.containers()[0], check=False)
-        start.finished()
+        start.wait(lab.PATIENCE)
         campaign.expect(line, here.rows(), ("pass", ""))
         campaign.settle(line, here, control)
 
@@ -227,14 +225,14 @@ def hang(seconds: float) -> Callable[[Engine], None]:
 
 
 def image_removed(campaign: Campaign, engine: Engine) -> None:
-    control = campaign.control([lab.PAIR, (lab.INVENTORY, 1, (2, 3))], ["solo"])
-    pairs = [lab.PAIR, (lab.INVENTORY, 1, (2, 3))]
+    control = campaign.control([lab.PAIR, (lab.INVENTORY, 1, 2, 3)], ["solo"])
+    pairs = [lab.PAIR, (lab.INVENTORY, 1, 2, 3)]
     with (
         campaign.line("Docker", "image removed between sentinel and run") as line,
         lab.laboratory(docker_host=engine.host, pairs=pairs) as here,
     ):
         done = here.run("-j", "4", "images")
-        assert done.process.returncode == 0, done.text[-2000:]
+        assert done.returncode == 0, done.stdout[-2000:]
         engine.docker("rmi", "-f", IMAGE)
         campaign.settle(line, here, control)
         campaign.expect(line, here.rows(), ("pass", ""))
@@ -247,12 +245,12 @@ def image_retagged(campaign: Campaign, engine: Engine) -> None:
         lab.laboratory(docker_host=engine.host) as here,
     ):
         done = here.run("-j", "4", "images")
-        assert done.process.returncode == 0, done.text[-2000:]
+        assert done.returncode == 0, done.stdout[-2000:]
         right = engine.docker("images", "-q", "--no-trunc", IMAGE).strip()
         engine.docker("tag", "cooperflow/demo-base:bookworm", IMAGE)
         done = here.run()
         campaign.expect(line, here.rows(), ("infra_error", "image_missing"))
-        line.add(TRUE, [] if not here.servers["lab"].ledger() else ["a call was paid for"])
+        line.add(TRUE, [] if not here.server.ledger() else ["a call was paid for"])
         engine.docker("tag", right, IMAGE)
         campaign.settle(line, here, control)
 
@@ -269,7 +267,7 @@ def storage_full(campaign: Campaign, engine: Engine) -> None:
         engine.docker("rmi", "-f", IMAGE)
         _fill(engine.root, filler, 100 << 20)
         done = here.run()
-        problems = [] if "images.free_gb" in done.text else [done.text[-1500:]]
+        problems = [] if "images.free_gb" in done.stdout else [done.stdout[-1500:]]
         line.add(TRUE, problems)
         filler.unlink()
         campaign.settle(line, here, control)
@@ -357,16 +355,16 @@ def contexts(campaign: Campaign) -> None:
         for name, reason in words.items():
             here.wrapper = (*here.wrapper[:-1], f"DOCKER_CONTEXT={name}")
             done = here.run()
-            refused = done.process.returncode != 0 and reason in done.text
-            line.add(TRUE, [] if refused else [f"{name}: {done.text[-800:]}"])
-        calls = len(here.servers["lab"].ledger())
+            refused = done.returncode != 0 and reason in done.stdout
+            line.add(TRUE, [] if refused else [f"{name}: {done.stdout[-800:]}"])
+        calls = len(here.server.ledger())
         line.add(TRUE, [f"{calls} calls without an engine"] if calls else [])
         here.wrapper = (*here.wrapper[:-1], "DOCKER_CONTEXT=good")
         campaign.settle(line, here, control)
 
 
 CASES = (
-    Case("docker: container killed", container_killed, quick=True),
+    Case("docker: container killed", container_killed),
     Case("docker: out of memory", out_of_memory),
     Case("docker: evaluation killed", eval_container_killed),
     Case("docker: daemon", daemons),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,56 +18,93 @@ from cooperflow.experiment import config, plan
 
 from . import invariants, lab
 from .lab import Lab
-from .report import GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Control, Line
+from .report import GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Line
 
-PAIRS = [lab.PAIR, (lab.TEXTKIT, 2, (1, 2))]
+PAIRS = [lab.PAIR, (lab.TEXTKIT, 2, 1, 2)]
 
 
-def truncated(campaign: Campaign) -> None:
-    """Cut the documents of a half-finished experiment, all at once, and start again."""
-    pairs = [*PAIRS, (lab.INVENTORY, 1, (2, 3)), (lab.TEXTKIT, 2, (3, 2))]
-    control = campaign.control(pairs, ["solo"])
-    with lab.laboratory(pairs=PAIRS) as here:
-        assert here.run().process.returncode == 0, here.starts[-1].text[-2000:]
-        one, other = (here.run_folder("solo", pair) for pair in PAIRS)
+def damaged(campaign: Campaign) -> None:
+    """Cut documents of an experiment that grows, several at once, and start again.
+
+    First a task is added, with a gate older than the sentinels, then a pair.
+    """
+    grown = lab.ALL_PAIRS
+    control = campaign.control(grown, ["solo"])
+    with lab.laboratory(pairs=grown[:2]) as here:
+        assert here.run().returncode == 0, here.sessions[-1].stdout[-2000:]
+        one, other = (here.run_folder("solo", pair) for pair in grown[:2])
         images = here.results / "images"
-        documents = (
-            one / "result.json",
-            other / "eval.json",
-            sorted(images.glob("cooper*.json"))[0],
-            images / "verified.json",
-            here.results / "runs" / "lab-solo" / "experiment.json",
-        )
-        for more, how in enumerate(("truncated", "empty"), start=3):
-            lab.write_pairs(here.clone / "pairs.json", pairs[:more])
-            for path in documents:
-                text = path.read_bytes()
-                path.write_bytes(text[: len(text) // 2] if how == "truncated" else b"")
-            calls = len(here.servers["lab"].ledger())
-            dry = here.run("-n", *here.targets())
-            done = here.run()
-            lines = []
-            for path in documents:
-                with campaign.line("Files", f"{path.name} {how}") as line:
-                    rule = {"result.json": "run_solo", "eval.json": "eval_solo"}.get(path.name)
-                    told = path == documents[-1] or (rule or "image") in dry.text
-                    line.add(TRUE, [] if told else ["the dry run does not report it"])
-                    failed = done.process.returncode
-                    line.add(GOES_ON, [done.text[-1500:]] if failed else [])
-                    new = here.servers["lab"].ledger()[calls:]
-                    again = len({entry["conversation"] for entry in new}) != 1
-                    line.add(ONCE, ["the model was called again"] if again else [])
-                    lines.append(line)
-            _settle_all(campaign, here, control, lines)
+        gate = images / "verified.json"
+        # A document, and the jobs of a dry run that prove that its loss was seen.
+        documents: dict[Path, tuple[str, int]] = {
+            one / "result.json": ("run_solo", 2),
+            other / "eval.json": ("eval_solo", 2),
+            here.results / "runs" / "tested-solo" / "experiment.json": ("run_solo", 1),
+        }
+        growth = Line("", "")
+        lab.write_pairs(here.pairs, grown[:3])
+        os.utime(gate, (1, 1))
+        how = dict.fromkeys(documents, "truncated")
+        lines = _damage(campaign, here, growth, how, documents)
+        lab.write_pairs(here.pairs, grown)
+        os.utime(gate, (1, 1))
+        jobs = _jobs(here.run("-n", "all").stdout)
+        growth.add(TRUE, [] if jobs.get("run_solo") == 1 else [f"pending for a new pair: {jobs}"])
+        with campaign.line("Files", "verified.json truncated") as line:
+            _cut(gate, "truncated")
+            jobs = _jobs(here.run("-n", "all").stdout)
+            line.add(TRUE, [] if "images_verified" in jobs else [f"the dry run lists {jobs}"])
+        sentinels = sorted(images.glob("cooper*.json"))
+        how = dict.fromkeys([*documents, sentinels[1], gate], "empty") | {sentinels[0]: "truncated"}
+        documents |= dict.fromkeys(sentinels, ("image", 2)) | {gate: ("images_verified", 1)}
+        lines += [line, *_damage(campaign, here, growth, how, documents)]
+        with campaign.line("Files", "an experiment grows while its gate is old", 2) as line:
+            for column in growth.checked:
+                line.add(column, growth.wrong.get(column, []))
+            lines.append(line)
+        end = Line("", "")
+        campaign.settle(end, here, control, run=False)
+        for line in lines:
+            for column in end.checked:
+                line.add(column, end.wrong.get(column, []))
 
 
-def _settle_all(campaign: Campaign, here: Lab, control: Control, lines: list[Line]) -> None:
-    """Check the invariants once for several faults that were caused together."""
-    end = Line("", "")
-    campaign.settle(end, here, control, run=False)
-    for line in lines:
-        for column in end.checked:
-            line.add(column, end.wrong.get(column, []))
+def _damage(
+    campaign: Campaign,
+    here: Lab,
+    growth: Line,
+    how: Mapping[Path, str],
+    expected: Mapping[Path, tuple[str, int]],
+) -> list[Line]:
+    """Cut documents; one session repairs them, calls no model for it, and makes the added run."""
+    for path, cut in how.items():
+        _cut(path, cut)
+    calls = len(here.server.ledger())
+    rows = len(here.rows())
+    jobs = _jobs(here.run("-n", *here.targets()).stdout)
+    done = here.run()
+    new = {entry["conversation"] for entry in here.server.ledger()[calls:]}
+    growth.add(TRUE, [] if len(here.rows()) == rows + 1 else [f"{len(here.rows())} rows"])
+    growth.add(ONCE, [] if len(new) == 1 else [f"{len(new)} runs"])
+    lines = []
+    for path, cut in how.items():
+        rule, count = expected[path]
+        with campaign.line("Files", f"{path.name} {cut}") as line:
+            line.add(TRUE, [] if jobs.get(rule, 0) >= count else [f"the dry run lists {jobs}"])
+            line.add(GOES_ON, [done.stdout[-1500:]] if done.returncode else [])
+            line.add(ONCE, [] if len(new) == 1 else ["the model was called again"])
+            lines.append(line)
+    return lines
+
+
+def _cut(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if how == "truncated" else b"")
+
+
+def _jobs(dry: str) -> dict[str, int]:
+    """Return the number of jobs of each rule that a dry run lists."""
+    return {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", dry, re.MULTILINE)}
 
 
 def both_copies_gone(campaign: Campaign) -> None:
@@ -76,13 +114,13 @@ def both_copies_gone(campaign: Campaign) -> None:
         campaign.line("Files", "result.json and its copy truncated") as line,
         lab.laboratory(pairs=PAIRS) as here,
     ):
-        assert here.run().process.returncode == 0
+        assert here.run().returncode == 0
         run = here.run_folder("solo")
         for path in (run / "result.json", run / "attempts" / "1" / "result.json"):
             path.write_bytes(path.read_bytes()[:100])
         calls = invariants.calls(here.servers.values())
-        assert here.run().process.returncode == 0, here.starts[-1].text[-2000:]
-        new = here.servers["lab"].ledger()[calls:]
+        assert here.run().returncode == 0, here.sessions[-1].stdout[-2000:]
+        new = here.server.ledger()[calls:]
         line.add(TRUE, [] if {e["repo"] for e in new} == {lab.INVENTORY} else [f"{len(new)} calls"])
         # The usage of a later attempt includes both.
         (run / "attempts" / "1" / "result.json").unlink(missing_ok=True)
@@ -96,7 +134,7 @@ def half_published(campaign: Campaign) -> None:
         campaign.line("Files", "killed in the middle of publishing") as line,
         lab.laboratory() as here,
     ):
-        assert here.run().process.returncode == 0
+        assert here.run().returncode == 0
         run = here.run_folder("solo")
         for path in [run / "result.json", run / "eval.json", *run.glob("*.patch")]:
             path.unlink()
@@ -110,12 +148,12 @@ def two_starts(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with campaign.line("Files", "two starts at once") as line, lab.laboratory(delay="1") as here:
         first = here.start()
-        lab.wait_for(lambda: here.servers["lab"].ledger(), 120, "a call")
+        lab.wait_for(lambda: here.server.ledger(), 120, "a call")
         second = here.run()
-        said = f"process {first.process.pid}" in second.text and second.process.returncode != 0
-        line.add(TRUE, [] if said else [f"the second session: {second.text[-800:]}"])
-        first.finished()
-        line.add(GOES_ON, [first.text[-800:]] if first.process.returncode else [])
+        said = f"process {first.pid}" in second.stdout and second.returncode != 0
+        line.add(TRUE, [] if said else [f"the second session: {second.stdout[-800:]}"])
+        first.wait(lab.PATIENCE)
+        line.add(GOES_ON, [first.stdout[-800:]] if first.returncode else [])
         campaign.settle(line, here, control, run=False)
 
 
@@ -123,8 +161,8 @@ def clock(campaign: Campaign) -> None:
     """All times of an earlier session are in the future; killed before the tables are made."""
     control = campaign.control(PAIRS, ["solo"])
     with campaign.line("Files", "clock set back a day") as line, lab.laboratory() as here:
-        assert here.run().process.returncode == 0
-        lab.write_pairs(here.clone / "pairs.json", PAIRS)
+        assert here.run().returncode == 0
+        lab.write_pairs(here.pairs, PAIRS)
         later = time.time() + 86_400
         for path in here.results.rglob("*"):
             if path.is_file():
@@ -132,32 +170,9 @@ def clock(campaign: Campaign) -> None:
         # Only the runs and evaluations: as if killed before the tables.
         evals = here.run_folder("solo", PAIRS[1]) / "eval.json"
         part = here.run("-j", "4", str(evals.relative_to(here.clone)))
-        assert part.process.returncode == 0, part.text[-2000:]
+        assert part.returncode == 0, part.stdout[-2000:]
         campaign.settle(line, here, control)
         line.add(TRUE, [] if len(here.rows()) == 2 else ["the tables lack the new run"])
-
-
-def growth(campaign: Campaign) -> None:
-    """Add a task, then a pair with a gate older than the sentinels: each new run is made once."""
-    grown = [*PAIRS, (lab.INVENTORY, 1, (2, 3))]
-    control = campaign.control(grown, ["solo"])
-    with (
-        campaign.line("Files", "an experiment grows while its gate is old", times=2) as line,
-        lab.laboratory() as here,
-    ):
-        assert here.run().process.returncode == 0, here.starts[-1].text[-2000:]
-        for number in (2, 3):
-            lab.write_pairs(here.clone / "pairs.json", grown[:number])
-            os.utime(here.results / "images" / "verified.json", (1, 1))
-            calls = len(here.servers["lab"].ledger())
-            dry = here.run("-n", "all")
-            line.add(TRUE, [] if "run_solo" in dry.text else ["the dry run lists no run"])
-            done = here.run()
-            line.add(GOES_ON, [done.text[-1500:]] if done.process.returncode else [])
-            conversations = {e["conversation"] for e in here.servers["lab"].ledger()[calls:]}
-            line.add(ONCE, [] if len(conversations) == 1 else [f"{len(conversations)} runs"])
-            line.add(TRUE, [] if len(here.rows()) == number else [f"{len(here.rows())} rows"])
-        campaign.settle(line, here, control, run=False)
 
 
 def moved(campaign: Campaign) -> None:
@@ -167,11 +182,11 @@ def moved(campaign: Campaign) -> None:
         campaign.line("Files", "results moved to another path and clone") as line,
         lab.laboratory(pairs=PAIRS) as here,
     ):
-        assert here.run().process.returncode == 0
+        assert here.run().returncode == 0
         results = here.results
         other = here.folder / "elsewhere"
         lab.clone_to(other)
-        lab.write_pairs(other / "pairs.json", PAIRS)
+        lab.write_pairs(other / here.pairs.name, PAIRS)
         shutil.copytree(results, other / "results", copy_function=shutil.copyfile)
         for number, path in enumerate(sorted((other / "results").rglob("*.json"))):
             os.utime(path, (1_700_000_000 - number, 1_700_000_000 - number))
@@ -187,7 +202,7 @@ def another_version(campaign: Campaign) -> None:
         campaign.line("Files", "another version checked out over finished results") as line,
         lab.laboratory() as here,
     ):
-        assert here.run().process.returncode == 0
+        assert here.run().returncode == 0
         for path in [*(here.clone / "scripts").rglob("*.py"), *(here.clone / "rules").iterdir()]:
             path.write_text(path.read_text() + "\n# another version\n")
         for path in (
@@ -205,16 +220,16 @@ def config_changed(campaign: Campaign) -> None:
         campaign.line("Files", "config changed under an existing run name") as line,
         lab.laboratory() as here,
     ):
-        assert here.run().process.returncode == 0
-        lab.write_pairs(here.clone / "pairs.json", PAIRS)
+        assert here.run().returncode == 0
+        lab.write_pairs(here.pairs, PAIRS)
         calls = invariants.calls(here.servers.values())
-        here.config["agent"] = {"config": {"agent": {"step_limit": 7}}}
+        here.document["agent"] = {"config": {"agent": {"step_limit": 7}}}
         refused = here.run()
-        told = "agent_config" in refused.text and "accept" in refused.text
-        line.add(TRUE, [] if refused.process.returncode and told else [refused.text[-1500:]])
+        told = "agent_config" in refused.stdout and "accept" in refused.stdout
+        line.add(TRUE, [] if refused.returncode and told else [refused.stdout[-1500:]])
         if invariants.calls(here.servers.values()) != calls:
             line.add(ONCE, ["a call was paid for"])
-        del here.config["agent"]
+        del here.document["agent"]
         campaign.settle(line, here, control)
 
 
@@ -224,17 +239,17 @@ def data_changed(campaign: Campaign) -> None:
         campaign.line("Input", "data set changed after runs were done") as line,
         lab.laboratory() as here,
     ):
-        assert here.run().process.returncode == 0
+        assert here.run().returncode == 0
         tests = here.clone / "demo/dataset/demo_inventory_task/task1/feature1/tests.patch"
         kept = tests.read_bytes()
         tests.write_bytes(kept + b"\n# other tests\n")
         done = here.run()
-        line.add(GOES_ON, [done.text[-900:]] if "Nothing to be done" not in done.text else [])
+        line.add(GOES_ON, [done.stdout[-900:]] if "Nothing to be done" not in done.stdout else [])
         # To be graded by tests that the run was not made for: refused.
         (here.run_folder("solo") / "eval.json").unlink()
         refused = here.run()
-        told = "has other contents" in refused.text and refused.process.returncode
-        line.add(TRUE, [] if told else [refused.text[-1500:]])
+        told = "has other contents" in refused.stdout and refused.returncode
+        line.add(TRUE, [] if told else [refused.stdout[-1500:]])
         tests.write_bytes(kept)
         campaign.settle(line, here, control)
 
@@ -248,7 +263,7 @@ def full_disk(campaign: Campaign) -> None:
         _small(here.results, "48m"),
     ):
         start = here.start()
-        lab.wait_for(lambda: len(here.servers["lab"].ledger()) >= 2, 120, "two calls")
+        lab.wait_for(lambda: len(here.server.ledger()) >= 2, 120, "two calls")
         filler = here.results / "filler"
         with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
             while True:
@@ -256,13 +271,13 @@ def full_disk(campaign: Campaign) -> None:
         with filler.open("ab", buffering=0) as stream, contextlib.suppress(OSError):
             while True:
                 stream.write(b"\0" * 512)
-        start.finished()
-        calls = len(here.servers["lab"].ledger())
+        start.wait(lab.PATIENCE)
+        calls = len(here.server.ledger())
         line.add(TRUE, [] if calls <= 14 else [f"{calls} calls were made that could not be kept"])
-        line.add(TRUE, [] if start.process.returncode else ["the session ended as a success"])
+        line.add(TRUE, [] if start.returncode else ["the session ended as a success"])
         refused = here.run()
-        told = "MB free" in refused.text and refused.process.returncode
-        line.add(TRUE, [] if told else [refused.text[-1500:]])
+        told = "MB free" in refused.stdout and refused.returncode
+        line.add(TRUE, [] if told else [refused.stdout[-1500:]])
         filler.unlink()
         campaign.settle(line, here, control)
 
@@ -276,9 +291,9 @@ def read_only(campaign: Campaign) -> None:
     ):
         subprocess.run(["mount", "-o", "remount,ro", str(here.results)], check=True)
         done = here.run()
-        told = "cannot be written" in done.text or "not writable" in done.text
-        line.add(TRUE, [] if done.process.returncode and told else [done.text[-1500:]])
-        line.add(TRUE, ["a traceback is shown"] if "Traceback" in done.text else [])
+        told = "cannot be written" in done.stdout or "not writable" in done.stdout
+        line.add(TRUE, [] if done.returncode and told else [done.stdout[-1500:]])
+        line.add(TRUE, ["a traceback is shown"] if "Traceback" in done.stdout else [])
         subprocess.run(["mount", "-o", "remount,rw", str(here.results)], check=True)
         campaign.settle(line, here, control)
 
@@ -332,13 +347,13 @@ INPUTS: tuple[tuple[str, Spoil, str], ...] = (
 
 def inputs(campaign: Campaign) -> None:
     """Impossible configs are refused before anything starts, and the message names the value."""
-    with lab.laboratory() as here:
+    with lab.laboratory(dataset={"subset": "pairs.json"}) as here:
         for number, (name, spoil, word) in enumerate(INPUTS):
             with campaign.line("Input", name) as line:
-                lab.write_pairs(here.clone / "pairs.json", [lab.PAIR])
+                _subset(_tasks(lab.INVENTORY, 1, [1, 2]))(here)
                 spoil(here)
                 # A session for the first and the last; the others by a session's first check.
-                text = here.run().text if number in (0, len(INPUTS) - 1) else _refusal(here)
+                text = here.run().stdout if number in (0, len(INPUTS) - 1) else _refusal(here)
                 line.add(TRUE, [] if word in text else [text[-900:]])
                 line.add(TRUE, ["a traceback is shown"] if "Traceback" in text else [])
                 paid = invariants.calls(here.servers.values())
@@ -358,12 +373,11 @@ def _refusal(here: Lab) -> str:
 
 
 CASES = (
-    Case("files: truncated", truncated, quick=True),
+    Case("files: damaged", damaged, quick=True),
     Case("files: both copies", both_copies_gone),
     Case("files: half published", half_published),
     Case("files: two starts", two_starts),
     Case("files: clock", clock),
-    Case("files: growth", growth, quick=True),
     Case("files: moved", moved),
     Case("files: version", another_version),
     Case("files: config", config_changed),

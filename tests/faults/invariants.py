@@ -14,7 +14,8 @@ from typing import Any
 
 from process_groups import MARKER
 
-from cooperflow import atomic_io
+from cooperflow import atomic_io, layout
+from cooperflow.outcomes import usage
 
 from .lab import Lab, Server
 
@@ -67,6 +68,15 @@ def _against(
         yield f"{name}: books say {told} tokens, more than the ledger's {asked}"
     if not cost <= bound + 1e-5:
         yield f"{name}: the ledger's ${cost:.6f} is above the bound ${bound:.6f}"
+
+
+def unanswered_calls_are_marked(lab: Lab) -> list[str]:
+    """A run with a call whose usage is unknown states that its cost is incomplete."""
+    logs = (atomic_io.read_lines(path) for path in lab.results.rglob(f"attempts/*/{layout.CALLS}"))
+    unknown = sum(call.kind != usage.ANSWERED for log in logs for call in usage.calls(log))
+    if unknown and all(row["cost_complete"] == "True" for row in lab.rows()):
+        return [f"{unknown} calls were not answered, and cost_complete is true"]
+    return []
 
 
 def nothing_left(lab: Lab, others: Bystanders | None = None, swept: bool = True) -> list[str]:
@@ -150,8 +160,8 @@ def no_further_call(lab: Lab) -> list[str]:
     wrong = []
     if calls(lab.servers.values()) != before:
         wrong.append("a session on finished runs called the model")
-    if again.process.returncode != 0 or "Nothing to be done" not in again.text:
-        wrong.append(f"a session on finished runs had pending jobs: {again.text[-300:]}")
+    if again.returncode != 0 or "Nothing to be done" not in again.stdout:
+        wrong.append(f"a session on finished runs had pending jobs: {again.stdout[-300:]}")
     return wrong
 
 
@@ -159,11 +169,20 @@ def calls(servers: Iterable[Server]) -> int:
     return sum(len(server.ledger()) for server in servers)
 
 
-def same_tables(lab: Lab, control: Mapping[tuple[str, str, str], Mapping[str, str]]) -> list[str]:
-    """Every row equals that of an undisturbed run, in all but attempts, cost and times."""
-    rows = lab.rows()
+def same_tables(
+    lab: Lab,
+    control: Mapping[tuple[str, str, str], Mapping[str, str]],
+    settings: Sequence[str] | None = None,
+) -> list[str]:
+    """Every row (of these settings) equals that of an undisturbed run.
+
+    Attempts, cost and times may differ.
+    """
+    rows = [row for row in lab.rows() if settings is None or row["setting"] in settings]
     wrong = [problem for row in rows for problem in same_row(row, control)]
     for line in lab.summary():
+        if settings is not None and line["setting"] not in settings:
+            continue
         mine = [row for row in rows if row["run_name"] == line["run_name"]]
         for word in ("pass", "fail", "infra_error"):
             if int(line[word]) != sum(control[_key(row)]["outcome"] == word for row in mine):

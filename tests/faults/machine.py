@@ -17,16 +17,16 @@ MACHINES = (
 
 def key_from_a_file(campaign: Campaign) -> None:
     """A key that ends in a line break is sent without it, and quoted by errors it is redacted."""
-    models = {"lab": (), "denied": [strike("unavailable", message=QUOTES_THE_KEY)]}
+    models = {"tested": (), "denied": [strike("unavailable", message=QUOTES_THE_KEY)]}
     with (
         campaign.line("Machine", "key with a trailing line break") as line,
         lab.laboratory(models=models, breaker={"failures": 0}) as here,
     ):
         here.variables[lab.KEY_NAME] = f"{lab.KEY}\n"
         done = here.run()
-        rows = [row for row in here.rows() if row["model"] == "lab"]
+        rows = [row for row in here.rows() if row["model"] == "tested"]
         campaign.expect(line, rows, ("pass", ""))
-        line.add(TRUE, [] if "ends with white space" in done.text else [done.text[-900:]])
+        line.add(TRUE, [] if "ends with white space" in done.stdout else [done.stdout[-900:]])
         line.add(TRUE, invariants.key_is_secret(here, lab.KEY))
         line.add(LEFT, invariants.nothing_left(here))
     with (
@@ -35,8 +35,8 @@ def key_from_a_file(campaign: Campaign) -> None:
     ):
         here.variables[lab.KEY_NAME] = f"{lab.KEY[:12]}\n{lab.KEY[12:]}"
         done = here.run()
-        told = done.process.returncode and "a line break at position 13" in done.text
-        line.add(TRUE, [] if told else [done.text[-900:]])
+        told = done.returncode and "a line break at position 13" in done.stdout
+        line.add(TRUE, [] if told else [done.stdout[-900:]])
         line.add(TRUE, ["a model was called"] if invariants.calls(here.servers.values()) else [])
         line.add(TRUE, invariants.key_is_secret(here, lab.KEY[12:]))
         line.add(LEFT, invariants.nothing_left(here))

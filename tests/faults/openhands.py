@@ -27,7 +27,7 @@ def control() -> Control:
     """Return the rows of an undisturbed run with OpenHands."""
     if not _control:
         with lab.laboratory(**OPTIONS) as quiet:
-            assert quiet.run().process.returncode == 0, quiet.starts[-1].text[-3000:]
+            assert quiet.run().returncode == 0, quiet.sessions[-1].stdout[-3000:]
             _control["rows"] = invariants.control_rows(quiet.rows())
     return _control["rows"]
 
@@ -35,10 +35,10 @@ def control() -> Control:
 @contextlib.contextmanager
 def _mid_run(here: Lab, calls: int = 2) -> Iterator[None]:
     start = here.start()
-    model = here.servers["lab"]
-    wait_for(lambda: len(model.ledger()) >= calls or start.process.poll() is not None, 240, "calls")
+    model = here.server
+    wait_for(lambda: len(model.ledger()) >= calls or start.poll() is not None, 240, "calls")
     yield
-    start.finished()
+    start.wait(lab.PATIENCE)
 
 
 def _struck(
@@ -105,12 +105,12 @@ def never_healthy(campaign: Campaign) -> None:
         lab.laboratory(**OPTIONS) as here,
     ):
         done = here.run("-j", "4", "images")
-        assert done.process.returncode == 0, done.text[-2000:]
+        assert done.returncode == 0, done.stdout[-2000:]
         start = here.start()
         wait_for(here.containers, 120, "the container")
         time.sleep(0.5)  # it takes some seconds to be healthy
         _signal_server("STOP")(here)
-        start.finished()
+        start.wait(lab.PATIENCE)
         text = (here.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
         line.add(TRUE, [] if '"reason": "agent_error"' in text else [f"attempt 1: {text[:600]}"])
         campaign.expect(line, here.rows(), ("pass", ""))

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import invariants, lab
-from .lab import Lab, Start
+from .lab import Lab, Session
 from .report import BOOKS, GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Line
 
-PAIRS = [lab.PAIR, (lab.INVENTORY, 1, (2, 3)), (lab.TEXTKIT, 2, (1, 2)), (lab.TEXTKIT, 2, (3, 2))]
 INT, TERM, HUP, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 
 # The killed process, the signal, and the number of kills in the campaign.
@@ -89,13 +88,15 @@ def listens(pid: int) -> bool:
 def storm(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) -> None:
     """Cause the kills one after another on experiments of twelve runs until all are caused."""
     dice = campaign.random
-    settings = list(lab.SETTINGS)
-    control = campaign.control(PAIRS, settings)
+    settings = list(lab.COMMON)
+    control = campaign.control(lab.ALL_PAIRS, settings)
     lines: dict[tuple[str, signal.Signals], Line] = {}
     waiting = list(kills)
     dice.shuffle(waiting)
     while waiting:
-        with lab.laboratory(pairs=PAIRS, settings=settings, delay="uniform:0.2:1.2") as here:
+        with lab.laboratory(
+            pairs=lab.ALL_PAIRS, settings=settings, delay="uniform:0.2:1.2"
+        ) as here:
             others = invariants.Bystanders.begin(here, campaign.image)
             mine = _until_done(here, waiting, dice.uniform, lines)
             for line in mine:
@@ -138,10 +139,10 @@ def _until_done(
 ) -> list[Line]:
     """Kill until nothing waits any more or the experiment is finished; return the lines struck."""
     struck: list[Line] = []
-    start: Start | None = None
+    start: Session | None = None
     while waiting:
-        if start is None or start.process.poll() is not None:
-            if start is not None and start.process.returncode == 0:
+        if start is None or start.poll() is not None:
+            if start is not None and start.returncode == 0:
                 break
             start = here.start()
             _until_calls(here, start, 1)
@@ -151,7 +152,7 @@ def _until_done(
         if victim is None:
             # It is not running at this moment: try another process.
             waiting.append(waiting.pop(0))
-            if start.process.poll() == 0:
+            if start.poll() == 0:
                 break
             continue
         waiting.pop(0)
@@ -164,31 +165,31 @@ def _until_done(
         if who.startswith("Snakemake"):
             # After SIGTERM it lets the running jobs end.
             with contextlib.suppress(Exception):
-                start.finished(120)
+                start.wait(120)
             line.add(LEFT, invariants.nothing_left(here, swept=False))
             line.add(GOES_ON, invariants.whole(here))
-    if start is not None and start.process.poll() is None:
-        start.finished()
+    if start is not None and start.poll() is None:
+        start.wait(lab.PATIENCE)
     return [line for number, line in enumerate(struck) if line not in struck[:number]]
 
 
-def _until_calls(here: Lab, start: Start, more: int) -> None:
+def _until_calls(here: Lab, start: Session, more: int) -> None:
     """Wait until a session has made some model calls, or has ended."""
-    server, limit = here.servers["lab"], time.monotonic() + 90
+    server, limit = here.server, time.monotonic() + 90
     wanted = len(server.ledger()) + more
-    while len(server.ledger()) < wanted and start.process.poll() is None:
+    while len(server.ledger()) < wanted and start.poll() is None:
         if time.monotonic() > limit:
             return
         time.sleep(0.1)
 
 
 def _victim(
-    here: Lab, start: Start, who: str, uniform: Callable[[float, float], float]
+    here: Lab, start: Session, who: str, uniform: Callable[[float, float], float]
 ) -> int | None:
     if who.startswith("Snakemake"):
-        return start.process.pid if start.process.poll() is None else None
+        return start.pid if start.poll() is None else None
     limit = time.monotonic() + 12
-    while time.monotonic() < limit and start.process.poll() is None:
+    while time.monotonic() < limit and start.poll() is None:
         found = sorted(Tree(here).of(who))
         if found:
             return found[int(uniform(0, len(found) - 0.001))]
@@ -201,26 +202,90 @@ def all_kills(campaign: Campaign) -> None:
 
 
 def few_kills(campaign: Campaign) -> None:
-    """Kill Snakemake hard in mid-run, then a supervisor: the subset of `make test`."""
+    """Stop three runs by each signal, then kill a container and a supervisor among them.
+
+    The subset of `make test`; a session of its own for each signal, then one that ends.
+    """
     control = campaign.control([lab.PAIR], ["solo"])
-    with (
-        campaign.line("Processes", "SIGKILL to Snakemake, then to the supervisor") as line,
-        lab.laboratory(delay="0.7") as here,
-    ):
+    with lab.laboratory(settings=list(lab.COMMON), delay="0.5") as here:
         others = invariants.Bystanders.begin(here, campaign.image)
-        for who in ("Snakemake", "supervisor"):
+        lines = [
+            _stop(campaign, here, others, "SIGKILL to Snakemake", os.kill, KILL),
+            _stop(campaign, here, others, "SIGINT to Snakemake's group", os.killpg, INT),
+            # Of the requested run alone: it ends, and two are left.
+            _stop(campaign, here, others, "SIGTERM to Snakemake", os.kill, TERM, "coop-comm"),
+        ]
+        with campaign.line("Processes", "a container, then a supervisor killed") as line:
             start = here.start()
-            _until_calls(here, start, 2)
-            victim = _victim(here, start, who, campaign.random.uniform)
-            assert victim is not None, start.text[-1500:]
+            _kill_container(here, start, line)
+            victim = _victim(here, start, "supervisor", campaign.random.uniform)
+            assert victim is not None, start.stdout[-1500:]
             os.kill(victim, KILL)
-            line.times = 2
-            start.finished()
+            start.wait(lab.PATIENCE)
             line.add(LEFT, invariants.nothing_left(here, others, swept=False))
-        campaign.settle(line, here, control, others)
+            campaign.expect(line, here.rows(), ("pass", ""))
+            line.add(BOOKS, invariants.unanswered_calls_are_marked(here))
+            line.add(GOES_ON, invariants.same_tables(here, control, ["solo"]))
+            campaign.settle(line, here, None, others, run=False)
+        for each in lines:  # their runs ended in that session
+            for column in line.checked:
+                each.add(column, line.wrong.get(column, []))
+
+
+def _stop(
+    campaign: Campaign,
+    here: Lab,
+    others: invariants.Bystanders,
+    fault: str,
+    send: Callable[[int, signal.Signals], None],
+    number: signal.Signals,
+    *settings: str,
+) -> Line:
+    """Send a signal to a session in mid-run; all it had running ends with it."""
+    with campaign.line("Processes", fault) as line:
+        results = [
+            str((here.run_folder(name) / "result.json").relative_to(here.clone))
+            for name in settings
+        ]
+        start = here.start(*(["-j", "4", *results] if settings else []))
+        _until_calls(here, start, 6)
+        with here.server.held():  # else a run may end meanwhile
+            assert start.poll() is None, start.stdout[-1500:]
+            send(start.pid, number)
+            if number != TERM:  # after which Snakemake waits for the running jobs
+                start.wait(lab.PATIENCE)
+        start.wait(lab.PATIENCE)
+        line.add(LEFT, invariants.nothing_left(here, others, swept=False))
+        with contextlib.suppress(TimeoutError):
+            lab.wait_for(lambda: not here.containers(), 15)
+        line.add(LEFT, [f"container {name[:12]} is running" for name in here.containers()])
+        line.add(GOES_ON, invariants.whole(here))
+    return line
+
+
+def _kill_container(here: Lab, start: Session, line: Line) -> None:
+    """Kill the container of the solo run in mid-step: few calls are made without it."""
+    run = here.run_folder("solo")
+    label = f"label=cooperflow.run={run.relative_to(here.results / 'runs')}"
+
+    def calls() -> int:
+        return sum(entry["kind"] == "solo" for entry in here.server.ledger())
+
+    before = calls()
+    lab.wait_for(lambda: calls() > before + 1, 120, "calls of the solo run")
+    here.docker("kill", *here.docker("ps", "-q", "--filter", label).split())
+    killed = calls()
+    attempts = run / "attempts"
+    verdict = lab.wait_for(
+        lambda: [p for p in attempts.glob("*/attempt.json") if "container_died" in p.read_text()],
+        60,
+        "the verdict",
+    )
+    spent = calls() - killed
+    line.add(TRUE, [] if verdict and spent <= 8 else [f"{spent} calls on a dead container"])
 
 
 CASES = (
     Case("processes: storm", all_kills),
-    Case("processes: two kills", few_kills, quick=True),
+    Case("processes: each once", few_kills, quick=True),
 )

@@ -66,14 +66,14 @@ class Campaign:
         """Return the rows of an undisturbed run of these, which is made at the first need."""
         wanted = [
             (setting, f"{repo}/{task}", ",".join(map(str, sorted(features))))
-            for repo, task, features in pairs
+            for repo, task, *features in pairs
             for setting in settings
         ]
         if not self._control and self.kept and self.kept.exists():
             self._control.update(invariants.control_rows(json.loads(self.kept.read_text())))
         if not all(key in self._control for key in wanted):
             with lab.laboratory(pairs=pairs, settings=settings) as quiet:
-                assert quiet.run().process.returncode == 0, quiet.starts[-1].text[-3000:]
+                assert quiet.run().returncode == 0, quiet.sessions[-1].stdout[-3000:]
                 # An undisturbed run that fails would make every fault look harmless.
                 failures = [row for row in quiet.rows() if row["outcome"] == "infra_error"]
                 assert not failures, [f"{row['run_name']}: {row['reason']}" for row in failures]
@@ -116,17 +116,17 @@ class Campaign:
         """After a fault: the same command finishes; then check every invariant."""
         if run:
             done = here.run()
-            if done.process.returncode:
-                line.add(GOES_ON, [f"exit code {done.process.returncode}: {done.text[-1500:]}"])
+            if done.returncode:
+                line.add(GOES_ON, [f"exit code {done.returncode}: {done.stdout[-1500:]}"])
                 return
         line.add(BOOKS, invariants.books(here))
         if any(row["outcome"] == "infra_error" for row in here.rows()) and control is not None:
             for server in here.servers.values():
-                server.fail(())
+                server.faults()
             here.retry_infra()
             done = here.run()
-            if done.process.returncode:
-                line.add(GOES_ON, [f"exit code {done.process.returncode}: {done.text[-1500:]}"])
+            if done.returncode:
+                line.add(GOES_ON, [f"exit code {done.returncode}: {done.stdout[-1500:]}"])
                 return
             line.add(BOOKS, invariants.books(here))
         line.add(LEFT, invariants.nothing_left(here, others))

@@ -32,12 +32,11 @@ for path in sys.argv[1:]:
 
 def secrecy(campaign: Campaign) -> None:
     looks = agent("env; cat /proc/self/environ; ls -la /var/run /run; mount", submit=False)
-    models = {
-        "lab": (),
-        "looks": looks,
-        "denied": [strike("unavailable", 4, message=QUOTES_THE_KEY)],
-        "limited": [strike("rate_limited", message=QUOTES_THE_KEY)],
-    }
+    refused = [
+        strike("unavailable", 4, message=QUOTES_THE_KEY),
+        strike("rate_limited", message=QUOTES_THE_KEY),
+    ]
+    models = {"tested": (), "looks": looks, "refused": refused}
     settings = ["solo", "coop-comm"]
     with (
         campaign.line("Security", "key, mounts, limits and sockets during runs and errors") as line,
@@ -48,7 +47,7 @@ def secrecy(campaign: Campaign) -> None:
         wrong: set[str] = set()
         seen = {"containers": 0, "sockets": 0}
         start = here.start()
-        while start.process.poll() is None:
+        while start.poll() is None:
             wrong.update(_command_lines())
             for container in _inspect(here):
                 seen["containers"] += 1
@@ -56,10 +55,10 @@ def secrecy(campaign: Campaign) -> None:
             sockets = [p for p in here.runtime.rglob("*.sock") if p.is_socket()]
             seen["sockets"] += len([p for p in sockets if p.name == "redis.sock"])
             wrong.update(_of_sockets(here, sockets))
-            time.sleep(0.3)
+            time.sleep(1)
         wrong.update(invariants.key_is_secret(here, lab.KEY))
         if not all(seen.values()):
-            wrong.add(f"nothing was looked at: {seen} {start.text[-1500:]}")
+            wrong.add(f"nothing was looked at: {seen} {start.stdout[-1500:]}")
         line.add(TRUE, sorted(wrong))
         line.add(LEFT, invariants.nothing_left(here))
 

@@ -29,15 +29,15 @@ HOSTILE = (
 
 def hostile_commands(campaign: Campaign) -> None:
     """An agent with the run's password gets none of them through, and its run ends as any other."""
-    models = {"lab": agent(HOSTILE)}
+    models = {"tested": agent(HOSTILE)}
     with (
         campaign.line("Security", "hostile commands to the message store") as line,
         lab.laboratory(models=models, settings=["team"]) as here,
     ):
         others = invariants.Bystanders.begin(here, campaign.image)
         done = here.run()
-        if done.process.returncode:
-            line.add(GOES_ON, [done.text[-1500:]])
+        if done.returncode:
+            line.add(GOES_ON, [done.stdout[-1500:]])
             return
         said = "\n".join(
             content.decode(errors="replace")
@@ -60,14 +60,14 @@ def volumes(campaign: Campaign) -> None:
     ):
         others = invariants.Bystanders.begin(here, campaign.image)
         start = here.start()
-        wait_for(lambda: len(here.servers["lab"].ledger()) >= 2, 240, "a call")
+        wait_for(lambda: len(here.server.ledger()) >= 2, 240, "a call")
         known = _volumes(here)
         tree = Tree(here)
-        for pid in [start.process.pid, *tree.supervisors]:
+        for pid in [start.pid, *tree.supervisors]:
             os.kill(pid, signal.SIGKILL)
-        start.process.wait()
+        start.wait(60)
         done = here.run()
-        line.add(GOES_ON, [] if not done.process.returncode else [done.text[-1500:]])
+        line.add(GOES_ON, [] if not done.returncode else [done.stdout[-1500:]])
         left = known & _volumes(here, labelled=False)
         line.add(TRUE, [] if known else ["a team's volume has no label"])
         line.add(LEFT, [*invariants.nothing_left(here, others), *map(str, sorted(left))])
@@ -85,8 +85,8 @@ def address_pools(campaign: Campaign) -> None:
             lab.laboratory(settings=["coop-git"], docker_host=other.host) as here,
         ):
             done = here.run()
-            told = "default-address-pools" in done.text and done.process.returncode
-            line.add(TRUE, [] if told else [done.text[-1500:]])
+            told = "default-address-pools" in done.stdout and done.returncode
+            line.add(TRUE, [] if told else [done.stdout[-1500:]])
             line.add(LEFT, invariants.nothing_left(here))
     finally:
         other.end()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from random import Random
 
 import pytest
+from experiment_client import ALL_PAIRS
+from filelock import FileLock
 
 from faults.__main__ import CASES
-from faults.provider import ALL_PAIRS
 from faults.report import Campaign, Case
 
-# Two workers share the cases; each has its own undisturbed run.
+# Two workers share the cases.
 QUICK = [
     pytest.param(case, id=case.name, marks=pytest.mark.xdist_group(f"faults {number % 2}"))
     for number, case in enumerate(case for case in CASES if case.quick)
@@ -18,9 +20,12 @@ QUICK = [
 
 
 @pytest.fixture(scope="module")
-def campaign() -> Campaign:
-    made = Campaign(seed=7, random=Random(7))
-    made.control(ALL_PAIRS, ["solo"])  # one undisturbed run for all cases
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    folder = tmp_path_factory.getbasetemp()
+    kept = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "control.json"
+    made = Campaign(seed=7, random=Random(7), kept=kept)
+    with FileLock(f"{kept}.lock"):  # one undisturbed run for all cases and workers
+        made.control(ALL_PAIRS, ["solo"])
     return made
 
 

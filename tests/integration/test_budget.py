@@ -43,11 +43,11 @@ def test_a_budget_then_a_drain_then_the_rest(experiment: Make, tmp_path: Path) -
     one.until(process, lambda: len(one.server.ledger()) > paid)
     drained = one.script("drain")
     assert "running runs finish" in drained.stdout
-    output = process.communicate(timeout=120)[0]
+    process.wait(120)
     # Started runs have finished; only evaluations and a run that had not started remain.
     assert {path.parents[2] for path in one.results.rglob("attempts/*/attempt.json")} == {
         path.parent for path in one.results.glob(RUNS)
-    }, output
+    }, process.stdout
     last = one.run()
     assert last.returncode == 0, last.stdout
     assert len(one.rows()) == 3

@@ -126,8 +126,7 @@ def test_what_a_container_reaches(experiment: Callable[..., Experiment]) -> None
         assert len(agents) == 2
         for container in agents:
             _look_into(container)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    assert process.wait(300) == 0, process.stdout
     assert [(r["outcome"], r["attempts"]) for r in one.rows()] == [("pass", "1")]
     assert one.books() == ledger_tokens(one.server)
     assert networks_of(one.results) == []

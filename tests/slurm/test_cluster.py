@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 import image_servers
@@ -19,6 +18,7 @@ from experiment_client import (
     INVENTORY,
     TEXTKIT,
     Experiment,
+    Session,
     containers_of,
     ledger_tokens,
     wait_for,
@@ -75,15 +75,15 @@ def make(experiment: Make, slurm: Cluster, tars: Path) -> Make:
     return made
 
 
-def start(one: Experiment) -> Popen[str]:
+def start(one: Experiment) -> Session:
     """Start the workflow on the cluster, in a separate process group."""
     return one.start("all", *PROFILES)
 
 
-def end(process: Popen[str], code: int | None = 0, seconds: float = 240) -> str:
-    said, _ = process.communicate(timeout=seconds)
-    assert code is None or process.returncode == code, said
-    return said
+def end(session: Session, code: int | None = 0, seconds: float = 240) -> str:
+    ended = session.wait(seconds)
+    assert code is None or ended == code, session.stdout
+    return session.stdout
 
 
 def attempts(one: Experiment) -> list[list[dict[str, Any]]]:

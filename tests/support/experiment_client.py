@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
 import yaml
-from process_groups import (
-    kill_group,
-    run_group,
-    start_group,
-    wait_for,
-)
+from process_groups import MARKER, kill_group, kill_marked, new_mark, run_group, wait_for
 from replay_client import Server
 
 from cooperflow import atomic_io, layout
@@ -30,10 +24,28 @@ from cooperflow.outcomes import usage
 
 PYTHON = ".venv/bin/python"
 REPOSITORY = Path(__file__).resolve().parents[2]
-# A key that no file, log or container may hold.
-KEY = "not-a-real-key-5f1d0c"
+# A key that no file, log or container may hold, and the variable that has it.
+KEY = "sk-test-5e1f0d7c2b9a4e63-never-written-down"
+KEY_NAME = "TESTED_KEY"
+MODEL = "command-a-03-2025"
 INVENTORY = "demo_inventory_task"
 TEXTKIT = "demo_textkit_task"
+# Repo, number of the task, its two features.
+PairOfDemo = tuple[str, int, int, int]
+PAIR: PairOfDemo = (INVENTORY, 1, 1, 2)
+# All pairs of the demo; its subset has the last one out of order as well.
+ALL_PAIRS = (PAIR, (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 3, 2))
+COMMON = {
+    "solo": ["--setting", "solo"],
+    "coop-comm": ["--setting", "coop"],
+    "coop-nocomm": ["--setting", "coop", "--no-messaging"],
+}
+# Those of single tests too.
+SETTINGS = {
+    **COMMON,
+    "team": ["--setting", "team"],
+    "coop-git": ["--setting", "coop", "--no-messaging", "--git"],
+}
 # Time limit for a session to end after SIGINT, seconds.
 PATIENCE = 60
 
@@ -77,6 +89,76 @@ def containers_of(results: Path) -> list[str]:
     return found.stdout.split()
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_pairs(path: Path, pairs: Sequence[PairOfDemo]) -> None:
+    """Write a table of pairs."""
+    rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, pair)) for pair in pairs)]
+    path.write_text("\n".join(rows) + "\n")
+
+
+def config_document(
+    results: str, subset: str, bases: Mapping[str, str], settings: Sequence[str], **keys: Any
+) -> dict[str, Any]:
+    """Return the config of an experiment, with short limits and nothing pulled.
+
+    Args:
+        bases: the address of each model.
+        keys: keys of the config; the entries of a mapping are merged.
+    """
+    document: dict[str, Any] = {
+        "results": results,
+        "dataset": {"dir": "demo/dataset", "subset": subset},
+        "models": {"command-a": None}
+        | {
+            name: {"model": MODEL, "api_base": base, "api_key": KEY_NAME}
+            for name, base in bases.items()
+        },
+        "settings": {name: SETTINGS[name] if name in settings else None for name in COMMON}
+        | {name: SETTINGS[name] for name in settings if name not in COMMON},
+        "limits": {"pause_seconds": 0, "call_tries": 2},
+        "preflight": "light",  # else its call of one token is in the server's ledger
+        "images": {"pull": False, "build": True, "free_gb": 1},
+        # Two containers more for each coop run; the demo's test has them.
+        "evaluation": {"own_features": False},
+    }
+    for key, value in keys.items():
+        both = isinstance(document.get(key), dict) and isinstance(value, dict)
+        document[key] = {**document[key], **value} if both else value
+    return document
+
+
+@dataclass
+class Session:
+    """A `snakemake` that was started, in a process group as by a terminal, with its output."""
+
+    process: Popen[bytes]
+    log: Path
+
+    @property
+    def stdout(self) -> str:
+        """The output so far."""
+        return self.log.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.returncode
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def wait(self, seconds: float = 400) -> int:
+        """Return the exit code when it has ended by itself."""
+        return self.process.wait(seconds)
+
+
 @dataclass
 class Experiment:
     """An experiment on some pairs of the demo, its model played by a replay server."""
@@ -85,9 +167,11 @@ class Experiment:
     results: Path
     config: Path
     server: Server
-    # What is asked for: the tables, or, far slower, the plots and the report too.
+    # What is requested: the tables; plots and report are far slower.
     target: str = "all"
-    started: list[Popen[str]] = field(default_factory=list)
+    sessions: list[Session] = field(default_factory=list)
+    mark: dict[str, str] = field(default_factory=new_mark)
+    wrapper: tuple[str, ...] = ()  # a program that Snakemake is started through
 
     @classmethod
     def new(
@@ -95,81 +179,80 @@ class Experiment:
         clone: Path,
         folder: Path,
         server: Server,
-        pairs: Sequence[tuple[str, int, int, int]] = ((INVENTORY, 1, 1, 2),),
+        pairs: Sequence[PairOfDemo] = (PAIR,),
         settings: Sequence[str] = ("solo",),
-        whole: bool = False,
-        **config: Any,
+        **keys: Any,
     ) -> Experiment:
-        """Write an experiment's config; ``whole``: request all targets instead of the tables."""
+        """Write an experiment's config."""
         folder.mkdir(parents=True)
-        table = folder / "pairs.csv"
-        rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, p)) for p in pairs)]
-        table.write_text("\n".join(rows) + "\n")
-        every = ("solo", "coop-comm", "coop-nocomm")
-        document: dict[str, Any] = {
-            "results": str(folder / "results"),
-            "dataset": {"dir": "demo/dataset", "subset": str(table)},
-            "models": {
-                "command-a": None,
-                "tested": {
-                    "model": "command-a-03-2025",
-                    "api_base": f"{server.url}/v2/chat",
-                    "api_key": "TESTED_KEY",
-                },
-            },
-            "settings": {name: None for name in every if name not in settings},
-            "limits": {"pause_seconds": 0, "call_tries": 2},
-            "preflight": "light",  # else its call of one token is in the server's ledger
-            "images": {"pull": False, "build": True, "free_gb": 1},
-            # Two containers more for each coop run; the demo's test has them.
-            "evaluation": {"own_features": False},
-        }
-        for key, value in config.items():
-            both = isinstance(document.get(key), dict)
-            document[key] = {**document[key], **value} if both else value
-        (folder / "config.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-        results = folder / "results"
-        target = "all" if whole else str(results / "summary.csv")
-        return cls(clone, results, folder / "config.yaml", server, target)
+        table, results, config = folder / "pairs.csv", folder / "results", folder / "config.yaml"
+        write_pairs(table, pairs)
+        bases = {"tested": server.cohere_url}
+        document = config_document(str(results), str(table), bases, settings, **keys)
+        config.write_text(yaml.safe_dump(document, sort_keys=False))
+        return cls(clone, results, config, server, str(results / "summary.csv"))
 
-    def command(self, *arguments: str) -> list[str]:
-        return [".venv/bin/snakemake", *arguments, "--configfile", str(self.config)]
+    @property
+    def logs(self) -> Path:
+        """Where the output of its sessions is."""
+        return self.results.parent
+
+    def targets(self) -> list[str]:
+        return [self.target]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "TESTED_KEY": KEY}
+        return {**self.mark, **os.environ, KEY_NAME: KEY}
 
-    def run(self, *arguments: str, seconds: float = 400) -> subprocess.CompletedProcess[str]:
+    def start(self, *arguments: str) -> Session:
+        """Start Snakemake, as a user does; default: for the targets, with four cores."""
+        command = [*self.wrapper, ".venv/bin/snakemake"]
+        command += [*(arguments or ("-j", "4", *self.targets())), "--configfile", str(self.config)]
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"session-{len(self.sessions) + 1}.log"
+        with log.open("wb") as stream:
+            process = Popen(
+                command,
+                cwd=self.clone,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+            )
+        self.sessions.append(Session(process, log))
+        return self.sessions[-1]
+
+    def run(self, *arguments: str, seconds: float = 400) -> Session:
         """Run Snakemake to its end."""
-        command = self.command(*(arguments or ("-j", "4", self.target)))
-        return run_group(command, seconds, cwd=self.clone, env=self.environment())
+        session = self.start(*arguments)
+        try:
+            session.wait(seconds)
+        except BaseException:
+            kill_group(session.process)
+            kill_marked(self.environment()[MARKER])
+            raise
+        return session
 
     def dry_run(self) -> str:
         """Return the pending jobs that Snakemake prints."""
-        return self.run("--dry-run", self.target).stdout
+        return self.run("--dry-run", *self.targets()).stdout
 
-    def start(self, *arguments: str) -> Popen[str]:
-        """Start Snakemake in a process group, as a terminal does."""
-        command = self.command(*(arguments or ("-j", "4", self.target)))
-        process = start_group(command, cwd=self.clone, env=self.environment())
-        self.started.append(process)
-        return process
-
-    def until(self, process: Popen[str], what: Callable[[], Any], seconds: float = 60) -> None:
-        """Wait until ``what`` is true; fail with the process's output if it ends before."""
+    def until(self, session: Session, what: Callable[[], Any], seconds: float = 60) -> None:
+        """Wait until ``what`` is true; fail with the session's output if it ends before."""
 
         def settled() -> bool:
-            return bool(what()) or process.poll() is not None
+            return bool(what()) or session.poll() is not None
 
         try:
             wait_for(settled, seconds)
         except TimeoutError:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(session.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
-            kill_group(process)
-            raise AssertionError(f"not within {seconds} s:\n{process.communicate()[0]}") from None
+                session.wait(PATIENCE)
+            kill_group(session.process)
+            raise AssertionError(f"not within {seconds} s:\n{session.stdout}") from None
         # The condition may have become true with the process's last step.
-        assert what(), f"ended before:\n{process.communicate()[0]}"
+        assert what(), f"ended before:\n{session.stdout}"
 
     def script(
         self, name: str, *arguments: str, seconds: float = 120
@@ -179,18 +262,14 @@ class Experiment:
         return run_group([*command, *arguments], seconds, cwd=self.clone, env=self.environment())
 
     def end(self) -> None:
-        for process in self.started:
-            kill_group(process)
-            if process.stdout is not None and not process.stdout.closed:
-                process.communicate()
+        for session in self.sessions:
+            kill_group(session.process)
 
     def rows(self) -> list[dict[str, str]]:
-        with (self.results / "runs.csv").open(newline="") as stream:
-            return list(csv.DictReader(stream))
+        return read_csv(self.results / "runs.csv")
 
     def summary(self) -> list[dict[str, str]]:
-        with (self.results / "summary.csv").open(newline="") as stream:
-            return list(csv.DictReader(stream))
+        return read_csv(self.results / "summary.csv")
 
     def books(self) -> tuple[int, int]:
         """Input and output tokens of runs.csv."""
@@ -206,16 +285,16 @@ class Experiment:
         logs = self.call_logs()
         return sum(call.kind != usage.ANSWERED for log in logs for call in usage.calls(log))
 
-    def call_logs(self) -> Iterator[list[dict[str, Any]]]:
-        """The records of each call log, of finished attempts too."""
+    def call_logs(self, but: str = "") -> Iterator[list[dict[str, Any]]]:
+        """The records of each call log, of finished attempts too; ``but``: not of this run name."""
         for folder in (self.results / "runs").rglob("attempts/*"):
-            yield atomic_io.read_lines(folder / layout.CALLS)
+            if not (but and but in folder.parts):
+                yield atomic_io.read_lines(folder / layout.CALLS)
 
 
 def ledger_tokens(server: Server) -> tuple[int, int]:
     """Input and output tokens of all calls that a replay server answered."""
-    lines = [json.loads(line) for line in server.ledger_file.read_text().splitlines()]
-    answered = [line for line in lines if line["answered"]]
+    answered = [line for line in server.ledger() if line["answered"]]
     return (
         sum(line["input_tokens"] for line in answered),
         sum(line["output_tokens"] for line in answered),

@@ -54,7 +54,7 @@ def start_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Po
     return Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
 
 
-def kill_group(process: Popen[str]) -> None:
+def kill_group(process: Popen[Any]) -> None:
     """Kill a process and all processes of its group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

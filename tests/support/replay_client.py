@@ -8,15 +8,15 @@ import json
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from process_groups import wait_for
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 DATASET = DEMO / "dataset"
@@ -39,7 +39,7 @@ BASH = {
 class Server:
     """A running replay server."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     port: int
     ledger_file: Path
 
@@ -56,7 +56,12 @@ class Server:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
-    def faults(self, *rules: dict[str, Any]) -> None:
+    @property
+    def cohere_url(self) -> str:
+        """The end point of Cohere's wire format."""
+        return f"{self.url}/v2/chat"
+
+    def faults(self, *rules: Mapping[str, Any]) -> None:
         """Put these rules in force, and no others."""
         self.request("/_control/faults", {"rules": list(rules)}, "PUT")
 
@@ -70,35 +75,43 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """The ledger's lines, as in the file."""
-        return [json.loads(line) for line in self.ledger_file.read_text("utf-8").splitlines()]
+        """The ledger's lines, as in the file; none before the first call."""
+        with contextlib.suppress(FileNotFoundError):
+            return [json.loads(line) for line in self.ledger_file.read_text("utf-8").splitlines()]
+        return []
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+
+def start_server(directory: Path, *options: str, recordings: Path = RECORDINGS) -> Server:
+    """Start a separate replay server in the directory; default: the demo's recordings."""
+    directory.mkdir(parents=True, exist_ok=True)
+    port_file, ledger = directory / "port", directory / "ledger.jsonl"
+    what = [] if "--script" in options else ["--recordings", str(recordings)]
+    command = [sys.executable, str(DEMO / "replay_server.py"), *what]
+    command += ["--port-file", str(port_file), "--ledger", str(ledger), *options]
+    with (directory / "log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: port_file.exists() or process.poll() is not None, 60, "the replay server")
+        assert process.poll() is None, (directory / "log").read_text()
+        return Server(process, int(port_file.read_text()), ledger)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
 
 
 @contextlib.contextmanager
 def server(directory: Path, *options: str, recordings: Path = RECORDINGS) -> Iterator[Server]:
-    """Start a separate replay server in the directory; default: the demo's recordings."""
-    port_file, ledger = directory / "port", directory / "ledger.jsonl"
-    what = [] if "--script" in options else ["--recordings", str(recordings)]
-    process = subprocess.Popen(
-        [
-            *[sys.executable, str(DEMO / "replay_server.py"), *what],
-            *["--port-file", str(port_file), "--ledger", str(ledger), *options],
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    """Serve in the directory until the end of the block."""
+    running = start_server(directory, *options, recordings=recordings)
     try:
-        deadline = time.monotonic() + 30
-        while not port_file.exists():
-            assert process.poll() is None, "the server ended at once"
-            assert time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.02)
-        yield Server(process, int(port_file.read_text()), ledger)
+        yield running
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=10)
-        assert process.stdout is not None
-        process.stdout.close()
+        running.end()
 
 
 def feature_text(repo: str, task: int, feature: int) -> str:
