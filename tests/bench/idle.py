@@ -14,10 +14,12 @@ from .sides import BIN, environment
 NOTHING = "Nothing to be done"
 
 
-def figures(folder: Path, repeats: int, subset: str = "lite") -> list[Cost]:
+def figures(
+    folder: Path, repeats: int, subset: str = "lite", first: int | None = None
+) -> list[Cost]:
     """Return the cost of such starts, one after the other."""
     clone = clone_of(folder / "clone")
-    made = synthetic.make_plan(folder / "results", subset)
+    made = synthetic.make_plan(folder / "results", subset, first=first)
     synthetic.finish(made)
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(made.config.model_dump(mode="json")))

@@ -19,9 +19,11 @@ MODELS = 10
 STAGES = ("aggregate", "derived_tables", "plots", "provenance", "report")
 
 
-def figures(folder: Path, subset: str = "full", models: int = MODELS) -> dict[str, Cost]:
+def figures(
+    folder: Path, subset: str = "full", models: int = MODELS, first: int | None = None
+) -> dict[str, Cost]:
     """Return the cost of each stage on one core: the first time, then after one more run."""
-    made = synthetic.make_plan(folder / "results", subset, models)
+    made = synthetic.make_plan(folder / "results", subset, models, first)
     synthetic.finish(made)
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(made.config.model_dump()))

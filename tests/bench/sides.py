@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from experiment_client import clone_of
+from experiment_client import COMMON, clone_of
 from replay_client import server
 
 from cooperflow.attempt.services import find_server
@@ -24,11 +24,6 @@ from .workload import REPOSITORY, Workload
 
 BIN = REPOSITORY / ".venv" / "bin"
 SLOTS = 4
-SETTINGS = {
-    "solo": ["--setting", "solo"],
-    "coop-comm": ["--setting", "coop"],
-    "coop-nocomm": ["--setting", "coop", "--no-messaging"],
-}
 
 
 @dataclass(frozen=True)
@@ -51,8 +46,10 @@ def environment() -> dict[str, str]:
     }
 
 
-def upstream(work: Workload, folder: Path, delay: str, seed: int) -> tuple[Side, list[Cost]]:
-    """Three `cooperbench run -c 4`, one after the other, then three `cooperbench eval -c 4`.
+def upstream(
+    work: Workload, folder: Path, delay: str, seed: int, settings: Sequence[str] = tuple(COMMON)
+) -> tuple[Side, list[Cost]]:
+    """A `cooperbench run -c 4` for each setting, one after the other, then `cooperbench eval -c 4`.
 
     The evaluations get no subset: with it upstream silently leaves out the
     runs whose pair is not written in ascending order there.
@@ -65,16 +62,16 @@ def upstream(work: Workload, folder: Path, delay: str, seed: int) -> tuple[Side,
         agent.write_text(yaml.safe_dump({"config": {"model": {"model_kwargs": {"api_base": url}}}}))
         shared = ["--dataset-dir", str(work.dataset), "--log-dir", str(folder / "logs")]
         shared += ["-c", str(SLOTS), "--backend", "docker"]
-        for name, flags in SETTINGS.items():
+        for name in settings:
             command = [str(BIN / "cooperbench"), "run", "-n", name, "-m", "command-a-03-2025"]
-            command += [*flags, *shared, "-s", "bench", "--no-auto-eval", "--redis", redis]
+            command += [*COMMON[name], *shared, "-s", "bench", "--no-auto-eval", "--redis", redis]
             command += ["--agent-config", str(agent)]
             costs.append(measure(command, folder, environment(), log))
-        for name in SETTINGS:
+        for name in settings:
             command = [str(BIN / "cooperbench"), "eval", "-n", name, *shared]
             costs.append(measure(command, folder, environment(), log))
     passed = {}
-    for name in SETTINGS:
+    for name in settings:
         files = (folder / "logs" / name).rglob("eval.json")
         passed[name] = sum(bool(json.loads(f.read_text())["both_passed"]) for f in files)
     return Side(sum(c.wall for c in costs), sum(c.cpu for c in costs), passed), costs
@@ -87,6 +84,7 @@ def workflow(
     seed: int,
     target: str = "summary.csv",
     own_features: bool = True,
+    settings: Sequence[str] = tuple(COMMON),
 ) -> tuple[Side, list[tuple[float, float]]]:
     """`snakemake -j 4`, its own start and the tables counted; also the runs' own times.
 
@@ -108,6 +106,7 @@ def workflow(
                     "api_key": "BENCH_KEY",
                 },
             },
+            "settings": {name: None for name in COMMON if name not in settings},
             "images": {"pull": False, "free_gb": 1},
             "evaluation": {"own_features": own_features},
         }
