@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,9 +41,9 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path, demo_images
     settings = {"compaction_token_trigger": 1}
     one = experiment(
         pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)],
-        whole=True,
         agent={"config": {"agent": settings}},
     )
+    one.target = str(one.results / "report" / "index.html")
     agent = tmp_path / "agent.yaml"
     base = {"api_base": f"{one.server.url}/v2/chat"}
     agent.write_text(
@@ -50,16 +51,14 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path, demo_images
     )
     logs = tmp_path / "logs"
 
-    def run(repo: str, task: int, pair: str, *more: str) -> None:
-        what = ["-n", "plain", "-m", MODEL, "--setting", "solo", "-r", repo, "-t", str(task)]
-        what += ["-f", pair, "--agent-config", str(agent), "--log-dir", str(logs), "-c", "1"]
-        cooperbench(one, "run", *what, *more)
-
-    run(INVENTORY, 1, "1,2")
-    run(INVENTORY, 1, "2,3", "--no-auto-eval")
     one.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
-    run(TEXTKIT, 2, "1,2")
+    what = ["-n", "plain", "-m", MODEL, "--setting", "solo", "-s", "demo"]
+    what += ["--agent-config", str(agent), "--log-dir", str(logs), "-c", "2"]
+    cooperbench(one, "run", *what)
     one.server.faults()
+    (other,) = (logs / f"plain/solo/{TEXTKIT}/2").glob("f*3*")
+    shutil.rmtree(other)  # not one of the experiment's pairs
+    (logs / f"plain/solo/{INVENTORY}/1/f2_f3/eval.json").unlink()  # as with --no-auto-eval
     graded = json.loads((logs / f"plain/solo/{TEXTKIT}/2/f1_f2/eval.json").read_text())
     assert not graded["both_passed"]
     assert not graded["error"]  # upstream calls it a fail

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from experiment_client import INVENTORY, TEXTKIT, Experiment
+from experiment_client import INVENTORY, Experiment
 from replay_client import billed
 
 Make = Callable[..., Experiment]
@@ -37,14 +37,19 @@ def _model(one: Experiment, name: str = "first", **more: Any) -> dict[str, Any]:
 def _with_models(one: Experiment, names: Sequence[str]) -> None:
     raw = yaml.safe_load(one.config.read_text())
     raw["models"] = {"command-a": None, **{n: _model(one, n, provider="both") for n in names}}
-    raw["providers"] = {"both": {"runs": 1, "requests_per_minute": 40}}
+    raw["providers"] = {"both": {"runs": 1, "requests_per_minute": 50}}
+    if len(names) > 1:
+        raw["models"]["free"] = _model(one)  # no limit
     one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
 @pytest.mark.docker
 @pytest.mark.slow
 def test_further_models_beside_a_first(experiment: Make) -> None:
-    """All are compared and keep their provider's limits together, and nothing runs again."""
+    """All are compared and keep their provider's limits together, and nothing runs again.
+
+    One provider takes a run at a time; meanwhile another model's run fills the slots.
+    """
     one = experiment(pairs=[(INVENTORY, 1, 1, 2)])
     one.target = str(one.results / "comparison.csv")
     _with_models(one, ["first"])
@@ -61,56 +66,38 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
     done = one.run()
     assert done.returncode == 0, done.stdout
     assert all(p.stat().st_mtime_ns == then for p, then in documents.items())
-    assert len(one.server.ledger()) == 3 * calls
+    assert len(one.server.ledger()) == 4 * calls
 
     rows = one.rows()
-    assert [row["outcome"] for row in rows] == ["pass"] * 3
+    assert [(row["model"], row["outcome"]) for row in rows] == [
+        (name, "pass") for name in ("first", "second", "third", "free")
+    ]
     # What a row says was paid is what the server counted, in every wire format.
     paid = dict.fromkeys(("cohere", "openai", "anthropic"), 0.0)
     for line in one.server.ledger():
         paid[line["wire"]] += billed(line)
     assert min(paid.values()) > 0
-    assert [float(row["cost_usd"]) for row in rows] == pytest.approx(list(paid.values()), abs=1e-6)
+    cost = {row["model"]: float(row["cost_usd"]) for row in rows}
+    cost["first"] += cost.pop("free")
+    assert list(cost.values()) == pytest.approx(list(paid.values()), abs=1e-6)
     assert {row["cost_complete"] for row in rows} == {"True"}
-    assert [row["model"] for row in one.summary()] == ["first", "second", "third"]
+    assert [row["model"] for row in one.summary()] == ["first", "second", "third", "free"]
     with (one.results / "comparison.csv").open(newline="") as stream:
         compared = list(csv.DictReader(stream))
+    experiments = ("first-solo", "second-solo", "third-solo", "free-solo")
     assert [(r["compared"], r["a"], r["b"], r["pairs"]) for r in compared] == [
-        ("models", "first-solo", "second-solo", "1"),
-        ("models", "first-solo", "third-solo", "1"),
-        ("models", "second-solo", "third-solo", "1"),
+        ("models", a, b, "1") for a, b in itertools.combinations(experiments, 2)
     ]
-    assert not _overlap(rows)
-    assert any(float(row["waited_s"]) > 0 for row in rows)
+    limited = [row for row in rows if row["model"] != "free"]
+    assert not _overlap(limited)
+    assert _overlap(rows)
+    assert any(float(row["waited_s"]) > 0 for row in limited)
     starts = sorted(
         float(record["time"])
-        for log in one.call_logs()
+        for log in one.call_logs(but="free-solo")
         for record in log
         if record["event"] == "start"
     )
-    # 40 a minute; a call is recorded a little after its turn, never before it.
-    assert all(b - a > 1.4 for a, b in itertools.pairwise(starts))
+    # 50 a minute; a call is recorded a little after its turn, never before it.
+    assert all(b - a > 1.1 for a, b in itertools.pairwise(starts))
     assert "Nothing to be done" in one.dry_run()
-
-
-@pytest.mark.docker
-@pytest.mark.slow
-@pytest.mark.slow_model
-def test_other_providers_fill_the_slots(experiment: Make) -> None:
-    """One provider takes a run at a time; another model's runs continue in parallel."""
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
-    raw = yaml.safe_load(one.config.read_text())
-    raw["models"] = {
-        "command-a": None,
-        "narrow": _model(one, provider="narrow"),
-        "free": _model(one),
-    }
-    raw["providers"] = {"narrow": {"runs": 1}}
-    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
-    done = one.run()
-    assert done.returncode == 0, done.stdout
-    rows = one.rows()
-    narrow = [row for row in rows if row["model"] == "narrow"]
-    assert len(narrow) == 2
-    assert not _overlap(narrow)
-    assert _overlap(rows)

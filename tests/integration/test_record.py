@@ -18,11 +18,22 @@ COUNTED = ("input_tokens", "output_tokens", "cost_usd", "patch_lines")
 @pytest.mark.docker
 @pytest.mark.slow
 def test_a_recorded_experiment_ends_as_it_did(experiment: Make) -> None:
-    """Outcomes, steps, tokens and costs are those of the recorded runs; no key is asked for."""
+    """Outcomes, steps, tokens and costs are those of the recorded runs; no key is asked for.
+
+    A pilot makes half of the runs and estimates the others.
+    """
     one = experiment(pairs=[(INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)], settings=SETTINGS)
+    subset = str(one.config.with_name("pairs.csv"))
+    pilot = one.script("pilot", "--subset", subset, "--first", "1", seconds=300)
+    assert pilot.returncode == 0, pilot.stdout[-3000:]
+    assert len(list((one.results / "runs").glob("*/*/*/*/*/result.json"))) == 2
+    rest = pilot.stdout[pilot.stdout.index("Remaining runs of") :]
+    assert rest.splitlines()[0].endswith(": 2")
+    assert "USD" in rest
     done = one.run()
     assert done.returncode == 0, done.stdout
     rows = one.rows()
+    assert [row["attempts"] for row in rows] == ["1"] * 4
     assert {row["reason"] for row in rows} == {"", "merge_conflict", "tests_failed", "empty_patch"}
     to = one.results.parent / "published"
     said = one.script("record", "--to", str(to))

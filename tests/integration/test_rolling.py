@@ -1,4 +1,4 @@
-"""Rolling mode and the pilot, end to end: Snakemake, real engines and a registry."""
+"""Rolling mode, end to end: Snakemake, real engines and a registry."""
 
 from __future__ import annotations
 
@@ -61,17 +61,3 @@ def test_each_image_is_brought_when_needed_and_removed_after_its_last_use(
         again = rolling.run()
         assert again.returncode == 0, again.stdout[-3000:]
         assert "Nothing to be done" in again.stdout
-
-
-def test_a_pilot_runs_its_pairs_and_estimates_the_rest(experiment: Make) -> None:
-    whole = experiment(pairs=PAIRS)
-    subset = str(whole.config.with_name("pairs.csv"))
-    told = whole.script("pilot", "--subset", subset, "--first", "1", seconds=300)
-    assert told.returncode == 0, told.stdout[-3000:]
-    assert len(list((whole.results / "runs").glob("*/*/*/*/*/result.json"))) == 1
-    rest = told.stdout[told.stdout.index("Remaining runs of") :]
-    assert rest.splitlines()[0].endswith(": 2")
-    assert "USD" in rest
-    done = whole.run()
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert [row["attempts"] for row in whole.rows()] == ["1"] * 3

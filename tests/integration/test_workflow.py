@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import signal
 import subprocess
 import time
 import zipfile
@@ -16,22 +15,19 @@ from pathlib import Path
 import pytest
 from experiment_client import (
     INVENTORY,
-    KEY,
     REPOSITORY,
     TEXTKIT,
     Experiment,
     containers_of,
     ledger_tokens,
     run_group,
-    wait_for,
 )
 
-from cooperflow import atomic_io, layout
+from cooperflow import layout
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 Make = Callable[..., Experiment]
-SETTINGS = ("solo", "coop-comm", "coop-nocomm")
 
 
 def test_demo(clone: Path) -> None:
@@ -129,36 +125,13 @@ def _end(row: dict[str, str]) -> str:
     return " ".join(filter(None, (row["outcome"], row["reason"], row["caveat"])))
 
 
-@pytest.mark.slow_model
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_stop_and_go_on(experiment: Make, how: str) -> None:
-    """After an interruption the same command continues: nothing is lost or paid twice."""
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2)], settings=SETTINGS)
-    process = one.start()
-    one.until(process, lambda: one.recorded() >= 8, 120)
-    number = getattr(signal, how)
-    if how == "SIGINT":
-        os.killpg(process.pid, number)
-    else:
-        os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=120)
-    wait_for(lambda: containers_of(one.results) == [], 15)
-    done = one.run()
-    assert done.returncode == 0, output + done.stdout
-    assert {r["outcome"] for r in one.rows()} == {"pass"}
-    tokens, answered = one.books(), ledger_tokens(one.server)
-    if one.unanswered():
-        assert tokens[0] <= answered[0]
-        assert "False" in {r["cost_complete"] for r in one.rows()}
-    else:
-        assert tokens == answered
-    assert "Nothing to be done" in one.dry_run()
-
-
-def test_provider_down_to_the_end(experiment: Make) -> None:
+def test_provider_down_then_another_configuration(experiment: Make) -> None:
     """A dead provider is not a failed task; afterwards only that run can be requeued.
 
-    A second session meanwhile on the same results names the running session, and stops.
+    A second session meanwhile on the same results names the running session, and stops. A paid
+    result is restored from the attempt's folder. Results of two configurations do not mix, unless
+    that is accepted by name. Runs that are added then, with less time, run out of it: an agent
+    has failed, unless it waited for its provider.
     """
     one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
     one.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
@@ -169,8 +142,7 @@ def test_provider_down_to_the_end(experiment: Make) -> None:
     assert second.returncode != 0
     assert f"process {process.pid} " in second.stdout
     assert "Traceback" not in second.stdout
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+    assert process.wait(240) == 0, process.stdout
     ends = {r["repo"]: (r["outcome"], r["reason"], r["attempts"]) for r in one.rows()}
     assert ends[INVENTORY] == ("pass", "", "1")
     assert ends[TEXTKIT] == ("infra_error", "api_unavailable", "3")
@@ -186,93 +158,52 @@ def test_provider_down_to_the_end(experiment: Make) -> None:
     assert "1 runs" in put_back.stdout
     dry = one.run("--dry-run", "--quiet", "rules").stdout
     assert re.search(r"^run_solo +1$", dry, re.MULTILINE), dry
+    (result,) = (one.results / "runs").glob(f"*/*/{INVENTORY}/*/*/result.json")
+    whole = result.read_text()
+    result.unlink()
     calls = one.recorded()
-    assert one.run().returncode == 0
+    paid = len(one.server.ledger())
+    # `all` asks for each result too.
+    done = one.run("-j", "4", one.target, str(result))
+    assert done.returncode == 0, done.stdout
+    assert result.read_text() == whole
     ends = {r["repo"]: (r["outcome"], r["attempts"]) for r in one.rows()}
     assert ends == {INVENTORY: ("pass", "1"), TEXTKIT: ("pass", "4")}
     assert one.recorded() > calls
+    assert {line["repo"] for line in one.server.ledger()[paid:]} == {TEXTKIT}
     assert one.books() == ledger_tokens(one.server)
+    _another_configuration(one)
 
 
-def test_time_limit(experiment: Make) -> None:
-    """An agent that runs out of time has failed, unless it waited for its provider."""
-    one = experiment(
-        pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)],
-        limits={"run_seconds": 25},  # a busy machine takes some to begin
-    )
+def _another_configuration(one: Experiment) -> None:
+    """Grow a finished experiment by two runs with less time."""
+    text = one.config.read_text()
+    pairs = one.config.parent / "pairs.csv"
+    pairs.write_text(f"{pairs.read_text()}{INVENTORY},1,2,3\n{TEXTKIT},2,3,2\n")
+    one.config.write_text(text.replace("call_tries: 2", "call_tries: 3\n  run_seconds: 25"))
+    stopped = one.run()
+    assert stopped.returncode != 0
+    assert "call_tries: 2 -> 3" in stopped.stdout
+    assert "Traceback" not in stopped.stdout
     asleep = [{"text": "Thinking.", "commands": ["sleep 600"]}]
     one.server.faults(
         {"match": {"repo": INVENTORY}, "action": "override", "turns": asleep},
         {"match": {"repo": TEXTKIT}, "action": "hang"},
     )
-    done = one.run("-j", "4", one.target, "--retries", "0")
-    assert done.returncode == 0, done.stdout
-    ends = {r["repo"]: (r["outcome"], r["reason"]) for r in one.rows()}
-    assert ends == {INVENTORY: ("fail", "timeout"), TEXTKIT: ("infra_error", "api_timeout")}
-    complete = {r["repo"]: r["cost_complete"] for r in one.rows()}
-    assert complete == {INVENTORY: "True", TEXTKIT: "False"}
-    assert containers_of(one.results) == []
-
-
-def test_a_wrong_key_halts(experiment: Make) -> None:
-    """Paid runs stop with one message that states why, and the next session continues."""
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)], settings=SETTINGS)
-    one.server.faults({"match": {}, "action": "unauthorized"})
-    done = one.run()
-    assert done.returncode != 0
-    assert "TESTED_KEY" in done.stdout
-    assert "refused the key" in done.stdout
-    assert KEY not in done.stdout
-    begun = len(list((one.results / "runs").rglob("attempts/1")))
-    assert begun < 6
-    assert list((one.results / "runs").glob("*/*/*/*/*/result.json")) == []
-    one.server.faults()
-    done = one.run()
-    assert done.returncode == 0, done.stdout
-    assert {r["outcome"] for r in one.rows()} <= {"pass", "fail"}
-    assert len(one.rows()) == 6
-    found = subprocess.run(
-        ["grep", "-rl", KEY, str(one.results), str(one.clone / "logs")],
-        capture_output=True,
-        text=True,
-    )
-    assert found.stdout == ""
-    compressed = list((one.results / "runs").rglob("*.gz"))
-    assert compressed
-    for path in compressed:
-        for plain, content in atomic_io.file_contents(path):
-            assert KEY.encode() not in content, plain
-
-
-def test_a_removed_result_and_another_configuration(experiment: Make) -> None:
-    """A paid result is restored from the attempt's folder; nothing is paid twice.
-
-    Results of two configurations do not mix, unless that is accepted by name.
-    """
-    one = experiment(launcher="off")
-    assert one.run().returncode == 0
-    calls = one.recorded()
-    (result,) = (one.results / "runs").glob("*/*/*/*/*/result.json")
-    whole = result.read_text()
-    result.unlink()
-    done = one.run("-j", "4", one.target, str(result))  # `all` asks for each result too
-    assert done.returncode == 0, done.stdout
-    assert result.read_text() == whole
-    assert one.recorded() == calls
-    assert one.rows()[0]["outcome"] == "pass"
-
-    text = one.config.read_text()
-    two = one.config.parent / "pairs.csv"
-    two.write_text(two.read_text() + f"{INVENTORY},1,2,3\n")
-    one.config.write_text(text.replace("call_tries: 2", "call_tries: 3"))
-    stopped = one.run()
-    assert stopped.returncode != 0
-    assert "call_tries: 2 -> 3" in stopped.stdout
-    assert "Traceback" not in stopped.stdout
-    accepted = one.run("-j", "4", one.target, "--config", 'accept=["tested-solo"]')
+    accept = ["--config", 'accept=["tested-solo"]']
+    accepted = one.run("-j", "4", one.target, "--retries", "0", *accept)
     assert accepted.returncode == 0, accepted.stdout
     document = json.loads((one.results / "runs/tested-solo/experiment.json").read_text())
-    assert document["history"][0]["changes"] == ["call_tries: 2 -> 3"]
+    changes = document["history"][0]["changes"]
+    assert sorted(changes) == ["call_tries: 2 -> 3", "run_seconds: 600 -> 25"]
+    rows = {(r["repo"], r["features"]): r for r in one.rows()}
+    slow = rows[INVENTORY, "2,3"], rows[TEXTKIT, "2,3"]
+    assert [(r["outcome"], r["reason"]) for r in slow] == [
+        ("fail", "timeout"),
+        ("infra_error", "api_timeout"),
+    ]
+    assert [r["cost_complete"] for r in slow] == ["True", "False"]
+    assert containers_of(one.results) == []
 
 
 def test_real_experiment_dry_run(clone: Path) -> None:
