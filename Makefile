@@ -15,6 +15,8 @@ CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
 
 BIN := .venv/bin
 SETUP := envs/setup.sh
+LINT := $(BIN)/snakefmt --check Snakefile rules && $(BIN)/ruff check . && \
+	$(BIN)/ruff format --check . && $(BIN)/mypy
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,19 +75,16 @@ record: setup ## Turn a finished experiment into recordings that anyone can repl
 	@$(BIN)/python scripts/commands/record.py $(CONFIGFILE) --to "$(or $(TO),$(error TO=folder names the folder to write))"
 
 lint: setup ## Check format, style, types and the workflow
-	@$(BIN)/snakefmt --check Snakefile rules
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(LINT)
 
 check: setup ## Lint, and run the pure tests: no Docker, no root, no network
-	@$(MAKE) lint & lint=$$!; $(BIN)/pytest -q -n 2 tests/unit $(ARGS); tests=$$?; \
+	@($(LINT)) & lint=$$!; $(BIN)/pytest -q -n 2 tests/unit $(ARGS); tests=$$?; \
 		wait $$lint && exit $$tests
 
-test: setup engine lint ## Set up, lint, and run all tests
-	@$(SETUP) chromium
-	@$(SETUP) registry
-	@$(SETUP) executor
+test: setup ## Set up, lint, and run all tests
+	@($(LINT)) & lint=$$!; \
+		for part in engine base-image chromium registry; do $(SETUP) $$part || exit; done; \
+		wait $$lint && $(SETUP) executor
 	@$(BIN)/pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder -m 'not slurm' $(ARGS)
 
 test-faults: setup engine ## Run the quick part of the fault campaign alone
