@@ -27,22 +27,9 @@ EXPORT_CONTENTS = "contents.json"
 
 # The small tables and the plots, by name.
 BREAKDOWNS = (
-    "by_repo",
-    "by_language",
-    "by_task",
-    "by_solo_outcome",
-    "by_difficulty",
-    "coordination_gap",
-    "by_messages",
-    "by_patch_size",
-    "by_reason",
-    "cost",
-    "repeats",
-    "losses",
-    "own_features",
-    "conflicts",
-    "conflict_comparison",
-    "published",
+    *("by_repo", "by_language", "by_task", "by_solo_outcome", "by_difficulty", "coordination_gap"),
+    *("by_messages", "by_patch_size", "by_reason", "cost", "repeats"),
+    *("losses", "own_features", "conflicts", "conflict_comparison", "published"),
 )
 # The tables of the agents' messages; they need the runs' own files.
 COMMUNICATION = ("communication_by_setting", "communication_and_conflicts")

@@ -153,36 +153,14 @@ def _sentences(text: str) -> Iterator[str]:
 SIXTHS = 6
 SIXTH_COLUMNS = tuple(f"messages_sixth{n}" for n in range(1, SIXTHS + 1))
 MEASURES = (
-    "turns",
-    "events",
-    "messages",
-    "message_share",
+    *("turns", "events", "messages", "message_share"),
     *SIXTH_COLUMNS,
-    "first_message_s",
-    "first_message_plan",
-    "plans",
-    "questions",
-    "unanswered",
-    "late",
-    "with_files",
-    "with_lines",
-    "files_announced",
-    "files_touched",
-    "files_announced_touched",
+    *("first_message_s", "first_message_plan", "plans", "questions", "unanswered", "late"),
+    *("with_files", "with_lines", "files_announced", "files_touched", "files_announced_touched"),
 )
 MESSAGE_COLUMNS = (
-    "number",
-    "sender",
-    "receiver",
-    "time_s",
-    "step",
-    "sixth",
-    "plan",
-    "question",
-    "answered",
-    "late",
-    "files",
-    "lines",
+    *("number", "sender", "receiver", "time_s", "step", "sixth"),
+    *("plan", "question", "answered", "late", "files", "lines"),
 )
 # mini_swe_agent_v2's words before a received message (upstream's agents/default.py).
 _RECEIVED = re.compile(r"\[(?:Message|Reply) from (\w+)[^\]]*\]: ")

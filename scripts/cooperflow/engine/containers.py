@@ -50,15 +50,8 @@ FAILURES = (
 
 # Settings of an image that affect its containers and that every engine reports.
 IMAGE_SETTINGS = (
-    "Cmd",
-    "Entrypoint",
-    "Env",
-    "ExposedPorts",
-    "Labels",
-    "StopSignal",
-    "User",
-    "Volumes",
-    "WorkingDir",
+    *("Cmd", "Entrypoint", "Env", "ExposedPorts", "Labels"),
+    *("StopSignal", "User", "Volumes", "WorkingDir"),
 )
 # Messages of an engine without a free subnet: from version 27 on, and before.
 _EXHAUSTED = ("fully subnetted", "non-overlapping IPv4 address pool")

@@ -13,105 +13,51 @@ from cooperflow.analysis import losses
 from cooperflow.outcomes import judgement
 from cooperflow.tables import comparison, paper_tables, stats
 from cooperflow.tables.paper_tables import graded
+from cooperflow.tables.run_table import EXPERIMENT
 from cooperflow.upstream import published
 from cooperflow.upstream.result_files import CONFLICTS, MERGED
 
-EXPERIMENT = ["run_name", "model", "setting"]
 COUNTS = ["runs", "pass", "fail", "infra_error", "pass_rate", "ci_low", "ci_high", "replay"]
 # The last edge is open. 0 is a separate bin: no message, no patch.
 MESSAGE_EDGES = (1, 6, 11, 21, 51)
 PATCH_EDGES = (1, 51, 101, 201, 501, 1001)
 COST_COLUMNS = (
     *EXPERIMENT,
-    "runs",
-    "pass",
-    "cost_usd",
-    "cost_complete",
-    "cost_per_run_usd",
-    "cost_per_pass_usd",
-    "input_tokens",
-    "cached_tokens",
-    "output_tokens",
-    "input_tokens_per_run",
-    "output_tokens_per_run",
-    "steps_per_run",
-    "attempts_per_run",
-    "duration_s",
-    "duration_mean_s",
-    "duration_median_s",
-    "duration_p90_s",
-    "duration_per_pass_s",
-    "model_s",
-    "waited_s",
-    "work_s",
-    "eval_s",
+    *("runs", "pass"),
+    *("cost_usd", "cost_complete", "cost_per_run_usd", "cost_per_pass_usd"),
+    *("input_tokens", "cached_tokens", "output_tokens"),
+    *("input_tokens_per_run", "output_tokens_per_run", "steps_per_run", "attempts_per_run"),
+    *("duration_s", "duration_mean_s", "duration_median_s", "duration_p90_s"),
+    *("duration_per_pass_s", "model_s", "waited_s", "work_s", "eval_s"),
     "replay",
 )
 
 REPEATS_COLUMNS = (
-    "model",
-    "setting",
-    "repeats",
-    "pairs",
-    "graded",
-    "pass_at_1",
-    "se",
-    "ci_low",
-    "ci_high",
-    "se_pairs",
-    "se_repeats",
-    "always_pass",
-    "always_fail",
-    "changed",
-    "repeated_pairs",
-    "changed_share",
-    "disagreement",
+    *("model", "setting", "repeats", "pairs", "graded"),
+    *("pass_at_1", "se", "ci_low", "ci_high", "se_pairs", "se_repeats"),
+    *("always_pass", "always_fail", "changed", "repeated_pairs", "changed_share", "disagreement"),
     "replay",
 )
 INTERVALS = ("ci_low", "ci_high", "cluster_low", "cluster_high")
 LOSS_COLUMNS = (
     *EXPERIMENT,
-    "loss",
-    "runs",
-    "graded",
-    "share",
+    *("loss", "runs", "graded", "share"),
     *INTERVALS,
-    "failed",
-    "share_of_failed",
-    "failed_low",
-    "failed_high",
-    "infra_error",
-    "replay",
+    *("failed", "share_of_failed", "failed_low", "failed_high", "infra_error", "replay"),
 )
 OWN_COLUMNS = (
     *EXPERIMENT,
-    "graded",
-    "known",
-    "both_passed",
-    "both_rate",
+    *("graded", "known", "both_passed", "both_rate"),
     *INTERVALS,
-    "agents",
-    "agents_passed",
-    "agent_rate",
-    "agent_low",
-    "agent_high",
-    "passes_needing_both",
-    "replay",
+    *("agents", "agents_passed", "agent_rate", "agent_low", "agent_high"),
+    *("passes_needing_both", "replay"),
 )
 CONFLICT_COLUMNS = (
     *EXPERIMENT,
-    "merged",
-    "conflicts",
-    "conflict_rate",
+    *("merged", "conflicts", "conflict_rate"),
     *INTERVALS,
-    "overlap_known",
-    "overlapping",
-    "near",
-    "conflicts_overlapping",
-    "conflicts_apart",
-    "files_both_mean",
-    "changed_lines_mean",
-    "replay",
+    *("overlap_known", "overlapping", "near", "conflicts_overlapping", "conflicts_apart"),
+    *("files_both_mean", "changed_lines_mean", "replay"),
 )
 PASSED = "passed"  # the row of the passes among the losses
 _PAIR = ["repo", "task_id", "features"]

@@ -23,56 +23,30 @@ from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
 from cooperflow.tables import paper_tables, stats
+from cooperflow.tables.run_table import EXPERIMENT
 from cooperflow.upstream.result_files import CONFLICTS
 
 TEAM = "team"  # upstream's setting
 PAIR = ("run_name", "repo", "task_id", "features")
 RUN_COLUMNS = (
-    "run_name",
-    "model",
-    "setting",
-    "repo",
-    "task_id",
-    "features",
-    "messaging",
-    "outcome",
-    "conflict",
+    *EXPERIMENT,
+    *("repo", "task_id", "features", "messaging", "outcome", "conflict"),
     *MEASURES,
-    "replay",
-    "adopted",
+    *("replay", "adopted"),
 )
 MESSAGES_COLUMNS = (*PAIR, *MESSAGE_COLUMNS, "replay")
 # A change of a team's shared task list: who did what to which task, seconds after the first change.
 TEAM_TASKS_COLUMNS = (*PAIR, "number", "time_s", "agent", "change", "task", "detail", "replay")
-EXPERIMENT = ("run_name", "model", "setting")
 SETTING_COLUMNS = (
     *EXPERIMENT,
-    "merge",
-    "measure",
-    "runs",
-    "tasks",
-    "value",
-    "ci_low",
-    "ci_high",
-    "replay",
+    *("merge", "measure", "runs", "tasks", "value", "ci_low", "ci_high", "replay"),
 )
 CONFLICT_COLUMNS = (
     *EXPERIMENT,
     "property",
-    "runs_with",
-    "conflicts_with",
-    "rate_with",
-    "ci_low_with",
-    "ci_high_with",
-    "runs_without",
-    "conflicts_without",
-    "rate_without",
-    "ci_low_without",
-    "ci_high_without",
-    "diff",
-    "ci_low",
-    "ci_high",
-    "replay",
+    *("runs_with", "conflicts_with", "rate_with", "ci_low_with", "ci_high_with"),
+    *("runs_without", "conflicts_without", "rate_without", "ci_low_without", "ci_high_without"),
+    *("diff", "ci_low", "ci_high", "replay"),
 )
 
 # Name -> columns of the numerator and of the denominator; "" counts runs.

@@ -49,31 +49,11 @@ index 0000000..9daeafb
 """
 
 COLUMNS = (
-    "repo",
-    "task_id",
-    "features",
-    "status",
-    "reason",
-    "solo_passed",
-    "coop_passed",
-    "merge_status",
-    "merge_strategy",
-    "control_failed",
-    "tests_run",
-    "repeats",
-    "flaky",
-    "seconds",
-    "solo_patch",
-    "solo_status",
-    "coop_status",
-    "lead_alone",
-    "control_passed",
-    "feature1_tests",
-    "feature2_tests",
-    "patch_text",
-    "own1_passed",
-    "own2_passed",
-    "loss",
+    *("repo", "task_id", "features", "status", "reason"),
+    *("solo_passed", "coop_passed", "merge_status", "merge_strategy", "control_failed"),
+    *("tests_run", "repeats", "flaky", "seconds", "solo_patch", "solo_status", "coop_status"),
+    *("lead_alone", "control_passed", "feature1_tests", "feature2_tests", "patch_text"),
+    *("own1_passed", "own2_passed", "loss"),
 )
 
 

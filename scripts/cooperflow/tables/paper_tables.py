@@ -33,32 +33,12 @@ _TASK = ["repo", "task_id"]
 _PAIR = [*_TASK, "features"]
 _KEYS = {PAPER_SCALE: _PAIR, PAIR_SCALE: _PAIR, TASK_SCALE: _TASK}
 BUCKET_COLUMNS = (
-    "scale",
-    "model",
-    "setting",
-    "mode",
-    "bucket",
-    "difficulty_low",
-    "difficulty_high",
-    "graded",
-    "pass",
-    "pass_rate",
-    "ci_low",
-    "ci_high",
-    "replay",
+    *("scale", "model", "setting", "mode", "bucket", "difficulty_low", "difficulty_high"),
+    *("graded", "pass", "pass_rate", "ci_low", "ci_high", "replay"),
 )
 GAP_COLUMNS = (
-    "scale",
-    "model",
-    "solo_setting",
-    "setting",
-    "buckets",
-    "graded",
-    "auc_solo",
-    "auc",
-    "gap",
-    "retention",
-    "replay",
+    *("scale", "model", "solo_setting", "setting", "buckets", "graded"),
+    *("auc_solo", "auc", "gap", "retention", "replay"),
 )
 
 
@@ -204,21 +184,8 @@ def _rounded(value: float) -> float:
 
 
 PUBLISHED_COLUMNS = (
-    "model",
-    "framework",
-    "git",
-    "setting",
-    "merge",
-    "pairs",
-    "pass",
-    "pass_rate",
-    "ci_low",
-    "ci_high",
-    "auc",
-    "retention",
-    "comparable",
-    "source",
-    "replay",
+    *("model", "framework", "git", "setting", "merge", "pairs", "pass", "pass_rate"),
+    *("ci_low", "ci_high", "auc", "retention", "comparable", "source", "replay"),
 )
 THIS = "this experiment"
 # How the two patches of a coop run were merged before the tests.

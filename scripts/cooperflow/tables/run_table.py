@@ -21,6 +21,7 @@ from cooperflow.tables import oracle, stats
 from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Evaluation
 
+EXPERIMENT = ("run_name", "model", "setting")
 # Columns of runs.csv and their types in the file, where a verdict is True, False or empty.
 RUN_COLUMNS: Mapping[str, type] = {
     "run_name": str,
@@ -68,29 +69,12 @@ RUN_COLUMNS: Mapping[str, type] = {
     "team_features": str,
 }
 SUMMARY_COLUMNS = (
-    "run_name",
-    "model",
-    "setting",
-    "runs",
-    "pass",
-    "fail",
-    "infra_error",
-    "pass_rate",
-    "ci_low",
-    "ci_high",
-    "pass_rate_all",
-    "pass_strict",
-    "conflicts",
-    "messages_sent",
-    "input_tokens",
-    "output_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "cost_usd",
-    "cost_complete",
-    "duration_s",
-    "replay",
-    "adopted",
+    *EXPERIMENT,
+    *("runs", "pass", "fail", "infra_error"),
+    *("pass_rate", "ci_low", "ci_high", "pass_rate_all", "pass_strict"),
+    *("conflicts", "messages_sent"),
+    *("input_tokens", "output_tokens", "cache_write_tokens", "reasoning_tokens"),
+    *("cost_usd", "cost_complete", "duration_s", "replay", "adopted"),
 )
 # Defaults of columns that older versions did not write.
 _SINCE: dict[str, Any] = {

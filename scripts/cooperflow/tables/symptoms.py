@@ -199,30 +199,12 @@ def cache_key(model: str, messages: Sequence[Mapping[str, str]], repeat: int) ->
 
 
 SYMPTOM_COLUMNS = (
-    "symptom",
-    "runs",
-    "judged",
-    "share",
-    "ci_low",
-    "ci_high",
-    "labels_rejected",
-    "agreement",
-    "kappa",
-    "paper_share_of_labels",
-    "replay",
+    *("symptom", "runs", "judged", "share", "ci_low", "ci_high"),
+    *("labels_rejected", "agreement", "kappa", "paper_share_of_labels", "replay"),
 )
 LABEL_COLUMNS = (
-    "run_name",
-    "repo",
-    "task_id",
-    "features",
-    "repeat",
-    "symptom",
-    "accepted",
-    "rejected_because",
-    "quote1",
-    "quote2",
-    "replay",
+    *("run_name", "repo", "task_id", "features", "repeat"),
+    *("symptom", "accepted", "rejected_because", "quote1", "quote2", "replay"),
 )
 
 
