@@ -142,7 +142,10 @@ def controlled_environment(environment: Mapping[str, str]) -> dict[str, str]:
     variables = {name: value for name, value in environment.items() if not is_controlled(name)}
     # With `error` a deprecation in a library would end a run.
     variables.pop("PYTHONWARNINGS", None)
-    return {**variables, **CONTROLLED_VALUES, "MSWEA_GLOBAL_CONFIG_DIR": str(_empty_folder())}
+    # A private folder: mini-swe-agent's default may hold settings or be read-only.
+    folder = runtime_folder() / "mini-swe-agent"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return {**variables, **CONTROLLED_VALUES, "MSWEA_GLOBAL_CONFIG_DIR": str(folder)}
 
 
 def remove_keys(environment: MutableMapping[str, str], model: str) -> None:
@@ -179,16 +182,6 @@ def enter_controlled(environment: MutableMapping[str, str]) -> None:
     environment.update(controlled)
     # Warnings that PYTHONWARNINGS or -W turned into errors.
     warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
-
-
-def _empty_folder() -> Path:
-    """Return a private folder for mini-swe-agent's global settings.
-
-    Its default is in the home directory, which may hold settings or be read-only.
-    """
-    folder = runtime_folder() / "mini-swe-agent"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
 
 
 def ignored_variables(environment: Mapping[str, str]) -> list[str]:

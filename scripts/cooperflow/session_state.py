@@ -204,9 +204,12 @@ def halt_message(results: Results, session: Process | None = None) -> str | None
     return None
 
 
-def clear_halt(results: Results) -> None:
-    """Remove the halt of an earlier session."""
+def clear(results: Results) -> None:
+    """Remove what earlier sessions left: halt, attempts' ends, notifications, rate limits."""
     results.halt.unlink(missing_ok=True)
+    results.breaker.unlink(missing_ok=True)
+    for folder in (results.notifications, results.rate_limits):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def next_turn(due: float | None, now: float, interval: float) -> tuple[float, float]:
@@ -250,8 +253,3 @@ def _number(raw: bytes) -> float | None:
         return float(raw)
     except ValueError:
         return None
-
-
-def clear_rate_limits(results: Results) -> None:
-    """Remove the rate limits' state of earlier sessions."""
-    shutil.rmtree(results.rate_limits, ignore_errors=True)

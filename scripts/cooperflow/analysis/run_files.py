@@ -128,7 +128,9 @@ class RunFiles:
         if isinstance(self.result.get("agent"), dict):
             return {"solo": self.result["agent"]}
         agents = self.result.get("agents")
-        return _in_order(agents) if isinstance(agents, dict) else {}
+        if not isinstance(agents, dict):
+            return {}
+        return {name: agents[name] for name in sorted(agents, key=trajectory.by_number)}
 
     @cached_property
     def attempts(self) -> list[Attempt]:
@@ -214,10 +216,6 @@ class RunFiles:
             return []
         pairs = patch_text.hunk_pairs(first, second)
         return sorted(pairs, key=lambda pair: not pair.overlaps)
-
-
-def _in_order(agents: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: agents[name] for name in sorted(agents, key=trajectory.by_number)}
 
 
 def state_of(folder: RunFolder) -> list[int] | None:

@@ -190,7 +190,7 @@ def website_index(runs: pd.DataFrame) -> dict[str, Any]:
             result["hasConflict"] = bool(row["merge_status"] == result_files.CONFLICTS)
         if bool(row["replay"]):
             result["replay"] = True
-        task["results"][_website_name(row)] = result
+        task["results"][f"{row['model']}{layout.repeat_suffix(int(row['repeat']))}"] = result
     document: dict[str, Any] = {"tasks": list(tasks.values())}
     return {"note": WEBSITE_NOTE, **document} if bool(done["replay"].any()) else document
 
@@ -220,7 +220,3 @@ def leaderboard_rows(runs: pd.DataFrame, summary: pd.DataFrame) -> list[dict[str
             }
         )
     return rows
-
-
-def _website_name(row: dict[Any, Any]) -> str:
-    return f"{row['model']}{layout.repeat_suffix(int(row['repeat']))}"

@@ -74,8 +74,11 @@ def _steps(story: Story, agent: str) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [{"source": "user", "message": task}] if task else []
     for event in story.events:
         if event.agent == agent and event.kind in _MAKERS:
-            stamp = {} if event.time is None else {"timestamp": iso(event.time)}
-            steps.append({**stamp, **_MAKERS[event.kind](event)})
+            step = _MAKERS[event.kind](event)
+            if event.time is not None:
+                moment = datetime.fromtimestamp(event.time, UTC)
+                step = {"timestamp": moment.isoformat(timespec="milliseconds"), **step}
+            steps.append(step)
     return steps
 
 
@@ -154,11 +157,6 @@ def _metrics(event: Event) -> dict[str, Any]:
         "completion_tokens": event.output_tokens,
         "cost_usd": event.cost,
     }
-
-
-def iso(moment: float) -> str:
-    """Return a time as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
 
 
 SCORER = "cooperbench"
@@ -292,7 +290,7 @@ def _sample(row: Mapping[Any, Any], source: RunFiles, model: str) -> dict[str, A
     sample: dict[str, Any] = {
         "id": key,
         "epoch": 1,
-        "input": _input(messages) or key,
+        "input": next((str(m["content"]) for m in messages if m["role"] == "user"), "") or key,
         "target": "both features pass",
         "messages": messages,
         "metadata": {
@@ -319,11 +317,6 @@ def _sample(row: Mapping[Any, Any], source: RunFiles, model: str) -> dict[str, A
         text = f"{words['outcome']}: {words['reason']}"
         sample["error"] = {"message": text, "traceback": "", "traceback_ansi": ""}
     return sample
-
-
-def _input(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the prompt of the first agent."""
-    return next((str(m["content"]) for m in messages if m["role"] == "user"), "")
 
 
 def _messages(source: RunFiles, key: str) -> list[dict[str, Any]]:

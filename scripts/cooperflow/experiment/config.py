@@ -257,15 +257,11 @@ def _settings_that_talk_inside(config: Config, agents: Collection[str]) -> list[
     A team's agents always do, others if they are among ``agents``.
     """
     is_inside = config.agent.name in agents
-    return [
-        name
-        for name, flags in config.settings.items()
-        if flags and ("team" in flags or (is_inside and _has_messages(flags)))
-    ]
 
+    def talks_inside(flags: list[str]) -> bool:
+        return "team" in flags or (is_inside and "coop" in flags and "--no-messaging" not in flags)
 
-def _has_messages(flags: list[str]) -> bool:
-    return "coop" in flags and "--no-messaging" not in flags
+    return [name for name, flags in config.settings.items() if flags and talks_inside(flags)]
 
 
 def _is_reachable(url: str | None) -> bool:

@@ -205,12 +205,6 @@ def origin_of(root: Path) -> tuple[str, str] | None:
     return str(document.get("repository") or read_known().repository), str(document["revision"])
 
 
-def revision_of(root: Path) -> str | None:
-    """Return the revision that was fetched into a folder, None for a copied folder."""
-    origin = origin_of(root)
-    return origin[1] if origin else None
-
-
 def mark_revision(root: Path, repository: str, revision: str) -> None:
     """Record the revision that was fetched into a folder."""
     document = {"schema": SCHEMA, "repository": repository, "revision": revision}

@@ -44,12 +44,13 @@ def requested(experiment: Experiment, plan: Plan) -> dict[str, Any]:
 
 def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> dict[str, Any]:
     """Return what the config resolved to here: versions, upstream's agent config, data."""
+    origin = dataset.origin_of(Path(plan.config.dataset.dir))
     return {
         "cooperbench": importlib.metadata.version("cooperbench"),
         "litellm": importlib.metadata.version("litellm"),
         "agent_config": releases.agent_defaults(experiment.agent.name, experiment.setting.mode),
         "tasks": dict(tasks),
-        "dataset_revision": dataset.revision_of(Path(plan.config.dataset.dir)),
+        "dataset_revision": origin[1] if origin else None,
     }
 
 

@@ -270,7 +270,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
 
 
-def gate(plan: Plan) -> None:
+def write_gate(plan: Plan) -> None:
     """Write the record that every needed image is verified."""
     sentinels = [atomic_io.read_json(plan.results.sentinel(image)) for image in plan.images]
     atomic_io.write_json(

@@ -84,11 +84,6 @@ def record_end(results: Results, run: Run, reason: str) -> None:
         atomic_io.append_line(results.breaker, line, shared=True)
 
 
-def reset_breaker(results: Results) -> None:
-    """Discard the records of earlier sessions."""
-    Path(results.breaker).unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def breaker_admission(plan: Plan, run: Run, evaluation: bool = False) -> Iterator[None]:
     """Wait until an attempt at ``run`` may start; while the body is a trial, others wait.

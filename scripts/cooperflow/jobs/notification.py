@@ -27,12 +27,6 @@ SECONDS = 30.0
 LOG = Path("logs") / "notify.log"
 
 
-def reset(plan: Plan) -> None:
-    """Forget the events of the previous session."""
-    for path in plan.results.notifications.glob("*"):
-        path.unlink(missing_ok=True)
-
-
 def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool:
     """Call the configured command unless it has been called for this event.
 

@@ -137,15 +137,8 @@ class Timeline(Plot):
 # Okabe and Ito's colours, distinguishable with every common colour blindness. Source:
 # M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-MARKERS = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "triangle-down",
-    "cross",
-    "stroke",
-)  # without colour
+# Shapes that tell settings apart without colour.
+MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke")
 OUTCOME_COLOURS: Mapping[str, str] = {
     judgement.PASS: "#0072B2",
     judgement.FAIL: "#E69F00",
@@ -185,8 +178,6 @@ PAIRED_WORDS: Mapping[str, str] = {
     "only_b": "only the second",
     "neither": "neither",
 }
-
-
 PUBLISHED_COLOURS = ("#999999", "#444444")
 NAN = float("nan")
 # Title of the panel with the published curves alone.
@@ -208,12 +199,8 @@ def load(results: layout.Results) -> Tables:
     """Read the tables of an experiment."""
     names = (*layout.BREAKDOWNS, *layout.COMMUNICATION)
     small = {name: read_table(results.table(f"{name}.csv")) for name in names}
-    return Tables(
-        read_runs(results.runs_csv),
-        read_table(results.summary_csv),
-        read_table(results.comparison_csv),
-        small,
-    )
+    summary, comparison = map(read_table, (results.summary_csv, results.comparison_csv))
+    return Tables(read_runs(results.runs_csv), summary, comparison, small)
 
 
 def titled(title: str, table: pd.DataFrame) -> str:
@@ -247,12 +234,8 @@ def pass_rates(tables: Tables) -> Points:
         _point(str(row["run_name"]), int(row["pass"] + row["fail"]), row, look[row["setting"]])
         for row in table.to_dict("records")
     )
-    return Points(
-        titled("Pass rates", table),
-        "pass rate of evaluated pairs, 95 % Wilson interval",
-        "",
-        points,
-    )
+    x = "pass rate of evaluated pairs, 95 % Wilson interval"
+    return Points(titled("Pass rates", table), x, "", points)
 
 
 def paired_outcomes(tables: Tables) -> Shares:
@@ -311,15 +294,10 @@ def published_rates(tables: Tables) -> Points:
         if not is_own:
             git = ", git" if str(row["git"]) == "True" else ""
             name = f"{row['model']} ({row['framework']}{git}), {row['setting']}"
-        points.append(
-            _point(name, int(row["pairs"]), row, look[row["setting"]] if is_own else grey)
-        )
-    return Points(
-        titled("Beside the published models", table),
-        "pass rate, 95 % Wilson interval; coop by plain git merge",
-        "",
-        tuple(points),
-    )
+        shape = look[row["setting"]] if is_own else grey
+        points.append(_point(name, int(row["pairs"]), row, shape))
+    x = "pass rate, 95 % Wilson interval; coop by plain git merge"
+    return Points(titled("Beside the published models", table), x, "", tuple(points))
 
 
 def coordination_gap(tables: Tables) -> Curves:
@@ -444,12 +422,8 @@ def communication_and_conflicts(tables: Tables) -> Points:
         for row in table.to_dict("records")
         if not math.isnan(float(row["diff"]))
     )
-    return Points(
-        titled("Conflict rate with and without a property (associations)", table),
-        "difference in conflict rate, points, 95 % interval",
-        "",
-        points,
-    )
+    title = titled("Conflict rate with and without a property (associations)", table)
+    return Points(title, "difference in conflict rate, points, 95 % interval", "", points)
 
 
 def _measured(tables: Tables) -> pd.DataFrame:

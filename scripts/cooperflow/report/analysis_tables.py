@@ -5,7 +5,7 @@ Pure: tables in, text out. Each table names the file that has all of its columns
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
@@ -19,6 +19,8 @@ from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.paper_tables import THIS
 
 Rows = tuple[tuple[str, ...], ...]
+# The heading of each column, and its cell of a row.
+Cells = Sequence[tuple[str, Callable[[Mapping[Any, Any]], str]]]
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class ShownTable:
     part: str  # of the page
     title: str
     note: str
-    columns: tuple[str, ...]
     names: int  # the first columns, which are names; the others are figures
+    columns: tuple[str, ...]
     rows: Rows
     files: tuple[str, ...]  # below the results folder
     empty: str = "No row yet."
@@ -51,19 +53,22 @@ def of_tables(tables: Mapping[str, pd.DataFrame]) -> list[ShownTable]:
     ]
 
 
+def _columns_and_rows(table: pd.DataFrame, cells: Cells) -> tuple[tuple[str, ...], Rows]:
+    records = table.to_dict("records")
+    rows = tuple(tuple(cell(row) for _, cell in cells) for row in records)
+    return tuple(heading for heading, _ in cells), rows
+
+
 def of_judge(symptoms: pd.DataFrame) -> ShownTable:
     """Return the judge's table."""
-    rows = tuple(
-        (
-            str(row["symptom"]).replace("_", " "),
-            _of(row["runs"], row["judged"]),
-            formats.percent(row["share"]),
-            _between(row),
-            formats.count(row["labels_rejected"]),
-            formats.percent(row["agreement"]),
-            formats.percent(row["paper_share_of_labels"]),
-        )
-        for row in symptoms.to_dict("records")
+    cells: Cells = (
+        ("Symptom", lambda row: str(row["symptom"]).replace("_", " ")),
+        ("Runs", lambda row: _of(row["runs"], row["judged"])),
+        ("Share", lambda row: formats.percent(row["share"])),
+        ("95 % interval", _between),
+        ("Rejected labels", lambda row: formats.count(row["labels_rejected"])),
+        ("Agreement", lambda row: formats.percent(row["agreement"])),
+        ("Paper", lambda row: formats.percent(row["paper_share_of_labels"])),
     )
     replay = any(map(formats.is_true, symptoms["replay"]))
     return ShownTable(
@@ -74,9 +79,8 @@ def of_judge(symptoms: pd.DataFrame) -> ShownTable:
         "symptoms. Each label quotes the transcript twice; a label whose quotes are not found "
         "word for word is rejected. Agreement: of repeated answers on the same run. Paper: the "
         "share among its labels, not among runs, so it compares only in order.",
-        ("Symptom", "Runs", "Share", "95 % interval", "Rejected labels", "Agreement", "Paper"),
         1,
-        rows,
+        *_columns_and_rows(symptoms, cells),
         ("judge/symptoms.csv", "judge/labels.csv"),
     )
 
@@ -100,8 +104,8 @@ def _losses(table: pd.DataFrame) -> ShownTable:
         "of its own feature. Merge: both pass alone, but the patches conflict. Integration: both "
         "pass alone and merge cleanly, but tests fail. Unknown: an own feature could not be "
         "evaluated. In brackets: share of the evaluated runs and its Wilson interval (95 %).",
-        ("Experiment", "Evaluated", "Passed", "Agent", "Merge", "Integration", "Unknown"),
         1,
+        ("Experiment", "Evaluated", "Passed", "Agent", "Merge", "Integration", "Unknown"),
         tuple(rows),
         ("tables/losses.csv",),
         "No coop run has been evaluated yet.",
@@ -109,19 +113,16 @@ def _losses(table: pd.DataFrame) -> ShownTable:
 
 
 def _own_features(table: pd.DataFrame) -> ShownTable:
-    rows = tuple(
-        (
-            str(row["run_name"]),
-            _of(row["known"], row["graded"]),
-            formats.count(row["both_passed"]),
-            formats.percent(row["both_rate"]),
-            _between(row),
-            _of(row["agents_passed"], row["agents"]),
-            formats.percent(row["agent_rate"]),
-            formats.percent_range(row["agent_low"], row["agent_high"]),
-            formats.count(row["passes_needing_both"]),
-        )
-        for row in table.to_dict("records")
+    cells: Cells = (
+        ("Experiment", lambda row: str(row["run_name"])),
+        ("Known", lambda row: _of(row["known"], row["graded"])),
+        ("Both pass", lambda row: formats.count(row["both_passed"])),
+        ("Rate", lambda row: formats.percent(row["both_rate"])),
+        ("95 % interval", _between),
+        ("Agents that pass", lambda row: _of(row["agents_passed"], row["agents"])),
+        ("Rate", lambda row: formats.percent(row["agent_rate"])),
+        ("95 % interval", lambda row: formats.percent_range(row["agent_low"], row["agent_high"])),
+        ("Passes without both", lambda row: formats.count(row["passes_needing_both"])),
     )
     return ShownTable(
         "own",
@@ -131,19 +132,8 @@ def _own_features(table: pd.DataFrame) -> ShownTable:
         "on both. Where both pass, only the merge or the integration can lose the run. Passes "
         "without both: runs that pass although an own feature fails alone, because it works with "
         "the other agent's patch, or because one patch alone passed all tests.",
-        (
-            "Experiment",
-            "Known",
-            "Both pass",
-            "Rate",
-            "95 % interval",
-            "Agents that pass",
-            "Rate",
-            "95 % interval",
-            "Passes without both",
-        ),
         1,
-        rows,
+        *_columns_and_rows(table, cells),
         ("tables/own_features.csv",),
         "No own feature has been evaluated: none is pending, or `evaluation.own_features` is off.",
         is_folded=True,
@@ -151,18 +141,15 @@ def _own_features(table: pd.DataFrame) -> ShownTable:
 
 
 def _conflicts(table: pd.DataFrame) -> ShownTable:
-    rows = tuple(
-        (
-            str(row["run_name"]),
-            formats.count(row["merged"]),
-            formats.count(row["conflicts"]),
-            formats.percent(row["conflict_rate"]),
-            _between(row),
-            _of(row["overlapping"], row["overlap_known"]),
-            _of(row["near"], row["overlap_known"]),
-            formats.count(row["conflicts_apart"]),
-        )
-        for row in table.to_dict("records")
+    cells: Cells = (
+        ("Experiment", lambda row: str(row["run_name"])),
+        ("Merges", lambda row: formats.count(row["merged"])),
+        ("Conflicts", lambda row: formats.count(row["conflicts"])),
+        ("Conflict rate", lambda row: formats.percent(row["conflict_rate"])),
+        ("95 % interval", _between),
+        ("Patches overlap", lambda row: _of(row["overlapping"], row["overlap_known"])),
+        ("Near", lambda row: _of(row["near"], row["overlap_known"])),
+        ("Conflicts apart", lambda row: formats.count(row["conflicts_apart"])),
     )
     return ShownTable(
         "conflicts",
@@ -171,35 +158,28 @@ def _conflicts(table: pd.DataFrame) -> ShownTable:
         "Overlap: changed lines of both agents without an unchanged line between them. Near: "
         "overlap, or at most three unchanged lines between them. Apart: conflicts without "
         "overlapping lines, such as a file that one changes and the other deletes.",
-        (
-            "Experiment",
-            "Merges",
-            "Conflicts",
-            "Conflict rate",
-            "95 % interval",
-            "Patches overlap",
-            "Near",
-            "Conflicts apart",
-        ),
         1,
-        rows,
+        *_columns_and_rows(table, cells),
         ("tables/conflicts.csv",),
         "No patches have been merged yet.",
     )
 
 
 def _conflict_comparison(table: pd.DataFrame) -> ShownTable:
-    rows = tuple(
+    cells: Cells = (
+        ("First", lambda row: str(row["a"])),
+        ("Second", lambda row: str(row["b"])),
+        ("Pairs", lambda row: formats.count(row["pairs"])),
+        ("Both conflict", lambda row: formats.count(row["both_conflict"])),
+        ("Only first", lambda row: formats.count(row["only_a_conflicts"])),
+        ("Only second", lambda row: formats.count(row["only_b_conflicts"])),
+        ("Neither", lambda row: formats.count(row["neither_conflicts"])),
+        ("Difference, points", lambda row: formats.points(row["diff"])),
         (
-            str(row["a"]),
-            str(row["b"]),
-            formats.count(row["pairs"]),
-            *(formats.count(row[key]) for key in _CONFLICT_CELLS),
-            formats.points(row["diff"]),
-            f"{formats.points(row['ci_low'])} to {formats.points(row['ci_high'])}",
-            formats.probability(row["p"]),
-        )
-        for row in table.to_dict("records")
+            "95 % interval",
+            lambda row: f"{formats.points(row['ci_low'])} to {formats.points(row['ci_high'])}",
+        ),
+        ("p", lambda row: formats.probability(row["p"])),
     )
     return ShownTable(
         "conflict-comparison",
@@ -208,26 +188,12 @@ def _conflict_comparison(table: pd.DataFrame) -> ShownTable:
         "The same pairs in two experiments: conflict rate of the first minus that of the second, "
         "in percentage points, with Newcombe's interval and the exact McNemar test. As in Figure "
         "5a of the CooperBench paper.",
-        (
-            "First",
-            "Second",
-            "Pairs",
-            "Both conflict",
-            "Only first",
-            "Only second",
-            "Neither",
-            "Difference, points",
-            "95 % interval",
-            "p",
-        ),
         2,
-        rows,
+        *_columns_and_rows(table, cells),
         ("tables/conflict_comparison.csv",),
         "Needs two settings of two agents, with and without messages.",
     )
 
-
-_CONFLICT_CELLS = ("both_conflict", "only_a_conflicts", "only_b_conflicts", "neither_conflicts")
 
 # Measures of communication_by_setting.csv: words, and whether the value is a share.
 _MEASURES: Mapping[str, tuple[str, bool]] = {
@@ -264,8 +230,8 @@ def _messages(table: pd.DataFrame) -> ShownTable:
         "Plain rules find plans, questions, files and lines in the text of each message; no model "
         "reads it. In brackets: 95 % interval by resampling the tasks (with few tasks it is too "
         "narrow). Runs with and without a conflict differ in more than their messages.",
-        ("Experiment", "Measure", "All runs", "With a conflict", "Merged cleanly"),
         2,
+        ("Experiment", "Measure", "All runs", "With a conflict", "Merged cleanly"),
         tuple(rows),
         ("tables/communication_by_setting.csv", "communication.csv", "messages.csv"),
         "No run of two agents has been evaluated yet.",
@@ -273,16 +239,13 @@ def _messages(table: pd.DataFrame) -> ShownTable:
 
 
 def _associations(table: pd.DataFrame) -> ShownTable:
-    rows = tuple(
-        (
-            str(row["run_name"]),
-            PROPERTIES.get(str(row["property"]), str(row["property"])),
-            _of(row["conflicts_with"], row["runs_with"]),
-            _of(row["conflicts_without"], row["runs_without"]),
-            formats.points(row["diff"]),
-            formats.point_range(row["ci_low"], row["ci_high"]),
-        )
-        for row in table.to_dict("records")
+    cells: Cells = (
+        ("Experiment", lambda row: str(row["run_name"])),
+        ("Property", lambda row: PROPERTIES.get(str(row["property"]), str(row["property"]))),
+        ("Conflicts with it", lambda row: _of(row["conflicts_with"], row["runs_with"])),
+        ("Without it", lambda row: _of(row["conflicts_without"], row["runs_without"])),
+        ("Difference, points", lambda row: formats.points(row["diff"])),
+        ("95 % interval", lambda row: formats.point_range(row["ci_low"], row["ci_high"])),
     )
     return ShownTable(
         "associations",
@@ -290,16 +253,8 @@ def _associations(table: pd.DataFrame) -> ShownTable:
         "Messages and the conflict rate",
         "Conflicts among the runs with a property of the messages and without it. These are "
         "associations, not effects: agents may write more because their features overlap.",
-        (
-            "Experiment",
-            "Property",
-            "Conflicts with it",
-            "Without it",
-            "Difference, points",
-            "95 % interval",
-        ),
         2,
-        rows,
+        *_columns_and_rows(table, cells),
         ("tables/communication_and_conflicts.csv",),
         "No setting has messages, or no run with messages was merged.",
     )
@@ -307,21 +262,34 @@ def _associations(table: pd.DataFrame) -> ShownTable:
 
 def _published(table: pd.DataFrame) -> ShownTable:
     sources = _sources(table)
-    rows = tuple(
+    cells: Cells = (
         (
-            str(row["model"]) + (" (replay)" if formats.is_true(row["replay"]) else ""),
-            _text(row["framework"]) + (", git" if formats.is_true(row["git"]) else ""),
-            str(row["setting"]),
-            _text(row["merge"]),
-            "yes" if formats.is_true(row["comparable"]) else "no",
-            _of(row["pass"], row["pairs"]) if not pd.isna(row["pass"]) else f"– of {row['pairs']}",
-            formats.percent(row["pass_rate"]),
-            _between(row),
-            _decimal(row["auc"]),
-            _decimal(row["retention"]),
-            ", ".join(sources.get(name, name) for name in _names(row["source"])),
-        )
-        for row in table.to_dict("records")
+            "Model",
+            lambda row: str(row["model"]) + (" (replay)" if formats.is_true(row["replay"]) else ""),
+        ),
+        (
+            "Agent",
+            lambda row: _text(row["framework"]) + (", git" if formats.is_true(row["git"]) else ""),
+        ),
+        ("Setting", lambda row: str(row["setting"])),
+        ("Merge", lambda row: _text(row["merge"])),
+        ("Comparable", lambda row: "yes" if formats.is_true(row["comparable"]) else "no"),
+        (
+            "Pass",
+            lambda row: (
+                _of(row["pass"], row["pairs"])
+                if not pd.isna(row["pass"])
+                else f"– of {row['pairs']}"
+            ),
+        ),
+        ("Pass rate", lambda row: formats.percent(row["pass_rate"])),
+        ("95 % interval", _between),
+        ("AUC", lambda row: _decimal(row["auc"])),
+        ("Retention", lambda row: _decimal(row["retention"])),
+        (
+            "Source",
+            lambda row: ", ".join(sources.get(name, name) for name in _names(row["source"])),
+        ),
     )
     return ShownTable(
         "published",
@@ -334,21 +302,8 @@ def _published(table: pd.DataFrame) -> ShownTable:
         "paper's own merge, which resolves some conflicts. AUC: area under the pass rate over "
         "difficulty; retention: coop's area divided by solo's. The paper's tables are named by "
         "their content: the numbers that the paper gives to them were not verified.",
-        (
-            "Model",
-            "Agent",
-            "Setting",
-            "Merge",
-            "Comparable",
-            "Pass",
-            "Pass rate",
-            "95 % interval",
-            "AUC",
-            "Retention",
-            "Source",
-        ),
         4,
-        rows,
+        *_columns_and_rows(table, cells),
         ("tables/published.csv",),
         sources="; ".join(f"[{mark}] {name}" for name, mark in sources.items()),
     )

@@ -86,37 +86,38 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     figures = front_page.figures(tables)
     _script(report / "data" / "runs.js", "cooperflowRuns", data)
     _script(report / "data" / "figures.js", "cooperflowFigures", [f.as_dict() for f in figures])
-    page = pages.index_page(
-        plan,
-        {
-            "title": front_page.title(plan),
-            "total": len(runs),
-            "notes": fingerprint.notes(plan),
-            "introduction": front_page.introduction(plan),
-            "terms": front_page.TERMS,
-            "findings": findings.of_plan(
-                plan, runs, tables.comparison, tables.breakdowns["conflict_comparison"]
-            ),
-            "notable": [
+    conflicts = tables.breakdowns["conflict_comparison"]
+    page = (
+        pages.environment()
+        .get_template("index.html")
+        .render(
+            plan=plan,
+            title=front_page.title(plan),
+            total=len(runs),
+            notes=fingerprint.notes(plan),
+            introduction=front_page.introduction(plan),
+            terms=front_page.TERMS,
+            findings=findings.of_plan(plan, runs, tables.comparison, conflicts),
+            notable=[
                 (entry, pages.run_path(run) if run.key in has_page else None)
                 for entry in findings.notable_runs(plan, runs)
                 for run in [front_page.run_of_row(entry.row, plan, by_row)]
             ],
-            "unfinished": int((~runs["outcome"].isin(judgement.OUTCOMES)).sum()),
-            "replay": bool(runs["replay"].any()),
-            "adopted": bool(runs["adopted"].any()),
-            "dates": front_page.dates(runs),
-            "summary": front_page.headline(summary),
-            "oracle": front_page.has_oracle(runs),
-            "comparison": front_page.comparison(tables.comparison),
-            "tables": sorted(p.name for p in (at.root / "tables").glob("*.csv")),
-            "parts": front_page.parts(_analyses(tables, at), figures),
-            "folded": front_page.FOLDED_PARTS,
-            "guide": front_page.guide_link(report),
-            "guide_name": f"{front_page.GUIDE}, “{front_page.GUIDE_SECTION}”",
-            "provenance": front_page.provenance(at.root),
-            "assets": "assets",
-        },
+            unfinished=int((~runs["outcome"].isin(judgement.OUTCOMES)).sum()),
+            replay=bool(runs["replay"].any()),
+            adopted=bool(runs["adopted"].any()),
+            dates=front_page.dates(runs),
+            summary=front_page.headline(summary),
+            oracle=front_page.has_oracle(runs),
+            comparison=front_page.comparison(tables.comparison),
+            tables=sorted(p.name for p in (at.root / "tables").glob("*.csv")),
+            parts=front_page.parts(_analyses(tables, at), figures),
+            folded=front_page.FOLDED_PARTS,
+            guide=front_page.guide_link(report),
+            guide_name=f"{front_page.GUIDE}, “{front_page.GUIDE_SECTION}”",
+            provenance=front_page.provenance(at.root),
+            assets="assets",
+        )
     )
     book.close({pages.run_path(r) for r in shown} | {pages.pair_path(r.pair) for r in shown})
     # Last: a report with a first page is complete.

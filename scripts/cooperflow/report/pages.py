@@ -17,7 +17,7 @@ from cooperflow.analysis import losses
 from cooperflow.analysis import story as story_events
 from cooperflow.analysis.losses import OwnFeature
 from cooperflow.analysis.run_files import Patch, RunFiles, linker
-from cooperflow.experiment.plan import Plan, Run
+from cooperflow.experiment.plan import Run
 from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement
 from cooperflow.outcomes.patch_text import HunkPair
@@ -445,11 +445,6 @@ def pair_page(pair: Pair, sources: Sequence[RunFiles], report: Path) -> str:
             assets=f"{top}assets",
         )
     )
-
-
-def index_page(plan: Plan, content: Mapping[str, Any]) -> str:
-    """Return the first page."""
-    return environment().get_template("index.html").render(plan=plan, **content)
 
 
 def _patches(source: RunFiles, page: Path) -> list[tuple[Patch, str]]:

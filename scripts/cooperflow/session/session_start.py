@@ -21,7 +21,7 @@ from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.config_schema import Assumptions
 from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.images import disk_space
-from cooperflow.jobs import admission, launcher, notification
+from cooperflow.jobs import admission, launcher
 from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.run_result import RunRecord
 from cooperflow.session import checks, model_check
@@ -140,11 +140,8 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
     if work.needs_cooperbench and not work.cluster:
         launcher.start_launcher()
     require_full(context)
-    session_state.clear_halt(plan.results)
+    session_state.clear(plan.results)
     disk_space.plan_use(plan, work.uses)
-    admission.reset_breaker(plan.results)
-    notification.reset(plan)
-    session_state.clear_rate_limits(plan.results)
     environment.remove_stale_runtime_files()
     _repair_future_times(plan)
     removed = _remove_stale_containers(plan) if work.needs_engine and not work.cluster else 0

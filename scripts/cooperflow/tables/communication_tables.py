@@ -158,16 +158,13 @@ def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
 
 def _sources(plan: Plan, runs: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any], RunFiles]]:
     runs_by_key = {
-        (run.experiment.run_name, run.pair.repo, run.pair.task_id, _features(run)): run
+        (run.experiment.run_name, run.pair.repo, run.pair.task_id, *run.pair.sorted_features): run
         for run in plan.runs
     }
     for row in runs[runs["mode"] != paper_tables.SOLO].to_dict("records"):
-        run = runs_by_key[row["run_name"], row["repo"], int(row["task_id"]), str(row["features"])]
+        features = map(int, str(row["features"]).split(","))
+        run = runs_by_key[row["run_name"], row["repo"], int(row["task_id"]), *features]
         yield row, RunFiles(run, run.folder(plan.results))
-
-
-def _features(run: Any) -> str:
-    return ",".join(map(str, run.pair.sorted_features))
 
 
 def _conflict(row: Mapping[Any, Any]) -> bool | None:
@@ -220,7 +217,7 @@ def _measures(part: pd.DataFrame) -> dict[str, dict[str, Any]]:
         low, high = stats.wilson(int(values.sum()), len(values))
         measures[name] = {
             "runs": len(values),
-            "tasks": _tasks(talking.loc[values.index]),
+            "tasks": len(talking.loc[values.index, ["repo", "task_id"]].drop_duplicates()),
             "value": stats.rate(int(values.sum()), len(values)),
             "ci_low": low,
             "ci_high": high,
@@ -243,10 +240,6 @@ def _ratio(part: pd.DataFrame, numerator: str, denominator: str) -> dict[str, An
         "ci_low": low,
         "ci_high": high,
     }
-
-
-def _tasks(part: pd.DataFrame) -> int:
-    return len(part[["repo", "task_id"]].drop_duplicates())
 
 
 def _replay(group: pd.DataFrame) -> bool:

@@ -149,7 +149,7 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "control_failed": not any(any(p.passed) for p in control),
         "tests_run": min(sum(p.tests_passed) for p in solo),
         "repeats": len(repeats),
-        "flaky": _flaky(probes) if len(repeats) > 1 else None,
+        "flaky": any(map(_differ, probes.values())) if len(repeats) > 1 else None,
         "seconds": round(sum(p.seconds for p in solo) / len(solo), 3),
         "solo_patch": repeats[0].get("solo_patch", ""),
         "solo_status": judge_solo(probes, (a, b))[0],
@@ -176,14 +176,10 @@ def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tup
 
     A conflict of the gold patches is not a failure: it limits what runs can reach (the ceiling).
     """
+    if doubt := _doubt(probes, PROBES):
+        return doubt
     status, reason = judge_solo(probes, features)
     coop = probes[COOP]
-    broke = _broke(probes, PROBES)
-    if broke:
-        return FAILED, broke
-    differing = [name for name in PROBES if _differ(probes[name])]
-    if differing:
-        return FLAKY, ",".join(differing)
     reasons = [reason] if reason else []
     if coop[0].merge_status == "missing_input" or not coop[0].applied:
         reasons.append("coop_gold_not_applied")
@@ -200,13 +196,8 @@ def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -
 
     Gold patches that merge but break each other do not affect the pair's solo runs.
     """
-    names = (SOLO, CONTROL)
-    broke = _broke(probes, names)
-    if broke:
-        return FAILED, broke
-    differing = [name for name in names if _differ(probes[name])]
-    if differing:
-        return FLAKY, ",".join(differing)
+    if doubt := _doubt(probes, (SOLO, CONTROL)):
+        return doubt
     solo, control = probes[SOLO][0], probes[CONTROL][0]
     reasons = []
     if not solo.applied:
@@ -223,9 +214,13 @@ def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -
     return (FAILED, "; ".join(reasons)) if reasons else (OK, "")
 
 
-def _broke(probes: Mapping[str, Sequence[Probe]], names: Sequence[str]) -> str:
+def _doubt(probes: Mapping[str, Sequence[Probe]], names: Sequence[str]) -> tuple[str, str] | None:
+    """Return the verdict if an evaluation broke or its repetitions differ, else None."""
     broke = [p.broke for name in names for p in probes[name] if p.broke]
-    return f"grading_broke: {broke[0].splitlines()[0][:120]}" if broke else ""
+    if broke:
+        return FAILED, f"grading_broke: {broke[0].splitlines()[0][:120]}"
+    differing = [name for name in names if _differ(probes[name])]
+    return (FLAKY, ",".join(differing)) if differing else None
 
 
 def _ran_none(probe: Probe, index: int) -> bool:
@@ -238,10 +233,6 @@ def _ran_none(probe: Probe, index: int) -> bool:
 def _chosen(chosen: Sequence[bool], features: Sequence[int]) -> str:
     """Return the data set's numbers of the chosen features."""
     return " and ".join(str(f) for f, is_so in zip(features, chosen, strict=True) if is_so)
-
-
-def _flaky(probes: Mapping[str, Sequence[Probe]]) -> bool:
-    return any(_differ(group) for group in probes.values())
 
 
 def _differ(probes: Sequence[Probe]) -> bool:

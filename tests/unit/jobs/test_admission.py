@@ -193,7 +193,7 @@ def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.M
     }  # fmt: skip
     assert ended["cost_usd"] == pytest.approx(0.03)
     assert ended["budget_usd"] == 1.0
-    notification.reset(made)
+    session_state.clear(made.results)
     assert notification.send(made, notification.HALTED, "auth")
 
 
