@@ -117,6 +117,12 @@ def read_json(path: Path | str) -> Any | None:
         return None
 
 
+def read_object(path: Path | str) -> dict[str, Any]:
+    """Return the JSON object at ``path``, an empty one where `read_json` finds none."""
+    document = read_json(path)
+    return document if isinstance(document, dict) else {}
+
+
 def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
     """Return the JSON objects of a line file; a last line cut off by a kill is left out.
 

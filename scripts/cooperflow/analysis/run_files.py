@@ -247,8 +247,7 @@ def _document(path: Path) -> Mapping[str, Any]:
             return {}
     except OSError:
         return {}
-    document = atomic_io.read_json(path)
-    return document if isinstance(document, dict) else {}
+    return atomic_io.read_object(path)
 
 
 def _read(path: Path) -> str:

@@ -279,7 +279,7 @@ def _write_experiment(
 ) -> None:
     """Write the experiment's document: that its runs are adopted, and their source."""
     path = plan.results.experiment(experiment.run_name)
-    before = atomic_io.read_json(path) or {}
+    before = atomic_io.read_object(path)
     if before and not before.get("adopted"):
         raise UserError(
             f"{experiment.run_name}: {path.parent} holds runs that this workflow made. Give the"

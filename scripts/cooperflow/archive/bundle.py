@@ -79,9 +79,8 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
 
 def _crate(plan: Plan, hashes: Mapping[str, str], sizes: Mapping[str, int]) -> bytes:
     """Return the RO-Crate metadata; times and versions are those of provenance.json."""
-    document = atomic_io.read_json(plan.results.provenance)
     files = {name: CrateFile(hashes[name], sizes[name]) for name in hashes}
-    crate = crate_metadata(files, document if isinstance(document, dict) else {})
+    crate = crate_metadata(files, atomic_io.read_object(plan.results.provenance))
     return json.dumps(crate, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 

@@ -56,18 +56,15 @@ def remove_stale_containers(docker: bool, results: str, run: str | None = None) 
     """
     if not docker:
         return modal_sandboxes.remove_stale(results, run)
-    client = containers.engine()
-    count = containers.remove_stale(client, results, run)
-    client.close()
-    return count
+    with contextlib.closing(containers.engine()) as client:
+        return containers.remove_stale(client, results, run)
 
 
 def remove_containers(labels: Labels) -> bool:
     """Remove an attempt's containers; return whether the engine gave no answer."""
     try:
-        client = containers.engine(ENGINE_SECONDS)
-        containers.remove(client, {containers.TOKEN_LABEL: labels.token})
-        client.close()
+        with contextlib.closing(containers.engine(ENGINE_SECONDS)) as client:
+            containers.remove(client, {containers.TOKEN_LABEL: labels.token})
     except EngineError:
         return True
     return False

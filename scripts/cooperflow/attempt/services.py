@@ -268,24 +268,21 @@ def check_store_from_container(labels: Labels, image: str, network: str, url: st
     """
     host, port = parse_store_url(url)
     connect = f"exec 3<>/dev/tcp/{shlex.quote(host)}/{port}"
-    client = containers.engine()
     try:
-        container = client.containers.run(
-            image,
-            ["-c", connect],
-            entrypoint="/bin/bash",
-            network=network,
-            extra_hosts={HOST: "host-gateway"} if host == HOST else {},
-            labels=labels.as_dict(),
-            detach=True,
-        )
-        status, output = _container_outcome(container)
+        with contextlib.closing(containers.engine()) as client:
+            container = client.containers.run(
+                image,
+                ["-c", connect],
+                entrypoint="/bin/bash",
+                network=network,
+                extra_hosts={HOST: "host-gateway"} if host == HOST else {},
+                labels=labels.as_dict(),
+                detach=True,
+            )
+            status, output = _container_outcome(container)
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
-        raise EngineError(
-            f"cannot start a container to check the message store: {error}"
-        ) from error
-    finally:
-        client.close()
+        text = f"cannot start a container to check the message store: {error}"
+        raise EngineError(text) from error
     if status != 0:
         raise StoreError(
             f"containers in Docker's network {network} do not reach the message store at "

@@ -460,17 +460,15 @@ def create_network(name: str, labels: Labels, internal: bool) -> Network:
     Raises:
         EngineError: Docker refuses; the text has the engine's message.
     """
-    client = engine()
     try:
-        network = client.networks.create(
-            name, driver="bridge", internal=internal, labels=labels.as_dict()
-        )
-        network.reload()
-        return Network(name, _network_gateway(network.attrs))
+        with contextlib.closing(engine()) as client:
+            network = client.networks.create(
+                name, driver="bridge", internal=internal, labels=labels.as_dict()
+            )
+            network.reload()
+            return Network(name, _network_gateway(network.attrs))
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise EngineError(f"no network for the run: {explain_shortage(str(error))}") from error
-    finally:
-        client.close()
 
 
 def find_network_shortage(labels: Labels, count: int) -> str | None:
@@ -486,12 +484,8 @@ def find_network_shortage(labels: Labels, count: int) -> str | None:
     except EngineError as error:
         return f"{created} of {count} networks could be created ({error})"
     finally:
-        with contextlib.suppress(EngineError):
-            client = engine()
-            try:
-                remove(client, {TOKEN_LABEL: labels.token})
-            finally:
-                client.close()
+        with contextlib.suppress(EngineError), contextlib.closing(engine()) as client:
+            remove(client, {TOKEN_LABEL: labels.token})
     return None
 
 
@@ -501,12 +495,8 @@ def find_network(name: str) -> Network:
     Raises:
         EngineError: it does not exist, or the engine does not answer.
     """
-    client = engine()
-    try:
-        with engine_errors():
-            return Network(name, _network_gateway(client.networks.get(name).attrs))
-    finally:
-        client.close()
+    with contextlib.closing(engine()) as client, engine_errors():
+        return Network(name, _network_gateway(client.networks.get(name).attrs))
 
 
 def explain_shortage(message: str) -> str:

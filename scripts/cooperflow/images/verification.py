@@ -287,16 +287,13 @@ def ensure_verified(plan: Plan, image: str) -> str:
         EngineError: Docker does not answer.
     """
     path = plan.results.sentinel(image)
-    sentinel = atomic_io.read_json(path) or {}
-    client = containers.engine()
-    try:
+    sentinel = atomic_io.read_object(path)
+    with contextlib.closing(containers.engine()) as client:
         attributes = containers.image_attributes(client, image)
         if attributes is None or not sentinel.get("id"):
             _fetch_here(plan, image, bool(sentinel.get("id")))
-            sentinel = atomic_io.read_json(path) or {}
+            sentinel = atomic_io.read_object(path)
             attributes = containers.image_attributes(client, image) or {}
-    finally:
-        client.close()
     image_id = str(attributes.get("Id"))
     if sentinel.get("id") and not containers.is_same_image(sentinel, attributes):
         raise UserError(

@@ -269,7 +269,7 @@ def _path(plan: Plan) -> Path:
 
 
 def _assumptions(plan: Plan) -> dict[str, float | None]:
-    document = atomic_io.read_json(_path(plan)) or {}
+    document = atomic_io.read_object(_path(plan))
     return dict(document.get("assumed_usd") or {})
 
 
@@ -396,7 +396,7 @@ def read_spending(results: Results) -> Spending:
 
 def _paid(results: Results) -> Iterator[tuple[str, RunFolder]]:
     for experiment in _folders(results.runs):
-        document: Any = atomic_io.read_json(experiment / "experiment.json") or {}
+        document: Any = atomic_io.read_object(experiment / "experiment.json")
         if document.get("replay") or document.get("adopted"):
             continue
         for folder in sorted(experiment.glob("*/*_task/*/f*_f*")):

@@ -354,7 +354,7 @@ class OracleJob(Job):
 def _pair_image(plan: Plan, pair: Pair) -> tuple[str | None, str]:
     """Return the id of the pair's image on the engine, or the reason why it must not be used."""
     if not plan.config.docker:
-        return (atomic_io.read_json(plan.results.sentinel(pair.image)) or {}).get("id"), ""
+        return atomic_io.read_object(plan.results.sentinel(pair.image)).get("id"), ""
     try:
         return verification.ensure_verified(plan, pair.image), ""
     except (EngineError, UserError) as error:

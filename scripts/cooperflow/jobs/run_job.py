@@ -135,7 +135,7 @@ class RunJob(Job):
 
         def publish() -> int:
             name = run.experiment.run_name
-            experiment = atomic_io.read_json(plan.results.experiment(name)) or {}
+            experiment = atomic_io.read_object(plan.results.experiment(name))
             run_result.publish(
                 run,
                 self._folder,

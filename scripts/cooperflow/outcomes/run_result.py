@@ -127,8 +127,8 @@ class AttemptRecord(Record):
     @classmethod
     def read(cls, folder: RunFolder, number: int) -> AttemptRecord:
         """Return the record of an attempt at a run."""
-        document = atomic_io.read_json(folder.attempt(number) / layout.ATTEMPT)
-        return cls._from(document if isinstance(document, dict) else {}, number=number)
+        document = atomic_io.read_object(folder.attempt(number) / layout.ATTEMPT)
+        return cls._from(document, number=number)
 
 
 def publish(

@@ -136,9 +136,8 @@ class _Book:
     @classmethod
     def open(cls, plan: Plan, at: Results, report: Path) -> _Book:
         path = at.state / "report-pages.json"
-        document = atomic_io.read_json(path)
         maker = _maker([experiment.run_name for experiment in plan.experiments])
-        return cls(path, report, maker, document if isinstance(document, dict) else {})
+        return cls(path, report, maker, atomic_io.read_object(path))
 
     def stale(self, page: str, states: Any) -> bool:
         return self.pages.get(page) != states or not (self.report / page).exists()

@@ -298,8 +298,8 @@ def parts(tables: Sequence[ShownTable], drawn: Sequence[Figure]) -> dict[str, Pa
 
 def provenance(root: Path) -> dict[str, Any] | None:
     """Return the facts, and the documents to fold, of a results folder's provenance."""
-    document = atomic_io.read_json(root / "provenance.json")
-    if not isinstance(document, dict):
+    document = atomic_io.read_object(root / "provenance.json")
+    if not document:
         return None
     facts = [(key, str(value)) for key, value in (document.get("facts") or {}).items()]
     labels = (

@@ -475,7 +475,7 @@ def check_verified_images(plan: Plan, client: docker.DockerClient) -> Iterator[F
     """Report images that changed since they were verified: every run would refuse them."""
     for image in plan.images:
         path = plan.results.sentinel(image)
-        sentinel = atomic_io.read_json(path) or {}
+        sentinel = atomic_io.read_object(path)
         attributes = containers.image_attributes(client, image)
         if sentinel.get("id") and attributes and not containers.is_same_image(sentinel, attributes):
             text = f"{image} has changed since it was verified: remove {path} to verify it again."

@@ -179,7 +179,7 @@ def listed_price(model: str) -> Sequence[float] | None:
     package = importlib.util.find_spec("litellm")
     if package is None or os.environ.get("LITELLM_MODEL_REGISTRY_PATH"):
         return None
-    entries = atomic_io.read_json(Path(str(package.origin)).with_name(PRICE_LIST)) or {}
+    entries = atomic_io.read_object(Path(str(package.origin)).with_name(PRICE_LIST))
     entry = entries.get(model, {})
     price = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
     return None if None in price else price
@@ -194,7 +194,7 @@ def _server_date(url: str) -> str:
 
 def read_answers(plan: Plan) -> dict[str, Any]:
     """Return the remembered answers, by model name."""
-    return atomic_io.read_json(_answer_file(plan)) or {}
+    return atomic_io.read_object(_answer_file(plan))
 
 
 def _answer_file(plan: Plan) -> Path:

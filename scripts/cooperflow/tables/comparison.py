@@ -323,23 +323,19 @@ def read_folder(name: str, path: Path) -> Folder:
         raise UserError(f"{results.runs_csv}: has no run. Name another results folder.")
     # The tables of an unfinished experiment are below its results folder.
     home = results if results.runs.is_dir() or path.name != "partial" else Results(path.parent)
-    provenance = _read_document(home.provenance)
+    provenance = atomic_io.read_object(home.provenance)
     names = list(runs["run_name"].unique())
     experiments = {
-        run_name: _read_document(home.experiment(run_name))
+        run_name: atomic_io.read_object(home.experiment(run_name))
         or _mapping(_mapping(provenance.get("experiments")).get(run_name))
         for run_name in names
     }
     images = dict(_mapping(provenance.get("images")))
     for sentinel in sorted((home.root / "images").glob("*.json")):
-        document = _read_document(sentinel)
+        document = atomic_io.read_object(sentinel)
         if document.get("name"):
             images[str(document["name"])] = document
     return Folder(str(path), runs, experiments, {k: v for k, v in images.items() if v})
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    return _mapping(atomic_io.read_json(path))
 
 
 def _mapping(value: Any) -> dict[str, Any]:

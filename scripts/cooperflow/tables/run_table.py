@@ -302,8 +302,7 @@ def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
 
 def _version(plan: Plan, run_name: str) -> str:
     """Return the version of cooperbench that made an experiment, empty if unknown."""
-    document = atomic_io.read_json(plan.results.experiment(run_name))
-    experiment = document if isinstance(document, dict) else {}
+    experiment = atomic_io.read_object(plan.results.experiment(run_name))
     adopted = experiment.get("adopted") or {}
     resolved = experiment.get("resolved") or {}
     return str(adopted.get("upstream_version") or resolved.get("cooperbench") or "")
