@@ -1,8 +1,8 @@
 """Atomic writes of documents, their readers, and the compression of finished attempts' files.
 
 No reader gets a partial file. A large file is replaced by `{name}.gz`, the folder of an evaluation
-by `{name}.tar.gz`. At every moment the content can be read completely in one of the two forms: the
-compressed file is synced and renamed into place before the plain one is removed.
+by `{name}.tar.gz`. At every moment the content can be read completely in either form: the
+compressed file is synced and renamed into place before the plain file is removed.
 """
 
 from __future__ import annotations

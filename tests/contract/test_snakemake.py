@@ -142,7 +142,7 @@ def test_higher_priority_goes_first(tmp_path: Path) -> None:
 
 
 def test_jobs_without_threads_leave_cores_for_others(tmp_path: Path) -> None:
-    """Rule run: while every core is used, Snakemake starts no job, not even one without threads.
+    """Rule run: while every core is used, Snakemake starts no job, not even a job without threads.
 
     Instead of cores, a resource limits them that is set when the session starts.
     """

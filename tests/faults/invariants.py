@@ -95,7 +95,7 @@ def nothing_left(lab: Lab, others: Bystanders | None = None, swept: bool = True)
 
 
 def entries_below(folder: Path) -> Iterator[Path]:
-    """Yield files and folders; one that a process removes meanwhile is no error, as in rglob()."""
+    """Yield files and folders, without those that a process removes meanwhile, as rglob() does."""
     for here, folders, files in os.walk(folder):
         yield from (Path(here, name) for name in (*folders, *files))
 

@@ -204,7 +204,7 @@ def all_kills(campaign: Campaign) -> None:
 def few_kills(campaign: Campaign) -> None:
     """Stop three runs by each signal, then kill a container and a supervisor among them.
 
-    The subset of `make test`; a session of its own for each signal, then one that ends.
+    The subset of `make test`; a separate session for each signal, then a session that ends.
     """
     control = campaign.control([lab.PAIR], ["solo"])
     with lab.laboratory(settings=list(lab.COMMON), delay="0.5") as here:

@@ -78,7 +78,7 @@ def test_a_run_on_modal_needs_no_docker_here(modal: tuple[Make, Path]) -> None:
 @pytest.mark.slow
 @pytest.mark.slow_model
 def test_a_killed_start_then_a_sandbox_that_dies(modal: tuple[Make, Path]) -> None:
-    """The next session ends the sandboxes of a killed one; one that dies is no fail of the model.
+    """A session ends the sandboxes of a killed session; a sandbox's death is not the model's fail.
 
     Upstream replaces it by an empty sandbox and continues; the attempt ends all the same.
     """

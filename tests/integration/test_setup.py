@@ -388,7 +388,7 @@ def test_lock_holds_what_pyproject_asks_for() -> None:
 
 
 def test_the_slurm_executor_has_the_versions_of_the_lock() -> None:
-    """Snakemake imports each installed plugin in every session: this one is separate."""
+    """Snakemake imports each installed plugin in every session: this plugin is separate."""
     main, extra = (
         dict(re.findall(r"^(\S+)==(\S+)", path.read_text(), re.MULTILINE))
         for path in (LOCK, ROOT / "envs/slurm.txt")

@@ -13,7 +13,7 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-# Every process inherits this variable, also one that has left its group.
+# Every process inherits this variable, even after it has left its group.
 MARKER = "TEST_PROCESS_MARK"
 
 

@@ -230,7 +230,7 @@ def test_a_damaged_file_is_an_error_with_its_name(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_files_plain(
     folder: RunFolder, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk space of a paid attempt is no reason to lose it."""
+    """The disk space of a paid attempt does not justify losing it."""
 
     def fill(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))

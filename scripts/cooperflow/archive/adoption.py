@@ -302,9 +302,8 @@ def _write_experiment(
                 "from": str(source),
                 "at": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "upstream_version": ", ".join(sorted(versions)),
-                "config": atomic_io.read_json(
-                    source / "config.json"
-                ),  # upstream's, of its last call
+                # Upstream's, of its last call.
+                "config": atomic_io.read_json(source / "config.json"),
             },
             "fingerprint": None,
             "asked": None,

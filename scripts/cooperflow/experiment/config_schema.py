@@ -19,7 +19,7 @@ from cooperflow import layout
 from cooperflow.errors import listed, nearest
 from cooperflow.upstream import published, releases
 
-# Agents of cooperbench that run on docker; external ones are named in `agent.external`.
+# Agents of cooperbench that run on docker; external agents are named in `agent.external`.
 OPENHANDS = "openhands_docker"  # the workflow's: upstream's OpenHands in containers of this machine
 DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
 # Agents whose calls are all recorded: made in cooperbench's process or through the gateway.

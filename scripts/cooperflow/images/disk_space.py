@@ -90,14 +90,11 @@ def read_manifests(
         if stored and (image not in unfetched or pinned.get(image, stored).digest == stored.digest):
             manifests[image] = stored
         elif image in unfetched and reachable and plan.config.images.pull:
-            registry_client = registry.Client(
-                registry.reference(image, plan.config.images.registry), kind
-            )
+            reference = registry.reference(image, plan.config.images.registry)
+            client_of_image, entry = registry.Client(reference, kind), pinned.get(image)
             try:
-                entry = pinned.get(image)
-                manifests[image] = registry_client.manifest(
-                    entry.digest if entry else registry_client.digest()
-                )
+                digest = entry.digest if entry else client_of_image.digest()
+                manifests[image] = client_of_image.manifest(digest)
                 atomic_io.write_json(plan.results.manifest(image), manifests[image].as_dict())
             except (registry.OutOfReach, registry.Transient):
                 reachable = False  # reported when the image is pulled
@@ -123,11 +120,8 @@ def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> 
     amount = _describe_need(total)
     room = total.unpacked(config.unpacked)
     if config.rolling:
-        room = max(
-            (compute_need([image], manifests, sizes, present).packed for image in missing),
-            default=0,
-        )
-        room = int(room * config.unpacked)
+        needs = [compute_need([image], manifests, sizes, present) for image in missing]
+        room = max(need.unpacked(config.unpacked) for need in needs)
     required = room + int(config.free_gb * 1e9)
     if free is not None and free < required:
         raise UserError(
@@ -135,10 +129,8 @@ def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> 
             f"stay free (images.free_gb). Docker's root {root} has {free / 1e9:.1f} GB free: "
             f"{(required - free) / 1e9:.1f} GB are missing. {disk_advice(root, config.rolling)}"
         )
-    free_space = (
-        f"{free / 1e9:.1f} GB free" if free is not None else "free space that is not visible here"
-    )
-    return f"{amount}{_unpacked(room)}; {root} has {free_space}"
+    space = "free space that is not visible here" if free is None else f"{free / 1e9:.1f} GB free"
+    return f"{amount}{_unpacked(room)}; {root} has {space}"
 
 
 def _describe_need(total: Need) -> str:
@@ -214,11 +206,9 @@ def plan_use(plan: Plan, files_by_image: Mapping[str, Iterable[str]]) -> list[st
 def is_needed(plan: Plan, image: str) -> bool:
     """Return whether a file that needs the image does not exist yet."""
     record = atomic_io.read_json(plan.results.pending_images)
-    files = (
-        record.get(image, [])
-        if isinstance(record, dict)
-        else [str(plan.results.pending_images) + "?"]
-    )
+    if not isinstance(record, dict):
+        return True
+    files = record.get(image, [])
     return any(not Path(file).exists() for file in files)
 
 

@@ -1,9 +1,9 @@
 """Launcher: a process that imports packages once and forks for each job, and its client.
 
-A session has a launcher that imports cooperbench, for runs and evaluations, and one that imports
-pandas, for tables. The client sends a job's work to one, or does the work in its process. The fork
-takes over the connection to the client: it answers with its exit code and ends when the client
-ends. If the launcher dies, later jobs import the packages themselves.
+A session has a launcher that imports cooperbench, for runs and evaluations, and a second that
+imports pandas, for tables. The client sends a job's work to one, or does the work in its process.
+The fork takes over the connection to the client: it answers with its exit code and ends when the
+client ends. If the launcher dies, later jobs import the packages themselves.
 
 Hundreds of jobs start with the client, so it imports only a part of the standard library.
 """

@@ -38,6 +38,9 @@ class Record:
         values = {k: v for k, v in part.items() if k in names and v is not None}
         return cls(**{**values, **fields_given})
 
+    def as_dict(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self)}  # type: ignore[call-overload]
+
 
 @dataclass(frozen=True)
 class RunRecord(Record):
@@ -79,11 +82,11 @@ class RunRecord(Record):
         return not (self.replay or self.adopted)
 
     def as_dict(self) -> dict[str, Any]:
-        document = asdict(self)
+        document = super().as_dict()
         usage = document.pop("usage")
         if not self.caveats:
             del document["caveats"]
-        return {"schema": SCHEMA, **document, **usage}
+        return {**document, **usage}
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,6 @@ class EvalRecord(Record):
         """Return the record in an eval.json; without an outcome where it has none."""
         return cls._from(result_files.workflow(document))
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
-
 
 @dataclass(frozen=True)
 class AttemptRecord(Record):
@@ -120,9 +120,6 @@ class AttemptRecord(Record):
     outcome: str | None = None
     reason: str = ""
     evidence: Mapping[str, Any] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def read(cls, folder: RunFolder, number: int) -> AttemptRecord:

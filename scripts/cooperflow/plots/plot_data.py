@@ -137,7 +137,7 @@ class Timeline(Plot):
 # Okabe and Ito's colours, distinguishable with every common colour blindness. Source:
 # M. Okabe and K. Ito, "Color universal design" (2008), https://jfly.uni-koeln.de/color/.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-# Shapes that tell settings apart without colour.
+# Shapes that distinguish settings without colour.
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke")
 OUTCOME_COLOURS: Mapping[str, str] = {
     judgement.PASS: "#0072B2",

@@ -40,7 +40,7 @@ _LABELLED = 12  # points or columns up to which each has a label
 WIDTH = 504  # points: 7 inches, two columns of a paper
 PPI = 200
 FONT = "Liberation Sans"  # bundled with vl-convert
-# A browser that shows an SVG may have another font: one of the same widths first.
+# A browser that shows an SVG may have another font: first a font of the same widths.
 FONTS = f"{FONT}, Arial, Helvetica, sans-serif"
 # The theme of a paper. Legends are below the plot, since names of experiments are long.
 CONFIG: Mapping[str, Any] = {

@@ -234,15 +234,9 @@ def _tables(plan: Plan, at: Results) -> Tables:
     if at.comparison_csv.is_file():
         return plot_data.load(at)
     runs = read_runs(at.runs_csv)
-    return Tables(
-        runs,
-        read_table(at.summary_csv),
-        comparison.table(runs),
-        {
-            **breakdowns.tables(runs, plan.config.dataset.languages),
-            **communication_tables.small(communication_tables.collect(plan, runs).runs),
-        },
-    )
+    messages = communication_tables.small(communication_tables.collect(plan, runs).runs)
+    small = {**breakdowns.tables(runs, plan.config.dataset.languages), **messages}
+    return Tables(runs, read_table(at.summary_csv), comparison.table(runs), small)
 
 
 def _analyses(tables: Tables, at: Results) -> list[analysis_tables.ShownTable]:
@@ -271,9 +265,8 @@ def _assets(report: Path) -> None:
         if not _begins_with(cached, mark):
             with contextlib.suppress(OSError):  # a read-only checkout
                 atomic_io.write_text(cached, mark + _vega())
-        _copy(
-            cached.read_bytes() if _begins_with(cached, mark) else (mark + _vega()).encode(), vega
-        )
+        is_cached = _begins_with(cached, mark)
+        _copy(cached.read_bytes() if is_cached else (mark + _vega()).encode(), vega)
 
 
 def _begins_with(path: Path, mark: str) -> bool:

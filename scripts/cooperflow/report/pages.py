@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -258,22 +258,13 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    templates.filters |= {
-        "inline": safe_text.inline,
-        "block": safe_text.block,
-        "patch": safe_text.patch,
-        "hunk": safe_text.hunk,
-        "percent": formats.percent,
-        "usd": formats.usd,
-        "points": formats.points,
-        "probability": formats.probability,
-        "count": formats.count,
-        "unbroken": formats.unbroken,
-        "seconds": formats.seconds,
-        "moment": formats.moment,
-        "first_line": first_line,
-        "clock": clock,
-    }
+    filters: list[Callable[..., str]] = [
+        *(safe_text.inline, safe_text.block, safe_text.patch, safe_text.hunk),
+        *(formats.percent, formats.usd, formats.points, formats.probability, formats.count),
+        *(formats.unbroken, formats.seconds, formats.moment),
+        *(first_line, clock),
+    ]
+    templates.filters |= {function.__name__: function for function in filters}
     templates.globals |= {
         "meanings": MEANINGS,
         "page_policy": PAGE_POLICY,

@@ -336,10 +336,7 @@ class Reader:
         names = [experiment.run_name for experiment in self.plan.experiments]
         source = [table.st_mtime_ns, table.st_size, len(self.plan.pairs), *names]
         if self._findings is None or self._findings[0] != source:
-            from cooperflow.tables import (
-                findings,  # pandas takes a while
-                run_table,
-            )
+            from cooperflow.tables import findings, run_table  # pandas takes a while
 
             try:
                 runs = run_table.read_runs(self.plan.results.runs_csv)

@@ -1,4 +1,4 @@
-"""Comparison of a packed table with the one that this version computes."""
+"""Comparison of a packed table with the same table as this version computes it."""
 
 from __future__ import annotations
 

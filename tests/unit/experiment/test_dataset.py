@@ -131,7 +131,7 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
     printed = capsys.readouterr().out
     assert f"1 of {len(hashes)} tasks differ from the copy that was checked (a copy):" in printed
     assert f"  {A}/1: its contents have another hash" in printed
-    # A folder of another revision than the pinned one is used, and named.
+    # A folder of another revision than the pinned revision is used, and named.
     module.mark_revision(dataset, "x/y", "d" * 40)
     _answer_with(monkeypatch, {None: "e" * 40})
     module.fetch_and_check(plan)

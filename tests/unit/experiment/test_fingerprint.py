@@ -1,4 +1,4 @@
-"""What makes two experiments different."""
+"""Differences between two experiments."""
 
 from __future__ import annotations
 
