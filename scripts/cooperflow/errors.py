@@ -1,10 +1,9 @@
-"""Errors and findings: what the user sees as a message, without a traceback."""
+"""Exceptions that are shown to the user as a message, without a traceback."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 
 class UserError(Exception):
@@ -21,26 +20,6 @@ class EngineError(Exception):
 
 class StoreError(Exception):
     """The message store of a run does not start, or its agents do not reach it."""
-
-
-# States of a finding.
-OK, BAD, NOTE = "ok", "NO", "--"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of a check of the preflight. NOTE: worth knowing, but no obstacle."""
-
-    name: str
-    state: str
-    text: str
-
-    @property
-    def title(self) -> str:
-        return self.name[:1].upper() + self.name[1:]
-
-    def __str__(self) -> str:
-        return f"{self.state:<3} {self.name:<12} {self.text}"
 
 
 def nearest(word: object, allowed: Iterable[object]) -> str:

@@ -20,22 +20,14 @@ from cooperflow import atomic_io, environment, session_state
 from cooperflow.attempt import services
 from cooperflow.engine import containers, endpoint, modal_sandboxes
 from cooperflow.engine.containers import Labels
-from cooperflow.errors import (
-    BAD,
-    NOTE,
-    OK,
-    EngineError,
-    Finding,
-    StoreError,
-    UserError,
-    listed,
-)
+from cooperflow.errors import EngineError, StoreError, UserError, listed
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import disk_space
 from cooperflow.openhands import agent_server
 from cooperflow.outcomes import patch_text
 from cooperflow.session import model_check
+from cooperflow.session.model_check import BAD, NOTE, OK, Finding
 from cooperflow.upstream import releases
 
 # Disk space that the results of one run may take, bytes.

@@ -1,4 +1,4 @@
-"""Check of a paid model: its key, name and price, and one call of one token.
+"""Findings of the preflight, and the check of a paid model: key, name, price, call of one token.
 
 The call is made by a separate process, `python -m cooperflow.session.model_check`, because the
 client library takes seconds to import and prints messages. It reads {"model", "kwargs", "key",
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from typing import Any
 import httpx
 
 from cooperflow import atomic_io, environment, layout, redaction, session_state
-from cooperflow.errors import BAD, NOTE, OK, Finding
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.outcomes import usage
 
+# States of a finding.
+OK, BAD, NOTE = "ok", "NO", "--"
 # An accepted key is not tried again for this long, seconds.
 FRESH = 600
 # Clocks may differ by this much before signatures and tokens are refused, seconds.
@@ -40,6 +42,22 @@ OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 PRICE_LIST = "model_prices_and_context_window_backup.json"
 # Name of the call among the raw answers.
 _CALL = "preflight"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Result of a check of the preflight. NOTE: worth knowing, but no obstacle."""
+
+    name: str
+    state: str
+    text: str
+
+    @property
+    def title(self) -> str:
+        return self.name[:1].upper() + self.name[1:]
+
+    def __str__(self) -> str:
+        return f"{self.state:<3} {self.name:<12} {self.text}"
 
 
 def check_key(name: str, model: Model) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from typing import TextIO
 from cooperflow import atomic_io, environment, session_state
 from cooperflow.attempt import container_monitor
 from cooperflow.engine import containers
-from cooperflow.errors import BAD, NOTE, EngineError, Finding, UserError, listed
+from cooperflow.errors import EngineError, UserError, listed
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.config_schema import Assumptions
 from cooperflow.experiment.plan import Experiment, Plan, Run
@@ -26,6 +26,7 @@ from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.run_result import RunRecord
 from cooperflow.session import checks, model_check
 from cooperflow.session.checks import Context, Work
+from cooperflow.session.model_check import BAD, NOTE, Finding
 from cooperflow.tables import oracle, stats
 from cooperflow.tables.stats import NOTHING, Range
 from cooperflow.upstream import published

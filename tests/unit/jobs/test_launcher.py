@@ -1,6 +1,10 @@
-"""Modules that the launcher for tables imports."""
+"""The modules that the launchers and their client import."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 from cooperflow.jobs import launcher
 
@@ -16,3 +20,11 @@ def test_the_launcher_for_tables_imports_what_the_planned_jobs_need() -> None:
     assert "cooperflow.plots.specifications" in some
     assert "cooperflow.report.build" not in some
     assert set(launcher.LATE_MODULES) < set(some)
+
+
+def test_the_client_imports_little() -> None:
+    program = "import sys; from cooperflow.jobs import launcher; print(*sys.modules)"
+    command = [sys.executable, "-S", "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(launcher.SCRIPTS)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert not {"dataclasses", "inspect", "typing", "asyncio"} & set(done.stdout.split())

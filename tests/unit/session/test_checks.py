@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cooperflow import errors
 from cooperflow.experiment.config_schema import Model
 from cooperflow.outcomes import usage
 from cooperflow.session import checks, model_check, session_start
@@ -86,10 +85,14 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("given", "state", "words"),
     [
-        ({"step_limit": "many"}, errors.BAD, "config.agent.step_limit: 'many' has another type"),
-        ({"step_limit": True}, errors.BAD, "True has another type"),
-        ({"step_limt": 5}, errors.NOTE, "not among upstream's keys: agent.step_limt"),
-        ({"step_limit": 5, "cost_limit": 2}, errors.OK, "config read"),
+        (
+            {"step_limit": "many"},
+            model_check.BAD,
+            "config.agent.step_limit: 'many' has another type",
+        ),
+        ({"step_limit": True}, model_check.BAD, "True has another type"),
+        ({"step_limt": 5}, model_check.NOTE, "not among upstream's keys: agent.step_limt"),
+        ({"step_limit": 5, "cost_limit": 2}, model_check.OK, "config read"),
     ],
 )
 def test_an_agents_config_is_held_beside_upstreams(

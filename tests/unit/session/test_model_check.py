@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from cooperflow.errors import NOTE
 from cooperflow.experiment import config, plan
 from cooperflow.outcomes import usage
 from cooperflow.session import model_check
+from cooperflow.session.model_check import NOTE
 
 
 @pytest.mark.parametrize(
