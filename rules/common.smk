@@ -285,7 +285,7 @@ def archives(_):
 
 
 def try_number(_, attempt):
-    """The number of Snakemake's try at a job: 1, 2, ..."""
+    """The number of Snakemake's try at a job: 1, 2, ... Only functions of resources get it."""
     return attempt
 
 

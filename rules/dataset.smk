@@ -1,4 +1,5 @@
-# The data set: fetched if missing, complete for the selected pairs, hashes recorded.
+# The data set: fetched if missing, complete for the selected pairs, hashes recorded. Runs do not
+# depend on it: the preflight of each session checks the tasks that the runs need.
 rule dataset_checked:
     output:
         RESULTS.dataset_json,

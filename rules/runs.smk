@@ -1,5 +1,6 @@
-# One run per pair and experiment; an experiment is a model in a setting. One rule per experiment:
-# `use rule ... as` would need the names written out, and the config defines them.
+# One run per pair and experiment; an experiment is a model in a setting. One rule per experiment,
+# because settings follow each other by priority, which cannot be a function, and because a constant
+# path makes the DAG cheaper. `use rule ... as` would need the names, and the config defines them.
 for experiment in PLAN.experiments:
     if experiment.adopted:
         continue

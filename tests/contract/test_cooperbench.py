@@ -19,7 +19,7 @@ from cooperflow import layout
 from cooperflow.archive import recording
 from cooperflow.attempt import child_process
 from cooperflow.experiment import config_schema, pairs
-from cooperflow.instrumentation import sdk_patches
+from cooperflow.instrumentation import upstream_patches
 from cooperflow.outcomes import patch_text
 from cooperflow.upstream import published, releases
 
@@ -295,7 +295,7 @@ def test_the_git_servers_names_are_constants_of_its_module() -> None:
     server = importlib.import_module(
         "cooperbench.agents.mini_swe_agent_v2.connectors.git_servers.docker"
     )
-    assert all(isinstance(getattr(server, name), str) for name in sdk_patches.GIT_SERVER_NAMES)
+    assert all(isinstance(getattr(server, name), str) for name in upstream_patches.GIT_SERVER_NAMES)
 
 
 def test_a_local_redis_is_told_to_containers_as_the_hosts() -> None:
@@ -317,7 +317,9 @@ def test_what_openhands_takes_from_modal_is_found_by_these_names() -> None:
 def test_an_agents_patch_is_read_by_commands_that_tell_if_they_did_not_end() -> None:
     git = importlib.import_module("cooperbench.agents.mini_swe_agent_v2.connectors.git")
     assert "self._exec(" in inspect.getsource(git.GitConnector.submitted_patch)
-    assert inspect.getsource(git.GitConnector.submitted_patch).count(f'f"{sdk_patches.DIFF}') == 2
+    assert (
+        inspect.getsource(git.GitConnector.submitted_patch).count(f'f"{upstream_patches.DIFF}') == 2
+    )
     environment = importlib.import_module(
         "cooperbench.agents.mini_swe_agent_v2.environments.docker"
     )

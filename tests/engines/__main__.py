@@ -27,7 +27,7 @@ from . import private
 TESTS = (
     "tests/integration/test_engine_notes.py",
     "tests/integration/test_preflight.py",
-    "tests/integration/test_sdk_patches.py",
+    "tests/integration/test_upstream_patches.py",
 )
 COLUMNS = ("engine", "image store", "cgroup", "demo", "seconds", "image content", "engine tests")
 # Results that must be the same on every engine.

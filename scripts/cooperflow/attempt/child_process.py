@@ -134,20 +134,20 @@ def _main(command: Command) -> int:
     except Exception:
         traceback.print_exc()
         return CANNOT_START
-    from cooperflow.instrumentation import sdk_patches
+    from cooperflow.instrumentation import upstream_patches
 
     if command.tags is not None:
-        sdk_patches.tag_sandboxes(command.tags, events)
-    sdk_patches.apply_labels(command.labels, command.sdk_arguments, command.stop_note)
+        upstream_patches.tag_sandboxes(command.tags, events)
+    upstream_patches.apply_labels(command.labels, command.sdk_arguments, command.stop_note)
     if "--git" in command.arguments:
-        sdk_patches.rename_git_server(command.labels[containers.TOKEN_LABEL])
+        upstream_patches.rename_git_server(command.labels[containers.TOKEN_LABEL])
     if command.command_seconds is not None:
-        sdk_patches.limit_commands(command.command_seconds)
-    sdk_patches.read_whole_output()
-    sdk_patches.start_commands_by_sdk()
-    sdk_patches.keep_patches_exact()
+        upstream_patches.limit_commands(command.command_seconds)
+    upstream_patches.read_whole_output()
+    upstream_patches.start_commands_by_sdk()
+    upstream_patches.keep_patches_exact()
     if command.unread is not None:
-        sdk_patches.note_unread_patches(command.unread)
+        upstream_patches.note_unread_patches(command.unread)
     if command.calls is not None:
         from cooperflow.instrumentation import call_log
 

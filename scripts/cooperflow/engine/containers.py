@@ -447,7 +447,7 @@ def own_network_name(labels: Labels) -> str:
 
 
 def git_network_name(labels: Labels) -> str:
-    """Return the name of the network of an attempt's git server; sdk_patches sets it."""
+    """Return the name of the network of an attempt's git server; upstream_patches sets it."""
     return f"cooperbench-{labels.token[:12]}"
 
 

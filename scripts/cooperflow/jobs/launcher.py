@@ -56,7 +56,7 @@ RUN_MODULES = (
     "cooperbench.runner",
     "cooperbench.eval",
     "cooperflow.instrumentation.call_log",
-    "cooperflow.instrumentation.sdk_patches",
+    "cooperflow.instrumentation.upstream_patches",
     "cooperflow.jobs.job",
     "cooperflow.jobs.evaluation_jobs",
     "cooperflow.jobs.run_job",

@@ -214,7 +214,7 @@ class Sandbox:
 
     def __enter__(self) -> str:
         network = os.environ[NETWORK]
-        # Labels and limits are added by instrumentation/sdk_patches.py.
+        # Labels and limits are added by instrumentation/upstream_patches.py.
         self._container = self._client.containers.run(
             self._image,
             detach=True,
@@ -267,7 +267,7 @@ class Sandbox:
         ):
             log_text = (err or b"").decode(errors="replace").strip()
             raise RuntimeError(f"{' '.join(command)} ended with {result.exit_code}: {log_text}")
-        # sdk_patches.keep_patches_exact writes the same bytes again.
+        # upstream_patches.keep_patches_exact writes the same bytes again.
         return "" if result.exit_code else (out or b"").decode("utf-8", "surrogateescape")
 
     def _wait(self, url: str) -> None:

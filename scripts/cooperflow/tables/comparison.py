@@ -58,18 +58,21 @@ RESOLVED = {
 
 @dataclass(frozen=True)
 class Contrast:
-    """Two run names to compare: two settings of a model, or two models in a setting."""
+    """Two run names to compare: two settings of a model, or two models in a setting.
+
+    The difference is that of the minuend (column a) less that of the subtrahend (column b).
+    """
 
     compared: str
-    a: str
-    b: str
+    minuend: str
+    subtrahend: str
     model: str  # of both; empty where models are compared
     setting: str  # of both; empty where settings are compared
     repeat: int
 
 
 def contrasts(runs: pd.DataFrame) -> list[Contrast]:
-    """Return the comparisons: experiments in the order of the table, the earlier as a.
+    """Return the comparisons: experiments in the order of the table, the earlier as minuend.
 
     Each repeat is compared with the same repeat of the other.
     """
@@ -104,8 +107,8 @@ def table(runs: pd.DataFrame, chosen: Sequence[Contrast] | None = None) -> pd.Da
     rows = [
         {
             **_row(contrast, outcomes),
-            "replay": bool(replayed & {contrast.a, contrast.b}),
-            "adopted": bool(adopted & {contrast.a, contrast.b}),
+            "replay": bool(replayed & {contrast.minuend, contrast.subtrahend}),
+            "adopted": bool(adopted & {contrast.minuend, contrast.subtrahend}),
         }
         for contrast in (contrasts(runs) if chosen is None else chosen)
     ]
@@ -117,8 +120,8 @@ def table(runs: pd.DataFrame, chosen: Sequence[Contrast] | None = None) -> pd.Da
 
 
 def _row(contrast: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
-    sides = outcomes[[contrast.a, contrast.b]]
-    a, b = sides[contrast.a], sides[contrast.b]
+    sides = outcomes[[contrast.minuend, contrast.subtrahend]]
+    a, b = sides[contrast.minuend], sides[contrast.subtrahend]
     graded = a.isin(judgement.GRADED) & b.isin(judgement.GRADED)
     infra = ((a == judgement.INFRA_ERROR) | (b == judgement.INFRA_ERROR)) & ~graded
     infra &= a.isin(judgement.OUTCOMES) & b.isin(judgement.OUTCOMES)
@@ -133,8 +136,8 @@ def _row(contrast: Contrast, outcomes: pd.DataFrame) -> dict[str, Any]:
     bound_low, bound_high = _bounds(a[infra], b[infra], only_a - only_b, pairs)
     return {
         "compared": contrast.compared,
-        "a": contrast.a,
-        "b": contrast.b,
+        "a": contrast.minuend,
+        "b": contrast.subtrahend,
         "model": contrast.model,
         "setting": contrast.setting,
         "repeat": contrast.repeat,
@@ -412,6 +415,7 @@ def _labelled(runs: pd.DataFrame, label: str) -> pd.DataFrame:
 
 
 def _contrast(run_a: str, run_b: str, both: pd.DataFrame) -> Contrast:
+    """Return the contrast of B less A."""
     row = both[both["run_name"] == f"A:{run_a}"].iloc[0]
     return Contrast(
         FOLDERS, f"B:{run_b}", f"A:{run_a}", "", str(row["setting"]), int(row["repeat"])

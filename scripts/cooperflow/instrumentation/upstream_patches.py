@@ -1,7 +1,13 @@
-"""Patches applied to the Docker and Modal SDKs inside a cooperbench process.
+"""Patches of cooperbench and of the Docker and Modal SDKs, made inside a cooperbench process.
 
-Upstream starts eval containers (and git servers) through the SDK and has no setting for labels.
-Only calls of the SDK and of the docker program are wrapped; cooperbench itself stays as it is.
+The installed packages stay as they are; these functions are replaced while a process runs:
+
+- Docker's SDK: run, stop, remove and exec_run of containers, the creation of networks and volumes,
+  and the reading of a command's output; Modal's SDK: the creation of sandboxes;
+- cooperbench: the names of its git server, the reading and writing of patches, and the module with
+  which its Docker environment starts commands.
+
+tests/contract and tests/integration/test_upstream_patches.py check what they rely on.
 """
 
 from __future__ import annotations
@@ -328,7 +334,7 @@ def start_commands_by_sdk() -> None:
     """Have agents' commands start through the SDK instead of one docker program each.
 
     The program costs 20 ms of processor time per command, the SDK 4 ms, and the engine gets two
-    requests less. The results are the same (tests/integration/test_sdk_patches.py). The program
+    requests less. test_upstream_patches.py compares the results. The program
     remains for engines that are not reached by a socket, and for commands that cannot start.
     """
     from cooperbench.agents.mini_swe_agent_v2.environments import docker as environment

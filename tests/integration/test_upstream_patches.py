@@ -17,7 +17,7 @@ import pytest
 from docker import APIClient
 
 from cooperflow.attempt import child_process
-from cooperflow.instrumentation import sdk_patches
+from cooperflow.instrumentation import upstream_patches
 
 child_process.prepare_environment()
 
@@ -49,7 +49,7 @@ def test_a_docker_that_does_not_answer_is_noted(
     connector: Any = object.__new__(GitConnector)
     connector.agent_id, connector._base_sha = "agent2", "HEAD"
     connector._logger = logging.getLogger(__name__)
-    sdk_patches.note_unread_patches(note)
+    upstream_patches.note_unread_patches(note)
     # A command of the agent's own that does not end is the agent's affair.
     connector._exec(environment, "true")
     assert not note.exists()
@@ -76,7 +76,7 @@ def test_a_patch_that_the_engine_did_not_let_be_read_is_noted(
     connector: Any = object.__new__(GitConnector)
     connector.agent_id, connector._base_sha = "agent2", "HEAD"
     connector._logger = logging.getLogger(__name__)
-    sdk_patches.note_unread_patches(note)
+    upstream_patches.note_unread_patches(note)
     connector.submitted_patch(environment)  # upstream takes the engine's words for a patch
     assert "agent2: OCI runtime exec failed: cgroup is missing" in note.read_text()
 
@@ -131,8 +131,8 @@ def test_a_patch_keeps_its_bytes_from_the_repository_to_the_evaluation(
     connector: Any = object.__new__(GitConnector)
     connector.agent_id, connector._base_sha = "agent1", base
     connector._logger = logging.getLogger(__name__)
-    sdk_patches.keep_patches_exact()
-    sdk_patches.note_unread_patches(tmp_path / "note")
+    upstream_patches.keep_patches_exact()
+    upstream_patches.note_unread_patches(tmp_path / "note")
     patch = connector.submitted_patch(environment)
     assert not (tmp_path / "note").exists()
     file = tmp_path / "agent1.patch"
@@ -162,7 +162,7 @@ def test_a_patch_keeps_its_bytes_from_the_repository_to_the_evaluation(
 
 def test_other_files_are_read_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _restored(monkeypatch)
-    sdk_patches.keep_patches_exact()
+    upstream_patches.keep_patches_exact()
     (tmp_path / "a.md").write_bytes(b"a\r\n")
     assert (tmp_path / "a.md").read_text() == "a\n"
 
@@ -170,7 +170,7 @@ def test_other_files_are_read_as_before(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_patch_is_never_the_name_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Upstream asks the file system, which refuses a name of more than 255 bytes."""
     _restored(monkeypatch)
-    sdk_patches.keep_patches_exact()
+    upstream_patches.keep_patches_exact()
     patch = "diff --git a.py a.py\n@@ -1 +1 @@\n-a\n+" + "a" * 300
     assert sandbox._load_patch(patch) == patch + "\n"
 
@@ -183,9 +183,9 @@ def test_an_image_without_base64_gives_its_patch_as_text(monkeypatch: pytest.Mon
         return {"output": "bash: base64: command not found\n" if missing else "diff --git a b\n"}
 
     monkeypatch.setattr(GitConnector, "_exec", execute)
-    sdk_patches.keep_patches_exact()
+    upstream_patches.keep_patches_exact()
     connector: Any = object.__new__(GitConnector)
-    assert connector._exec(None, f"{sdk_patches.DIFF}HEAD")["output"] == "diff --git a b\n"
+    assert connector._exec(None, f"{upstream_patches.DIFF}HEAD")["output"] == "diff --git a b\n"
 
 
 def _answer(connection: socket.socket, *answers: bytes) -> None:
@@ -204,10 +204,12 @@ def test_output_that_comes_with_the_header_is_kept(
 ) -> None:
     """A fast command's output is there before the SDK has read the header of the answer."""
     monkeypatch.setattr(APIClient, "_read_from_socket", APIClient._read_from_socket)
-    sdk_patches.read_whole_output()
+    upstream_patches.read_whole_output()
     path = tmp_path / "engine.sock"
     header = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-    frames = sdk_patches.FRAME.pack(1, 4) + b"out\n" + sdk_patches.FRAME.pack(2, 4) + b"err\n"
+    frames = (
+        upstream_patches.FRAME.pack(1, 4) + b"out\n" + upstream_patches.FRAME.pack(2, 4) + b"err\n"
+    )
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -253,8 +255,8 @@ def _execute_by_sdk(
         patch.setattr(module, "subprocess", subprocess)
         patch.setattr(APIClient, "_read_from_socket", APIClient._read_from_socket)
         patch.setattr(subprocess, "run", counted)
-        sdk_patches.read_whole_output()
-        sdk_patches.start_commands_by_sdk()
+        upstream_patches.read_whole_output()
+        upstream_patches.start_commands_by_sdk()
         return _execute(container, command, cwd, **config), len(programs)
 
 
