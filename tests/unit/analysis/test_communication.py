@@ -66,9 +66,9 @@ def test_questions(text: str, expected: int) -> None:
     ],
 )  # fmt: skip
 def test_files(text: str, expected: tuple[str, ...]) -> None:
-    found = communication.named_files(text)
-    assert tuple(name.removeprefix("/") for name in found) == tuple(
-        name.removeprefix("/") for name in expected
+    names = communication.named_files(text)
+    assert tuple(path.removeprefix("/") for path in names) == tuple(
+        path.removeprefix("/") for path in expected
     )
 
 
@@ -130,7 +130,7 @@ def message(agent: str, to: str, time: float, text: str) -> Event:
     return Event(agent, time, "message", text=text, to=to)
 
 
-def told(agent: str, time: float, text: str) -> Event:
+def received(agent: str, time: float, text: str) -> Event:
     return Event(agent, time, "received", text=text)
 
 
@@ -148,10 +148,10 @@ def story() -> Story:
             step("b", 1, 101.0),
             step("a", 2, 103.0, Command(f"send_message b <<'M'\n{ASK}\nM")),
             message("a", "b", 103.0, ASK),
-            told("b", 105.0, f"[Message from a]: {ASK}"),
+            received("b", 105.0, f"[Message from a]: {ASK}"),
             step("b", 2, 105.0, Command(f"send_message a '{REPLY}'")),
             message("b", "a", 105.0, REPLY),
-            told("a", 107.0, f"[Message from b]: {REPLY}"),
+            received("a", 107.0, f"[Message from b]: {REPLY}"),
             step("a", 3, 107.0),
             step("b", 3, 108.0),
             step("a", 4, 110.0, Command(f'send_message b "{LATE}"', seconds=2.0)),
@@ -160,21 +160,21 @@ def story() -> Story:
     )
 
 
-def test_measures_of_a_run_by_hand() -> None:
-    found = communication.measure(story(), {"a": ["a.py", "x.py"], "b": ["pkg/b.py"]})
-    measures = dict(found.measures)
-    assert [m.labels for m in found.messages] == [
+def test_measures_of_a_run() -> None:
+    result = communication.measure(story(), {"a": ["a.py", "x.py"], "b": ["pkg/b.py"]})
+    columns = dict(result.measures)
+    assert [m.labels for m in result.messages] == [
         ("plan", "question, answered", "files: a.py"),
         ("plan", "files: b.py, c.py"),
         ("question without an answer", "after the receiver's end"),
     ]
-    assert [(m.step, m.time, m.sixth, m.answered, m.late) for m in found.messages] == [
+    assert [(m.step, m.time, m.sixth, m.answered, m.late) for m in result.messages] == [
         (2, 3.0, 2, True, False),
         (2, 5.0, 3, False, False),
         (4, 10.0, 6, False, True),
     ]
-    assert [measures.pop(column) for column in communication.SIXTH_COLUMNS] == [0, 1, 1, 0, 0, 1]
-    assert measures == {
+    assert [columns.pop(column) for column in communication.SIXTH_COLUMNS] == [0, 1, 1, 0, 0, 1]
+    assert columns == {
         "turns": 7,
         # Two commands and four single ones besides three messages.
         "events": 8,
@@ -192,25 +192,25 @@ def test_measures_of_a_run_by_hand() -> None:
         "files_touched": 3,
         "files_announced_touched": 2,
     }
-    assert set(found.measures) == set(communication.MEASURES)
+    assert set(result.measures) == set(communication.MEASURES)
 
 
-def test_a_message_that_crosses_a_question_is_no_answer() -> None:
+def test_a_message_that_crosses_a_question_is_not_an_answer() -> None:
     """It is sent later, but before its sender could read the question."""
     events = (
         step("a", 1, 1.0),
         message("a", "b", 1.0, ASK),
         step("b", 1, 2.0),
         message("b", "a", 2.0, REPLY),
-        told("b", 3.0, f"[Message from a — a is BLOCKED]: {ASK}"),
+        received("b", 3.0, f"[Message from a — a is BLOCKED]: {ASK}"),
         step("b", 2, 3.0),
         step("b", 3, 4.0),
     )
-    found = communication.measure(Story(("a", "b"), events), {})
-    assert found.measures["unanswered"] == 1
+    result = communication.measure(Story(("a", "b"), events), {})
+    assert result.measures["unanswered"] == 1
     reply = message("b", "a", 3.0, "Yes.")
-    found = communication.measure(Story(("a", "b"), (*events[:6], reply, *events[6:])), {})
-    assert found.measures["unanswered"] == 0
+    result = communication.measure(Story(("a", "b"), (*events[:6], reply, *events[6:])), {})
+    assert result.measures["unanswered"] == 0
 
 
 def test_a_reply_in_the_output_of_a_waiting_command_was_read() -> None:
@@ -223,8 +223,8 @@ def test_a_reply_in_the_output_of_a_waiting_command_was_read() -> None:
         message("b", "a", 3.0, REPLY),
         step("a", 2, 4.0),
     )
-    found = communication.measure(Story(("a", "b"), events), {})
-    assert [(m.read_before, m.late) for m in found.messages] == [(None, True), (2, False)]
+    result = communication.measure(Story(("a", "b"), events), {})
+    assert [(m.read_before, m.late) for m in result.messages] == [(None, True), (2, False)]
 
 
 def test_a_run_without_events_has_no_measure() -> None:
@@ -252,8 +252,8 @@ def test_tables_of_a_finished_experiment(tmp_path: Path) -> None:
     assert len(tables.messages) == tables.runs["messages"].sum()
     for path, table in communication_tables.by_path(tables, plan.results).items():
         assert "secret" not in table.to_csv(), path
-    one = plan.runs[-1]
-    measures = RunFiles(one, one.folder(plan.results)).communication.measures
+    last = plan.runs[-1]
+    measures = RunFiles(last, last.folder(plan.results)).communication.measures
     assert measures["messages"] == 0
 
 

@@ -38,9 +38,9 @@ def test_the_own_feature_decides_not_the_other() -> None:
     for first, second in itertools.product((True, False), repeat=2):
         document = solo(first, second)
         judged = [losses.judge_tested(10 + n, n, PATCH, document, 1.23456) for n in (1, 2)]
-        assert [one.passed for one in judged] == [first, second]
-        assert [one.feature for one in judged] == [11, 12]
-        assert [one.reason for one in judged] == [
+        assert [verdict.passed for verdict in judged] == [first, second]
+        assert [verdict.feature for verdict in judged] == [11, 12]
+        assert [verdict.reason for verdict in judged] == [
             "" if passed else "tests_failed" for passed in (first, second)
         ]
         assert judged[0].tests_passed == (3 if first else 2)
@@ -134,8 +134,8 @@ NOCOMM: list[Known] = [
 def runs() -> pd.DataFrame:
     solo = made_runs.experiment(PAIRS, ["pass"] * 6, "m", "solo")
     parts = [solo]
-    for setting, known in (("coop-comm", COMM), ("coop-nocomm", NOCOMM)):
-        outcomes, first, second, kinds, merges, overlaps = map(list, zip(*known, strict=True))
+    for setting, rows in (("coop-comm", COMM), ("coop-nocomm", NOCOMM)):
+        outcomes, first, second, kinds, merges, overlaps = map(list, zip(*rows, strict=True))
         part = made_runs.experiment(PAIRS, outcomes, "m", setting, merge_status=merges)
         part["own1_passed"] = pd.Series(first, dtype=object)
         part["own2_passed"] = pd.Series(second, dtype=object)
@@ -188,7 +188,7 @@ def test_the_clustered_interval_is_that_of_complete_tasks() -> None:
     assert (means[0], means[-1]) == (row["cluster_low"], row["cluster_high"]) == (0.0, 1.0)
 
 
-def test_own_table() -> None:
+def test_own_features_table() -> None:
     table = breakdowns.own_table(runs()).set_index("setting")
     row = table.loc["coop-comm"]
     assert (row["graded"], row["known"], row["both_passed"], row["both_rate"]) == (5, 5, 3, 0.6)
@@ -232,11 +232,11 @@ def test_the_flow_adds_up() -> None:
     tables = plot_data.Tables(frame, summary, pd.DataFrame(), small)
     flow = plot_data.loss_flow(tables)
     assert flow.panels == ("m-coop-comm (n=5)", "m-coop-nocomm (n=6)")
-    left = [
+    passed = [
         [part.count for part in parts if part.kind == breakdowns.PASSED] for parts in flow.parts
     ]
     # 5 runs: one agent loss, one conflict, one integration; 6: one unknown, three conflicts.
-    assert left == [[5, 4, 3, 2], [6, 5, 2, 2]]
+    assert passed == [[5, 4, 3, 2], [6, 5, 2, 2]]
     for parts, graded in zip(flow.parts, (5, 6), strict=True):
         for stage in plot_data.STAGES:
             inside = [part for part in parts if part.stage == stage]
@@ -259,8 +259,8 @@ def test_the_oracle_has_the_same_columns() -> None:
 
     def row(**more: dict[str, object]) -> tuple[object, ...]:
         documents = [{"repeat": 1, "probes": {**plain, **more}}]
-        made = oracle.mark_loss(oracle.row(pair, documents), documents)
-        return made["own1_passed"], made["own2_passed"], made["loss"]
+        columns = oracle.mark_loss(oracle.row(pair, documents), documents)
+        return columns["own1_passed"], columns["own2_passed"], columns["loss"]
 
     own = {"own1": probe((True, False)), "own2": probe((False, True))}
     assert row(**own) == (True, True, "merge")

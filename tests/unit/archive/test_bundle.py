@@ -10,7 +10,7 @@ NOW = "run,outcome,loss\nr1,pass,\nr2,fail,merge\n"
 
 
 @pytest.mark.parametrize(
-    ("was", "says"),
+    ("packed", "detail"),
     [
         (NOW, "2 rows, the same"),
         ("run,outcome\nr1,pass\nr2,fail\n",
@@ -26,12 +26,12 @@ NOW = "run,outcome,loss\nr1,pass,\nr2,fail,merge\n"
         (NOW.replace("fail", "pass"), "line 3 differs"),
     ],
 )  # fmt: skip
-def test_a_table_of_another_version_is_named_by_its_columns(
-    was: str, says: str, tmp_path_factory: pytest.TempPathFactory
+def test_a_packed_table_is_compared_with_the_computed_one(
+    packed: str, detail: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("bundle")
     (folder / bundle.RESULTS).mkdir()
-    (folder / bundle.RESULTS / "runs.csv").write_text(was)
+    (folder / bundle.RESULTS / "runs.csv").write_text(packed)
     (check,) = bundle._tables(folder, {"runs.csv": NOW})
-    assert check.detail.startswith(says)
-    assert check.is_good is (was == NOW)
+    assert check.detail.startswith(detail)
+    assert check.is_good is (packed == NOW)

@@ -65,16 +65,16 @@ def test_contents_list_every_file_without_keys_and_paths(plan: Plan, exported: P
 
 def test_each_agent_has_a_trajectory(plan: Plan, exported: Path) -> None:
     runs = run_table.read_runs(plan.results.runs_csv)
-    made = documents(exported / "atif")
+    trajectories = documents(exported / "atif")
     agents = runs["mode"].map({"solo": 1, "coop": 2}).sum()
     # A run that met an infrastructure error has the log of its calls.
-    assert len(made) == agents
-    for name, document in made.items():
+    assert len(trajectories) == agents
+    for name, document in trajectories.items():
         check_atif(document)
         run = f"{document['extra']['run_name']}/{document['extra']['repo']}"
         assert name.startswith(run)
         assert document["trajectory_id"].startswith(document["session_id"])
-    done = [d for d in made.values() if d["extra"]["outcome"] != "infra_error"]
+    done = [d for d in trajectories.values() if d["extra"]["outcome"] != "infra_error"]
     assert all(d["final_metrics"]["total_prompt_tokens"] == 2000 for d in done)
 
 
@@ -158,7 +158,7 @@ def test_an_inspect_log_agrees_with_the_tables(plan: Plan, exported: Path) -> No
         assert usage["total_cost"] == pytest.approx(of_run["cost_usd"].sum())
 
 
-def test_the_websites_form_is_read_back(plan: Plan, exported: Path) -> None:
+def test_the_website_format_is_read_back(plan: Plan, exported: Path) -> None:
     runs = run_table.read_runs(plan.results.runs_csv)
     for setting in ("solo", "coop-comm", "coop-nocomm"):
         path = exported / "website" / setting / "index.json"

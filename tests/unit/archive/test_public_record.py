@@ -15,16 +15,17 @@ from cooperflow import atomic_io, layout
 from cooperflow.analysis import losses
 from cooperflow.archive import adoption
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan
 from cooperflow.report import build
 from cooperflow.tables import comparison, run_table
 from cooperflow.upstream import published
 
 
-def entry(made: Plan, number: int, **results: dict[str, Any]) -> dict[str, Any]:
-    """Return a task of a record, in the website's form."""
-    pair = made.pairs[number]
+def entry(plan: Plan, number: int, **results: dict[str, Any]) -> dict[str, Any]:
+    """Return a task of a record in the website's format."""
+    pair = plan.pairs[number]
     a, b = (f"feature{feature}" for feature in pair.sorted_features)
     return {"repo": pair.repo, "taskId": f"task{pair.task_id}", "features": f"{a}_{b}",
             "f1": a, "f2": b, "results": results}  # fmt: skip
@@ -35,7 +36,7 @@ def ended(passed: bool, conflict: bool) -> dict[str, bool]:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path) -> Plan:
     """A finished experiment, and the plan that adopts three pairs of a published model with it."""
     own = synthetic.make_plan(tmp_path / "results", "flash", first=10)
     record = {
@@ -50,18 +51,18 @@ def made(tmp_path: Path) -> Plan:
     raw = own.config.model_dump(mode="json")
     source = f"{tmp_path}/index.json.gz#ours"
     raw["models"]["published"] = {"model": "published", "adopt": {"coop-comm": source}}
-    made = plan.make(config.parse(raw))
+    plan = planning.make(config.parse(raw))
     synthetic.finish(own)
-    return made
+    return plan
 
 
-def test_outcomes_become_runs_in_the_same_tables(made: Plan) -> None:
-    said = adoption.adopt(made)
-    assert "published-coop-comm: 3 runs" in said
-    assert "7 pairs missing" in said
-    again = plan.make(made.config)
-    run_table.make(again)
-    with again.results.runs_csv.open(newline="") as stream:
+def test_outcomes_become_runs_in_the_same_tables(plan: Plan) -> None:
+    summary = adoption.adopt(plan)
+    assert "published-coop-comm: 3 runs" in summary
+    assert "7 pairs missing" in summary
+    adopted = planning.make(plan.config)
+    run_table.make(adopted)
+    with adopted.results.runs_csv.open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["model"] == "published"]
     assert [(r["outcome"], r["reason"], r["merge_status"]) for r in rows] == [
         ("pass", "", "clean"),
@@ -72,20 +73,20 @@ def test_outcomes_become_runs_in_the_same_tables(made: Plan) -> None:
         assert (row["adopted"], row["caveat"]) == ("True", "public_record")
         assert (row["cost_complete"], row["cost_bound_usd"]) == ("False", "")
         assert (row["feature1_passed"], row["started"]) == ("", "")
-    made_of = comparison.table(run_table.read_runs(again.results.runs_csv)).to_dict("records")
-    (row,) = [r for r in made_of if "published-coop-comm" in (r["a"], r["b"])]
+    comparisons = comparison.table(run_table.read_runs(adopted.results.runs_csv)).to_dict("records")
+    (row,) = [r for r in comparisons if "published-coop-comm" in (r["a"], r["b"])]
     assert row["compared"] == "models"
     assert row["pairs"] + row["infra_excluded"] == 3
     assert row["adopted"]
-    assert "0 runs" in adoption.adopt(made)  # and not a second time
+    assert "0 runs" in adoption.adopt(plan)  # and not a second time
 
 
-def test_the_report_shows_them(made: Plan) -> None:
-    adoption.adopt(made)
-    again = plan.make(made.config)
-    run_table.make(again)
-    build.build(again)
-    assert "published-coop-comm" in (again.results.report / "index.html").read_text()
+def test_the_report_lists_adopted_outcomes(plan: Plan) -> None:
+    adoption.adopt(plan)
+    adopted = planning.make(plan.config)
+    run_table.make(adopted)
+    build.build(adopted)
+    assert "published-coop-comm" in (adopted.results.report / "index.html").read_text()
 
 
 SAMPLE = layout.REPOSITORY / "tests" / "support" / "public_record.json"
@@ -94,7 +95,7 @@ SAMPLE = layout.REPOSITORY / "tests" / "support" / "public_record.json"
 def test_a_model_is_compared_pair_by_pair_with_the_models_of_the_sample(
     make_plan: Any, tmp_path: Path
 ) -> None:
-    """Two models of the shipped sample on the demo's pairs: the statistics are of the pairs."""
+    """Two models of the bundled sample on the demo's pairs: the statistics are of the pairs."""
     models = {
         name: {"model": name, "adopt": {"coop-nocomm": f"{SAMPLE}#{name}"}}
         for name in ("strong", "weak")
@@ -103,17 +104,17 @@ def test_a_model_is_compared_pair_by_pair_with_the_models_of_the_sample(
     summary = adoption.adopt(make_plan(models=models, settings=settings))
     assert "strong-coop-nocomm: 4 runs imported" in summary
     assert "weak-coop-nocomm: 3 runs imported" in summary
-    made = make_plan(models=models, settings=settings)
+    plan = make_plan(models=models, settings=settings)
     # The record has no patches, so nothing is known of each agent's own feature.
-    for run in made.runs:
+    for run in plan.runs:
         own = {name: losses.OwnFeature(1, False, losses.NO_PATCH) for name in losses.AGENTS}
-        atomic_io.write_json(run.folder(made.results).own, losses.make_document({}, own))
-    run_table.make(made)
-    with made.results.runs_csv.open(newline="") as stream:
+        atomic_io.write_json(run.folder(plan.results).own, losses.make_document({}, own))
+    run_table.make(plan)
+    with plan.results.runs_csv.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert {(r["own1_passed"], r["own2_passed"]) for r in rows} == {("", "")}
     assert {r["loss"] for r in rows if r["outcome"] == "fail"} == {losses.UNKNOWN}
-    (row,) = comparison.table(run_table.read_runs(made.results.runs_csv)).to_dict("records")
+    (row,) = comparison.table(run_table.read_runs(plan.results.runs_csv)).to_dict("records")
     assert (row["a"], row["b"]) == ("strong-coop-nocomm", "weak-coop-nocomm")
     # Of the three pairs that both have: both pass one, the strong model alone two.
     assert row["pairs"] == 3
@@ -121,13 +122,13 @@ def test_a_model_is_compared_pair_by_pair_with_the_models_of_the_sample(
     assert row["p"] == 0.5  # McNemar, exact: both discordant pairs are of one side
 
 
-def test_a_mapping_from_pairs_is_read_too(tmp_path: Path) -> None:
+def test_a_mapping_of_pairs_is_also_read(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     names = ["go_chi_task_task26_feature1_feature2", "go_chi_task/26/f4_f2"]
     path.write_text(json.dumps({name: {"m": {"passed": True}} for name in names}))
-    found = published.read_record(path, "m")
-    assert set(found) == {("go_chi_task", 26, (1, 2)), ("go_chi_task", 26, (2, 4))}
-    assert found["go_chi_task", 26, (1, 2)] == published.Outcome(True, None)
+    outcomes = published.read_record(path, "m")
+    assert set(outcomes) == {("go_chi_task", 26, (1, 2)), ("go_chi_task", 26, (2, 4))}
+    assert outcomes["go_chi_task", 26, (1, 2)] == published.Outcome(True, None)
 
 
 @pytest.mark.parametrize(
@@ -141,13 +142,13 @@ def test_a_mapping_from_pairs_is_read_too(tmp_path: Path) -> None:
         ('{"go_chi_task/26/f1_f2": {"a": {"passed": true}}}', "no model 'm'; it has a"),
     ],
 )
-def test_what_is_not_a_record_is_refused(text: str, words: str, made: Plan, tmp_path: Path) -> None:
+def test_an_invalid_record_is_refused(text: str, words: str, plan: Plan, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
-    raw = made.config.model_dump(mode="json")
+    raw = plan.config.model_dump(mode="json")
     raw["models"]["published"]["adopt"] = {"coop-comm": f"{path}#m"}
     with pytest.raises(UserError, match=words):
-        adoption.adopt(plan.make(config.parse(raw)))
+        adoption.adopt(planning.make(config.parse(raw)))
     raw["models"]["published"]["adopt"] = {"coop-comm": f"{tmp_path}/none.json#m"}
     with pytest.raises(UserError, match="No such file"):
-        adoption.adopt(plan.make(config.parse(raw)))
+        adoption.adopt(planning.make(config.parse(raw)))

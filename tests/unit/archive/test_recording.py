@@ -13,30 +13,30 @@ from replay.recordings import Turn
 def _answers(*moments: tuple[float, float], last: str = "ls") -> list[Answer]:
     commands = ["ls"] * (len(moments) - 1) + [last]
     return [
-        Answer("", (command,), asked, answered, (10, 2))
-        for command, (asked, answered) in zip(commands, moments, strict=True)
+        Answer("", (command,), started, ended, (10, 2))
+        for command, (started, ended) in zip(commands, moments, strict=True)
     ]
 
 
 DONE = f"echo {recording.SUBMIT}"
 
 
-def test_an_answer_waits_for_what_the_other_had_done() -> None:
+def test_an_answer_waits_for_the_progress_of_the_other_agent() -> None:
     answers = {
         "agent1": _answers((0, 1), (2, 3), (9, 10), last=DONE),
         "agent2": _answers((0.5, 4), (8, 8.5), last=DONE),
     }
-    made = recording.turns("agent1", answers, "")
-    assert [turn.get("after") for turn in made] == [{"agent2": 1}, None, {"agent2": 2}]
+    turns = recording.turns("agent1", answers, "")
+    assert [turn.get("after") for turn in turns] == [{"agent2": 1}, None, {"agent2": 2}]
     assert [turn.get("after") for turn in recording.turns("agent2", answers, "")] == [
         {"agent1": 2},
         None,
     ]
-    assert Turn.from_json(made[0]) == Turn("", ("ls",), (10, 2), (("agent2", 1),))
+    assert Turn.from_json(turns[0]) == Turn("", ("ls",), (10, 2), (("agent2", 1),))
 
 
 @pytest.mark.parametrize(
-    ("reason", "last", "then"),
+    ("reason", "last", "commands"),
     [
         ("timeout", "ls", [recording.AT_WORK]),
         ("timeout", DONE, None),
@@ -44,12 +44,12 @@ def test_an_answer_waits_for_what_the_other_had_done() -> None:
         ("tests_failed", "ls", None),
     ],
 )
-def test_what_follows_the_last_answer(reason: str, last: str, then: list[str] | None) -> None:
-    made = recording.turns("solo", {"solo": _answers((0, 1), (2, 3), last=last)}, reason)
-    assert len(made) == (2 if then is None else 3)
-    if then is not None:
-        assert made[-1]["commands"] == then
-        assert Turn.from_json(made[-1]).full is (reason == "context_limit")
+def test_turns_after_the_last_answer(reason: str, last: str, commands: list[str] | None) -> None:
+    turns = recording.turns("solo", {"solo": _answers((0, 1), (2, 3), last=last)}, reason)
+    assert len(turns) == (2 if commands is None else 3)
+    if commands is not None:
+        assert turns[-1]["commands"] == commands
+        assert Turn.from_json(turns[-1]).full is (reason == "context_limit")
 
 
 def _message(number: int, command: str = "ls") -> dict[str, object]:
@@ -61,7 +61,7 @@ def _message(number: int, command: str = "ls") -> dict[str, object]:
     }
 
 
-def test_what_a_compaction_cut_off_comes_first() -> None:
+def test_turns_before_a_compaction_come_first() -> None:
     summary = {
         "role": "assistant",
         "content": "## FILE MAP",
@@ -85,12 +85,12 @@ def test_what_a_compaction_cut_off_comes_first() -> None:
     }
     read = trajectory.parse(documents)
     assert list(read) == ["agent1"]
-    found = recording.of_trajectory(read["agent1"], records)
-    assert [answer.commands for answer in found] == [("one",), ("two",), ("three",)]
-    assert (found[2].asked, found[2].answered, found[2].tokens) == (5.0, 6.0, (7, 0))
+    answers = recording.of_trajectory(read["agent1"], records)
+    assert [answer.commands for answer in answers] == [("one",), ("two",), ("three",)]
+    assert (answers[2].asked, answers[2].answered, answers[2].tokens) == (5.0, 6.0, (7, 0))
 
 
-def test_turns_of_a_run_that_was_ended() -> None:
+def test_turns_of_a_stopped_run() -> None:
     def end(call: str, **message: object) -> dict[str, object]:
         return {"event": "end", "id": call, "kind": "answered", "time": 2.0, "message": message}
 
@@ -102,7 +102,7 @@ def test_turns_of_a_run_that_was_ended() -> None:
         end("b", content="a summary"),
         {"event": "start", "id": "c", "agent": "agent1", "time": 3.0},
     ]
-    assert [one.commands for one in recording.of_calls(records, "agent1")] == [("ls",)]
+    assert [answer.commands for answer in recording.of_calls(records, "agent1")] == [("ls",)]
     assert recording.of_calls(records, "agent2") == []
 
 
@@ -116,5 +116,5 @@ def test_turns_of_a_run_that_was_ended() -> None:
         ("no-such-model", ("openai/no-such-model", False)),
     ],
 )
-def test_the_format_a_model_is_played_in(model: str, played: tuple[str, bool]) -> None:
+def test_wire_format_of_a_replayed_model(model: str, played: tuple[str, bool]) -> None:
     assert recording.played_as(model) == played

@@ -38,17 +38,17 @@ def test_the_list_has_every_command_of_upstreams_clients() -> None:
     assert {"rpush", "lpop", "blpop", "hset", "smembers"} <= sent
 
 
-def test_an_address_of_another_machine_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_an_address_of_another_machine_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     """As with a rootless engine, whose bridges are in another namespace."""
     with pytest.raises(StoreError, match=r"cannot listen on 192\.0\.2\.77.*rootless.*redis\.url"):
         RedisServer(tmp_path, tmp_path / "log", "192.0.2.77", "secret")
 
 
-def test_a_network_without_a_gateway_is_no_network_for_a_store(tmp_path: Path) -> None:
+def test_a_store_needs_a_network_with_a_gateway(tmp_path: Path) -> None:
     plan = synthetic.make_plan(tmp_path / "results", "flash")
-    wanted = Attempt(plan, plan.runs[0], tmp_path, Labels("r", "run", "t", "o"))
+    planned = Attempt(plan, plan.runs[0], tmp_path, Labels("r", "run", "t", "o"))
     with contextlib.ExitStack() as stack, pytest.raises(StoreError, match="has no gateway"):
-        attempt.start_store_on_network(containers.Network("own", None), wanted, tmp_path, stack)
+        attempt.start_store_on_network(containers.Network("own", None), planned, tmp_path, stack)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ SUBMITTED = (
         ),
     ],
 )
-def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) -> None:
+def test_outcome_of_a_run_with_a_lost_store(evidence: Evidence, verdict: Verdict) -> None:
     assert judge_run(evidence) == verdict
 
 
@@ -110,5 +110,5 @@ def test_what_a_lost_store_makes_of_a_run(evidence: Evidence, verdict: Verdict) 
         ("redis://172.18.0.1:5", ("172.18.0.1", 5)),
     ],
 )
-def test_where_containers_look_for_a_store(url: str, expected: tuple[str, int]) -> None:
+def test_address_of_a_store_inside_containers(url: str, expected: tuple[str, int]) -> None:
     assert services.parse_store_url(url) == expected

@@ -1,4 +1,4 @@
-"""Report of `make upgrade`: a new lock, and a demo with other results."""
+"""Report of `make upgrade`: a new lock, and a demo with different results."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def test_versions_of_a_lock() -> None:
     assert upgrade.parse_lock(LOCK) == {"cooperbench": "0.0.29", "litellm": "1.80.0"}
 
 
-def test_the_shipped_lock_has_all_that_is_watched() -> None:
+def test_the_lock_lists_every_watched_package() -> None:
     assert set(upgrade.WATCHED) <= set(upgrade.parse_lock(upgrade.LOCK.read_text("utf-8")))
 
 
-def test_cooperbench_is_pinned_anew() -> None:
+def test_cooperbench_is_pinned_to_the_new_version() -> None:
     text = upgrade.PROJECT.read_text("utf-8")
     changed = upgrade.pin_version(text, "0.0.30")
     assert '"cooperbench==0.0.30",' in changed
@@ -38,31 +38,32 @@ def run(**changes: str) -> dict[tuple[str, ...], dict[str, str]]:
     return {("m-solo", "r", "1", "1,2"): {**row, "duration_s": "5", **changes}}
 
 
-def test_a_run_that_ended_otherwise_is_told() -> None:
-    found = upgrade.compare_runs(run(), run(outcome="fail", reason="tests_failed"))
-    assert found == ["m-solo r 1 1,2: outcome pass -> fail, reason  -> tests_failed"]
+def test_a_different_outcome_is_reported() -> None:
+    differences = upgrade.compare_runs(run(), run(outcome="fail", reason="tests_failed"))
+    assert differences == ["m-solo r 1 1,2: outcome pass -> fail, reason  -> tests_failed"]
 
 
-def test_times_may_differ_and_nothing_else() -> None:
+def test_only_times_may_differ() -> None:
     assert upgrade.compare_runs(run(), run(duration_s="9")) == []
     assert upgrade.compare_runs(run(), run(input_tokens="101"))
 
 
-def test_what_depends_on_when_a_message_arrives_may_differ_where_agents_talk() -> None:
-    told = run(messages_sent="2")
+def test_tokens_may_differ_where_agents_send_messages() -> None:
+    talking = run(messages_sent="2")
     assert (
-        upgrade.compare_runs(told, run(messages_sent="2", input_tokens="101", cost_usd="0.2")) == []
+        upgrade.compare_runs(talking, run(messages_sent="2", input_tokens="101", cost_usd="0.2"))
+        == []
     )
-    assert upgrade.compare_runs(told, run(messages_sent="2", steps="9"))
-    assert upgrade.compare_runs(told, run(input_tokens="101"))
+    assert upgrade.compare_runs(talking, run(messages_sent="2", steps="9"))
+    assert upgrade.compare_runs(talking, run(input_tokens="101"))
 
 
-def test_a_run_that_is_missing_is_told() -> None:
+def test_a_missing_run_is_reported() -> None:
     (line,) = upgrade.compare_runs(run(), {})
     assert "outcome pass -> (none)" in line
 
 
-def test_the_report_says_what_changed_in_cooperbench() -> None:
+def test_the_report_lists_changes_of_cooperbench() -> None:
     text = upgrade.summarize(
         {"cooperbench": "0.0.22"}, {"cooperbench": "0.0.23"}, ["cooperbench"], [], []
     )

@@ -1,4 +1,4 @@
-"""What is noted of a container before it is removed: out-of-memory kills, refused commands."""
+"""Records made before a container is removed: out-of-memory kills, refused commands."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_kernels_count_is_read_before_a_container_is_removed(
     assert containers.count_events(events, [], until=0).oom == 1
 
 
-def test_an_engine_that_starts_no_command_is_noted(tmp_path: Path) -> None:
+def test_an_engine_that_starts_no_command_is_recorded(tmp_path: Path) -> None:
     _docker(tmp_path, BROKEN)
     (event,) = _stop(tmp_path, "stop")
     assert containers.count_events([event], [], until=0).refused == 1
@@ -92,9 +92,7 @@ def test_a_second_stop_of_a_container_does_nothing(tmp_path: Path) -> None:
         'OCI runtime exec failed: exec: "/proc/cooperflow-probe": no such file or directory',
     ],
 )
-def test_what_an_agent_did_to_its_container_is_not_the_engines_fault(
-    words: str, tmp_path: Path
-) -> None:
+def test_damage_by_an_agent_is_not_blamed_on_the_engine(words: str, tmp_path: Path) -> None:
     assert not containers.is_refusal(words)
     _docker(tmp_path, words)
     assert containers.count_events(_stop(tmp_path, "stop"), [], until=0).refused == 0
@@ -111,13 +109,13 @@ def test_an_engine_whose_exec_fails_is_unavailable() -> None:
     assert judgement.judge_run(other).reason == judgement.AGENT_ERROR
 
 
-def test_running_containers_are_those_that_did_not_end() -> None:
+def test_running_containers_have_not_ended() -> None:
     events = [{"status": "start", "id": i} for i in "abc"]
     events += [{"status": "die", "id": "a"}, {"Action": "destroy", "Actor": {"ID": "b"}}]
     assert containers.running(events) == ["c"]
 
 
-def test_what_events_say_of_containers() -> None:
+def test_engine_events_of_containers() -> None:
     def event(status: str, name: str, seconds: float) -> dict[str, object]:
         return {"status": status, "id": name, "timeNano": int(seconds * 1e9)}
 
@@ -242,7 +240,7 @@ def test_a_run_and_the_preflight_accept_the_same_image(
         verification.ensure_verified(demo, image)
 
 
-def test_a_loaded_image_is_held_to_its_pin_by_content(demo: Plan) -> None:
+def test_a_loaded_image_is_compared_with_its_pin_by_content(demo: Plan) -> None:
     pinned = registry.Pin("a", "sha256:1", 5, containers.image_hash(CLASSIC))
     loaded = {**CONTAINERD, "RepoDigests": ["a@sha256:703c", "a@sha256:9"]}
     verification._check_pin(demo, pinned, loaded, containers.registry_digests(loaded))

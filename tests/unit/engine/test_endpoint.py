@@ -93,8 +93,8 @@ def test_a_missing_context_and_ssh_are_named(
 
 
 def test_only_an_engine_on_this_machine_is_local() -> None:
-    here = platform.uname()
-    info = {"Name": here.node, "KernelVersion": here.release}
+    machine = platform.uname()
+    info = {"Name": machine.node, "KernelVersion": machine.release}
     socket = endpoint.Endpoint("unix:///var/run/docker.sock", "the default socket")
     assert endpoint.is_this_machine(socket, info, contained=False)
     assert not endpoint.is_this_machine(socket, {**info, "Name": "other"}, contained=False)
@@ -123,7 +123,9 @@ def _fake_docker(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-def test_every_session_asks_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_session_queries_the_docker_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client: Any = _Client()
     old = "Error response from daemon: client version 1.41 is too old"
     _fake_docker(tmp_path, f'echo "{old}" >&2; exit 1', monkeypatch)
@@ -150,7 +152,7 @@ def test_a_missing_credentials_helper_is_explained() -> None:
         raise docker.credentials.errors.InitializationError("docker-credential-x not installed")
 
 
-def test_a_build_without_its_credentials_helper_ends_in_plain_words(
+def test_a_build_without_its_credentials_helper_ends_with_a_clear_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helper = docker.credentials.errors.InitializationError("docker-credential-x not installed")
@@ -192,13 +194,13 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return plan.make(config.parse(raw))
 
 
-def test_only_configured_limits_are_demanded() -> None:
+def test_only_configured_limits_are_required() -> None:
     assert endpoint.missing_limits(Containers(memory="16g", cpus=None), ROOTLESS) == ["memory"]
     assert endpoint.missing_limits(Containers(memory=None, cpus=2), ROOTLESS) == ["cpus"]
     assert endpoint.missing_limits(Containers(memory=None), ROOTLESS) == []
 
 
-def test_a_rootless_engine_names_what_to_delegate(demo: Plan) -> None:
+def test_a_rootless_engine_names_the_controllers_to_delegate(demo: Plan) -> None:
     client: Any = None
     line = checks.try_limits(demo, client, ROOTLESS)
     assert line.state == checks.BAD
@@ -207,7 +209,7 @@ def test_a_rootless_engine_names_what_to_delegate(demo: Plan) -> None:
     assert "kernel parameters" in endpoint.limits_text(["memory"], {})
 
 
-def test_the_store_of_images_is_found_or_unknown() -> None:
+def test_image_storage_is_located_or_unknown() -> None:
     managed = {"Containerd": {"Address": "/var/run/docker/containerd/containerd.sock"}}
     system = {"Containerd": {"Address": "/run/containerd/containerd.sock"}}
     assert endpoint.image_store({"DockerRootDir": "/a"}) == Path("/a")
@@ -237,15 +239,15 @@ class _Engine:
         return lambda **_: {} if name == "volumes" else []
 
 
-def test_the_room_of_another_machine_cannot_be_seen(
+def test_disk_space_of_another_machine_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///var/run/docker.sock")
     monkeypatch.setattr(endpoint, "CONTAINER_MARK", tmp_path / "none")
-    here = {"Name": platform.node(), "KernelVersion": platform.release()}
-    local: Any = _Engine({"DockerRootDir": str(tmp_path), **here})
+    machine = {"Name": platform.node(), "KernelVersion": platform.release()}
+    local: Any = _Engine({"DockerRootDir": str(tmp_path), **machine})
     assert containers.storage(local)[1]
-    forwarded: Any = _Engine({"DockerRootDir": str(tmp_path), **here, "Name": "elsewhere"})
+    forwarded: Any = _Engine({"DockerRootDir": str(tmp_path), **machine, "Name": "elsewhere"})
     assert containers.storage(forwarded) == (tmp_path, None)
     assert not containers.is_local(forwarded)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
@@ -265,7 +267,7 @@ def test_a_setting_that_calls_back_needs_a_local_engine(
     assert "replay-team" in problem.text
 
 
-def test_lost_output_is_no_answer(demo: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_output_is_not_an_answer(demo: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(containers, "remove", lambda *_: 0)
     good = b"repo=ok 1\nrunner=ok \nbash=ok /bin/bash\n"
     lossy: Any = _Engine({}, (b"", b"repo=ok 1\n", good))

@@ -34,7 +34,7 @@ def test_modal_is_a_backend() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "words"),
     [
         ({"backend": "gcp"}, "backend: 'gcp' cannot work"),
         ({"containers": {"memory": "4g"}}, "containers: limits and networks are Docker's"),
@@ -55,8 +55,8 @@ def test_modal_is_a_backend() -> None:
         ),
     ],
 )
-def test_what_cannot_work_is_told_before_anything_starts(keys: dict[str, Any], told: str) -> None:
-    assert told in refused(**keys)
+def test_impossible_configs_are_refused(keys: dict[str, Any], words: str) -> None:
+    assert words in refused(**keys)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_what_cannot_work_is_told_before_anything_starts(keys: dict[str, Any], t
         },
     ],
 )
-def test_what_can_work_is_not_refused(keys: dict[str, Any]) -> None:
+def test_possible_configs_are_accepted(keys: dict[str, Any]) -> None:
     config.parse({**BASE, **keys})
 
 
-def test_the_real_client_says_that_it_has_no_credentials(
+def test_the_modal_client_reports_missing_credentials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):

@@ -15,8 +15,9 @@ import pytest
 from commands import schema
 from cooperflow import layout
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, pairs, plan
+from cooperflow.experiment import config, pairs
 from cooperflow.experiment import config_schema as config_keys
+from cooperflow.experiment import plan as planning
 from cooperflow.upstream import published
 
 BASE: dict[str, Any] = {
@@ -31,11 +32,11 @@ BASE: dict[str, Any] = {
 
 def with_(path: str, value: Any) -> dict[str, Any]:
     raw = copy.deepcopy(BASE)
-    place = raw
+    table = raw
     *parents, key = path.split("/")
     for parent in parents:
-        place = place.setdefault(parent, {})
-    place[key] = value
+        table = table.setdefault(parent, {})
+    table[key] = value
     return raw
 
 
@@ -113,32 +114,32 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         (with_("containers", {"memory": "0g"}), ["containers.memory", "'0g'"]),
     ],
 )
-def test_mistakes(raw: dict[str, Any], words: list[str]) -> None:
-    with pytest.raises(UserError) as told:
-        plan.make(config.parse(raw, "config.yaml"))
-    text = str(told.value)
+def test_errors_name_the_key_and_the_remedy(raw: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        planning.make(config.parse(raw, "config.yaml"))
+    text = str(caught.value)
     assert all(word in text for word in words), text
     assert len(text.splitlines()) <= 2
 
 
-def test_a_key_in_place_of_its_variables_name_is_not_told_on() -> None:
-    with pytest.raises(UserError) as told:
+def test_an_api_key_given_as_the_variables_name_is_not_printed() -> None:
+    with pytest.raises(UserError) as caught:
         config.parse(with_("models/command-a/api_key", "sk-0123 4567"))
-    assert "sk-0123" not in str(told.value)
+    assert "sk-0123" not in str(caught.value)
 
 
 def test_the_shipped_config() -> None:
-    made = plan.make(config.load([]))
-    assert (len(made.pairs), len(made.images), len(made.runs)) == (100, 26, 300)
-    assert [e.run_name for e in made.experiments] == [
+    plan = planning.make(config.load([]))
+    assert (len(plan.pairs), len(plan.images), len(plan.runs)) == (100, 26, 300)
+    assert [e.run_name for e in plan.experiments] == [
         "command-a-solo",
         "command-a-coop-comm",
         "command-a-coop-nocomm",
     ]
-    model = made.config.models["command-a"]
+    model = plan.config.models["command-a"]
     assert model is not None
     assert model.api_base == "https://stg.api.cohere.com/v2/chat"
-    assert (made.config.limits.run_seconds, made.config.limits.eval_seconds) == (600, 1800)
+    assert (plan.config.limits.run_seconds, plan.config.limits.eval_seconds) == (600, 1800)
 
 
 def test_the_shipped_schema_is_that_of_the_config() -> None:
@@ -155,12 +156,12 @@ def test_every_key_is_in_the_reference() -> None:
             assert f"`{key}" in text, key
 
 
-def test_none_takes_an_entry_out() -> None:
-    made = plan.make(config.parse(with_("settings/solo", None)))
-    assert {e.setting.name for e in made.experiments} == {"coop-comm", "coop-nocomm"}
+def test_none_removes_an_entry() -> None:
+    plan = planning.make(config.parse(with_("settings/solo", None)))
+    assert {e.setting.name for e in plan.experiments} == {"coop-comm", "coop-nocomm"}
 
 
-def test_yaml_takes_off_for_false() -> None:
+def test_yaml_reads_off_as_false() -> None:
     assert config.parse(with_("launcher", False)).launcher == "off"
 
 
@@ -194,14 +195,14 @@ def table(tmp_path: Path) -> Callable[[list[tuple[str, Any, Any, Any]]], str]:
         (("dspy_task", 8394, 0, 2), "feature numbers at 1"),
     ],
 )
-def test_pairs_that_cannot_be(
+def test_invalid_pairs(
     table: Callable[..., str], row: tuple[str, Any, Any, Any], words: str
 ) -> None:
     with pytest.raises(UserError, match=words.replace("?", r"\?")):
-        plan.make(config.parse(with_("dataset/subset", table([row]))))
+        planning.make(config.parse(with_("dataset/subset", table([row]))))
 
 
-def test_double_and_no_pairs(table: Callable[..., str]) -> None:
+def test_duplicate_and_missing_pairs(table: Callable[..., str]) -> None:
     twice = table([("dspy_task", 8394, 1, 2), ("dspy_task", 8394, 2, 1)])
     with pytest.raises(UserError, match="is listed twice"):
         pairs.load(twice, Path("nowhere"))
@@ -232,12 +233,12 @@ def test_features_keep_the_subsets_order_and_folders_do_not() -> None:
     assert pair.features == (5, 3)
 
 
-def test_two_experiments_of_one_name() -> None:
+def test_experiments_with_the_same_name() -> None:
     raw = with_("models/command-a-solo", {"model": "x"})
     raw["models"]["command-a"] = {"model": "x"}
     raw["settings"]["solo-solo"] = ["--setting", "solo"]
     with pytest.raises(UserError, match="two experiments would both be called"):
-        plan.make(config.parse(raw))
+        planning.make(config.parse(raw))
 
 
 def test_image_names_are_upstreams() -> None:
@@ -249,14 +250,14 @@ def test_image_names_are_upstreams() -> None:
 
 def test_the_demo_of_two_agents_is_a_config() -> None:
     folder = layout.REPOSITORY / "config"
-    made = plan.make(config.load([folder / "demo-agents.yaml"]))
-    agents = {one.model_name: one.agent.name for one in made.experiments}
+    plan = planning.make(config.load([folder / "demo-agents.yaml"]))
+    agents = {experiment.model_name: experiment.agent.name for experiment in plan.experiments}
     assert agents == {"mini": "mini_swe_agent_v2", "openhands": "openhands_docker"}
-    assert len(made.runs) == 6
+    assert len(plan.runs) == 6
 
 
-def test_the_demos_further_settings_are_a_config() -> None:
+def test_the_demos_additional_settings_are_a_config() -> None:
     folder = layout.REPOSITORY / "config"
-    made = plan.make(config.load([folder / "demo.yaml", folder / "demo-settings.yaml"]))
-    assert {"team", "team-git", "coop-git"} < {one.name for one in made.settings}
-    assert len(made.pairs) == 1
+    plan = planning.make(config.load([folder / "demo.yaml", folder / "demo-settings.yaml"]))
+    assert {"team", "team-git", "coop-git"} < {setting.name for setting in plan.settings}
+    assert len(plan.pairs) == 1

@@ -1,4 +1,4 @@
-"""The data set: missing files, other contents, and the revision that is fetched."""
+"""The data set: missing files, changed contents, and the revision that is fetched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cooperflow.experiment import dataset as module
 A, B = "demo_inventory_task", "demo_textkit_task"
 
 
-def test_what_lacks_is_named(make_plan: Any, dataset: Path) -> None:
+def test_missing_files_are_named(make_plan: Any, dataset: Path) -> None:
     plan = make_plan()
     assert module.fetch_and_check(plan)["source"] == "present"
     (dataset / A / "task1" / "runner.sh").unlink()
@@ -27,7 +27,7 @@ def test_what_lacks_is_named(make_plan: Any, dataset: Path) -> None:
         module.fetch_and_check(plan)
 
 
-def test_other_contents_are_told(
+def test_changed_contents_are_reported(
     make_plan: Any, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = make_plan()
@@ -40,7 +40,7 @@ def test_other_contents_are_told(
 
 
 def _answer_with(monkeypatch: pytest.MonkeyPatch, answers: dict[str | None, Any]) -> list[Any]:
-    """Replace the hub's answer to which commit a revision is; return the questions."""
+    """Replace the hub's lookup of a revision's commit; return the revisions requested."""
     questions: list[Any] = []
 
     def resolve(repository: str, revision: str | None, timeout: float | None = None) -> Any:
@@ -63,49 +63,50 @@ def _not_found(kind: str) -> Exception:
 def test_the_shipped_revision_is_fetched_by_default(
     make_plan: Any, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A revision that the hub does not know is one message with the ways out."""
-    known = module.read_known()
+    """One message with the remedies if the hub does not have the revision."""
+    pinned = module.read_known()
     plan = make_plan(dataset={"lock": str(tmp_path / "lock.json")})
     dataset.rename(tmp_path / "elsewhere")
-    questions = _answer_with(monkeypatch, {known.revision: _not_found("RevisionNotFoundError")})
-    with pytest.raises(UserError) as told:
+    questions = _answer_with(monkeypatch, {pinned.revision: _not_found("RevisionNotFoundError")})
+    with pytest.raises(UserError) as caught:
         module.fetch_and_check(plan)
-    assert questions == [(known.repository, known.revision)]
+    assert questions == [(pinned.repository, pinned.revision)]
     for words in (
-        f"config/dataset.known.json: the hub's {known.repository} has no revision {known.revision}",
+        f"config/dataset.known.json: the hub's {pinned.repository} has no revision "
+        f"{pinned.revision}",
         "`dataset: {revision: main}`",
         "dataset.dir",
     ):
-        assert words in str(told.value)
-    _answer_with(monkeypatch, {known.revision: _not_found("RepositoryNotFoundError")})
+        assert words in str(caught.value)
+    _answer_with(monkeypatch, {pinned.revision: _not_found("RepositoryNotFoundError")})
     with pytest.raises(UserError, match=r"has no data set CooperBench/.*HF_TOKEN.*dataset\.dir"):
         module.fetch_and_check(plan)
 
 
 def test_config_lock_and_shipped_revision_take_precedence_in_this_order() -> None:
-    known, lock = module.read_known(), module.Lock("x/y", "a" * 40)
+    pinned, saved = module.read_known(), module.Lock("x/y", "a" * 40)
     assert config_schema.Dataset().revision == config_schema.PINNED
-    for asked, given, repository, revision in (
-        ("b" * 40, lock, known.repository, "b" * 40),
-        ("main", lock, known.repository, "main"),
-        ("a" * 40, lock, "x/y", "a" * 40),
-        (config_schema.PINNED, lock, "x/y", "a" * 40),
-        (None, lock, "x/y", "a" * 40),
-        (config_schema.PINNED, None, known.repository, known.revision),
-        (None, None, known.repository, None),
+    for configured, lock, repository, revision in (
+        ("b" * 40, saved, pinned.repository, "b" * 40),
+        ("main", saved, pinned.repository, "main"),
+        ("a" * 40, saved, "x/y", "a" * 40),
+        (config_schema.PINNED, saved, "x/y", "a" * 40),
+        (None, saved, "x/y", "a" * 40),
+        (config_schema.PINNED, None, pinned.repository, pinned.revision),
+        (None, None, pinned.repository, None),
     ):
-        wanted = module.choose_revision(asked, given, "lock.json")
-        assert (wanted.repository, wanted.revision) == (repository, revision), asked
+        choice = module.choose_revision(configured, lock, "lock.json")
+        assert (choice.repository, choice.revision) == (repository, revision), configured
 
 
 def test_the_shipped_hashes_are_of_every_published_task() -> None:
-    known = module.read_known()
+    pinned = module.read_known()
     names = {f"{repo}/{task}" for repo, task in pairs.known_features()}
-    assert set(known.tasks) == names
-    assert all(len(value) == 64 for value in known.tasks.values())
-    assert len(known.revision) == 40
+    assert set(pinned.tasks) == names
+    assert all(len(value) == 64 for value in pinned.tasks.values())
+    assert len(pinned.revision) == 40
     description = config_schema.Dataset.model_fields["revision"].description
-    assert known.revision in str(description)
+    assert pinned.revision in str(description)
 
 
 def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
@@ -117,17 +118,17 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
 ) -> None:
     plan = make_plan(dataset={"lock": str(tmp_path / "lock.json")})
     hashes = module.task_hashes(dataset, plan.pairs)
-    known = module.Known("x/y", "c" * 40, hashes, "a copy")
-    monkeypatch.setattr(module, "read_known", lambda: known)
-    told = module.fetch_and_check(plan)
-    assert told["checked"] == {"copy": "a copy", "compared": len(hashes), "differs": []}
+    pinned = module.Known("x/y", "c" * 40, hashes, "a copy")
+    monkeypatch.setattr(module, "read_known", lambda: pinned)
+    document = module.fetch_and_check(plan)
+    assert document["checked"] == {"copy": "a copy", "compared": len(hashes), "differs": []}
     assert "compared with the copy that was checked (a copy): no difference" in (
         capsys.readouterr().out
     )
     patch = dataset / A / "task1" / "feature1" / "tests.patch"
     patch.write_text(patch.read_text() + "\n")
-    told = module.fetch_and_check(plan)
-    assert told["checked"]["differs"] == [f"{A}/1"]
+    document = module.fetch_and_check(plan)
+    assert document["checked"]["differs"] == [f"{A}/1"]
     printed = capsys.readouterr().out
     assert f"1 of {len(hashes)} tasks differ from the copy that was checked (a copy):" in printed
     assert f"  {A}/1: its contents have another hash" in printed
@@ -141,11 +142,11 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
     assert f"the hub has a newer revision, {'e' * 40}; {'d' * 40} stays in use" in printed
 
 
-def test_own_tasks_are_compared_with_no_copy(
+def test_custom_tasks_are_not_compared_with_a_copy(
     make_plan: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = module.fetch_and_check(make_plan())
-    assert told["checked"]["compared"] == 0
+    document = module.fetch_and_check(make_plan())
+    assert document["checked"]["compared"] == 0
     assert capsys.readouterr().out == ""
 
 

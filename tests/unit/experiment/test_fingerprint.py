@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cooperflow.experiment import config, fingerprint, plan
+from cooperflow.experiment import config, fingerprint
+from cooperflow.experiment import plan as planning
 
 
 def test_returning_the_plan_is_in_the_fingerprint() -> None:
@@ -14,13 +15,13 @@ def test_returning_the_plan_is_in_the_fingerprint() -> None:
         "models": {"a": {"model": "command-a-03-2025"}},
         "settings": {"solo": ["--setting", "solo"]},
     }
-    asked = []
+    requests = []
     for value in (False, True):
         raw["models"]["a"]["return_tool_plan"] = value
-        made = plan.make(config.parse(raw))
-        asked.append(fingerprint.requested(made.experiments[0], made))
-    assert "return_tool_plan" not in asked[0]
-    documents = [{"asked": one, "resolved": {}} for one in asked]
+        plan = planning.make(config.parse(raw))
+        requests.append(fingerprint.requested(plan.experiments[0], plan))
+    assert "return_tool_plan" not in requests[0]
+    documents = [{"asked": request, "resolved": {}} for request in requests]
     assert fingerprint.fingerprint(documents[0]) != fingerprint.fingerprint(documents[1])
     for before, now in (documents, documents[::-1]):
         assert any("return_tool_plan" in text for text in fingerprint.differences(before, now))

@@ -24,7 +24,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(
-    ("asked", "kept"),
+    ("filters", "positions"),
     [
         ({}, [0, 1, 2, 3, 4]),
         ({"repos": [B]}, [3, 4]),
@@ -36,8 +36,8 @@ PAIRS = [
         ({"repos": [B], "first": 1}, [3]),
     ],
 )
-def test_filters(asked: dict[str, Any], kept: list[int]) -> None:
-    assert pairs.choose(PAIRS, config_schema.Dataset(**asked)) == [PAIRS[i] for i in kept]
+def test_filters(filters: dict[str, Any], positions: list[int]) -> None:
+    assert pairs.choose(PAIRS, config_schema.Dataset(**filters)) == [PAIRS[i] for i in positions]
 
 
 def test_a_sample_is_the_same_everywhere_and_grows() -> None:
@@ -50,7 +50,7 @@ def test_a_sample_is_the_same_everywhere_and_grows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("filters", "words"),
     [
         ({"repos": ["demo_textkti_task"]}, r"dataset.repos: .* Did you mean demo_textkit_task"),
         ({"tasks": [3]}, "dataset.tasks: lite has no '3'"),
@@ -61,23 +61,23 @@ def test_a_sample_is_the_same_everywhere_and_grows() -> None:
         ({"repos": [B], "tasks": [1]}, "no pair of lite is left"),
     ],
 )
-def test_filters_that_cannot_be(asked: dict[str, Any], words: str) -> None:
+def test_invalid_filters(filters: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        pairs.choose(PAIRS, config_schema.Dataset(**asked))
+        pairs.choose(PAIRS, config_schema.Dataset(**filters))
 
 
-def test_two_choosers_are_one_too_many(make_plan: Any) -> None:
+def test_first_and_sample_exclude_each_other(make_plan: Any) -> None:
     with pytest.raises(UserError, match=r"dataset: first and sample exclude each other"):
         make_plan(dataset={"first": 1, "sample": {"n": 1}})
 
 
-def test_the_plan_says_what_was_chosen(make_plan: Any) -> None:
+def test_the_plan_states_the_choice(make_plan: Any) -> None:
     plan = make_plan(dataset={"repos": [B], "first": 1})
     assert len(plan.runs) == 2
     assert plan.choice == f"1 of the 4 pairs of demo (repos: {B}; the first 1)"
 
 
-def test_the_choice_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+def test_the_choice_has_no_path_of_the_machine(tmp_path: Path) -> None:
     chosen = config_schema.Dataset(subset=str(tmp_path / "mine.json"))
     assert pairs.describe_choice(chosen, 3, 3) == "3 pairs of mine.json"
     chosen = config_schema.Dataset(subset="subsets/mine.json", first=2)
