@@ -19,6 +19,7 @@ from experiment_client import (
     containers_of,
     docker_answers,
 )
+from filelock import FileLock
 from process_groups import MARKER, kill_marked, new_mark, run_group
 from replay_client import DATASET, Server
 from replay_client import server as serving
@@ -35,13 +36,13 @@ PlanMaker = Callable[..., Plan]
 LONGEST = (
     "faults/test_faults",
     "/test_openhands",
-    "test_both_sides_come_to_the_same",
+    "/test_workflow",
+    "/test_record",
     "test_runs_of_plain_cooperbench",
     "test_further_models_beside_a_first",
-    "/test_workflow",
-    "/test_rolling",
     "/test_settings",
-    "/test_record",
+    "/test_rolling",
+    "test_both_sides_come_to_the_same",
     "/test_images",
 )
 
@@ -100,12 +101,21 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_images(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Build the images of the demo's tasks, once for each worker."""
-    results = tmp_path_factory.mktemp("images") / "results"
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of this run of pytest that all workers see."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+
+
+@pytest.fixture(scope="session")
+def demo_images(clone: Path, shared: Path) -> None:
+    """Build the images of the demo's tasks, once for all workers."""
+    results = shared / "images"
     command = [".venv/bin/snakemake", "images", "--configfile", "config/demo.yaml"]
-    done = run_group([*command, "--config", f"results={results}"], 400, clone)
-    assert done.returncode == 0, done.stdout
+    with FileLock(f"{results}.lock"):
+        if not (results / "images" / "verified.json").exists():
+            done = run_group([*command, "--config", f"results={results}"], 400, clone)
+            assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture

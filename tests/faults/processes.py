@@ -207,7 +207,8 @@ def few_kills(campaign: Campaign) -> None:
     The subset of `make test`; a separate session for each signal, then a session that ends.
     """
     control = campaign.control([lab.PAIR], ["solo"])
-    with lab.laboratory(settings=list(lab.COMMON), delay="0.5") as here:
+    kept = {"settings": list(lab.COMMON), "evaluation": {"own_features": False}}
+    with lab.laboratory(**kept, delay="0.5") as here:
         others = invariants.Bystanders.begin(here, campaign.image)
         lines = [
             _stop(campaign, here, others, "SIGKILL to Snakemake", os.kill, KILL),

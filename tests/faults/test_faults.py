@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -20,9 +20,8 @@ QUICK = [
 
 
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    folder = tmp_path_factory.getbasetemp()
-    kept = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "control.json"
+def campaign(shared: Path) -> Campaign:
+    kept = shared / "control.json"
     made = Campaign(seed=7, random=Random(7), kept=kept)
     with FileLock(f"{kept}.lock"):  # one undisturbed run for all cases and workers
         made.control(ALL_PAIRS, ["solo"])

@@ -76,6 +76,7 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path, demo_images
     ours = [row for row in one.rows() if row["model"] == "tested"]
     theirs = [row for row in one.rows() if row["model"] == "theirs"]
     assert [_end(row) for row in theirs] == ["pass ", "pass ", "infra_error agent_error"]
+    assert [_end(row) for row in ours] == ["pass "] * 3
     assert {row["adopted"] for row in theirs} == {"True"}
     assert {row["adopted"] for row in ours} == {"False"}
     assert {row["cost_complete"] for row in theirs} == {"False"}

@@ -244,7 +244,7 @@ class Experiment:
             return bool(what()) or session.poll() is not None
 
         try:
-            wait_for(settled, seconds)
+            wait_for(settled, seconds, every=0.2)  # the call logs are read each time
         except TimeoutError:
             os.killpg(session.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
