@@ -9,12 +9,14 @@ from cooperflow.images import disk_space, registry
 
 
 def test_shared_layers_count_once() -> None:
-    one = registry.Manifest("sha256:1", (("a", 100), ("b", 10)))
-    two = registry.Manifest("sha256:2", (("a", 100), ("c", 20)))
-    known = {"x": one, "y": two}
-    assert disk_space.compute_need(["x", "y"], known, {}).packed == 130
-    assert disk_space.compute_need(["y"], known, {}, present=["x"]).packed == 20
-    assert disk_space.compute_need(["x", "z", "w"], known, {"z": 7}) == disk_space.Need(3, 117, 1)
+    first = registry.Manifest("sha256:1", (("a", 100), ("b", 10)))
+    second = registry.Manifest("sha256:2", (("a", 100), ("c", 20)))
+    manifests = {"x": first, "y": second}
+    assert disk_space.compute_need(["x", "y"], manifests, {}).packed == 130
+    assert disk_space.compute_need(["y"], manifests, {}, present=["x"]).packed == 20
+    assert disk_space.compute_need(["x", "z", "w"], manifests, {"z": 7}) == disk_space.Need(
+        3, 117, 1
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The budget, the notify command and draining: what stops new runs, and what never happens."""
+"""Budget, notify command, circuit breaker and draining: everything that stops new runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from listener import listener, said
 
 from cooperflow import atomic_io, layout, locks, processes, session_state
 from cooperflow.engine import containers
-from cooperflow.experiment import config, config_schema, fingerprint, plan
+from cooperflow.experiment import config, config_schema, fingerprint
+from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import admission, notification, run_job
 from cooperflow.outcomes import judgement, usage
@@ -24,19 +25,19 @@ from cooperflow.outcomes.judgement import CallsEnd, Evidence
 from cooperflow.tables import stats
 
 
-def limited(tmp_path: Path, usd: float | None = 1.0, **keys: Any) -> Plan:
-    made = synthetic.make_plan(tmp_path / "results", "flash")
-    raw = made.config.model_dump()
+def make_limited_plan(tmp_path: Path, usd: float | None = 1.0, **keys: Any) -> Plan:
+    plan = synthetic.make_plan(tmp_path / "results", "flash")
+    raw = plan.config.model_dump()
     raw["limits"]["budget_usd"] = usd
-    return plan.make(config.parse({**raw, **keys}))
+    return planning.make(config.parse({**raw, **keys}))
 
 
-def attempt(made: Plan, run: Run, number: int, state: str, *calls: dict[str, Any]) -> None:
-    place = run.folder(made.results).attempt(number)
-    place.mkdir(parents=True)
+def write_attempt(plan: Plan, run: Run, number: int, state: str, *calls: dict[str, Any]) -> None:
+    folder = run.folder(plan.results).attempt(number)
+    folder.mkdir(parents=True)
     me = str(processes.this_process())
-    atomic_io.write_json(place / "attempt.json", {"state": state, "process": me})
-    (place / "calls.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls))
+    atomic_io.write_json(folder / "attempt.json", {"state": state, "process": me})
+    (folder / "calls.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls))
 
 
 def answered(number: int, cost: float) -> dict[str, Any]:
@@ -48,16 +49,16 @@ def in_flight(number: int, bound: float) -> dict[str, Any]:
     return {"event": "start", "id": str(number), "thread": "1", "time": 1.0, "cost_bound": bound}
 
 
-def test_all_money_counts(tmp_path: Path) -> None:
+def test_the_position_includes_every_cost(tmp_path: Path) -> None:
     """Finished, running and retried attempts, calls in flight, and what runs will still cost."""
-    made = limited(tmp_path, 1.0)
-    runs = made.runs
-    synthetic.write_run(made, runs[0], "pass", synthetic.BEGAN, synthetic.Words())  # 0.03
-    attempt(made, runs[1], 1, "ended", answered(1, 0.2))
-    attempt(made, runs[1], 2, "running", answered(2, 0.01), in_flight(3, 0.05))
-    attempt(made, runs[2], 1, "interrupted", in_flight(4, 0.07))
-    admission.save_assumptions(made, {runs[1].experiment.run_name: 0.5})
-    now = admission.read_position(made)
+    plan = make_limited_plan(tmp_path, 1.0)
+    runs = plan.runs
+    synthetic.write_run(plan, runs[0], "pass", synthetic.BEGAN, synthetic.Words())  # 0.03
+    write_attempt(plan, runs[1], 1, "ended", answered(1, 0.2))
+    write_attempt(plan, runs[1], 2, "running", answered(2, 0.01), in_flight(3, 0.05))
+    write_attempt(plan, runs[2], 1, "interrupted", in_flight(4, 0.07))
+    admission.save_assumptions(plan, {runs[1].experiment.run_name: 0.5})
+    now = admission.read_position(plan)
     assert now is not None
     # A finished run's bound counts too: 0.06 of it.
     assert now.known == pytest.approx(0.03 + 0.2 + 0.01)
@@ -71,78 +72,78 @@ def test_all_money_counts(tmp_path: Path) -> None:
 
 
 def test_replayed_and_adopted_runs_cost_nothing(tmp_path: Path) -> None:
-    made = limited(tmp_path)
-    for run, label in zip(made.runs, ("replay", "adopted"), strict=False):
-        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
-        path = run.folder(made.results).result
+    plan = make_limited_plan(tmp_path)
+    for run, label in zip(plan.runs, ("replay", "adopted"), strict=False):
+        synthetic.write_run(plan, run, "pass", synthetic.BEGAN, synthetic.Words())
+        path = run.folder(plan.results).result
         document = json.loads(path.read_text())
         document["workflow"][label] = True
         path.write_text(json.dumps(document))
-    assert admission.read_spending(made.results) == admission.Spending()
+    assert admission.read_spending(plan.results) == admission.Spending()
 
 
 def test_without_a_budget_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = limited(tmp_path, None)
+    plan = make_limited_plan(tmp_path, None)
     monkeypatch.setattr(admission, "read_spending", lambda _: pytest.fail("read"))
-    with admission.budget_admission(made, made.runs[0]) as refusal:
+    with admission.budget_admission(plan, plan.runs[0]) as refusal:
         assert refusal == ""
 
 
-def test_two_runs_do_not_start_on_the_same_money(
+def test_two_runs_do_not_use_the_same_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second waits until the first is noted, then until it has finished, and starts then."""
+    """The second waits until the first is recorded, then until it has finished, and then starts."""
     monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
-    made = limited(tmp_path, 0.4)
-    first, second = made.runs[:2]
-    admission.save_assumptions(made, {first.experiment.run_name: 0.5})
-    said: list[str] = []
+    plan = make_limited_plan(tmp_path, 0.4)
+    first, second = plan.runs[:2]
+    admission.save_assumptions(plan, {first.experiment.run_name: 0.5})
+    refusals: list[str] = []
 
     def other() -> None:
-        with admission.budget_admission(made, second) as refusal:
-            said.append(refusal)
+        with admission.budget_admission(plan, second) as refusal:
+            refusals.append(refusal)
 
-    with admission.budget_admission(made, first) as refusal:
+    with admission.budget_admission(plan, first) as refusal:
         assert refusal == ""
         waiting = threading.Thread(target=other)
         waiting.start()
         time.sleep(0.3)
-        assert said == []
-        attempt(made, first, 1, "running")
+        assert refusals == []
+        write_attempt(plan, first, 1, "running")
     time.sleep(0.3)
-    assert said == []
-    # It was cheaper than expected: there is money left after all.
-    synthetic.write_run(made, first, "pass", synthetic.BEGAN, synthetic.Words())
+    assert refusals == []
+    # It was cheaper than expected: the budget is not used up.
+    synthetic.write_run(plan, first, "pass", synthetic.BEGAN, synthetic.Words())
     waiting.join(20)
-    assert said == [""]
+    assert refusals == [""]
 
 
-def test_the_budget_waits_for_evaluations_then_says_what_remains(
+def test_the_budget_waits_for_evaluations_then_reports_what_remains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(admission, "QUIET_SECONDS", 0.5)
-    made = limited(tmp_path, 0.01)
-    done = made.runs[0]
-    synthetic.write_run(made, done, "pass", synthetic.BEGAN, synthetic.Words())
-    evaluation = done.folder(made.results).eval
+    plan = make_limited_plan(tmp_path, 0.01)
+    done = plan.runs[0]
+    synthetic.write_run(plan, done, "pass", synthetic.BEGAN, synthetic.Words())
+    evaluation = done.folder(plan.results).eval
     document = evaluation.read_text()
     evaluation.unlink()
-    admission.save_assumptions(made, {one.run_name: 0.5 for one in made.experiments})
-    said: list[str] = []
+    admission.save_assumptions(plan, {experiment.run_name: 0.5 for experiment in plan.experiments})
+    refusals: list[str] = []
 
     def run() -> None:
-        with admission.budget_admission(made, made.runs[1]) as refusal:
-            said.append(refusal)
+        with admission.budget_admission(plan, plan.runs[1]) as refusal:
+            refusals.append(refusal)
 
-    with locks.claim(made.results.claims, f"eval {done.key}", 1):
+    with locks.claim(plan.results.claims, f"eval {done.key}", 1):
         waiting = threading.Thread(target=run)
         waiting.start()
         time.sleep(1.0)
-        assert said == []
+        assert refusals == []
         evaluation.write_text(document)
     waiting.join(20)
-    (message,) = said
+    (message,) = refusals
     assert "Budget reached" in message
     assert "149 runs remain" in message
     assert "limits.budget_usd" in message
@@ -154,37 +155,37 @@ def test_a_retry_of_a_halted_session_starts_nothing(
 ) -> None:
     """Every later try at any run ends at once, without an attempt."""
     monkeypatch.setattr(admission, "QUIET_SECONDS", 0.0)
-    made = limited(tmp_path, 0.001)
-    attempt(made, made.runs[0], 1, "ended", answered(1, 0.5))
+    plan = make_limited_plan(tmp_path, 0.001)
+    write_attempt(plan, plan.runs[0], 1, "ended", answered(1, 0.5))
     codes = [
-        run_job.RunJob(made, run, run_job.Try(number, number == 3)).perform()
-        for run in made.runs[:2]
+        run_job.RunJob(plan, run, run_job.Try(number, number == 3)).perform()
+        for run in plan.runs[:2]
         for number in (1, 2, 3)
     ]
     assert codes == [run_job.HALTED] * 6
-    assert [len(run.folder(made.results).attempt_numbers()) for run in made.runs[:2]] == [1, 0]
+    assert [len(run.folder(plan.results).attempt_numbers()) for run in plan.runs[:2]] == [1, 0]
 
 
 def test_models_without_a_price_are_named(tmp_path: Path) -> None:
-    made = limited(tmp_path)
-    names = [one.run_name for one in made.experiments]
-    assert admission.find_uncounted(made, {names[0]: 0.3, names[1]: None}) == [names[1]]
+    plan = make_limited_plan(tmp_path)
+    names = [experiment.run_name for experiment in plan.experiments]
+    assert admission.find_uncounted(plan, {names[0]: 0.3, names[1]: None}) == [names[1]]
 
 
 def test_budget_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(config.UserError, match=r"limits\.budget_usd"):
-        limited(tmp_path, 0.0)
+        make_limited_plan(tmp_path, 0.0)
 
 
 def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COHERE_API_KEY", "a-key")
     command, target = listener(tmp_path)
-    made = limited(tmp_path, notify=command)
-    synthetic.write_run(made, made.runs[0], "pass", synthetic.BEGAN, synthetic.Words())
-    assert notification.send(made, notification.HALTED, "auth")
-    assert not notification.send(made, notification.HALTED, "auth")
-    notification.session_ended(made, success=False)
+    plan = make_limited_plan(tmp_path, notify=command)
+    synthetic.write_run(plan, plan.runs[0], "pass", synthetic.BEGAN, synthetic.Words())
+    assert notification.send(plan, notification.HALTED, "auth")
+    assert not notification.send(plan, notification.HALTED, "auth")
+    notification.session_ended(plan, success=False)
     halted, ended = said(target)
     assert (halted["schema"], halted["event"], halted["message"]) == (1, "halted", "auth")
     assert (ended["event"], ended["success"]) == ("ended", False)
@@ -193,8 +194,8 @@ def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.M
     }  # fmt: skip
     assert ended["cost_usd"] == pytest.approx(0.03)
     assert ended["budget_usd"] == 1.0
-    session_state.clear(made.results)
-    assert notification.send(made, notification.HALTED, "auth")
+    session_state.clear(plan.results)
+    assert notification.send(plan, notification.HALTED, "auth")
 
 
 @pytest.mark.parametrize(
@@ -215,8 +216,8 @@ def test_a_failing_command_changes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(notification, "SECONDS", 1.0)
-    made = limited(tmp_path, notify=command)
-    assert not notification.send(made, notification.ENDED, "x")
+    plan = make_limited_plan(tmp_path, notify=command)
+    assert not notification.send(plan, notification.ENDED, "x")
     out = capsys.readouterr().out
     assert words in out
     assert "The session is not affected." in out
@@ -224,9 +225,9 @@ def test_a_failing_command_changes_nothing(
 
 def test_a_command_is_a_list_of_words(tmp_path: Path) -> None:
     with pytest.raises(config.UserError, match="notify"):
-        limited(tmp_path, notify="mail -s done me@example.org")
+        make_limited_plan(tmp_path, notify="mail -s done me@example.org")
     with pytest.raises(config.UserError, match="notify: the first word is empty"):
-        limited(tmp_path, notify=[" "])
+        make_limited_plan(tmp_path, notify=[" "])
 
 
 def test_a_long_wait_at_the_circuit_breaker_is_sent(
@@ -235,11 +236,11 @@ def test_a_long_wait_at_the_circuit_breaker_is_sent(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(admission, "PROBE_SECONDS", 0)
     command, target = listener(tmp_path)
-    made = limited(tmp_path, notify=command, breaker={"notify_minutes": 0})
+    plan = make_limited_plan(tmp_path, notify=command, breaker={"notify_minutes": 0})
     obstacles = iter(["the provider does not answer", "the provider does not answer", ""])
     monkeypatch.setattr(admission, "_obstacle", lambda *_: next(obstacles))
-    made.results.state.mkdir(parents=True)
-    with admission.breaker_admission(made, made.runs[0]):
+    plan.results.state.mkdir(parents=True)
+    with admission.breaker_admission(plan, plan.runs[0]):
         pass
     (event,) = said(target)
     assert event["event"] == "waiting"
@@ -247,13 +248,13 @@ def test_a_long_wait_at_the_circuit_breaker_is_sent(
 
 
 def test_a_drained_session_is_halted_for_its_jobs_alone(tmp_path: Path) -> None:
-    made = limited(tmp_path, None)
+    plan = make_limited_plan(tmp_path, None)
     other = processes.Process("another-host", 1, "x")
     assert session_state.declare_halt(
-        made.results, "", session_state.DRAIN, session_state.DRAINING, other
+        plan.results, "", session_state.DRAIN, session_state.DRAINING, other
     )
-    assert session_state.halt_message(made.results, other) == session_state.DRAINING
-    assert session_state.halt_message(made.results) is None
+    assert session_state.halt_message(plan.results, other) == session_state.DRAINING
+    assert session_state.halt_message(plan.results) is None
 
 
 def ends(*words: str) -> list[dict[str, object]]:
@@ -273,7 +274,9 @@ def ends(*words: str) -> list[dict[str, object]]:
         (("z:", "a:x", "b:x", "a:x", "c:x"), 3),
     ],
 )
-def test_trouble_is_several_runs_in_a_row(attempts: tuple[str, ...], runs: int) -> None:
+def test_trouble_needs_consecutive_failures_of_several_runs(
+    attempts: tuple[str, ...], runs: int
+) -> None:
     trouble = admission.find_trouble(ends(*attempts), failures=3, pause=30)
     assert (trouble.runs if trouble else 0) == runs
 
@@ -290,7 +293,7 @@ def test_the_pause_doubles_with_each_failure_and_ends() -> None:
     assert many.until == 390 + admission.LONGEST_PAUSE
 
 
-def test_zero_failures_switch_it_off() -> None:
+def test_zero_failures_disable_the_circuit_breaker() -> None:
     assert admission.find_trouble(ends("a:x", "b:x", "c:x"), 0, 30) is None
 
 
@@ -298,14 +301,14 @@ def call(thread: str, end: float, retry_after: float | None, start: float = 0.0)
     return usage.Call("1", thread, start, end, usage.RATE_LIMITED, retry_after=retry_after)
 
 
-def test_the_longest_wish_of_any_agents_last_call_counts_from_its_end() -> None:
+def test_the_longest_requested_pause_counts_from_the_end_of_its_call() -> None:
     calls = [call("a", 100, 60), call("b", 110, 20), call("a", 105, None, 101)]
     assert usage.asked_pause(calls, now=115) == 15
     assert usage.asked_pause(calls, now=500) == 0
     assert usage.asked_pause([], now=0) == 0
 
 
-def test_a_time_out_that_the_engine_caused_is_not_the_agents() -> None:
+def test_a_timeout_caused_by_the_engine_is_not_the_agents() -> None:
     busy = (CallsEnd(usage.ANSWERED, 0.0, 600.0),)
     slow = Evidence(False, timed_out=True, seconds=600, calls=busy)
     assert judgement.judge_run(slow).reason == judgement.TIMEOUT
@@ -316,12 +319,12 @@ def test_a_time_out_that_the_engine_caused_is_not_the_agents() -> None:
     assert judgement.judge_run(both).reason == usage.API_TIMEOUT
 
 
-def test_a_full_disk_is_told_before_what_it_brings_about() -> None:
+def test_a_full_disk_takes_precedence_over_its_consequences() -> None:
     evidence = Evidence(False, disk_full=True, engine_lost=True, exit_code=74)
     assert judgement.judge_run(evidence).reason == judgement.DISK_FULL
 
 
-def test_a_patch_that_upstream_cannot_hand_over_is_the_agents_doing() -> None:
+def test_a_patch_too_large_for_upstream_is_a_fail() -> None:
     document = {"error": "Failed to write patch1.patch: ", "both_passed": False}
     large = judgement.judge_eval(document, [False, False], largest_patch=212_500_114)
     assert (large.outcome, large.reason, large.again) == ("fail", "patch_too_large", False)
@@ -335,13 +338,13 @@ def test_a_patch_that_upstream_cannot_hand_over_is_the_agents_doing() -> None:
     ("status", "kind"),
     [(503, usage.API_UNAVAILABLE), (429, usage.RATE_LIMITED), (401, usage.AUTH)],
 )
-def test_words_of_an_answer_do_not_outweigh_its_status(status: int, kind: str) -> None:
+def test_the_status_of_an_answer_outweighs_its_text(status: int, kind: str) -> None:
     causes = ["AuthenticationError", "CohereError", "MaskedHTTPStatusError", "HTTPStatusError"]
-    said = 'CohereException - {"message": "invalid api token, as was sent"}'
-    assert usage.kind_of_error("AuthenticationError", status, said, causes) == kind
+    text = 'CohereException - {"message": "invalid api token, as was sent"}'
+    assert usage.kind_of_error("AuthenticationError", status, text, causes) == kind
 
 
-def test_the_probe_of_the_provider_asks_no_model() -> None:
+def test_the_probe_of_the_provider_calls_no_model() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert admission.provider_problem(f"http://127.0.0.1:{port}/v2/chat") == ""
@@ -352,9 +355,9 @@ def test_the_probe_of_the_provider_asks_no_model() -> None:
     assert admission.provider_problem(None) == ""
 
 
-def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
-    wanted = config_schema.Containers(memory="2g", cpus=0.5, pids=100, network="none")
-    arguments, sdk = containers.limits(wanted)
+def test_limits_apply_to_docker_run_and_the_sdk() -> None:
+    limits = config_schema.Containers(memory="2g", cpus=0.5, pids=100, network="none")
+    arguments, sdk = containers.limits(limits)
     assert arguments == [
         "--oom-score-adj=500",
         "--memory=2g",
@@ -371,17 +374,15 @@ def test_limits_reach_docker_run_and_the_sdk_alike() -> None:
         "pids_limit": 100,
         "network": "none",
     }
-    assert "--network=none" not in containers.limits(wanted, own_network=True)[0]
+    assert "--network=none" not in containers.limits(limits, own_network=True)[0]
 
 
-def test_more_processors_than_there_are_is_no_error_of_docker() -> None:
+def test_more_processors_than_available_are_not_an_error() -> None:
     _, sdk = containers.limits(config_schema.Containers(cpus=100_000))
     assert sdk["nano_cpus"] < 100_000 * 10**9
 
 
-def test_limits_decide_results_and_so_stand_in_experiment_json() -> None:
-    from cooperflow.experiment import plan
-
-    made = plan.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
-    asked = fingerprint.requested(made.experiments[0], made)
-    assert asked["containers"] == config_schema.Containers().model_dump()
+def test_limits_are_in_experiment_json() -> None:
+    plan = planning.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
+    document = fingerprint.requested(plan.experiments[0], plan)
+    assert document["containers"] == config_schema.Containers().model_dump()

@@ -43,11 +43,11 @@ TEXT = f"[message from agent1 to agent2]\n{A}\n\n[agent2, step 3]\n{B}"
 )
 def test_a_label_needs_two_exact_quotes(label: Any, rejected: str) -> None:
     reading = symptoms.read_answer(answer(label), TEXT)
-    assert [one.rejected for one in reading.labels] == [rejected]
+    assert [result.rejected for result in reading.labels] == [rejected]
     assert reading.accepted == (frozenset() if rejected else {"work_overlap"})
 
 
-def test_answers_in_other_forms() -> None:
+def test_answers_in_unusual_formats() -> None:
     fenced = f"Here it is:\n```json\n{answer(('work_overlap', [A, B]))}\n```"
     assert symptoms.read_answer(fenced, TEXT).accepted == {"work_overlap"}
     twice = symptoms.read_answer(answer(("repetition", [A, B]), ("repetition", [B, A])), TEXT)
@@ -87,10 +87,10 @@ def test_a_larger_sample_keeps_a_smaller_one() -> None:
     assert symptoms.order(keys, 1) != first
 
 
-def test_an_answer_is_known_by_all_that_it_depends_on() -> None:
+def test_the_cache_key_has_everything_an_answer_depends_on() -> None:
     base = ("m", symptoms.prompt("a"), 1)
     others = [("n", base[1], 1), ("m", symptoms.prompt("b"), 1), ("m", base[1], 2)]
-    assert len({symptoms.cache_key(*one) for one in (base, *others)}) == 4
+    assert len({symptoms.cache_key(*parts) for parts in (base, *others)}) == 4
 
 
 def reading(*names: str, rejected: str = "") -> Reading:
@@ -168,16 +168,16 @@ def test_a_busy_provider_is_tried_again(root: Path) -> None:
 
 
 def test_answers_before_an_outage_are_kept(root: Path) -> None:
-    asked: list[str] = []
+    keys: list[str] = []
 
     def ask(key: str, messages: Any) -> str:
-        asked.append(key)
-        if len(set(asked)) == 2:
+        keys.append(key)
+        if len(set(keys)) == 2:
             raise NotServed(usage.API_UNAVAILABLE, "503")
         return answer()
 
     code, _, pauses = ask_all(plan_of(root), ask)
-    assert (code, len(asked), len(pauses)) == (TRY_AGAIN, 4, 2)
+    assert (code, len(keys), len(pauses)) == (TRY_AGAIN, 4, 2)
     summary = summary_of(root)
     assert (summary["answers"], summary["answers_missing"]) == (1, 2)
 
@@ -191,11 +191,11 @@ def test_a_refused_key_stops_with_one_message(root: Path) -> None:
 
 
 def test_a_refused_request_is_counted_and_the_rest_is_judged(root: Path) -> None:
-    asked: list[str] = []
+    keys: list[str] = []
 
     def ask(key: str, messages: Any) -> str:
-        asked.append(key)
-        if len(asked) == 1:
+        keys.append(key)
+        if len(keys) == 1:
             raise NotServed(usage.BAD_REQUEST, "prompt is too long")
         return answer()
 
@@ -220,7 +220,7 @@ def test_the_config_is_checked(tmp_path: Path, judge: dict[str, object], words: 
     assert words in str(caught.value)
 
 
-def test_without_a_judge_or_runs_a_message_says_what_to_do(tmp_path: Path) -> None:
+def test_without_a_judge_or_runs_the_message_has_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"judge.model: missing"):
         judge_job.judge_of(plan_of(tmp_path, model=None))
     with pytest.raises(UserError, match=r"runs.csv is missing"):
@@ -232,7 +232,7 @@ def test_the_judges_key_is_redacted(tmp_path: Path) -> None:
     assert plan.config.key_names == ["COHERE_API_KEY", "JUDGE_KEY"]
 
 
-def test_judge_is_no_part_of_all() -> None:
+def test_judge_is_not_part_of_all() -> None:
     rules = layout.REPOSITORY / "rules"
     assert "output:" not in (rules / "judge.smk").read_text()
     text = (layout.REPOSITORY / "Snakefile").read_text()

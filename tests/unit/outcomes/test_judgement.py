@@ -1,4 +1,4 @@
-"""The judge: each row of the table of outcomes, and what no evidence may ever do."""
+"""Judgement of runs and evaluations: each row of the table of outcomes, and what always holds."""
 
 from __future__ import annotations
 
@@ -145,11 +145,11 @@ PYTEST = "===== 3 passed in 0.1s ====="
 FAILED = "===== 1 failed, 2 passed in 0.1s ====="
 
 
-def solo(one: str, two: str, passed: bool, **more: Any) -> dict[str, Any]:
+def solo(first: str, second: str, passed: bool, **more: Any) -> dict[str, Any]:
     return {
         "merge": None,
-        "feature1": {"passed": passed, "test_output": one},
-        "feature2": {"passed": passed, "test_output": two},
+        "feature1": {"passed": passed, "test_output": first},
+        "feature2": {"passed": passed, "test_output": second},
         "both_passed": passed,
         "error": None,
         **more,
@@ -159,8 +159,8 @@ def solo(one: str, two: str, passed: bool, **more: Any) -> dict[str, Any]:
 def coop(status: str, passed: bool, strategy: str = "naive", **more: Any) -> dict[str, Any]:
     text = PYTEST if passed else FAILED
     both = {"agent1": "applied", "agent2": "applied"}
-    whole = {"merge": {"status": status, "strategy": strategy}, "apply_status": both}
-    return solo(text, text, passed) | whole | more
+    details = {"merge": {"status": status, "strategy": strategy}, "apply_status": both}
+    return solo(text, text, passed) | details | more
 
 
 @pytest.mark.parametrize(
@@ -335,7 +335,7 @@ def test_an_infrastructure_failure_is_never_a_fail(evidence: Evidence) -> None:
 
 
 @given(evidences, st.sampled_from(["rate limit exceeded", "OOM", "Cannot connect to Docker"]))
-def test_words_of_an_agent_change_nothing(evidence: Evidence, words: str) -> None:
+def test_text_of_an_agent_changes_nothing(evidence: Evidence, words: str) -> None:
     import dataclasses
 
     talking = tuple(dataclasses.replace(agent, error=words) for agent in evidence.agents)
@@ -366,7 +366,7 @@ def test_which_caveats_leave_a_pass_strict(caveat: str, strict: bool) -> None:
     assert judgement.is_strict(caveat) is strict
 
 
-def test_output_is_found_under_both_of_upstreams_keys() -> None:
+def test_output_is_read_from_both_of_upstreams_keys() -> None:
     document = {"feature1": {"test_output": PYTEST}, "feature2": {"output": FAILED}}
     assert result_files.output_of(document, 1) == PYTEST
     assert result_files.output_of(document, 2) == FAILED  # patches that are identical

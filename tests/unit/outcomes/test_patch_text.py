@@ -42,9 +42,9 @@ class Repository:
         git(self.folder, "commit", "-qm", branch)
         return git(self.folder, "diff", "main", branch).stdout.encode()
 
-    def conflicts(self, one: str, other: str) -> bool:
+    def conflicts(self, branch: str, other: str) -> bool:
         """Return whether git's merge of the branches reports a conflict."""
-        git(self.folder, "checkout", "-q", one)
+        git(self.folder, "checkout", "-q", branch)
         merged = git(self.folder, "merge", "--no-edit", other)
         git(self.folder, "merge", "--abort")
         return merged.returncode != 0
@@ -70,9 +70,9 @@ def replaced(first: int, last: int, word: str) -> list[str]:
 def test_distance(tmp_path: Path, second: tuple[int, int], overlapping: int, near: int) -> None:
     """Agent 1 replaces lines 10 to 12; git agrees on which places conflict."""
     repository = Repository(tmp_path)
-    one = repository.patch("one", replaced(10, 12, "one"))
-    other = repository.patch("other", replaced(*second, "other"))
-    assert patch_text.overlap_columns(one, other) == {
+    patch1 = repository.patch("one", replaced(10, 12, "one"))
+    patch2 = repository.patch("other", replaced(*second, "other"))
+    assert patch_text.overlap_columns(patch1, patch2) == {
         "files_both": 1,
         "hunks_overlapping": overlapping,
         "hunks_near": near,
@@ -80,38 +80,38 @@ def test_distance(tmp_path: Path, second: tuple[int, int], overlapping: int, nea
         "changed2_lines": 2 + second[1] - second[0],
     }
     assert repository.conflicts("one", "other") == bool(overlapping)
-    assert patch_text.overlap_columns(other, one)["hunks_overlapping"] == overlapping
+    assert patch_text.overlap_columns(patch2, patch1)["hunks_overlapping"] == overlapping
 
 
 def test_git_conflicts_where_hunks_overlap(tmp_path: Path) -> None:
     """Random edits of both sides: a conflict if and only if a pair of hunks overlaps."""
     repository = Repository(tmp_path)
     chance = random.Random(18)
-    seen = set()
+    answers = set()
     for number in range(25):
         sides = []
         for name in ("one", "other"):
             lines = list(BASE)
             for _ in range(2):
-                place = chance.randrange(len(lines))
+                start = chance.randrange(len(lines))
                 width = chance.choice((0, 1, 2))
-                lines[place : place + width] = [f"{name} {number} {chance.random()}\n"]
+                lines[start : start + width] = [f"{name} {number} {chance.random()}\n"]
             sides.append(repository.patch(f"{name}{number}", lines))
         overlapping = patch_text.overlap_columns(*sides)["hunks_overlapping"]
         is_conflict = repository.conflicts(f"one{number}", f"other{number}")
         assert is_conflict == bool(overlapping), number
-        seen.add(is_conflict)
-    assert seen == {True, False}
+        answers.add(is_conflict)
+    assert answers == {True, False}
 
 
 def test_new_files_and_other_files(tmp_path: Path) -> None:
     """Two new files of one name overlap; test files are not part of what is merged."""
     repository = Repository(tmp_path)
-    one = repository.patch("one", ["x = 1\n", "y = 2\n"], "new.py")
-    other = repository.patch("other", ["z = 3\n"], "new.py")
+    patch1 = repository.patch("one", ["x = 1\n", "y = 2\n"], "new.py")
+    patch2 = repository.patch("other", ["z = 3\n"], "new.py")
     (tmp_path / "tests").mkdir(exist_ok=True)
     tests = repository.patch("tests", ["assert True\n"], "tests/test_new.py")
-    assert patch_text.overlap_columns(one, other) == {
+    assert patch_text.overlap_columns(patch1, patch2) == {
         "files_both": 1,
         "hunks_overlapping": 1,
         "hunks_near": 1,
@@ -120,14 +120,14 @@ def test_new_files_and_other_files(tmp_path: Path) -> None:
     }
     assert repository.conflicts("one", "other")
     nothing = {"files_both": 0, "hunks_overlapping": 0, "hunks_near": 0}
-    assert patch_text.overlap_columns(one, tests) == {
+    assert patch_text.overlap_columns(patch1, tests) == {
         **nothing,
         "changed1_lines": 2,
         "changed2_lines": 0,
     }
     empty = dict.fromkeys(patch_text.OVERLAP_COLUMNS)
-    assert patch_text.overlap_columns(one, None) == empty
-    assert patch_text.overlap_columns(one, b"no diff\n") == empty
-    broken = one.replace(b"@@ -0,0 +1,2 @@", b"@@ -0,0 +1,5 @@")
-    assert patch_text.overlap_columns(one, broken) == empty
-    assert patch_text.overlap_columns(one, b"")["changed2_lines"] == 0
+    assert patch_text.overlap_columns(patch1, None) == empty
+    assert patch_text.overlap_columns(patch1, b"no diff\n") == empty
+    broken = patch1.replace(b"@@ -0,0 +1,2 @@", b"@@ -0,0 +1,5 @@")
+    assert patch_text.overlap_columns(patch1, broken) == empty
+    assert patch_text.overlap_columns(patch1, b"")["changed2_lines"] == 0

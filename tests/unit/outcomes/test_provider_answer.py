@@ -19,7 +19,7 @@ FULL = Prices(input=1.0, output=10.0, cache_read=0.1, cache_write=1.25, cache_wr
 
 
 @pytest.mark.parametrize(
-    ("prices", "known", "complete", "bound"),
+    ("prices", "known_cost", "complete", "bound"),
     [
         (FULL, 50 + 2.0 + 12.5 + 40.0 + 100, True, 204.5),
         # A separate price for reasoning.
@@ -33,7 +33,9 @@ FULL = Prices(input=1.0, output=10.0, cache_read=0.1, cache_write=1.25, cache_wr
         (Prices(0.0, 0.0, 0.0, 0.0, 0.0), 0.0, True, 0.0),
     ],
 )
-def test_cost_by_prices(prices: Prices, known: float, complete: bool, bound: float | None) -> None:
+def test_cost_by_prices(
+    prices: Prices, known_cost: float, complete: bool, bound: float | None
+) -> None:
     answer = read_answer(
         {
             "type": "message",
@@ -57,7 +59,7 @@ def test_cost_by_prices(prices: Prices, known: float, complete: bool, bound: flo
         answer = dataclasses.replace(answer, reasoning_tokens=4)
     cost = cost_of(answer, prices, None, 999.0)
     assert (cost.known, cost.complete, cost.bound) == (
-        pytest.approx(known),
+        pytest.approx(known_cost),
         complete,
         None if bound is None else pytest.approx(bound),
     )
@@ -128,7 +130,7 @@ def test_other_wire_formats_are_read(document: dict[str, Any], expected: tuple[A
 @pytest.mark.parametrize(
     "document", [None, [], "x", {}, {"error": {"message": "x"}}, {"message": "no api key"}]
 )
-def test_what_is_no_answer_is_not_read(document: object) -> None:
+def test_other_documents_are_not_answers(document: object) -> None:
     assert read_answer(document) is None
 
 

@@ -29,11 +29,11 @@ def test_a_removed_result_is_restored_from_its_attempt(tmp_path: Path) -> None:
         folder.result.unlink()
 
 
-def test_tables_are_older_than_a_grading_whatever_the_clock_says(tmp_path: Path) -> None:
+def test_stale_tables_are_older_than_the_evaluation_at_any_clock_time(tmp_path: Path) -> None:
     results = Results(tmp_path)
-    graded = tmp_path / "eval.json"
-    for path in (results.runs_csv, results.summary_csv, graded):
+    evaluation = tmp_path / "eval.json"
+    for path in (results.runs_csv, results.summary_csv, evaluation):
         path.write_text("x")
     os.utime(results.summary_csv, (4_000_000_000, 4_000_000_000))
-    run_result.make_stale(results, graded)
-    assert results.summary_csv.stat().st_mtime < graded.stat().st_mtime
+    run_result.make_stale(results, evaluation)
+    assert results.summary_csv.stat().st_mtime < evaluation.stat().st_mtime

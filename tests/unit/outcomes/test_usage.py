@@ -278,8 +278,8 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("who", "status", "words", "what"), BODIES)
-def test_kind_of_a_real_error_body(who: str, status: int, words: str, what: str) -> None:
+@pytest.mark.parametrize(("provider", "status", "text", "cause"), BODIES)
+def test_kind_of_a_real_error_body(provider: str, status: int, text: str, cause: str) -> None:
     """litellm chooses its class by words as well: both that it may raise give the same kind."""
     names = {
         429: ["RateLimitError"],
@@ -287,8 +287,8 @@ def test_kind_of_a_real_error_body(who: str, status: int, words: str, what: str)
         503: ["ServiceUnavailableError"],
     }
     in_400s = ["BadRequestError", "APIError"]
-    if what in ("bad", "context"):
+    if cause in ("bad", "context"):
         in_400s.append("ContextWindowExceededError")
     for name in names.get(status, in_400s):
-        assert usage.kind_of_error(name, status, words, (name, "HTTPStatusError")) == KINDS[what]
-    assert usage.is_output_setting(words) is (what == "bad")
+        assert usage.kind_of_error(name, status, text, (name, "HTTPStatusError")) == KINDS[cause]
+    assert usage.is_output_setting(text) is (cause == "bad")

@@ -25,19 +25,19 @@ def shown(runs: pd.DataFrame) -> dict[str, ShownTable]:
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    made = made_runs.random(2)
-    coop = made["mode"] == "coop"
-    failed = coop & (made["outcome"] == "fail")
-    done = coop & (made["outcome"] != "infra_error")
-    made.loc[failed, "loss"] = ["merge", "agent"] * (int(failed.sum()) // 2) + ["merge"] * (
+    table = made_runs.random(2)
+    coop = table["mode"] == "coop"
+    failed = coop & (table["outcome"] == "fail")
+    done = coop & (table["outcome"] != "infra_error")
+    table.loc[failed, "loss"] = ["merge", "agent"] * (int(failed.sum()) // 2) + ["merge"] * (
         int(failed.sum()) % 2
     )
-    made.loc[done, "merge_status"] = "clean"
-    made.loc[made["loss"] == "merge", "merge_status"] = "conflicts"
+    table.loc[done, "merge_status"] = "clean"
+    table.loc[table["loss"] == "merge", "merge_status"] = "conflicts"
     for column in ("own1_passed", "own2_passed"):
-        made[column] = made[column].astype(object)
-        made.loc[done, column] = True
-    return made
+        table[column] = table[column].astype(object)
+        table.loc[done, column] = True
+    return table
 
 
 def test_the_cells_are_the_figures_of_the_tables(runs: pd.DataFrame) -> None:

@@ -14,17 +14,17 @@ from cooperflow.report import build, pages
 
 
 def _page(root: Path, output: str, kind: str = "fail", **verdict: Any) -> str:
-    made = synthetic.make_plan(root, "flash")
-    run = made.runs[0]
-    synthetic.write_run(made, run, kind, synthetic.BEGAN, synthetic.Words(tests=output))
-    path = run.folder(made.results).eval
+    plan = synthetic.make_plan(root, "flash")
+    run = plan.runs[0]
+    synthetic.write_run(plan, run, kind, synthetic.BEGAN, synthetic.Words(tests=output))
+    path = run.folder(plan.results).eval
     document = json.loads(path.read_text())
     document["workflow"] |= verdict
     if kind == "infra_error":
         document["error"] = "infra_error: rate_limited"
     path.write_text(json.dumps(document))
     assert pages.run_path(run)
-    return pages.run_page(RunFiles(run, run.folder(made.results)), [], made.results.report)
+    return pages.run_page(RunFiles(run, run.folder(plan.results)), [], plan.results.report)
 
 
 def test_a_failed_feature_opens_at_its_first_failure() -> None:
@@ -74,26 +74,26 @@ def test_a_run_without_an_evaluation_shows_none(tmp_path: Path) -> None:
 
 
 def test_the_first_page_shows_the_oracle(tmp_path: Path) -> None:
-    made = synthetic.make_plan(tmp_path / "results", "flash", first=6)
+    plan = synthetic.make_plan(tmp_path / "results", "flash", first=6)
     probe = {"tests_passed": [3, 4], "merge_strategy": "", "applied": True, "seconds": 1.0}
     probes = {
         "solo": {**probe, "passed": [True, True], "merge_status": ""},
         "coop": {**probe, "passed": [False, True], "merge_status": "clean"},
         "control": {**probe, "passed": [False, False], "merge_status": ""},
     }
-    path = made.results.oracle_repeat(made.pairs[0], 1)
+    path = plan.results.oracle_repeat(plan.pairs[0], 1)
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"repeat": 1, "probes": probes}))
-    synthetic.finish(made)
-    index = build.build(made).index.read_text()
+    synthetic.finish(plan)
+    index = build.build(plan).index.read_text()
     assert '<section id="oracle">' in index
     assert 'data-key="gold_ceiling" data-value="1.0">100.0 %' in index  # solo
     assert 'data-key="gold_ceiling" data-value="0.0">0.0 %' in index  # coop
-    data = (made.results.report / "data" / "runs.js").read_text()
+    data = (plan.results.report / "data" / "runs.js").read_text()
     assert '"key":"oracle"' in data
 
 
 def test_the_first_page_has_no_empty_oracle(tmp_path: Path) -> None:
-    made = synthetic.make_plan(tmp_path / "results", "flash", first=6)
-    synthetic.finish(made)
-    assert '<section id="oracle">' not in build.build(made).index.read_text()
+    plan = synthetic.make_plan(tmp_path / "results", "flash", first=6)
+    synthetic.finish(plan)
+    assert '<section id="oracle">' not in build.build(plan).index.read_text()

@@ -22,27 +22,27 @@ from cooperflow.upstream.trajectory import Entry, Trajectory
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Plan:
+def plan(tmp_path: Path) -> Plan:
     subset = tmp_path / "one.json"
     tasks = [{"repo": "pallets_click_task", "task_id": 2068, "pairs": [[4, 10]]}]
     subset.write_text(json.dumps({"tasks": tasks}))
     return synthetic.make_plan(tmp_path / "results", str(subset))
 
 
-def run_of(made: Plan, setting: str) -> tuple[Run, RunFolder]:
-    run = next(run for run in made.runs if run.experiment.setting.name == setting)
-    synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words(), steps=6)
-    return run, run.folder(made.results)
+def write_run(plan: Plan, setting: str) -> tuple[Run, RunFolder]:
+    run = next(run for run in plan.runs if run.experiment.setting.name == setting)
+    synthetic.write_run(plan, run, "pass", synthetic.BEGAN, synthetic.Words(), steps=6)
+    return run, run.folder(plan.results)
 
 
-def page(made: Plan, run: Run) -> str:
-    return pages.run_page(RunFiles(run, run.folder(made.results)), [], made.results.report)
+def page(plan: Plan, run: Run) -> str:
+    return pages.run_page(RunFiles(run, run.folder(plan.results)), [], plan.results.report)
 
 
-def conflicts_of_pair(made: Plan, run: Run) -> str:
+def conflicts_of_pair(plan: Plan, run: Run) -> str:
     """Return the section about conflicts on the page of a run's pair."""
-    source = RunFiles(run, run.folder(made.results))
-    html = pages.pair_page(run.pair, [source], made.results.report)
+    source = RunFiles(run, run.folder(plan.results))
+    html = pages.pair_page(run.pair, [source], plan.results.report)
     return html[html.index('id="conflicts"') : html.index('id="patches"')]
 
 
@@ -66,8 +66,8 @@ def compacted(messages: list[dict[str, Any]], response: str) -> dict[str, Any]:
     return {"messages": now, "segments": parts}
 
 
-def test_a_compacted_run_has_two_agents_and_all_their_steps(made: Plan) -> None:
-    run, folder = run_of(made, "coop-comm")
+def test_a_compacted_run_has_two_agents_and_all_their_steps(plan: Plan) -> None:
+    run, folder = write_run(plan, "coop-comm")
     for agent in ("agent4", "agent10"):
         path = folder.path / f"{agent}_traj.json"
         document = json.loads(path.read_text())
@@ -81,13 +81,13 @@ def test_a_compacted_run_has_two_agents_and_all_their_steps(made: Plan) -> None:
         assert [e.number for e in events if e.kind == "step"] == [1, 2, 3, 4, 5, 6]
         assert [e.kind for e in events].count("summary") == 1
     assert [e.text for e in story.events if e.kind == "message"] == [synthetic.Words().message]
-    html = page(made, run)
+    html = page(plan, run)
     assert 'class="timeline n2"' in html
     assert "conversation compacted" in html
 
 
-def test_a_quoted_message_is_not_on_the_page(made: Plan) -> None:
-    run, folder = run_of(made, "coop-comm")
+def test_a_quoted_message_is_not_on_the_page(plan: Plan) -> None:
+    run, folder = write_run(plan, "coop-comm")
     path = folder.path / "agent4_traj.json"
     document = json.loads(path.read_text())
     document["messages"][1]["content"] = 'I could run send_message agent10 "a quotation".'
@@ -98,9 +98,9 @@ def test_a_quoted_message_is_not_on_the_page(made: Plan) -> None:
     assert [m.text for m in RunFiles(run, folder).messages] == [synthetic.Words().message]
 
 
-def test_an_ended_run_shows_its_messages_and_both_agents(made: Plan) -> None:
+def test_an_ended_run_shows_its_messages_and_both_agents(plan: Plan) -> None:
     """One agent had ended and left a full trajectory; the other was stopped while running."""
-    run, folder = run_of(made, "coop-comm")
+    run, folder = write_run(plan, "coop-comm")
     document = json.loads((folder.path / "agent4_traj.json").read_text())
     for name in ("agent4_traj.json", "agent10_traj.json", "conversation.json"):
         (folder.path / name).unlink()
@@ -120,25 +120,25 @@ def test_an_ended_run_shows_its_messages_and_both_agents(made: Plan) -> None:
     assert "message" in {event.kind for event in source.story.events}
 
 
-def test_patches_are_in_the_order_of_their_features(made: Plan) -> None:
-    run, folder = run_of(made, "coop-comm")
+def test_patches_are_in_the_order_of_their_features(plan: Plan) -> None:
+    run, folder = write_run(plan, "coop-comm")
     names = [patch.name for patch in RunFiles(run, folder).patches]
     assert names == ["agent4.patch", "agent10.patch"]
 
 
-def test_an_agents_error_is_on_its_page(made: Plan) -> None:
-    run, folder = run_of(made, "coop-comm")
+def test_an_agents_error_is_on_its_page(plan: Plan) -> None:
+    run, folder = write_run(plan, "coop-comm")
     result = json.loads(folder.result.read_text())
     result["agents"]["agent10"] |= {"status": "Error", "error": "the container <b>is lost</b>"}
     folder.result.write_text(json.dumps(result))
-    html = page(made, run)
+    html = page(plan, run)
     assert "the container &lt;b&gt;is lost&lt;/b&gt;" in html
     assert "agent10" in html
 
 
-def test_the_hunks_that_meet_are_shown_with_their_authors(made: Plan) -> None:
+def test_the_hunks_that_meet_are_shown_with_their_authors(plan: Plan) -> None:
     """Overlapping hunks first, both sides beside each other; also each agent's own feature."""
-    run, folder = run_of(made, "coop-nocomm")
+    run, folder = write_run(plan, "coop-nocomm")
     for feature, new in ((4, "4 <b>"), (10, "10 <i>")):
         (folder.path / f"agent{feature}.patch").write_text(
             "diff --git a/store.py b/store.py\n--- a/store.py\n+++ b/store.py\n"
@@ -149,39 +149,39 @@ def test_the_hunks_that_meet_are_shown_with_their_authors(made: Plan) -> None:
         )
     own = {"agent1": OwnFeature(4, True), "agent2": OwnFeature(10, False, "tests_failed")}
     folder.own.write_text(json.dumps(losses.make_document({}, own)))
-    text = page(made, run)
+    text = page(plan, run)
     section = text[text.index("Where the two patches meet") :]
     assert section.index("overlap</h4>") < section.index("2 unchanged lines between")
     assert "return 4 &lt;b&gt;" in section and "return 10 &lt;i&gt;" in section
     assert section.count("(feature 4), line 2") == 1
     assert "(feature 4), before line 5" in section
     assert "feature 10, <bdi>tests_failed" in section
-    sides = conflicts_of_pair(made, run)
+    sides = conflicts_of_pair(plan, run)
     assert "the patches merge (clean); 1 overlapping pair of hunks" in sides
     assert "(feature 4), line 2" in sides and "(feature 10), line 2" in sides
     assert "store.py" in sides and "return 4 &lt;b&gt;" in sides and "return 10 &lt;i&gt;" in sides
     assert "unchanged line" not in sides.replace("an unchanged line", "")  # only overlaps
-    whole = pages.pair_page(run.pair, [RunFiles(run, folder)], made.results.report)
-    assert "Each patch alone" in whole and ">Why<" not in whole
-    assert '<bdi>agent2</bdi> (feature 10): <span class="no">failed' in whole
+    html = pages.pair_page(run.pair, [RunFiles(run, folder)], plan.results.report)
+    assert "Each patch alone" in html and ">Why<" not in html
+    assert '<bdi>agent2</bdi> (feature 10): <span class="no">failed' in html
     evaluation = json.loads(folder.eval.read_text())
     failed = {**evaluation, "workflow": {**evaluation["workflow"], "outcome": "fail"}}
     folder.eval.write_text(json.dumps(failed))
-    whole = pages.pair_page(run.pair, [RunFiles(run, folder)], made.results.report)
-    assert "Lost before the merge: feature 10 fails alone." in whole
+    html = pages.pair_page(run.pair, [RunFiles(run, folder)], plan.results.report)
+    assert "Lost before the merge: feature 10 fails alone." in html
     folder.eval.write_text(json.dumps({**evaluation, "merge": {"status": "conflicts"}}))
-    assert "the patches conflict; 1 overlapping pair of hunks" in conflicts_of_pair(made, run)
+    assert "the patches conflict; 1 overlapping pair of hunks" in conflicts_of_pair(plan, run)
     with_own = run_files.state_of(folder)
     folder.own.unlink()
     assert run_files.state_of(folder) != with_own
     (folder.path / "agent10.patch").write_text("")
-    assert "Where the two patches meet" not in page(made, run)
-    assert "the patches conflict; no hunks overlap by their lines" in conflicts_of_pair(made, run)
+    assert "Where the two patches meet" not in page(plan, run)
+    assert "the patches conflict; no hunks overlap by their lines" in conflicts_of_pair(plan, run)
     folder.eval.write_text(json.dumps({**evaluation, "merge": None}))
-    assert "the patches were not merged" in conflicts_of_pair(made, run)
-    solo, _ = run_of(made, "solo")
-    source = RunFiles(solo, solo.folder(made.results))
-    assert 'id="conflicts"' not in pages.pair_page(solo.pair, [source], made.results.report)
+    assert "the patches were not merged" in conflicts_of_pair(plan, run)
+    solo, _ = write_run(plan, "solo")
+    source = RunFiles(solo, solo.folder(plan.results))
+    assert 'id="conflicts"' not in pages.pair_page(solo.pair, [source], plan.results.report)
 
 
 def test_thoughts_are_on_the_run_page() -> None:
@@ -212,17 +212,17 @@ def test_thoughts_are_on_the_run_page() -> None:
 
 
 def test_forks_write_the_same_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = synthetic.make_plan(tmp_path / "results", first=5)
-    synthetic.finish(made)
-    state = made.results.state / "report-pages.json"
+    plan = synthetic.make_plan(tmp_path / "results", first=5)
+    synthetic.finish(plan)
+    state = plan.results.state / "report-pages.json"
     texts = []
     for processors in (1, 3):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=processors: set(range(n)))
         monkeypatch.setattr(build, "MANY_PAGES", 10)
         monkeypatch.setattr(build, "PART", 2)
         state.unlink(missing_ok=True)
-        assert build.build(made).pages == 15
-        written = sorted(made.results.report.rglob("*.html"))
+        assert build.build(plan).pages == 15
+        written = sorted(plan.results.report.rglob("*.html"))
         texts.append((atomic_io.read_json(state), [path.read_bytes() for path in written]))
         for path in written:
             path.unlink()

@@ -8,6 +8,6 @@ from cooperflow.report import safe_text
 
 
 def test_script_json_cannot_end_its_script() -> None:
-    made = safe_text.script_json({"a": "</script><!--\u2028\u2029&"})
-    assert json.loads(made) == {"a": "</script><!--\u2028\u2029&"}
-    assert not set("<>&\u2028\u2029") & set(made)
+    text = safe_text.script_json({"a": "</script><!--\u2028\u2029&"})
+    assert json.loads(text) == {"a": "</script><!--\u2028\u2029&"}
+    assert not set("<>&\u2028\u2029") & set(text)

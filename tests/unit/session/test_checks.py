@@ -1,4 +1,4 @@
-"""The preflight: each line ok or what to do; one call of one token, asked once."""
+"""The preflight: each line ok or with a remedy; one call of one token per session."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cooperflow.session import checks, model_check, session_start
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
 
-def _states(found: Any) -> dict[str, str]:
-    return {line.name: line.state for line in found}
+def _states(lines: Any) -> dict[str, str]:
+    return {line.name: line.state for line in lines}
 
 
 @pytest.mark.parametrize(
-    ("told", "states", "words"),
+    ("answer", "states", "words"),
     [
         (
             {"kind": usage.ANSWERED, "cost": 0.00001, "price": [2.5e-6, 1e-5]},
@@ -35,30 +35,30 @@ def _states(found: Any) -> dict[str, str]:
         ({"known": False, "message": "?"}, {"model": "NO"}, "provider/model"),
     ],
 )
-def test_what_a_probe_means(
-    told: dict[str, Any], states: dict[str, str], words: str, make_plan: Any
+def test_results_of_a_probe(
+    answer: dict[str, Any], states: dict[str, str], words: str, make_plan: Any
 ) -> None:
     experiment = make_plan(models={"m": COHERE.model_dump()}).experiments[0]
-    found = list(model_check.explain_answer(experiment, {"known": True, **told}))
-    assert states.items() <= _states(found).items()
-    assert words in "\n".join(str(line) for line in found)
+    lines = list(model_check.explain_answer(experiment, {"known": True, **answer}))
+    assert states.items() <= _states(lines).items()
+    assert words in "\n".join(str(line) for line in lines)
 
 
-def test_too_few_open_files_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_open_files_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
     context: Any = None
     (problem,) = checks.check_open_files(context)
     assert "ulimit -n" in str(problem)
 
 
-def test_a_clock_that_is_off_is_told() -> None:
+def test_a_wrong_clock_is_reported() -> None:
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     assert model_check.check_clock(f"{now}.123456789Z", "Docker's").state == "ok"
     assert model_check.check_clock("Thu, 01 Jan 1970 00:01:40 GMT", "theirs").state == "NO"
     assert model_check.check_clock("", "theirs").state == "--"
 
 
-def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def probe(model: str, key: str, kwargs: dict[str, Any], call: bool) -> dict[str, Any]:
@@ -73,9 +73,9 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
         assert not list(model_check.check_key("m", COHERE))
         assert not session_start.failed_checks(model_check.check_model(plan, experiment))
     assert calls == ["abc"]
-    kept = (plan.results.root / "preflight.jsonl").read_text()
-    assert '"cost": 0.1' in kept
-    assert "abc" not in kept
+    log = (plan.results.root / "preflight.jsonl").read_text()
+    assert '"cost": 0.1' in log
+    assert "abc" not in log
     monkeypatch.delenv("COHERE_API_KEY")
     assert not list(model_check.check_model(plan, experiment))
     (problem,) = model_check.check_key("m", COHERE)
@@ -83,7 +83,7 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("given", "state", "words"),
+    ("settings", "state", "words"),
     [
         (
             {"step_limit": "many"},
@@ -95,11 +95,11 @@ def test_one_start_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
         ({"step_limit": 5, "cost_limit": 2}, model_check.OK, "config read"),
     ],
 )
-def test_an_agents_config_is_held_beside_upstreams(
-    make_plan: Any, given: dict[str, Any], state: str, words: str
+def test_an_agents_config_is_compared_with_upstreams(
+    make_plan: Any, settings: dict[str, Any], state: str, words: str
 ) -> None:
-    plan = make_plan(agent={"name": "mini_swe_agent_v2", "config": {"agent": given}})
+    plan = make_plan(agent={"name": "mini_swe_agent_v2", "config": {"agent": settings}})
     work = checks.Work(images=True, runs=plan.runs, evaluations=[])
-    found = list(checks.check_agent_config(checks.Context(plan, work)))
-    assert {line.state for line in found} == {state}
-    assert words in found[0].text
+    lines = list(checks.check_agent_config(checks.Context(plan, work)))
+    assert {line.state for line in lines} == {state}
+    assert words in lines[0].text

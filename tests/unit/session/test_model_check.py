@@ -31,7 +31,7 @@ from cooperflow.session.model_check import NOTE
         ("invalid api token", False),
     ],
 )
-def test_what_proves_that_a_model_exists(words: str, accepted: bool) -> None:
+def test_answers_that_prove_a_model_exists(words: str, accepted: bool) -> None:
     assert usage.proves_model(words) is accepted
 
 
