@@ -84,7 +84,7 @@ check: setup ## Lint, and run the pure tests: no Docker, no root, no network
 test: setup ## Set up, lint, and run all tests
 	@($(LINT)) & lint=$$!; \
 		for part in engine base-image chromium registry; do $(SETUP) $$part || exit; done; \
-		wait $$lint && $(SETUP) executor
+		wait $$lint
 	@$(BIN)/pytest -n $(TESTERS) --dist loadgroup --no-loadscope-reorder -m 'not slurm' $(ARGS)
 
 test-faults: setup engine ## Run the quick part of the fault campaign alone

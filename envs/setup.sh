@@ -6,7 +6,8 @@
 #   envs/setup.sh base-image   the base image of the demo's tasks (demo/base-image.sh)
 #   envs/setup.sh chromium     a headless browser for the tests of the report
 #   envs/setup.sh registry     an image registry and a small shell for the tests of images
-#   envs/setup.sh executor     Snakemake's executor for Slurm clusters, in .venv (profiles/slurm)
+#   envs/setup.sh executor     Snakemake's executor for Slurm clusters, in .venv (profiles/slurm) or
+#                              in the folder that is named
 #   envs/setup.sh slurm        Slurm's programs for `make slurm`; starts none of them
 #   envs/setup.sh openhands    what OpenHands' agents run on (envs/openhands.sh)
 #   envs/setup.sh inspect      inspect_ai in .tools/inspect, for .eval logs of `snakemake export`
@@ -204,8 +205,17 @@ step_python() {
 }
 
 # Separate: Snakemake imports every plugin that is installed in each session, and this one pandas.
+# Installed into the folder `$1`, if given, it is only imported with that in PYTHONPATH.
 step_executor() {
     local start=$SECONDS hash locks uv
+    if [ -n "${1-}" ]; then
+        need_uv
+        index_settings
+        run "installing the Slurm executor" "$uv" pip install --require-hashes --no-deps \
+            --python .venv --target "$1" \
+            -r <(awk '/^[^ #]/ { chosen = /^snakemake-executor/ } chosen' "$SLURM_LOCK")
+        return
+    fi
     [ -x .venv/bin/python ] || fail "there is no .venv" "Call this first:  make setup"
     need_locks
     if [ ${#locks[@]} = 1 ]; then
@@ -544,7 +554,7 @@ case "$command" in
     inspect) prepare; step=inspect; step_inspect ;;
     chromium) prepare; step=chromium; step_chromium ;;
     registry) prepare; step=registry; step_registry ;;
-    executor) prepare; step=executor; step_executor ;;
+    executor) prepare; step=executor; step_executor "${1-}" ;;
     slurm) prepare; step=slurm; step_slurm ;;
     all) prepare; for step in python engine base-image; do "step_${step//-/_}"; done ;;
     doctor) step=doctor; step_doctor ;;

@@ -44,6 +44,8 @@ PAIR = "{pair}"
 snakemake_setup.collect_garbage_rarely()
 snakemake_setup.shorten_messages()
 snakemake_setup.skip_hidden_jobs(workflow)
+snakemake_setup.handle_sigterm_aside()
+snakemake_setup.record_text_parameters()
 snakemake_setup.restore_resources(workflow, Path(workflow.basedir) / "profiles")
 snakemake_setup.limit_providers(workflow, PLAN.run_limits)
 

@@ -5,6 +5,7 @@ Each function has one reason. tests/contract/test_snakemake.py pins the internal
 
 from __future__ import annotations
 
+import _thread
 import gc
 import logging
 import os
@@ -124,6 +125,34 @@ def skip_hidden_jobs(workflow: Any) -> None:
         from snakemake.jobs import Job
 
         Job.log_info = lambda *arguments, **options: None
+
+
+def handle_sigterm_aside() -> None:
+    """Have Snakemake handle SIGTERM in a thread.
+
+    Its handler waits for a lock which the thread that it interrupts may hold: the session then
+    hangs for ever. A halt, `make drain` and clusters send SIGTERM. Not by `threading.Thread`, whose
+    start takes a lock as well.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    handle = JobScheduler.exit_gracefully
+
+    def handle_aside(self: Any, *arguments: Any) -> None:
+        _thread.start_new_thread(handle, (self, *arguments))
+
+    JobScheduler.exit_gracefully = handle_aside
+
+
+def record_text_parameters() -> None:
+    """Have Snakemake record the parameters of jobs without pandas.
+
+    With pandas installed it imports it at the end of the first job, to recognize tables: 0.2 s of
+    processor time and 32 MB. The parameters of all rules here are text.
+    """
+    from snakemake.persistence import PersistenceBase
+
+    PersistenceBase._serialize_param = property(lambda self: self._serialize_param_builtin)
 
 
 def retry_only(workflow: Any, prefixes: tuple[str, ...]) -> None:

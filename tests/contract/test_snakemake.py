@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.persistence import PersistenceBase
+from snakemake.persistence.file import FilePersistence
+from snakemake.scheduling.job_scheduler import JobScheduler
 
-from cooperflow import layout
+from cooperflow import layout, snakemake_setup
 from cooperflow.experiment import config
 from cooperflow.layout import REPOSITORY
 
@@ -213,3 +218,30 @@ def test_the_workflow_imports_no_package_that_snakemake_does_not(tmp_path: Path)
     assert ours - bare - {"cooperflow"} <= sys.stdlib_module_names
     # Snakemake imports them through plugins and smart_open where they are installed.
     assert bare.isdisjoint({"vertexai", "litellm", "cooperbench"})
+
+
+def test_text_is_recorded_the_same_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    persistence = object.__new__(FilePersistence)
+    assert persistence._serialize_param == persistence._serialize_param_pandas
+    recorded = persistence._serialize_param("text")
+    monkeypatch.setattr(PersistenceBase, "_serialize_param", PersistenceBase._serialize_param)
+    snakemake_setup.record_text_parameters()
+    assert persistence._serialize_param == persistence._serialize_param_builtin
+    assert persistence._serialize_param("text") == recorded
+
+
+def test_a_sigterm_does_not_wait_for_the_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler runs in the main thread, which may hold the lock: it must not wait for it."""
+    assert "with self._lock" in inspect.getsource(JobScheduler.exit_gracefully)
+    assert "signal.SIGTERM, self.exit_gracefully" in inspect.getsource(JobScheduler)
+    monkeypatch.setattr(JobScheduler, "exit_gracefully", JobScheduler.exit_gracefully)
+    snakemake_setup.handle_sigterm_aside()
+    scheduler = object.__new__(JobScheduler)
+    scheduler._lock, scheduler._open_jobs = threading.Lock(), threading.Semaphore(0)
+    handler = threading.Thread(target=scheduler.exit_gracefully, args=(15, None), daemon=True)
+    with scheduler._lock:
+        handler.start()
+        handler.join(10)
+        assert not handler.is_alive()
+    assert scheduler._open_jobs.acquire(timeout=20)
+    assert scheduler._user_kill == "graceful"

@@ -62,8 +62,12 @@ def test_one_limit_leaves_the_others(
     assert shown(tmp_path, *arguments)["limits"] == expected
 
 
-def test_one_default_of_a_cluster_leaves_the_others(tmp_path: Path) -> None:
-    pytest.importorskip("snakemake_executor_plugin_slurm", reason="make executor installs it")
+def test_one_default_of_a_cluster_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = ["envs/setup.sh", "executor", str(tmp_path / "packages")]
+    subprocess.run(setup, cwd=REPOSITORY, check=True, capture_output=True)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "packages"))
     page = (REPOSITORY / "docs" / "scaling.md").read_text()
     command = ["--profile", "profiles/default", "--workflow-profile", "profiles/slurm"]
     assert " ".join(command) in page
