@@ -351,7 +351,11 @@ def contexts(campaign: Campaign) -> None:
             endpoints = {"docker": {"Host": host}}
             (meta / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": endpoints}))
         here.wrapper = ("env", "-u", "DOCKER_HOST", f"DOCKER_CONFIG={folder}", "DOCKER_CONTEXT=")
-        words = {"missing": "no context", "dead": "/nowhere/docker.sock", "far": "ssh -N -L"}
+        words = {
+            "missing": "the context does not exist",
+            "dead": "/nowhere/docker.sock",
+            "far": "ssh -N -L",
+        }
         for name, reason in words.items():
             here.wrapper = (*here.wrapper[:-1], f"DOCKER_CONTEXT={name}")
             done = here.run()
