@@ -22,7 +22,7 @@ from cooperflow.outcomes import run_result
 from cooperflow.outcomes.judgement import Evidence, Verdict
 
 
-def test_a_document_is_whole_or_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_document(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     atomic_io.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
@@ -32,14 +32,14 @@ def test_a_document_is_whole_or_the_old_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"a": '])
-def test_half_a_document_is_none(tmp_path: Path, content: str) -> None:
+def test_an_incomplete_document_is_none(tmp_path: Path, content: str) -> None:
     path = tmp_path / "d.json"
     path.write_text(content)
     assert atomic_io.read_json(path) is None
     assert atomic_io.read_json(tmp_path / "none.json") is None
 
 
-def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     atomic_io.append_line(path, '{"a": 1}')
     with path.open("a") as stream:
@@ -47,7 +47,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert atomic_io.read_lines(path) == [{"a": 1}]
 
 
-def test_the_end_of_a_line_file_has_whole_lines_only(tmp_path: Path) -> None:
+def test_the_end_of_a_line_file_has_complete_lines_only(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     for number in range(50):
         atomic_io.append_line(path, f'{{"n": {number}}}', shared=True)
@@ -73,7 +73,7 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "whole"),
+    ("text", "complete"),
     [
         ('{\n  "a": {\n    "b": 1\n  }\n}\n', True),
         ('{\n  "a": {\n    "b": 1\n  }\n', False),
@@ -81,10 +81,10 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
         ("", False),
     ],
 )
-def test_a_document_is_whole_or_not(tmp_path: Path, text: str, whole: bool) -> None:
+def test_complete_and_incomplete_documents(tmp_path: Path, text: str, complete: bool) -> None:
     path = tmp_path / "result.json"
     path.write_text(text)
-    assert atomic_io.is_complete(path) is whole
+    assert atomic_io.is_complete(path) is complete
 
 
 CALLS = [{"event": "end", "id": str(n), "message": "x" * 100} for n in range(80)]
@@ -127,15 +127,15 @@ def folder(tmp_path: Path, run: Run) -> RunFolder:
 
 def evidence(folder: RunFolder) -> dict[str, bytes]:
     """The contents of all files by their plain names, wherever upstream's are."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     for path in folder.path.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder.path).parts)
         if path.is_file() and not hidden:
             for plain, data in atomic_io.file_contents(path):
                 own = "logs" in plain.parts or layout.UPSTREAM in plain.parts
                 name = plain.name if own else str(plain.relative_to(folder.path))
-                found[name] = data
-    return found
+                contents[name] = data
+    return contents
 
 
 def reduce(run: Run, folder: RunFolder) -> None:
@@ -195,17 +195,17 @@ def test_a_kill_at_any_operation_loses_nothing(folder: RunFolder, run: Run, tmp_
     shutil.copytree(folder.path, pristine)
     operation = 1
     while killed_at(operation, lambda: reduce(run, folder)):
-        found = evidence(folder)
-        found.pop("summary.json", None)
-        assert found == before, operation
+        after = evidence(folder)
+        after.pop("summary.json", None)
+        assert after == before, operation
         attempt = folder.attempt(1)
         assert atomic_io.read_lines(attempt / layout.CALLS) == CALLS, operation
         upstream = run_result.upstream_folder(run, attempt)
         read = atomic_io.read_documents(upstream, lambda name: name == "solo_traj.json")
         assert read == {"solo_traj.json": TRAJECTORY}, operation
         # The next job completes it.
-        for place in (attempt, attempt / layout.UPSTREAM, folder.evals):
-            atomic_io.remove_temporary_files(place)
+        for directory in (attempt, attempt / layout.UPSTREAM, folder.evals):
+            atomic_io.remove_temporary_files(directory)
         reduce(run, folder)
         assert evidence(folder) == before, operation
         assert not list(folder.path.rglob("*.tmp")), operation
@@ -268,7 +268,7 @@ def test_an_attempt_counts_before_it_is_compressed(
     assert folder.result.is_file()
 
 
-def test_an_archive_of_the_users_own_is_copied_as_it_is(tmp_path: Path) -> None:
+def test_a_users_archive_is_copied_unchanged(tmp_path: Path) -> None:
     own = tmp_path / "old.tar.gz"
     own.write_bytes(b"no archive")
     assert dict(atomic_io.file_contents(own)) == {own: b"no archive"}

@@ -69,8 +69,10 @@ def test_a_task_has_its_files(task: Path) -> None:
         assert (task / name).is_file()
     assert (task / "runner.sh").stat().st_mode & 0o111
     assert "FROM cooperflow/demo-base:bookworm" in (task / "Dockerfile").read_text()
-    kept = [line for line in (task / ".dockerignore").read_text().splitlines() if line[:1] == "!"]
-    assert kept == ["!repo", "!runner.sh"]
+    exceptions = [
+        line for line in (task / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    ]
+    assert exceptions == ["!repo", "!runner.sh"]
 
 
 @pytest.mark.parametrize(("task", "feature"), FEATURES, ids=name_of)
@@ -99,9 +101,9 @@ def test_the_combined_patch_applies(task: Path, tree: Path) -> None:
 def test_files_named_in_the_text_are_those_of_the_patch(task: Path, feature: Path) -> None:
     """The text's list of modified files is true."""
     text = (feature / "feature.md").read_text("utf-8")
-    told = re.findall(r"^- `(.+)`$", text.split("**Files Modified**")[1], re.MULTILINE)
+    names = re.findall(r"^- `(.+)`$", text.split("**Files Modified**")[1], re.MULTILINE)
     patch = (feature / "feature.patch").read_text("utf-8")
-    assert told == sorted(re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE))
+    assert names == sorted(re.findall(r"^\+\+\+ b/(.*)$", patch, re.MULTILINE))
 
 
 def test_recordings_agree_with_their_sources() -> None:
@@ -113,25 +115,26 @@ def test_recordings_agree_with_their_sources() -> None:
 
 def test_every_run_of_the_demo_is_recorded() -> None:
     """Twelve runs, twenty agents, and none besides."""
-    wanted: set[tuple[str, int, tuple[int, ...], str, str]] = set()
+    expected: set[tuple[str, int, tuple[int, ...], str, str]] = set()
     for repo, task_id, pair in PAIRS:
         first, second = sorted(pair)
-        wanted.add((repo, task_id, (first, second), "solo", "solo"))
+        expected.add((repo, task_id, (first, second), "solo", "solo"))
         for kind in KINDS[1:]:
-            wanted.add((repo, task_id, (first,), kind, "agent1"))
-            wanted.add((repo, task_id, (second,), kind, "agent2"))
-    roles = [one.role for one in RECORDED]
-    assert {(r.repo, r.task, r.features, r.kind, r.agent) for r in roles} == wanted
-    assert len(roles) == len(wanted) == 20
+            expected.add((repo, task_id, (first,), kind, "agent1"))
+            expected.add((repo, task_id, (second,), kind, "agent2"))
+    roles = [recording.role for recording in RECORDED]
+    assert {(r.repo, r.task, r.features, r.kind, r.agent) for r in roles} == expected
+    assert len(roles) == len(expected) == 20
 
 
 def test_the_runs_end_in_different_ways() -> None:
     """The outcomes that the demo demonstrates."""
     outcomes: dict[str, dict[str, str]] = {}
-    for one in DOCUMENTS:
-        pair = f"{one['repo']} {one['features']}"
+    for document in DOCUMENTS:
+        pair = f"{document['repo']} {document['features']}"
         assert (
-            outcomes.setdefault(pair, {}).setdefault(one["kind"], one["outcome"]) == one["outcome"]
+            outcomes.setdefault(pair, {}).setdefault(document["kind"], document["outcome"])
+            == document["outcome"]
         )
     assert sorted(tuple(outcomes[pair][kind] for kind in KINDS) for pair in outcomes) == [
         ("pass", "fail: tests_failed", "fail: empty_patch"),
@@ -141,7 +144,7 @@ def test_the_runs_end_in_different_ways() -> None:
     ]
 
 
-@pytest.mark.parametrize("recording", RECORDED, ids=lambda one: str(one.role))
+@pytest.mark.parametrize("recording", RECORDED, ids=lambda recording: str(recording.role))
 def test_a_recording_is_plausible(recording: Recording) -> None:
     """Five to ten turns, a plain submit at the end, messages only where there is messaging."""
     commands = [command for turn in recording.turns for command in turn.commands]

@@ -28,7 +28,7 @@ def test_this_environment_is_the_right_one() -> None:
         ("9.27.1", ("yaml", "no_such_package"), "its environment has no no_such_package"),
     ],
 )
-def test_another_one_is_named_with_the_command_to_use(
+def test_another_environment_is_named_with_the_command_to_use(
     tmp_path: Path, version: str, packages: tuple[str, ...], words: str
 ) -> None:
     text = environment.interpreter_problem(version, tmp_path, packages, "/usr/bin/python3")
@@ -66,14 +66,14 @@ def runtime_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_the_folder_is_closed_to_others() -> None:
+def test_the_folder_is_private() -> None:
     assert environment.runtime_folder().stat().st_mode & 0o777 == 0o700
     environment.runtime_folder().chmod(0o755)
     with pytest.raises(PermissionError):
         environment.runtime_folder()
 
 
-def test_a_killed_process_leaves_a_folder_that_the_next_start_sweeps() -> None:
+def test_the_folder_of_a_killed_process_is_removed_by_the_next() -> None:
     program = (
         "import os, signal, sys; sys.path.insert(0, 'scripts')\n"
         "from cooperflow import environment\n"
@@ -82,13 +82,13 @@ def test_a_killed_process_leaves_a_folder_that_the_next_start_sweeps() -> None:
     root = Path(environment.__file__).parents[2]
     subprocess.run([sys.executable, "-c", program], cwd=root, check=False)
     assert len(list(environment.runtime_folder().glob("run-*"))) == 1
-    with environment.scratch_folder() as mine:
+    with environment.scratch_folder() as folder:
         environment.remove_stale_runtime_files()
-        assert list(environment.runtime_folder().glob("run-*")) == [mine]
+        assert list(environment.runtime_folder().glob("run-*")) == [folder]
     assert not list(environment.runtime_folder().iterdir())
 
 
-def test_only_sockets_that_nobody_serves_are_swept() -> None:
+def test_only_unserved_sockets_are_removed() -> None:
     for name in ("dead", "served"):
         (environment.runtime_folder() / f"{name}.lock").touch()
         listener = socket.socket(socket.AF_UNIX)

@@ -25,7 +25,7 @@ def test_a_claim_has_one_holder_and_leaves_no_file(tmp_path: Path) -> None:
         pass
 
 
-def test_a_claim_goes_with_its_process(tmp_path: Path) -> None:
+def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from cooperflow import locks\n"
         f"with locks.claim(Path({str(tmp_path)!r}), 'run', 0):\n"

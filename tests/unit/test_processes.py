@@ -14,7 +14,7 @@ import pytest
 from cooperflow import processes
 
 
-def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
+def test_a_process_is_distinguished_from_a_later_one_with_its_pid() -> None:
     me = processes.this_process()
     assert me.is_alive()
     assert processes.Process.parse(str(me)) == me

@@ -17,7 +17,7 @@ KEY = 'sk/9f"2+c7\\e1<5>d0-never&written'
 
 
 @pytest.mark.parametrize(
-    ("given", "value", "problem", "note"),
+    ("raw", "value", "problem", "note"),
     [
         ("sk-0123456789", "sk-0123456789", "", ""),
         ("sk-0123456789\n", "sk-0123456789", "", "ends with white space"),
@@ -31,10 +31,10 @@ KEY = 'sk/9f"2+c7\\e1<5>d0-never&written'
         ("sk-ä123456789", None, "U+00E4", ""),
     ],
 )
-def test_a_key_that_no_header_carries_is_refused(
-    given: str, value: str | None, problem: str, note: str
+def test_a_key_that_is_invalid_in_a_header_is_refused(
+    raw: str, value: str | None, problem: str, note: str
 ) -> None:
-    key = redaction.read("THE_KEY", {"THE_KEY": given})
+    key = redaction.read("THE_KEY", {"THE_KEY": raw})
     assert key.value == value
     assert problem in key.problem and bool(problem) == bool(key.problem)
     assert note in key.note and bool(note) == bool(key.note)
@@ -73,8 +73,8 @@ def test_a_key_is_redacted_however_it_is_written(form: str, key: str, tmp_path: 
 
 
 def _traces(text: str) -> list[str]:
-    """Return what of the key can still be read in ``text``."""
-    found = [part for part in ("9f", "c7", "never", "written") if part in text]
+    """Return the parts of the key that are readable in ``text``."""
+    traces = [part for part in ("9f", "c7", "never", "written") if part in text]
     for word in text.replace("-", "+").replace("_", "/").split():
         for start in range(4):
             part = word[start : start + (len(word) - start) // 4 * 4]
@@ -82,11 +82,11 @@ def _traces(text: str) -> list[str]:
                 decoded = base64.b64decode(part)
             except ValueError:
                 continue
-            found += [p for p in ("9f", "never", "written") if p.encode() in decoded]
-    return found
+            traces += [p for p in ("9f", "never", "written") if p.encode() in decoded]
+    return traces
 
 
-def test_a_short_word_is_no_key() -> None:
+def test_a_short_word_is_not_a_key() -> None:
     assert redaction.redact("a replay", "replay") == "a replay"
 
 
@@ -96,7 +96,7 @@ def test_a_bundle_hides_a_key_with_a_line_break(monkeypatch: pytest.MonkeyPatch)
     assert not hasattr(bundle, "NO_KEY")
 
 
-def test_a_key_that_a_provider_quotes_is_taken_out(tmp_path: Path) -> None:
+def test_a_key_quoted_by_a_provider_is_redacted(tmp_path: Path) -> None:
     key = "sk-1234567890abcdef"
     (tmp_path / "deep").mkdir()
     quoted = tmp_path / "deep" / "cooperbench.log"

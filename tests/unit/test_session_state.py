@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from cooperflow import session_state
 from cooperflow.attempt import supervisor
 from cooperflow.errors import UserError
-from cooperflow.experiment import config, config_schema, plan
+from cooperflow.experiment import config, config_schema
+from cooperflow.experiment import plan as planning
 from cooperflow.layout import Results
 from cooperflow.outcomes import usage
 
 
-def test_a_second_start_is_told_who_is_at_work(tmp_path: Path) -> None:
+def test_a_second_session_is_refused_with_the_running_process(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'scripts'); from pathlib import Path\n"
         "from cooperflow import session_state; from cooperflow.layout import Results\n"
@@ -47,34 +48,34 @@ def test_a_second_start_is_told_who_is_at_work(tmp_path: Path) -> None:
 )
 def test_no_window_has_more_calls_than_the_limit(gaps: list[float], interval: float) -> None:
     """Calls start an interval apart whenever they are requested, and none waits needlessly."""
-    now, due, begun = 0.0, None, []
+    now, due, turns = 0.0, None, []
     for gap in gaps:
         now += gap
-        mine, due = session_state.next_turn(due, now, interval)
-        assert mine >= now
-        begun.append((now, mine))
-    for (_, before), (asked, after) in itertools.pairwise(begun):
+        turn, due = session_state.next_turn(due, now, interval)
+        assert turn >= now
+        turns.append((now, turn))
+    for (_, before), (request, after) in itertools.pairwise(turns):
         assert after - before >= interval - 1e-9
-        assert after == asked or after <= before + interval + 1e-9
+        assert after == request or after <= before + interval + 1e-9
 
 
-def test_a_clock_set_back_stops_nothing() -> None:
+def test_a_clock_set_back_does_not_delay_calls() -> None:
     assert session_state.next_turn(1e9 + 1e6, 1e9, 5.0) == (1e9, 1e9 + 5.0)
 
 
-def _take(path: str, count: int) -> None:
-    one = session_state.RateLimit(Path(path), 60.0)
+def _reserve_turns(path: str, count: int) -> None:
+    rate_limit = session_state.RateLimit(Path(path), 60.0)
     for _ in range(count):
-        one.reserve()
+        rate_limit.reserve()
 
 
 def test_turns_of_several_processes(tmp_path: Path) -> None:
-    """Processes that ask at once are never given the same turn: each moves the next one on."""
-    begun = time.time()
+    """Processes that request a turn at the same time never get the same one."""
+    start = time.time()
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        pool.starmap(_take, [(str(tmp_path / "pace"), 600)] * 4, chunksize=1)
+        pool.starmap(_reserve_turns, [(str(tmp_path / "pace"), 600)] * 4, chunksize=1)
     due = float((tmp_path / "pace").read_text())
-    assert begun + 2400 <= due <= time.time() + 2400
+    assert start + 2400 <= due <= time.time() + 2400
 
 
 def test_held_seconds_are_those_of_the_agent_held_most() -> None:
@@ -89,7 +90,7 @@ def test_held_seconds_are_those_of_the_agent_held_most() -> None:
 
 
 def test_the_time_limit_is_extended_by_held_seconds(tmp_path: Path) -> None:
-    """Only what agents wait for the pace is added, and only where there is a pace."""
+    """Only time spent waiting for the rate limit is added, and only if there is one."""
     log = tmp_path / "calls.jsonl"
     log.write_text('{"event": "held", "thread": "1", "seconds": 42.5}\n')
 
@@ -115,8 +116,8 @@ def test_models_of_a_provider_share_its_slots() -> None:
         "providers": {"p": {"runs": 2, "requests_per_minute": 30}},
         "settings": {"solo": ["--setting", "solo"]},
     }
-    made = plan.make(config.parse(raw))
-    slots = {one.model_name: made.slots(one) for one in made.experiments}
-    assert made.run_limits == {"provider_p": 2}
+    plan = planning.make(config.parse(raw))
+    slots = {experiment.model_name: plan.slots(experiment) for experiment in plan.experiments}
+    assert plan.run_limits == {"provider_p": 2}
     assert slots == {"a": {"provider_p": 1}, "b": {"provider_p": 1}, "c": {}}
-    assert [made.limits(one).requests_per_minute for one in made.experiments] == [30, 30, None]
+    assert [plan.limits(e).requests_per_minute for e in plan.experiments] == [30, 30, None]

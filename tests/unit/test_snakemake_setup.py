@@ -18,7 +18,7 @@ def _record(text: str) -> logging.LogRecord:
     return logging.LogRecord("snakemake", logging.ERROR, __file__, 1, text, (), None)
 
 
-def test_a_retried_attempt_and_an_interruption_do_not_read_as_failures() -> None:
+def test_a_retried_attempt_and_an_interruption_are_not_shown_as_failures() -> None:
     messages = snakemake_setup._Messages()
     block = "RuleException:\nCalledProcessError: Command 'x' returned non-zero exit status"
     assert not messages.filter(_record(f"{block} 75."))

@@ -46,11 +46,11 @@ def test_names_are_those_of_the_files() -> None:
 
 
 def test_every_column_is_documented() -> None:
-    told = (layout.REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
-    made = [run_table.runs_table([]), run_table.summary_table(EMPTY), comparison.table(EMPTY)]
-    for table in [*made, *small(CASES["plain"]).values()]:
+    manual = (layout.REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    tables = [run_table.runs_table([]), run_table.summary_table(EMPTY), comparison.table(EMPTY)]
+    for table in [*tables, *small(CASES["plain"]).values()]:
         for column in table.columns:
-            assert re.search(rf"\b{column}\b", told), column
+            assert re.search(rf"\b{column}\b", manual), column
 
 
 def test_every_published_repo_has_a_language() -> None:
@@ -147,9 +147,9 @@ def test_difficulty_is_the_mean_over_models() -> None:
 
 
 def test_without_solo_there_is_no_difficulty() -> None:
-    made = small(made_runs.experiment(PAIRS, ["pass"] * 4, setting="coop-comm"))
+    tables = small(made_runs.experiment(PAIRS, ["pass"] * 4, setting="coop-comm"))
     for name in ("by_solo_outcome", "by_difficulty", "coordination_gap"):
-        assert made[name].empty
+        assert tables[name].empty
 
 
 def test_repeats_by_hand() -> None:
@@ -170,7 +170,7 @@ def test_repeats_by_hand() -> None:
     assert [row["repeated_pairs"], row["changed_share"], row["disagreement"]] == [4, 0.5, 0.5]
 
 
-def test_repeats_with_an_infra_error_take_what_was_graded() -> None:
+def test_repeats_with_an_infra_error_use_the_evaluated_runs() -> None:
     runs = made_runs.joined(
         made_runs.experiment(PAIRS, ["pass", "pass", "fail", "infra_error"]),
         made_runs.experiment(PAIRS, ["infra_error", "fail", "fail", "infra_error"], repeat=2),
@@ -183,7 +183,7 @@ def test_repeats_with_an_infra_error_take_what_was_graded() -> None:
 # --- the config key ---------------------------------------------------------------------------
 
 
-def plan(**keys: object) -> planning.Plan:
+def make_plan(**keys: object) -> planning.Plan:
     raw: dict[str, object] = {
         "dataset": {"dir": "demo/dataset", "subset": "flash"},
         "models": {"m": {"model": "x"}},
@@ -192,28 +192,28 @@ def plan(**keys: object) -> planning.Plan:
     return planning.make(configuration.parse({**raw, **keys}))
 
 
-def test_repeats_have_names_of_their_own() -> None:
-    assert [e.run_name for e in plan().experiments] == ["m-solo", "m-coop-comm"]
-    made = plan(repeats=3)
-    assert [e.run_name for e in made.experiments] == [
+def test_each_repeat_has_a_separate_name() -> None:
+    assert [e.run_name for e in make_plan().experiments] == ["m-solo", "m-coop-comm"]
+    plan = make_plan(repeats=3)
+    assert [e.run_name for e in plan.experiments] == [
         "m-solo", "m-solo-r2", "m-solo-r3", "m-coop-comm", "m-coop-comm-r2", "m-coop-comm-r3",
     ]  # fmt: skip
-    assert [e.repeat for e in made.experiments] == [1, 2, 3, 1, 2, 3]
-    assert len(made.runs) == 300
-    assert made.experiment("m-solo-r3").repeat == 3
+    assert [e.repeat for e in plan.experiments] == [1, 2, 3, 1, 2, 3]
+    assert len(plan.runs) == 300
+    assert plan.experiment("m-solo-r3").repeat == 3
 
 
 @pytest.mark.parametrize("value", [0, -1, 100, "two", 1.5])
 def test_repeats_are_checked(value: object) -> None:
     with pytest.raises(UserError, match="repeats"):
-        plan(repeats=value)
+        make_plan(repeats=value)
 
 
 def test_a_repeat_cannot_take_the_name_of_a_setting() -> None:
     named = {"solo": ["--setting", "solo"], "solo-r2": ["--setting", "solo"]}
-    assert len(plan(settings=named).experiments) == 2
+    assert len(make_plan(settings=named).experiments) == 2
     with pytest.raises(UserError, match="both be called m-solo-r2"):
-        plan(settings=named, repeats=2)
+        make_plan(settings=named, repeats=2)
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def test_runs_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert back["task_id"].tolist() == runs["task_id"].tolist()
 
 
-def test_an_older_runs_csv_is_told(tmp_path: Path) -> None:
+def test_an_older_runs_csv_is_reported(tmp_path: Path) -> None:
     made_runs.random(1).drop(columns="repeat").to_csv(tmp_path / "runs.csv", index=False)
     with pytest.raises(UserError, match="repeat is missing"):
         run_table.read_runs(tmp_path / "runs.csv")
@@ -258,14 +258,14 @@ def test_headlines_are_inert() -> None:
         made_runs.experiment(PAIRS, ["pass"] * 4, HARD),
         made_runs.experiment(PAIRS, ["fail"] * 4, HARD, "coop-comm"),
     )
-    made = derived_tables.headline_summary(run_table.summary_table(runs))
-    latex = made.latex()
+    summary = derived_tables.headline_summary(run_table.summary_table(runs))
+    latex = summary.latex()
     assert (
         r"x\_\&\%\$\#\{\}\textasciitilde{}\textasciicircum{}|*\textless{}b\textgreater{}" in latex
     )
     assert latex.count(r"\\") == 3
     assert r"Pass rate (95 \% CI)" in latex
-    lines = [line for line in made.markdown().splitlines() if line.startswith("|")]
+    lines = [line for line in summary.markdown().splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1
     assert r"x\_&%$#{}~^\|\*\<b\>-solo" in lines[2]
 
@@ -338,12 +338,12 @@ def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["paired_outcomes", "repo_outcomes"])
-def test_all_kinds_and_the_same_again(name: str, tmp_path: Path) -> None:
+def test_plots_are_rendered_in_every_kind_and_reproducibly(name: str, tmp_path: Path) -> None:
     shown = plot_data.load(written(CASES["plain"], tmp_path))
-    made = specifications.render(name, shown, layout.PLOT_KINDS)
-    assert made["png"].startswith(b"\x89PNG")
-    assert made["pdf"].startswith(b"%PDF")
-    assert made == specifications.render(name, shown, layout.PLOT_KINDS)
+    images = specifications.render(name, shown, layout.PLOT_KINDS)
+    assert images["png"].startswith(b"\x89PNG")
+    assert images["pdf"].startswith(b"%PDF")
+    assert images == specifications.render(name, shown, layout.PLOT_KINDS)
 
 
 def test_text_needs_no_system_fonts(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_text_needs_no_system_fonts(tmp_path: Path) -> None:
     assert all(specifications.FONT.replace(" ", "") in font for font in fonts)
 
 
-def test_figures_show_what_the_tables_say(tmp_path: Path) -> None:
+def test_figures_show_the_values_of_the_tables(tmp_path: Path) -> None:
     shown = plot_data.load(written(CASES["plain"], tmp_path))
     rows = {name: spec(shown) for name, spec in specifications.SPECS.items()}
     drawn = {row["label"]: row["value"] for row in rows["pass_rates"]["data"]["values"]}
@@ -383,7 +383,7 @@ def test_lanes_do_not_overlap(tmp_path: Path) -> None:
         ends[bar.lane] = bar.start + bar.length
 
 
-def test_replay_stands_in_every_title(tmp_path: Path) -> None:
+def test_replay_is_in_every_title(tmp_path: Path) -> None:
     shown = plot_data.load(written(made_runs.random(1).assign(replay=True), tmp_path))
     for name, spec in specifications.SPECS.items():
         assert "replay" in spec(shown)["title"], name
@@ -398,11 +398,11 @@ def test_the_snakefile_imports_no_statistics() -> None:
         "print([m for m in ('scipy', 'statsmodels', 'vl_convert') if m in sys.modules])"
     )
     scripts = str(layout.REPOSITORY / "scripts")
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": scripts},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == "[]"
+    assert process.stdout.strip() == "[]"

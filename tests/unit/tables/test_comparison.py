@@ -1,4 +1,4 @@
-"""`make compare`: two results folders, against figures worked out by other means."""
+"""`make compare`: two results folders, against independently calculated figures."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def runs(rates: tuple[float, float, float], seed: int, model: str = "m") -> pd.D
 
 
 def document(**changes: object) -> dict[str, object]:
-    asked = {"model": "command-a", "agent": "mini_swe_agent_v2", "flags": ["--setting", "solo"]}
+    requested = {"model": "command-a", "agent": "mini_swe_agent_v2", "flags": ["--setting", "solo"]}
     resolved = {"cooperbench": "0.0.29", "litellm": "1", "tasks": {"x_task/1": "h1"}}
     return {
-        "asked": {k: changes.get(k, v) for k, v in asked.items()},
+        "asked": {k: changes.get(k, v) for k, v in requested.items()},
         "resolved": {k: changes.get(k, v) for k, v in resolved.items()},
     }
 
@@ -81,7 +81,7 @@ def test_the_figures_of_three_settings_by_100_pairs() -> None:
     assert result.alone == []
 
 
-def test_one_model_each_is_compared_by_setting() -> None:
+def test_single_models_are_compared_by_setting() -> None:
     left, right = runs((0.6, 0.3, 0.3), 1), runs((0.6, 0.3, 0.3), 9, "other")
     result = comparison.compare_folders(folder("a", left), folder("b", right))
     assert next((r.a.run_name, r.b.run_name) for r in result.rows) == ("m-solo", "other-solo")
@@ -100,7 +100,7 @@ def test_one_model_each_is_compared_by_setting() -> None:
         ({"content": "c2"}, f"Images with other contents: {IMAGE}."),
     ],
 )  # fmt: skip
-def test_what_differs_is_marked_once(changes: dict[str, str], mark: str) -> None:
+def test_each_difference_is_marked_once(changes: dict[str, str], mark: str) -> None:
     table = runs((0.5, 0.5, 0.5), 1)
     result = comparison.compare_folders(folder("a", table), folder("b", table, **changes))
     assert result.marks == [mark]
@@ -130,10 +130,10 @@ def test_other_data_sets_are_refused_or_marked() -> None:
 
 def test_nothing_in_common_is_one_message() -> None:
     left = runs((0.5, 0.5, 0.5), 1)
-    two = made_runs.joined(left, runs((0.5, 0.5, 0.5), 3, "n"))
-    strange = runs((0.5, 0.5, 0.5), 5, "z")
+    both_models = made_runs.joined(left, runs((0.5, 0.5, 0.5), 3, "n"))
+    other = runs((0.5, 0.5, 0.5), 5, "z")
     with pytest.raises(UserError, match="no experiment in common"):
-        comparison.compare_folders(folder("a", two), folder("b", strange))
+        comparison.compare_folders(folder("a", both_models), folder("b", other))
     with pytest.raises(UserError, match="no pair that both evaluated"):
         comparison.compare_folders(folder("a", left), folder("b", left.assign(repo="other_task")))
 

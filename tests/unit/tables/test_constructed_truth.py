@@ -43,7 +43,7 @@ class Experiment:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     plan, truths = constructed.make(tmp_path_factory.mktemp("constructed") / "results", models=2)
     runs, _ = run_table.collect(plan)
     talk = communication_tables.collect(plan, runs)
@@ -52,17 +52,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     return Experiment(truths, runs, talk, small, comparison.table(runs), figures)
 
 
-def test_the_experiment_is_large_and_has_every_kind_of_run(made: Experiment) -> None:
-    assert len(made.truths) == len(made.runs) == 2 * 3 * 100
+def test_the_experiment_is_large_and_has_every_kind_of_run(experiment: Experiment) -> None:
+    assert len(experiment.truths) == len(experiment.runs) == 2 * 3 * 100
     for model, setting in itertools.product(MODELS, COOP):
-        assert {t.kind for t in made.of(model, setting)} == set(constructed.KINDS)
-    notes = [turn.note for truth in made.truths for turn in truth.notes]
+        assert {t.kind for t in experiment.of(model, setting)} == set(constructed.KINDS)
+    notes = [turn.note for truth in experiment.truths for turn in truth.notes]
     assert len(notes) > 200
     assert {bool(n and n.asks) for n in notes} == {True, False}
 
 
-def test_columns_of_every_run(made: Experiment) -> None:
-    for truth, row in zip(made.truths, made.runs.to_dict("records"), strict=True):
+def test_columns_of_every_run(experiment: Experiment) -> None:
+    for truth, row in zip(experiment.truths, experiment.runs.to_dict("records"), strict=True):
         assert (row["model"], row["setting"]) == (truth.model, truth.setting)
         assert (row["outcome"], row["caveat"]) == (truth.outcome, truth.caveat)
         assert (row["loss"], row["merge_status"]) == (truth.loss, truth.merge)
@@ -84,10 +84,10 @@ def test_columns_of_every_run(made: Experiment) -> None:
 def by_task(
     truths: Iterable[Truth], above: Callable[[Truth], float], below: Callable[[Truth], float]
 ) -> dict[Task, list[tuple[float, float]]]:
-    found: dict[Task, list[tuple[float, float]]] = defaultdict(list)
+    pairs: dict[Task, list[tuple[float, float]]] = defaultdict(list)
     for truth in truths:
-        found[truth.repo, truth.task].append((float(above(truth)), float(below(truth))))
-    return {task: values for task, values in found.items() if sum(v[1] for v in values)}
+        pairs[truth.repo, truth.task].append((float(above(truth)), float(below(truth))))
+    return {task: values for task, values in pairs.items() if sum(v[1] for v in values)}
 
 
 def check_share(
@@ -104,11 +104,11 @@ def check_share(
 ENDS = ("ci_low", "ci_high", "cluster_low", "cluster_high")
 
 
-def test_losses(made: Experiment) -> None:
-    table = made.small["losses"].set_index(["model", "setting", "loss"])
+def test_losses(experiment: Experiment) -> None:
+    table = experiment.small["losses"].set_index(["model", "setting", "loss"])
     assert len(table) == 2 * 2 * 5
     for model, setting in itertools.product(MODELS, COOP):
-        truths = made.of(model, setting)
+        truths = experiment.of(model, setting)
         graded = [t for t in truths if t.graded]
         failed = [t for t in graded if t.outcome == "fail"]
         for loss in ("passed", "agent", "merge", "integration", "unknown"):
@@ -128,11 +128,11 @@ def test_losses(made: Experiment) -> None:
                 assert plain.same(row[name], value)
 
 
-def test_own_features(made: Experiment) -> None:
-    table = made.small["own_features"].set_index(["model", "setting"])
+def test_own_features(experiment: Experiment) -> None:
+    table = experiment.small["own_features"].set_index(["model", "setting"])
     for model, setting in itertools.product(MODELS, COOP):
         row = table.loc[(model, setting)]
-        graded = [t for t in made.of(model, setting) if t.graded]
+        graded = [t for t in experiment.of(model, setting) if t.graded]
         known = [t for t in graded if None not in t.own]
         assert (row["graded"], row["known"]) == (len(graded), len(known))
         assert row["both_passed"] == sum(t.own == (True, True) for t in known)
@@ -151,11 +151,11 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def test_conflicts_and_overlap(made: Experiment) -> None:
-    table = made.small["conflicts"].set_index(["model", "setting"])
+def test_conflicts_and_overlap(experiment: Experiment) -> None:
+    table = experiment.small["conflicts"].set_index(["model", "setting"])
     for model, setting in itertools.product(MODELS, COOP):
         row = table.loc[(model, setting)]
-        merged = [t for t in made.of(model, setting) if t.merge]
+        merged = [t for t in experiment.of(model, setting) if t.merge]
         known = [t for t in merged if t.overlapping is not None]
         assert (row["merged"], row["overlap_known"]) == (len(merged), len(known))
         assert row["conflicts"] == sum(t.merge == "conflicts" for t in merged)
@@ -184,7 +184,7 @@ def conflict(truth: Truth) -> bool | None:
 
 def check_comparison(
     rows: Sequence[Any],
-    made: Experiment,
+    experiment: Experiment,
     mark: Callable[[Truth], bool | None],
     names: Sequence[str],
 ) -> None:
@@ -196,7 +196,7 @@ def check_comparison(
     p_values = []
     for row in rows:
         sides = [
-            made.of(*next(
+            experiment.of(*next(
                 (model, setting)
                 for model in MODELS
                 for setting in constructed.SETTINGS
@@ -237,20 +237,22 @@ def check_comparison(
         assert row["p_holm"] == pytest.approx(adjusted, rel=5e-6)
 
 
-def test_comparison_of_pass_rates(made: Experiment) -> None:
-    rows = made.comparison.to_dict("records")
+def test_comparison_of_pass_rates(experiment: Experiment) -> None:
+    rows = experiment.comparison.to_dict("records")
     assert [row["compared"] for row in rows] == ["settings"] * 6 + ["models"] * 3
     cells = ("both", "only_a", "only_b", "neither")
-    check_comparison(rows, made, verdict, (*cells, "pass_rate_a", "pass_rate_b", "infra_excluded"))
+    check_comparison(
+        rows, experiment, verdict, (*cells, "pass_rate_a", "pass_rate_b", "infra_excluded")
+    )
 
 
-def test_comparison_of_conflict_rates(made: Experiment) -> None:
+def test_comparison_of_conflict_rates(experiment: Experiment) -> None:
     """McNemar, Newcombe and the clustered interval, as for the pass rate."""
-    rows = made.small["conflict_comparison"].to_dict("records")
+    rows = experiment.small["conflict_comparison"].to_dict("records")
     assert len(rows) == 4
     cells = ("both_conflict", "only_a_conflicts", "only_b_conflicts", "neither_conflicts")
     names = (*cells, "conflict_rate_a", "conflict_rate_b", "excluded")
-    check_comparison(rows, made, conflict, names)
+    check_comparison(rows, experiment, conflict, names)
 
 
 # --- communication ----------------------------------------------------------------------------
@@ -323,13 +325,13 @@ def measures(truth: Truth) -> Talk:
     )
 
 
-def coop(made: Experiment) -> list[Truth]:
-    return [truth for truth in made.truths if truth.setting != "solo"]
+def coop(experiment: Experiment) -> list[Truth]:
+    return [truth for truth in experiment.truths if truth.setting != "solo"]
 
 
-def test_measures_of_every_run(made: Experiment) -> None:
-    rows = made.talk.runs.to_dict("records")
-    for truth, row in zip(coop(made), rows, strict=True):
+def test_measures_of_every_run(experiment: Experiment) -> None:
+    rows = experiment.talk.runs.to_dict("records")
+    for truth, row in zip(coop(experiment), rows, strict=True):
         expected = measures(truth)
         assert set(expected.measures) == set(communication.MEASURES)
         for name, value in expected.measures.items():
@@ -340,26 +342,26 @@ def test_measures_of_every_run(made: Experiment) -> None:
         assert row["conflict"] is expected.conflict or pd.isna(row["conflict"])
 
 
-def test_time_and_step_of_every_message(made: Experiment) -> None:
+def test_time_and_step_of_every_message(experiment: Experiment) -> None:
     expected = []
-    for truth in coop(made):
+    for truth in coop(experiment):
         for number, turn in enumerate(truth.notes, start=1):
             note = turn.note
             assert note
             start = min(t.second for t in truth.turns)
             sides = constructed.AGENTS[turn.agent], constructed.AGENTS[1 - turn.agent]
             answered = is_answered(truth, turn) if note.asks else None
-            place = (turn.second - start, turn.number, sixth(truth, turn.second))
+            position = (turn.second - start, turn.number, sixth(truth, turn.second))
             flags = (note.plan, note.asks, answered, is_late(truth, turn), note.line)
-            expected.append((number, *sides, *place, *flags, bool(note.file)))
-    table = made.talk.messages.astype(object).where(made.talk.messages.notna(), None)
+            expected.append((number, *sides, *position, *flags, bool(note.file)))
+    table = experiment.talk.messages.astype(object).where(experiment.talk.messages.notna(), None)
     columns = ["number", "sender", "receiver", "time_s", "step", "sixth"]
     flags = ["plan", "question", "answered", "late", "lines"]
-    got = [
+    rows = [
         (*row[:-1], bool(row[-1]))
         for row in table[[*columns, *flags, "files"]].itertuples(index=False, name=None)
     ]
-    assert got == expected
+    assert rows == expected
 
 
 def ratio(talks: Sequence[Talk], above: str, below: str) -> list[float]:
@@ -373,11 +375,11 @@ def ratio(talks: Sequence[Talk], above: str, below: str) -> list[float]:
     tasks: dict[Task, list[tuple[float, float]]] = defaultdict(list)
     for talk in talks:
         tasks[talk.truth.repo, talk.truth.task].append((count(talk, above), count(talk, below)))
-    kept = {task: v for task, v in tasks.items() if sum(each[1] for each in v)}
-    total = [sum(each[side] for v in kept.values() for each in v) for side in (0, 1)]
+    counted = {task: v for task, v in tasks.items() if sum(each[1] for each in v)}
+    total = [sum(each[side] for v in counted.values() for each in v) for side in (0, 1)]
     runs = sum(count(talk, below) > 0 for talk in talks)
     value = total[0] / total[1] if total[1] else math.nan
-    return [runs, len(kept), value, *plain.clustered(kept)]
+    return [runs, len(counted), value, *plain.clustered(counted)]
 
 
 RATIOS = {
@@ -397,13 +399,13 @@ RATIOS = {
 }
 
 
-def test_measures_by_setting(made: Experiment) -> None:
-    table = made.small["communication_by_setting"].set_index(
+def test_measures_by_setting(experiment: Experiment) -> None:
+    table = experiment.small["communication_by_setting"].set_index(
         ["model", "setting", "merge", "measure"]
     )
-    seen = 0
+    checked = 0
     for model, setting in itertools.product(MODELS, COOP):
-        talks = [measures(t) for t in made.of(model, setting) if t.graded]
+        talks = [measures(t) for t in experiment.of(model, setting) if t.graded]
         parts = {
             "all": talks,
             "conflict": [t for t in talks if t.conflict is True],
@@ -413,7 +415,7 @@ def test_measures_by_setting(made: Experiment) -> None:
         for merge, part in parts.items():
             for name in names:
                 row = table.loc[(model, setting, merge, name)]
-                seen += 1
+                checked += 1
                 expected = ratio(part, *RATIOS[name])
                 assert [row["runs"], row["tasks"]] == expected[:2], name
                 for column, value in zip(("value", "ci_low", "ci_high"), expected[2:], strict=True):
@@ -428,20 +430,20 @@ def test_measures_by_setting(made: Experiment) -> None:
             }
             for name, marks in shares.items():
                 row = table.loc[(model, setting, merge, name)]
-                seen += 1
+                checked += 1
                 assert row["runs"] == len(marks)
                 assert plain.same(row["value"], sum(marks) / len(marks))
                 low, high = plain.wilson(sum(marks), len(marks))
                 assert plain.same(row["ci_low"], low) and plain.same(row["ci_high"], high)
-    assert seen == len(table)
+    assert checked == len(table)
 
 
-def test_messages_and_the_conflict_rate(made: Experiment) -> None:
-    table = made.small["communication_and_conflicts"].set_index(["model", "property"])
+def test_messages_and_the_conflict_rate(experiment: Experiment) -> None:
+    table = experiment.small["communication_and_conflicts"].set_index(["model", "property"])
     assert len(table) == 2 * 10
     assert set(table["setting"]) == {"coop-comm"}
     for model in MODELS:
-        talks = [measures(t) for t in made.of(model, "coop-comm") if conflict(t) is not None]
+        talks = [measures(t) for t in experiment.of(model, "coop-comm") if conflict(t) is not None]
         talking = [t for t in talks if t["messages"]]
         middle = {
             name: plain.median([t[name] for t in talks])
@@ -467,7 +469,7 @@ def test_messages_and_the_conflict_rate(made: Experiment) -> None:
         }
         for name, (part, holds) in marks.items():
             row = table.loc[(model, name)]
-            sides = [[t for t in part if holds(t) is wanted] for wanted in (True, False)]
+            sides = [[t for t in part if holds(t) is mark] for mark in (True, False)]
             cells = []
             for side, label in zip(sides, ("with", "without"), strict=True):
                 count, of = sum(bool(t.conflict) for t in side), len(side)
@@ -487,10 +489,10 @@ def test_messages_and_the_conflict_rate(made: Experiment) -> None:
 # --- difficulty -------------------------------------------------------------------------------
 
 
-def test_difficulty_and_area_under_the_curve(made: Experiment) -> None:
+def test_difficulty_and_area_under_the_curve(experiment: Experiment) -> None:
     """The paper's scale: three levels of difficulty with two models, and the pooled row."""
     alone: dict[tuple[Any, ...], list[bool]] = defaultdict(list)
-    for t in made.truths:
+    for t in experiment.truths:
         if t.setting == "solo" and t.graded:
             alone[t.repo, t.task, t.features].append(t.outcome == "pass")
     hard = {pair: 1 - sum(wins) / len(wins) for pair, wins in alone.items()}
@@ -498,13 +500,13 @@ def test_difficulty_and_area_under_the_curve(made: Experiment) -> None:
     cells: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(
         lambda: defaultdict(lambda: [0, 0])
     )
-    for t in made.truths:
+    for t in experiment.truths:
         if t.graded and (t.repo, t.task, t.features) in hard:
             bucket = min(int(10 * (hard[t.repo, t.task, t.features] - low) / (high - low)), 9)
             for model in (t.model, "(pooled)"):
                 cells[model, t.setting][bucket][0] += 1
                 cells[model, t.setting][bucket][1] += t.outcome == "pass"
-    curves = made.small["by_difficulty"].query("scale == 'paper'")
+    curves = experiment.small["by_difficulty"].query("scale == 'paper'")
     assert len(curves) == 3 * 3 * 3
     for row in curves.to_dict("records"):
         n, k = cells[row["model"], row["setting"]][row["bucket"]]
@@ -512,7 +514,7 @@ def test_difficulty_and_area_under_the_curve(made: Experiment) -> None:
         assert plain.same(row["pass_rate"], k / n)
         ends = plain.wilson(k, n)
         assert plain.same(row["ci_low"], ends[0]) and plain.same(row["ci_high"], ends[1])
-    gaps = made.small["coordination_gap"].query("scale == 'paper'").to_dict("records")
+    gaps = experiment.small["coordination_gap"].query("scale == 'paper'").to_dict("records")
     assert len(gaps) == 3 * 2
     for row in gaps:
         areas = []
@@ -562,19 +564,19 @@ def sentence_of_effect(rate: str, pairs: Sequence[tuple[bool, bool, Task]]) -> s
     )
 
 
-def test_the_sentences_have_the_figures_of_the_facts(made: Experiment) -> None:
-    assert [found.model for found in made.findings] == list(MODELS)
-    for model, found in zip(MODELS, made.findings, strict=True):
-        text = " ".join(findings.sentences(found))
+def test_the_sentences_have_the_figures_of_the_facts(experiment: Experiment) -> None:
+    assert [figures.model for figures in experiment.findings] == list(MODELS)
+    for model, figures in zip(MODELS, experiment.findings, strict=True):
+        text = " ".join(findings.sentences(figures))
         counts = {}
         for setting in constructed.SETTINGS:
-            graded = [t for t in made.of(model, setting) if t.graded]
+            graded = [t for t in experiment.of(model, setting) if t.graded]
             counts[setting] = sum(t.outcome == "pass" for t in graded), len(graded)
         assert "Solo solves {} of {} pairs.".format(*counts["solo"]) in text
         assert "With messages two agents solve {} of {}".format(*counts["coop-comm"]) in text
         assert "Without messages they solve {} of {}".format(*counts["coop-nocomm"]) in text
         for setting, words in (("coop-comm", "with messages"), ("coop-nocomm", "without messages")):
-            losses = Counter(t.loss for t in made.of(model, setting) if t.outcome == "fail")
+            losses = Counter(t.loss for t in experiment.of(model, setting) if t.outcome == "fail")
             expected = (
                 f"Of the {sum(losses.values())} failures {words}, {losses['merge']} are lost in "
                 f"the merge although both features work alone; {losses['integration']} merge "
@@ -584,10 +586,10 @@ def test_the_sentences_have_the_figures_of_the_facts(made: Experiment) -> None:
             assert expected in text
         for rate, mark in (("pass rate", verdict), ("conflict rate", conflict)):
             pairs = []
-            for a, b in zip(*(made.of(model, setting) for setting in COOP), strict=True):
+            for a, b in zip(*(experiment.of(model, setting) for setting in COOP), strict=True):
                 first, second = mark(a), mark(b)
                 if first is not None and second is not None:
                     pairs.append((first, second, (a.repo, a.task)))
             assert sentence_of_effect(rate, pairs) in text
-        infra = sum(t.outcome == "infra_error" for t in made.truths if t.model == model)
+        infra = sum(t.outcome == "infra_error" for t in experiment.truths if t.model == model)
         assert f"Left out: {infra} infrastructure errors." in text

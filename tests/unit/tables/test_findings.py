@@ -1,4 +1,4 @@
-"""The sentences at the top of the report: their wording, and their figures by other means."""
+"""The sentences at the top of the report: wording, and independently calculated figures."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ WHOLE = Figures(
 )
 
 
-def text(found: Figures) -> str:
-    return " ".join(findings.sentences(found))
+def text(figures: Figures) -> str:
+    return " ".join(findings.sentences(figures))
 
 
-def test_the_whole_text() -> None:
+def test_the_complete_text() -> None:
     assert text(WHOLE) == (
         "Solo solves 61 of 100 pairs. "
         "With messages two agents solve 38 of 100: fewer than one agent (difference −23 points, "
@@ -60,7 +60,7 @@ def test_the_whole_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gap", "says", "not_says"),
+    ("gap", "expected", "unexpected"),
     [
         (LOWER, "fewer than one agent", "inconclusive"),
         (replace(LOWER, value=0.23, low=0.13, high=0.33, cluster_low=0.1, cluster_high=0.3),
@@ -83,34 +83,36 @@ def test_the_whole_text() -> None:
         (None, "two agents solve 38 of 100.", "difference"),
     ],
 )  # fmt: skip
-def test_the_wording_follows_the_evidence(gap: Difference | None, says: str, not_says: str) -> None:
-    found = text(Figures("m", Count(61, 100), Count(38, 100), messages_gap=gap))
-    assert says in found
-    assert not_says not in found
-    assert "nan" not in found
-    assert "better" not in found
+def test_the_wording_follows_the_evidence(
+    gap: Difference | None, expected: str, unexpected: str
+) -> None:
+    wording = text(Figures("m", Count(61, 100), Count(38, 100), messages_gap=gap))
+    assert expected in wording
+    assert unexpected not in wording
+    assert "nan" not in wording
+    assert "better" not in wording
 
 
 @pytest.mark.parametrize(
-    ("lead_alone", "says"),
+    ("lead_alone", "expected"),
     [
         (0, "With messages two agents solve 38 of 100: fewer than one agent"),
         (1, "solve 38 of 100, 1 of them only by agent 1's patch (lead_alone): fewer than"),
         (38, "solve 38 of 100, 38 of them only by agent 1's patch (lead_alone): fewer than"),
     ],
 )
-def test_passes_of_one_patch_alone_are_counted(lead_alone: int, says: str) -> None:
+def test_passes_of_one_patch_alone_are_counted(lead_alone: int, expected: str) -> None:
     count = Count(38, 100, lead_alone=lead_alone)
-    assert says in text(Figures("m", Count(61, 100), count, messages_gap=LOWER))
+    assert expected in text(Figures("m", Count(61, 100), count, messages_gap=LOWER))
     unclear = text(Figures("m", Count(61, 100), count, messages_gap=UNCLEAR))
-    assert says.removesuffix(": fewer than").removesuffix(": fewer than one agent") in unclear
+    assert expected.removesuffix(": fewer than").removesuffix(": fewer than one agent") in unclear
     alone = text(Figures("m", messages=count))
     assert alone.endswith(".")
     assert ("lead_alone" in alone) == bool(lead_alone)
 
 
 @pytest.mark.parametrize(
-    ("effect", "says"),
+    ("effect", "expected"),
     [
         (replace(UNCLEAR, low=-0.19, high=-0.01, cluster_high=-0.01, p=0.03),
          "Messages lower the conflict rate by 9 points (95 % interval −19 to −1, p = 0.030)."),
@@ -120,14 +122,14 @@ def test_passes_of_one_patch_alone_are_counted(lead_alone: int, says: str) -> No
         (None, ""),
     ],
 )  # fmt: skip
-def test_the_effect_of_messages(effect: Difference | None, says: str) -> None:
-    found = text(Figures("m", conflict_effect=effect))
-    assert found.startswith(says)
-    assert bool(found) == bool(says)
+def test_the_effect_of_messages(effect: Difference | None, expected: str) -> None:
+    wording = text(Figures("m", conflict_effect=effect))
+    assert wording.startswith(expected)
+    assert bool(wording) == bool(expected)
 
 
 @pytest.mark.parametrize(
-    ("losses", "says"),
+    ("losses", "expected"),
     [
         (Losses(62, {"merge": 21, "agent": 41}),
          "Of the 62 failures with messages, 21 are lost in the merge although both features work "
@@ -141,14 +143,14 @@ def test_the_effect_of_messages(effect: Difference | None, says: str) -> None:
         (None, ""),
     ],
 )  # fmt: skip
-def test_where_failures_are_lost(losses: Losses | None, says: str) -> None:
-    assert text(Figures("m", losses=losses)) == says
-    assert text(Figures("m", silent_losses=losses)) == says.replace("with m", "without m")
+def test_where_failures_are_lost(losses: Losses | None, expected: str) -> None:
+    assert text(Figures("m", losses=losses)) == expected
+    assert text(Figures("m", silent_losses=losses)) == expected.replace("with m", "without m")
 
 
 def test_replay_and_missing_data_are_stated() -> None:
     gap = replace(LOWER, excluded=3, bound_low=-0.26, bound_high=-0.2)
-    found = Figures(
+    figures = Figures(
         "m",
         Count(58, 97, infra=3),
         Count(30, 80, unfinished=20),
@@ -157,7 +159,7 @@ def test_replay_and_missing_data_are_stated() -> None:
         replay=True,
         adopted=True,
     )
-    lines = findings.report([found])
+    lines = findings.report([figures])
     assert lines[:2] == [findings.REPLAY, findings.ADOPTED]
     rest = " ".join(lines[2:])
     assert "difference over 78 pairs evaluated in both −23 points" in rest
@@ -172,12 +174,12 @@ def test_replay_and_missing_data_are_stated() -> None:
 
 
 def test_several_models_are_named() -> None:
-    one, two = (Figures(name, Count(1, 2)) for name in ("a", "b"))
-    assert findings.report([one, two]) == [
+    first, second = (Figures(name, Count(1, 2)) for name in ("a", "b"))
+    assert findings.report([first, second]) == [
         "a: Solo solves 1 of 2 pairs.",
         "b: Solo solves 1 of 2 pairs.",
     ]
-    assert findings.report([one]) == ["Solo solves 1 of 2 pairs."]
+    assert findings.report([first]) == ["Solo solves 1 of 2 pairs."]
     assert findings.report([]) == []
 
 
@@ -208,13 +210,13 @@ def constructed() -> pd.DataFrame:
 
 
 def test_the_figures_of_a_constructed_experiment() -> None:
-    found = findings.figures(constructed(), ROLES)[0]
-    assert found.solo == Count(61, 100)
-    assert found.messages == Count(38, 100)
-    assert found.silent == Count(35, 100)
-    assert found.losses == Losses(62, {"merge": 21, "agent": 41})
-    assert found.silent_losses is None
-    gap, conflicts = found.messages_gap, found.conflict_effect
+    figures = findings.figures(constructed(), ROLES)[0]
+    assert figures.solo == Count(61, 100)
+    assert figures.messages == Count(38, 100)
+    assert figures.silent == Count(35, 100)
+    assert figures.losses == Losses(62, {"merge": 21, "agent": 41})
+    assert figures.silent_losses is None
+    gap, conflicts = figures.messages_gap, figures.conflict_effect
     assert gap is not None
     assert conflicts is not None
     # 31 pass alone only, 8 together only; 30 conflict without messages only.
@@ -222,21 +224,21 @@ def test_the_figures_of_a_constructed_experiment() -> None:
     assert gap.p == pytest.approx(binomtest(8, 39).pvalue, rel=1e-5)
     assert conflicts.value == pytest.approx(-0.3)
     assert conflicts.p == pytest.approx(2 * 0.5**30, rel=1e-5)
-    whole = text(found)
-    assert "Solo solves 61 of 100 pairs. With messages two agents solve 38 of 100: fewer" in whole
-    assert "Of the 62 failures with messages, 21 are lost in the merge" in whole
-    assert "Messages lower the conflict rate by 30 points" in whole
+    wording = text(figures)
+    assert "Solo solves 61 of 100 pairs. With messages two agents solve 38 of 100: fewer" in wording
+    assert "Of the 62 failures with messages, 21 are lost in the merge" in wording
+    assert "Messages lower the conflict rate by 30 points" in wording
 
 
-def test_passes_of_one_patch_alone_are_found_among_the_caveats() -> None:
+def test_passes_of_one_patch_alone_are_counted_from_the_caveats() -> None:
     runs = constructed()
     comm = runs["setting"] == "coop-comm"
     passed, failed = (runs.index[comm & (runs["outcome"] == end)] for end in ("pass", "fail"))
     runs.loc[passed[:2], "caveat"] = ["lead_alone", "no_tests_run;lead_alone"]
     runs.loc[passed[2], "caveat"] = "no_tests_run"
     runs.loc[failed[0], "caveat"] = "lead_alone"
-    found = findings.figures(runs, ROLES)[0]
-    assert found.messages == Count(38, 100, lead_alone=2)
+    figures = findings.figures(runs, ROLES)[0]
+    assert figures.messages == Count(38, 100, lead_alone=2)
 
 
 def test_the_sentences_read_the_tables_of_comparisons() -> None:
@@ -245,15 +247,15 @@ def test_the_sentences_read_the_tables_of_comparisons() -> None:
     passes, conflicts = comparison.table(runs), breakdowns.conflict_comparison(runs)
     assert findings.figures(runs, ROLES, passes, conflicts) == findings.figures(runs, ROLES)
     order = ["coop-nocomm", "coop-comm", "solo"]
-    turned = runs.sort_values("setting", key=lambda names: names.map(order.index), kind="stable")
-    assert list(comparison.table(turned)["a"]) != list(passes["a"])
-    one, other = (findings.figures(table, ROLES)[0] for table in (runs, turned))
+    reordered = runs.sort_values("setting", key=lambda names: names.map(order.index), kind="stable")
+    assert list(comparison.table(reordered)["a"]) != list(passes["a"])
+    figures, others = (findings.figures(table, ROLES)[0] for table in (runs, reordered))
     for name in ("messages_gap", "silent_gap", "messages_effect", "conflict_effect"):
-        assert vars(getattr(other, name)) == pytest.approx(vars(getattr(one, name))), name
+        assert vars(getattr(others, name)) == pytest.approx(vars(getattr(figures, name))), name
     changed = passes.assign(diff=0.5)
-    found = findings.figures(runs, ROLES, changed, conflicts)[0]
-    assert found.messages_gap is not None
-    assert found.messages_gap.value == -0.5
+    changed_figures = findings.figures(runs, ROLES, changed, conflicts)[0]
+    assert changed_figures.messages_gap is not None
+    assert changed_figures.messages_gap.value == -0.5
 
 
 def test_figures_of_an_unfinished_experiment() -> None:
@@ -262,35 +264,35 @@ def test_figures_of_an_unfinished_experiment() -> None:
     passed = (runs["setting"] == "solo") & (runs["outcome"] == "pass")
     broken = runs.index[passed][:3]
     runs.loc[broken, "outcome"] = "infra_error"
-    found = findings.figures(runs[~dropped].drop(columns="loss"), ROLES)[0]
-    assert found.solo == Count(58, 97, infra=3)
-    assert found.messages is not None
-    assert (found.messages.evaluated, found.messages.unfinished) == (50, 50)
-    assert found.losses is None
-    assert found.messages_gap is not None
+    figures = findings.figures(runs[~dropped].drop(columns="loss"), ROLES)[0]
+    assert figures.solo == Count(58, 97, infra=3)
+    assert figures.messages is not None
+    assert (figures.messages.evaluated, figures.messages.unfinished) == (50, 50)
+    assert figures.losses is None
+    assert figures.messages_gap is not None
     excluded = sum(n % 2 for n in broken)
-    assert (found.messages_gap.pairs, found.messages_gap.excluded) == (50 - excluded, excluded)
+    assert (figures.messages_gap.pairs, figures.messages_gap.excluded) == (50 - excluded, excluded)
     only_solo = runs[runs["setting"] == "solo"]
     assert findings.figures(only_solo, ROLES)[0].messages is None
 
 
 def test_the_sentences_reach_the_report_the_status_and_the_terminal(tmp_path: Path) -> None:
     """One text in all three places, and status reads it again when the table changes."""
-    made = synthetic.make_plan(tmp_path / "results", "flash", first=12)
-    reader = progress.Reader(made)
+    plan = synthetic.make_plan(tmp_path / "results", "flash", first=12)
+    reader = progress.Reader(plan)
     assert reader.status().findings == []
-    synthetic.finish(made)
-    runs = run_table.read_runs(made.results.runs_csv)
-    lines = findings.of_plan(made, runs)
+    synthetic.finish(plan)
+    runs = run_table.read_runs(plan.results.runs_csv)
+    lines = findings.of_plan(plan, runs)
     assert lines[0].startswith("Solo solves ")
     assert reader.status().findings == lines
-    page = build.build(made).index.read_text()
+    page = build.build(plan).index.read_text()
     console = Console(width=500, record=True, file=io.StringIO())
-    summary = run_table.read_table(made.results.summary_csv)
-    derived_tables.print_tables(made.results, runs, summary, console, (), lines)
+    summary = run_table.read_table(plan.results.summary_csv)
+    derived_tables.print_tables(plan.results, runs, summary, console, (), lines)
     printed = console.export_text()
     for line in lines:
         assert formats.unbroken(line) in page
         assert line in printed
-    made.results.runs_csv.write_text("run_name\n")
+    plan.results.runs_csv.write_text("run_name\n")
     assert reader.status().findings == []

@@ -19,7 +19,7 @@ TALKING = frozenset({"coop-comm"})
 
 
 def constructed() -> pd.DataFrame:
-    """100 pairs by three settings, in which the place of each notable run is known."""
+    """100 pairs by three settings, in which the position of each notable run is known."""
     chosen = made_runs.pairs("lite")
     n = np.arange(100)
     outcome = np.where(n % 3 == 0, "pass", "fail").tolist()
@@ -48,9 +48,9 @@ def constructed() -> pd.DataFrame:
 
 def test_each_rule_chooses_its_run() -> None:
     runs = constructed()
-    found = findings.choose_notable(runs, TALKING)
+    notable = findings.choose_notable(runs, TALKING)
     chosen = made_runs.pairs("lite")
-    wanted = [
+    expected = [
         ("solo", 40, "The most expensive fail: $2.50, 10 steps, step_limit."),
         ("coop-comm", 53, "Both features work alone, but the patches conflict (1 of 3 such runs)."),
         ("coop-comm", 52,
@@ -58,8 +58,8 @@ def test_each_rule_chooses_its_run() -> None:
         ("coop-comm", 7, "No message at all, although the agents could write."),
         ("coop-nocomm", 30, "A pass with the caveat lead_alone (1 of 2 such passes)."),
     ]  # fmt: skip
-    assert len(found) == len(wanted)
-    for entry, (setting, number, line) in zip(found, wanted, strict=True):
+    assert len(notable) == len(expected)
+    for entry, (setting, number, line) in zip(notable, expected, strict=True):
         row = entry.row
         assert (row["setting"], (row["repo"], row["task_id"], row["features"])) == (
             setting,
@@ -70,9 +70,9 @@ def test_each_rule_chooses_its_run() -> None:
 
 def test_no_run_is_chosen_twice_and_rules_without_a_run_are_left_out() -> None:
     runs = constructed()
-    one = runs[(runs["setting"] == "coop-comm")].iloc[[52]]
-    found = findings.choose_notable(one, TALKING)
-    assert [entry.line.split(":")[0] for entry in found] == ["The most expensive fail"]
+    single = runs[(runs["setting"] == "coop-comm")].iloc[[52]]
+    notable = findings.choose_notable(single, TALKING)
+    assert [entry.line.split(":")[0] for entry in notable] == ["The most expensive fail"]
     assert findings.choose_notable(runs.iloc[:0], TALKING) == []
     # A setting without messages is not silent by choice.
     quiet = runs[runs["setting"] == "coop-nocomm"]

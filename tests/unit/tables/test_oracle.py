@@ -21,14 +21,14 @@ PAIR = Pair("demo_textkit_task", 2, (1, 2))
 
 
 def _probe(passed: tuple[bool, bool] = (True, True), **keys: Any) -> Probe:
-    kept: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "tests_passed": (3, 4),
         "merge_status": "",
         "merge_strategy": "",
         "applied": True,
         "seconds": 2.0,
     }
-    return Probe(passed=passed, **{**kept, **keys})
+    return Probe(passed=passed, **{**defaults, **keys})
 
 
 GOOD = {
@@ -81,7 +81,7 @@ GOOD = {
         ),
     ],
 )
-def test_what_the_probes_make_of_a_pair(changed: Any, status: str, reason: str) -> None:
+def test_state_of_a_pair_from_its_probes(changed: Any, status: str, reason: str) -> None:
     assert oracle.judge({**GOOD, **changed}, (4, 7)) == (status, reason)
 
 
@@ -93,15 +93,15 @@ def _document(probes: Any, number: int = 1) -> dict[str, Any]:
     }
 
 
-def test_a_row_knows_how_often_it_was_tried() -> None:
-    once = oracle.row(PAIR, [_document(GOOD)])
-    assert once["flaky"] is None
-    assert once["tests_run"] == 7
+def test_repeats_of_a_pair_show_flaky_tests() -> None:
+    single = oracle.row(PAIR, [_document(GOOD)])
+    assert single["flaky"] is None
+    assert single["tests_run"] == 7
     bad = {**GOOD, "solo": [_probe((True, False))]}
-    twice = oracle.row(PAIR, [_document(GOOD), _document(bad, 2)])
-    assert (twice["status"], twice["flaky"], twice["solo_passed"]) == ("flaky", True, False)
+    flaky = oracle.row(PAIR, [_document(GOOD), _document(bad, 2)])
+    assert (flaky["status"], flaky["flaky"], flaky["solo_passed"]) == ("flaky", True, False)
     assert oracle.row(PAIR, [])["status"] == "not run"
-    # What is written is read back as it was.
+    # A probe is read as it was written.
     assert json.loads(json.dumps(GOOD["coop"][0].as_dict()))["merge_status"] == "clean"
 
 
@@ -113,9 +113,9 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
             "repo": "a_task",
             "task_id": 1,
             "features": features,
-            "outcome": how,
+            "outcome": outcome,
         }
-        for name, features, how in (
+        for name, features, outcome in (
             ("m-solo", "1,2", "pass"),
             ("m-solo", "1,3", "fail"),
             ("m-coop", "1,2", "pass"),
@@ -135,13 +135,13 @@ def test_pairs_that_fail_stay_in_the_tables_marked() -> None:
     # Gold patches that merge but break each other take nothing from the solo runs.
     assert list(runs["oracle"]) == ["ok", "ok", "ok", "failed"]
     summary = pd.DataFrame({"run_name": ["m-solo", "m-coop"], "pass_rate": [0.5, 0.5]})
-    whole = oracle.add_oracle_columns(summary, runs, probed, {"m-solo": "solo", "m-coop": "coop"})
-    assert list(whole["pass_rate"]) == [0.5, 0.5]
-    assert list(whole["pass_rate_oracle_ok"]) == [0.5, 1.0]
-    assert list(whole["oracle_failed"]) == [0, 1]
-    assert list(whole["gold_ceiling"]) == [1.0, 0.5]
-    untold = oracle.add_states(pd.DataFrame(rows), oracle.oracle_table([]))
-    assert set(untold["oracle"]) == {"not run"}
+    result = oracle.add_oracle_columns(summary, runs, probed, {"m-solo": "solo", "m-coop": "coop"})
+    assert list(result["pass_rate"]) == [0.5, 0.5]
+    assert list(result["pass_rate_oracle_ok"]) == [0.5, 1.0]
+    assert list(result["oracle_failed"]) == [0, 1]
+    assert list(result["gold_ceiling"]) == [1.0, 0.5]
+    unprobed = oracle.add_states(pd.DataFrame(rows), oracle.oracle_table([]))
+    assert set(unprobed["oracle"]) == {"not run"}
 
 
 def test_a_row_names_the_features_and_the_patch_that_passed() -> None:
@@ -162,7 +162,7 @@ def test_documents_of_older_versions_are_read() -> None:
     assert (probe.passed, probe.built, probe.tests_run) == ((True, True), (True, True), None)
 
 
-def test_a_lead_alone_pass_is_no_merge(make_plan: Any) -> None:
+def test_a_lead_alone_pass_is_not_a_merge(make_plan: Any) -> None:
     plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
     alone = _probe(merge_status="conflicts", merge_strategy="solo-agent1")
     path = plan.results.oracle_repeat(PAIR, 1)

@@ -1,4 +1,4 @@
-"""Figures of the tables and of the cost forecast, against values worked out by other means."""
+"""Figures of the tables and of the cost forecast, against independently calculated values."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def test_paired_interval_as_published(
     counts: tuple[int, int, int, int], low: float, high: float
 ) -> None:
     digits = 4 if abs(low) < 0.1 and low not in (-0.026,) else 3
-    found = stats.paired_interval(*counts)
-    assert found == pytest.approx((low, high), abs=0.6 * 10**-digits)
+    interval = stats.paired_interval(*counts)
+    assert interval == pytest.approx((low, high), abs=0.6 * 10**-digits)
 
 
 @given(COUNTS)
@@ -98,8 +98,8 @@ def test_paired_interval_mirrors(counts: tuple[int, int, int, int]) -> None:
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_is_the_sign_test(only_a: int, only_b: int) -> None:
     p = stats.mcnemar(only_a, only_b)
-    known = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    assert p == pytest.approx(known)
+    expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    assert p == pytest.approx(expected)
     assert 0 <= p <= 1
 
 
@@ -109,7 +109,7 @@ def test_holm_by_hand() -> None:
     assert stats.holm([]) == []
 
 
-def test_holm_leaves_out_what_is_no_number() -> None:
+def test_holm_excludes_missing_values() -> None:
     adjusted = stats.holm([0.01, math.nan, 0.04])
     assert math.isnan(adjusted[1])
     assert [adjusted[0], adjusted[2]] == pytest.approx([0.02, 0.04])
@@ -152,17 +152,17 @@ def test_cluster_interval_is_wider_where_tasks_agree() -> None:
 
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(-5, 5), st.integers(5, 9)), min_size=2, max_size=30))
-def test_cluster_interval_is_the_same_again_and_mirrors(values: list[tuple[int, int]]) -> None:
+def test_cluster_interval_is_reproducible_and_mirrors(values: list[tuple[int, int]]) -> None:
     sums, sizes = (np.array(column, dtype=float) for column in zip(*values, strict=True))
-    once = stats.cluster_interval(sums, sizes)
+    interval = stats.cluster_interval(sums, sizes)
     stats._draws.cache_clear()
-    assert stats.cluster_interval(sums, sizes) == once
+    assert stats.cluster_interval(sums, sizes) == interval
     low, high = stats.cluster_interval(-sums, sizes)
-    assert (-high, -low) == pytest.approx(once, abs=2e-6)
+    assert (-high, -low) == pytest.approx(interval, abs=2e-6)
 
 
 def exact_power(pairs: int, share: float, difference: float) -> float:
-    """Return the power of the exact McNemar test, by adding up all that can happen."""
+    """Return the power of the exact McNemar test, by adding up all possible outcomes."""
     for_a = (1 + difference / share) / 2
     power = 0.0
     for count in range(1, pairs + 1):
@@ -176,7 +176,7 @@ def exact_power(pairs: int, share: float, difference: float) -> float:
 
 
 @pytest.mark.parametrize(("pairs", "discordant"), [(100, 33), (100, 12), (652, 150), (50, 25)])
-def test_min_detectable_has_the_power_it_says(pairs: int, discordant: int) -> None:
+def test_min_detectable_has_its_stated_power(pairs: int, discordant: int) -> None:
     difference = stats.min_detectable(pairs, discordant)
     share = discordant / pairs
     # Connor's formula gives back the number of pairs.
@@ -235,7 +235,7 @@ def test_constructed_hundred_pairs() -> None:
     assert [row["diff_low_bound"], row["diff_high_bound"]] == [0.17, 0.17]
 
 
-def test_family_is_adjusted_as_a_whole() -> None:
+def test_a_family_is_adjusted_together() -> None:
     a, b, chosen = constructed()
     runs = made_runs.joined(
         made_runs.experiment(chosen, a),
@@ -251,7 +251,7 @@ def test_family_is_adjusted_as_a_whole() -> None:
     assert table["p_holm"].tolist() == pytest.approx([3 * p, 3 * p, 1.0], rel=1e-4)
 
 
-def test_models_are_compared_within_a_setting_and_repeats_with_their_like() -> None:
+def test_models_are_compared_within_a_setting_and_a_repeat() -> None:
     chosen = made_runs.pairs("flash")[:4]
     rows = [
         made_runs.experiment(chosen, ["pass"] * 4, model, setting, repeat)
@@ -286,7 +286,7 @@ def test_infra_errors_are_left_out_counted_and_bounded() -> None:
     assert [row["diff_low_bound"], row["diff_high_bound"]] == [-2 / 8, 3 / 8]
 
 
-def test_unfinished_and_missing_runs_are_told_apart_from_infra_errors() -> None:
+def test_unfinished_and_missing_runs_are_distinguished_from_infra_errors() -> None:
     chosen = made_runs.pairs("flash")[:3]
     runs = made_runs.joined(
         made_runs.experiment(chosen, ["pass", "infra_error", "pass"]),
@@ -342,13 +342,13 @@ def test_swapping_sides_mirrors_the_row(outcomes: list[tuple[str, str]]) -> None
     assert row[same].astype(float).tolist() == pytest.approx(
         back[same].astype(float).tolist(), nan_ok=True
     )
-    for one, other in (
+    for column, mirrored in (
         ("diff", "diff"),
         ("ci_low", "ci_high"),
         ("cluster_low", "cluster_high"),
         ("diff_low_bound", "diff_high_bound"),
     ):
-        assert row[one] == pytest.approx(-back[other], abs=2e-6, nan_ok=True)
+        assert row[column] == pytest.approx(-back[mirrored], abs=2e-6, nan_ok=True)
 
 
 def test_wilson() -> None:
@@ -394,23 +394,23 @@ def test_the_mean_is_a_weighted_average() -> None:
     assert means[-1] == pytest.approx(2.0, rel=0.02)
 
 
-def test_costs_of_nothing_are_a_forecast_too() -> None:
-    found = stats.forecast_total(None, [0.0, 0.0], 5)
-    assert found == stats.Range(0.0, 0.0, 0.0)
+def test_a_forecast_from_free_runs_is_zero() -> None:
+    forecast = stats.forecast_total(None, [0.0, 0.0], 5)
+    assert forecast == stats.Range(0.0, 0.0, 0.0)
     assert stats.forecast_total(None, [], 5) is None
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 10, 30])
-def test_the_range_holds_nineteen_times_of_twenty(count: int) -> None:
+def test_the_range_covers_most_drawn_experiments(count: int) -> None:
     """Experiments drawn from the model itself, whose spreads the forecast does not know."""
     draw = np.random.default_rng(1)
     shape, between = 1 / stats.WITHIN, 1 / stats.BETWEEN
-    held = 0
+    covered = 0
     for _ in range(300):
         mean = between / draw.gamma(between + 1)
         finished = [float(value) for value in draw.gamma(shape, mean / shape, count)]
-        found = stats.forecast_total(1.0, finished, 50)
-        assert found is not None
-        assert found.low <= found.mid <= found.high
-        held += found.low <= float(draw.gamma(shape, mean / shape, 50).sum()) <= found.high
-    assert held / 300 > 0.88
+        forecast = stats.forecast_total(1.0, finished, 50)
+        assert forecast is not None
+        assert forecast.low <= forecast.mid <= forecast.high
+        covered += forecast.low <= float(draw.gamma(shape, mean / shape, 50).sum()) <= forecast.high
+    assert covered / 300 > 0.88

@@ -58,7 +58,7 @@ def by_hand(runs: pd.DataFrame) -> dict[tuple[str, str], dict[int, list[int]]]:
             solo[row["repo"], row["task_id"], row["features"]].append(row["outcome"] == "pass")
     hard = {pair: 1 - sum(wins) / len(wins) for pair, wins in solo.items()}
     low, high = min(hard.values()), max(hard.values())
-    found: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(
+    cells: dict[tuple[str, str], dict[int, list[int]]] = defaultdict(
         lambda: defaultdict(lambda: [0, 0])
     )
     for row in rows:
@@ -67,21 +67,21 @@ def by_hand(runs: pd.DataFrame) -> dict[tuple[str, str], dict[int, list[int]]]:
             continue
         bucket = min(int(10 * (hard[pair] - low) / (high - low) + 1e-9), 9)
         for model in (row["model"], "(pooled)"):
-            cell = found[model, row["setting"]][bucket]
+            cell = cells[model, row["setting"]][bucket]
             cell[0] += 1
             cell[1] += row["outcome"] == "pass"
-    return found
+    return cells
 
 
 def test_the_papers_measures_by_hand() -> None:
     runs = constructed()
     curves = paper_tables.buckets(runs)
     paper = curves[curves["scale"] == "paper"]
-    wanted = by_hand(runs)
-    assert len(paper) == sum(len(buckets) for buckets in wanted.values())
+    expected = by_hand(runs)
+    assert len(paper) == sum(len(buckets) for buckets in expected.values())
     z = norm.ppf(0.975)
     for row in paper.to_dict("records"):
-        n, k = wanted[row["model"], row["setting"]][row["bucket"]]
+        n, k = expected[row["model"], row["setting"]][row["bucket"]]
         assert (row["graded"], row["pass"]) == (n, k)
         p = k / n
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -93,16 +93,16 @@ def test_the_papers_measures_by_hand() -> None:
     assert list(dict.fromkeys(gaps["model"])) == [*MODELS, "(pooled)"]
     for row in gaps.to_dict("records"):
         areas = []
-        shared = set(wanted[row["model"], "solo"]) & set(wanted[row["model"], row["setting"]])
+        shared = set(expected[row["model"], "solo"]) & set(expected[row["model"], row["setting"]])
         for setting in ("solo", row["setting"]):
-            cells = wanted[row["model"], setting]
+            cells = expected[row["model"], setting]
             points = [((b + 0.5) / 10, cells[b][1] / cells[b][0]) for b in sorted(shared)]
             steps = itertools.pairwise(points)
             areas.append(sum((x2 - x1) * (y1 + y2) / 2 for (x1, y1), (x2, y2) in steps))
         assert row["auc_solo"] == pytest.approx(areas[0], abs=1e-6)
         assert row["auc"] == pytest.approx(areas[1], abs=1e-6)
-        kept = areas[1] / areas[0] if areas[0] else math.nan
-        assert row["retention"] == pytest.approx(kept, abs=1e-5, nan_ok=True)
+        retention = areas[1] / areas[0] if areas[0] else math.nan
+        assert row["retention"] == pytest.approx(retention, abs=1e-5, nan_ok=True)
 
 
 def test_the_websites_pooled_points_give_the_published_areas() -> None:
@@ -153,8 +153,8 @@ def test_every_published_row_has_a_source_and_plausible_figures() -> None:
     printed = {r["model"]: r for r in rows if r["retention"]}
     solo = {r["model"]: float(r["auc"]) for r in rows if r["setting"] == "solo" and r["auc"]}
     for model, row in printed.items():
-        kept = float(row["auc"]) / solo[model]
-        assert kept == pytest.approx(float(row["retention"]), abs=0.006)
+        retention = float(row["auc"]) / solo[model]
+        assert retention == pytest.approx(float(row["retention"]), abs=0.006)
     with published.ROWS.open() as stream:
         assert len(list(csv.DictReader(stream))) == len(rows)
 
@@ -199,8 +199,8 @@ def test_the_figures_show_the_tables_and_the_published_rows() -> None:
         drawn = [row["value"] for row in rows if row["curve"] == "published coop"]
         assert drawn == [float(row["coop"]) for row in published.read_curve()]
         assert not any("nan" in row["tip"] for row in rows)
-    wanted = small["published"].query("comparable and model != '(pooled)'")
+    comparable = small["published"].query("comparable and model != '(pooled)'")
     points = specifications.published(tables)["data"]["values"]
-    assert [row["value"] for row in points] == wanted["pass_rate"].tolist()
-    assert [row["low"] for row in points] == wanted["ci_low"].tolist()
+    assert [row["value"] for row in points] == comparable["pass_rate"].tolist()
+    assert [row["low"] for row in points] == comparable["ci_low"].tolist()
     assert sum(row["group"] == "published" for row in points) == 18

@@ -56,11 +56,11 @@ def test_the_amended_features_are_as_many_as_upstream_counts() -> None:
     amended = releases.AMENDMENTS.values()
     assert sum(len(a.descriptions) for a in amended) == 23
     assert sum(len(a.tests) for a in amended) == 2 + 1
-    known = pairs.known_features()
+    all_features = pairs.known_features()
     for task, amendment in releases.AMENDMENTS.items():
-        assert known[task] >= {*amendment.descriptions, *amendment.tests}
+        assert all_features[task] >= {*amendment.descriptions, *amendment.tests}
     for task, (features, _) in releases.NOT_EVALUABLE_FEATURES.items():
-        assert known[task] >= features
+        assert all_features[task] >= features
         assert task in releases.AMENDMENTS
     assert releases.UNNAMED == 5
     # make upgrade prints them too.

@@ -22,7 +22,8 @@ from runner_outputs import (
 )
 
 from cooperflow import atomic_io
-from cooperflow.experiment import config, plan
+from cooperflow.experiment import config
+from cooperflow.experiment import plan as planning
 from cooperflow.report import build
 from cooperflow.tables import communication_tables, run_table
 from cooperflow.upstream import result_files
@@ -76,7 +77,7 @@ def test_colours_change_nothing() -> None:
         (CARGO, False),
     ],
 )
-def test_a_failed_build_is_no_failed_test(output: str, failed: bool) -> None:
+def test_a_failed_build_is_not_a_failed_test(output: str, failed: bool) -> None:
     assert result_files.build_failed(output) is failed
 
 
@@ -114,16 +115,16 @@ def test_columns_and_changes() -> None:
         "team_unowned": 0,
         "team_first_claim_s": 4.5,
     }
-    found = result_files.task_changes(LOG, TASKS)
-    assert [(c.seconds, c.agent, c.kind) for c in found] == [
+    changes = result_files.task_changes(LOG, TASKS)
+    assert [(c.seconds, c.agent, c.kind) for c in changes] == [
         (0.0, "lead", "create"),
         (4.5, "agent1", "claim"),
         (60.0, "agent1", "update"),
     ]
-    assert {c.task for c in found} == {"<b>Feature 1</b>"}
+    assert {c.task for c in changes} == {"<b>Feature 1</b>"}
 
 
-def test_what_is_not_upstreams_form_is_empty() -> None:
+def test_documents_of_another_form_are_empty() -> None:
     for document in ({}, {"metrics": [], "team_features": "x"}, {"metrics": {"tasks_total": "n"}}):
         assert set(result_files.team_columns(document).values()) <= {"", None}
     assert result_files.task_changes(None, None) == []
@@ -140,38 +141,38 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
         "solo": ["--setting", "solo"],
         "team": ["--setting", "team", "--git"],
     }
-    made = plan.make(config.parse(raw))
-    for run in made.runs:
-        synthetic.write_run(made, run, "pass", synthetic.BEGAN, synthetic.Words())
+    plan = planning.make(config.parse(raw))
+    for run in plan.runs:
+        synthetic.write_run(plan, run, "pass", synthetic.BEGAN, synthetic.Words())
         atomic_io.write_json(
-            made.results.experiment(run.experiment.run_name),
+            plan.results.experiment(run.experiment.run_name),
             {"resolved": {"cooperbench": "0.0.29"}},
         )
-    folder = made.runs[1].folder(made.results)
+    folder = plan.runs[1].folder(plan.results)
     document = json.loads(folder.result.read_text())
     folder.result.write_text(json.dumps({**document, **TEAM}))
     (folder.path / result_files.TASK_LOG).write_text(json.dumps(LOG))
     (folder.path / result_files.TASKS).write_text(json.dumps(TASKS))
-    run_table.make(made)
-    rows = run_table.read_runs(made.results.runs_csv).to_dict("records")
+    run_table.make(plan)
+    rows = run_table.read_runs(plan.results.runs_csv).to_dict("records")
     assert [row["framework"] for row in rows] == ["mini_swe_agent_v2 (cooperbench 0.0.29)"] * 2
     assert [bool(row["git"]) for row in rows] == [False, True]
     assert [row["team_features"] for row in rows] == ["", "task_list;scratchpad"]
     assert pd.isna(rows[0]["team_tasks"])
     assert (rows[1]["team_tasks"], rows[1]["team_first_claim_s"]) == (3, 4.5)
-    tables = communication_tables.collect(made, run_table.read_runs(made.results.runs_csv))
+    tables = communication_tables.collect(plan, run_table.read_runs(plan.results.runs_csv))
     changes = tables.team_tasks
     assert list(changes["number"]) == [1, 2, 3]
-    assert set(changes["run_name"]) == {made.runs[1].experiment.run_name}
+    assert set(changes["run_name"]) == {plan.runs[1].experiment.run_name}
     assert changes[["time_s", "agent", "change", "task", "detail"]].values.tolist() == [
         [0.0, "lead", "create", "<b>Feature 1</b>", "assigned to agent1"],
         [4.5, "agent1", "claim", "<b>Feature 1</b>", ""],
         [60.0, "agent1", "update", "<b>Feature 1</b>", "done"],
     ]
-    by_path = communication_tables.by_path(tables, made.results)
-    assert by_path[made.results.team_tasks_csv] is changes
-    build.build(made)
-    pages = {path: path.read_text() for path in (made.results.report / "runs").rglob("*.html")}
+    by_path = communication_tables.by_path(tables, plan.results)
+    assert by_path[plan.results.team_tasks_csv] is changes
+    build.build(plan)
+    pages = {path: path.read_text() for path in (plan.results.report / "runs").rglob("*.html")}
     shown = [text for text in pages.values() if "Shared task list" in text]
     assert len(shown) == 1
     assert "&lt;b&gt;Feature 1" in shown[0]
