@@ -168,7 +168,7 @@ def test_cohere_gets_its_plan_back_where_the_config_says_so(
 
 
 def test_every_synchronous_call_is_sent_by_one_method() -> None:
-    """What `attempt/raw_answers.py` wraps: litellm's handler and OpenAI's client both use it."""
+    """The methods of litellm that `instrumentation/raw_answers.py` wraps send all its calls."""
     import httpx
     from litellm.llms.custom_httpx import http_handler
     from openai import _base_client
