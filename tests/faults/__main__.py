@@ -26,13 +26,19 @@ CASES: tuple[Case, ...] = (
 
 
 def run(cases: Sequence[Case], seed: int, control: Path | None = None) -> Campaign:
-    """Run the cases one after another and return the campaign with its lines."""
+    """Run the cases one after another and return the campaign with its lines.
+
+    Ctrl-C ends it; the lines before it are kept.
+    """
     print(f"seed {seed}", flush=True)
     campaign = Campaign(seed, Random(seed), control)
     for case in cases:
         print(f"{case.name}:", flush=True)
         try:
             case.do(campaign)
+        except KeyboardInterrupt:
+            campaign.is_interrupted = True
+            break
         except Exception:  # the campaign's own flaw; the other cases still say something
             with campaign.line(case.name, "the case itself"):
                 raise
@@ -64,6 +70,9 @@ def main() -> int:
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(table)
+    if campaign.is_interrupted:
+        print("Interrupted: the table has the faults before.")
+        return 130
     return 0 if all(line.held for line in campaign.lines) else 1
 
 

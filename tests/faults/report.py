@@ -59,6 +59,7 @@ class Campaign:
     random: Random
     kept: Path | None = None  # where the undisturbed rows are kept for the next campaign
     lines: list[Line] = field(default_factory=list)
+    is_interrupted: bool = False
     _control: dict[tuple[str, str, str], dict[str, str]] = field(default_factory=dict)
     image: str = "akhatua/cooperbench-demo-inventory:task1"
 
