@@ -249,7 +249,7 @@ class _Exact(str):
 def _refusal(environment: Any) -> str:
     """Return why the engine starts no command in an agent's container, empty if it does."""
     program = getattr(environment.config, "executable", "docker")
-    command = [program, "exec", str(environment.container_id), containers.PROBE]
+    command = [program, "exec", "-w", "/", str(environment.container_id), containers.PROBE]
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

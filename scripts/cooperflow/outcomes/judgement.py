@@ -340,7 +340,7 @@ EVAL_RULES = (
     EvalRule("the tests of both features passed", lambda t: t.facts.both_passed, Verdict(PASS)),
     EvalRule("the run has a reason from the table above", lambda t: t.reason, Verdict(FAIL)),
     EvalRule(
-        "a patch is empty without the tests in it, or upstream skipped it",
+        "a patch has no change without the tests in it, or upstream skipped it",
         lambda t: t.empty_patch or "skipped" in t.facts.applied,
         Verdict(FAIL, EMPTY_PATCH),
     ),

@@ -29,11 +29,16 @@ _TEST_FILE = re.compile(
     r"(^|/)(test_[^/]+|[^/]+_test\.[A-Za-z0-9]+|[^/]+\.(test|spec)\.[A-Za-z0-9]+"
     r"|[^/]*Test[s]?\.(java|kt|cs|scala)|tests?\.py)$"
 )
+_GIT_ERROR = re.compile(r"(error|fatal|warning): ")
 
 
 def is_empty(patch: bytes) -> bool:
-    """Return whether upstream's evaluation gets nothing of this patch."""
-    return not without_tests(patch).strip()
+    """Return whether upstream's evaluation gets no change from this patch.
+
+    Upstream also takes git's error for a patch, where an agent has removed its repository.
+    """
+    lines = [line for line in without_tests(patch).splitlines() if line.strip()]
+    return all(_GIT_ERROR.match(line) for line in lines)
 
 
 def without_tests(patch: bytes) -> str:

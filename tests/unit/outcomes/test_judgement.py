@@ -233,6 +233,8 @@ ONE_FILE = b"diff --git a/a.py b/a.py\n+a = 1\n"
         (b"", True, ()),
         (b"\n \n", True, ()),
         (TESTS_ONLY, True, ()),
+        (b"error: Could not access 'abc'\n", True, ()),
+        (b"warning: unable to read\n" + ONE_FILE, False, ()),
         (TESTS_ONLY + ONE_FILE, False, ()),
         (TESTS_ONLY.replace(b"diff", b"\x1b[1mdiff"), False, ()),
         (b"diff --git a/lib b/lib\n+Subproject commit 1234\n", False, ()),
