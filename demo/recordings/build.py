@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the recordings (*.json) from their sources (sources/*.yaml), which are easier to read.
+"""Make the recordings (*.json) from their sources (sources/*.yaml), which are easier to read.
 
-A source's `runs` are those of mini-swe-agent, and lie here; its `openhands` those of OpenHands,
-which has other tools, and lie in ../openhands.
+The `runs` of a source are of mini-swe-agent and are written to this folder; its `openhands` are of
+OpenHands, which has other tools, and are written to ../openhands.
 
-python demo/recordings/build.py            writes them
-python demo/recordings/build.py --check    only says whether they agree (exit code 1: they do not)
+python demo/recordings/build.py            write them
+python demo/recordings/build.py --check    check that they agree (exit code 1 if they do not)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCHEMA = 1
 
 
 def title(repo: str, task_id: int, feature: int) -> str:
-    """The line with the feature's title, which tells a conversation's task."""
+    """The line with the feature's title, which identifies a conversation's task."""
     text = (DATASET / repo / f"task{task_id}" / f"feature{feature}" / "feature.md").read_text(
         "utf-8"
     )
@@ -37,25 +37,25 @@ def recordings(source: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
     recordings = {}
     for run in source.get(part, []):
         kind, agent = run["kind"], run["agent"]
-        asked = pair if agent == "solo" else [pair[int(agent.removeprefix("agent")) - 1]]
+        features = pair if agent == "solo" else [pair[int(agent.removeprefix("agent")) - 1]]
         turns = []
         for turn in run["turns"]:
-            run_it = turn.get("run", [])
-            commands = run_it if isinstance(run_it, list) else [run_it]
-            made_turn = {"text": turn["text"], "commands": [c.rstrip("\n") for c in commands]}
-            turns.append(made_turn | {key: turn[key] for key in ("tools", "after") if key in turn})
+            source_commands = turn.get("run", [])
+            commands = source_commands if isinstance(source_commands, list) else [source_commands]
+            entry = {"text": turn["text"], "commands": [c.rstrip("\n") for c in commands]}
+            turns.append(entry | {key: turn[key] for key in ("tools", "after") if key in turn})
         name = f"{repo}/task{task_id}/f{pair[0]}_f{pair[1]}/{kind}.{agent}.json"
         recordings[name.replace("solo.solo", "solo")] = {
             "schema": SCHEMA,
             "repo": repo,
             "task_id": task_id,
             "features": pair,
-            "asked": asked,
+            "asked": features,
             "kind": kind,
             "agent": agent,
             "outcome": run["outcome"],
             "shows": run["shows"],
-            "titles": [title(repo, task_id, feature) for feature in asked],
+            "titles": [title(repo, task_id, feature) for feature in features],
             "turns": turns,
         }
     return recordings
@@ -63,15 +63,19 @@ def recordings(source: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
 
 def main(argv: list[str]) -> int:
     """Write or check all recordings."""
-    wanted: dict[Path, str] = {}
+    documents: dict[Path, str] = {}
     for path in sorted((HERE / "sources").glob("*.yaml")):
         source = yaml.safe_load(path.read_text("utf-8"))
-        for part, place in (("runs", HERE), ("openhands", OPENHANDS)):
+        for part, folder in (("runs", HERE), ("openhands", OPENHANDS)):
             for name, recording in recordings(source, part).items():
-                wanted[place / name] = json.dumps(recording, ensure_ascii=False, indent=1) + "\n"
-    there = [*HERE.glob("*/**/*.json"), *OPENHANDS.glob("*/**/*.json")]
-    stale = {path for path in there if path not in wanted}
-    differing = {p for p, text in wanted.items() if not p.exists() or p.read_text("utf-8") != text}
+                documents[folder / name] = (
+                    json.dumps(recording, ensure_ascii=False, indent=1) + "\n"
+                )
+    existing = [*HERE.glob("*/**/*.json"), *OPENHANDS.glob("*/**/*.json")]
+    stale = {path for path in existing if path not in documents}
+    differing = {
+        p for p, text in documents.items() if not p.exists() or p.read_text("utf-8") != text
+    }
     if "--check" in argv:
         for path in sorted(stale | differing):
             print(f"{path.relative_to(HERE.parent)} does not agree with its source")
@@ -80,8 +84,8 @@ def main(argv: list[str]) -> int:
         path.unlink()
     for path in differing:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(wanted[path], "utf-8")
-    print(f"{len(wanted)} recordings, {len(differing)} written, {len(stale)} removed")
+        path.write_text(documents[path], "utf-8")
+    print(f"{len(documents)} recordings, {len(differing)} written, {len(stale)} removed")
     return 0
 
 

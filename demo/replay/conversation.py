@@ -14,7 +14,7 @@ SUMMARY_MARK = "Turns summarized by the replay:"
 _SUMMARY_COUNT = re.compile(re.escape(SUMMARY_MARK) + r" (\d+)")
 _TRANSCRIPT = re.compile(r"--- BEGIN TRANSCRIPT ---\n(.*)\n--- END TRANSCRIPT ---", re.DOTALL)
 _AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
-# OpenHands' prompt besides its task.
+# OpenHands' system prompt, which does not have the task.
 _OPENHANDS = re.compile(r"^You are OpenHands agent")
 _OPENHANDS_TEAM = re.compile(r"^You are (agent\d+) working as a team with", re.MULTILINE)
 

@@ -60,6 +60,6 @@ class Delay:
         slow = self._random(conversation, "tail").random() < self.tail_p
         return seconds * self.tail_factor if slow else seconds
 
-    def _random(self, conversation: str, what: str) -> random.Random:
-        digest = hashlib.sha256(f"{self.seed}|{conversation}|{what}".encode()).digest()
+    def _random(self, conversation: str, quantity: str) -> random.Random:
+        digest = hashlib.sha256(f"{self.seed}|{conversation}|{quantity}".encode()).digest()
         return random.Random(int.from_bytes(digest[:8], "big"))

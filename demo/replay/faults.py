@@ -105,8 +105,8 @@ class Rule:
         if not isinstance(match, dict) or set(match) - _MATCHES:
             raise ValueError(f"'match' is an object with keys out of {sorted(_MATCHES)}")
         if action not in STATUS_ACTIONS and action not in BROKEN_ACTIONS and action not in SHAPES:
-            known = sorted(STATUS_ACTIONS) + sorted(BROKEN_ACTIONS) + sorted(SHAPES)
-            raise ValueError(f"unknown action {action!r}; known: {', '.join(known)}")
+            actions = sorted(STATUS_ACTIONS) + sorted(BROKEN_ACTIONS) + sorted(SHAPES)
+            raise ValueError(f"unknown action {action!r}; known: {', '.join(actions)}")
         if times is not None and (not isinstance(times, int) or times < 0):
             raise ValueError("'times' is an integer or null")
         if "conversation" in match:
@@ -130,7 +130,7 @@ class Rule:
         return data
 
     def applies(self, role: Role, conversation: str, step: int) -> bool:
-        """True if the call is one the rule is meant for (its times left aside)."""
+        """True if the call is one the rule is meant for (regardless of its times)."""
         if self.match.get("probe"):
             return False
         first = int(self.match.get("from_step", 0))
@@ -165,11 +165,11 @@ class Faults:
     @classmethod
     def from_json(cls, data: Any) -> Faults:
         """From a list of rules or {"rules": [...]}; ValueError names the rule that is wrong."""
-        listed = data.get("rules") if isinstance(data, dict) else data
-        if not isinstance(listed, list):
+        entries = data.get("rules") if isinstance(data, dict) else data
+        if not isinstance(entries, list):
             raise ValueError("faults are a list of rules, or an object with 'rules'")
         rules = []
-        for number, rule in enumerate(listed):
+        for number, rule in enumerate(entries):
             try:
                 rules.append(Rule.from_json(rule))
             except ValueError as error:
@@ -180,8 +180,8 @@ class Faults:
         """Return the rule that strikes this call, and count it; None if the call succeeds."""
         for number, rule in enumerate(self.rules):
             key = (number, conversation if rule.per_conversation else "")
-            spent = rule.times is not None and self._struck[key] >= rule.times
-            if not spent and rule.applies(role, conversation, step):
+            is_spent = rule.times is not None and self._struck[key] >= rule.times
+            if not is_spent and rule.applies(role, conversation, step):
                 self._struck[key] += 1
                 return rule
         return None
@@ -189,16 +189,16 @@ class Faults:
     def strike_probe(self) -> Rule | None:
         """The first rule for calls of one token, counted as struck."""
         for number, rule in enumerate(self.rules):
-            spent = rule.times is not None and self._struck[number, ""] >= rule.times
-            if rule.match.get("probe") and not spent:
+            is_spent = rule.times is not None and self._struck[number, ""] >= rule.times
+            if rule.match.get("probe") and not is_spent:
                 self._struck[number, ""] += 1
                 return rule
         return None
 
     def to_json(self) -> dict[str, Any]:
         """The rules, each with how often it has struck."""
-        struck: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         for (number, _), times in self._struck.items():
-            struck[number] += times
-        rules = [{**rule.to_json(), "struck": struck[at]} for at, rule in enumerate(self.rules)]
+            counts[number] += times
+        rules = [{**rule.to_json(), "struck": counts[at]} for at, rule in enumerate(self.rules)]
         return {"rules": rules}

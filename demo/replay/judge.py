@@ -30,7 +30,7 @@ class Judge:
     """Answers requests of the judge from a file."""
 
     verdicts: tuple[Verdict, ...] = ()
-    asked: dict[int, int] = field(default_factory=dict)
+    requests: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, directory: Path | None) -> Judge:
@@ -55,7 +55,7 @@ class Judge:
             return None
         for number, verdict in enumerate(self.verdicts):
             if all(text in first for text in verdict.contains):
-                count = self.asked.get(number, 0)
-                self.asked[number] = count + 1
+                count = self.requests.get(number, 0)
+                self.requests[number] = count + 1
                 return Turn(verdict.answers[min(count, len(verdict.answers) - 1)], ())
         raise NotUnderstood("no recorded answer of a judge fits this transcript")

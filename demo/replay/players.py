@@ -17,7 +17,7 @@ class Unknown(LookupError):
 
 
 class Player(Protocol):
-    """Knows the turns of conversations."""
+    """Source of the turns of conversations."""
 
     def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
         """The role and all its turns; Unknown when the conversation is not recognised."""
@@ -38,7 +38,7 @@ class RecordingPlayer:
             if r.role.kind == conversation.kind
             and conversation.agent in (r.role.agent, "")  # its feature identifies it then
         ]
-        # A solo task holds both titles of a pair; nothing that holds fewer may stand for it.
+        # A solo task holds both titles of a pair; nothing that holds fewer may match it.
         most_titles = max((len(r.titles) for r in fitting), default=0)
         fitting = [r for r in fitting if len(r.titles) == most_titles]
         if len(fitting) == 1:
@@ -84,11 +84,11 @@ class ScriptPlayer:
             ordered = tuple(sorted(features))
             role = Role(task.repo, task.task_id, ordered, conversation.kind, conversation.agent)
             return role, self._script(task, features)
-        asked_for = "; ".join(titles_in(text)) or text[:120].replace("\n", " ")
+        requested = "; ".join(titles_in(text)) or text[:120].replace("\n", " ")
         if fitting:
             names = ", ".join(f"{task.repo}/task{task.task_id}" for task, _ in fitting)
-            raise Unknown(f"several tasks have the features asked for: {asked_for}: {names}")
-        raise Unknown(f"no task of the data set has the features asked for: {asked_for}")
+            raise Unknown(f"several tasks have the features asked for: {requested}: {names}")
+        raise Unknown(f"no task of the data set has the features asked for: {requested}")
 
     def _feature(self, task: Task, number: int | None, part: str) -> int | None:
         """The task's feature whose text is in the part (the longest, if several are)."""
@@ -107,10 +107,10 @@ def turn_at(turns: tuple[Turn, ...], step: int) -> Turn:
 
 def summary_of(conversation: Conversation, turns: tuple[Turn, ...]) -> Turn:
     """The answer to upstream's request for a summary, in the sections that it asks for."""
-    done = turns[: conversation.step]
-    commands = [command for turn in done for command in turn.commands]
+    previous = turns[: conversation.step]
+    commands = [command for turn in previous for command in turn.commands]
     lines = [f"    `{command.splitlines()[0][:120]}`" for command in commands if command.strip()]
-    plan = done[-1].text if done else "(none)"
+    plan = previous[-1].text if previous else "(none)"
     text = "\n\n".join(
         [
             "## FILE MAP\n(none)",

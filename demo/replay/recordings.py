@@ -54,12 +54,12 @@ class Turn:
         tokens, after = data.get("tokens"), data.get("after") or {}
         if tokens is not None:
             tokens = tuple(int(count) for count in tokens)
-        known = tuple((str(agent), int(turns)) for agent, turns in after.items())
+        after_turns = tuple((str(agent), int(turns)) for agent, turns in after.items())
         tools = data.get("tools", {})
         if not isinstance(tools, dict) or not all(isinstance(v, dict) for v in tools.values()):
             raise ValueError("'tools' holds a tool's arguments by its name")
         tool_calls = tuple((name, json.dumps(v, ensure_ascii=False)) for name, v in tools.items())
-        return cls(text, tuple(commands), tokens, known, data.get("full") is True, tool_calls)
+        return cls(text, tuple(commands), tokens, after_turns, data.get("full") is True, tool_calls)
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Role:
     agent: str
 
     def __str__(self) -> str:
-        wanted = "+".join(f"f{feature}" for feature in self.features)
-        return f"{self.repo}/task{self.task} {wanted} {self.kind} {self.agent}"
+        features = "+".join(f"f{feature}" for feature in self.features)
+        return f"{self.repo}/task{self.task} {features} {self.kind} {self.agent}"
 
 
 @dataclass(frozen=True)
@@ -128,17 +128,17 @@ def load(directory: Path) -> list[Recording]:
 
     RecordingError if the directory has none, if any is broken, or if two have the same role.
     """
-    found: dict[Role, Recording] = {}
+    recordings: dict[Role, Recording] = {}
     for path in sorted(directory.rglob("*.json")):
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RecordingError(f"{path}: cannot be read: {error}") from error
         recording = parse(data, str(path))
-        if recording.role in found:
-            other = found[recording.role].path
+        if recording.role in recordings:
+            other = recordings[recording.role].path
             raise RecordingError(f"{path}: the same role as {other}: {recording.role}")
-        found[recording.role] = recording
-    if not found:
+        recordings[recording.role] = recording
+    if not recordings:
         raise RecordingError(f"{directory}: no recordings (*.json) there")
-    return list(found.values())
+    return list(recordings.values())

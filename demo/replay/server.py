@@ -32,7 +32,7 @@ PATIENCE = 120
 
 @dataclass
 class Call:
-    """One call on its way: what is known of it so far, for the ledger."""
+    """One call in progress, with the facts for its ledger line."""
 
     http: web.Request
     wire: Wire
@@ -86,8 +86,8 @@ class Replay:
     faults: Faults = field(default_factory=lambda: Faults([]))
     judge: Judge = field(default_factory=Judge)
     waiting: int = 0
-    # How many turns each agent of a pair has asked for.
-    asked: dict[tuple[str, int, str, str], int] = field(default_factory=dict)
+    # Number of turns that each agent of a pair has requested.
+    requested: dict[tuple[str, int, str, str], int] = field(default_factory=dict)
 
     def app(self) -> web.Application:
         """The aiohttp application with all its addresses."""
@@ -142,7 +142,7 @@ class Replay:
         if rule and rule.action in STATUS_ACTIONS:
             return await self._status(call, rule)
         if not conversation.summary:
-            self._note_asked(role, conversation.step)
+            self._record_request(role, conversation.step)
             await self._order(role, turn_at(turns, conversation.step))
         if conversation.summary:
             turn = summary_of(conversation, turns)
@@ -154,9 +154,9 @@ class Replay:
             return await self._error(call, *STATUS_ACTIONS["context_length"])
         return await self._turn(call, turn, rule)
 
-    def _note_asked(self, role: Role, step: int) -> None:
+    def _record_request(self, role: Role, step: int) -> None:
         key = (role.repo, role.task, role.kind, role.agent)
-        self.asked[key] = max(self.asked.get(key, 0), step + 1)
+        self.requested[key] = max(self.requested.get(key, 0), step + 1)
 
     async def _order(self, role: Role, turn: Turn) -> None:
         """Hold a turn until the other agents are as far as they were when it was recorded.
@@ -167,7 +167,7 @@ class Replay:
         deadline = time.monotonic() + PATIENCE
         for agent, turns in turn.after:
             key = (role.repo, role.task, role.kind, agent)
-            while self.asked.get(key, 0) < turns and time.monotonic() < deadline:
+            while self.requested.get(key, 0) < turns and time.monotonic() < deadline:
                 await asyncio.sleep(0.01)
 
     async def _probe(self, call: Call, request: Request) -> web.StreamResponse:
@@ -257,7 +257,7 @@ class Replay:
         response.content_type = content_type
         response.content_length = len(body)
         complete = usage is not NO_USAGE
-        written = False
+        is_written = False
         try:
             await response.prepare(call.http)
             if drip is None:
@@ -269,11 +269,11 @@ class Replay:
             if _gone(call.http):
                 raise ConnectionResetError("the client has gone")
             self.ledger.write(call.entry(status, usage, complete))
-            written = True
+            is_written = True
             await response.write(body[-1:])
             await response.write_eof()
         except (ConnectionError, asyncio.CancelledError) as error:
-            if not written:
+            if not is_written:
                 call.error = call.error or f"not delivered: {error or 'the server ends'}"
                 self.ledger.write(call.entry(status, NO_USAGE, False))
             if isinstance(error, asyncio.CancelledError):
@@ -281,14 +281,14 @@ class Replay:
         return response
 
     def _cut(self, call: Call) -> web.StreamResponse:
-        """Close the connection without a word."""
+        """Close the connection without an answer."""
         self.ledger.write(call.entry(0, NO_USAGE, False))
         if call.http.transport is not None:
             call.http.transport.abort()
         return web.Response()
 
     async def _hang(self, call: Call, body: bytes = b"") -> web.StreamResponse:
-        """Send half of the body (or nothing), then nothing more until the client goes."""
+        """Send half of the body (or nothing), then nothing more until the client disconnects."""
         response = web.StreamResponse()
         if body:
             response.content_type = "application/json"
@@ -300,7 +300,7 @@ class Replay:
             await asyncio.sleep(0.5)
         return response
 
-    # The side of whoever runs the test
+    # Control by the tests
 
     async def _put_faults(self, http: web.Request) -> web.Response:
         try:

@@ -46,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is to be sent: a turn or plain text, its id, and its usage.
+    """Content of an answer: a turn or plain text, its id, and its usage.
 
     arguments, when set, stands for the JSON text of the tool calls' arguments (to break it).
     """
@@ -60,7 +60,7 @@ class Answer:
 
     def calls(self) -> list[dict[str, Any]]:
         """The tool calls, as Cohere and OpenAI write them."""
-        asked = [
+        commands = [
             (self.tool, json.dumps({"command": command}, ensure_ascii=False))
             for command in self.turn.commands
         ]
@@ -73,7 +73,7 @@ class Answer:
                     "arguments": self.arguments if self.arguments is not None else arguments,
                 },
             }
-            for number, (name, arguments) in enumerate([*asked, *self.turn.tools])
+            for number, (name, arguments) in enumerate([*commands, *self.turn.tools])
         ]
 
 
@@ -241,11 +241,11 @@ def read_request(data: Any) -> Request:
         raise NotUnderstood("streaming ('stream': true) is not supported")
     if not all(isinstance(message, dict) for message in messages):
         raise NotUnderstood("a message is not an object")
-    read = [Message(_role(message), _text(message.get("content"))) for message in messages]
+    parsed = [Message(_role(message), _text(message.get("content"))) for message in messages]
     if data.get("system"):  # Anthropic's
-        read.insert(0, Message("system", _text(data["system"])))
+        parsed.insert(0, Message("system", _text(data["system"])))
     document = json.dumps([messages, data.get("tools")], ensure_ascii=False, sort_keys=True)
-    return Request(model, read, _tool(data.get("tools")), len(document))
+    return Request(model, parsed, _tool(data.get("tools")), len(document))
 
 
 def count(request: Request, turn: Turn) -> Usage:
@@ -256,8 +256,8 @@ def count(request: Request, turn: Turn) -> Usage:
     if turn.tokens is not None:
         return Usage(*turn.tokens[:2], *(turn.tokens[2:] or turn.tokens))
     billed_in = -(-request.chars // CHARS_PER_TOKEN)
-    said = turn.text + "".join(turn.commands) + "".join(f"{n}{a}" for n, a in turn.tools)
-    billed_out = max(1, -(-len(said) // CHARS_PER_TOKEN))
+    text = turn.text + "".join(turn.commands) + "".join(f"{n}{a}" for n, a in turn.tools)
+    billed_out = max(1, -(-len(text) // CHARS_PER_TOKEN))
     return Usage(
         input_tokens=billed_in + TOKENS_AROUND_MESSAGE * len(request.messages),
         output_tokens=billed_out + TOKENS_AROUND_MESSAGE,
@@ -291,12 +291,12 @@ def _tool(tools: Any) -> str | None:
     names: list[str] = []
     for tool in tools if isinstance(tools, list) else []:
         function = tool.get("function", tool) if isinstance(tool, dict) else {}
-        taken = function.get("parameters") or function.get("input_schema") or {}
-        properties = taken.get("properties") or {}
+        schema = function.get("parameters") or function.get("input_schema") or {}
+        properties = schema.get("properties") or {}
         if "command" in properties:
             names.append(str(function.get("name")))
-    known = [name for name in ("bash", "terminal") if name in names]
-    return next(iter([*known, *names]), None)
+    shells = [name for name in ("bash", "terminal") if name in names]
+    return next(iter([*shells, *names]), None)
 
 
 def _short_hash(text: str) -> str:

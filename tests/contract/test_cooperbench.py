@@ -93,9 +93,11 @@ def test_flags(command: str, flags: str, monkeypatch: pytest.MonkeyPatch, capsys
     assert [flag for flag in flags.split() if f"{flag} " not in text.replace(",", " ")] == []
 
 
-def test_the_source_tells_the_flags_of_run(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    shown = set(re.findall(r"--[a-z-]+", usage_of("run", monkeypatch, capsys)))
-    assert releases.run_flags() == shown - {"--help"}
+def test_flags_of_run_are_read_from_the_source(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    flags = set(re.findall(r"--[a-z-]+", usage_of("run", monkeypatch, capsys)))
+    assert releases.run_flags() == flags - {"--help"}
 
 
 def test_settings_are_solo_coop_and_team(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -121,10 +123,10 @@ def test_name_of_a_tasks_image(repo: str, task: int) -> None:
 
 
 def test_a_pair_given_on_the_command_line_keeps_its_order() -> None:
-    (found,) = tasks.discover_tasks(
+    (task,) = tasks.discover_tasks(
         repo_filter=REPO, task_filter=2, features_filter=[3, 2], dataset_dir=DATASET
     )
-    assert found == {"repo": REPO, "task_id": 2, "features": [3, 2]}
+    assert task == {"repo": REPO, "task_id": 2, "features": [3, 2]}
 
 
 # Files of a run, with an agent that only repeats its prompt.
@@ -136,8 +138,8 @@ class Scripted:
     def run(self, task: str, image: str, **options: Any) -> Any:
         if "fails" in options["model_name"]:
             raise RuntimeError("the provider is offline")
-        said = {"role": "assistant", "content": task, "extra": {"response": {"id": "r1"}}}
-        return agents.AgentResult("Submitted", "diff\n", 0.5, 3, messages=[said], error=None)
+        message = {"role": "assistant", "content": task, "extra": {"response": {"id": "r1"}}}
+        return agents.AgentResult("Submitted", "diff\n", 0.5, 3, messages=[message], error=None)
 
 
 @pytest.fixture(autouse=True)
@@ -161,8 +163,8 @@ def coop_run(logs: Path, features: list[int], model: str = "m") -> Path:
 
 def test_folder_of_a_run_has_its_features_sorted(tmp_path: Path) -> None:
     solo_run(tmp_path, [3, 2])
-    ours = layout.Results(tmp_path).run("n", "solo", layout.Pair(REPO, 2, (3, 2))).result
-    assert (tmp_path / ours.relative_to(tmp_path / "runs")).exists()
+    result_path = layout.Results(tmp_path).run("n", "solo", layout.Pair(REPO, 2, (3, 2))).result
+    assert (tmp_path / result_path.relative_to(tmp_path / "runs")).exists()
 
 
 def test_files_of_a_solo_run(tmp_path: Path) -> None:
@@ -192,8 +194,8 @@ def test_fields_of_a_coop_result(tmp_path: Path) -> None:
     document = json.loads((coop_run(tmp_path, [3, 2]) / "f2_f3" / "result.json").read_text())
     assert document.keys() >= OF_A_RUN | {"agents", "messages_sent"}
     assert document["features"] == [2, 3]
-    told = {name: end["feature_id"] for name, end in document["agents"].items()}
-    assert told == {"agent1": 2, "agent2": 3}
+    features = {name: end["feature_id"] for name, end in document["agents"].items()}
+    assert features == {"agent1": 2, "agent2": 3}
     assert document["agents"]["agent1"].keys() >= OF_AN_AGENT | {"feature_id"}
 
 
@@ -204,28 +206,28 @@ def test_a_trajectory_names_its_agent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("run", [solo_run, coop_run])
-def test_an_agent_that_breaks_is_told_as_error(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_agent_that_fails_is_reported_as_error(run: Callable[..., Path], tmp_path: Path) -> None:
     document = json.loads((run(tmp_path, [1, 2], "fails") / "f1_f2/result.json").read_text())
     ends = document.get("agents") or {"solo": document["agent"]}
     assert {end["status"] for end in ends.values()} == {"Error"}
     assert {end["error"] for end in ends.values()} == {"the provider is offline"}
 
 
-def test_a_solo_task_holds_the_features_in_the_order_asked(tmp_path: Path) -> None:
+def test_a_solo_task_has_the_features_in_the_requested_order(tmp_path: Path) -> None:
     solo_run(tmp_path, [3, 2])
     text = json.loads((tmp_path / f"n/solo/{REPO}/2/f2_f3/solo_traj.json").read_text())
-    said = text["messages"][0]["content"]
-    assert 0 <= said.index("## Feature 3\n") < said.index("## Feature 2\n")
+    content = text["messages"][0]["content"]
+    assert 0 <= content.index("## Feature 3\n") < content.index("## Feature 2\n")
 
 
-def test_eval_finds_what_lies_in_our_layout(tmp_path: Path) -> None:
+def test_eval_discovers_runs_in_the_workflows_layout(tmp_path: Path) -> None:
     pair = layout.Pair(REPO, 2, (1, 2))
     folder = layout.Results(tmp_path).run("m-solo", "solo", pair)
     (folder.path / "attempts" / "1").mkdir(parents=True)
     folder.result.write_text("{}")
     (tmp_path / "runs/m-solo/experiment.json").write_text("{}")
-    found = runs.discover_runs("m-solo", logs_dir=tmp_path / "runs")
-    assert [(r["repo"], r["task_id"], r["features"], r["setting"]) for r in found] == [
+    documents = runs.discover_runs("m-solo", logs_dir=tmp_path / "runs")
+    assert [(r["repo"], r["task_id"], r["features"], r["setting"]) for r in documents] == [
         (REPO, 2, [1, 2], "solo")
     ]
 
@@ -234,19 +236,19 @@ def test_eval_finds_what_lies_in_our_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["solo", "coop"])
-def test_the_agents_own_config_tells_its_step_limit(mode: str) -> None:
-    told = releases.agent_defaults("mini_swe_agent_v2", mode)
-    assert told["agent"]["step_limit"] > 0
+def test_the_agents_default_config_has_a_step_limit(mode: str) -> None:
+    defaults = releases.agent_defaults("mini_swe_agent_v2", mode)
+    assert defaults["agent"]["step_limit"] > 0
 
 
 def prompt(mode: str, **values: object) -> str:
-    told = releases.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
-    known = {"task": "T", "agent_id": "agent1", "agents": ["agent1", "agent2"], "system": "Linux"}
-    known |= {"release": "6", "version": "1", "machine": "x", "git_enabled": False}
-    return jinja2.Template(told).render(known | values)
+    template = releases.agent_defaults("mini_swe_agent_v2", mode)["agent"]["instance_template"]
+    fields = {"task": "T", "agent_id": "agent1", "agents": ["agent1", "agent2"], "system": "Linux"}
+    fields |= {"release": "6", "version": "1", "machine": "x", "git_enabled": False}
+    return jinja2.Template(template).render(fields | values)
 
 
-def test_a_coop_prompt_says_who_the_agent_is() -> None:
+def test_a_coop_prompt_names_the_agent() -> None:
     assert "You are **agent1**" in prompt("coop", messaging_enabled=True)
 
 
@@ -255,7 +257,7 @@ def test_only_a_prompt_with_messages_has_their_section() -> None:
     assert "\n## Messaging\n" not in prompt("coop", messaging_enabled=False)
 
 
-def test_an_agent_says_so_when_it_has_done() -> None:
+def test_the_prompt_names_the_submit_command() -> None:
     assert recording.SUBMIT in prompt("solo")
 
 
@@ -278,11 +280,11 @@ def test_tries_of_a_model_call_are_named_by_a_variable(monkeypatch: pytest.Monke
     from cooperbench.agents.mini_swe_agent_v2.models.utils.retry import retry
 
     monkeypatch.setenv("MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT", "3")
-    made: Any = retry(logger=logging.getLogger(), abort_exceptions=[])
-    assert made.iter.__self__.stop.max_attempt_number == 3
+    retrying: Any = retry(logger=logging.getLogger(), abort_exceptions=[])
+    assert retrying.iter.__self__.stop.max_attempt_number == 3
 
 
-def test_an_agent_config_file_is_laid_over_its_defaults() -> None:
+def test_an_agent_config_file_is_merged_over_its_defaults() -> None:
     from cooperbench.agents.mini_swe_agent_v2.utils.serialize import recursive_merge
 
     text = yaml.safe_load('{"config": {"model": {"model_kwargs": {"timeout": 3}}}}')
@@ -298,7 +300,7 @@ def test_the_git_servers_names_are_constants_of_its_module() -> None:
     assert all(isinstance(getattr(server, name), str) for name in upstream_patches.GIT_SERVER_NAMES)
 
 
-def test_a_local_redis_is_told_to_containers_as_the_hosts() -> None:
+def test_containers_reach_a_local_redis_at_the_hosts_address() -> None:
     from cooperbench.agents._coop.runtime import rewrite_comm_url_for_container
 
     assert rewrite_comm_url_for_container("redis://127.0.0.1:7#run:x") == (
@@ -306,15 +308,15 @@ def test_a_local_redis_is_told_to_containers_as_the_hosts() -> None:
     )
 
 
-def test_what_openhands_takes_from_modal_is_found_by_these_names() -> None:
-    """An attribute that is no longer there could be set all the same, and nobody would look."""
+def test_the_openhands_adapter_has_the_patched_names() -> None:
+    """Setting an attribute that no longer exists would succeed and have no effect."""
     adapter = importlib.import_module("cooperbench.agents.openhands_agent_sdk.adapter")
     names = ("ModalSandboxContext", "_extract_patch", "_get_or_create_redis")
     names += ("_get_or_create_git_server", "_release_git_server", "OpenHandsSDKRunner")
     assert [name for name in names if not hasattr(adapter, name)] == []
 
 
-def test_an_agents_patch_is_read_by_commands_that_tell_if_they_did_not_end() -> None:
+def test_an_agents_patch_is_read_by_commands_that_report_exceptions() -> None:
     git = importlib.import_module("cooperbench.agents.mini_swe_agent_v2.connectors.git")
     assert "self._exec(" in inspect.getsource(git.GitConnector.submitted_patch)
     assert (
@@ -343,10 +345,10 @@ def test_an_agents_patch_is_read_by_commands_that_tell_if_they_did_not_end() -> 
         "go/testdata/a.txt",
     ],
 )
-def test_test_files_are_removed_from_patches_by_the_rule_we_know(path: str) -> None:
+def test_test_files_are_removed_from_patches_by_the_same_rule(path: str) -> None:
     patch = f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-a\n+b\n"
-    left = sandbox._filter_test_files(patch)
-    assert patch_text.is_empty(patch.encode()) is not bool(left.strip())
+    filtered_patch = sandbox._filter_test_files(patch)
+    assert patch_text.is_empty(patch.encode()) is not bool(filtered_patch.strip())
 
 
 def test_the_git_servers_network_has_the_name_that_is_created_for_it() -> None:
@@ -399,8 +401,8 @@ def test_no_program_reads_the_files_that_are_compressed() -> None:
         for folder in ("eval", "runner", "generation", "infra", ".")
         for path in package.glob(f"{folder}/**/*.py" if folder != "." else "*.py")
     }
-    found = {name: lines for name, lines in mentions.items() if lines}
-    assert set(found) == {"runner/solo.py", "runner/coop.py", "runner/team.py"}
-    for name, lines in found.items():
+    lines_by_file = {name: lines for name, lines in mentions.items() if lines}
+    assert set(lines_by_file) == {"runner/solo.py", "runner/coop.py", "runner/team.py"}
+    for name, lines in lines_by_file.items():
         assert all('"w"' in line for line in lines if "open(" in line), name
         assert not any("read" in line or "exists" in line for line in lines), name

@@ -33,9 +33,9 @@ def replay(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-def ask(server: Server, book: Path) -> list[dict[str, Any]]:
-    """Make one call as upstream does, and return what the callback wrote of it."""
-    return recorded_calls.ask(server, book, "cohere").records
+def ask(server: Server, call_log: Path) -> list[dict[str, Any]]:
+    """Make one call as upstream does, and return the callback's records."""
+    return recorded_calls.ask(server, call_log, "cohere").records
 
 
 def test_an_end_point_is_the_whole_url(replay: Server, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_an_end_point_is_the_whole_url(replay: Server, tmp_path: Path) -> None:
     assert [line["wire"] for line in replay.ledger()] == ["cohere"]
 
 
-def test_a_call_is_told_before_it_is_sent_and_when_it_is_answered(
+def test_a_call_is_recorded_before_it_is_sent_and_when_it_is_answered(
     replay: Server, tmp_path: Path
 ) -> None:
     start, end = ask(replay, tmp_path / "calls")
@@ -53,7 +53,9 @@ def test_a_call_is_told_before_it_is_sent_and_when_it_is_answered(
     assert start["time"] <= end["time"]
 
 
-def test_an_answer_is_told_with_tokens_cost_and_tool_calls(replay: Server, tmp_path: Path) -> None:
+def test_an_answer_is_recorded_with_tokens_cost_and_tool_calls(
+    replay: Server, tmp_path: Path
+) -> None:
     _, end = ask(replay, tmp_path / "calls")
     (line,) = replay.ledger()
     assert (end["input_tokens"], end["output_tokens"]) == (
@@ -63,11 +65,11 @@ def test_an_answer_is_told_with_tokens_cost_and_tool_calls(replay: Server, tmp_p
     assert end["cost"] > 0
     assert end["priced"] is True
     assert end["response_id"]
-    (called, *_) = end["message"]["tool_calls"]
-    assert "command" in json.loads(called["function"]["arguments"])
+    (tool_call, *_) = end["message"]["tool_calls"]
+    assert "command" in json.loads(tool_call["function"]["arguments"])
 
 
-def test_a_client_that_is_to_try_once_does(replay: Server, tmp_path: Path) -> None:
+def test_a_client_with_one_try_sends_one_call(replay: Server, tmp_path: Path) -> None:
     replay.faults({"action": "unavailable"})
     ask(replay, tmp_path / "calls")
     assert len(replay.ledger()) == 1
@@ -117,14 +119,14 @@ def test_prices_come_from_the_package_and_not_from_the_network() -> None:
 def cohere() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A server that answers every call with a plan and a tool call; its URL and the requests."""
     requests: list[dict[str, Any]] = []
-    made = {"type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+    tool_call = {"type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
             requests.append(json.loads(self.rfile.read(length)))
             message = {"role": "assistant", "tool_plan": f"Plan {len(requests)}"}
-            message["tool_calls"] = [{"id": f"call_{len(requests)}", **made}]
+            message["tool_calls"] = [{"id": f"call_{len(requests)}", **tool_call}]
             answer = {"id": "x", "finish_reason": "TOOL_CALL", "message": message}
             answer["usage"] = {"tokens": {"input_tokens": 9, "output_tokens": 3}}
             body = json.dumps(answer).encode()
@@ -146,18 +148,18 @@ def cohere() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 @pytest.mark.parametrize("returned", [False, True])
-def test_cohere_gets_its_plan_back_where_the_config_says_so(
+def test_the_tool_plan_is_returned_to_cohere_if_configured(
     cohere: tuple[str, list[dict[str, Any]]], tmp_path: Path, returned: bool
 ) -> None:
-    """litellm drops `tool_plan` on the way to the agent and has none to send back; we put it in."""
+    """litellm drops `tool_plan` on the way to the agent; the workflow adds it to the requests."""
     url, requests = cohere
     messages: list[dict[str, Any]] = [{"role": "user", "content": "Fix it."}]
     with recorded_calls.returning_tool_plans() if returned else contextlib.nullcontext():
         for number in (1, 2, 3):
-            asked = recorded_calls.ask(
+            result = recorded_calls.ask(
                 None, tmp_path / f"{number}", "cohere", api_base=url, messages=messages
             )
-            message = asked.answer.choices[0].message.model_dump()
+            message = result.answer.choices[0].message.model_dump()
             assert "tool_plan" not in message
             assert message["content"] is None
             answer = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"]}
@@ -210,7 +212,7 @@ def test_a_refused_output_limit_is_not_tried_again(
 
 
 def test_the_callback_has_no_raw_answer_of_cohere() -> None:
-    """Why raw answers are noted below litellm: only ``post_call`` sets ``original_response``."""
+    """Reason for recording below litellm: only ``post_call`` sets ``original_response``."""
     from litellm.litellm_core_utils import litellm_logging
     from litellm.llms.cohere.chat import v2_transformation
 
@@ -224,15 +226,15 @@ def test_the_list_of_prices_read_as_a_file_is_litellms() -> None:
     assert model_check.listed_price("openai/no-such-model") is None
     differing = {}
     for name in sorted(litellm.model_cost)[::25]:
-        listed = model_check.listed_price(name)
+        prices = model_check.listed_price(name)
         with contextlib.suppress(Exception):  # what litellm cannot name has no price there
             info = litellm.get_model_info(name)
             price = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-            if listed is not None and listed != price:
-                differing[name] = (listed, price)
+            if prices is not None and prices != price:
+                differing[name] = (prices, price)
     assert differing == {}
 
 
-def test_a_registry_of_the_users_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_registry_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_MODEL_REGISTRY_PATH", "prices.json")
     assert model_check.listed_price(MODEL) is None

@@ -1,4 +1,4 @@
-"""Facts of Snakemake: its flags, what decides that a job is done again, its exit codes."""
+"""Facts of Snakemake: its flags, what causes a job to run again, its exit codes."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def snakemake(
     profile = folder / "profiles" / "default"
     profile.mkdir(parents=True, exist_ok=True)
     (profile / "config.yaml").write_text(yaml.safe_dump(PROFILE))
-    done = subprocess.run(
+    process = subprocess.run(
         [SNAKEMAKE, *arguments], cwd=folder, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == code, done.stderr
-    return done
+    assert process.returncode == code, process.stderr
+    return process
 
 
 @functools.cache
@@ -61,42 +61,42 @@ def test_keys_of_the_profile_are_flags() -> None:
     assert [key for key in PROFILE if f"--{key}" not in text] == []
 
 
-def test_a_profile_beside_the_snakefile_is_taken_by_itself(tmp_path: Path) -> None:
+def test_a_profile_beside_the_snakefile_is_used_automatically(tmp_path: Path) -> None:
     text = 'print("slots", workflow.global_resources.get("run_slots").value)\n' + rule("a")
     assert "slots 4" in snakemake(tmp_path, text, "a").stdout
 
 
 def test_a_resource_can_be_limited_by_the_workflow(tmp_path: Path) -> None:
     """models.NAME.provider: two jobs that fit one at a time do not overlap."""
-    one = "mkdir busy && sleep 0.5 && rmdir busy && touch {output}"
+    shell = "mkdir busy && sleep 0.5 && rmdir busy && touch {output}"
     text = 'workflow.register_resource("provider_p", 1)\n'
     text += 'rule all:\n    input: "a", "b"\n'
-    text += rule("a", one, "resources: run_slots=1, **{'provider_p': 1}")
-    text += rule("b", one, "resources: run_slots=1, **{'provider_p': 1}")
+    text += rule("a", shell, "resources: run_slots=1, **{'provider_p': 1}")
+    text += rule("b", shell, "resources: run_slots=1, **{'provider_p': 1}")
     snakemake(tmp_path, text, "--retries", "0")
 
 
-def test_a_config_is_merged_in_the_order_in_which_ours_is(tmp_path: Path) -> None:
+def test_snakemake_merges_configs_in_the_workflows_order(tmp_path: Path) -> None:
     """A config read by config.load has its models in the order of the tables."""
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.yaml").write_text(layout.CONFIG_FILE.read_text())
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("settings: {coop-comm: [--setting, coop]}\nmodels: {z: {model: x}}\n")
+    user_config = tmp_path / "mine.yaml"
+    user_config.write_text("settings: {coop-comm: [--setting, coop]}\nmodels: {z: {model: x}}\n")
     text = 'configfile: "config/config.yaml"\nprint(*config["settings"], *config["models"])\n'
-    said = snakemake(tmp_path, text + rule("a"), "a", "--configfile", str(mine)).stdout
-    ours = config.load([mine])
-    assert said.split() == [*ours.settings, *ours.models]
-    assert said.split()[0] == "coop-comm"
+    output = snakemake(tmp_path, text + rule("a"), "a", "--configfile", str(user_config)).stdout
+    loaded = config.load([user_config])
+    assert output.split() == [*loaded.settings, *loaded.models]
+    assert output.split()[0] == "coop-comm"
 
 
-def test_a_failed_job_is_tried_again_and_told_its_number(tmp_path: Path) -> None:
+def test_a_failed_job_is_tried_again_and_receives_its_number(tmp_path: Path) -> None:
     number = "resources: attempt=lambda wc, attempt: attempt"
-    tried = "echo {resources.attempt} >> tries; test {resources.attempt} = 3 || exit 75; touch a"
-    snakemake(tmp_path, rule("a", tried, number))
+    shell = "echo {resources.attempt} >> tries; test {resources.attempt} = 3 || exit 75; touch a"
+    snakemake(tmp_path, rule("a", shell, number))
     assert (tmp_path / "tries").read_text().split() == ["1", "2", "3"]
 
 
-def test_tries_are_known_to_the_workflow(tmp_path: Path) -> None:
+def test_the_workflow_can_read_the_number_of_retries(tmp_path: Path) -> None:
     text = 'onstart:\n    print("tries", workflow.execution_settings.retries)\n' + rule("a")
     assert "tries 2" in snakemake(tmp_path, text).stdout
 
@@ -107,22 +107,22 @@ def test_a_job_that_fails_to_the_end_gives_exit_code_1(tmp_path: Path) -> None:
     assert (tmp_path / "b").exists()  # the others are done all the same
 
 
-def test_what_is_there_and_has_no_input_is_not_made_again(tmp_path: Path) -> None:
+def test_an_existing_output_without_input_is_not_made_again(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("mine")
-    said = snakemake(tmp_path, rule("a", "echo new > {output}")).stderr
-    assert "Nothing to be done" in said
+    output = snakemake(tmp_path, rule("a", "echo new > {output}")).stderr
+    assert "Nothing to be done" in output
     assert (tmp_path / "a").read_text() == "mine"
 
 
-def test_an_ancient_input_makes_nothing_new(tmp_path: Path) -> None:
+def test_an_ancient_input_causes_no_job(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     time.sleep(0.05)
     (tmp_path / "newer").touch()
-    said = snakemake(tmp_path, rule("a", more='input: ancient("newer")')).stderr
-    assert "Nothing to be done" in said
+    output = snakemake(tmp_path, rule("a", more='input: ancient("newer")')).stderr
+    assert "Nothing to be done" in output
 
 
-def test_a_newer_input_makes_its_output_old(tmp_path: Path) -> None:
+def test_a_newer_input_makes_its_output_again(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     time.sleep(0.05)
     (tmp_path / "newer").touch()
@@ -130,7 +130,7 @@ def test_a_newer_input_makes_its_output_old(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "new\n"
 
 
-def test_a_start_is_not_told_to_a_dry_run(tmp_path: Path) -> None:
+def test_onstart_does_not_run_in_a_dry_run(tmp_path: Path) -> None:
     text = 'onstart:\n    print("needed", [job.output for job in dag.needrun_jobs()])\n' + rule("a")
     text = text.replace("dag.need", "workflow.dag.need")
     assert "needed" not in snakemake(tmp_path, text, "--dry-run").stdout
@@ -140,8 +140,8 @@ def test_a_start_is_not_told_to_a_dry_run(tmp_path: Path) -> None:
 def test_higher_priority_goes_first(tmp_path: Path) -> None:
     text = 'rule all:\n    input: "low", "high"\n'
     for name, priority in (("low", 1), ("high", 2)):
-        one = f"resources: run_slots=4\n    priority: {priority}"
-        text += rule(name, "echo {rule} >> order; touch {output}", one)
+        more = f"resources: run_slots=4\n    priority: {priority}"
+        text += rule(name, "echo {rule} >> order; touch {output}", more)
     snakemake(tmp_path, text)
     assert (tmp_path / "order").read_text().split() == ["high", "low"]
 
@@ -169,7 +169,7 @@ def test_no_job_of_a_run_claims_a_core() -> None:
                 assert "threads: 0" in text, path.name
 
 
-def test_after_sigterm_the_running_jobs_end_and_no_other_begins(tmp_path: Path) -> None:
+def test_after_sigterm_the_running_jobs_end_and_no_other_starts(tmp_path: Path) -> None:
     text = 'rule all:\n    input: "a", "b"\n'
     for name in ("a", "b"):
         text += rule(name, "touch started; sleep 3; touch {output}", "resources: run_slots=4")
@@ -204,8 +204,8 @@ print("MODULES", *sys.modules)
 def imported(folder: Path, *arguments: str) -> set[str]:
     """The packages that a dry run imports."""
     command = [sys.executable, "-c", MODULES, "--dry-run", "--quiet", "all", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("MODULES"))
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    (line,) = (line for line in process.stdout.splitlines() if line.startswith("MODULES"))
     return {name.partition(".")[0] for name in line.split()[1:]}
 
 
@@ -213,9 +213,9 @@ def test_the_workflow_imports_no_package_that_snakemake_does_not(tmp_path: Path)
     """A dry run is mostly imports: pandas, docker or litellm would double its time."""
     (tmp_path / "Snakefile").write_text(rule("a"))
     bare = imported(tmp_path)
-    ours = imported(REPOSITORY, "--config", f"results={tmp_path / 'results'}")
-    assert "cooperflow" in ours
-    assert ours - bare - {"cooperflow"} <= sys.stdlib_module_names
+    modules = imported(REPOSITORY, "--config", f"results={tmp_path / 'results'}")
+    assert "cooperflow" in modules
+    assert modules - bare - {"cooperflow"} <= sys.stdlib_module_names
     # Snakemake imports them through plugins and smart_open where they are installed.
     assert bare.isdisjoint({"vertexai", "litellm", "cooperbench"})
 

@@ -90,11 +90,11 @@ class Mailbox:
     agent_id, agents = "agent1", ["agent1", "agent2"]
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.polls = 0
 
     def receive(self) -> list[dict[str, str]]:
-        self.asked += 1
-        return [{"from": "agent2", "content": "hello"}] if self.asked == 3 else []
+        self.polls += 1
+        return [{"from": "agent2", "content": "hello"}] if self.polls == 3 else []
 
     def send(self, to: str, content: str) -> bool:
         return to != "agent3"
@@ -128,29 +128,31 @@ def documents(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("trigger", [1, 10**6])
-@pytest.mark.parametrize("kept", [0, 1, 2, 3])
-def test_each_turn_is_read_once_with_its_output(tmp_path: Path, trigger: int, kept: int) -> None:
+@pytest.mark.parametrize("keep_turns", [0, 1, 2, 3])
+def test_each_turn_is_read_once_with_its_output(
+    tmp_path: Path, trigger: int, keep_turns: int
+) -> None:
     model = Model([*(f"command {n}" for n in range(8)), "done"])
-    config = {"compaction_token_trigger": trigger, "compaction_keep_recent_turns": kept}
+    config = {"compaction_token_trigger": trigger, "compaction_keep_recent_turns": keep_turns}
     agent = run(tmp_path, model, Mailbox(), **config)
-    found = trajectory.parse(documents(tmp_path))
-    assert list(found) == ["agent1"]
-    read = found["agent1"]
-    assert [turn.answer_id for turn in read.turns] == [f"answer{n}" for n in range(9)]
-    assert [turn.commands[0].output for turn in read.turns] == [
+    trajectories = trajectory.parse(documents(tmp_path))
+    assert list(trajectories) == ["agent1"]
+    agent_trajectory = trajectories["agent1"]
+    assert [turn.answer_id for turn in agent_trajectory.turns] == [f"answer{n}" for n in range(9)]
+    assert [turn.commands[0].output for turn in agent_trajectory.turns] == [
         *(f"ran command {n}" for n in range(8)),
         None,
     ]
-    summaries = [entry for entry in read.entries if entry.kind == SUMMARY]
+    summaries = [entry for entry in agent_trajectory.entries if entry.kind == SUMMARY]
     assert len(summaries) == agent._compaction_count
     assert (len(summaries) > 1) is (trigger == 1)
-    times = [entry.time for entry in read.entries if entry.kind != RECEIVED]
+    times = [entry.time for entry in agent_trajectory.entries if entry.kind != RECEIVED]
     assert times == sorted(times)  # type: ignore[type-var]
-    assert read.task == "You are agent1.\n\nDo it."
-    received = [entry.text for entry in read.entries if entry.kind == RECEIVED]
-    if kept:  # else the summary replaced it before any answer
+    assert agent_trajectory.task == "You are agent1.\n\nDo it."
+    received = [entry.text for entry in agent_trajectory.entries if entry.kind == RECEIVED]
+    if keep_turns:  # else the summary replaced it before any answer
         assert received == ["[Message from agent2]: hello"]
-    total = sum(entry.tokens.input for entry in read.entries if entry.tokens)
+    total = sum(entry.tokens.input for entry in agent_trajectory.entries if entry.tokens)
     assert total == 100 * (9 + len(summaries))
     assert agent.cost == pytest.approx(0.9)  # without the summaries
 
@@ -158,16 +160,16 @@ def test_each_turn_is_read_once_with_its_output(tmp_path: Path, trigger: int, ke
 def test_without_the_full_trajectory_the_other_one_is_read(tmp_path: Path) -> None:
     model = Model([*(f"command {n}" for n in range(8)), "done"])
     run(tmp_path, model, compaction_token_trigger=1)
-    whole = documents(tmp_path)
-    alone = whole["agent7_traj.json"]
-    for rest in (
-        {**whole, "agent1_full_traj.json": None},
-        {"agent7_traj.json": alone},
+    complete = documents(tmp_path)
+    flat = complete["agent7_traj.json"]
+    for available in (
+        {**complete, "agent1_full_traj.json": None},
+        {"agent7_traj.json": flat},
     ):
-        (read,) = trajectory.parse(rest).values()
-        assert read.agent == "agent1"
-        assert [entry.kind for entry in read.entries][:2] == [SUMMARY, TURN]
-        assert read.turns[-1].answer_id == "answer8"
+        (agent_trajectory,) = trajectory.parse(available).values()
+        assert agent_trajectory.agent == "agent1"
+        assert [entry.kind for entry in agent_trajectory.entries][:2] == [SUMMARY, TURN]
+        assert agent_trajectory.turns[-1].answer_id == "answer8"
 
 
 def test_the_adapter_names_a_full_trajectory_after_the_agent() -> None:
@@ -179,7 +181,7 @@ QUOTING = 'Later I will run send_message agent2 "are you done?" to ask.'
 
 
 def test_a_quoted_message_was_not_sent(tmp_path: Path) -> None:
-    """Upstream's own code lists it; so it does what was sent in two of its three forms."""
+    """Upstream's own code lists it, and what was sent in two of the three forms."""
     commands = [
         "send_message agent2 <<'MSG'\nI take store.py.\nMSG",
         'send_message agent3 "are you there?"',  # has left: not delivered
@@ -188,24 +190,24 @@ def test_a_quoted_message_was_not_sent(tmp_path: Path) -> None:
     ]
     agent = run(tmp_path, Model(commands, says=QUOTING), Mailbox())
     of_agent = {"feature_id": 7, "messages": agent.messages, "sent_messages": agent.sent_messages}
-    listed = coop._extract_conversation({"agent1": of_agent}, ["agent1"])
-    listed = [message for message in listed if not message.get("received")]
-    assert len(listed) == 2 + 4  # each of the four answers quotes
+    conversation = coop._extract_conversation({"agent1": of_agent}, ["agent1"])
+    conversation = [message for message in conversation if not message.get("received")]
+    assert len(conversation) == 2 + 4  # each of the four answers quotes
     for framework in ("mini_swe_agent_v2", ""):
-        found = result_files.sent_messages(listed, documents(tmp_path), framework)
-        assert [(m.to, m.text) for m in found] == [
+        messages = result_files.sent_messages(conversation, documents(tmp_path), framework)
+        assert [(m.to, m.text) for m in messages] == [
             ("agent2", "I take store.py."),
             ("agent2", "and tests"),
         ]
 
 
-def test_a_quotation_of_what_was_sent_is_not_sent_twice(tmp_path: Path) -> None:
+def test_a_quotation_of_a_sent_message_is_not_counted_twice(tmp_path: Path) -> None:
     commands = ['send_message agent2 "are you done?"', "done"]
     agent = run(tmp_path, Model(commands, says=QUOTING), Mailbox())
     of_agent = {"feature_id": 7, "messages": agent.messages, "sent_messages": agent.sent_messages}
-    listed = coop._extract_conversation({"agent1": of_agent}, ["agent1"])
-    found = result_files.sent_messages(listed, documents(tmp_path), "mini_swe_agent_v2")
-    assert [m.text for m in found] == ["are you done?"]
+    conversation = coop._extract_conversation({"agent1": of_agent}, ["agent1"])
+    messages = result_files.sent_messages(conversation, documents(tmp_path), "mini_swe_agent_v2")
+    assert [m.text for m in messages] == ["are you done?"]
 
 
 def test_an_agent_that_sends_by_text_is_believed() -> None:
@@ -228,7 +230,7 @@ def test_an_agent_that_sends_by_text_is_believed() -> None:
         "ls",
     ],
 )
-def test_messages_are_taken_out_of_a_command_as_upstream_does(command: str) -> None:
+def test_messages_are_extracted_from_a_command_as_upstream_does(command: str) -> None:
     theirs = [(to, text) for to, text, _ in default._parse_send_messages(command)]
     assert result_files.requested_messages(command) == theirs
 

@@ -66,8 +66,10 @@ def test_a_line_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
         f"atomic_io.append_line(Path({str(path)!r}), 'x' * 100)\n"
     )
     root = Path(atomic_io.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
-    assert "No space left" in done.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True
+    )
+    assert "No space left" in process.stderr
     atomic_io.append_line(path, '{"b": 2}')
     assert atomic_io.read_lines(path) == [{"a": 1}, {"b": 2}]
 
@@ -201,8 +203,8 @@ def test_a_kill_at_any_operation_loses_nothing(folder: RunFolder, run: Run, tmp_
         attempt = folder.attempt(1)
         assert atomic_io.read_lines(attempt / layout.CALLS) == CALLS, operation
         upstream = run_result.upstream_folder(run, attempt)
-        read = atomic_io.read_documents(upstream, lambda name: name == "solo_traj.json")
-        assert read == {"solo_traj.json": TRAJECTORY}, operation
+        documents = atomic_io.read_documents(upstream, lambda name: name == "solo_traj.json")
+        assert documents == {"solo_traj.json": TRAJECTORY}, operation
         # The next job completes it.
         for directory in (attempt, attempt / layout.UPSTREAM, folder.evals):
             atomic_io.remove_temporary_files(directory)

@@ -109,12 +109,12 @@ def test_files_named_in_the_text_are_those_of_the_patch(task: Path, feature: Pat
 def test_recordings_agree_with_their_sources() -> None:
     """The recordings match their sources."""
     build = [sys.executable, str(RECORDINGS / "build.py"), "--check"]
-    ended = subprocess.run(build, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    process = subprocess.run(build, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_every_run_of_the_demo_is_recorded() -> None:
-    """Twelve runs, twenty agents, and none besides."""
+    """Twelve runs, twenty agents, and no others."""
     expected: set[tuple[str, int, tuple[int, ...], str, str]] = set()
     for repo, task_id, pair in PAIRS:
         first, second = sorted(pair)
@@ -158,11 +158,11 @@ def test_a_recording_is_plausible(recording: Recording) -> None:
     other = {"agent1": "agent2", "agent2": "agent1"}.get(recording.role.agent)
     for command in commands:
         assert not re.search(r"reset --hard|rm -rf|git init", command)
-        sent = re.findall(
+        messages = re.findall(
             r"send_message (?:--wait )?(\w+) <<'MSG'\n(.+?)\nMSG$", command, re.DOTALL
         )
-        assert ("send_message" in command) == bool(sent)
-        assert all(to == other for to, _ in sent)
+        assert ("send_message" in command) == bool(messages)
+        assert all(to == other for to, _ in messages)
     submits = any("gh pr create" in command for command in commands)
     pushes = any("git push" in command for command in commands)
     assert submits == pushes

@@ -37,14 +37,14 @@ def test_another_environment_is_named_with_the_command_to_use(
 
 
 def test_a_dry_run_without_the_packages_stops(tmp_path: Path) -> None:
-    """The environment is the right one here; a module in front of it hides one package."""
+    """The environment is the right one; a module found earlier on the path hides one package."""
     hidden = tmp_path / "sitecustomize.py"
     hidden.write_text(
         "import importlib.util as u\n"
         "_find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'docker' else _find(name, *a)\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [Path(sys.executable).with_name("snakemake"), "--dry-run", "all"],
         cwd=REPOSITORY,
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)},
@@ -52,9 +52,9 @@ def test_a_dry_run_without_the_packages_stops(tmp_path: Path) -> None:
         text=True,
         timeout=120,
     )
-    assert done.returncode == 1
-    assert "its environment has no docker" in done.stderr
-    assert ".venv/bin/snakemake instead of `snakemake`" in done.stderr
+    assert process.returncode == 1
+    assert "its environment has no docker" in process.stderr
+    assert ".venv/bin/snakemake instead of `snakemake`" in process.stderr
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,13 @@ from cooperflow import processes
 
 
 def test_a_process_is_distinguished_from_a_later_one_with_its_pid() -> None:
-    me = processes.this_process()
-    assert me.is_alive()
-    assert processes.Process.parse(str(me)) == me
-    assert not processes.Process(me.host, me.pid, "another boot:1").is_alive()
+    process = processes.this_process()
+    assert process.is_alive()
+    assert processes.Process.parse(str(process)) == process
+    assert not processes.Process(process.host, process.pid, "another boot:1").is_alive()
     assert processes.Process("elsewhere", 1, "x").is_alive()
     child = subprocess.Popen(["sleep", "60"])
-    mark = processes.Process(me.host, child.pid, processes._start_mark(child.pid) or "")
+    mark = processes.Process(process.host, child.pid, processes._start_mark(child.pid) or "")
     assert mark.is_alive()
     child.kill()
     child.wait()

@@ -40,8 +40,8 @@ def test_only_jobs_that_snakemake_would_hide_are_skipped(
     settings = OutputSettings(dryrun=dryrun, quiet=quiet)
     job = _record("Rule: run_solo, Jobid: 1")
     job.event = LogEvent.JOB_INFO
-    shown = DefaultFilter(quiet, False, False, dryrun, False).filter(job)
-    assert snakemake_setup.hides_jobs(settings) == (dryrun and not shown)
+    is_shown = DefaultFilter(quiet, False, False, dryrun, False).filter(job)
+    assert snakemake_setup.hides_jobs(settings) == (dryrun and not is_shown)
 
 
 def test_a_plugin_of_the_logger_gets_each_job() -> None:

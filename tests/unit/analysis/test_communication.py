@@ -176,7 +176,7 @@ def test_measures_of_a_run() -> None:
     assert [columns.pop(column) for column in communication.SIXTH_COLUMNS] == [0, 1, 1, 0, 0, 1]
     assert columns == {
         "turns": 7,
-        # Two commands and four single ones besides three messages.
+        # Two commands and four single ones, and three messages.
         "events": 8,
         "messages": 3,
         "message_share": 0.375,
@@ -247,8 +247,8 @@ def test_tables_of_a_finished_experiment(tmp_path: Path) -> None:
     coop = runs[runs["mode"] != "solo"]
     assert len(tables.runs) == len(coop)
     joined = tables.runs.merge(coop, on=list(communication_tables.PAIR))
-    done = joined["outcome_x"] != "infra_error"
-    assert (joined["messages"] == joined["messages_sent"])[done].all()
+    evaluated = joined["outcome_x"] != "infra_error"
+    assert (joined["messages"] == joined["messages_sent"])[evaluated].all()
     assert len(tables.messages) == tables.runs["messages"].sum()
     for path, table in communication_tables.by_path(tables, plan.results).items():
         assert "secret" not in table.to_csv(), path
@@ -276,14 +276,14 @@ def test_known_truth_of_a_hundred_pairs() -> None:
         "conflict": [r for r in rows if r["conflict"] is True],
         "clean": [r for r in rows if r["conflict"] is False],
     }.items():
-        got = table.loc["model0-coop-comm"].loc[merge]["value"]
+        actual = table.loc["model0-coop-comm"].loc[merge]["value"]
         total = {key: sum(r[key] for r in part) for key in communication.MEASURES[:3]}
-        assert got["messages_per_run"] == rate(total["messages"], len(part))
-        assert got["turns_per_run"] == rate(total["turns"], len(part))
-        assert got["message_share"] == rate(total["messages"], total["events"])
+        assert actual["messages_per_run"] == rate(total["messages"], len(part))
+        assert actual["turns_per_run"] == rate(total["turns"], len(part))
+        assert actual["message_share"] == rate(total["messages"], total["events"])
         timed = sum(r[c] for r in part for c in communication.SIXTH_COLUMNS)
         for n, column in enumerate(communication.SIXTH_COLUMNS, start=1):
-            assert got[f"share_sixth{n}"] == rate(sum(r[column] for r in part), timed)
+            assert actual[f"share_sixth{n}"] == rate(sum(r[column] for r in part), timed)
         for name, above, below in (
             ("plans_per_question", "plans", "questions"),
             ("plans_per_message", "plans", "messages"),
@@ -296,10 +296,10 @@ def test_known_truth_of_a_hundred_pairs() -> None:
             ("touched_announced_share", "files_announced_touched", "files_touched"),
         ):
             expected = rate(sum(r[above] for r in part), sum(r[below] for r in part))
-            assert got[name] == expected, name
+            assert actual[name] == expected, name
         first = [r["first_message_plan"] for r in part if r["messages"]]
-        assert got["first_message_plan_share"] == rate(sum(first), len(first))
-        assert got["silent_share"] == rate(sum(not r["messages"] for r in part), len(part))
+        assert actual["first_message_plan_share"] == rate(sum(first), len(first))
+        assert actual["silent_share"] == rate(sum(not r["messages"] for r in part), len(part))
     interval = table.loc[("model0-coop-comm", "all", "message_share")]
     assert interval["ci_low"] < interval["value"] < interval["ci_high"]
     silent = table.loc["model0-coop-nocomm"].loc["all"]
@@ -319,10 +319,10 @@ def test_known_truth_of_the_conflict_rates() -> None:
         for row in runs.to_dict("records")
         if row["setting"] == "coop-comm" and row["conflict"] is not None
     ]
-    middle = pd.Series([row["messages"] for row in rows]).median()
+    median = pd.Series([row["messages"] for row in rows]).median()
     truth = {
         "any_message": [(r["messages"] > 0, r["conflict"]) for r in rows],
-        "many_messages": [(r["messages"] > middle, r["conflict"]) for r in rows],
+        "many_messages": [(r["messages"] > median, r["conflict"]) for r in rows],
         "first_message_plan": [
             (r["first_message_plan"], r["conflict"]) for r in rows if r["messages"]
         ],

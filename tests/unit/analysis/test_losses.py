@@ -148,12 +148,12 @@ def runs() -> pd.DataFrame:
     return made_runs.joined(*parts)
 
 
-def wilson(count: int, of: int) -> tuple[float, float]:
+def wilson(count: int, total: int) -> tuple[float, float]:
     """Return Wilson's interval from its formula, independently of the package's."""
-    z, p = 1.959963984540054, count / of
-    middle = (p + z * z / (2 * of)) / (1 + z * z / of)
-    half = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    return max(middle - half, 0.0), middle + half
+    z, p = 1.959963984540054, count / total
+    center = (p + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    return max(center - half, 0.0), center + half
 
 
 def test_loss_table() -> None:
@@ -226,7 +226,7 @@ def test_conflict_tables() -> None:
 
 
 def test_the_flow_adds_up() -> None:
-    """What is left after each stage, and what is lost there or before, are all graded runs."""
+    """Runs that remain after a stage and runs lost until then add up to all graded runs."""
     frame = runs()
     summary, small = run_table.summary_table(frame), breakdowns.tables(frame)
     tables = plot_data.Tables(frame, summary, pd.DataFrame(), small)

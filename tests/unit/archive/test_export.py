@@ -74,8 +74,8 @@ def test_each_agent_has_a_trajectory(plan: Plan, exported: Path) -> None:
         run = f"{document['extra']['run_name']}/{document['extra']['repo']}"
         assert name.startswith(run)
         assert document["trajectory_id"].startswith(document["session_id"])
-    done = [d for d in trajectories.values() if d["extra"]["outcome"] != "infra_error"]
-    assert all(d["final_metrics"]["total_prompt_tokens"] == 2000 for d in done)
+    evaluated = [d for d in trajectories.values() if d["extra"]["outcome"] != "infra_error"]
+    assert all(d["final_metrics"]["total_prompt_tokens"] == 2000 for d in evaluated)
 
 
 def check_atif(document: dict[str, Any]) -> None:
@@ -162,10 +162,10 @@ def test_the_website_format_is_read_back(plan: Plan, exported: Path) -> None:
     runs = run_table.read_runs(plan.results.runs_csv)
     for setting in ("solo", "coop-comm", "coop-nocomm"):
         path = exported / "website" / setting / "index.json"
-        done = runs[(runs["setting"] == setting) & (runs["outcome"] != "infra_error")]
+        evaluated = runs[(runs["setting"] == setting) & (runs["outcome"] != "infra_error")]
         back = published.read_record(path, "command-a")
-        assert len(back) == len(done)
-        for row in done.to_dict("records"):
+        assert len(back) == len(evaluated)
+        for row in evaluated.to_dict("records"):
             a, b = map(int, row["features"].split(","))
             outcome = back[row["repo"], row["task_id"], (a, b)]
             assert outcome.passed == (row["outcome"] == "pass")

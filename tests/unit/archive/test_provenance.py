@@ -48,17 +48,21 @@ def test_a_moved_recording_is_replayed_from_its_new_folder(tmp_path: Path) -> No
     plan = _plan(tmp_path)
     config_document = recording.replay_config(plan, tmp_path / "recorded")
     assert str(tmp_path) not in yaml.safe_dump(config_document)
-    moved = tmp_path / "elsewhere"
-    (moved / "replay").mkdir(parents=True)
+    new_folder = tmp_path / "elsewhere"
+    (new_folder / "replay").mkdir(parents=True)
     names = [name for name, model in config_document["models"].items() if model]
     for name in names:
-        (moved / config_document["models"][name]["replay"].rpartition("/")[2]).mkdir(exist_ok=True)
+        (new_folder / config_document["models"][name]["replay"].rpartition("/")[2]).mkdir(
+            exist_ok=True
+        )
     rows = [f"{p.repo},{p.task_id},{p.features[0]},{p.features[1]}" for p in plan.pairs]
-    (moved / "pairs.csv").write_text("\n".join(["repo,task_id,feature_a,feature_b", *rows]) + "\n")
-    (moved / "replay.yaml").write_text(yaml.safe_dump(config_document, sort_keys=False))
-    reloaded = planning.make(config.load([moved / "replay.yaml"]))
+    (new_folder / "pairs.csv").write_text(
+        "\n".join(["repo,task_id,feature_a,feature_b", *rows]) + "\n"
+    )
+    (new_folder / "replay.yaml").write_text(yaml.safe_dump(config_document, sort_keys=False))
+    reloaded = planning.make(config.load([new_folder / "replay.yaml"]))
     assert reloaded.pairs == plan.pairs
     for name in names:
         model = reloaded.config.models[name]
         assert model is not None and model.replay is not None
-        assert Path(model.replay).is_dir() and Path(model.replay).parent == moved.resolve()
+        assert Path(model.replay).is_dir() and Path(model.replay).parent == new_folder.resolve()

@@ -31,7 +31,7 @@ def entry(plan: Plan, number: int, **results: dict[str, Any]) -> dict[str, Any]:
             "f1": a, "f2": b, "results": results}  # fmt: skip
 
 
-def ended(passed: bool, conflict: bool) -> dict[str, bool]:
+def outcome(passed: bool, conflict: bool) -> dict[str, bool]:
     return {"passed": passed, "hasConflict": conflict}
 
 
@@ -42,9 +42,9 @@ def plan(tmp_path: Path) -> Plan:
     record = {
         "models": ["ours", "theirs"],
         "tasks": [
-            entry(own, 0, ours=ended(True, False), theirs=ended(False, False)),
-            entry(own, 1, ours=ended(True, True)),
-            entry(own, 2, ours=ended(False, True), theirs=ended(True, False)),
+            entry(own, 0, ours=outcome(True, False), theirs=outcome(False, False)),
+            entry(own, 1, ours=outcome(True, True)),
+            entry(own, 2, ours=outcome(False, True), theirs=outcome(True, False)),
         ],
     }
     (tmp_path / "index.json.gz").write_bytes(gzip.compress(json.dumps(record).encode()))
@@ -60,9 +60,9 @@ def test_outcomes_become_runs_in_the_same_tables(plan: Plan) -> None:
     summary = adoption.adopt(plan)
     assert "published-coop-comm: 3 runs" in summary
     assert "7 pairs missing" in summary
-    adopted = planning.make(plan.config)
-    run_table.make(adopted)
-    with adopted.results.runs_csv.open(newline="") as stream:
+    adopted_plan = planning.make(plan.config)
+    run_table.make(adopted_plan)
+    with adopted_plan.results.runs_csv.open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["model"] == "published"]
     assert [(r["outcome"], r["reason"], r["merge_status"]) for r in rows] == [
         ("pass", "", "clean"),
@@ -73,7 +73,9 @@ def test_outcomes_become_runs_in_the_same_tables(plan: Plan) -> None:
         assert (row["adopted"], row["caveat"]) == ("True", "public_record")
         assert (row["cost_complete"], row["cost_bound_usd"]) == ("False", "")
         assert (row["feature1_passed"], row["started"]) == ("", "")
-    comparisons = comparison.table(run_table.read_runs(adopted.results.runs_csv)).to_dict("records")
+    comparisons = comparison.table(run_table.read_runs(adopted_plan.results.runs_csv)).to_dict(
+        "records"
+    )
     (row,) = [r for r in comparisons if "published-coop-comm" in (r["a"], r["b"])]
     assert row["compared"] == "models"
     assert row["pairs"] + row["infra_excluded"] == 3
@@ -83,10 +85,10 @@ def test_outcomes_become_runs_in_the_same_tables(plan: Plan) -> None:
 
 def test_the_report_lists_adopted_outcomes(plan: Plan) -> None:
     adoption.adopt(plan)
-    adopted = planning.make(plan.config)
-    run_table.make(adopted)
-    build.build(adopted)
-    assert "published-coop-comm" in (adopted.results.report / "index.html").read_text()
+    adopted_plan = planning.make(plan.config)
+    run_table.make(adopted_plan)
+    build.build(adopted_plan)
+    assert "published-coop-comm" in (adopted_plan.results.report / "index.html").read_text()
 
 
 SAMPLE = layout.REPOSITORY / "tests" / "support" / "public_record.json"

@@ -83,9 +83,9 @@ def test_turns_before_a_compaction_come_first() -> None:
         "agent1_full_traj.json": full,
         "agent7_traj.json": {"agent_id": "agent1", "messages": [summary, _message(3)]},
     }
-    read = trajectory.parse(documents)
-    assert list(read) == ["agent1"]
-    answers = recording.of_trajectory(read["agent1"], records)
+    trajectories = trajectory.parse(documents)
+    assert list(trajectories) == ["agent1"]
+    answers = recording.of_trajectory(trajectories["agent1"], records)
     assert [answer.commands for answer in answers] == [("one",), ("two",), ("three",)]
     assert (answers[2].asked, answers[2].answered, answers[2].tokens) == (5.0, 6.0, (7, 0))
 

@@ -27,15 +27,17 @@ def test_the_list_has_every_command_of_upstreams_clients() -> None:
     root = Path(spec.origin).parent
     call = re.compile(r"(?:\bclient|\b_client|\b_r)\.([a-z]+)\(")
     names = {"delete": "del"}
-    used = set()
+    methods = set()
     for path in root.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         if "redis" in text and "openhands-sdk" not in str(path):
-            used |= {names.get(word, word) for word in call.findall(text)}
-    ours = {"list", "close", "create", "run"}  # methods of other clients
-    sent = {word for word in used if hasattr(redis.Redis, word) or word == "del"} - ours
-    assert sent <= set(COMMANDS), sent - set(COMMANDS)
-    assert {"rpush", "lpop", "blpop", "hset", "smembers"} <= sent
+            methods |= {names.get(word, word) for word in call.findall(text)}
+    other_methods = {"list", "close", "create", "run"}  # methods of other clients
+    commands = {
+        word for word in methods if hasattr(redis.Redis, word) or word == "del"
+    } - other_methods
+    assert commands <= set(COMMANDS), commands - set(COMMANDS)
+    assert {"rpush", "lpop", "blpop", "hset", "smembers"} <= commands
 
 
 def test_an_address_of_another_machine_is_an_error_with_a_remedy(tmp_path: Path) -> None:

@@ -203,9 +203,9 @@ def test_invalid_pairs(
 
 
 def test_duplicate_and_missing_pairs(table: Callable[..., str]) -> None:
-    twice = table([("dspy_task", 8394, 1, 2), ("dspy_task", 8394, 2, 1)])
+    duplicates = table([("dspy_task", 8394, 1, 2), ("dspy_task", 8394, 2, 1)])
     with pytest.raises(UserError, match="is listed twice"):
-        pairs.load(twice, Path("nowhere"))
+        pairs.load(duplicates, Path("nowhere"))
     with pytest.raises(UserError, match="holds no pairs"):
         pairs.load(table([]), Path("nowhere"))
 

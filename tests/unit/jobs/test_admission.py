@@ -35,8 +35,8 @@ def make_limited_plan(tmp_path: Path, usd: float | None = 1.0, **keys: Any) -> P
 def write_attempt(plan: Plan, run: Run, number: int, state: str, *calls: dict[str, Any]) -> None:
     folder = run.folder(plan.results).attempt(number)
     folder.mkdir(parents=True)
-    me = str(processes.this_process())
-    atomic_io.write_json(folder / "attempt.json", {"state": state, "process": me})
+    process = str(processes.this_process())
+    atomic_io.write_json(folder / "attempt.json", {"state": state, "process": process})
     (folder / "calls.jsonl").write_text("".join(json.dumps(call) + "\n" for call in calls))
 
 
@@ -124,9 +124,9 @@ def test_the_budget_waits_for_evaluations_then_reports_what_remains(
     monkeypatch.setattr(admission, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(admission, "QUIET_SECONDS", 0.5)
     plan = make_limited_plan(tmp_path, 0.01)
-    done = plan.runs[0]
-    synthetic.write_run(plan, done, "pass", synthetic.BEGAN, synthetic.Words())
-    evaluation = done.folder(plan.results).eval
+    finished_run = plan.runs[0]
+    synthetic.write_run(plan, finished_run, "pass", synthetic.BEGAN, synthetic.Words())
+    evaluation = finished_run.folder(plan.results).eval
     document = evaluation.read_text()
     evaluation.unlink()
     admission.save_assumptions(plan, {experiment.run_name: 0.5 for experiment in plan.experiments})
@@ -136,7 +136,7 @@ def test_the_budget_waits_for_evaluations_then_reports_what_remains(
         with admission.budget_admission(plan, plan.runs[1]) as refusal:
             refusals.append(refusal)
 
-    with locks.claim(plan.results.claims, f"eval {done.key}", 1):
+    with locks.claim(plan.results.claims, f"eval {finished_run.key}", 1):
         waiting = threading.Thread(target=run)
         waiting.start()
         time.sleep(1.0)
@@ -314,8 +314,8 @@ def test_a_timeout_caused_by_the_engine_is_not_the_agents() -> None:
     assert judgement.judge_run(slow).reason == judgement.TIMEOUT
     hung = Evidence(False, timed_out=True, seconds=600, calls=busy, engine_stalled=400)
     assert judgement.judge_run(hung).reason == judgement.DOCKER_UNAVAILABLE
-    waited = (CallsEnd(usage.OPEN, 350.0, 600.0),)
-    both = Evidence(False, timed_out=True, seconds=600, calls=waited, engine_stalled=400)
+    open_call = (CallsEnd(usage.OPEN, 350.0, 600.0),)
+    both = Evidence(False, timed_out=True, seconds=600, calls=open_call, engine_stalled=400)
     assert judgement.judge_run(both).reason == usage.API_TIMEOUT
 
 

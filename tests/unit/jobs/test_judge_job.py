@@ -50,13 +50,13 @@ def test_a_label_needs_two_exact_quotes(label: Any, rejected: str) -> None:
 def test_answers_in_unusual_formats() -> None:
     fenced = f"Here it is:\n```json\n{answer(('work_overlap', [A, B]))}\n```"
     assert symptoms.read_answer(fenced, TEXT).accepted == {"work_overlap"}
-    twice = symptoms.read_answer(answer(("repetition", [A, B]), ("repetition", [B, A])), TEXT)
-    assert [label.rejected for label in twice.labels] == ["", symptoms.DUPLICATE]
+    duplicate = symptoms.read_answer(answer(("repetition", [A, B]), ("repetition", [B, A])), TEXT)
+    assert [label.rejected for label in duplicate.labels] == ["", symptoms.DUPLICATE]
     assert symptoms.read_answer(answer(), TEXT) == Reading()
-    for broken in ("", "No symptom.", '{"labels": 3}', "{", '{"labels": [', "[]"):
-        assert not symptoms.read_answer(broken, TEXT).readable
-    odd = symptoms.read_answer('{"labels": [3, {"symptom": null, "quotes": "x"}]}', TEXT)
-    assert {label.rejected for label in odd.labels} == {symptoms.UNKNOWN_SYMPTOM}
+    for text in ("", "No symptom.", '{"labels": 3}', "{", '{"labels": [', "[]"):
+        assert not symptoms.read_answer(text, TEXT).readable
+    unusual = symptoms.read_answer('{"labels": [3, {"symptom": null, "quotes": "x"}]}', TEXT)
+    assert {label.rejected for label in unusual.labels} == {symptoms.UNKNOWN_SYMPTOM}
 
 
 def test_the_transcript_has_messages_commands_patches_and_result() -> None:
@@ -117,8 +117,8 @@ def test_counts_and_agreement_by_hand() -> None:
     assert math.isnan(table.loc["repetition", "kappa"])
     assert table["replay"].all()
     assert set(table.index) == set(symptoms.SYMPTOMS)
-    once = symptoms.count_symptoms({"r1": [reading("repetition")]}, replay=False)
-    assert once["agreement"].isna().all()
+    counts = symptoms.count_symptoms({"r1": [reading("repetition")]}, replay=False)
+    assert counts["agreement"].isna().all()
 
 
 @pytest.fixture(scope="module")

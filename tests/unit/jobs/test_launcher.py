@@ -16,15 +16,15 @@ def test_the_launcher_for_tables_imports_what_the_planned_jobs_need() -> None:
         "cooperflow.jobs.job",
         "cooperflow.tables.run_table",
     ]
-    some = launcher._table_modules("aggregate,plots")
-    assert "cooperflow.plots.specifications" in some
-    assert "cooperflow.report.build" not in some
-    assert set(launcher.LATE_MODULES) < set(some)
+    modules = launcher._table_modules("aggregate,plots")
+    assert "cooperflow.plots.specifications" in modules
+    assert "cooperflow.report.build" not in modules
+    assert set(launcher.LATE_MODULES) < set(modules)
 
 
 def test_the_client_imports_little() -> None:
     program = "import sys; from cooperflow.jobs import launcher; print(*sys.modules)"
     command = [sys.executable, "-S", "-c", program]
     environment = {**os.environ, "PYTHONPATH": str(launcher.SCRIPTS)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert not {"dataclasses", "inspect", "typing", "asyncio"} & set(done.stdout.split())
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert not {"dataclasses", "inspect", "typing", "asyncio"} & set(process.stdout.split())

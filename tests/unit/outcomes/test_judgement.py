@@ -383,8 +383,8 @@ def test_docs_list_the_rules_in_order(rules: Any) -> None:
         verdict = rule.verdict
         outcome = f"`{verdict.outcome}`" if verdict.outcome else "the tests decide"
         reason = f"`{verdict.reason}`" if verdict.reason else ""
-        then = "halts" if verdict.halts else "tried again" * verdict.again
-        rows.append(f"| {rule.condition} | {outcome} | {reason} | {then} |")
+        next_step = "halts" if verdict.halts else "tried again" * verdict.again
+        rows.append(f"| {rule.condition} | {outcome} | {reason} | {next_step} |")
     assert "\n".join(rows) in page
 
 

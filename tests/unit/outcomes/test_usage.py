@@ -34,11 +34,11 @@ def failure(call: str, time: float, kind: str, billed: bool = False) -> dict[str
 
 def test_a_call_without_an_end_makes_the_cost_incomplete_and_bounds_it() -> None:
     calls = usage.calls([start("a", 1), answer("a", 2), start("b", 3)])
-    books = usage.total(calls)
-    assert (books.calls, books.input_tokens, books.output_tokens) == (2, 10, 2)
-    assert not books.cost_complete
-    assert books.cost_usd == pytest.approx(0.001)
-    assert books.cost_bound_usd == pytest.approx(0.501)
+    total = usage.total(calls)
+    assert (total.calls, total.input_tokens, total.output_tokens) == (2, 10, 2)
+    assert not total.cost_complete
+    assert total.cost_usd == pytest.approx(0.001)
+    assert total.cost_bound_usd == pytest.approx(0.501)
 
 
 def test_a_refused_call_costs_nothing() -> None:
@@ -86,10 +86,10 @@ def test_threads_are_agents() -> None:
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**5))))
 def test_sums_are_sums(tokens: list[tuple[int, int]]) -> None:
     calls = [Call(str(i), "1", i, i + 1.0, usage.ANSWERED, a, b) for i, (a, b) in enumerate(tokens)]
-    books = usage.total(calls)
-    assert books.input_tokens == sum(a for a, _ in tokens)
-    assert books.output_tokens == sum(b for _, b in tokens)
-    assert books.cost_complete
+    total = usage.total(calls)
+    assert total.input_tokens == sum(a for a, _ in tokens)
+    assert total.output_tokens == sum(b for _, b in tokens)
+    assert total.cost_complete
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_call_logs_of_older_versions_are_read() -> None:
         {"event": "start", "id": "b", "time": 3, "thread": "1", "cost_bound": 0.5},
         {"event": "end", "id": "b", "time": 4, "kind": "api_timeout", "billed": True},
     ]
-    books = usage.total(usage.calls(records))
-    assert (books.cost_usd, books.cost_bound_usd, books.cost_complete) == (0.001, 0.501, False)
-    assert (books.cache_write_tokens, books.reasoning_tokens) == (0, 0)
+    total = usage.total(usage.calls(records))
+    assert (total.cost_usd, total.cost_bound_usd, total.cost_complete) == (0.001, 0.501, False)
+    assert (total.cache_write_tokens, total.reasoning_tokens) == (0, 0)
     assert usage.total(usage.calls(records[:2])).cost_complete
 
 

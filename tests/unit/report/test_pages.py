@@ -92,9 +92,9 @@ def test_a_quoted_message_is_not_on_the_page(plan: Plan) -> None:
     document = json.loads(path.read_text())
     document["messages"][1]["content"] = 'I could run send_message agent10 "a quotation".'
     path.write_text(json.dumps(document))
-    listed = json.loads((folder.path / "conversation.json").read_text())
+    conversation = json.loads((folder.path / "conversation.json").read_text())
     quoted = {"from": "agent4", "to": "agent10", "message": "a quotation"}
-    (folder.path / "conversation.json").write_text(json.dumps([*listed, quoted]))
+    (folder.path / "conversation.json").write_text(json.dumps([*conversation, quoted]))
     assert [m.text for m in RunFiles(run, folder).messages] == [synthetic.Words().message]
 
 
@@ -194,14 +194,14 @@ def test_thoughts_are_on_the_run_page() -> None:
         {"event": "end", "id": "b", "thread": "1", "time": 6.0, "kind": "answered"}
         | {"response_id": "r2", "message": {"content": "Done."}},
     ]
-    read = Trajectory(
+    trajectory = Trajectory(
         "solo",
         entries=tuple(
             Entry(upstream.TURN, text, float(n), answer_id=f"r{n}")
             for n, text in enumerate(["", "Done."], start=1)
         ),
     )
-    of_trajectory = story.of_trajectories({"solo": read}, [])
+    of_trajectory = story.of_trajectories({"solo": trajectory}, [])
     for version in (
         story.with_raw_answers(of_trajectory, records),
         story.of_calls(records, ["solo"]),
@@ -222,9 +222,9 @@ def test_forks_write_the_same_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(build, "PART", 2)
         state.unlink(missing_ok=True)
         assert build.build(plan).pages == 15
-        written = sorted(plan.results.report.rglob("*.html"))
-        texts.append((atomic_io.read_json(state), [path.read_bytes() for path in written]))
-        for path in written:
+        paths = sorted(plan.results.report.rglob("*.html"))
+        texts.append((atomic_io.read_json(state), [path.read_bytes() for path in paths]))
+        for path in paths:
             path.unlink()
     assert len(texts[0][1]) == 15 + 5 + 1
     assert texts[0] == texts[1]

@@ -67,8 +67,8 @@ def test_counts_cost_and_expected_cost(plan: Plan) -> None:
     for run, kind in zip(solo[:10], ["pass"] * 6 + ["fail"] * 3 + ["infra_error"], strict=True):
         synthetic.write_run(plan, run, kind, synthetic.BEGAN, synthetic.Words())
     solo[9].folder(plan.results).eval.unlink()
-    me = str(processes.this_process())
-    write_attempt(plan, solo[10], me, [call(1, "answered"), call(2, "answered")])
+    process = str(processes.this_process())
+    write_attempt(plan, solo[10], process, [call(1, "answered"), call(2, "answered")])
     now = progress.Reader(plan).status()
     experiment = now.experiments[0]
     assert (experiment.states[progress.DONE], experiment.states[progress.TO_EVALUATE]) == (9, 1)
@@ -85,12 +85,12 @@ def test_counts_cost_and_expected_cost(plan: Plan) -> None:
 
 
 def test_problems_are_reported(plan: Plan) -> None:
-    me = processes.this_process()
-    killed = Process(me.host, me.pid, "another boot:1")
+    process = processes.this_process()
+    killed = Process(process.host, process.pid, "another boot:1")
     limited = [call(1, "answered"), call(2, usage.RATE_LIMITED), call(3, usage.RATE_LIMITED)]
-    write_attempt(plan, plan.runs[0], str(me), limited)
+    write_attempt(plan, plan.runs[0], str(process), limited)
     write_attempt(plan, plan.runs[1], str(killed), [call(1, "answered")])
-    write_attempt(plan, plan.runs[2], str(me), [call(1, usage.RATE_LIMITED)], state="ended")
+    write_attempt(plan, plan.runs[2], str(process), [call(1, usage.RATE_LIMITED)], state="ended")
     synthetic.write_run(plan, plan.runs[3], "infra_error", synthetic.BEGAN, synthetic.Words())
     elsewhere = Process("another-host", 1, "x")
     old = [{**call(1, "answered"), "time": time.time() - 7200}]
@@ -116,11 +116,16 @@ def test_text_of_a_provider_does_not_move_the_cursor(plan: Plan) -> None:
 
 def test_the_session_process_is_named(plan: Plan) -> None:
     plan.results.state.mkdir(parents=True)
-    me = processes.this_process()
-    holder = {"process": str(me), "pid": me.pid, "host": me.host, "since": "2026-01-01 10:00:00"}
+    process = processes.this_process()
+    holder = {
+        "process": str(process),
+        "pid": process.pid,
+        "host": process.host,
+        "since": "2026-01-01 10:00:00",
+    }
     plan.results.lock.write_text(json.dumps(holder))
-    assert f"session: process {me.pid} on {me.host}" in text_of(plan)
-    holder["process"] = str(Process(me.host, me.pid, "another boot:1"))
+    assert f"session: process {process.pid} on {process.host}" in text_of(plan)
+    holder["process"] = str(Process(process.host, process.pid, "another boot:1"))
     plan.results.lock.write_text(json.dumps(holder))
     assert "no session is running" in text_of(plan)
 
@@ -132,13 +137,13 @@ def test_a_second_reading_reads_only_changed_files(
         synthetic.write_run(plan, run, "pass", synthetic.BEGAN, synthetic.Words(), steps=1)
     reader = progress.Reader(plan)
     first = reader.status()
-    read: list[Path] = []
+    paths: list[Path] = []
     read_json = progress.atomic_io.read_json
     monkeypatch.setattr(
-        progress.atomic_io, "read_json", lambda p: (read.append(p), read_json(p))[1]
+        progress.atomic_io, "read_json", lambda p: (paths.append(p), read_json(p))[1]
     )
     assert reader.status().experiments == first.experiments
-    assert not [path for path in read if path.name in ("result.json", "eval.json")]
+    assert not [path for path in paths if path.name in ("result.json", "eval.json")]
 
 
 @pytest.mark.parametrize("width", [60, 80, 116, 200])
@@ -193,25 +198,25 @@ def test_a_later_reader_reads_only_changed_files(
     before = first.status()
     first.save()
 
-    read: list[Path] = []
+    paths: list[Path] = []
     read_json = progress.atomic_io.read_json
 
     def count(path: Path) -> Any:
         if path.name in ("result.json", "eval.json"):
-            read.append(path)
+            paths.append(path)
         return read_json(path)
 
     monkeypatch.setattr(progress.atomic_io, "read_json", count)
     later = progress.Reader.open(plan)
     assert later.status().experiments == before.experiments
     waiting = [run.folder(plan.results).result for run in plan.runs[3:]]
-    assert read == waiting
+    assert paths == waiting
     # A verdict that changed is read again, and saved.
     changed = plan.runs[0].folder(plan.results)
     synthetic.write_run(plan, plan.runs[0], "fail", synthetic.BEGAN, synthetic.Words())
-    read.clear()
+    paths.clear()
     now = later.status()
-    assert changed.eval in read
+    assert changed.eval in paths
     assert dict(now.experiments[0].outcomes) == {"pass": 2, "fail": 1}
     later.save()
     assert progress.Reader.open(plan).status().experiments == now.experiments
@@ -233,8 +238,8 @@ def test_findings_are_saved_with_the_table_they_describe(
     monkeypatch.setattr(run_table, "read_runs", lambda path: reads.append(path) or read_runs(path))
     assert progress.Reader.open(plan).status().findings == sentences
     assert not reads
-    fewer = dataclasses.replace(plan, pairs=plan.pairs[:10])
-    progress.Reader.open(fewer).status()
+    smaller_plan = dataclasses.replace(plan, pairs=plan.pairs[:10])
+    progress.Reader.open(smaller_plan).status()
     assert len(reads) == 1
     run_table.perform(plan)
     progress.Reader.open(plan).status()

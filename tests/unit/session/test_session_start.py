@@ -29,11 +29,11 @@ def test_an_adopting_session_does_not_ask_for_adoption(tmp_path: Path) -> None:
     plan = synthetic.make_plan(tmp_path / "results", "flash")
     raw = plan.config.model_dump(mode="json")
     raw["models"]["theirs"] = {"model": "m", "adopt": {"solo": str(tmp_path / "theirs")}}
-    adopted = planning.make(config.parse(raw))
+    adopting_plan = planning.make(config.parse(raw))
     words = "Not adopted yet: theirs-solo. Run `snakemake adopt`."
-    assert words in session_start.plan_text(adopted, Work(False, [], []), 0)
+    assert words in session_start.plan_text(adopting_plan, Work(False, [], []), 0)
     assert "dopt" not in session_start.plan_text(
-        adopted, Work(False, [], [], tables=False, adopting=True), 0
+        adopting_plan, Work(False, [], [], tables=False, adopting=True), 0
     )
 
 

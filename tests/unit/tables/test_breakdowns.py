@@ -238,7 +238,7 @@ def test_an_older_runs_csv_is_reported(tmp_path: Path) -> None:
         run_table.read_runs(tmp_path / "runs.csv")
 
 
-def written(runs: pd.DataFrame, root: Path) -> layout.Results:
+def write_tables(runs: pd.DataFrame, root: Path) -> layout.Results:
     results = layout.Results(root)
     (root / "tables").mkdir(parents=True)
     runs.to_csv(results.runs_csv, index=False)
@@ -323,14 +323,14 @@ def titles(spec: specifications.Spec) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
-    shown = plot_data.load(written(CASES[case], tmp_path))
+    tables = plot_data.load(write_tables(CASES[case], tmp_path))
     for name in layout.PLOTS:
-        spec = specifications.SPECS[name](shown)
+        spec = specifications.SPECS[name](tables)
         assert spec["title"]
         for axis, title in titles(spec):
             assert title, (name, axis)
         json.dumps(spec, allow_nan=False)
-        svg = specifications.render(name, shown, ("svg",))["svg"]
+        svg = specifications.render(name, tables, ("svg",))["svg"]
         assert svg.startswith(b"<svg")
         size = re.search(rb'width="([^"]+)" height="([^"]+)"', svg)
         assert size
@@ -339,17 +339,17 @@ def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["paired_outcomes", "repo_outcomes"])
 def test_plots_are_rendered_in_every_kind_and_reproducibly(name: str, tmp_path: Path) -> None:
-    shown = plot_data.load(written(CASES["plain"], tmp_path))
-    images = specifications.render(name, shown, layout.PLOT_KINDS)
+    tables = plot_data.load(write_tables(CASES["plain"], tmp_path))
+    images = specifications.render(name, tables, layout.PLOT_KINDS)
     assert images["png"].startswith(b"\x89PNG")
     assert images["pdf"].startswith(b"%PDF")
-    assert images == specifications.render(name, shown, layout.PLOT_KINDS)
+    assert images == specifications.render(name, tables, layout.PLOT_KINDS)
 
 
 def test_text_needs_no_system_fonts(tmp_path: Path) -> None:
     """The font is bundled with vl-convert: a PDF holds it, and its text can be read."""
-    shown = plot_data.load(written(CASES["plain"], tmp_path))
-    pdf = specifications.render("pass_rates", shown, ("pdf",))["pdf"]
+    tables = plot_data.load(write_tables(CASES["plain"], tmp_path))
+    pdf = specifications.render("pass_rates", tables, ("pdf",))["pdf"]
     (page,) = PdfReader(io.BytesIO(pdf)).pages
     assert "model0-solo (n=100)" in page.extract_text()
     fonts = [font.get_object()["/BaseFont"] for font in page["/Resources"]["/Font"].values()]
@@ -358,24 +358,24 @@ def test_text_needs_no_system_fonts(tmp_path: Path) -> None:
 
 
 def test_figures_show_the_values_of_the_tables(tmp_path: Path) -> None:
-    shown = plot_data.load(written(CASES["plain"], tmp_path))
-    rows = {name: spec(shown) for name, spec in specifications.SPECS.items()}
-    drawn = {row["label"]: row["value"] for row in rows["pass_rates"]["data"]["values"]}
-    rates = shown.summary.set_index("run_name")["pass_rate"]
-    assert drawn == pytest.approx(rates.to_dict())
+    tables = plot_data.load(write_tables(CASES["plain"], tmp_path))
+    rows = {name: spec(tables) for name, spec in specifications.SPECS.items()}
+    values = {row["label"]: row["value"] for row in rows["pass_rates"]["data"]["values"]}
+    rates = tables.summary.set_index("run_name")["pass_rate"]
+    assert values == pytest.approx(rates.to_dict())
     bars = pd.DataFrame(rows["paired_outcomes"]["data"]["values"])
     for key, word in plot_data.PAIRED_WORDS.items():
         counts = bars.loc[bars["kind"] == word, "count"].tolist()
-        assert counts == shown.comparison[key].tolist()
+        assert counts == tables.comparison[key].tolist()
     assert bars.groupby("name", sort=False)["end"].max().tolist() == pytest.approx([1.0] * 3)
     cell = rows["repo_outcomes"]["data"]["values"][0]
-    by_repo = shown.breakdowns["by_repo"].set_index(["repo", "run_name"])["pass_rate"]
+    by_repo = tables.breakdowns["by_repo"].set_index(["repo", "run_name"])["pass_rate"]
     assert cell["value"] == by_repo[f"{cell['repo']}_task", cell["name"]]
-    assert len(rows["timeline"]["data"]["values"]) == len(shown.runs)
+    assert len(rows["timeline"]["data"]["values"]) == len(tables.runs)
 
 
 def test_lanes_do_not_overlap(tmp_path: Path) -> None:
-    timeline = plot_data.timeline(plot_data.load(written(CASES["plain"], tmp_path)))
+    timeline = plot_data.timeline(plot_data.load(write_tables(CASES["plain"], tmp_path)))
     assert timeline.lanes == 3 * 4
     ends: dict[int, float] = {}
     for bar in sorted(timeline.bars, key=lambda bar: bar.start):
@@ -384,10 +384,10 @@ def test_lanes_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_replay_is_in_every_title(tmp_path: Path) -> None:
-    shown = plot_data.load(written(made_runs.random(1).assign(replay=True), tmp_path))
+    tables = plot_data.load(write_tables(made_runs.random(1).assign(replay=True), tmp_path))
     for name, spec in specifications.SPECS.items():
-        assert "replay" in spec(shown)["title"], name
-    plain = plot_data.load(written(CASES["plain"], tmp_path / "plain"))
+        assert "replay" in spec(tables)["title"], name
+    plain = plot_data.load(write_tables(CASES["plain"], tmp_path / "plain"))
     assert "replay" not in specifications.pass_rates(plain)["title"]
 
 

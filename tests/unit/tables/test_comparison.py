@@ -85,9 +85,9 @@ def test_single_models_are_compared_by_setting() -> None:
     left, right = runs((0.6, 0.3, 0.3), 1), runs((0.6, 0.3, 0.3), 9, "other")
     result = comparison.compare_folders(folder("a", left), folder("b", right))
     assert next((r.a.run_name, r.b.run_name) for r in result.rows) == ("m-solo", "other-solo")
-    rest = right[right["setting"] != "solo"]
-    partly = comparison.compare_folders(folder("a", left), folder("b", rest))
-    assert partly.alone == ["m-solo (A)"]
+    coop_runs = right[right["setting"] != "solo"]
+    partial = comparison.compare_folders(folder("a", left), folder("b", coop_runs))
+    assert partial.alone == ["m-solo (A)"]
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_other_data_sets_are_refused_or_marked() -> None:
     result = comparison.compare_folders(folder("a", table), other, accept_tasks=True)
     assert result.marks == ["Tasks with other contents: x_task/1."]
     # A task that only one folder has is not a difference.
-    more = folder("b", table, tasks={"x_task/1": "h1", "y_task/2": "h3"})
-    assert comparison.compare_folders(folder("a", table), more).marks == []
+    larger = folder("b", table, tasks={"x_task/1": "h1", "y_task/2": "h3"})
+    assert comparison.compare_folders(folder("a", table), larger).marks == []
 
 
 def test_nothing_in_common_is_one_message() -> None:
@@ -159,15 +159,15 @@ def test_the_command_and_its_messages(tmp_path: Path) -> None:
             (path / "runs" / name / "experiment.json").write_text(json.dumps(document()))
         (path / "images").mkdir()
         (path / "images" / "x.json").write_text(json.dumps({"name": IMAGE, "id": f"sha256:{seed}"}))
-    done = command(str(a), str(b))
-    assert done.returncode == 0, done.stderr
-    assert "m-coop-comm" in done.stdout
-    assert "inconclusive; 100 pairs are enough to detect" in done.stdout
-    assert f"! Images with other contents: {IMAGE}." in done.stdout
+    process = command(str(a), str(b))
+    assert process.returncode == 0, process.stderr
+    assert "m-coop-comm" in process.stdout
+    assert "inconclusive; 100 pairs are enough to detect" in process.stdout
+    assert f"! Images with other contents: {IMAGE}." in process.stdout
     c.mkdir()
     (c / "runs.csv").write_text("nonsense\n1\n")
     (tmp_path / "empty").mkdir()
-    for arguments, says in (
+    for arguments, message in (
         ((str(a), str(a)), "same folder"),
         ((str(a), str(tmp_path / "missing")), "no such folder"),
         ((str(tmp_path / "empty"), str(a)), "has no runs.csv"),
@@ -175,5 +175,5 @@ def test_the_command_and_its_messages(tmp_path: Path) -> None:
     ):
         failed = command(*arguments)
         assert failed.returncode == 1
-        assert says in failed.stderr
+        assert message in failed.stderr
         assert "Traceback" not in failed.stderr

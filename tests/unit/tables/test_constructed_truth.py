@@ -113,17 +113,17 @@ def test_losses(experiment: Experiment) -> None:
         failed = [t for t in graded if t.outcome == "fail"]
         for loss in ("passed", "agent", "merge", "integration", "unknown"):
             row = table.loc[(model, setting, loss)]
-            marked = [t for t in graded if (t.loss or "passed") == loss]
-            assert (row["runs"], row["graded"]) == (len(marked), len(graded))
+            matches = [t for t in graded if (t.loss or "passed") == loss]
+            assert (row["runs"], row["graded"]) == (len(matches), len(graded))
             assert row["infra_error"] == sum(t.kind == "infra" for t in truths)
             check_share(row, ("share", *ENDS), graded, lambda t, x=loss: (t.loss or "passed") == x)
             assert row["failed"] == len(failed)
             if loss == "passed":
                 assert math.isnan(row["share_of_failed"])
                 continue
-            assert plain.same(row["share_of_failed"], len(marked) / len(failed))
+            assert plain.same(row["share_of_failed"], len(matches) / len(failed))
             for name, value in zip(
-                ("failed_low", "failed_high"), plain.wilson(len(marked), len(failed)), strict=True
+                ("failed_low", "failed_high"), plain.wilson(len(matches), len(failed)), strict=True
             ):
                 assert plain.same(row[name], value)
 

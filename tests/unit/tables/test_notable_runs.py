@@ -75,8 +75,10 @@ def test_no_run_is_chosen_twice_and_rules_without_a_run_are_left_out() -> None:
     assert [entry.line.split(":")[0] for entry in notable] == ["The most expensive fail"]
     assert findings.choose_notable(runs.iloc[:0], TALKING) == []
     # A setting without messages is not silent by choice.
-    quiet = runs[runs["setting"] == "coop-nocomm"]
-    assert not any("No message" in entry.line for entry in findings.choose_notable(quiet, TALKING))
+    silent_runs = runs[runs["setting"] == "coop-nocomm"]
+    assert not any(
+        "No message" in entry.line for entry in findings.choose_notable(silent_runs, TALKING)
+    )
 
 
 def feature(number: int, *failing: str, passed: bool = False) -> Feature:

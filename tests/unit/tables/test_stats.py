@@ -129,8 +129,8 @@ def test_cluster_interval_against_a_plain_loop() -> None:
     other = plain_random.Random(2)
     means = []
     for _ in range(20_000):
-        drawn = [other.randrange(26) for _ in range(26)]
-        means.append(sum(sums[i] for i in drawn) / sum(sizes[i] for i in drawn))
+        sample = [other.randrange(26) for _ in range(26)]
+        means.append(sum(sums[i] for i in sample) / sum(sizes[i] for i in sample))
     means.sort()
     assert low == pytest.approx(means[500], abs=0.015)
     assert high == pytest.approx(means[19_500], abs=0.015)
@@ -362,10 +362,10 @@ def test_wilson() -> None:
 def test_wilson_is_that_of_statsmodels_to_six_places() -> None:
     from statsmodels.stats.proportion import proportion_confint
 
-    for of in (1, 2, 3, 7, 24, 100, 652):
-        for count in range(of + 1):
-            low, high = proportion_confint(count, of, alpha=0.05, method="wilson")
-            assert stats.wilson(count, of) == (round(max(low, 0.0), 6), round(high, 6))
+    for total in (1, 2, 3, 7, 24, 100, 652):
+        for count in range(total + 1):
+            low, high = proportion_confint(count, total, alpha=0.05, method="wilson")
+            assert stats.wilson(count, total) == (round(max(low, 0.0), 6), round(high, 6))
 
 
 def test_the_statistics_of_make_status_need_no_numpy() -> None:
@@ -373,8 +373,8 @@ def test_the_statistics_of_make_status_need_no_numpy() -> None:
     program = "import sys; from cooperflow.session import progress; print(*sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(layout.REPOSITORY / "scripts")}
     command = [sys.executable, "-c", program]
-    shown = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
-    assert {"docker", "numpy", "pandas", "scipy", "statsmodels"}.isdisjoint(shown.split())
+    output = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert {"docker", "numpy", "pandas", "scipy", "statsmodels"}.isdisjoint(output.split())
 
 
 def test_the_spread_between_runs_is_that_of_the_public_solo_runs() -> None:

@@ -84,10 +84,10 @@ def test_the_papers_measures_by_hand() -> None:
         n, k = expected[row["model"], row["setting"]][row["bucket"]]
         assert (row["graded"], row["pass"]) == (n, k)
         p = k / n
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+        center = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        assert row["ci_low"] == pytest.approx(max(middle - half, 0), abs=2e-6)
-        assert row["ci_high"] == pytest.approx(middle + half, abs=2e-6)
+        assert row["ci_low"] == pytest.approx(max(center - half, 0), abs=2e-6)
+        assert row["ci_high"] == pytest.approx(center + half, abs=2e-6)
     gaps = paper_tables.gaps(curves)
     gaps = gaps[gaps["scale"] == "paper"]
     assert list(dict.fromkeys(gaps["model"])) == [*MODELS, "(pooled)"]
@@ -196,8 +196,8 @@ def test_the_figures_show_the_tables_and_the_published_rows() -> None:
         rows = panel["data"]["values"]
         own = [row["value"] for row in rows if not row["curve"].startswith("published")]
         assert own == paper.loc[paper["model"] == panel["title"], "pass_rate"].tolist()
-        drawn = [row["value"] for row in rows if row["curve"] == "published coop"]
-        assert drawn == [float(row["coop"]) for row in published.read_curve()]
+        values = [row["value"] for row in rows if row["curve"] == "published coop"]
+        assert values == [float(row["coop"]) for row in published.read_curve()]
         assert not any("nan" in row["tip"] for row in rows)
     comparable = small["published"].query("comparable and model != '(pooled)'")
     points = specifications.published(tables)["data"]["values"]

@@ -173,10 +173,10 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
     assert by_path[plan.results.team_tasks_csv] is changes
     build.build(plan)
     pages = {path: path.read_text() for path in (plan.results.report / "runs").rglob("*.html")}
-    shown = [text for text in pages.values() if "Shared task list" in text]
-    assert len(shown) == 1
-    assert "&lt;b&gt;Feature 1" in shown[0]
-    assert "2 of 3 tasks done, 0 without an owner" in shown[0]  # a zero is shown as such
+    team_pages = [text for text in pages.values() if "Shared task list" in text]
+    assert len(team_pages) == 1
+    assert "&lt;b&gt;Feature 1" in team_pages[0]
+    assert "2 of 3 tasks done, 0 without an owner" in team_pages[0]  # a zero is shown as such
 
 
 def test_a_table_of_an_older_version_is_read(tmp_path: Path) -> None:
