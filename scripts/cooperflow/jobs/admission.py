@@ -26,7 +26,7 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import notification
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import judgement, run_result, usage
-from cooperflow.outcomes.run_result import RUNNING, AttemptRecord, RunRecord
+from cooperflow.outcomes.run_result import ENDED, RUNNING, AttemptRecord, RunRecord
 from cooperflow.processes import Process
 from cooperflow.tables import stats
 
@@ -304,7 +304,7 @@ def budget_admission(plan: Plan, run: Run) -> Iterator[str]:
 
 
 class _PendingEvaluations:
-    """Evaluations of finished runs that are running or about to start."""
+    """Runs that have made their last call, up to the end of their evaluations."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -312,20 +312,24 @@ class _PendingEvaluations:
         self._pending: list[str] = []
 
     def have_finished(self) -> bool:
-        """Return whether no evaluation is running or about to start."""
+        """Return whether each such run has a verdict, or nothing has happened for a while."""
         plan, now = self._plan, time.monotonic()
         folders = {run.key: run.folder(plan.results) for run in plan.runs}
-        pending = [
-            key
-            for key, folder in folders.items()
-            if folder.result.exists() and not folder.eval.exists()
-        ]
+        pending = [key for key, folder in folders.items() if _is_unfinished(folder)]
         claims = plan.results.claims
         running = any(locks.is_claimed(claims, f"eval {key}") for key in pending)
         if running or pending != self._pending:
             self._changed, self._pending = now, pending
         quiet = QUIET_SECONDS_ON_NODE if processes.on_a_node() else QUIET_SECONDS
         return not pending or now - self._changed > quiet
+
+
+def _is_unfinished(folder: RunFolder) -> bool:
+    """Return whether a run's result, or the verdict on it, may be about to be written."""
+    if folder.result.exists():
+        return not folder.eval.exists()
+    records = (AttemptRecord.read(folder, number) for number in folder.attempt_numbers()[-1:])
+    return any(record.state == ENDED for record in records)
 
 
 def budget_message(plan: Plan, position: Position) -> str:

@@ -150,6 +150,20 @@ def test_the_budget_waits_for_evaluations_then_reports_what_remains(
     assert "finished runs are kept" in message
 
 
+def test_the_budget_waits_for_the_result_of_a_run_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between an attempt's end and the run's result, the run is neither running nor evaluated."""
+    monkeypatch.setattr(admission, "QUIET_SECONDS", 60.0)
+    plan = make_limited_plan(tmp_path, 0.001)
+    ended = plan.runs[0]
+    write_attempt(plan, ended, 1, "ended", answered(1, 0.5))
+    evaluations = admission._PendingEvaluations(plan)
+    assert not evaluations.have_finished()
+    synthetic.write_run(plan, ended, "pass", synthetic.BEGAN, synthetic.Words())
+    assert evaluations.have_finished()
+
+
 def test_a_retry_of_a_halted_session_starts_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
