@@ -17,7 +17,7 @@ from pathlib import Path
 from . import invariants, lab
 from .lab import Lab, wait_for
 from .provider import agent
-from .report import TRUE, Campaign, Case
+from .report import TRUE_OUTCOME, Campaign, Case
 
 IMAGE = "akhatua/cooperbench-demo-inventory:task1"
 
@@ -124,10 +124,10 @@ class Engine:
 
 
 @contextlib.contextmanager
-def _mid_run(here: Lab, calls: int = 3) -> Iterator[lab.Session]:
+def _mid_run(laboratory: Lab, calls: int = 3) -> Iterator[lab.Session]:
     """Start, and yield once a run has made some calls; wait for the end afterwards."""
-    server = here.server
-    start = here.start()
+    server = laboratory.server
+    start = laboratory.start()
     wait_for(lambda: len(server.ledger()) >= calls or start.poll() is not None, 120, "the run")
     yield start
     start.wait(lab.PATIENCE)
@@ -137,18 +137,20 @@ def container_killed(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", "an agent's container killed in mid-step") as line,
-        lab.laboratory(delay="1") as here,
+        lab.laboratory(delay="1") as laboratory,
     ):
-        others = invariants.Bystanders.begin(here, campaign.image)
-        with _mid_run(here):
-            here.docker("kill", here.containers()[0])
-            calls = len(here.server.ledger())
-            attempt = here.run_folder("solo") / "attempts" / "1" / "attempt.json"
+        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        with _mid_run(laboratory):
+            laboratory.docker("kill", laboratory.containers()[0])
+            calls = len(laboratory.server.ledger())
+            attempt = laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json"
             told = wait_for(lambda: "container_died" in attempt.read_text(), 60, "the verdict")
-            spent = len(here.server.ledger()) - calls
-            line.add(TRUE, [] if told and spent <= 8 else [f"{spent} calls on a dead container"])
-        campaign.expect(line, here.rows(), ("pass", ""))
-        campaign.settle(line, here, control, others)
+            spent = len(laboratory.server.ledger()) - calls
+            line.add(
+                TRUE_OUTCOME, [] if told and spent <= 8 else [f"{spent} calls on a dead container"]
+            )
+        campaign.expect(line, laboratory.rows(), ("pass", ""))
+        campaign.check_invariants(line, laboratory, control, others)
 
 
 def out_of_memory(campaign: Campaign) -> None:
@@ -156,28 +158,28 @@ def out_of_memory(campaign: Campaign) -> None:
     eats = agent("python3 -c 'x = bytearray(400 << 20); print(len(x))'")
     with (
         campaign.line("Docker", "OOM kill at the memory limit", 3) as line,
-        lab.laboratory(models={"tested": eats}, containers={"memory": "96m"}) as here,
+        lab.laboratory(models={"tested": eats}, containers={"memory": "96m"}) as laboratory,
     ):
-        others = invariants.Bystanders.begin(here, campaign.image)
-        here.run()
-        campaign.expect(line, here.rows(), ("infra_error", "oom_killed"))
-        campaign.settle(line, here, control, others)
+        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        laboratory.run()
+        campaign.expect(line, laboratory.rows(), ("infra_error", "oom_killed"))
+        campaign.check_invariants(line, laboratory, control, others)
 
 
 def eval_container_killed(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", "the container of an evaluation killed") as line,
-        lab.laboratory() as here,
+        lab.laboratory() as laboratory,
     ):
-        start = here.start()
-        result = here.run_folder("solo") / "result.json"
+        start = laboratory.start()
+        result = laboratory.run_folder("solo") / "result.json"
         wait_for(result.exists, 120, "the run")
-        wait_for(lambda: here.containers(), 60, "the grading")
-        here.docker("kill", here.containers()[0], check=False)
+        wait_for(lambda: laboratory.containers(), 60, "the grading")
+        laboratory.docker("kill", laboratory.containers()[0], check=False)
         start.wait(lab.PATIENCE)
-        campaign.expect(line, here.rows(), ("pass", ""))
-        campaign.settle(line, here, control)
+        campaign.expect(line, laboratory.rows(), ("pass", ""))
+        campaign.check_invariants(line, laboratory, control)
 
 
 def daemon(
@@ -192,16 +194,18 @@ def daemon(
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", fault) as line,
-        lab.laboratory(docker_host=engine.host, delay="1.5", limits=limits) as here,
+        lab.laboratory(docker_host=engine.host, delay="1.5", limits=limits) as laboratory,
     ):
-        others = invariants.Bystanders.begin(here, campaign.image)
-        with _mid_run(here):
+        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        with _mid_run(laboratory):
             cause(engine)
-        path = here.run_folder("solo") / "attempts" / "1" / "attempt.json"
+        path = laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json"
         text = path.read_text()
-        line.add(TRUE, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"])
-        campaign.expect(line, here.rows(), ("pass", ""))
-        campaign.settle(line, here, control, others)
+        line.add(
+            TRUE_OUTCOME, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"]
+        )
+        campaign.expect(line, laboratory.rows(), ("pass", ""))
+        campaign.check_invariants(line, laboratory, control, others)
 
 
 def stop_and_start(engine: Engine) -> None:
@@ -229,30 +233,30 @@ def image_removed(campaign: Campaign, engine: Engine) -> None:
     pairs = [lab.PAIR, (lab.INVENTORY, 1, 2, 3)]
     with (
         campaign.line("Docker", "image removed between sentinel and run") as line,
-        lab.laboratory(docker_host=engine.host, pairs=pairs) as here,
+        lab.laboratory(docker_host=engine.host, pairs=pairs) as laboratory,
     ):
-        done = here.run("-j", "4", "images")
+        done = laboratory.run("-j", "4", "images")
         assert done.returncode == 0, done.stdout[-2000:]
         engine.docker("rmi", "-f", IMAGE)
-        campaign.settle(line, here, control)
-        campaign.expect(line, here.rows(), ("pass", ""))
+        campaign.check_invariants(line, laboratory, control)
+        campaign.expect(line, laboratory.rows(), ("pass", ""))
 
 
 def image_retagged(campaign: Campaign, engine: Engine) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", "image re-tagged between sentinel and run") as line,
-        lab.laboratory(docker_host=engine.host) as here,
+        lab.laboratory(docker_host=engine.host) as laboratory,
     ):
-        done = here.run("-j", "4", "images")
+        done = laboratory.run("-j", "4", "images")
         assert done.returncode == 0, done.stdout[-2000:]
         right = engine.docker("images", "-q", "--no-trunc", IMAGE).strip()
         engine.docker("tag", "cooperflow/demo-base:bookworm", IMAGE)
-        done = here.run()
-        campaign.expect(line, here.rows(), ("infra_error", "image_missing"))
-        line.add(TRUE, [] if not here.server.ledger() else ["a call was paid for"])
+        done = laboratory.run()
+        campaign.expect(line, laboratory.rows(), ("infra_error", "image_missing"))
+        line.add(TRUE_OUTCOME, [] if not laboratory.server.ledger() else ["a call was paid for"])
         engine.docker("tag", right, IMAGE)
-        campaign.settle(line, here, control)
+        campaign.check_invariants(line, laboratory, control)
 
 
 def storage_full(campaign: Campaign, engine: Engine) -> None:
@@ -262,26 +266,26 @@ def storage_full(campaign: Campaign, engine: Engine) -> None:
         campaign.line(
             "Docker", "no space in Docker's storage: reported before an image is fetched"
         ) as line,
-        lab.laboratory(docker_host=engine.host, images={"free_gb": 0.5}) as here,
+        lab.laboratory(docker_host=engine.host, images={"free_gb": 0.5}) as laboratory,
     ):
         engine.docker("rmi", "-f", IMAGE)
         _fill(engine.root, filler, 100 << 20)
-        done = here.run()
+        done = laboratory.run()
         problems = [] if "images.free_gb" in done.stdout else [done.stdout[-1500:]]
-        line.add(TRUE, problems)
+        line.add(TRUE_OUTCOME, problems)
         filler.unlink()
-        campaign.settle(line, here, control)
+        campaign.check_invariants(line, laboratory, control)
     with (
         campaign.line("Docker", "no space in Docker's storage during a run") as line,
-        lab.laboratory(docker_host=engine.host, delay="0.5") as here,
+        lab.laboratory(docker_host=engine.host, delay="0.5") as laboratory,
     ):
-        with _mid_run(here, 2):
+        with _mid_run(laboratory, 2):
             _fill(engine.root, filler, 0)
-        rows = here.rows() if (here.results / "runs.csv").exists() else []
+        rows = laboratory.rows() if (laboratory.results / "runs.csv").exists() else []
         untrue = [r for r in rows if r["outcome"] == "fail" or r["reason"] == "agent_error"]
-        line.add(TRUE, [f"is {r['outcome']} {r['reason']}" for r in untrue])
+        line.add(TRUE_OUTCOME, [f"is {r['outcome']} {r['reason']}" for r in untrue])
         filler.unlink()
-        campaign.settle(line, here, control)
+        campaign.check_invariants(line, laboratory, control)
 
 
 def _fill(root: Path, filler: Path, leave: int) -> None:
@@ -337,9 +341,9 @@ def contexts(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", "a context that is missing, dead, or reached by SSH") as line,
-        lab.laboratory() as here,
+        lab.laboratory() as laboratory,
     ):
-        folder = here.folder / "docker-config"
+        folder = laboratory.folder / "docker-config"
         names = {
             "dead": "unix:///nowhere/docker.sock",
             "far": "ssh://nobody@nowhere.invalid",
@@ -350,21 +354,27 @@ def contexts(campaign: Campaign) -> None:
             meta.mkdir(parents=True)
             endpoints = {"docker": {"Host": host}}
             (meta / "meta.json").write_text(json.dumps({"Name": name, "Endpoints": endpoints}))
-        here.wrapper = ("env", "-u", "DOCKER_HOST", f"DOCKER_CONFIG={folder}", "DOCKER_CONTEXT=")
+        laboratory.wrapper = (
+            "env",
+            "-u",
+            "DOCKER_HOST",
+            f"DOCKER_CONFIG={folder}",
+            "DOCKER_CONTEXT=",
+        )
         words = {
             "missing": "the context does not exist",
             "dead": "/nowhere/docker.sock",
             "far": "ssh -N -L",
         }
         for name, reason in words.items():
-            here.wrapper = (*here.wrapper[:-1], f"DOCKER_CONTEXT={name}")
-            done = here.run()
+            laboratory.wrapper = (*laboratory.wrapper[:-1], f"DOCKER_CONTEXT={name}")
+            done = laboratory.run()
             refused = done.returncode != 0 and reason in done.stdout
-            line.add(TRUE, [] if refused else [f"{name}: {done.stdout[-800:]}"])
-        calls = len(here.server.ledger())
-        line.add(TRUE, [f"{calls} calls without an engine"] if calls else [])
-        here.wrapper = (*here.wrapper[:-1], "DOCKER_CONTEXT=good")
-        campaign.settle(line, here, control)
+            line.add(TRUE_OUTCOME, [] if refused else [f"{name}: {done.stdout[-800:]}"])
+        calls = len(laboratory.server.ledger())
+        line.add(TRUE_OUTCOME, [f"{calls} calls without an engine"] if calls else [])
+        laboratory.wrapper = (*laboratory.wrapper[:-1], "DOCKER_CONTEXT=good")
+        campaign.check_invariants(line, laboratory, control)
 
 
 CASES = (

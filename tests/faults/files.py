@@ -18,7 +18,7 @@ from cooperflow.experiment import config, plan
 
 from . import invariants, lab
 from .lab import Lab
-from .report import GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Line
+from .report import NOTHING_LEFT, PAID_ONCE, RESUMES, TRUE_OUTCOME, Campaign, Case, Line
 
 PAIRS = [lab.PAIR, (lab.TEXTKIT, 2, 1, 2)]
 
@@ -30,40 +30,44 @@ def damaged(campaign: Campaign) -> None:
     """
     grown = lab.ALL_PAIRS
     control = campaign.control(grown, ["solo"])
-    with lab.laboratory(pairs=grown[:2]) as here:
-        assert here.run().returncode == 0, here.sessions[-1].stdout[-2000:]
-        one, other = (here.run_folder("solo", pair) for pair in grown[:2])
-        images = here.results / "images"
+    with lab.laboratory(pairs=grown[:2]) as laboratory:
+        assert laboratory.run().returncode == 0, laboratory.sessions[-1].stdout[-2000:]
+        one, other = (laboratory.run_folder("solo", pair) for pair in grown[:2])
+        images = laboratory.results / "images"
         gate = images / "verified.json"
         # A document, and the jobs of a dry run that prove that its loss was seen.
         documents: dict[Path, tuple[str, int]] = {
             one / "result.json": ("run_solo", 2),
             other / "eval.json": ("eval_solo", 2),
-            here.results / "runs" / "tested-solo" / "experiment.json": ("run_solo", 1),
+            laboratory.results / "runs" / "tested-solo" / "experiment.json": ("run_solo", 1),
         }
         growth = Line("", "")
-        lab.write_pairs(here.pairs, grown[:3])
+        lab.write_pairs(laboratory.pairs, grown[:3])
         os.utime(gate, (1, 1))
         how = dict.fromkeys(documents, "truncated")
-        lines = _damage(campaign, here, growth, how, documents)
-        lab.write_pairs(here.pairs, grown)
+        lines = _damage(campaign, laboratory, growth, how, documents)
+        lab.write_pairs(laboratory.pairs, grown)
         os.utime(gate, (1, 1))
-        jobs = _jobs(here.run("-n", "all").stdout)
-        growth.add(TRUE, [] if jobs.get("run_solo") == 1 else [f"pending for a new pair: {jobs}"])
+        jobs = _jobs(laboratory.run("-n", "all").stdout)
+        growth.add(
+            TRUE_OUTCOME, [] if jobs.get("run_solo") == 1 else [f"pending for a new pair: {jobs}"]
+        )
         with campaign.line("Files", "verified.json truncated") as line:
             _cut(gate, "truncated")
-            jobs = _jobs(here.run("-n", "all").stdout)
-            line.add(TRUE, [] if "images_verified" in jobs else [f"the dry run lists {jobs}"])
+            jobs = _jobs(laboratory.run("-n", "all").stdout)
+            line.add(
+                TRUE_OUTCOME, [] if "images_verified" in jobs else [f"the dry run lists {jobs}"]
+            )
         sentinels = sorted(images.glob("cooper*.json"))
         how = dict.fromkeys([*documents, sentinels[1], gate], "empty") | {sentinels[0]: "truncated"}
         documents |= dict.fromkeys(sentinels, ("image", 2)) | {gate: ("images_verified", 1)}
-        lines += [line, *_damage(campaign, here, growth, how, documents)]
+        lines += [line, *_damage(campaign, laboratory, growth, how, documents)]
         with campaign.line("Files", "an experiment grows while its gate is old", 2) as line:
             for column in growth.checked:
                 line.add(column, growth.wrong.get(column, []))
             lines.append(line)
         end = Line("", "")
-        campaign.settle(end, here, control, run=False)
+        campaign.check_invariants(end, laboratory, control, run=False)
         for line in lines:
             for column in end.checked:
                 line.add(column, end.wrong.get(column, []))
@@ -71,7 +75,7 @@ def damaged(campaign: Campaign) -> None:
 
 def _damage(
     campaign: Campaign,
-    here: Lab,
+    laboratory: Lab,
     growth: Line,
     how: Mapping[Path, str],
     expected: Mapping[Path, tuple[str, int]],
@@ -79,20 +83,25 @@ def _damage(
     """Cut documents; one session repairs them, calls no model for it, and makes the added run."""
     for path, cut in how.items():
         _cut(path, cut)
-    calls = len(here.server.ledger())
-    rows = len(here.rows())
-    jobs = _jobs(here.run("-n", *here.targets()).stdout)
-    done = here.run()
-    new = {entry["conversation"] for entry in here.server.ledger()[calls:]}
-    growth.add(TRUE, [] if len(here.rows()) == rows + 1 else [f"{len(here.rows())} rows"])
-    growth.add(ONCE, [] if len(new) == 1 else [f"{len(new)} runs"])
+    calls = len(laboratory.server.ledger())
+    rows = len(laboratory.rows())
+    jobs = _jobs(laboratory.run("-n", *laboratory.targets()).stdout)
+    done = laboratory.run()
+    new = {entry["conversation"] for entry in laboratory.server.ledger()[calls:]}
+    growth.add(
+        TRUE_OUTCOME,
+        [] if len(laboratory.rows()) == rows + 1 else [f"{len(laboratory.rows())} rows"],
+    )
+    growth.add(PAID_ONCE, [] if len(new) == 1 else [f"{len(new)} runs"])
     lines = []
     for path, cut in how.items():
         rule, count = expected[path]
         with campaign.line("Files", f"{path.name} {cut}") as line:
-            line.add(TRUE, [] if jobs.get(rule, 0) >= count else [f"the dry run lists {jobs}"])
-            line.add(GOES_ON, [done.stdout[-1500:]] if done.returncode else [])
-            line.add(ONCE, [] if len(new) == 1 else ["the model was called again"])
+            line.add(
+                TRUE_OUTCOME, [] if jobs.get(rule, 0) >= count else [f"the dry run lists {jobs}"]
+            )
+            line.add(RESUMES, [done.stdout[-1500:]] if done.returncode else [])
+            line.add(PAID_ONCE, [] if len(new) == 1 else ["the model was called again"])
             lines.append(line)
     return lines
 
@@ -112,19 +121,22 @@ def both_copies_gone(campaign: Campaign) -> None:
     control = campaign.control(PAIRS, ["solo"])
     with (
         campaign.line("Files", "result.json and its copy truncated") as line,
-        lab.laboratory(pairs=PAIRS) as here,
+        lab.laboratory(pairs=PAIRS) as laboratory,
     ):
-        assert here.run().returncode == 0
-        run = here.run_folder("solo")
+        assert laboratory.run().returncode == 0
+        run = laboratory.run_folder("solo")
         for path in (run / "result.json", run / "attempts" / "1" / "result.json"):
             path.write_bytes(path.read_bytes()[:100])
-        calls = invariants.calls(here.servers.values())
-        assert here.run().returncode == 0, here.sessions[-1].stdout[-2000:]
-        new = here.server.ledger()[calls:]
-        line.add(TRUE, [] if {e["repo"] for e in new} == {lab.INVENTORY} else [f"{len(new)} calls"])
+        calls = invariants.calls(laboratory.servers.values())
+        assert laboratory.run().returncode == 0, laboratory.sessions[-1].stdout[-2000:]
+        new = laboratory.server.ledger()[calls:]
+        line.add(
+            TRUE_OUTCOME,
+            [] if {e["repo"] for e in new} == {lab.INVENTORY} else [f"{len(new)} calls"],
+        )
         # The usage of a later attempt includes both.
         (run / "attempts" / "1" / "result.json").unlink(missing_ok=True)
-        campaign.settle(line, here, control, run=False)
+        campaign.check_invariants(line, laboratory, control, run=False)
 
 
 def half_published(campaign: Campaign) -> None:
@@ -132,47 +144,52 @@ def half_published(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Files", "killed in the middle of publishing") as line,
-        lab.laboratory() as here,
+        lab.laboratory() as laboratory,
     ):
-        assert here.run().returncode == 0
-        run = here.run_folder("solo")
+        assert laboratory.run().returncode == 0
+        run = laboratory.run_folder("solo")
         for path in [run / "result.json", run / "eval.json", *run.glob("*.patch")]:
             path.unlink()
-        for folder in (run, run / "attempts" / "1", here.results):
+        for folder in (run, run / "attempts" / "1", laboratory.results):
             (folder / ".result.json.x1y2z3.tmp").write_text('{"half": ')
-        campaign.settle(line, here, control)
-        assert len(here.rows()) == 1
+        campaign.check_invariants(line, laboratory, control)
+        assert len(laboratory.rows()) == 1
 
 
 def two_starts(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
-    with campaign.line("Files", "two starts at once") as line, lab.laboratory(delay="1") as here:
-        first = here.start()
-        lab.wait_for(lambda: here.server.ledger(), 120, "a call")
-        second = here.run()
+    with (
+        campaign.line("Files", "two starts at once") as line,
+        lab.laboratory(delay="1") as laboratory,
+    ):
+        first = laboratory.start()
+        lab.wait_for(lambda: laboratory.server.ledger(), 120, "a call")
+        second = laboratory.run()
         said = f"process {first.pid}" in second.stdout and second.returncode != 0
-        line.add(TRUE, [] if said else [f"the second session: {second.stdout[-800:]}"])
+        line.add(TRUE_OUTCOME, [] if said else [f"the second session: {second.stdout[-800:]}"])
         first.wait(lab.PATIENCE)
-        line.add(GOES_ON, [first.stdout[-800:]] if first.returncode else [])
-        campaign.settle(line, here, control, run=False)
+        line.add(RESUMES, [first.stdout[-800:]] if first.returncode else [])
+        campaign.check_invariants(line, laboratory, control, run=False)
 
 
 def clock(campaign: Campaign) -> None:
     """All times of an earlier session are in the future; killed before the tables are made."""
     control = campaign.control(PAIRS, ["solo"])
-    with campaign.line("Files", "clock set back a day") as line, lab.laboratory() as here:
-        assert here.run().returncode == 0
-        lab.write_pairs(here.pairs, PAIRS)
+    with campaign.line("Files", "clock set back a day") as line, lab.laboratory() as laboratory:
+        assert laboratory.run().returncode == 0
+        lab.write_pairs(laboratory.pairs, PAIRS)
         later = time.time() + 86_400
-        for path in here.results.rglob("*"):
+        for path in laboratory.results.rglob("*"):
             if path.is_file():
                 os.utime(path, (later, later))
         # Only the runs and evaluations: as if killed before the tables.
-        evals = here.run_folder("solo", PAIRS[1]) / "eval.json"
-        part = here.run("-j", "4", str(evals.relative_to(here.clone)))
+        evals = laboratory.run_folder("solo", PAIRS[1]) / "eval.json"
+        part = laboratory.run("-j", "4", str(evals.relative_to(laboratory.clone)))
         assert part.returncode == 0, part.stdout[-2000:]
-        campaign.settle(line, here, control)
-        line.add(TRUE, [] if len(here.rows()) == 2 else ["the tables lack the new run"])
+        campaign.check_invariants(line, laboratory, control)
+        line.add(
+            TRUE_OUTCOME, [] if len(laboratory.rows()) == 2 else ["the tables lack the new run"]
+        )
 
 
 def moved(campaign: Campaign) -> None:
@@ -180,19 +197,19 @@ def moved(campaign: Campaign) -> None:
     control = campaign.control(PAIRS, ["solo"])
     with (
         campaign.line("Files", "results moved to another path and clone") as line,
-        lab.laboratory(pairs=PAIRS) as here,
+        lab.laboratory(pairs=PAIRS) as laboratory,
     ):
-        assert here.run().returncode == 0
-        results = here.results
-        other = here.folder / "elsewhere"
+        assert laboratory.run().returncode == 0
+        results = laboratory.results
+        other = laboratory.folder / "elsewhere"
         lab.clone_to(other)
-        lab.write_pairs(other / here.pairs.name, PAIRS)
+        lab.write_pairs(other / laboratory.pairs.name, PAIRS)
         shutil.copytree(results, other / "results", copy_function=shutil.copyfile)
         for number, path in enumerate(sorted((other / "results").rglob("*.json"))):
             os.utime(path, (1_700_000_000 - number, 1_700_000_000 - number))
-        shutil.rmtree(here.clone)
-        other.rename(here.clone)
-        campaign.settle(line, here, control)
+        shutil.rmtree(laboratory.clone)
+        other.rename(laboratory.clone)
+        campaign.check_invariants(line, laboratory, control)
 
 
 def another_version(campaign: Campaign) -> None:
@@ -200,58 +217,61 @@ def another_version(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Files", "another version checked out over finished results") as line,
-        lab.laboratory() as here,
+        lab.laboratory() as laboratory,
     ):
-        assert here.run().returncode == 0
-        for path in [*(here.clone / "scripts").rglob("*.py"), *(here.clone / "rules").iterdir()]:
+        assert laboratory.run().returncode == 0
+        for path in [
+            *(laboratory.clone / "scripts").rglob("*.py"),
+            *(laboratory.clone / "rules").iterdir(),
+        ]:
             path.write_text(path.read_text() + "\n# another version\n")
         for path in (
-            here.clone / "config" / "config.yaml",
-            here.clone / "profiles/default/config.yaml",
+            laboratory.clone / "config" / "config.yaml",
+            laboratory.clone / "profiles/default/config.yaml",
         ):
             os.utime(path)
-        shutil.rmtree(here.clone / ".snakemake")
-        campaign.settle(line, here, control)
+        shutil.rmtree(laboratory.clone / ".snakemake")
+        campaign.check_invariants(line, laboratory, control)
 
 
 def config_changed(campaign: Campaign) -> None:
     control = campaign.control(PAIRS, ["solo"])
     with (
         campaign.line("Files", "config changed under an existing run name") as line,
-        lab.laboratory() as here,
+        lab.laboratory() as laboratory,
     ):
-        assert here.run().returncode == 0
-        lab.write_pairs(here.pairs, PAIRS)
-        calls = invariants.calls(here.servers.values())
-        here.document["agent"] = {"config": {"agent": {"step_limit": 7}}}
-        refused = here.run()
+        assert laboratory.run().returncode == 0
+        lab.write_pairs(laboratory.pairs, PAIRS)
+        calls = invariants.calls(laboratory.servers.values())
+        laboratory.document["agent"] = {"config": {"agent": {"step_limit": 7}}}
+        refused = laboratory.run()
         told = "agent_config" in refused.stdout and "accept" in refused.stdout
-        line.add(TRUE, [] if refused.returncode and told else [refused.stdout[-1500:]])
-        if invariants.calls(here.servers.values()) != calls:
-            line.add(ONCE, ["a call was paid for"])
-        del here.document["agent"]
-        campaign.settle(line, here, control)
+        line.add(TRUE_OUTCOME, [] if refused.returncode and told else [refused.stdout[-1500:]])
+        if invariants.calls(laboratory.servers.values()) != calls:
+            line.add(PAID_ONCE, ["a call was paid for"])
+        del laboratory.document["agent"]
+        campaign.check_invariants(line, laboratory, control)
 
 
 def data_changed(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Input", "data set changed after runs were done") as line,
-        lab.laboratory() as here,
+        lab.laboratory() as laboratory,
     ):
-        assert here.run().returncode == 0
-        tests = here.clone / "demo/dataset/demo_inventory_task/task1/feature1/tests.patch"
+        assert laboratory.run().returncode == 0
+        tests = laboratory.clone / "demo/dataset/demo_inventory_task/task1/feature1/tests.patch"
         kept = tests.read_bytes()
         tests.write_bytes(kept + b"\n# other tests\n")
-        done = here.run()
-        line.add(GOES_ON, [done.stdout[-900:]] if "Nothing to be done" not in done.stdout else [])
+        done = laboratory.run()
+        line.add(RESUMES, [done.stdout[-900:]] if "Nothing to be done" not in done.stdout else [])
         # To be graded by tests that the run was not made for: refused.
-        (here.run_folder("solo") / "eval.json").unlink()
-        refused = here.run()
+        (laboratory.run_folder("solo") / "eval.json").unlink()
+        refused = laboratory.run()
         told = "has other contents" in refused.stdout and refused.returncode
-        line.add(TRUE, [] if told else [refused.stdout[-1500:]])
+        line.add(TRUE_OUTCOME, [] if told else [refused.stdout[-1500:]])
         tests.write_bytes(kept)
-        campaign.settle(line, here, control)
+        campaign.check_invariants(line, laboratory, control)
 
 
 def full_disk(campaign: Campaign) -> None:
@@ -259,12 +279,12 @@ def full_disk(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Files", "results/ on a full file system") as line,
-        lab.laboratory(delay="1") as here,
-        _small(here.results, "48m"),
+        lab.laboratory(delay="1") as laboratory,
+        _small(laboratory.results, "48m"),
     ):
-        start = here.start()
-        lab.wait_for(lambda: len(here.server.ledger()) >= 2, 120, "two calls")
-        filler = here.results / "filler"
+        start = laboratory.start()
+        lab.wait_for(lambda: len(laboratory.server.ledger()) >= 2, 120, "two calls")
+        filler = laboratory.results / "filler"
         with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
             while True:
                 stream.write(b"\0" * (1 << 20))
@@ -272,30 +292,32 @@ def full_disk(campaign: Campaign) -> None:
             while True:
                 stream.write(b"\0" * 512)
         start.wait(lab.PATIENCE)
-        calls = len(here.server.ledger())
-        line.add(TRUE, [] if calls <= 14 else [f"{calls} calls were made that could not be kept"])
-        line.add(TRUE, [] if start.returncode else ["the session ended as a success"])
-        refused = here.run()
+        calls = len(laboratory.server.ledger())
+        line.add(
+            TRUE_OUTCOME, [] if calls <= 14 else [f"{calls} calls were made that could not be kept"]
+        )
+        line.add(TRUE_OUTCOME, [] if start.returncode else ["the session ended as a success"])
+        refused = laboratory.run()
         told = "MB free" in refused.stdout and refused.returncode
-        line.add(TRUE, [] if told else [refused.stdout[-1500:]])
+        line.add(TRUE_OUTCOME, [] if told else [refused.stdout[-1500:]])
         filler.unlink()
-        campaign.settle(line, here, control)
+        campaign.check_invariants(line, laboratory, control)
 
 
 def read_only(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Files", "read-only results/") as line,
-        lab.laboratory() as here,
-        _small(here.results, "48m"),
+        lab.laboratory() as laboratory,
+        _small(laboratory.results, "48m"),
     ):
-        subprocess.run(["mount", "-o", "remount,ro", str(here.results)], check=True)
-        done = here.run()
+        subprocess.run(["mount", "-o", "remount,ro", str(laboratory.results)], check=True)
+        done = laboratory.run()
         told = "cannot be written" in done.stdout or "not writable" in done.stdout
-        line.add(TRUE, [] if done.returncode and told else [done.stdout[-1500:]])
-        line.add(TRUE, ["a traceback is shown"] if "Traceback" in done.stdout else [])
-        subprocess.run(["mount", "-o", "remount,rw", str(here.results)], check=True)
-        campaign.settle(line, here, control)
+        line.add(TRUE_OUTCOME, [] if done.returncode and told else [done.stdout[-1500:]])
+        line.add(TRUE_OUTCOME, ["a traceback is shown"] if "Traceback" in done.stdout else [])
+        subprocess.run(["mount", "-o", "remount,rw", str(laboratory.results)], check=True)
+        campaign.check_invariants(line, laboratory, control)
 
 
 @contextlib.contextmanager
@@ -312,19 +334,19 @@ Spoil = Callable[[Lab], None]
 
 
 def _subset(document: Any) -> Spoil:
-    return lambda here: _write(here, json.dumps(document))
+    return lambda laboratory: _write(laboratory, json.dumps(document))
 
 
-def _write(here: Lab, text: str) -> None:
-    (here.clone / "pairs.json").write_text(text)
+def _write(laboratory: Lab, text: str) -> None:
+    (laboratory.clone / "pairs.json").write_text(text)
 
 
 def _tasks(repo: Any, task: Any, *pairs: Any) -> Any:
     return {"tasks": [{"repo": repo, "task_id": task, "pairs": list(pairs)}]}
 
 
-def _no_patch(here: Lab) -> None:
-    (here.clone / "demo/dataset/demo_inventory_task/task1/feature2/feature.patch").unlink()
+def _no_patch(laboratory: Lab) -> None:
+    (laboratory.clone / "demo/dataset/demo_inventory_task/task1/feature2/feature.patch").unlink()
 
 
 INPUTS: tuple[tuple[str, Spoil, str], ...] = (
@@ -339,7 +361,7 @@ INPUTS: tuple[tuple[str, Spoil, str], ...] = (
     ("a path for a task number", _subset(_tasks(lab.INVENTORY, "../1", [1, 2])), "task number"),
     ("duplicate pairs", _subset(_tasks(lab.INVENTORY, 1, [1, 2], [2, 1])), "twice"),
     ("no pairs", _subset({"tasks": []}), "no pairs"),
-    ("half a subset file", lambda here: _write(here, "{"),
+    ("half a subset file", lambda laboratory: _write(laboratory, "{"),
      "not a subset file"),
     ("a missing patch file", _no_patch, "feature2/feature.patch"),
 )  # fmt: skip
@@ -347,24 +369,28 @@ INPUTS: tuple[tuple[str, Spoil, str], ...] = (
 
 def inputs(campaign: Campaign) -> None:
     """Impossible configs are refused before anything starts, and the message names the value."""
-    with lab.laboratory(dataset={"subset": "pairs.json"}) as here:
+    with lab.laboratory(dataset={"subset": "pairs.json"}) as laboratory:
         for number, (name, spoil, word) in enumerate(INPUTS):
             with campaign.line("Input", name) as line:
-                _subset(_tasks(lab.INVENTORY, 1, [1, 2]))(here)
-                spoil(here)
+                _subset(_tasks(lab.INVENTORY, 1, [1, 2]))(laboratory)
+                spoil(laboratory)
                 # A session for the first and the last; the others by a session's first check.
-                text = here.run().stdout if number in (0, len(INPUTS) - 1) else _refusal(here)
-                line.add(TRUE, [] if word in text else [text[-900:]])
-                line.add(TRUE, ["a traceback is shown"] if "Traceback" in text else [])
-                paid = invariants.calls(here.servers.values())
-                line.add(ONCE, ["a call was paid for"] if paid else [])
-                line.add(LEFT, invariants.nothing_left(here))
+                text = (
+                    laboratory.run().stdout
+                    if number in (0, len(INPUTS) - 1)
+                    else _refusal(laboratory)
+                )
+                line.add(TRUE_OUTCOME, [] if word in text else [text[-900:]])
+                line.add(TRUE_OUTCOME, ["a traceback is shown"] if "Traceback" in text else [])
+                paid = invariants.calls(laboratory.servers.values())
+                line.add(PAID_ONCE, ["a call was paid for"] if paid else [])
+                line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
 
 
-def _refusal(here: Lab) -> str:
+def _refusal(laboratory: Lab) -> str:
     """Return the message about a config when the DAG is built, empty without one."""
-    here.write_config()
-    with contextlib.chdir(here.clone):
+    laboratory.write_config()
+    with contextlib.chdir(laboratory.clone):
         try:
             plan.make(config.load([Path("lab.yaml")]))
         except UserError as error:

@@ -34,7 +34,7 @@ FREE = (
 )
 
 
-def books(lab: Lab, skip: Sequence[str] = ()) -> list[str]:
+def usage_errors(lab: Lab, skip: Sequence[str] = ()) -> list[str]:
     """runs.csv against the ledgers: to the token, or marked and bounded."""
     wrong: list[str] = []
     for model, server in lab.servers.items():
@@ -43,29 +43,32 @@ def books(lab: Lab, skip: Sequence[str] = ()) -> list[str]:
         ledger = server.ledger()
         for setting in sorted({str(entry["kind"]) for entry in ledger}):
             rows = [row for row in lab.rows() if (row["model"], row["setting"]) == (model, setting)]
-            told = [entry for entry in ledger if entry["kind"] == setting]
-            wrong += _against(f"{model}-{setting}", rows, told)
+            recorded = [entry for entry in ledger if entry["kind"] == setting]
+            wrong += _compare_usage(f"{model}-{setting}", rows, recorded)
     return wrong
 
 
-def _against(
+def _compare_usage(
     name: str, rows: Sequence[Mapping[str, str]], ledger: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     answered = [entry for entry in ledger if entry["answered"]]
-    asked = [sum(int(e[key]) for e in answered) for key in ("input_tokens", "output_tokens")]
-    told = [sum(int(row[key]) for row in rows) for key in ("input_tokens", "output_tokens")]
+    requested = [sum(int(e[key]) for e in answered) for key in ("input_tokens", "output_tokens")]
+    recorded = [sum(int(row[key]) for row in rows) for key in ("input_tokens", "output_tokens")]
     billed = [sum(int(e[f"billed_{key}_tokens"]) for e in answered) for key in ("input", "output")]
     cost = billed[0] * PRICE_IN + billed[1] * PRICE_OUT
     known = sum(float(row["cost_usd"]) for row in rows)
     if all(row["cost_complete"] == "True" for row in rows):
-        if told != asked:
-            yield f"{name}: books say {told} tokens, the ledger {asked}, and cost_complete is true"
+        if recorded != requested:
+            yield (
+                f"{name}: the tables say {recorded} tokens, the ledger {requested}, "
+                "and cost_complete is true"
+            )
         if abs(cost - known) > 1e-5:
-            yield f"{name}: books say ${known:.6f}, the ledger ${cost:.6f}"
+            yield f"{name}: the tables say ${known:.6f}, the ledger ${cost:.6f}"
         return
     bound = sum(float(row["cost_bound_usd"] or "nan") for row in rows)
-    if told[0] > asked[0] or told[1] > asked[1]:
-        yield f"{name}: books say {told} tokens, more than the ledger's {asked}"
+    if recorded[0] > requested[0] or recorded[1] > requested[1]:
+        yield f"{name}: the tables say {recorded} tokens, more than the ledger's {requested}"
     if not cost <= bound + 1e-5:
         yield f"{name}: the ledger's ${cost:.6f} is above the bound ${bound:.6f}"
 
@@ -79,15 +82,15 @@ def unanswered_calls_are_marked(lab: Lab) -> list[str]:
     return []
 
 
-def nothing_left(lab: Lab, others: Bystanders | None = None, swept: bool = True) -> list[str]:
+def nothing_left(lab: Lab, others: Bystanders | None = None, is_cleaned: bool = True) -> list[str]:
     """No process, container, network, volume, temporary file or lock 15 s after the end.
 
     Args:
-        swept: a session followed the last kill; before that, leftovers of killed processes
+        is_cleaned: a session followed the last kill; before that, leftovers of killed processes
             themselves may lie, but nothing of them may run or hold a lock.
     """
     limit = time.monotonic() + GRACE
-    while left := [text for text in _left(lab) if swept or text.startswith(RUNNING)]:
+    while left := [text for text in _left(lab) if is_cleaned or text.startswith(RUNNING)]:
         if time.monotonic() > limit:
             break
         time.sleep(0.3)
@@ -96,8 +99,8 @@ def nothing_left(lab: Lab, others: Bystanders | None = None, swept: bool = True)
 
 def entries_below(folder: Path) -> Iterator[Path]:
     """Yield files and folders, without those that a process removes meanwhile, as rglob() does."""
-    for here, folders, files in os.walk(folder):
-        yield from (Path(here, name) for name in (*folders, *files))
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in (*folders, *files))
 
 
 def _left(lab: Lab) -> Iterator[str]:
@@ -132,7 +135,7 @@ def _locks(lab: Lab) -> Iterator[str]:
                     yield f"{path.relative_to(lab.clone)} is locked"
 
 
-def whole(lab: Lab) -> list[str]:
+def incomplete_results(lab: Lab) -> list[str]:
     """Every JSON and CSV that a reader can see can be read to its end."""
     wrong = []
     for path in entries_below(lab.results):

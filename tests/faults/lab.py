@@ -200,7 +200,7 @@ def laboratory(
     config["limits"] = {**LIMITS, **config["limits"]}
     config["images"] = {"free_gb": 0, **config["images"]}
     config["evaluation"] = {"own_features": True, **config["evaluation"]}
-    here = Lab(
+    laboratory = Lab(
         clone,
         clone / "results",
         clone / "lab.yaml",
@@ -210,13 +210,13 @@ def laboratory(
         servers=servers,
         docker_host=docker_host,
     )
-    for path in (here.runtime, here.temporary):
+    for path in (laboratory.runtime, laboratory.temporary):
         path.mkdir(mode=0o700)
     clone_to(clone)
-    write_pairs(here.pairs, pairs)
+    write_pairs(laboratory.pairs, pairs)
     try:
-        yield here
+        yield laboratory
     finally:
-        here.end()
+        laboratory.end()
         if os.environ.get("COOPERFLOW_KEEP_LABS") != "1":
             shutil.rmtree(folder, ignore_errors=True)

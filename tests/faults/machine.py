@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from . import invariants, lab
-from .provider import strike
-from .report import LEFT, TRUE, Campaign, Case
+from .provider import fault_rule
+from .report import NOTHING_LEFT, TRUE_OUTCOME, Campaign, Case
 
 QUOTES_THE_KEY = f"invalid api token {lab.KEY}, as was sent"
 MACHINES = (
@@ -17,38 +17,43 @@ MACHINES = (
 
 def key_from_a_file(campaign: Campaign) -> None:
     """A key that ends in a line break is sent without it, and quoted by errors it is redacted."""
-    models = {"tested": (), "denied": [strike("unavailable", message=QUOTES_THE_KEY)]}
+    models = {"tested": (), "denied": [fault_rule("unavailable", message=QUOTES_THE_KEY)]}
     with (
         campaign.line("Machine", "key with a trailing line break") as line,
-        lab.laboratory(models=models, breaker={"failures": 0}) as here,
+        lab.laboratory(models=models, breaker={"failures": 0}) as laboratory,
     ):
-        here.variables[lab.KEY_NAME] = f"{lab.KEY}\n"
-        done = here.run()
-        rows = [row for row in here.rows() if row["model"] == "tested"]
+        laboratory.variables[lab.KEY_NAME] = f"{lab.KEY}\n"
+        done = laboratory.run()
+        rows = [row for row in laboratory.rows() if row["model"] == "tested"]
         campaign.expect(line, rows, ("pass", ""))
-        line.add(TRUE, [] if "ends with white space" in done.stdout else [done.stdout[-900:]])
-        line.add(TRUE, invariants.key_is_secret(here, lab.KEY))
-        line.add(LEFT, invariants.nothing_left(here))
+        line.add(
+            TRUE_OUTCOME, [] if "ends with white space" in done.stdout else [done.stdout[-900:]]
+        )
+        line.add(TRUE_OUTCOME, invariants.key_is_secret(laboratory, lab.KEY))
+        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
     with (
         campaign.line("Machine", "key with a line break inside") as line,
-        lab.laboratory() as here,
+        lab.laboratory() as laboratory,
     ):
-        here.variables[lab.KEY_NAME] = f"{lab.KEY[:12]}\n{lab.KEY[12:]}"
-        done = here.run()
+        laboratory.variables[lab.KEY_NAME] = f"{lab.KEY[:12]}\n{lab.KEY[12:]}"
+        done = laboratory.run()
         told = done.returncode and "a line break at position 13" in done.stdout
-        line.add(TRUE, [] if told else [done.stdout[-900:]])
-        line.add(TRUE, ["a model was called"] if invariants.calls(here.servers.values()) else [])
-        line.add(TRUE, invariants.key_is_secret(here, lab.KEY[12:]))
-        line.add(LEFT, invariants.nothing_left(here))
+        line.add(TRUE_OUTCOME, [] if told else [done.stdout[-900:]])
+        line.add(
+            TRUE_OUTCOME,
+            ["a model was called"] if invariants.calls(laboratory.servers.values()) else [],
+        )
+        line.add(TRUE_OUTCOME, invariants.key_is_secret(laboratory, lab.KEY[12:]))
+        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
 
 
 def surroundings(campaign: Campaign) -> None:
     """Each run ends as an undisturbed one does."""
     control = campaign.control([lab.PAIR], ["solo"])
     for name, variables in MACHINES:
-        with campaign.line("Machine", name) as line, lab.laboratory() as here:
-            here.variables.update(variables)
-            campaign.settle(line, here, control)
+        with campaign.line("Machine", name) as line, lab.laboratory() as laboratory:
+            laboratory.variables.update(variables)
+            campaign.check_invariants(line, laboratory, control)
 
 
 CASES = (

@@ -13,7 +13,7 @@ import psutil
 
 from . import invariants, lab
 from .lab import Lab, wait_for
-from .report import TRUE, Campaign, Case, Control
+from .report import TRUE_OUTCOME, Campaign, Case, Control
 
 OPTIONS: Mapping[str, Any] = {
     "recordings": "openhands",
@@ -33,47 +33,49 @@ def control() -> Control:
 
 
 @contextlib.contextmanager
-def _mid_run(here: Lab, calls: int = 2) -> Iterator[None]:
-    start = here.start()
-    model = here.server
+def _mid_run(laboratory: Lab, calls: int = 2) -> Iterator[None]:
+    start = laboratory.start()
+    model = laboratory.server
     wait_for(lambda: len(model.ledger()) >= calls or start.poll() is not None, 240, "calls")
     yield
     start.wait(lab.PATIENCE)
 
 
-def _struck(
-    campaign: Campaign, fault: str, strike: Callable[[Lab], None], first: str, calls: int = 2
+def _check_fault(
+    campaign: Campaign, fault: str, cause: Callable[[Lab], None], first: str, calls: int = 2
 ) -> None:
     """Strike during a run: attempt 1 must end as ``first``, a later attempt must pass."""
     undisturbed = control()
     with (
         campaign.line("OpenHands", fault) as line,
-        lab.laboratory(**OPTIONS) as here,
+        lab.laboratory(**OPTIONS) as laboratory,
     ):
-        others = invariants.Bystanders.begin(here, campaign.image)
-        with _mid_run(here, calls):
-            strike(here)
-        text = (here.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
-        line.add(TRUE, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"])
-        campaign.expect(line, here.rows(), ("pass", ""))
-        campaign.settle(line, here, undisturbed, others)
+        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        with _mid_run(laboratory, calls):
+            cause(laboratory)
+        text = (laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
+        line.add(
+            TRUE_OUTCOME, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"]
+        )
+        campaign.expect(line, laboratory.rows(), ("pass", ""))
+        campaign.check_invariants(line, laboratory, undisturbed, others)
 
 
 def _signal_server(number: str) -> Callable[[Lab], None]:
     find = "for p in /proc/[0-9]*; do grep -qsF agent_server $p/cmdline && echo ${p#/proc/}; done"
 
-    def strike(here: Lab) -> None:
-        container = here.containers()[0]
+    def cause(laboratory: Lab) -> None:
+        container = laboratory.containers()[0]
         # Not the init process and this shell, whose command lines name the server as well.
         script = f"for n in $({find}); do [ $n = 1 ] || [ $n = $$ ] || kill -{number} $n; done"
-        here.docker("exec", container, "sh", "-c", script, check=False)
+        laboratory.docker("exec", container, "sh", "-c", script, check=False)
 
-    return strike
+    return cause
 
 
-def _kill_gateway(here: Lab) -> None:
+def _kill_gateway(laboratory: Lab) -> None:
     """Kill the process that listens on the run's network, except Redis."""
-    for pid, _ in here.processes():
+    for pid, _ in laboratory.processes():
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
             listens = [c for c in process.net_connections("inet") if c.status == "LISTEN"]
@@ -86,15 +88,19 @@ def _kill_gateway(here: Lab) -> None:
 
 
 def server_dies(campaign: Campaign) -> None:
-    _struck(campaign, "the agent server dies in mid-run", _signal_server("KILL"), "container_died")
+    _check_fault(
+        campaign, "the agent server dies in mid-run", _signal_server("KILL"), "container_died"
+    )
 
 
 def server_hangs(campaign: Campaign) -> None:
-    _struck(campaign, "the agent server hangs (SIGSTOP)", _signal_server("STOP"), "container_died")
+    _check_fault(
+        campaign, "the agent server hangs (SIGSTOP)", _signal_server("STOP"), "container_died"
+    )
 
 
 def gateway_dies(campaign: Campaign) -> None:
-    _struck(campaign, "the gateway is killed in mid-run", _kill_gateway, "process_died")
+    _check_fault(campaign, "the gateway is killed in mid-run", _kill_gateway, "process_died")
 
 
 def never_healthy(campaign: Campaign) -> None:
@@ -102,19 +108,21 @@ def never_healthy(campaign: Campaign) -> None:
     undisturbed = control()
     with (
         campaign.line("OpenHands", "the agent server never gets healthy") as line,
-        lab.laboratory(**OPTIONS) as here,
+        lab.laboratory(**OPTIONS) as laboratory,
     ):
-        done = here.run("-j", "4", "images")
+        done = laboratory.run("-j", "4", "images")
         assert done.returncode == 0, done.stdout[-2000:]
-        start = here.start()
-        wait_for(here.containers, 120, "the container")
+        start = laboratory.start()
+        wait_for(laboratory.containers, 120, "the container")
         time.sleep(0.5)  # it takes some seconds to be healthy
-        _signal_server("STOP")(here)
+        _signal_server("STOP")(laboratory)
         start.wait(lab.PATIENCE)
-        text = (here.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
-        line.add(TRUE, [] if '"reason": "agent_error"' in text else [f"attempt 1: {text[:600]}"])
-        campaign.expect(line, here.rows(), ("pass", ""))
-        campaign.settle(line, here, undisturbed)
+        text = (laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
+        line.add(
+            TRUE_OUTCOME, [] if '"reason": "agent_error"' in text else [f"attempt 1: {text[:600]}"]
+        )
+        campaign.expect(line, laboratory.rows(), ("pass", ""))
+        campaign.check_invariants(line, laboratory, undisturbed)
 
 
 CASES = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import invariants, lab
 from .lab import Lab, Session
-from .report import BOOKS, GOES_ON, LEFT, ONCE, TRUE, Campaign, Case, Line
+from .report import NOTHING_LEFT, PAID_ONCE, RESUMES, TRUE_OUTCOME, USAGE, Campaign, Case, Line
 
 INT, TERM, HUP, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 
@@ -36,10 +36,10 @@ KILLS = (
 class Tree:
     """The living processes of a laboratory and what each of them is."""
 
-    def __init__(self, here: Lab) -> None:
-        self._lines = dict(here.processes())
+    def __init__(self, laboratory: Lab) -> None:
+        self._lines = dict(laboratory.processes())
         forks = {pid for pid, line in self._lines.items() if "scripts/launcher.py" in line}
-        claims = (here.results / ".state" / "claims").glob("*")
+        claims = (laboratory.results / ".state" / "claims").glob("*")
         held = set()
         for path in claims:
             with contextlib.suppress(OSError, IndexError, ValueError):
@@ -85,7 +85,7 @@ def listens(pid: int) -> bool:
     return bool(inodes & listening)
 
 
-def storm(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) -> None:
+def kill_in_turn(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) -> None:
     """Cause the kills one after another on experiments of twelve runs until all are caused."""
     dice = campaign.random
     settings = list(lab.COMMON)
@@ -96,27 +96,28 @@ def storm(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) -> None:
     while waiting:
         with lab.laboratory(
             pairs=lab.ALL_PAIRS, settings=settings, delay="uniform:0.2:1.2"
-        ) as here:
-            others = invariants.Bystanders.begin(here, campaign.image)
-            mine = _until_done(here, waiting, dice.uniform, lines)
-            for line in mine:
-                line.add(LEFT, others.missing())
-            with _all(campaign, mine):
-                end = mine[0]
-                before = {c: list(p) for c, p in end.wrong.items()}
-                campaign.settle(end, here, control, others)
-                for line in mine[1:]:
-                    for column in (BOOKS, ONCE, LEFT, GOES_ON, TRUE):
+        ) as laboratory:
+            others = invariants.Bystanders.begin(laboratory, campaign.image)
+            affected = _kill_until_finished(laboratory, waiting, dice.uniform, lines)
+            for line in affected:
+                line.add(NOTHING_LEFT, others.missing())
+            with _all(campaign, affected):
+                last = affected[0]
+                # What the kills before have found already is not found again for each of them.
+                before = {c: list(p) for c, p in last.wrong.items()}
+                campaign.check_invariants(last, laboratory, control, others)
+                for line in affected[1:]:
+                    for column in (USAGE, PAID_ONCE, NOTHING_LEFT, RESUMES, TRUE_OUTCOME):
                         line.add(
                             column,
                             [
                                 p
-                                for p in end.wrong.get(column, [])
+                                for p in last.wrong.get(column, [])
                                 if p not in before.get(column, [])
                             ],
                         )
-                for line in mine:
-                    line.add(TRUE, [])
+                for line in affected:
+                    line.add(TRUE_OUTCOME, [])
     campaign.lines += lines.values()
     for line in lines.values():
         print(f"  {line.fault} x{line.times}: {'held' if line.held else 'BROKEN'} {line.wrong}")
@@ -128,69 +129,69 @@ def _all(campaign: Campaign, lines: list[Line]) -> Iterator[None]:
         yield
     except Exception as error:
         for line in lines:
-            line.add(GOES_ON, [repr(error)])
+            line.add(RESUMES, [repr(error)])
 
 
-def _until_done(
-    here: Lab,
+def _kill_until_finished(
+    laboratory: Lab,
     waiting: list[tuple[str, signal.Signals]],
     uniform: Callable[[float, float], float],
     lines: dict[tuple[str, signal.Signals], Line],
 ) -> list[Line]:
-    """Kill until nothing waits any more or the experiment is finished; return the lines struck."""
-    struck: list[Line] = []
-    start: Session | None = None
+    """Kill until nothing waits any more or the experiment is finished; return the kills' lines."""
+    affected: list[Line] = []
+    session: Session | None = None
     while waiting:
-        if start is None or start.poll() is not None:
-            if start is not None and start.returncode == 0:
+        if session is None or session.poll() is not None:
+            if session is not None and session.returncode == 0:
                 break
-            start = here.start()
-            _until_calls(here, start, 1)
+            session = laboratory.start()
+            _until_calls(laboratory, session, 1)
         time.sleep(uniform(0.2, 6.0))
         who, number = waiting[0]
-        victim = _victim(here, start, who, uniform)
-        if victim is None:
+        target = _find_target(laboratory, session, who, uniform)
+        if target is None:
             # It is not running at this moment: try another process.
             waiting.append(waiting.pop(0))
-            if start.poll() == 0:
+            if session.poll() == 0:
                 break
             continue
         waiting.pop(0)
         line = lines.setdefault((who, number), Line("Processes", f"{number.name} to {who}", 0))
         line.times += 1
-        struck.append(line)
+        affected.append(line)
         with contextlib.suppress(ProcessLookupError):
-            (os.killpg if "group" in who else os.kill)(victim, number)
-        print(f"    {number.name} to {who} ({victim})", flush=True)
+            (os.killpg if "group" in who else os.kill)(target, number)
+        print(f"    {number.name} to {who} ({target})", flush=True)
         if who.startswith("Snakemake"):
             # After SIGTERM it lets the running jobs end.
             with contextlib.suppress(Exception):
-                start.wait(120)
-            line.add(LEFT, invariants.nothing_left(here, swept=False))
-            line.add(GOES_ON, invariants.whole(here))
-    if start is not None and start.poll() is None:
-        start.wait(lab.PATIENCE)
-    return [line for number, line in enumerate(struck) if line not in struck[:number]]
+                session.wait(120)
+            line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, is_cleaned=False))
+            line.add(RESUMES, invariants.incomplete_results(laboratory))
+    if session is not None and session.poll() is None:
+        session.wait(lab.PATIENCE)
+    return [line for number, line in enumerate(affected) if line not in affected[:number]]
 
 
-def _until_calls(here: Lab, start: Session, more: int) -> None:
+def _until_calls(laboratory: Lab, session: Session, more: int) -> None:
     """Wait until a session has made some model calls, or has ended."""
-    server, limit = here.server, time.monotonic() + 90
+    server, limit = laboratory.server, time.monotonic() + 90
     wanted = len(server.ledger()) + more
-    while len(server.ledger()) < wanted and start.poll() is None:
+    while len(server.ledger()) < wanted and session.poll() is None:
         if time.monotonic() > limit:
             return
         time.sleep(0.1)
 
 
-def _victim(
-    here: Lab, start: Session, who: str, uniform: Callable[[float, float], float]
+def _find_target(
+    laboratory: Lab, session: Session, who: str, uniform: Callable[[float, float], float]
 ) -> int | None:
     if who.startswith("Snakemake"):
-        return start.pid if start.poll() is None else None
+        return session.pid if session.poll() is None else None
     limit = time.monotonic() + 12
-    while time.monotonic() < limit and start.poll() is None:
-        found = sorted(Tree(here).of(who))
+    while time.monotonic() < limit and session.poll() is None:
+        found = sorted(Tree(laboratory).of(who))
         if found:
             return found[int(uniform(0, len(found) - 0.001))]
         time.sleep(0.2)
@@ -198,7 +199,7 @@ def _victim(
 
 
 def all_kills(campaign: Campaign) -> None:
-    storm(campaign, [(who, number) for who, number, times in KILLS for _ in range(times)])
+    kill_in_turn(campaign, [(who, number) for who, number, times in KILLS for _ in range(times)])
 
 
 def few_kills(campaign: Campaign) -> None:
@@ -208,26 +209,26 @@ def few_kills(campaign: Campaign) -> None:
     """
     control = campaign.control([lab.PAIR], ["solo"])
     kept = {"settings": list(lab.COMMON), "evaluation": {"own_features": False}}
-    with lab.laboratory(**kept, delay="0.5") as here:
-        others = invariants.Bystanders.begin(here, campaign.image)
+    with lab.laboratory(**kept, delay="0.5") as laboratory:
+        others = invariants.Bystanders.begin(laboratory, campaign.image)
         lines = [
-            _stop(campaign, here, others, "SIGKILL to Snakemake", os.kill, KILL),
-            _stop(campaign, here, others, "SIGINT to Snakemake's group", os.killpg, INT),
+            _stop(campaign, laboratory, others, "SIGKILL to Snakemake", os.kill, KILL),
+            _stop(campaign, laboratory, others, "SIGINT to Snakemake's group", os.killpg, INT),
             # Of the requested run alone: it ends, and two are left.
-            _stop(campaign, here, others, "SIGTERM to Snakemake", os.kill, TERM, "coop-comm"),
+            _stop(campaign, laboratory, others, "SIGTERM to Snakemake", os.kill, TERM, "coop-comm"),
         ]
         with campaign.line("Processes", "a container, then a supervisor killed") as line:
-            start = here.start()
-            _kill_container(here, start, line)
-            victim = _victim(here, start, "supervisor", campaign.random.uniform)
-            assert victim is not None, start.stdout[-1500:]
-            os.kill(victim, KILL)
-            start.wait(lab.PATIENCE)
-            line.add(LEFT, invariants.nothing_left(here, others, swept=False))
-            campaign.expect(line, here.rows(), ("pass", ""))
-            line.add(BOOKS, invariants.unanswered_calls_are_marked(here))
-            line.add(GOES_ON, invariants.same_tables(here, control, ["solo"]))
-            campaign.settle(line, here, None, others, run=False)
+            session = laboratory.start()
+            _kill_container(laboratory, session, line)
+            target = _find_target(laboratory, session, "supervisor", campaign.random.uniform)
+            assert target is not None, session.stdout[-1500:]
+            os.kill(target, KILL)
+            session.wait(lab.PATIENCE)
+            line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, others, is_cleaned=False))
+            campaign.expect(line, laboratory.rows(), ("pass", ""))
+            line.add(USAGE, invariants.unanswered_calls_are_marked(laboratory))
+            line.add(RESUMES, invariants.same_tables(laboratory, control, ["solo"]))
+            campaign.check_invariants(line, laboratory, None, others, run=False)
         for each in lines:  # their runs ended in that session
             for column in line.checked:
                 each.add(column, line.wrong.get(column, []))
@@ -235,7 +236,7 @@ def few_kills(campaign: Campaign) -> None:
 
 def _stop(
     campaign: Campaign,
-    here: Lab,
+    laboratory: Lab,
     others: invariants.Bystanders,
     fault: str,
     send: Callable[[int, signal.Signals], None],
@@ -245,36 +246,38 @@ def _stop(
     """Send a signal to a session in mid-run; all it had running ends with it."""
     with campaign.line("Processes", fault) as line:
         results = [
-            str((here.run_folder(name) / "result.json").relative_to(here.clone))
+            str((laboratory.run_folder(name) / "result.json").relative_to(laboratory.clone))
             for name in settings
         ]
-        start = here.start(*(["-j", "4", *results] if settings else []))
-        _until_calls(here, start, 6)
-        with here.server.held():  # else a run may end meanwhile
-            assert start.poll() is None, start.stdout[-1500:]
-            send(start.pid, number)
+        session = laboratory.start(*(["-j", "4", *results] if settings else []))
+        _until_calls(laboratory, session, 6)
+        with laboratory.server.held():  # else a run may end meanwhile
+            assert session.poll() is None, session.stdout[-1500:]
+            send(session.pid, number)
             if number != TERM:  # after which Snakemake waits for the running jobs
-                start.wait(lab.PATIENCE)
-        start.wait(lab.PATIENCE)
-        line.add(LEFT, invariants.nothing_left(here, others, swept=False))
+                session.wait(lab.PATIENCE)
+        session.wait(lab.PATIENCE)
+        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, others, is_cleaned=False))
         with contextlib.suppress(TimeoutError):
-            lab.wait_for(lambda: not here.containers(), 15)
-        line.add(LEFT, [f"container {name[:12]} is running" for name in here.containers()])
-        line.add(GOES_ON, invariants.whole(here))
+            lab.wait_for(lambda: not laboratory.containers(), 15)
+        line.add(
+            NOTHING_LEFT, [f"container {name[:12]} is running" for name in laboratory.containers()]
+        )
+        line.add(RESUMES, invariants.incomplete_results(laboratory))
     return line
 
 
-def _kill_container(here: Lab, start: Session, line: Line) -> None:
+def _kill_container(laboratory: Lab, session: Session, line: Line) -> None:
     """Kill the container of the solo run in mid-step: few calls are made without it."""
-    run = here.run_folder("solo")
-    label = f"label=cooperflow.run={run.relative_to(here.results / 'runs')}"
+    run = laboratory.run_folder("solo")
+    label = f"label=cooperflow.run={run.relative_to(laboratory.results / 'runs')}"
 
     def calls() -> int:
-        return sum(entry["kind"] == "solo" for entry in here.server.ledger())
+        return sum(entry["kind"] == "solo" for entry in laboratory.server.ledger())
 
     before = calls()
     lab.wait_for(lambda: calls() > before + 1, 120, "calls of the solo run")
-    here.docker("kill", *here.docker("ps", "-q", "--filter", label).split())
+    laboratory.docker("kill", *laboratory.docker("ps", "-q", "--filter", label).split())
     killed = calls()
     attempts = run / "attempts"
     verdict = lab.wait_for(
@@ -283,7 +286,7 @@ def _kill_container(here: Lab, start: Session, line: Line) -> None:
         "the verdict",
     )
     spent = calls() - killed
-    line.add(TRUE, [] if verdict and spent <= 8 else [f"{spent} calls on a dead container"])
+    line.add(TRUE_OUTCOME, [] if verdict and spent <= 8 else [f"{spent} calls on a dead container"])
 
 
 CASES = (

@@ -17,8 +17,14 @@ from typing import Any
 from . import invariants, lab
 from .lab import Lab
 
-BOOKS, ONCE, LEFT, GOES_ON, TRUE = "books", "paid once", "nothing left", "goes on", "true"
-COLUMNS = (BOOKS, ONCE, LEFT, GOES_ON, TRUE)
+USAGE, PAID_ONCE, NOTHING_LEFT, RESUMES, TRUE_OUTCOME = (
+    "usage",
+    "paid once",
+    "nothing left",
+    "resumes",
+    "true",
+)
+COLUMNS = (USAGE, PAID_ONCE, NOTHING_LEFT, RESUMES, TRUE_OUTCOME)
 Control = Mapping[tuple[str, str, str], Mapping[str, str]]
 Expected = tuple[str, str]  # outcome, reason
 
@@ -92,7 +98,7 @@ class Campaign:
         try:
             yield line
         except Exception:
-            line.add(GOES_ON, [traceback.format_exc(limit=-4)])
+            line.add(RESUMES, [traceback.format_exc(limit=-4)])
         line.seconds = time.monotonic() - begun
         state = "held" if line.held else "BROKEN"
         print(f"  {fault}: {state} ({line.seconds:.0f} s)", flush=True)
@@ -104,41 +110,44 @@ class Campaign:
         """Check that the outcome and reason of each row are among the correct ones."""
         found = {(row["outcome"], row["reason"]) for row in rows}
         well = bool(found) and found <= set(wanted)
-        line.add(TRUE, [] if well else [f"is {sorted(found)}, expected {wanted}"])
+        line.add(TRUE_OUTCOME, [] if well else [f"is {sorted(found)}, expected {wanted}"])
 
-    def settle(
+    def check_invariants(
         self,
         line: Line,
-        here: Lab,
+        laboratory: Lab,
         control: Control | None,
         others: invariants.Bystanders | None = None,
         run: bool = True,
     ) -> None:
         """After a fault: the same command finishes; then check every invariant."""
         if run:
-            done = here.run()
+            done = laboratory.run()
             if done.returncode:
-                line.add(GOES_ON, [f"exit code {done.returncode}: {done.stdout[-1500:]}"])
+                line.add(RESUMES, [f"exit code {done.returncode}: {done.stdout[-1500:]}"])
                 return
-        line.add(BOOKS, invariants.books(here))
-        if any(row["outcome"] == "infra_error" for row in here.rows()) and control is not None:
-            for server in here.servers.values():
+        line.add(USAGE, invariants.usage_errors(laboratory))
+        if (
+            any(row["outcome"] == "infra_error" for row in laboratory.rows())
+            and control is not None
+        ):
+            for server in laboratory.servers.values():
                 server.faults()
-            here.retry_infra()
-            done = here.run()
+            laboratory.retry_infra()
+            done = laboratory.run()
             if done.returncode:
-                line.add(GOES_ON, [f"exit code {done.returncode}: {done.stdout[-1500:]}"])
+                line.add(RESUMES, [f"exit code {done.returncode}: {done.stdout[-1500:]}"])
                 return
-            line.add(BOOKS, invariants.books(here))
-        line.add(LEFT, invariants.nothing_left(here, others))
-        line.add(GOES_ON, invariants.whole(here))
+            line.add(USAGE, invariants.usage_errors(laboratory))
+        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, others))
+        line.add(RESUMES, invariants.incomplete_results(laboratory))
         if control is not None:
-            line.add(GOES_ON, invariants.same_tables(here, control))
-        line.add(ONCE, invariants.no_further_call(here))
-        line.add(LEFT, invariants.nothing_left(here, others))
-        secret = invariants.key_is_secret(here, lab.KEY)
+            line.add(RESUMES, invariants.same_tables(laboratory, control))
+        line.add(PAID_ONCE, invariants.no_further_call(laboratory))
+        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, others))
+        secret = invariants.key_is_secret(laboratory, lab.KEY)
         if secret:
-            line.add(TRUE, secret)
+            line.add(TRUE_OUTCOME, secret)
 
 
 @dataclass(frozen=True)

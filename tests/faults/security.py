@@ -13,8 +13,8 @@ from typing import Any
 
 from . import invariants, lab
 from .lab import Lab
-from .provider import agent, strike
-from .report import LEFT, TRUE, Campaign, Case
+from .provider import agent, fault_rule
+from .report import NOTHING_LEFT, TRUE_OUTCOME, Campaign, Case
 
 QUOTES_THE_KEY = f"invalid api token {lab.KEY}, as was sent"
 # As another user: read and connect to everything in the folder of sockets.
@@ -33,8 +33,8 @@ for path in sys.argv[1:]:
 def secrecy(campaign: Campaign) -> None:
     looks = agent("env; cat /proc/self/environ; ls -la /var/run /run; mount", submit=False)
     refused = [
-        strike("unavailable", 4, message=QUOTES_THE_KEY),
-        strike("rate_limited", message=QUOTES_THE_KEY),
+        fault_rule("unavailable", 4, message=QUOTES_THE_KEY),
+        fault_rule("rate_limited", message=QUOTES_THE_KEY),
     ]
     models = {"tested": (), "looks": looks, "refused": refused}
     settings = ["solo", "coop-comm"]
@@ -42,25 +42,25 @@ def secrecy(campaign: Campaign) -> None:
         campaign.line("Security", "key, mounts, limits and sockets during runs and errors") as line,
         lab.laboratory(
             models=models, settings=settings, delay="0.5", breaker={"failures": 0}
-        ) as here,
+        ) as laboratory,
     ):
         wrong: set[str] = set()
         seen = {"containers": 0, "sockets": 0}
-        start = here.start()
+        start = laboratory.start()
         while start.poll() is None:
             wrong.update(_command_lines())
-            for container in _inspect(here):
+            for container in _inspect(laboratory):
                 seen["containers"] += 1
                 wrong.update(_of_container(container))
-            sockets = [p for p in here.runtime.rglob("*.sock") if p.is_socket()]
+            sockets = [p for p in laboratory.runtime.rglob("*.sock") if p.is_socket()]
             seen["sockets"] += len([p for p in sockets if p.name == "redis.sock"])
-            wrong.update(_of_sockets(here, sockets))
+            wrong.update(_of_sockets(laboratory, sockets))
             time.sleep(1)
-        wrong.update(invariants.key_is_secret(here, lab.KEY))
+        wrong.update(invariants.key_is_secret(laboratory, lab.KEY))
         if not all(seen.values()):
             wrong.add(f"nothing was looked at: {seen} {start.stdout[-1500:]}")
-        line.add(TRUE, sorted(wrong))
-        line.add(LEFT, invariants.nothing_left(here))
+        line.add(TRUE_OUTCOME, sorted(wrong))
+        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
 
 
 def _command_lines() -> set[str]:
@@ -76,9 +76,9 @@ def _command_lines() -> set[str]:
     return found
 
 
-def _inspect(here: Lab) -> list[dict[str, Any]]:
-    ids = here.containers()
-    return json.loads(here.docker("inspect", *ids, check=False) or "[]") if ids else []
+def _inspect(laboratory: Lab) -> list[dict[str, Any]]:
+    ids = laboratory.containers()
+    return json.loads(laboratory.docker("inspect", *ids, check=False) or "[]") if ids else []
 
 
 def _of_container(container: dict[str, Any]) -> set[str]:
@@ -95,15 +95,15 @@ def _of_container(container: dict[str, Any]) -> set[str]:
     return wrong
 
 
-def _of_sockets(here: Lab, sockets: list[Path]) -> set[str]:
+def _of_sockets(laboratory: Lab, sockets: list[Path]) -> set[str]:
     wrong = set()
-    for path in here.runtime.iterdir():
+    for path in laboratory.runtime.iterdir():
         if stat.S_IMODE(path.stat().st_mode) != 0o700:
             wrong.add(f"{path.name} can be entered by others")
     if sockets and os.getuid() == 0:
         # The laboratory's own folder is closed too: look past it.
-        os.chmod(here.folder, 0o755)
-        os.chmod(here.runtime, 0o755)
+        os.chmod(laboratory.folder, 0o755)
+        os.chmod(laboratory.runtime, 0o755)
         done = subprocess.run(
             [sys.executable, "-c", INTRUDER, *map(str, sockets)], capture_output=True, text=True
         )

@@ -12,7 +12,7 @@ from . import engine, invariants, lab
 from .lab import Lab, wait_for
 from .processes import Tree
 from .provider import agent
-from .report import GOES_ON, LEFT, TRUE, Campaign, Case
+from .report import NOTHING_LEFT, RESUMES, TRUE_OUTCOME, Campaign, Case
 
 COMMANDS = (
     *("CONFIG SET dir /tmp", "CONFIG SET dbfilename stolen", "SAVE", "BGSAVE", "FLUSHALL"),
@@ -32,45 +32,47 @@ def hostile_commands(campaign: Campaign) -> None:
     models = {"tested": agent(HOSTILE)}
     with (
         campaign.line("Security", "hostile commands to the message store") as line,
-        lab.laboratory(models=models, settings=["team"]) as here,
+        lab.laboratory(models=models, settings=["team"]) as laboratory,
     ):
-        others = invariants.Bystanders.begin(here, campaign.image)
-        done = here.run()
+        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        done = laboratory.run()
         if done.returncode:
-            line.add(GOES_ON, [done.stdout[-1500:]])
+            line.add(RESUMES, [done.stdout[-1500:]])
             return
         said = "\n".join(
             content.decode(errors="replace")
-            for path in here.results.rglob("*_traj.json*")
+            for path in laboratory.results.rglob("*_traj.json*")
             for _, content in atomic_io.file_contents(path)
         )
         answers = [part for part in json.dumps(said).split("store: ")[1:] if "OK" in part[:80]]
         refused = [part for part in answers if "NOPERM" in part[:200] or "-ERR" in part[:200]]
         wrong = [] if refused and len(refused) == len(answers) else [f"accepted: {answers[:3]}"]
-        wrong += [f"{row['outcome']} {row['reason']}" for row in here.rows() if _infra(row)]
-        line.add(TRUE, wrong)
-        line.add(LEFT, invariants.nothing_left(here, others))
+        wrong += [f"{row['outcome']} {row['reason']}" for row in laboratory.rows() if _infra(row)]
+        line.add(TRUE_OUTCOME, wrong)
+        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, others))
 
 
 def volumes(campaign: Campaign) -> None:
     """Both processes that would remove them are killed; the next session does."""
     with (
         campaign.line("Docker", "volumes after SIGKILL to Snakemake and the supervisor") as line,
-        lab.laboratory(settings=["team"], delay="2") as here,
+        lab.laboratory(settings=["team"], delay="2") as laboratory,
     ):
-        others = invariants.Bystanders.begin(here, campaign.image)
-        start = here.start()
-        wait_for(lambda: len(here.server.ledger()) >= 2, 240, "a call")
-        known = _volumes(here)
-        tree = Tree(here)
+        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        start = laboratory.start()
+        wait_for(lambda: len(laboratory.server.ledger()) >= 2, 240, "a call")
+        known = _volumes(laboratory)
+        tree = Tree(laboratory)
         for pid in [start.pid, *tree.supervisors]:
             os.kill(pid, signal.SIGKILL)
         start.wait(60)
-        done = here.run()
-        line.add(GOES_ON, [] if not done.returncode else [done.stdout[-1500:]])
-        left = known & _volumes(here, labelled=False)
-        line.add(TRUE, [] if known else ["a team's volume has no label"])
-        line.add(LEFT, [*invariants.nothing_left(here, others), *map(str, sorted(left))])
+        done = laboratory.run()
+        line.add(RESUMES, [] if not done.returncode else [done.stdout[-1500:]])
+        left = known & _volumes(laboratory, labelled=False)
+        line.add(TRUE_OUTCOME, [] if known else ["a team's volume has no label"])
+        line.add(
+            NOTHING_LEFT, [*invariants.nothing_left(laboratory, others), *map(str, sorted(left))]
+        )
 
 
 def address_pools(campaign: Campaign) -> None:
@@ -82,12 +84,12 @@ def address_pools(campaign: Campaign) -> None:
         other.docker("network", "create", "taken")
         with (
             campaign.line("Docker", "address pools exhausted") as line,
-            lab.laboratory(settings=["coop-git"], docker_host=other.host) as here,
+            lab.laboratory(settings=["coop-git"], docker_host=other.host) as laboratory,
         ):
-            done = here.run()
+            done = laboratory.run()
             told = "default-address-pools" in done.stdout and done.returncode
-            line.add(TRUE, [] if told else [done.stdout[-1500:]])
-            line.add(LEFT, invariants.nothing_left(here))
+            line.add(TRUE_OUTCOME, [] if told else [done.stdout[-1500:]])
+            line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
     finally:
         other.end()
 
@@ -96,9 +98,9 @@ def _infra(row: dict[str, str]) -> bool:
     return row["outcome"] == "infra_error"
 
 
-def _volumes(here: Lab, labelled: bool = True) -> set[str]:
-    chosen = ["--filter", f"label=cooperflow.results={here.identity}"] if labelled else []
-    return set(here.docker("volume", "ls", "-q", *chosen).split())
+def _volumes(laboratory: Lab, labelled: bool = True) -> set[str]:
+    chosen = ["--filter", f"label=cooperflow.results={laboratory.identity}"] if labelled else []
+    return set(laboratory.docker("volume", "ls", "-q", *chosen).split())
 
 
 CASES = (
