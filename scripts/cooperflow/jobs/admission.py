@@ -64,16 +64,24 @@ def find_trouble(
 ) -> Trouble | None:
     """Return the trouble that ended attempts (the newest last) show, None if there is none. Pure.
 
+    The pause doubles with each failed trial. A failure before the end of a pause is none: its
+    attempt had started before.
+
     Args:
         failures: consecutive runs that open the breaker; 0: it stays closed.
         pause: before the first trial, seconds.
     """
     failed = list(takewhile(lambda record: record["reason"], reversed(records)))
-    runs = len({record["run"] for record in failed})
-    if failures < 1 or runs < failures:
+    runs: set[str] = set()
+    wait, until = pause, 0.0
+    for record in reversed(failed):
+        is_trial = len(runs) >= max(failures, 1) and float(record["time"]) >= until
+        runs.add(str(record["run"]))
+        wait = min(2 * wait, LONGEST_PAUSE) if is_trial else wait
+        until = float(record["time"]) + wait
+    if failures < 1 or len(runs) < failures:
         return None
-    wait = min(pause * 2.0 ** min(len(failed) - failures, 16), LONGEST_PAUSE)
-    return Trouble(runs, str(failed[0]["reason"]), float(failed[0]["time"]) + wait)
+    return Trouble(len(runs), str(failed[0]["reason"]), until)
 
 
 def record_end(results: Results, run: Run, reason: str) -> None:

@@ -295,16 +295,21 @@ def test_trouble_needs_consecutive_failures_of_several_runs(
     assert (trouble.runs if trouble else 0) == runs
 
 
-def test_the_pause_doubles_with_each_failure_and_ends() -> None:
-    three = admission.find_trouble(ends("a:x", "b:x", "c:x"), 3, 30)
-    four = admission.find_trouble(ends("a:x", "b:x", "c:x", "d:x"), 3, 30)
-    many = admission.find_trouble(ends(*(f"r{n}:x" for n in range(40))), 3, 30)
-    assert three is not None
-    assert three.until == 20 + 30
-    assert four is not None
-    assert four.until == 30 + 60
-    assert many is not None
-    assert many.until == 390 + admission.LONGEST_PAUSE
+def test_the_pause_doubles_with_each_failed_trial_and_ends() -> None:
+    attempts = ends("a:x", "b:x", "c:x")
+    for wait in (30, 60, 120, 240, 480, 600, 600):
+        trouble = admission.find_trouble(attempts, 3, 30)
+        assert trouble is not None
+        assert trouble.until == float(str(attempts[-1]["time"])) + wait
+        attempts.append({"run": "d", "reason": "x", "time": trouble.until + 5})
+
+
+def test_failures_of_attempts_that_were_under_way_do_not_double_the_pause() -> None:
+    """A short outage ends all parallel attempts at once; the first trial follows soon."""
+    attempts = [{"run": f"r{n}", "reason": "x", "time": 100.0 + n} for n in range(16)]
+    trouble = admission.find_trouble(attempts, 3, 30)
+    assert trouble is not None
+    assert (trouble.runs, trouble.until) == (16, 115.0 + 30)
 
 
 def test_zero_failures_disable_the_circuit_breaker() -> None:
