@@ -35,7 +35,7 @@ def main() -> int:
         print(f"{image}: {sentinel['source']} and verified")
         return 0
 
-    return job.perform(work, arguments.log)
+    return job.report_errors(work, arguments.log)
 
 
 if __name__ == "__main__":

@@ -51,4 +51,4 @@ def _run(files: list[Path], subset: str, first: int) -> int:
 
 
 if __name__ == "__main__":
-    job.run(main)
+    job.run_command(main)

@@ -24,4 +24,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    job.run(main)
+    job.run_command(main)

@@ -192,4 +192,4 @@ def format_duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    job.run(main)
+    job.run_command(main)

@@ -106,7 +106,7 @@ class RunFiles:
     @cached_property
     def patches(self) -> list[Patch]:
         # Upstream names the file after the feature, not after the agent.
-        makers = {
+        owners = {
             f"agent{end['feature_id']}.patch": (agent, int(end["feature_id"]))
             for agent, end in self.agents.items()
             if len(self.agents) > 1 and isinstance(end.get("feature_id"), int)
@@ -114,11 +114,11 @@ class RunFiles:
         names = [f for f in self.files if f.endswith(".patch") and "/" not in f]
         names.sort(key=trajectory.by_number)
         return [
-            Patch(name, _read(self.folder.path / name), *makers.get(name, ())) for name in names
+            Patch(name, _read(self.folder.path / name), *owners.get(name, ())) for name in names
         ]
 
     @cached_property
-    def makers(self) -> list[Patch]:
+    def agent_patches(self) -> list[Patch]:
         """The patches of the agents of a run of two, without other patch files."""
         return [patch for patch in self.patches if patch.agent]
 
@@ -196,7 +196,7 @@ class RunFiles:
     def communication(self) -> Communication:
         """The messages with their traits, and the measures of the run."""
         touched: dict[str, list[str]] = {agent: [] for agent in self.story.agents}
-        for patch in self.makers:
+        for patch in self.agent_patches:
             touched.setdefault(patch.agent, []).extend(touched_files(patch.text))
         return measure(self.story, touched)
 
@@ -208,7 +208,7 @@ class RunFiles:
     @cached_property
     def hunk_pairs(self) -> list[HunkPair]:
         """The hunks of two agents that overlap or are near, the overlapping ones first."""
-        texts = [patch.text for patch in self.makers]
+        texts = [patch.text for patch in self.agent_patches]
         if len(texts) != 2 or sum(map(len, texts)) > LARGEST_PARSED:
             return []
         first, second = (patch_text.parse(text.encode("utf-8", "replace")) for text in texts)

@@ -87,7 +87,7 @@ def run_attempt(attempt: Attempt) -> Evidence:
             )
         command = _command(attempt, agent_file, services, stop_note)
         try:
-            report = watch(
+            report = run_watched(
                 command,
                 _create_monitor(attempt, stop_note),
                 lambda: _time_limit(attempt),
@@ -142,7 +142,7 @@ def _count_requested_containers(attempt: Attempt, command: child_process.Command
     return 0
 
 
-def watch(
+def run_watched(
     command: child_process.Command,
     monitor: ContainerMonitor,
     limit: Callable[[], float],

@@ -433,7 +433,7 @@ def evaluate(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | Non
         except (EngineError, UserError) as error:
             print(error)
             return None
-        report = supervisor.watch(
+        report = supervisor.run_watched(
             child_process.Command(
                 arguments=_arguments(plan, subject, logs),
                 log=folder / "cooperbench.log",

@@ -72,7 +72,7 @@ def load_plan(files: Sequence[Path]) -> Plan:
     return planning.make(configuration.load(files))
 
 
-def run(main: Callable[[], int]) -> NoReturn:
+def run_command(main: Callable[[], int]) -> NoReturn:
     """Do a command's work, print expected errors and exit."""
     try:
         sys.exit(main())
@@ -82,11 +82,11 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 def run_rule(main: Callable[[Plan], int | None], text: str | None) -> NoReturn:
     """Do a rule's work on the session's plan, print expected errors and exit."""
-    sys.exit(_perform_on_plan(main, parser(text).parse_args().log))
+    sys.exit(_work_on_plan(main, parser(text).parse_args().log))
 
 
-def _perform_on_plan(work: Callable[[Plan], int | None], log: Path | None) -> int:
-    return perform(lambda: work(planning.make(configuration.from_environment())) or 0, log)
+def _work_on_plan(work: Callable[[Plan], int | None], log: Path | None) -> int:
+    return report_errors(lambda: work(planning.make(configuration.from_environment())) or 0, log)
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
@@ -104,7 +104,7 @@ def job_parser(text: str) -> argparse.ArgumentParser:
     return result
 
 
-def perform(work: Callable[[], int], log: Path | None = None) -> int:
+def report_errors(work: Callable[[], int], log: Path | None = None) -> int:
     """Do a script's work and print expected errors. Return the exit code.
 
     An interruption is printed by the session, once for all of its jobs.
@@ -131,10 +131,10 @@ def _redactor() -> Redactor:
     return Redactor.of(redaction.raw_values(names, os.environ))
 
 
-def perform_named(name: str, arguments: Sequence[str]) -> int:
+def run_named_job(name: str, arguments: Sequence[str]) -> int:
     """Do the job that a script names (`run`, `eval`, `aggregate`, ...); return the exit code."""
     if name in TABLE_MODULES:
-        return _perform_table(name, arguments)
+        return _run_table(name, arguments)
     module, job_class = JOBS[name]
     job: Any = getattr(importlib.import_module(f"cooperflow.jobs.{module}"), job_class)
     options = job_parser(name).parse_args(arguments)
@@ -145,12 +145,12 @@ def perform_named(name: str, arguments: Sequence[str]) -> int:
         last = options.number > int(os.environ.get(environment.RETRIES, "0"))
         return int(job(plan, job.find(plan, options.run), Try(options.number, last)).perform())
 
-    return perform(perform_job, options.log)
+    return report_errors(perform_job, options.log)
 
 
-def _perform_table(name: str, arguments: Sequence[str]) -> int:
+def _run_table(name: str, arguments: Sequence[str]) -> int:
     work: Callable[[Plan], None] = importlib.import_module(TABLE_MODULES[name]).perform
-    return _perform_on_plan(work, parser(name).parse_args(arguments).log)
+    return _work_on_plan(work, parser(name).parse_args(arguments).log)
 
 
 @dataclass(frozen=True)
@@ -199,14 +199,14 @@ class Job(abc.ABC):
             with locks.claim(results.claims, self._lock, claim_seconds(self.plan)):
                 for folder in self.folders():
                     atomic_io.remove_temporary_files(folder)
-                code = self._execute()
+                code = self._execute_admitted()
             self.release()
             return code
         except Interrupted as reason:
             print(f"{self.key}: interrupted: {reason}")
             return INTERRUPTED
 
-    def _execute(self) -> int:
+    def _execute_admitted(self) -> int:
         if self.is_finished():
             return DONE
         self.prepare()

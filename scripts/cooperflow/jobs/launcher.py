@@ -96,7 +96,7 @@ def call(work: str) -> int:
         return code
     from cooperflow.jobs import job
 
-    return job.perform_named(work, sys.argv[1:])
+    return job.run_named_job(work, sys.argv[1:])
 
 
 def start_launcher(kind: str = RUNS) -> None:
@@ -341,7 +341,7 @@ def _work(connection: socket.socket) -> int:
     if work in TABLE_MODULES:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         processes.interrupt_when_orphaned()
-    return job.perform_named(work, arguments)
+    return job.run_named_job(work, arguments)
 
 
 def _read_request(connection: socket.socket) -> tuple[str, list[str], dict[str, str], str]:

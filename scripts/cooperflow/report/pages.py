@@ -377,7 +377,7 @@ def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
             patches=_patches(source, report / page),
             hunk_pairs=source.hunk_pairs[:MOST_HUNK_PAIRS],
             hunk_pairs_left=max(len(source.hunk_pairs) - MOST_HUNK_PAIRS, 0),
-            makers=source.makers,
+            agent_patches=source.agent_patches,
             own_features=source.own_features,
             attempts=source.attempts,
             files=[(name, link(name)) for name in source.files],

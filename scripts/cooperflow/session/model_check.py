@@ -231,14 +231,14 @@ def _recent_answer(plan: Plan, experiment: Experiment) -> dict[str, Any] | None:
     """Return a recent answer of the model, so that repeated sessions pay for one call."""
     record = read_answers(plan).get(experiment.model_name)
     identity = _identity(experiment)
-    if not record or record["asked"] != identity or time.time() - record["time"] > FRESH:
+    if not record or record.get("request") != identity or time.time() - record["time"] > FRESH:
         return None
-    return {**record["told"], "again": True}
+    return {**record["answer"], "again": True}
 
 
 def _remember(plan: Plan, experiment: Experiment, answer: dict[str, Any]) -> None:
     name = experiment.model_name
-    record = {"asked": _identity(experiment), "time": time.time(), "told": answer}
+    record = {"request": _identity(experiment), "time": time.time(), "answer": answer}
     atomic_io.write_json(_answer_file(plan), {**read_answers(plan), name: record})
     plan.results.state.mkdir(parents=True, exist_ok=True)
     atomic_io.append_line(

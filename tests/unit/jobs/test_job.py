@@ -22,5 +22,5 @@ def test_an_interrupted_script_prints_no_traceback(
     def work() -> int:
         raise reason
 
-    assert job.perform(work, tmp_path / "log") == job.INTERRUPTED
+    assert job.report_errors(work, tmp_path / "log") == job.INTERRUPTED
     assert capsys.readouterr() == ("", "")
