@@ -114,8 +114,8 @@ def demo_images(clone: Path, shared: Path) -> None:
     command = [".venv/bin/snakemake", "images", "--configfile", "config/demo.yaml"]
     with FileLock(f"{results}.lock"):
         if not (results / "images" / "verified.json").exists():
-            done = run_group([*command, "--config", f"results={results}"], 400, clone)
-            assert done.returncode == 0, done.stdout
+            result = run_group([*command, "--config", f"results={results}"], 400, clone)
+            assert result.returncode == 0, result.stdout
 
 
 @pytest.fixture
@@ -129,22 +129,26 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def experiment(clone: Path, tmp_path: Path, server: Server) -> Iterator[Callable[..., Experiment]]:
+def make_experiment(
+    clone: Path, tmp_path: Path, server: Server
+) -> Iterator[Callable[..., Experiment]]:
     """Make experiments on pairs of the demo; nothing of them is left at the end of the test."""
-    made: list[Experiment] = []
+    experiments: list[Experiment] = []
 
     def make(**options: object) -> Experiment:
-        one = Experiment.new(clone, tmp_path / f"experiment{len(made)}", server, **options)
-        made.append(one)
-        return one
+        experiment = Experiment.new(
+            clone, tmp_path / f"experiment{len(experiments)}", server, **options
+        )
+        experiments.append(experiment)
+        return experiment
 
     yield make
-    for one in made:
-        one.end()
-        left = containers_of(one.results)
-        if left:
-            subprocess.run(["docker", "rm", "-f", *left], check=False, capture_output=True)
-        assert not left, f"containers were left: {left}"
+    for experiment in experiments:
+        experiment.end()
+        remaining = containers_of(experiment.results)
+        if remaining:
+            subprocess.run(["docker", "rm", "-f", *remaining], check=False, capture_output=True)
+        assert not remaining, f"containers were left: {remaining}"
 
 
 @pytest.fixture

@@ -44,15 +44,15 @@ def main() -> int:
         )
     if arguments.repeats < 1:
         parser.error("at least one round (REPEATS=1) is needed")
-    whole = atomic_io.read_json(arguments.out) or {}
-    whole["versions"] = _versions()
+    document = atomic_io.read_json(arguments.out) or {}
+    document["versions"] = _versions()
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="cooperflow-bench-") as temporary:
             print(f"== {name}", flush=True)
-            whole[name] = {"date": time.strftime("%Y-%m-%d"), "figures": None}
-            whole[name]["figures"] = parts[name](Path(temporary), arguments.repeats)
-            atomic_io.write_json(arguments.out, whole)
-    plot.draw(whole, arguments.out.with_suffix(".png"))
+            document[name] = {"date": time.strftime("%Y-%m-%d"), "figures": None}
+            document[name]["figures"] = parts[name](Path(temporary), arguments.repeats)
+            atomic_io.write_json(arguments.out, document)
+    plot.draw(document, arguments.out.with_suffix(".png"))
     return 0
 
 
@@ -100,7 +100,7 @@ def _makespan(folder: Path, repeats: int, delay: str) -> dict[str, Any]:
         "runs": work.runs,
         "turns": workload.TURNS,
         "rounds": rounds,
-        **{key: _spread([one[key] for one in rounds]) for key in keys},
+        **{key: _spread([row[key] for row in rounds]) for key in keys},
     }
 
 
@@ -136,33 +136,33 @@ def _idle(folder: Path, repeats: int) -> dict[str, Any]:
         {"wall_s": round(c.wall, 2), "cpu_s": round(c.cpu, 2), "mb": round(c.memory)} for c in costs
     ]
     print(json.dumps(rounds), flush=True)
-    return {"rounds": rounds, "wall_s": _spread([one["wall_s"] for one in rounds])}
+    return {"rounds": rounds, "wall_s": _spread([row["wall_s"] for row in rounds])}
 
 
 def _wave(folder: Path, repeats: int) -> dict[str, Any]:
     """Return seconds until a first wave of containers runs, by the pause between starts."""
-    found: dict[str, list[dict[str, float]]] = {}
+    figures: dict[str, list[dict[str, float]]] = {}
     for _ in range(repeats):
         for pause in wave.STAGGERS:
-            told = wave.measure(pause)
-            seconds = {"mean_s": told.mean, "last_s": told.last, "slowest_s": told.slowest}
+            result = wave.measure(pause)
+            seconds = {"mean_s": result.mean, "last_s": result.last, "slowest_s": result.slowest}
             rounded = {key: round(value, 2) for key, value in seconds.items()}
-            found.setdefault(str(pause), []).append(rounded)
+            figures.setdefault(str(pause), []).append(rounded)
             print(pause, json.dumps(rounded), flush=True)
-    return found
+    return figures
 
 
 def _scale(folder: Path, repeats: int) -> dict[str, Any]:
     """Return seconds and megabytes of each stage over all finished runs, once."""
-    found = {}
+    figures = {}
     for name, cost in scale.figures(folder).items():
-        found[name] = {
+        figures[name] = {
             "wall_s": round(cost.wall, 1),
             "cpu_s": round(cost.cpu, 1),
             "mb": round(cost.memory),
         }
-        print(name, json.dumps(found[name]), flush=True)
-    return found
+        print(name, json.dumps(figures[name]), flush=True)
+    return figures
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -19,10 +19,10 @@ def figures(
 ) -> list[Cost]:
     """Return the cost of such starts, one after the other."""
     clone = clone_of(folder / "clone")
-    made = synthetic.make_plan(folder / "results", subset, first=first)
-    synthetic.finish(made)
+    plan = synthetic.make_plan(folder / "results", subset, first=first)
+    synthetic.finish(plan)
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(made.config.model_dump(mode="json")))
+    config.write_text(yaml.safe_dump(plan.config.model_dump(mode="json")))
     command = [str(BIN / "snakemake"), "-j", "4", "all", "--configfile", str(config)]
     log = folder / "log"
     first = measure(command, clone, environment(), log)

@@ -56,16 +56,16 @@ def pairs(folder: Path, count: int) -> Path:
     with table.open("w", newline="") as stream:
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(["repo", "task_id", "feature_a", "feature_b"])
-        left = count
+        remaining = count
         for task in itertools.count(1):
-            features = list(itertools.combinations(range(1, 21), 2))[:left]
+            features = list(itertools.combinations(range(1, 21), 2))[:remaining]
             if not features:
                 break
             for number in range(1, 21):
                 path = folder / "dataset" / "bench_task" / f"task{task}" / f"feature{number}"
                 path.mkdir(parents=True)
             rows.writerows(["bench_task", task, a, b] for a, b in features)
-            left -= len(features)
+            remaining -= len(features)
     return table
 
 

@@ -17,15 +17,17 @@ TITLES = {"makespan": "a model that takes its time", "no-delay": "no delays"}
 GOAL = 1.25
 
 
-def draw(found: Mapping[str, Any], path: Path) -> None:
+def draw(document: Mapping[str, Any], path: Path) -> None:
     """Draw what has been measured so far."""
-    sides = [name for name in TITLES if name in found]
+    sides = [name for name in TITLES if name in document]
     panels = [
-        _sides(f"{found[n]['figures']['runs']} runs, {TITLES[n]}", found[n]["figures"]["rounds"])
+        _sides(
+            f"{document[n]['figures']['runs']} runs, {TITLES[n]}", document[n]["figures"]["rounds"]
+        )
         for n in sides
     ]
-    if "parse" in found:
-        panels.append(_parse(found["parse"]["figures"]))
+    if "parse" in document:
+        panels.append(_parse(document["parse"]["figures"]))
     if panels:
         spec = {
             "hconcat": panels,
@@ -38,17 +40,17 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 def _sides(title: str, rounds: list[Mapping[str, Any]]) -> dict[str, Any]:
     """A bar per side and round; the bound for four slots as a line across the workflow's."""
     bars, bounds, names = [], [], []
-    for number, one in enumerate(rounds, start=1):
+    for number, row in enumerate(rounds, start=1):
         again = f" {number}" if len(rounds) > 1 else ""
-        left = 0.0
-        for part, seconds in zip(PARTS, one["upstream_parts_s"], strict=True):
+        start = 0.0
+        for part, seconds in zip(PARTS, row["upstream_parts_s"], strict=True):
             colour = COLOURS[3] if part == "eval" else COLOURS[4]
             name = f"upstream{again}"
-            bars.append({"side": name, "from": left, "to": left + seconds, "colour": colour})
-            left += seconds
+            bars.append({"side": name, "from": start, "to": start + seconds, "colour": colour})
+            start += seconds
         name = f"workflow{again}"
-        bars.append({"side": name, "from": 0.0, "to": one["workflow_s"], "colour": COLOURS[0]})
-        bounds.append({"side": name, "bound": one["bound_s"]})
+        bars.append({"side": name, "from": 0.0, "to": row["workflow_s"], "colour": COLOURS[0]})
+        bounds.append({"side": name, "bound": row["bound_s"]})
         names += [f"upstream{again}", name]
     y = {"field": "side", "type": "nominal", "title": None, "scale": {"domain": names}}
     x = {"type": "quantitative", "title": "seconds (line: bound for four slots)"}
@@ -70,9 +72,9 @@ def _parse(sizes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     labels = {"time_ratio": "processor time", "memory_ratio": "memory"}
     rows = [
         {"pairs": f"{int(size):,}", "ratio": each[key], "what": label}
-        for size, one in sizes.items()
+        for size, figures in sizes.items()
         for key, label in labels.items()
-        for each in one["rounds"]
+        for each in figures["rounds"]
     ]
     scale = {"domain": list(labels.values()), "range": [COLOURS[0], COLOURS[1]]}
     colour = {"field": "what", "type": "nominal", "title": None, "scale": scale}

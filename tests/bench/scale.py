@@ -23,23 +23,23 @@ def figures(
     folder: Path, subset: str = "full", models: int = MODELS, first: int | None = None
 ) -> dict[str, Cost]:
     """Return the cost of each stage on one core: the first time, then after one more run."""
-    made = synthetic.make_plan(folder / "results", subset, models, first)
-    synthetic.finish(made)
+    plan = synthetic.make_plan(folder / "results", subset, models, first)
+    synthetic.finish(plan)
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(made.config.model_dump()))
-    told = {**environment(), names.CONFIG: made.config.model_dump_json()}
+    config.write_text(yaml.safe_dump(plan.config.model_dump()))
+    variables = {**environment(), names.CONFIG: plan.config.model_dump_json()}
     python = ["taskset", "-c", "0", str(BIN / "python")]
 
     def stage(name: str, *arguments: str) -> Cost:
         log = folder / f"{Path(name).name}.log"
         script = str(REPOSITORY / "scripts" / f"{name}.py")
-        done = measure([*python, script, *arguments], REPOSITORY, told, log)
-        assert done.code == 0, log.read_text()[-2000:]
-        return done
+        cost = measure([*python, script, *arguments], REPOSITORY, variables, log)
+        assert cost.code == 0, log.read_text()[-2000:]
+        return cost
 
     costs = {name: stage(name) for name in STAGES}
-    one = made.runs[0]
-    synthetic.write_run(made, one, "fail", time.time(), synthetic.Words())
+    run = plan.runs[0]
+    synthetic.write_run(plan, run, "fail", time.time(), synthetic.Words())
     costs |= {f"{name}, one run later": stage(name) for name in ("aggregate", "report")}
     costs["status"] = stage("commands/status", "--configfile", str(config))
     return costs

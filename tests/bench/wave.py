@@ -28,7 +28,7 @@ def measure(stagger: float, containers: int = CONTAINERS) -> Wave:
     """Start the containers ``stagger`` seconds apart; remove them afterwards."""
     begun = time.monotonic()
 
-    def one(number: int) -> tuple[str, float, float]:
+    def start_container(number: int) -> tuple[str, float, float]:
         time.sleep(max(begun + number * stagger - time.monotonic(), 0))
         own = time.monotonic()
         name = _docker("run", "-d", "--rm", "--init", IMAGE, "sleep", "300")
@@ -36,10 +36,10 @@ def measure(stagger: float, containers: int = CONTAINERS) -> Wave:
         return name, time.monotonic() - begun, time.monotonic() - own
 
     with ThreadPoolExecutor(containers) as pool:
-        told = list(pool.map(one, range(containers)))
-    _docker("rm", "-f", *(name for name, _, _ in told))
-    ready = [seconds for _, seconds, _ in told]
-    slowest = max(seconds for _, _, seconds in told)
+        times = list(pool.map(start_container, range(containers)))
+    _docker("rm", "-f", *(name for name, _, _ in times))
+    ready = [seconds for _, seconds, _ in times]
+    slowest = max(seconds for _, _, seconds in times)
     return Wave(stagger, sum(ready) / len(ready), max(ready), slowest)
 
 

@@ -53,7 +53,7 @@ def make(
         tasks: take no more of the demo's tasks than this.
     """
     dataset = folder / "dataset"
-    taken = []
+    chosen = []
     subset = json.loads((DEMO / "dataset/subsets/demo.json").read_text())
     for task in subset["tasks"][:tasks]:
         for copy in range(copies):
@@ -64,10 +64,10 @@ def make(
             again = image_name(task["repo"], number)
             if again != image:
                 subprocess.run(["docker", "tag", image, again], check=True)
-            taken.append({**task, "task_id": number, "pairs": task["pairs"][:most]})
+            chosen.append({**task, "task_id": number, "pairs": task["pairs"][:most]})
     (dataset / "subsets").mkdir()
-    (dataset / "subsets" / "bench.json").write_text(json.dumps({"tasks": taken}))
-    rows = [(t["repo"], t["task_id"], *pair) for t in taken for pair in t["pairs"]]
+    (dataset / "subsets" / "bench.json").write_text(json.dumps({"tasks": chosen}))
+    rows = [(t["repo"], t["task_id"], *pair) for t in chosen for pair in t["pairs"]]
     table = folder / "pairs.csv"
     lines = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, row)) for row in rows)]
     table.write_text("\n".join(lines) + "\n")

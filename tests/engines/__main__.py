@@ -69,15 +69,15 @@ def measure(host: str, name: str) -> Row:
     seconds = time.monotonic() - start
     outcomes = _outcomes(results / "runs.csv")
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "docker", *TESTS]
-    done = subprocess.run(
+    result = subprocess.run(
         pytest, cwd=layout.REPOSITORY, env=environment, capture_output=True, text=True, check=False
     )
-    print(done.stdout[-3000:])
-    words = re.sub(r" in .*", "", done.stdout.strip().splitlines()[-1]).strip("= ")
+    print(result.stdout[-3000:])
+    words = re.sub(r" in .*", "", result.stdout.strip().splitlines()[-1]).strip("= ")
     shutil.rmtree(results, ignore_errors=True)
     version = str(info.get("ServerVersion"))
     cgroup = f"v{info.get('CgroupVersion')}"
-    passed = not code and not done.returncode
+    passed = not code and not result.returncode
     return Row(version, str(driver), cgroup, outcomes, seconds, content, words, passed)
 
 

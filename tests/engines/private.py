@@ -114,8 +114,8 @@ def engine(release: Release) -> Iterator[str]:
 def docker(host: str, *arguments: str) -> str:
     """Call the docker command on an engine and return its output."""
     command = ["docker", "-H", host, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    return done.stdout.strip()
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return result.stdout.strip()
 
 
 def copy_image(image: str, host: str) -> None:
@@ -136,8 +136,8 @@ def _wait(host: str, process: subprocess.Popen[bytes]) -> None:
 
 def _remove_containers(host: str) -> None:
     with contextlib.suppress(subprocess.SubprocessError):
-        left = docker(host, "ps", "-aq").split()
-        if left:
-            docker(host, "rm", "-f", *left)
+        containers = docker(host, "ps", "-aq").split()
+        if containers:
+            docker(host, "rm", "-f", *containers)
         for network in docker(host, "network", "ls", "-q", "--filter", "type=custom").split():
             docker(host, "network", "rm", network)

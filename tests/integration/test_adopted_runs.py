@@ -18,7 +18,7 @@ Make = Callable[..., Experiment]
 MODEL = "command-a-03-2025"
 
 
-def cooperbench(one: Experiment, *arguments: str) -> str:
+def cooperbench(experiment: Experiment, *arguments: str) -> str:
     """Run upstream's command as its own users do; return what it printed."""
     environment = {
         **os.environ,
@@ -27,67 +27,69 @@ def cooperbench(one: Experiment, *arguments: str) -> str:
         "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "1",
     }
     command = [".venv/bin/cooperbench", *arguments, "--dataset-dir", "demo/dataset"]
-    done = run_group(command, 500, one.clone, environment)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    result = run_group(command, 500, experiment.clone, environment)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
 
 
 @pytest.mark.docker
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # on a busy machine
-def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path, demo_images: None) -> None:
+def test_runs_of_plain_cooperbench(
+    make_experiment: Make, tmp_path: Path, demo_images: None
+) -> None:
     """Their outcomes are upstream's where evidence permits; an error is never a fail."""
     # Each conversation is compacted after its first turns.
     settings = {"compaction_token_trigger": 1}
-    one = experiment(
+    experiment = make_experiment(
         pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)],
         agent={"config": {"agent": settings}},
     )
-    one.target = str(one.results / "report" / "index.html")
+    experiment.target = str(experiment.results / "report" / "index.html")
     agent = tmp_path / "agent.yaml"
-    base = {"api_base": f"{one.server.url}/v2/chat"}
+    base = {"api_base": f"{experiment.server.url}/v2/chat"}
     agent.write_text(
         yaml.safe_dump({"config": {"model": {"model_kwargs": base}, "agent": settings}})
     )
     logs = tmp_path / "logs"
 
-    one.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
+    experiment.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
     what = ["-n", "plain", "-m", MODEL, "--setting", "solo", "-s", "demo"]
     what += ["--agent-config", str(agent), "--log-dir", str(logs), "-c", "2"]
-    cooperbench(one, "run", *what)
-    one.server.faults()
+    cooperbench(experiment, "run", *what)
+    experiment.server.faults()
     (other,) = (logs / f"plain/solo/{TEXTKIT}/2").glob("f*3*")
     shutil.rmtree(other)  # not one of the experiment's pairs
     (logs / f"plain/solo/{INVENTORY}/1/f2_f3/eval.json").unlink()  # as with --no-auto-eval
     graded = json.loads((logs / f"plain/solo/{TEXTKIT}/2/f1_f2/eval.json").read_text())
     assert not graded["both_passed"]
     assert not graded["error"]  # upstream calls it a fail
-    paid = one.server.ledger()
+    paid = experiment.server.ledger()
 
-    raw = yaml.safe_load(one.config.read_text())
+    raw = yaml.safe_load(experiment.config.read_text())
     raw["models"]["theirs"] = {"model": MODEL, "adopt": {"solo": str(logs / "plain")}}
-    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
-    assert "theirs" not in one.dry_run()
-    done = one.run("adopt")
-    assert "theirs-solo: 3 runs imported, 2 with their evaluation" in done.stdout
-    assert one.server.ledger() == paid
-    done = one.run()
-    assert done.returncode == 0, done.stdout
-    ours = [row for row in one.rows() if row["model"] == "tested"]
-    theirs = [row for row in one.rows() if row["model"] == "theirs"]
+    experiment.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+    assert "theirs" not in experiment.dry_run()
+    session = experiment.run("adopt")
+    assert "theirs-solo: 3 runs imported, 2 with their evaluation" in session.stdout
+    assert experiment.server.ledger() == paid
+    session = experiment.run()
+    assert session.returncode == 0, session.stdout
+    ours = [row for row in experiment.rows() if row["model"] == "tested"]
+    theirs = [row for row in experiment.rows() if row["model"] == "theirs"]
     assert [_end(row) for row in theirs] == ["pass ", "pass ", "infra_error agent_error"]
     assert [_end(row) for row in ours] == ["pass "] * 3
     assert {row["adopted"] for row in theirs} == {"True"}
     assert {row["adopted"] for row in ours} == {"False"}
     assert {row["cost_complete"] for row in theirs} == {"False"}
     assert {row["cost_bound_usd"] for row in theirs} == {""}
-    full = list(one.results.glob("runs/*/*/*/*/*/solo_full_traj.json"))
+    full = list(experiment.results.glob("runs/*/*/*/*/*/solo_full_traj.json"))
     assert len(full) == 5  # of the runs that ended, here and there
     for path in full:
-        told = json.loads((path.parent / "result.json").read_text())
+        document = json.loads((path.parent / "result.json").read_text())
         named = {p.name: json.loads(p.read_text()) for p in path.parent.glob("*_traj.json")}
         (read,) = trajectory.parse(named).values()
-        assert len(read.turns) == told["agent"]["steps"]
+        assert len(read.turns) == document["agent"]["steps"]
         assert len(read.entries) > len(read.turns)  # the summaries
     # The tokens of its trajectories equal those of the call log of the same answers.
     same = [(row["input_tokens"], row["output_tokens"]) for row in ours[:2]]
@@ -97,29 +99,36 @@ def test_runs_of_plain_cooperbench(experiment: Make, tmp_path: Path, demo_images
         (float(a["cost_usd"]), float(b["cost_usd"])) for a, b in zip(ours, theirs, strict=True)
     ]
     assert all(0 < billed < counted for billed, counted in costs[:2])
-    assert [(r["run_name"], r["adopted"], r["cost_complete"]) for r in one.summary()] == [
+    assert [(r["run_name"], r["adopted"], r["cost_complete"]) for r in experiment.summary()] == [
         ("tested-solo", "False", "True"),
         ("theirs-solo", "True", "False"),
     ]
-    told = json.loads((one.results / "provenance.json").read_text())
-    assert told["facts"]["adopted"] == "theirs-solo"
-    assert told["experiments"]["theirs-solo"]["adopted"]["config"]["run_name"] == "plain"
-    page = (one.results / "report" / "index.html").read_text()
+    document = json.loads((experiment.results / "provenance.json").read_text())
+    assert document["facts"]["adopted"] == "theirs-solo"
+    assert document["experiments"]["theirs-solo"]["adopted"]["config"]["run_name"] == "plain"
+    page = (experiment.results / "report" / "index.html").read_text()
     assert "Adopted." in page
     assert "(adopted)</th>" in page
     # Nothing of it is ever run here: not after a retry, and not a second time.
-    assert "nothing to requeue" in one.script("retry_infra").stdout
-    assert "0 runs imported, 0 with their evaluation; 3 imported before" in one.run("adopt").stdout
-    assert "Nothing to be done" in one.dry_run()
+    assert "nothing to requeue" in experiment.script("retry_infra").stdout
+    assert (
+        "0 runs imported, 0 with their evaluation; 3 imported before"
+        in experiment.run("adopt").stdout
+    )
+    assert "Nothing to be done" in experiment.dry_run()
 
     # The other way round: upstream finds what we made, and takes it for graded.
-    there = ["--log-dir", str(one.results / "runs")]
-    said = cooperbench(one, "eval", "-n", "tested-solo", *there)
-    assert "skipping 3 already evaluated" in said
-    before = (one.results / f"runs/tested-solo/solo/{INVENTORY}/1/f1_f2/result.json").read_bytes()
+    there = ["--log-dir", str(experiment.results / "runs")]
+    output = cooperbench(experiment, "eval", "-n", "tested-solo", *there)
+    assert "skipping 3 already evaluated" in output
+    before = (
+        experiment.results / f"runs/tested-solo/solo/{INVENTORY}/1/f1_f2/result.json"
+    ).read_bytes()
     pair = ["-r", INVENTORY, "-t", "1", "-f", "1,2"]
-    assert "pass" in cooperbench(one, "eval", "-n", "tested-solo", *there, *pair, "--force")
-    after = (one.results / f"runs/tested-solo/solo/{INVENTORY}/1/f1_f2/result.json").read_bytes()
+    assert "pass" in cooperbench(experiment, "eval", "-n", "tested-solo", *there, *pair, "--force")
+    after = (
+        experiment.results / f"runs/tested-solo/solo/{INVENTORY}/1/f1_f2/result.json"
+    ).read_bytes()
     assert after == before
 
 

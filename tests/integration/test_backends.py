@@ -23,7 +23,7 @@ SOCKET = "unix:///var/run/docker.sock"
 
 @pytest.fixture
 def modal(
-    experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_images: None
+    make_experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_images: None
 ) -> Iterator[tuple[Make, Path]]:
     """Make experiments on the stand-in; Docker is not available to anything else."""
     calls = tmp_path / "calls.jsonl"
@@ -38,15 +38,15 @@ def modal(
 
     def make(**options: Any) -> Experiment:
         keys = {"backend": "modal", "images": {"pull": True, "build": False, "free_gb": 1}}
-        return experiment(**{**keys, "pairs": ((INVENTORY, 1, 1, 2),), **options})
+        return make_experiment(**{**keys, "pairs": ((INVENTORY, 1, 1, 2),), **options})
 
     yield make, calls
     monkeypatch.undo()
-    made = [json.loads(line) for line in calls.read_text().splitlines()]
-    left = [c["id"] for c in made if c["call"] == "create" and _is_there(c["id"])]
-    if left:
-        subprocess.run(["docker", "rm", "-f", *left], check=False, capture_output=True)
-    assert not left, f"sandboxes were left: {left}"
+    entries = [json.loads(line) for line in calls.read_text().splitlines()]
+    remaining = [c["id"] for c in entries if c["call"] == "create" and _is_there(c["id"])]
+    if remaining:
+        subprocess.run(["docker", "rm", "-f", *remaining], check=False, capture_output=True)
+    assert not remaining, f"sandboxes were left: {remaining}"
 
 
 def _is_there(container: str) -> bool:
@@ -62,15 +62,15 @@ def created(calls: Path, app: str) -> int:
 @pytest.mark.slow
 def test_a_run_on_modal_needs_no_docker_here(modal: tuple[Make, Path]) -> None:
     make, calls = modal
-    one = make(settings=("solo", "coop-comm"))
-    done = one.run()
-    assert done.returncode == 0, done.stdout
-    assert [row["outcome"] for row in one.rows()] == ["pass", "pass"]
-    assert one.books() == ledger_tokens(one.server)
-    assert not (one.results / "images").exists()
+    experiment = make(settings=("solo", "coop-comm"))
+    session = experiment.run()
+    assert session.returncode == 0, session.stdout
+    assert [row["outcome"] for row in experiment.rows()] == ["pass", "pass"]
+    assert experiment.recorded_tokens() == ledger_tokens(experiment.server)
+    assert not (experiment.results / "images").exists()
     assert created(calls, "cooperbench") == 3  # one alone, two together
     assert created(calls, "cooperbench-eval") > 0
-    refused_images = one.run("images")
+    refused_images = experiment.run("images")
     assert "backend modal fetches the images itself" in refused_images.stdout
 
 
@@ -83,18 +83,18 @@ def test_a_killed_start_then_a_sandbox_that_dies(modal: tuple[Make, Path]) -> No
     Upstream replaces it by an empty sandbox and continues; the attempt ends all the same.
     """
     make, calls = modal
-    one = make()
-    process = one.start()
-    one.until(process, lambda: one.recorded() > 1, 120)
+    experiment = make()
+    process = experiment.start()
+    experiment.until(process, lambda: experiment.recorded() > 1, 120)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(60)
     assert created(calls, "cooperbench") == 1
 
-    paid = len(one.server.ledger())
-    process = one.start()
-    one.until(process, lambda: len(one.server.ledger()) > paid + 1, 120)
+    paid = len(experiment.server.ledger())
+    process = experiment.start()
+    experiment.until(process, lambda: len(experiment.server.ledger()) > paid + 1, 120)
     Path(os.environ["STANDIN_KILL"]).touch()
     assert process.wait(240) == 0, process.stdout
-    assert [(row["outcome"], row["attempts"]) for row in one.rows()] == [("pass", "3")]
+    assert [(row["outcome"], row["attempts"]) for row in experiment.rows()] == [("pass", "3")]
     assert "infra_error container_died; retrying" in process.stdout
     assert created(calls, "cooperbench") == 1 + 3

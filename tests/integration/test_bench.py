@@ -66,10 +66,10 @@ def test_both_dry_runs_have_the_same_jobs(tmp_path: Path) -> None:
     ours, bare = parsing.dry_runs(tmp_path / "dry", 3)
     assert ours.code == bare.code == 0
     for name in ("ours", "bare"):
-        said = (tmp_path / "dry" / name).read_text()
-        counts = dict(line.split()[:2] for line in said.splitlines() if len(line.split()) == 2)
+        output = (tmp_path / "dry" / name).read_text()
+        counts = dict(line.split()[:2] for line in output.splitlines() if len(line.split()) == 2)
         jobs = [int(n) for rule, n in counts.items() if rule.startswith(("run_", "eval_"))]
-        assert jobs == [3] * 6, said
+        assert jobs == [3] * 6, output
 
 
 @needs_root
@@ -103,14 +103,14 @@ def test_both_sides_come_to_the_same(tmp_path: Path) -> None:
     assert theirs.passed == ours.passed == {"coop-comm": 1}
     assert len(times) == 1
     parts = [cost.wall for cost in costs * 3]  # as of three settings
-    one = {"upstream_parts_s": parts, "workflow_s": ours.wall, "bound_s": 1.0}
-    plot.draw({"makespan": {"figures": {"runs": 1, "rounds": [one]}}}, tmp_path / "plot.png")
+    figures = {"upstream_parts_s": parts, "workflow_s": ours.wall, "bound_s": 1.0}
+    plot.draw({"makespan": {"figures": {"runs": 1, "rounds": [figures]}}}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 @pytest.mark.docker
 def test_a_wave_of_containers_is_begun_apart_and_removed() -> None:
-    told = wave.measure(0.5, containers=2)
-    assert told.last > 0.5
-    assert told.mean < told.last
-    assert told.slowest <= told.last
+    result = wave.measure(0.5, containers=2)
+    assert result.last > 0.5
+    assert result.mean < result.last
+    assert result.slowest <= result.last

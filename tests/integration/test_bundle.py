@@ -42,13 +42,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def made(finished: Path, tmp_path: Path) -> Plan:
+def plan(finished: Path, tmp_path: Path) -> Plan:
     shutil.copytree(finished, tmp_path / "results", symlinks=True)
     return synthetic.make_plan(tmp_path / "results", "flash", first=12)
 
 
-def test_every_table_is_the_same_and_so_is_every_bundle(made: Plan) -> None:
-    path = bundle.pack(made)
+def test_every_table_is_the_same_and_so_is_every_bundle(plan: Plan) -> None:
+    path = bundle.pack(plan)
     checks = bundle.check(path)
     assert all(check.is_good for check in checks), checks
     assert {"runs.csv", "summary.csv", "comparison.csv"} <= {c.name for c in checks}
@@ -56,38 +56,38 @@ def test_every_table_is_the_same_and_so_is_every_bundle(made: Plan) -> None:
     assert {f"tables/{name}.csv" for name in names} <= {c.name for c in checks}
     assert {"communication.csv", "messages.csv", "team_tasks.csv"} <= {c.name for c in checks}
     before = path.read_bytes()
-    assert bundle.pack(made).read_bytes() == before
+    assert bundle.pack(plan).read_bytes() == before
 
 
 def test_compressed_runs_give_the_same_bundle_story_and_recording(
-    made: Plan, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = next(run for run in made.runs if run.experiment.setting.messaging)
+    run = next(run for run in plan.runs if run.experiment.setting.messaging)
 
     def read() -> tuple[object, ...]:
-        folder = run.folder(made.results)
+        folder = run.folder(plan.results)
         source = RunFiles(run, folder)
         answers = recording.agent_answers(run, folder)
         return source.story, source.messages, source.communication, answers
 
-    before, told = bundle.pack(made).read_bytes(), read()
+    before, contents = bundle.pack(plan).read_bytes(), read()
     monkeypatch.setattr(atomic_io, "BLOCK", 0)
-    for one in made.runs:
-        folder = one.folder(made.results)
-        run_result.move_upstream_files(one, folder.attempt(1))
+    for compressed in plan.runs:
+        folder = compressed.folder(plan.results)
+        run_result.move_upstream_files(compressed, folder.attempt(1))
         run_result.compress_attempt(folder.attempt(1))
         atomic_io.compress_below(folder.path, run_result.is_compressible)
-    assert list(made.results.runs.rglob("calls.jsonl.gz"))
-    assert not list(made.results.runs.rglob("calls.jsonl"))
-    assert read() == told
-    assert bundle.pack(made).read_bytes() == before
+    assert list(plan.results.runs.rglob("calls.jsonl.gz"))
+    assert not list(plan.results.runs.rglob("calls.jsonl"))
+    assert read() == contents
+    assert bundle.pack(plan).read_bytes() == before
 
 
-def test_no_key_is_packed(made: Plan) -> None:
-    log = made.runs[0].folder(made.results).attempt(1) / "cooperbench.log"
+def test_no_key_is_packed(plan: Plan) -> None:
+    log = plan.runs[0].folder(plan.results).attempt(1) / "cooperbench.log"
     log.write_text(f"Authorization: Bearer {KEY}\n" * 1000)
     atomic_io.compress(log)
-    path = bundle.pack(made, [KEY])
+    path = bundle.pack(plan, [KEY])
     with tarfile.open(path) as opened:
         for member in opened.getmembers():
             stream = opened.extractfile(member)
@@ -97,21 +97,21 @@ def test_no_key_is_packed(made: Plan) -> None:
     assert all(check.is_good for check in bundle.check(path))
 
 
-def test_a_changed_figure_is_found(made: Plan, tmp_path: Path) -> None:
-    text = made.results.summary_csv.read_text()
-    made.results.summary_csv.write_text(text.replace(",12,", ",13,", 1))
-    bad = [check for check in bundle.check(bundle.pack(made)) if not check.is_good]
+def test_a_changed_figure_is_found(plan: Plan, tmp_path: Path) -> None:
+    text = plan.results.summary_csv.read_text()
+    plan.results.summary_csv.write_text(text.replace(",12,", ",13,", 1))
+    bad = [check for check in bundle.check(bundle.pack(plan)) if not check.is_good]
     assert [check.name for check in bad] == ["summary.csv"]
     assert "line 2 differs" in bad[0].detail
     script = layout.REPOSITORY / "scripts" / "commands" / "bundle.py"
-    command = [sys.executable, str(script), "--check", str(made.results.root / bundle.NAME)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "BAD  summary.csv" in done.stdout
+    command = [sys.executable, str(script), "--check", str(plan.results.root / bundle.NAME)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "BAD  summary.csv" in result.stdout
 
 
-def test_a_changed_file_is_found(made: Plan, tmp_path: Path) -> None:
-    path = bundle.pack(made)
+def test_a_changed_file_is_found(plan: Plan, tmp_path: Path) -> None:
+    path = bundle.pack(plan)
     other = tmp_path / "other.tar.gz"
     with tarfile.open(path) as old, tarfile.open(other, "w:gz") as new:
         for member in old.getmembers():
@@ -133,17 +133,17 @@ def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
         bundle.check(path)
 
 
-def test_a_bundle_that_was_cut_off_is_told(made: Plan, tmp_path: Path) -> None:
-    whole = bundle.pack(made).read_bytes()
+def test_a_bundle_that_was_cut_off_is_told(plan: Plan, tmp_path: Path) -> None:
+    content = bundle.pack(plan).read_bytes()
     path = tmp_path / "cut.tar.gz"
-    for length in (20, len(whole) // 2, len(whole) * 4 // 5):
-        path.write_bytes(whole[:length])
+    for length in (20, len(content) // 2, len(content) * 4 // 5):
+        path.write_bytes(content[:length])
         with pytest.raises(UserError, match="or incomplete"):
             bundle.check(path)
 
 
-def test_provenance_tells_where_results_come_from(made: Plan) -> None:
-    document = json.loads(made.results.provenance.read_text())
+def test_provenance_tells_where_results_come_from(plan: Plan) -> None:
+    document = json.loads(plan.results.provenance.read_text())
     facts = document["facts"]
     assert facts["lock"] == f"sha256:{provenance.file_hash(provenance.LOCK)}"
     assert facts["attempts"].startswith("36, of which ")
@@ -154,7 +154,7 @@ def test_provenance_tells_where_results_come_from(made: Plan) -> None:
 
 def test_no_secret_of_a_url_is_written() -> None:
     document = {"redis": {"url": "redis://me:secret@host:6379/0"}, "x": ["https://h/p?key=1"]}
-    told = json.dumps(provenance.without_secrets(document))
-    assert "secret" not in told
-    assert "key=1" not in told
-    assert "host:6379/0" in told
+    text = json.dumps(provenance.without_secrets(document))
+    assert "secret" not in text
+    assert "key=1" not in text
+    assert "host:6379/0" in text

@@ -94,15 +94,15 @@ def test_a_fetch_that_is_cut_off_is_gone_on_with(
     for path in files:
         copy = tmp_path / "fetched" / path.relative_to(published)
         assert copy.read_bytes() == path.read_bytes()
-    told = json.loads((tmp_path / "results" / "dataset.json").read_text())
-    assert told["source"] == "fetched"
-    assert set(told["tasks"]) == {"pallets_click_task/2068"}
-    assert told["hash"] == dataset.whole_hash(told["tasks"])
-    assert told["revision"] == told["pinned"] == SHA
+    document = json.loads((tmp_path / "results" / "dataset.json").read_text())
+    assert document["source"] == "fetched"
+    assert set(document["tasks"]) == {"pallets_click_task/2068"}
+    assert document["hash"] == dataset.whole_hash(document["tasks"])
+    assert document["revision"] == document["pinned"] == SHA
     lock = json.loads((tmp_path / "lock.json").read_text())
     assert lock["revision"] == SHA
-    assert lock["tasks"]["pallets_click_task/2068"] == told["tasks"]["pallets_click_task/2068"]
-    assert len(lock["tasks"]) > len(told["tasks"])
+    assert lock["tasks"]["pallets_click_task/2068"] == document["tasks"]["pallets_click_task/2068"]
+    assert len(lock["tasks"]) > len(document["tasks"])
     # A newer revision is named, and not taken.
     stand_in.newest = "f" * 40
     third = _fetch(tmp_path, url)
@@ -120,9 +120,9 @@ def test_a_fetch_that_is_cut_off_is_gone_on_with(
     fifth = _fetch(tmp_path, url)
     assert fifth.returncode == 0, fifth.stdout + fifth.stderr
     assert "pallets_click_task/2068: its contents have another hash" in fifth.stdout
-    told = json.loads((tmp_path / "results" / "dataset.json").read_text())
-    assert (told["revision"], told["pinned"]) == (None, SHA)
-    assert told["differs"] == ["pallets_click_task/2068"]
+    document = json.loads((tmp_path / "results" / "dataset.json").read_text())
+    assert (document["revision"], document["pinned"]) == (None, SHA)
+    assert document["differs"] == ["pallets_click_task/2068"]
 
 
 @pytest.mark.slow
@@ -134,9 +134,9 @@ def test_the_pinned_revision_is_fetched_and_no_other(
     (tmp_path / "lock.json").write_text(
         json.dumps({"schema": 1, "repository": "x/y", "revision": SHA, "tasks": {}})
     )
-    done = _fetch(tmp_path, url)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"the hub has a newer revision, {'f' * 40}; it is not taken" in done.stdout
+    result = _fetch(tmp_path, url)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"the hub has a newer revision, {'f' * 40}; it is not taken" in result.stdout
     assert set(stand_in.revisions) == {SHA}
     unknown = _fetch(tmp_path, url, {"dir": str(tmp_path / "other"), "revision": "nowhere"})
     assert unknown.returncode == 1
@@ -147,8 +147,8 @@ def test_the_pinned_revision_is_fetched_and_no_other(
 
 
 def test_without_a_network_both_ways_are_named(tmp_path: Path) -> None:
-    done = _fetch(tmp_path, "http://127.0.0.1:9")
-    assert done.returncode == 1
-    assert "`make dataset` fetches it" in done.stdout
-    assert "dataset.dir" in done.stdout
-    assert "Traceback" not in done.stdout + done.stderr
+    result = _fetch(tmp_path, "http://127.0.0.1:9")
+    assert result.returncode == 1
+    assert "`make dataset` fetches it" in result.stdout
+    assert "dataset.dir" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr

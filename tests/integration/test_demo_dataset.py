@@ -37,7 +37,7 @@ LABEL = "cooperflow.test=demo-dataset"
 def run(image: str, script: str, mount: Path | None = None) -> str:
     """The output of a shell script in a new container without network, removed afterwards."""
     volume = ["-v", f"{mount}:/task:ro"] if mount else []
-    done = subprocess.run(
+    result = subprocess.run(
         [
             *["docker", "run", "--rm", "--init", "--network", "none", "--label", LABEL],
             *[*volume, image, "bash", "-c", script],
@@ -46,8 +46,8 @@ def run(image: str, script: str, mount: Path | None = None) -> str:
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
-    return done.stdout
+    assert result.returncode == 0, (result.returncode, result.stdout, result.stderr)
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_the_image(task: Path, images: dict[Path, str]) -> None:
 def test_gold_patches_pass_and_nothing_else_does(task: Path, images: dict[Path, str]) -> None:
     """Each feature's tests: fail without it, pass with its gold patch and the combined one."""
     script = "mkdir -p /patches; cp /task/combined.patch /patches\n"
-    wanted = []
+    expected = []
     for feature in sorted(task.glob("feature*")):
         script += f"cp /task/{feature.name}/*.patch /patches\n"
         for patch in ("", "feature.patch", "combined.patch"):
@@ -95,8 +95,8 @@ def test_gold_patches_pass_and_nothing_else_does(task: Path, images: dict[Path, 
                 f"runner.sh tests.patch {patch} >/tmp/out 2>&1; echo {feature.name}:{patch}:$?\n"
             )
             script += "grep -Eq ' (passed|failed) in|, [0-9]+ passed in' /tmp/out || cat /tmp/out\n"
-            wanted.append(f"{feature.name}:{patch}:{0 if patch else 1}")
-    assert run(images[task], script, task).split() == wanted
+            expected.append(f"{feature.name}:{patch}:{0 if patch else 1}")
+    assert run(images[task], script, task).split() == expected
 
 
 @needs_docker

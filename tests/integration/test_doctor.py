@@ -22,7 +22,7 @@ def test_doctor_tells_errors_and_no_secret(tmp_path: Path) -> None:
         "error at https://me:secret@mirror.example.org/v2\n"
         "0 errors\n"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         ["envs/setup.sh", "doctor"],
         cwd=clone,
         env={**os.environ, "TESTED_API_KEY": KEY},
@@ -30,8 +30,8 @@ def test_doctor_tells_errors_and_no_secret(tmp_path: Path) -> None:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    text = done.stdout
+    assert result.returncode == 0, result.stderr
+    text = result.stdout
     assert "TESTED_API_KEY" in text
     assert "runs/m-solo/f1_f2.log: AuthenticationError: the key [key] is refused" in text
     for secret in (KEY, "abcdef123456", "secret@"):

@@ -31,7 +31,7 @@ print(json.dumps([model_check.ask_litellm(request) for request in requests]))
 
 def _ask_litellm(models: list[str]) -> list[dict[str, Any]]:
     """Return the facts of litellm about each model."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", ASKER],
         input=json.dumps(models),
         capture_output=True,
@@ -43,20 +43,20 @@ def _ask_litellm(models: list[str]) -> list[dict[str, Any]]:
         },
         timeout=180,
     )
-    return list(json.loads(done.stdout.splitlines()[-1]))
+    return list(json.loads(result.stdout.splitlines()[-1]))
 
 
 @pytest.mark.slow
 def test_each_model_of_the_examples_is_known_and_priced() -> None:
-    seen: dict[str, str] = {}
+    example_of_model: dict[str, str] = {}
     for path in EXAMPLES:
         for model in filter(None, plan.make(config.load([path])).config.models.values()):
-            seen.setdefault(model.model, path.stem)
-    answers = _ask_litellm(list(seen))
-    for (name, stem), told in zip(seen.items(), answers, strict=True):
-        assert told["known"], (stem, told)
+            example_of_model.setdefault(model.model, path.stem)
+    answers = _ask_litellm(list(example_of_model))
+    for (name, stem), answer in zip(example_of_model.items(), answers, strict=True):
+        assert answer["known"], (stem, answer)
         if stem != "openai-compatible":
-            assert told["price"], (stem, name)
+            assert answer["price"], (stem, name)
 
 
 @pytest.mark.docker
@@ -83,14 +83,14 @@ def _run(tmp_path: Path, base: str) -> None:
     file.write_text(json.dumps(overlay))
     prices = tmp_path / "prices.json"
     price = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
-    known = {**price, "litellm_provider": "openai", "mode": "chat"}
-    prices.write_text(json.dumps({model["model"]: known}))
+    entry = {**price, "litellm_provider": "openai", "mode": "chat"}
+    prices.write_text(json.dumps({model["model"]: entry}))
     run = tmp_path / "results/runs/my-model-solo/solo/demo_inventory_task/1/f1_f2"
     command = [str(Path(sys.executable).with_name("snakemake")), str(run / "eval.json")]
     command += ["--configfile", str(REPOSITORY / "config/config.yaml"), str(file)]
     command += ["--directory", str(tmp_path), "-s", str(REPOSITORY / "Snakefile")]
     command += ["--profile", str(REPOSITORY / "profiles/default"), "--retries", "0"]
-    done = subprocess.run(
+    result = subprocess.run(
         command,
         capture_output=True,
         text=True,
@@ -100,13 +100,13 @@ def _run(tmp_path: Path, base: str) -> None:
             "LITELLM_MODEL_REGISTRY_PATH": str(prices),
         },
     )
-    told = done.stdout + done.stderr
-    assert done.returncode == 0, told
-    assert re.search(r"ok  key +my-model: accepted: one call of one token for 0\.0", told), told
-    assert re.search(r"ok  price +my-model: 1.00 / 2.00 USD", told)
-    assert "assumed: 10.4 calls" in told
-    assert "oracle: not run" in told
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert re.search(r"ok  key +my-model: accepted: one call of one token for 0\.0", output), output
+    assert re.search(r"ok  price +my-model: 1.00 / 2.00 USD", output)
+    assert "assumed: 10.4 calls" in output
+    assert "oracle: not run" in output
     assert json.loads((run / "eval.json").read_text())["workflow"]["outcome"] == "pass"
-    books = json.loads((run / "result.json").read_text())["workflow"]
-    assert books["cost_usd"] > 0
-    assert "key-of-the-test" not in told
+    accounting = json.loads((run / "result.json").read_text())["workflow"]
+    assert accounting["cost_usd"] > 0
+    assert "key-of-the-test" not in output

@@ -37,11 +37,11 @@ def test_harbor_accepts_the_trajectories(exported: Path, tmp_path: Path) -> None
     pip = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False)
     if pip.returncode:
         command[0] = str(Path(sys.base_prefix) / "bin" / "python3")
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, f"harbor=={HARBOR}"], capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        pytest.skip(f"harbor {HARBOR} cannot be downloaded: {done.stderr.strip()[-200:]}")
+    if result.returncode:
+        pytest.skip(f"harbor {HARBOR} cannot be downloaded: {result.stderr.strip()[-200:]}")
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
         opened.extractall(tmp_path / "harbor")
@@ -51,14 +51,14 @@ def test_harbor_accepts_the_trajectories(exported: Path, tmp_path: Path) -> None
         "for path in Path(sys.argv[1]).rglob('*.json'):\n"
         "    Trajectory.model_validate(json.loads(path.read_text()))\n"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [python, "-c", program, str(exported / "atif")],
         env={"PYTHONPATH": str(tmp_path / "harbor"), "PYTHONUTF8": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_inspect_reads_the_logs_back(exported: Path, tmp_path: Path) -> None:
@@ -74,11 +74,11 @@ def test_inspect_reads_the_logs_back(exported: Path, tmp_path: Path) -> None:
         "print(json.dumps([log.status, len(log.samples), log.results.scores[0].metrics"
         "['accuracy'].value, sum(len(s.messages) for s in log.samples)]))\n"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [python, "-c", program, str(target)], capture_output=True, text=True, check=True
     )
     document = json.loads(source.read_text())
-    assert json.loads(done.stdout) == [
+    assert json.loads(result.stdout) == [
         "success",
         50,
         document["results"]["scores"][0]["metrics"]["accuracy"]["value"],

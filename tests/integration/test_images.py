@@ -27,7 +27,7 @@ from cooperflow.layout import REPOSITORY
 A, B = "demo_inventory_task", "demo_textkit_task"
 NAME = "akhatua/cooperbench-demo-inventory"
 OTHER = "akhatua/cooperbench-demo-textkit"
-MISSING = image_servers.lacking()
+MISSING = image_servers.find_missing_tools()
 
 pytestmark = [
     pytest.mark.slow,
@@ -87,7 +87,7 @@ def plan_for(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{_socket(bench.client)}")
 
     def make(tasks: Any = None, **keys: Any) -> Plan:
-        given = {
+        images = {
             "registry": proxy.address.removeprefix("http://"),
             "lock": str(tmp_path / "images.lock.csv"),
             "pause_seconds": 0.1,
@@ -95,7 +95,7 @@ def plan_for(
             "unpacked": 1,
             **keys,
         }
-        return make_plan(tasks or [(A, 1, [[1, 2]])], images=given)
+        return make_plan(tasks or [(A, 1, [[1, 2]])], images=images)
 
     return make
 
@@ -133,9 +133,9 @@ def test_a_pull_that_is_cut_off_is_tried_again(
     plan = plan_for()
     assert verification.write_sentinel(plan, plan.images[0])["source"] == "pulled"
     assert proxy.cuts == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     # A containerd store resumes cut downloads by itself.
-    assert "try 2 of 5 at" in told or _has_containerd_store()
+    assert "try 2 of 5 at" in output or _has_containerd_store()
 
 
 def _has_containerd_store() -> bool:
@@ -162,8 +162,8 @@ def test_a_killed_pull_is_gone_on_with(plan_for: Any, proxy: image_servers.Proxy
     plan = plan_for()
     command = [sys.executable, str(REPOSITORY / "scripts" / "image.py"), "--image"]
     command.append(layout.image_key(plan.images[0]))
-    told = {**os.environ, environment.CONFIG: plan.config.model_dump_json()}
-    process = subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL)
+    variables = {**os.environ, environment.CONFIG: plan.config.model_dump_json()}
+    process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL)
     limit = time.monotonic() + 30
     while proxy.blobs < 1 and time.monotonic() < limit:
         time.sleep(0.1)
@@ -171,9 +171,9 @@ def test_a_killed_pull_is_gone_on_with(plan_for: Any, proxy: image_servers.Proxy
     process.wait()
     assert not plan.results.sentinel(plan.images[0]).exists()
     proxy.seconds_per_megabyte = 0.0
-    done = subprocess.run(command, env=told, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "pulled and verified" in done.stdout
+    result = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "pulled and verified" in result.stdout
 
 
 def test_a_rate_limit_is_waited_for_and_told(
@@ -198,18 +198,18 @@ def test_a_moved_tag_stops_until_it_is_decided(plan_for: Any, bench: Bench, tmp_
     first = verification.write_sentinel(plan, plan.images[0])
     (pinned,) = _lock(tmp_path)
     bench.publish(NAME, "task1", b"another content")
-    with pytest.raises(UserError, match="the tag has moved") as told:
+    with pytest.raises(UserError, match="the tag has moved") as raised:
         verification.write_sentinel(plan, plan.images[0])
-    assert "moved: accept" in str(told.value)
+    assert "moved: accept" in str(raised.value)
     assert _lock(tmp_path) == [pinned]
-    kept = verification.write_sentinel(plan_for(moved="pinned"), plan.images[0])
-    assert kept["id"] == first["id"]
+    unmoved = verification.write_sentinel(plan_for(moved="pinned"), plan.images[0])
+    assert unmoved["id"] == first["id"]
     bench.clear()
-    taken = verification.write_sentinel(plan_for(moved="accept"), plan.images[0])
-    assert taken["id"] != first["id"]
+    accepted = verification.write_sentinel(plan_for(moved="accept"), plan.images[0])
+    assert accepted["id"] != first["id"]
     (now,) = _lock(tmp_path)
     assert now["digest"] != pinned["digest"]
-    assert verification.write_sentinel(plan, plan.images[0])["id"] == taken["id"]
+    assert verification.write_sentinel(plan, plan.images[0])["id"] == accepted["id"]
 
 
 def test_an_image_that_is_not_there_is_not_asked_for_again(
@@ -225,10 +225,10 @@ def test_too_little_room_is_told_before_the_first_byte(
     plan_for: Any, bench: Bench, proxy: image_servers.Proxy
 ) -> None:
     plan = plan_for(unpacked=200)
-    with pytest.raises(UserError, match=r"1 image, 0.0 GB to fetch.*GB are missing") as told:
+    with pytest.raises(UserError, match=r"1 image, 0.0 GB to fetch.*GB are missing") as raised:
         disk_space.check_space(plan, bench.client, list(plan.images))
-    assert "data-root" in str(told.value)
-    assert "images.rolling: true" in str(told.value)
+    assert "data-root" in str(raised.value)
+    assert "images.rolling: true" in str(raised.value)
     with pytest.raises(UserError, match=r"needs about 1.\d+ GB"):
         verification.write_sentinel(plan, plan.images[0])
     assert proxy.blobs == 0

@@ -70,12 +70,12 @@ def test_no_answer_is_paid_twice(tmp_path: Path) -> None:
 def judge(plan: planning.Plan) -> str:
     """Run the rule's script and return its output."""
     script = layout.REPOSITORY / "scripts" / "judge.py"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(script)],
         env={**os.environ, environment.CONFIG: plan.config.model_dump_json()},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout

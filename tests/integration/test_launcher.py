@@ -54,7 +54,7 @@ def test_a_first_call_imports_little() -> None:
     """Each fork pays for what litellm leaves to its first call; and none inherits a thread."""
     models = ["command-a-03-2025", "openai/any", "gemini/gemini-2.0-flash"]
     environment = {**os.environ, "PYTHONPATH": "scripts"}
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", FIRST_CALL, *models],
         cwd=REPOSITORY,
         env=environment,
@@ -62,7 +62,7 @@ def test_a_first_call_imports_little() -> None:
         text=True,
         check=True,
     ).stdout
-    answers = [json.loads(line) for line in told.splitlines()[-len(models) :]]
+    answers = [json.loads(line) for line in result.splitlines()[-len(models) :]]
     assert len(answers) == len(models)
     for threads, imported in answers:
         assert threads == 1
@@ -91,7 +91,7 @@ print(json.dumps([threads, sorted(set(sys.modules) - before)]))
 
 def test_the_jobs_for_tables_find_their_packages_imported(tmp_path: Path) -> None:
     """Each fork would import again what the launcher for tables leaves out."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", TABLES, str(tmp_path / "results")],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": "scripts:tests/support"},
@@ -99,7 +99,7 @@ def test_the_jobs_for_tables_find_their_packages_imported(tmp_path: Path) -> Non
         text=True,
         check=True,
     )
-    threads, imported = json.loads(done.stdout.splitlines()[-1])
+    threads, imported = json.loads(result.stdout.splitlines()[-1])
     assert threads == 1
     standard = sys.stdlib_module_names | {"cooperflow", "synthetic"}
     assert [name for name in imported if name.partition(".")[0] not in standard] == []
@@ -115,15 +115,15 @@ print(json.dumps([n for n in sys.modules if n.partition(".")[0] not in sys.stdli
 
 def test_the_client_imports_the_standard_library_only() -> None:
     env = {**os.environ, "PYTHONPATH": "scripts"}
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-S", "-c", CLIENT],
         cwd=REPOSITORY,
         env=env,
         capture_output=True,
         text=True,
     )
-    assert told.returncode == 0, told.stderr
-    assert {name.partition(".")[0] for name in json.loads(told.stdout)} <= {
+    assert result.returncode == 0, result.stderr
+    assert {name.partition(".")[0] for name in json.loads(result.stdout)} <= {
         "__main__",
         "cooperflow",
     }

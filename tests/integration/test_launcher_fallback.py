@@ -43,9 +43,9 @@ def test_a_launcher_that_ends_at_once_is_replaced(
             path.unlink()
         for ending in (".log", ".lock"):
             session.with_suffix(ending).unlink(missing_ok=True)
-    said = capsys.readouterr().out
-    assert "The launcher ended: OSError: Read-only file system: /home/nobody." in said
-    assert "killed" not in said
+    output = capsys.readouterr().out
+    assert "The launcher ended: OSError: Read-only file system: /home/nobody." in output
+    assert "killed" not in output
 
 
 def test_a_launcher_that_dies_before_it_forks_costs_nothing(
@@ -81,31 +81,31 @@ print(child_process._main(command))
 
 
 def test_an_import_that_fails_halts_with_its_text(tmp_path: Path) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", IMPORTS, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": "scripts"},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == [str(judgement.CANNOT_START)]
-    assert "cooperbench.cli" in done.stderr.strip().splitlines()[-1]
+    assert result.stdout.split() == [str(judgement.CANNOT_START)]
+    assert "cooperbench.cli" in result.stderr.strip().splitlines()[-1]
     verdict = judgement.judge_run(Evidence(document=False, exit_code=child_process.CANNOT_START))
     assert (verdict.reason, verdict.halts, verdict.again) == ("setup_error", True, False)
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"),
+    ("requested", "reason"),
     [(0, "agent_error"), (1, "docker_unavailable"), (None, "docker_unavailable")],
 )
 def test_an_agent_that_asked_for_no_container_is_not_dockers_fault(
-    asked: int | None, reason: str
+    requested: int | None, reason: str
 ) -> None:
     evidence = Evidence(
         document=True,
         agents=(AgentEnd("solo", "Error", "'ascii' codec can't decode byte 0xe2"),),
         containers_started=0,
-        containers_asked=asked,
+        containers_asked=requested,
     )
     assert judgement.judge_run(evidence).reason == reason
 
@@ -124,26 +124,31 @@ import cooperbench.agents.mini_swe_agent_v2
 @pytest.mark.parametrize("locale", ["C", "POSIX", "de_DE.ISO-8859-1"])
 def test_children_work_in_any_locale_and_without_a_home(locale: str, tmp_path: Path) -> None:
     (tmp_path / "prompt").write_text("Grüße → ✓", encoding="utf-8")
-    mine = {**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONWARNINGS": "error"}
-    mine |= {"HOME": "/proc/none", "PYTHONPATH": str(REPOSITORY / "scripts")}
+    variables = {
+        **os.environ,
+        "LC_ALL": locale,
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONWARNINGS": "error",
+    }
+    variables |= {"HOME": "/proc/none", "PYTHONPATH": str(REPOSITORY / "scripts")}
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "MSWEA_GLOBAL_CONFIG_DIR", "PYTHONUTF8"):
-        mine.pop(name, None)
-    environment.make_portable(mine)
-    done = subprocess.run(
+        variables.pop(name, None)
+    environment.make_portable(variables)
+    result = subprocess.run(
         [sys.executable, "-c", SAYS, str(tmp_path / "prompt")],
-        env=mine,
+        env=variables,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[0] == "True"
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[0] == "True"
 
 
 def test_warnings_that_are_errors_are_not_passed_on() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mine = dict(os.environ)
-        environment.enter_controlled(mine)
+        variables = dict(os.environ)
+        environment.enter_controlled(variables)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
 
@@ -151,9 +156,9 @@ def test_warnings_that_are_errors_are_not_passed_on() -> None:
 def test_sockets_are_made_in_a_place_that_can_hold_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = tmp_path / name
-    told.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(told))
+    runtime_folder = tmp_path / name
+    runtime_folder.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder))
     folder = environment.runtime_folder()
     assert folder.parent == Path("/tmp")
     with environment.scratch_folder() as scratch, socket.socket(socket.AF_UNIX) as probe:

@@ -65,9 +65,9 @@ def test_no_command_of_the_list_is_admin_dangerous_or_scripting(tmp_path: Path) 
     server = RedisServer(tmp_path, tmp_path / "log", commands=("acl|cat",))
     try:
         server.wait()
-        asked = client(server.url)
+        connection = client(server.url)
         refused = {
-            str(name) for group in GROUPS for name in asked.execute_command("ACL CAT", group)
+            str(name) for group in GROUPS for name in connection.execute_command("ACL CAT", group)
         }
     finally:
         server.end()
@@ -76,16 +76,16 @@ def test_no_command_of_the_list_is_admin_dangerous_or_scripting(tmp_path: Path) 
 
 
 def test_the_store_refuses_to_grow_without_end(started: RedisServer) -> None:
-    asked = client(started.url)
+    connection = client(started.url)
     value = b"x" * (4 << 20)
 
     def fill() -> None:
         for _ in range(100):
-            asked.rpush("x", value)
+            connection.rpush("x", value)
 
     with pytest.raises(redis.ResponseError, match="maxmemory"):
         fill()
-    assert asked.ping()
+    assert connection.ping()
 
 
 def test_a_start_that_fails_is_an_error_with_the_servers_words(tmp_path: Path) -> None:
@@ -130,23 +130,25 @@ def test_networks_are_counted_and_removed() -> None:
 def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -> None:
     """The run's network reaches it, and a store that only listens elsewhere is refused."""
     labels = Labels.new("store-test", "run", secrets.token_hex(16))
-    made = containers.create_network(containers.own_network_name(labels), labels, internal=True)
+    network = containers.create_network(containers.own_network_name(labels), labels, internal=True)
     try:
-        assert made.address
-        server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
+        assert network.address
+        server = RedisServer(tmp_path, tmp_path / "log", network.address, "secret")
         server.wait()
-        services.check_store_from_container(labels, BASE, made.name, server.url)
+        services.check_store_from_container(labels, BASE, network.name, server.url)
         server.end()
-        with pytest.raises(StoreError, match=f"do not reach the message store at {made.address}"):
-            services.check_store_from_container(labels, BASE, made.name, server.url)
+        with pytest.raises(
+            StoreError, match=f"do not reach the message store at {network.address}"
+        ):
+            services.check_store_from_container(labels, BASE, network.name, server.url)
         # A foreign container on Docker's default bridge is refused without the password.
-        server = RedisServer(tmp_path, tmp_path / "log", made.address, "secret")
+        server = RedisServer(tmp_path, tmp_path / "log", network.address, "secret")
         server.wait()
-        connect = f"exec 3<>/dev/tcp/{made.address}/{server.port}"
+        connect = f"exec 3<>/dev/tcp/{network.address}/{server.port}"
         ask = f"{connect}; printf 'FLUSHALL\\r\\n' >&3; head -1 <&3"
         command = ["docker", "run", "--rm", "--entrypoint", "/bin/bash", BASE, "-c", ask]
-        said = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert "NOAUTH" in said.stdout or "refused" in said.stderr, said
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "NOAUTH" in result.stdout or "refused" in result.stderr, result
         server.end()
     finally:
         with contextlib.closing(containers.engine()) as engine:

@@ -52,11 +52,11 @@ from pathlib import Path
 from cooperflow.attempt.services import Gateway, Upstream
 folder, kwargs = Path(sys.argv[1]), json.loads(sys.argv[2])
 upstream = Upstream("command-a-03-2025", {key!r}, kwargs, 3, folder / "calls.jsonl")
-made = Gateway("127.0.0.1", {token!r}, upstream, folder / "gateway.log")
-print(made.url, flush=True)
+gateway = Gateway("127.0.0.1", {token!r}, upstream, folder / "gateway.log")
+print(gateway.url, flush=True)
 sys.stdin.read()
-made.end()
-print("died" if made.died else "alive")
+gateway.end()
+print("died" if gateway.died else "alive")
 """
 
     def __init__(self, folder: Path, kwargs: dict[str, Any]) -> None:
@@ -70,30 +70,30 @@ print("died" if made.died else "alive")
         )
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
-        self.told: str | None = None
+        self.output: str | None = None
 
     def end(self) -> None:
-        if self.told is None:
-            self.told, _ = self._process.communicate(timeout=60)
+        if self.output is None:
+            self.output, _ = self._process.communicate(timeout=60)
 
 
 @pytest.fixture
 def gateway(tmp_path: Path, server: Server) -> Iterator[Gateway]:
     kwargs = {"api_base": f"{server.url}/v2/chat", "timeout": 20, "max_retries": 0}
-    made = Gateway(tmp_path, kwargs)
-    yield made
-    made.end()
-    assert made.told == "died\n"
+    instance = Gateway(tmp_path, kwargs)
+    yield instance
+    instance.end()
+    assert instance.output == "died\n"
     assert KEY not in "".join(p.read_text() for p in tmp_path.iterdir() if p.is_file())
 
 
 def ask(gateway: Gateway, token: str = NAMED, **more: Any) -> httpx.Response:
     """Ask as agent1 of a coop run with messages does at its first step."""
-    told = "You are OpenHands agent, ...\nYou are agent1 working as a team with: agent1, agent2."
+    prompt = "You are OpenHands agent, ...\nYou are agent1 working as a team with: agent1, agent2."
     body = {
         "model": "another-model-altogether",
         "messages": [
-            {"role": "system", "content": [{"type": "text", "text": told}]},
+            {"role": "system", "content": [{"type": "text", "text": prompt}]},
             {"role": "user", "content": feature_text("demo_inventory_task", 1, 1)},
         ],
         "tools": [TERMINAL],
@@ -116,13 +116,16 @@ def test_it_serves_who_has_the_token(gateway: Gateway, server: Server, tmp_path:
     assert call["name"] == "terminal"
     assert "inventory/report.py" in json.loads(call["arguments"])["command"]
     gateway.end()  # what was answered is written down by then
-    (one,) = usage.calls(read_lines(tmp_path / "calls.jsonl"))
-    (told,) = server.ledger()
-    assert (one.kind, one.thread) == (usage.ANSWERED, "agent1")
-    assert (one.input_tokens, one.output_tokens) == (told["input_tokens"], told["output_tokens"])
+    (answered,) = usage.calls(read_lines(tmp_path / "calls.jsonl"))
+    (entry,) = server.ledger()
+    assert (answered.kind, answered.thread) == (usage.ANSWERED, "agent1")
+    assert (answered.input_tokens, answered.output_tokens) == (
+        entry["input_tokens"],
+        entry["output_tokens"],
+    )
     # The config's model at the config's end point, whatever a client asks for.
-    assert told["model"] == "command-a-03-2025"
-    assert one.cost > 0
+    assert entry["model"] == "command-a-03-2025"
+    assert answered.cost > 0
 
 
 def test_what_it_does_not_serve(gateway: Gateway) -> None:

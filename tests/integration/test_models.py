@@ -28,61 +28,64 @@ WIRES = {
 }
 
 
-def _model(one: Experiment, name: str = "first", **more: Any) -> dict[str, Any]:
+def _model(experiment: Experiment, name: str = "first", **more: Any) -> dict[str, Any]:
     model, path = WIRES[name]
-    base = f"{one.server.url}{path}"
+    base = f"{experiment.server.url}{path}"
     return {"model": model, "api_base": base, "api_key": "TESTED_KEY", **more}
 
 
-def _with_models(one: Experiment, names: Sequence[str]) -> None:
-    raw = yaml.safe_load(one.config.read_text())
-    raw["models"] = {"command-a": None, **{n: _model(one, n, provider="both") for n in names}}
+def _with_models(experiment: Experiment, names: Sequence[str]) -> None:
+    raw = yaml.safe_load(experiment.config.read_text())
+    raw["models"] = {
+        "command-a": None,
+        **{n: _model(experiment, n, provider="both") for n in names},
+    }
     raw["providers"] = {"both": {"runs": 1, "requests_per_minute": 50}}
     if len(names) > 1:
-        raw["models"]["free"] = _model(one)  # no limit
-    one.config.write_text(yaml.safe_dump(raw, sort_keys=False))
+        raw["models"]["free"] = _model(experiment)  # no limit
+    experiment.config.write_text(yaml.safe_dump(raw, sort_keys=False))
 
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_further_models_beside_a_first(experiment: Make) -> None:
+def test_further_models_beside_a_first(make_experiment: Make) -> None:
     """All are compared and keep their provider's limits together, and nothing runs again.
 
     One provider takes a run at a time; meanwhile another model's run fills the slots.
     """
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2)])
-    one.target = str(one.results / "comparison.csv")
-    _with_models(one, ["first"])
-    done = one.run()
-    assert done.returncode == 0, done.stdout
-    documents = {p: p.stat().st_mtime_ns for p in (one.results / "runs").rglob("*.json")}
-    calls = len(one.server.ledger())
+    experiment = make_experiment(pairs=[(INVENTORY, 1, 1, 2)])
+    experiment.target = str(experiment.results / "comparison.csv")
+    _with_models(experiment, ["first"])
+    session = experiment.run()
+    assert session.returncode == 0, session.stdout
+    documents = {p: p.stat().st_mtime_ns for p in (experiment.results / "runs").rglob("*.json")}
+    calls = len(experiment.server.ledger())
     assert calls
 
-    _with_models(one, ["first", "second", "third"])
-    dry = one.dry_run()
+    _with_models(experiment, ["first", "second", "third"])
+    dry = experiment.dry_run()
     assert "run_second_solo" in dry
     assert "run_first_solo" not in dry
-    done = one.run()
-    assert done.returncode == 0, done.stdout
+    session = experiment.run()
+    assert session.returncode == 0, session.stdout
     assert all(p.stat().st_mtime_ns == then for p, then in documents.items())
-    assert len(one.server.ledger()) == 4 * calls
+    assert len(experiment.server.ledger()) == 4 * calls
 
-    rows = one.rows()
+    rows = experiment.rows()
     assert [(row["model"], row["outcome"]) for row in rows] == [
         (name, "pass") for name in ("first", "second", "third", "free")
     ]
     # What a row says was paid is what the server counted, in every wire format.
     paid = dict.fromkeys(("cohere", "openai", "anthropic"), 0.0)
-    for line in one.server.ledger():
+    for line in experiment.server.ledger():
         paid[line["wire"]] += billed(line)
     assert min(paid.values()) > 0
     cost = {row["model"]: float(row["cost_usd"]) for row in rows}
     cost["first"] += cost.pop("free")
     assert list(cost.values()) == pytest.approx(list(paid.values()), abs=1e-6)
     assert {row["cost_complete"] for row in rows} == {"True"}
-    assert [row["model"] for row in one.summary()] == ["first", "second", "third", "free"]
-    with (one.results / "comparison.csv").open(newline="") as stream:
+    assert [row["model"] for row in experiment.summary()] == ["first", "second", "third", "free"]
+    with (experiment.results / "comparison.csv").open(newline="") as stream:
         compared = list(csv.DictReader(stream))
     experiments = ("first-solo", "second-solo", "third-solo", "free-solo")
     assert [(r["compared"], r["a"], r["b"], r["pairs"]) for r in compared] == [
@@ -94,10 +97,10 @@ def test_further_models_beside_a_first(experiment: Make) -> None:
     assert any(float(row["waited_s"]) > 0 for row in limited)
     starts = sorted(
         float(record["time"])
-        for log in one.call_logs(but="free-solo")
+        for log in experiment.call_logs(but="free-solo")
         for record in log
         if record["event"] == "start"
     )
     # 50 a minute; a call is recorded a little after its turn, never before it.
     assert all(b - a > 1.1 for a, b in itertools.pairwise(starts))
-    assert "Nothing to be done" in one.dry_run()
+    assert "Nothing to be done" in experiment.dry_run()

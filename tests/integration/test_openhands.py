@@ -40,12 +40,12 @@ UNREACHABLE = re.compile(r"could not resolve|failed to (fetch|connect)|unable to
 @pytest.fixture(scope="module", autouse=True)
 def parts() -> None:
     """The agents' image is built once; without package sources it cannot be built."""
-    done = subprocess.run(
+    result = subprocess.run(
         ["envs/setup.sh", "openhands"], cwd=REPOSITORY, capture_output=True, text=True, timeout=550
     )
-    if done.returncode and UNREACHABLE.search((done.stdout + done.stderr).lower()):
+    if result.returncode and UNREACHABLE.search((result.stdout + result.stderr).lower()):
         pytest.skip("the Debian and Python package sources are out of reach")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.fixture
@@ -66,18 +66,20 @@ def networks_of(results: Path) -> list[str]:
 def test_demo(clone: Path) -> None:
     """One pair passes in the three settings; agents with messages send them; usage is correct."""
     command = [".venv/bin/python", "scripts/commands/demo.py", "config/demo-openhands.yaml"]
-    done = run_group(command, 550, clone)
-    assert done.returncode == 0, done.stdout
+    result = run_group(command, 550, clone)
+    assert result.returncode == 0, result.stdout
     results = clone / "results" / "demo-openhands"
-    one = Experiment(clone, results, clone / "config/demo-openhands.yaml", None)  # type: ignore[arg-type]
-    assert {r["setting"]: (r["outcome"], r["reason"], r["attempts"]) for r in one.rows()} == {
+    experiment = Experiment(clone, results, clone / "config/demo-openhands.yaml", None)  # type: ignore[arg-type]
+    assert {
+        r["setting"]: (r["outcome"], r["reason"], r["attempts"]) for r in experiment.rows()
+    } == {
         "solo": ("pass", "", "1"),
         "coop-comm": ("pass", "", "1"),
         "coop-nocomm": ("pass", "", "1"),
     }
-    assert {r["setting"]: r["messages_sent"] for r in one.rows()}["coop-comm"] == "4"
-    said = json.loads(next(results.rglob("conversation.json")).read_text())
-    assert {(m["from"], m["to"]) for m in said} <= {("agent1", "agent2"), ("agent2", "agent1")}
+    assert {r["setting"]: r["messages_sent"] for r in experiment.rows()}["coop-comm"] == "4"
+    messages = json.loads(next(results.rglob("conversation.json")).read_text())
+    assert {(m["from"], m["to"]) for m in messages} <= {("agent1", "agent2"), ("agent2", "agent1")}
     # A message reaches the other agent's conversation, at least that of the slower agent.
     talks = results / "runs" / "replay-coop-comm"
     heard = "".join(
@@ -95,12 +97,12 @@ def test_demo(clone: Path) -> None:
         for line in path.read_text().splitlines()
     ]
     assert calls and all(call["answered"] for call in calls)
-    assert one.books() == (
+    assert experiment.recorded_tokens() == (
         sum(call["input_tokens"] for call in calls),
         sum(call["output_tokens"] for call in calls),
     )
-    found = results.rglob("agent-server-*.log*")
-    logs = {plain.name: text for path in found for plain, text in atomic_io.file_contents(path)}
+    paths = results.rglob("agent-server-*.log*")
+    logs = {plain.name: text for path in paths for plain, text in atomic_io.file_contents(path)}
     assert set(logs) == {f"agent-server-{name}.log" for name in ("solo", "agent1", "agent2")}
     assert all(b"/health" in text for text in logs.values())
     sentinel = json.loads(
@@ -110,37 +112,37 @@ def test_demo(clone: Path) -> None:
     assert containers_of(results) == [] and networks_of(results) == []
 
 
-def test_what_a_container_reaches(experiment: Callable[..., Experiment]) -> None:
+def test_what_a_container_reaches(make_experiment: Callable[..., Experiment]) -> None:
     """No key enters a container; it reaches its run's services and nothing outside."""
-    one = experiment(
+    experiment = make_experiment(
         pairs=[(INVENTORY, 1, 1, 2)], settings=("coop-comm",), agent={"name": "openhands_docker"}
     )
-    process = one.start()
-    one.until(process, lambda: containers_of(one.results), 300)
+    process = experiment.start()
+    experiment.until(process, lambda: containers_of(experiment.results), 300)
     # One agent may be done before the other has its server: nobody is answered until both ask.
-    with one.server.held():
-        one.until(process, lambda: _asking(one) == {"agent1", "agent2"}, 300)
-    one.until(process, lambda: one.recorded() >= 4, 120)
-    with one.server.held():
-        agents = containers_of(one.results)
+    with experiment.server.held():
+        experiment.until(process, lambda: _asking(experiment) == {"agent1", "agent2"}, 300)
+    experiment.until(process, lambda: experiment.recorded() >= 4, 120)
+    with experiment.server.held():
+        agents = containers_of(experiment.results)
         assert len(agents) == 2
         for container in agents:
             _look_into(container)
     assert process.wait(300) == 0, process.stdout
-    assert [(r["outcome"], r["attempts"]) for r in one.rows()] == [("pass", "1")]
-    assert one.books() == ledger_tokens(one.server)
-    assert networks_of(one.results) == []
+    assert [(r["outcome"], r["attempts"]) for r in experiment.rows()] == [("pass", "1")]
+    assert experiment.recorded_tokens() == ledger_tokens(experiment.server)
+    assert networks_of(experiment.results) == []
 
 
-def _asking(one: Experiment) -> set[str]:
+def _asking(experiment: Experiment) -> set[str]:
     """The agents that have made a call."""
-    return {record["thread"] for log in one.call_logs() for record in log}
+    return {record["thread"] for log in experiment.call_logs() for record in log}
 
 
 def _look_into(container: str) -> None:
-    told = _docker("exec", container, "sh", "-c", "cat /proc/*/environ | tr '\\0' '\\n'")
-    told += _docker("inspect", container)
-    assert KEY not in told
+    output = _docker("exec", container, "sh", "-c", "cat /proc/*/environ | tr '\\0' '\\n'")
+    output += _docker("inspect", container)
+    assert KEY not in output
     places = "/workspace /tmp /root /etc /run /var"
     assert not _docker("exec", container, "sh", "-c", f"grep -rlF {KEY} {places} || true")
     with _outside() as address:
@@ -216,15 +218,15 @@ child_process.prepare_environment()
 from cooperflow.openhands import agent
 from openhands.sdk.conversation.impl.remote_conversation import RemoteConversation
 
-one = object.__new__(RemoteConversation)
-print("upstream", one._handle_conversation_status("idle"))
+conversation = object.__new__(RemoteConversation)
+print("upstream", conversation._handle_conversation_status("idle"))
 agent.wait_until_it_runs()
-print("idle", one._handle_conversation_status("idle"))
-print("running", one._handle_conversation_status("running"))
-print("finished", one._handle_conversation_status("finished"))
+print("idle", conversation._handle_conversation_status("idle"))
+print("running", conversation._handle_conversation_status("running"))
+print("finished", conversation._handle_conversation_status("finished"))
 agent.HEALTHY_SECONDS = 0
 try:
-    one._handle_conversation_status("idle")
+    conversation._handle_conversation_status("idle")
 except TimeoutError as error:
     print("late", error)
 """
@@ -232,13 +234,13 @@ except TimeoutError as error:
 
 def test_an_agent_that_has_not_begun_has_not_ended() -> None:
     """Check the SDK's behaviour first: once it changes, the patch can be removed."""
-    done = subprocess.run(
+    result = subprocess.run(
         [".venv/bin/python", "-c", BEGINS_LATE], cwd=REPOSITORY, capture_output=True, text=True
     )
-    assert done.stdout.splitlines()[-5:] == [
+    assert result.stdout.splitlines()[-5:] == [
         "upstream True",
         "idle False",
         "running False",
         "finished True",
         "late the agent did not start within 0 s",
-    ], done.stdout + done.stderr
+    ], result.stdout + result.stderr

@@ -139,15 +139,15 @@ def test_snakemake_oracle_is_resumed_and_marks_the_runs(make_plan: Any, tmp_path
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def snakemake(*arguments: str) -> str:
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, *arguments], capture_output=True, text=True, cwd=REPOSITORY, env=environment
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout + result.stderr
 
     # Ctrl-C while the pair is evaluated: a message, not a failed job.
-    shown = tmp_path / "interrupted.log"
-    with shown.open("wb") as stream:
+    log = tmp_path / "interrupted.log"
+    with log.open("wb") as stream:
         first = subprocess.Popen(
             [*command, "oracle"],
             stdout=stream,
@@ -162,7 +162,7 @@ def test_snakemake_oracle_is_resumed_and_marks_the_runs(make_plan: Any, tmp_path
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGINT)
     assert first.wait(60) != 0
-    text = shown.read_text()
+    text = log.read_text()
     assert "Interrupted: finished runs are kept. Start the same command again" in text
     assert "At least one job did not complete" not in text
     assert "Traceback" not in text

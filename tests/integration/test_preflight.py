@@ -43,11 +43,11 @@ def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str,
     url, ledger = replay
     before = len(ledger.read_text().splitlines()) if ledger.exists() else 0
     base = {"api_base": url + path}
-    told = model_check.probe(model, "key-of-the-test", base, call=True)
-    assert told["known"], told
-    assert told["called"], told
+    answer = model_check.probe(model, "key-of-the-test", base, call=True)
+    assert answer["known"], answer
+    assert answer["called"], answer
     assert len(ledger.read_text().splitlines()) == before + 1
-    assert "key-of-the-test" not in str(told)
+    assert "key-of-the-test" not in str(answer)
 
 
 @pytest.mark.docker
@@ -55,12 +55,12 @@ def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str,
 def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
     work = checks.Work(images=True, runs=plan.runs, evaluations=[])
-    found = list(session_start.run_checks(checks.Context(plan, work)))
-    assert not session_start.failed_checks(found), found
+    lines = list(session_start.run_checks(checks.Context(plan, work)))
+    assert not session_start.failed_checks(lines), lines
     assert {"daemon", "limits", "clock", "images", "open files", "disk", "data set", "agent"} <= {
-        line.name for line in found
+        line.name for line in lines
     }
-    assert os.environ.get("COHERE_API_KEY") is None or "COHERE" not in str(found)
+    assert os.environ.get("COHERE_API_KEY") is None or "COHERE" not in str(lines)
 
 
 @pytest.mark.docker
@@ -75,11 +75,11 @@ def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
 @pytest.mark.docker
 def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
     """A missing network and a missing module: each run would break on it."""
-    asked = {"containers": {"network": "no-such-network"}, "images": {"free_gb": 0}}
-    plan = make_plan(**asked, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
+    keys = {"containers": {"network": "no-such-network"}, "images": {"free_gb": 0}}
+    plan = make_plan(**keys, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
     work = checks.Work(images=False, runs=plan.runs, evaluations=[])
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         session_start.require_quick(checks.Context(plan, work))
-    assert "docker network create no-such-network" in str(told.value)
-    assert "the module no_such_module.agents is missing (external, for some)" in str(told.value)
-    assert "no module json" not in str(told.value)
+    assert "docker network create no-such-network" in str(raised.value)
+    assert "the module no_such_module.agents is missing (external, for some)" in str(raised.value)
+    assert "no module json" not in str(raised.value)

@@ -40,26 +40,30 @@ ENDS = {
 def test_cost_is_the_ledgers(replay: Server, tmp_path: Path, wire: str, shape: str | None) -> None:
     """Cost, tokens and ending of every shape, against the server's own ledger."""
     replay.faults(*([{"action": shape}] if shape else []))
-    asked = recorded_calls.ask(replay, tmp_path / "calls", wire)
-    books, line = asked.books, asked.ledger
-    assert asked.end["kind"] == ENDS.get(shape or "", usage.ANSWERED), asked.error
-    assert (asked.error is None) == (asked.end["kind"] == usage.ANSWERED)
+    exchange = recorded_calls.ask(replay, tmp_path / "calls", wire)
+    recorded, line = exchange.usage, exchange.ledger
+    assert exchange.end["kind"] == ENDS.get(shape or "", usage.ANSWERED), exchange.error
+    assert (exchange.error is None) == (exchange.end["kind"] == usage.ANSWERED)
     assert line["answered"]
     assert line["wire"] == wire
     if not line["usage_sent"]:
-        assert (books.cost_complete, books.input_tokens) == (False, 0)
-        assert books.cost_bound_usd is not None
-        assert books.cost_bound_usd >= billed(line)
+        assert (recorded.cost_complete, recorded.input_tokens) == (False, 0)
+        assert recorded.cost_bound_usd is not None
+        assert recorded.cost_bound_usd >= billed(line)
         return
-    assert books.cost_complete
-    assert books.cost_usd == pytest.approx(billed(line), abs=1e-9)
-    assert books.cost_bound_usd == pytest.approx(books.cost_usd)
-    assert asked.records[0]["cost_bound"] >= billed(line)
+    assert recorded.cost_complete
+    assert recorded.cost_usd == pytest.approx(billed(line), abs=1e-9)
+    assert recorded.cost_bound_usd == pytest.approx(recorded.cost_usd)
+    assert exchange.records[0]["cost_bound"] >= billed(line)
     expected = [line[f"{kind}_tokens"] for kind in ("cached", "cache_write", "reasoning")]
-    assert [books.cached_tokens, books.cache_write_tokens, books.reasoning_tokens] == expected
+    assert [
+        recorded.cached_tokens,
+        recorded.cache_write_tokens,
+        recorded.reasoning_tokens,
+    ] == expected
     if shape != "billed_only":
-        told = (books.input_tokens, books.output_tokens)
-        assert told == (line["input_tokens"], line["output_tokens"])
+        tokens = (recorded.input_tokens, recorded.output_tokens)
+        assert tokens == (line["input_tokens"], line["output_tokens"])
 
 
 @pytest.mark.parametrize("wire", ["cohere", "openai", "anthropic"])
@@ -69,18 +73,18 @@ def test_an_answer_without_usage_reaches_the_agent(
     """The agent gets its command, one call is made, and upstream can compute a positive cost."""
     replay.faults({"action": "no_usage"})
     before = len(replay.ledger())
-    asked = recorded_calls.ask(replay, tmp_path / "calls", wire)
+    exchange = recorded_calls.ask(replay, tmp_path / "calls", wire)
     assert len(replay.ledger()) == before + 1
-    assert asked.answer.choices[0].message.tool_calls
-    assert asked.answer.usage.prompt_tokens > 0
-    assert asked.answer.usage.completion_tokens > 0
-    assert asked.end["usage_reported"] is False
+    assert exchange.answer.choices[0].message.tool_calls
+    assert exchange.answer.usage.prompt_tokens > 0
+    assert exchange.answer.usage.completion_tokens > 0
+    assert exchange.end["usage_reported"] is False
 
 
 def test_billed_units_alone_count_for_the_agents_own_limits(replay: Server, tmp_path: Path) -> None:
     replay.faults({"action": "billed_only"})
-    asked = recorded_calls.ask(replay, tmp_path / "calls", "cohere")
-    assert asked.answer.usage.prompt_tokens == asked.ledger["billed_input_tokens"]
+    exchange = recorded_calls.ask(replay, tmp_path / "calls", "cohere")
+    assert exchange.answer.usage.prompt_tokens == exchange.ledger["billed_input_tokens"]
 
 
 @pytest.mark.parametrize(
@@ -115,10 +119,10 @@ def test_the_finish_reason_is_the_providers(
     replay: Server, tmp_path: Path, wire: str, shape: str | None, reason: str, cut: bool
 ) -> None:
     replay.faults(*([{"action": shape}] if shape else []))
-    asked = recorded_calls.ask(replay, tmp_path / "calls", wire)
-    assert asked.end["finish_reason"] == reason
-    assert asked.end["request_id"]
-    assert [call.hit_output_limit for call in usage.calls(asked.records)] == [cut]
+    exchange = recorded_calls.ask(replay, tmp_path / "calls", wire)
+    assert exchange.end["finish_reason"] == reason
+    assert exchange.end["request_id"]
+    assert [call.hit_output_limit for call in usage.calls(exchange.records)] == [cut]
 
 
 def test_a_refusal_is_recorded(replay: Server, tmp_path: Path) -> None:
@@ -145,12 +149,12 @@ def test_kind_of_a_refused_call(
     replay: Server, tmp_path: Path, wire: str, rule: dict[str, Any], kind: str, sure: bool
 ) -> None:
     replay.faults(rule)
-    asked = recorded_calls.ask(replay, tmp_path / "calls", wire)
-    assert asked.end["kind"] == kind
-    assert asked.end["retry_after"] == rule.get("retry_after")
-    assert asked.books.cost_complete is sure
+    exchange = recorded_calls.ask(replay, tmp_path / "calls", wire)
+    assert exchange.end["kind"] == kind
+    assert exchange.end["retry_after"] == rule.get("retry_after")
+    assert exchange.usage.cost_complete is sure
     if not sure:
-        assert asked.books.cost_bound_usd == asked.records[0]["cost_bound"]
+        assert exchange.usage.cost_bound_usd == exchange.records[0]["cost_bound"]
 
 
 def test_litellm_cannot_hide_anthropics_status(replay: Server, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _call(
     cases: Sequence[Case], cwd: Path, variables: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
     """Make the calls of each case; ``variables``: also set while the packages are imported."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", CALLER],
         input=json.dumps([asdict(case) for case in cases]),
         text=True,
@@ -113,18 +113,18 @@ def _call(
         env={**_clean(), **(variables or {})},
         cwd=cwd,
     )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()[-len(cases) :]]
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()[-len(cases) :]]
 
 
 def _clean() -> dict[str, str]:
     """Return this process's environment without what its own tests have set."""
-    kept = {k: v for k, v in os.environ.items() if not environment.is_controlled(k)}
+    variables = {k: v for k, v in os.environ.items() if not environment.is_controlled(k)}
     for name in (*environment.CONTROLLED_VALUES, "MSWEA_GLOBAL_CONFIG_DIR"):
-        kept.pop(name, None)
-    for name in [name for name in kept if name.lower().endswith("_proxy")]:
-        del kept[name]
-    return {**kept, "PYTHONPATH": str(REPOSITORY / "scripts")}
+        variables.pop(name, None)
+    for name in [name for name in variables if name.lower().endswith("_proxy")]:
+        del variables[name]
+    return {**variables, "PYTHONPATH": str(REPOSITORY / "scripts")}
 
 
 def _bases(server: Stub) -> dict[str, str]:
@@ -243,12 +243,12 @@ def test_a_host_behind_a_dead_proxy_is_not_reached(monkeypatch: pytest.MonkeyPat
 )
 def test_a_session_with_two_addresses_is_refused(variable: str, model: str, refused: bool) -> None:
     variables = {variable: "http://secret:word@x.test"}
-    found = list(environment.contradictions([("m", model, None)], variables))
-    assert bool(found) == refused
-    assert all(variable in line and "models.m.api_base" in line for line in found)
+    contradictions = list(environment.contradictions([("m", model, None)], variables))
+    assert bool(contradictions) == refused
+    assert all(variable in line and "models.m.api_base" in line for line in contradictions)
     assert list(environment.contradictions([("m", model, "http://y")], variables)) == []
-    (said,) = environment.ignored_variables(variables)
-    assert variable in said and "secret" not in said
+    (warning,) = environment.ignored_variables(variables)
+    assert variable in warning and "secret" not in warning
     assert not {variable} & set(environment.controlled_environment(variables))
 
 
@@ -314,10 +314,12 @@ def test_the_agents_address_is_used_by_all(
     called = fingerprint.agent_file(experiment, asked_for)["config"]["model"]["model_kwargs"]
     assert called["api_base"] == experiment.api_base == kwargs[name]
     assert "base_url" not in called  # a replay replaces api_base alone
-    asked = {}
-    monkeypatch.setattr(model_check, "probe", lambda *given, call: asked.update(given[2]) or {})
+    call_options = {}
+    monkeypatch.setattr(
+        model_check, "probe", lambda *arguments, call: call_options.update(arguments[2]) or {}
+    )
     list(model_check.check_model(asked_for, experiment))
-    assert asked == {"api_base": kwargs[name], "extra_headers": {"x": "y"}}
+    assert call_options == {"api_base": kwargs[name], "extra_headers": {"x": "y"}}
     monkeypatch.setattr(admission.atomic_io, "read_lines", lambda *_: [])
     monkeypatch.setattr(admission, "engine_problem", lambda: "")
     trouble = admission.Trouble("api_unavailable", 9, 0.0)

@@ -72,10 +72,10 @@ RECORDED = load(RECORDINGS)
 
 
 # A turn with `after` waits for another agent; test_many_agents_at_once plays all of them together.
-ALONE = [one for one in RECORDED if not any(turn.after for turn in one.turns)]
+ALONE = [entry for entry in RECORDED if not any(turn.after for turn in entry.turns)]
 
 
-@pytest.mark.parametrize("recording", ALONE, ids=lambda one: str(one.role))
+@pytest.mark.parametrize("recording", ALONE, ids=lambda entry: str(entry.role))
 def test_every_recording_plays_to_its_end(replay: Server, recording: Recording) -> None:
     """From upstream's prompts alone each recording is found and played turn by turn."""
     role = recording.role
@@ -85,31 +85,31 @@ def test_every_recording_plays_to_its_end(replay: Server, recording: Recording) 
 
 def test_features_of_a_solo_task_in_any_order(replay: Server) -> None:
     """Upstream asks for a pair in the order of the subset, which need not be sorted."""
-    one = play(replay, first_messages("demo_textkit_task", 2, [3, 2], "solo", "solo"))
-    assert one == play(replay, first_messages("demo_textkit_task", 2, [2, 3], "solo", "solo"))
+    commands = play(replay, first_messages("demo_textkit_task", 2, [3, 2], "solo", "solo"))
+    assert commands == play(replay, first_messages("demo_textkit_task", 2, [2, 3], "solo", "solo"))
 
 
 @pytest.mark.parametrize("call", [cohere, openai])
 def test_tool_calls_and_usage(replay: Server, call: Any) -> None:
     """litellm reads the tool calls, and its usage equals the ledger to the token."""
     messages = first_messages(*SOLO)
-    seen, before = [], len(replay.ledger())
+    token_counts, before = [], len(replay.ledger())
     for _ in range(3):
         answer = call(replay, messages)
         message = answer.choices[0].message
         assert message.tool_calls[0].function.name == "bash"
         assert "command" in json.loads(message.tool_calls[0].function.arguments)
-        seen.append((answer.usage.prompt_tokens, answer.usage.completion_tokens))
+        token_counts.append((answer.usage.prompt_tokens, answer.usage.completion_tokens))
         messages.append(message.model_dump())
         messages += [
-            {"role": "tool", "tool_call_id": made.id, "content": "ok"}
-            for made in message.tool_calls
+            {"role": "tool", "tool_call_id": requested.id, "content": "ok"}
+            for requested in message.tool_calls
         ]
     booked = replay.ledger()[before:]
-    assert [(line["input_tokens"], line["output_tokens"]) for line in booked] == seen
+    assert [(line["input_tokens"], line["output_tokens"]) for line in booked] == token_counts
     assert [line["step"] for line in booked] == [0, 1, 2]
     assert all(line["answered"] and line["status"] == 200 for line in booked)
-    assert len(set(seen)) == 3
+    assert len(set(token_counts)) == 3
     assert {line["wire"] for line in booked} == {call.__name__}
 
 
@@ -130,7 +130,7 @@ def test_many_agents_at_once(replay: Server) -> None:
         if play(replay, first) != [list(turn.commands) for turn in recording.turns]:
             wrong.append(role)
 
-    threads = [threading.Thread(target=agent, args=(one,)) for one in RECORDED]
+    threads = [threading.Thread(target=agent, args=(entry,)) for entry in RECORDED]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -149,7 +149,9 @@ def test_summary_for_a_compaction(replay: Server) -> None:
     )
     first = first_messages("demo_inventory_task", 1, [2], "coop-comm", "agent1")
     recording = next(
-        one for one in RECORDED if str(one.role) == "demo_inventory_task/task1 f2 coop-comm agent1"
+        candidate
+        for candidate in RECORDED
+        if str(candidate.role) == "demo_inventory_task/task1 f2 coop-comm agent1"
     )
 
     def answer(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -161,8 +163,8 @@ def test_summary_for_a_compaction(replay: Server) -> None:
     messages = list(first)
     for _ in range(4):
         messages += answer(messages)
-    for kept in (2, 1):  # a second summary counts on from the first
-        old, recent = messages[2 : -2 * kept], messages[-2 * kept :]
+    for kept_turns in (2, 1):  # a second summary counts on from the first
+        old, recent = messages[2 : -2 * kept_turns], messages[-2 * kept_turns :]
         summary = model.summarize_context(first + old, "Summarize the transcript below.")
         assert summary["content"].startswith("## FILE MAP")
         assert replay.ledger()[-1]["purpose"] == "summary"
@@ -300,21 +302,21 @@ def test_openai_errors(replay: Server) -> None:
 
 def test_rules_choose_their_calls(replay: Server) -> None:
     """Agent, kind, steps and the regular expression all narrow a rule; times may be per role."""
-    one = first_messages("demo_inventory_task", 1, [1], "coop-comm", "agent1")
-    two = first_messages("demo_inventory_task", 1, [2], "coop-comm", "agent2")
+    first = first_messages("demo_inventory_task", 1, [1], "coop-comm", "agent1")
+    second = first_messages("demo_inventory_task", 1, [2], "coop-comm", "agent2")
     replay.faults({"match": {"agent": "agent2", "kind": "coop-comm"}, "action": "server_error"})
-    cohere(replay, one)
+    cohere(replay, first)
     with pytest.raises(EXCEPTIONS.InternalServerError):
-        cohere(replay, two)
+        cohere(replay, second)
     replay.faults({"match": {"from_step": 1, "to_step": 1}, "action": "server_error"})
-    cohere(replay, one)
-    later = [*one, {"role": "assistant", "content": "so"}, {"role": "user", "content": "go on"}]
+    cohere(replay, first)
+    later = [*first, {"role": "assistant", "content": "so"}, {"role": "user", "content": "go on"}]
     with pytest.raises(EXCEPTIONS.InternalServerError):
         cohere(replay, later)
     replay.faults({"match": {"conversation": r"f2 coop-comm"}, "action": "server_error"})
-    cohere(replay, one)
+    cohere(replay, first)
     replay.faults({"action": "server_error", "times": 1, "per_conversation": True})
-    for messages in (one, two):
+    for messages in (first, second):
         with pytest.raises(EXCEPTIONS.InternalServerError):
             cohere(replay, messages)
         cohere(replay, messages)
@@ -504,7 +506,7 @@ def test_big_patches_travel_in_parts(tmp_path: Path) -> None:
         turns = play(running, messages)
     parts = [turn[0] for turn in turns if "b64 <<" in turn[0]]
     assert len(parts) > 5 and max(map(len, parts)) < 128 * 1024
-    here = tmp_path / "here"
-    script = "\n".join(parts).replace("/tmp/gold-f2", str(here))
+    target = tmp_path / "here"
+    script = "\n".join(parts).replace("/tmp/gold-f2", str(target))
     subprocess.run(["bash", "-c", "bash -s"], input=script, text=True, check=True, timeout=30)
-    assert here.with_suffix(".patch").read_text() == patch
+    assert target.with_suffix(".patch").read_text() == patch

@@ -39,7 +39,7 @@ ACTS = (
 )
 LONG = "A" * 5_000_000
 HOSTILE = synthetic.Words(
-    said=ACTS,
+    statement=ACTS,
     command=f"echo '{ACTS}' # {ACTS}",
     output=ACTS + "\n" + LONG,
     message=ACTS,
@@ -61,10 +61,10 @@ def driver() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def lite(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """Three hundred finished runs and their report."""
-    made = synthetic.make_plan(tmp_path_factory.mktemp("lite"))
-    synthetic.finish(made)
-    build.build(made)
-    return made
+    plan = synthetic.make_plan(tmp_path_factory.mktemp("lite"))
+    synthetic.finish(plan)
+    build.build(plan)
+    return plan
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +74,20 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     subset = root / "one.json"
     tasks = [{"repo": "go_chi_task", "task_id": 26, "pairs": [[1, 2]]}]
     subset.write_text(json.dumps({"tasks": tasks}))
-    made = synthetic.make_plan(root / "results", str(subset))
-    for run, kind in zip(made.runs, ("pass", "fail", "infra_error"), strict=True):
-        synthetic.write_run(made, run, kind, synthetic.BEGAN, HOSTILE)
-    for run in made.runs[:2]:
-        path = run.folder(made.results).eval
+    plan = synthetic.make_plan(root / "results", str(subset))
+    for run, kind in zip(plan.runs, ("pass", "fail", "infra_error"), strict=True):
+        synthetic.write_run(plan, run, kind, synthetic.BEGAN, HOSTILE)
+    for run in plan.runs[:2]:
+        path = run.folder(plan.results).eval
         document = json.loads(path.read_text())
         document["workflow"] |= {"reason": ACTS, "caveat": ACTS, "outcome": "fail"}
         document["merge"] = {"status": ACTS, "strategy": ACTS, "diff": HOSTILE.patch}
         path.write_text(json.dumps(document))
     from cooperflow.tables import run_table
 
-    run_table.make(made)
-    build.build(made)
-    return made
+    run_table.make(plan)
+    build.build(plan)
+    return plan
 
 
 def show(driver: Any, path: Path) -> None:
@@ -100,8 +100,8 @@ def ready(driver: Any) -> None:
     WebDriverWait(driver, 20).until(lambda d: d.execute_script(script))
 
 
-def index(made: Plan) -> Path:
-    return made.results.report / "index.html"
+def index(plan: Plan) -> Path:
+    return plan.results.report / "index.html"
 
 
 def shown_rows(driver: Any) -> list[list[str]]:
@@ -156,15 +156,15 @@ def test_figures_are_the_tables(driver: Any, lite: Plan) -> None:
     summary = pd.read_csv(lite.results.summary_csv)
     runs = pd.read_csv(lite.results.runs_csv, keep_default_na=False)
     rows = {name: f["spec"]["data"]["values"] for name, f in figures.items() if "data" in f["spec"]}
-    told = {r["label"]: [r["value"], r["low"], r["high"]] for r in rows["pass_rates"]}
+    intervals = {r["label"]: [r["value"], r["low"], r["high"]] for r in rows["pass_rates"]}
     for _, row in summary.iterrows():
-        assert told[row["run_name"]] == [row["pass_rate"], row["ci_low"], row["ci_high"]]
+        assert intervals[row["run_name"]] == [row["pass_rate"], row["ci_low"], row["ci_high"]]
     bad = runs[runs["outcome"].isin(["fail", "infra_error"])]
     assert sum(row["runs"] for row in rows["reasons"]) == len(bad)
     key = ["repo", "task_id", "features"]
-    done = runs[runs["outcome"] != judgement.INFRA_ERROR].set_index(key)
-    solo = done[done["setting"] == "solo"]["outcome"]
-    comm = done[done["setting"] == "coop-comm"]["outcome"]
+    evaluated = runs[runs["outcome"] != judgement.INFRA_ERROR].set_index(key)
+    solo = evaluated[evaluated["setting"] == "solo"]["outcome"]
+    comm = evaluated[evaluated["setting"] == "coop-comm"]["outcome"]
     both = pd.concat([solo, comm], axis=1, join="inner", keys=["a", "b"])
     want = [
         ((both.a == a) & (both.b == b)).sum()
@@ -194,8 +194,8 @@ def test_filter_open_a_run_go_back(driver: Any, lite: Plan) -> None:
     assert "go_chi_task" in driver.find_element(By.TAG_NAME, "h1").text
     assert driver.find_element(By.CSS_SELECTOR, ".verdict").text.startswith("fail")
     driver.find_element(By.CSS_SELECTOR, ".command summary").click()
-    shown = driver.find_element(By.CSS_SELECTOR, ".command[open] .block")
-    assert "print('hello')" in shown.text
+    block = driver.find_element(By.CSS_SELECTOR, ".command[open] .block")
+    assert "print('hello')" in block.text
     driver.back()
     ready(driver)
     assert info(driver).startswith(f"{len(want)} runs")
@@ -247,9 +247,9 @@ def test_folded_columns_are_shown_on_demand(driver: Any, lite: Plan) -> None:
     ready(driver)
     button = driver.find_element(By.CSS_SELECTOR, "#table .unfold")
     button.click()
-    shown = driver.find_element(By.CSS_SELECTOR, "#table dl.more").text
-    assert "Tokens in" in shown
-    assert "Attempts" in shown
+    text = driver.find_element(By.CSS_SELECTOR, "#table dl.more").text
+    assert "Tokens in" in text
+    assert "Attempts" in text
     button.click()
     assert not driver.find_elements(By.CSS_SELECTOR, "#table dl.more")
     details = driver.find_element(By.CSS_SELECTOR, "#results .more details")
@@ -277,9 +277,9 @@ def test_every_figure_is_drawn(driver: Any, lite: Plan) -> None:
     figures = driver.execute_script("return window.cooperflowFigures.length")
     assert len(driver.find_elements(By.CSS_SELECTOR, ".plot")) == figures
     driver.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
-    for place in driver.find_elements(By.CSS_SELECTOR, ".plot"):
-        driver.execute_script("arguments[0].scrollIntoView()", place)
-        WebDriverWait(driver, 20).until(lambda d, p=place: p.find_elements(By.TAG_NAME, "svg"))
+    for plot in driver.find_elements(By.CSS_SELECTOR, ".plot"):
+        driver.execute_script("arguments[0].scrollIntoView()", plot)
+        WebDriverWait(driver, 20).until(lambda d, p=plot: p.find_elements(By.TAG_NAME, "svg"))
     assert browser.complaints(driver) == []
     assert browser.overflow(driver) <= 0
 
@@ -383,38 +383,38 @@ def test_a_page_reads_well_narrow_and_without_scripts(driver: Any, lite: Plan) -
 
 
 def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
-    made = synthetic.make_plan(tmp_path / "results", "flash")
+    plan = synthetic.make_plan(tmp_path / "results", "flash")
     kinds = ("infra_error", "fail")
-    for run, kind in zip(made.runs[:2], kinds, strict=True):
-        synthetic.write_run(made, run, kind, synthetic.BEGAN, synthetic.Words())
-    made.runs[2].folder(made.results).attempt(1).mkdir(parents=True)
+    for run, kind in zip(plan.runs[:2], kinds, strict=True):
+        synthetic.write_run(plan, run, kind, synthetic.BEGAN, synthetic.Words())
+    plan.runs[2].folder(plan.results).attempt(1).mkdir(parents=True)
     from cooperflow.tables import run_table
 
-    at = made.results.partial
-    run_table.write(at, *run_table.collect(made, partial=True))
-    report = build.build(made, at).index.parent
+    at = plan.results.partial
+    run_table.write(at, *run_table.collect(plan, partial=True))
+    report = build.build(plan, at).index.parent
     assert report == at.report
-    broken = (report / pages.run_path(made.runs[0])).read_text()
+    broken = (report / pages.run_path(plan.runs[0])).read_text()
     assert "left no trajectory" in broken
     assert "Too many requests" in broken
     assert "print(&#x27;hello&#x27;)" in broken
-    assert not (report / pages.run_path(made.runs[2])).exists()
+    assert not (report / pages.run_path(plan.runs[2])).exists()
     assert "unfinished" in (report / "data" / "runs.js").read_text()
 
 
 def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
-    made = synthetic.make_plan(tmp_path / "results", "flash")
-    synthetic.finish(made)
-    assert build.build(made).pages == 150
-    report = made.results.report
+    plan = synthetic.make_plan(tmp_path / "results", "flash")
+    synthetic.finish(plan)
+    assert build.build(plan).pages == 150
+    report = plan.results.report
     before = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
-    assert build.build(made).pages == 0
-    changed = made.runs[7].folder(made.results).eval
+    assert build.build(plan).pages == 0
+    changed = plan.runs[7].folder(plan.results).eval
     document = json.loads(changed.read_text())
     changed.write_text(json.dumps({**document, "error": "it broke"}))
-    assert build.build(made).pages == 1
+    assert build.build(plan).pages == 1
     changed.write_text(json.dumps(document))
-    assert build.build(made).pages == 1
+    assert build.build(plan).pages == 1
     after = {path: path.read_bytes() for path in report.rglob("*") if path.is_file()}
     assert after == before
 
@@ -424,14 +424,14 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
 def test_how_long_it_takes_to_open(
     driver: Any, tmp_path: Path, subset: str, limit: float, record_property: Any
 ) -> None:
-    made = synthetic.make_plan(tmp_path / "results", subset)
-    synthetic.finish(made, steps=1)
-    build.build(made)
+    plan = synthetic.make_plan(tmp_path / "results", subset)
+    synthetic.finish(plan, steps=1)
+    build.build(plan)
     begun = time.monotonic()
-    show(driver, index(made))
+    show(driver, index(plan))
     ready(driver)
     seconds = time.monotonic() - begun
     # Printed, not asserted: machines differ.
-    print(f"{len(made.runs)} runs opened in {seconds:.2f} s (wanted: {limit} s)")
+    print(f"{len(plan.runs)} runs opened in {seconds:.2f} s (wanted: {limit} s)")
     record_property("seconds", round(seconds, 2))
-    assert info(driver) == f"{len(made.runs):,} runs"
+    assert info(driver) == f"{len(plan.runs):,} runs"

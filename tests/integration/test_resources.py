@@ -26,13 +26,13 @@ print("SHOWN", _json.dumps({{
 """
 
 
-def shown(folder: Path, *arguments: str) -> dict[str, dict[str, object]]:
+def read_resources(folder: Path, *arguments: str) -> dict[str, dict[str, object]]:
     """Return limits and default resources as Snakemake has them with these arguments."""
     for name in ("config", "demo", "report", "profiles", "rules", "scripts"):
         (folder / name).symlink_to(REPOSITORY / name)
     text = (REPOSITORY / "Snakefile").read_text() + SHOW.partition("\n")[2].partition("\n")[2]
     (folder / "Snakefile").write_text(text)
-    done = subprocess.run(
+    result = subprocess.run(
         [SNAKEMAKE, "--list-rules", *arguments],
         cwd=folder,
         capture_output=True,
@@ -40,8 +40,8 @@ def shown(folder: Path, *arguments: str) -> dict[str, dict[str, object]]:
         timeout=120,
         env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
     )
-    line = re.search(r"^SHOWN (.*)$", done.stdout, re.MULTILINE)
-    assert line, done.stdout + done.stderr
+    line = re.search(r"^SHOWN (.*)$", result.stdout, re.MULTILINE)
+    assert line, result.stdout + result.stderr
     document: dict[str, dict[str, object]] = json.loads(line[1])
     return document
 
@@ -59,7 +59,7 @@ def test_one_limit_leaves_the_others(
 ) -> None:
     assert " ".join(arguments) in (REPOSITORY / page).read_text()
     expected = {"run_slots": 4, "eval_slots": 2, "pull_slots": 2, **limits}
-    assert shown(tmp_path, *arguments)["limits"] == expected
+    assert read_resources(tmp_path, *arguments)["limits"] == expected
 
 
 def test_one_default_of_a_cluster_leaves_the_others(
@@ -72,10 +72,12 @@ def test_one_default_of_a_cluster_leaves_the_others(
     command = ["--profile", "profiles/default", "--workflow-profile", "profiles/slurm"]
     assert " ".join(command) in page
     assert "--default-resources slurm_partition=" in page
-    found = shown(tmp_path, *command, "--default-resources", "slurm_partition=x", "mem_mb=9000")
-    assert found["limits"] == {"run_slots": 40, "eval_slots": 20, "pull_slots": 4}
+    resources = read_resources(
+        tmp_path, *command, "--default-resources", "slurm_partition=x", "mem_mb=9000"
+    )
+    assert resources["limits"] == {"run_slots": 40, "eval_slots": 20, "pull_slots": 4}
     assert (
-        found["defaults"].items()
+        resources["defaults"].items()
         >= {
             "slurm_partition": "x",
             "mem_mb": 9000,

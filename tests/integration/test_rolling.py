@@ -12,7 +12,8 @@ from experiment_client import INVENTORY, TEXTKIT, Experiment
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 needs_servers = pytest.mark.skipif(
-    bool(image_servers.lacking()), reason=f"not here: {image_servers.lacking()}"
+    bool(image_servers.find_missing_tools()),
+    reason=f"not here: {image_servers.find_missing_tools()}",
 )
 
 Make = Callable[..., Experiment]
@@ -21,19 +22,19 @@ PAIRS = ((INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2))
 
 
 def _docker(host: str, *arguments: str) -> str:
-    told = subprocess.run(
+    result = subprocess.run(
         ["docker", *arguments],
         env={**os.environ, "DOCKER_HOST": host} if host else None,
         check=True,
         capture_output=True,
         text=True,
     )
-    return told.stdout
+    return result.stdout
 
 
 @needs_servers
 def test_each_image_is_brought_when_needed_and_removed_after_its_last_use(
-    experiment: Make,
+    make_experiment: Make,
     demo_images: None,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
@@ -52,9 +53,9 @@ def test_each_image_is_brought_when_needed_and_removed_after_its_last_use(
         monkeypatch.setenv("DOCKER_HOST", host)
         lock = str(folder / "images.lock.csv")
         keys = {"pull": True, "build": False, "rolling": True, "registry": registry, "lock": lock}
-        rolling = experiment(pairs=PAIRS, images={**keys, "free_gb": 0, "unpacked": 2})
-        done = rolling.run()
-        assert done.returncode == 0, done.stdout[-3000:]
+        rolling = make_experiment(pairs=PAIRS, images={**keys, "free_gb": 0, "unpacked": 2})
+        session = rolling.run()
+        assert session.returncode == 0, session.stdout[-3000:]
         assert [row["outcome"] for row in rolling.rows()] == ["pass"] * 3
         assert _docker(host, "images", "-q") == ""
         assert _docker(host, "ps", "-aq") == ""

@@ -51,7 +51,7 @@ def test_no_kind_of_error_leaves_the_key(tmp_path: Path) -> None:
     keys = {"plain": "sk-5e1f0d7c2b9a-never", "line-break": "sk-5e1f0d7c2b9a-never\n"}
     with stub() as provider:
         provider.statuses = statuses * len(keys)
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", CALLER, str(tmp_path), f"{provider.url}/v2/chat"],
             input=json.dumps({"keys": keys, "calls": len(statuses)}),
             text=True,
@@ -59,11 +59,11 @@ def test_no_kind_of_error_leaves_the_key(tmp_path: Path) -> None:
             timeout=120,
             env={**os.environ, "PYTHONPATH": "scripts"},
         )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     for name in keys:
         files = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
         written = "".join(path.read_text() for path in files)
-        assert written.count('"event": "end"') == len(statuses), done.stderr
+        assert written.count('"event": "end"') == len(statuses), result.stderr
         assert "[key]" in written
-        for text in (written, done.stdout):
+        for text in (written, result.stdout):
             assert "5e1f0d7c2b9a" not in text

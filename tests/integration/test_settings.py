@@ -39,8 +39,8 @@ SURROUNDINGS = {
     ],
 )
 def test_which_setting_needs_a_redis(flags: str, messaging: bool, redis: bool) -> None:
-    one = Setting("x", tuple(flags.split()))
-    assert (one.messaging, one.redis) == (messaging, redis)
+    setting = Setting("x", tuple(flags.split()))
+    assert (setting.messaging, setting.redis) == (messaging, redis)
 
 
 @pytest.fixture
@@ -53,38 +53,42 @@ def git_server_image() -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_the_demos_further_settings_side_by_side(experiment: Make, git_server_image: None) -> None:
+def test_the_demos_further_settings_side_by_side(
+    make_experiment: Make, git_server_image: None
+) -> None:
     """Each passes; runs with a git server of upstream's do not take it from each other."""
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2)])
-    raw = yaml.safe_load(one.config.read_text())
+    experiment = make_experiment(pairs=[(INVENTORY, 1, 1, 2)])
+    raw = yaml.safe_load(experiment.config.read_text())
     settings = {**dict.fromkeys(COMMON), **SETTINGS}
-    one.config.write_text(yaml.safe_dump({**raw, "settings": settings}, sort_keys=False))
-    done = one.run()
-    assert done.returncode == 0, done.stdout
-    rows = {r["setting"]: r for r in one.rows()}
+    experiment.config.write_text(yaml.safe_dump({**raw, "settings": settings}, sort_keys=False))
+    session = experiment.run()
+    assert session.returncode == 0, session.stdout
+    rows = {r["setting"]: r for r in experiment.rows()}
     assert {name: r["outcome"] for name, r in rows.items()} == dict.fromkeys(SETTINGS, "pass")
     assert len(SETTINGS) >= 5
     assert {r["mode"] for name, r in rows.items() if name.startswith("team")} == {"team"}
-    for path in (one.results / "runs/tested-team").rglob("attempts/1/upstream/tasks.json"):
+    for path in (experiment.results / "runs/tested-team").rglob("attempts/1/upstream/tasks.json"):
         assert len(json.loads(path.read_text())) == 2
         break
     else:
         raise AssertionError("a team's list of tasks was not kept")
     for kind in ("network", "volume"):
-        left = subprocess.run(["docker", kind, "ls"], capture_output=True, text=True, check=True)
-        assert "cooperbench-" not in left.stdout.replace("cooperbench-git-server", "")
+        remaining = subprocess.run(
+            ["docker", kind, "ls"], capture_output=True, text=True, check=True
+        )
+        assert "cooperbench-" not in remaining.stdout.replace("cooperbench-git-server", "")
         # A team's volume is named `cb-team-...`, with the label of its experiment.
-        identity = (one.results / ".state" / "id").read_text().strip()
+        identity = (experiment.results / ".state" / "id").read_text().strip()
         command = ["docker", kind, "ls", "-q", "--filter", f"label={RESULTS_LABEL}={identity}"]
-        left = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert left.stdout == ""
+        remaining = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert remaining.stdout == ""
 
 
 @pytest.mark.docker
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["warm", "off"])
 def test_an_agent_of_somebodys_module(
-    experiment: Make, launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_experiment: Make, launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
     # A machine with another locale, and a home in which nothing can be written.
@@ -92,9 +96,9 @@ def test_an_agent_of_somebodys_module(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # Snakemake itself needs one
     agent = {"name": "tested_agent", "external": ["external_agent"]}
-    one = experiment(agent=agent, launcher=launcher)
-    done = one.run()
-    assert done.returncode == 0, done.stdout
-    assert [row["outcome"] for row in one.rows()] == ["pass"]
-    (attempt,) = (one.results / "runs").rglob("attempts/1")
+    experiment = make_experiment(agent=agent, launcher=launcher)
+    session = experiment.run()
+    assert session.returncode == 0, session.stdout
+    assert [row["outcome"] for row in experiment.rows()] == ["pass"]
+    (attempt,) = (experiment.results / "runs").rglob("attempts/1")
     assert b"tested_agent ran" in atomic_io.read_bytes(attempt / "cooperbench.log")

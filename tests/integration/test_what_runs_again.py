@@ -127,8 +127,8 @@ class Random:
         self.simulation.ask(rows, self.chance.sample(SETTINGS, self.chance.randint(1, 2)))
 
     def files(self, pattern: str) -> list[Path]:
-        found = sorted((self.simulation.folder / "results").rglob(pattern))
-        return [path for path in found if path.is_file() and ".state" not in path.parts]
+        paths = sorted((self.simulation.folder / "results").rglob(pattern))
+        return [path for path in paths if path.is_file() and ".state" not in path.parts]
 
     def copy_without_times(self, plan: Plan) -> None:
         for path in self.files("*"):
@@ -189,8 +189,8 @@ class Random:
         before = state(self.simulation.folder)
         jobs = self.simulation.jobs(target)
         assert state(self.simulation.folder) == before
-        seen = (outputs(jobs, "run_"), outputs(jobs, "eval_"), outputs(jobs, "own_"))
-        assert seen == self.expected(plan)
+        actual = (outputs(jobs, "run_"), outputs(jobs, "eval_"), outputs(jobs, "own_"))
+        assert actual == self.expected(plan)
         killed = self.chance.random() < 0.4
         self.simulation.perform(jobs, self.chance, len(jobs) // 2 if killed else None)
         if not killed:

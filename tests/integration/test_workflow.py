@@ -34,14 +34,14 @@ def test_demo(clone: Path) -> None:
     """Twelve runs end as intended, and a second session has no pending jobs."""
 
     def demo() -> str:
-        done = run_group([".venv/bin/python", "scripts/commands/demo.py"], 500, clone)
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        result = run_group([".venv/bin/python", "scripts/commands/demo.py"], 500, clone)
+        assert result.returncode == 0, result.stdout
+        return result.stdout
 
-    shown = demo()
+    output = demo()
     results = clone / "results" / "demo"
-    one = Experiment(clone, results, clone / "config" / "demo.yaml", None)  # type: ignore[arg-type]
-    ends = {(r["setting"], r["repo"], r["features"]): _end(r) for r in one.rows()}
+    experiment = Experiment(clone, results, clone / "config" / "demo.yaml", None)  # type: ignore[arg-type]
+    ends = {(r["setting"], r["repo"], r["features"]): _end(r) for r in experiment.rows()}
     assert ends == {
         ("solo", INVENTORY, "1,2"): "pass",
         ("solo", INVENTORY, "2,3"): "pass",
@@ -56,13 +56,15 @@ def test_demo(clone: Path) -> None:
         ("coop-nocomm", TEXTKIT, "1,2"): "fail empty_patch",
         ("coop-nocomm", TEXTKIT, "2,3"): "pass lead_alone",
     }
-    losses = {(r["setting"], r["repo"], r["features"]): r["loss"] for r in one.rows() if r["loss"]}
+    losses = {
+        (r["setting"], r["repo"], r["features"]): r["loss"] for r in experiment.rows() if r["loss"]
+    }
     assert losses == {
         ("coop-comm", TEXTKIT, "1,2"): "integration",
         ("coop-nocomm", INVENTORY, "2,3"): "merge",
         ("coop-nocomm", TEXTKIT, "1,2"): "agent",
     }
-    coop = [r for r in one.rows() if r["mode"] == "coop"]
+    coop = [r for r in experiment.rows() if r["mode"] == "coop"]
     own = {
         (r["setting"], r["repo"], r["features"]): r["own1_passed"] + r["own2_passed"] for r in coop
     }
@@ -72,7 +74,7 @@ def test_demo(clone: Path) -> None:
         ("coop-comm", TEXTKIT, "2,3"): "FalseTrue",  # works with the other agent's function
         ("coop-nocomm", TEXTKIT, "1,2"): "TrueFalse",
     }
-    assert {r["own1_passed"] + r["loss"] for r in one.rows() if r["mode"] == "solo"} == {""}
+    assert {r["own1_passed"] + r["loss"] for r in experiment.rows() if r["mode"] == "solo"} == {""}
     overlaps = {
         (r["setting"], r["repo"], r["features"]): (r["hunks_overlapping"], r["merge_status"])
         for r in coop
@@ -82,24 +84,26 @@ def test_demo(clone: Path) -> None:
         ("coop-nocomm", INVENTORY, "2,3"): "conflicts",
         ("coop-nocomm", TEXTKIT, "2,3"): "conflicts",
     }
-    assert [(r["run_name"], r["pass"], r["replay"]) for r in one.summary()] == [
+    assert [(r["run_name"], r["pass"], r["replay"]) for r in experiment.summary()] == [
         ("replay-solo", "4", "True"),
         ("replay-coop-comm", "3", "True"),
         ("replay-coop-nocomm", "2", "True"),
     ]
-    assert "replay-coop-comm" in shown
-    assert "These runs are a replay" in shown
+    assert "replay-coop-comm" in output
+    assert "These runs are a replay" in output
     ledgers = [
         json.loads(line)
         for path in results.rglob("ledger.jsonl")
         for line in path.read_text().splitlines()
     ]
     assert all(line["answered"] for line in ledgers)
-    assert one.books() == (
+    assert experiment.recorded_tokens() == (
         sum(line["input_tokens"] for line in ledgers),
         sum(line["output_tokens"] for line in ledgers),
     )
-    messages = sum(int(r["messages_sent"]) for r in one.rows() if r["setting"] == "coop-comm")
+    messages = sum(
+        int(r["messages_sent"]) for r in experiment.rows() if r["setting"] == "coop-comm"
+    )
     assert messages == 17
     sent = list(csv.DictReader((results / "messages.csv").open()))
     assert {(r["run_name"], r["features"], r["sender"]) for r in sent if r["late"] == "True"} == {
@@ -109,9 +113,9 @@ def test_demo(clone: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
     demo()
     assert before == {p: p.stat().st_mtime_ns for p in results.rglob("*.json")}
-    dry = one.run("--dry-run")
+    dry = experiment.run("--dry-run")
     assert "Nothing to be done" in dry.stdout
-    packed = one.run("--report", str(results / "snakemake-report.zip"))
+    packed = experiment.run("--report", str(results / "snakemake-report.zip"))
     assert packed.returncode == 0, packed.stdout
     names = {
         name.rpartition("/")[2]
@@ -125,7 +129,7 @@ def _end(row: dict[str, str]) -> str:
     return " ".join(filter(None, (row["outcome"], row["reason"], row["caveat"])))
 
 
-def test_provider_down_then_another_configuration(experiment: Make) -> None:
+def test_provider_down_then_another_configuration(make_experiment: Make) -> None:
     """A dead provider is not a failed task; afterwards only that run can be requeued.
 
     A second session meanwhile on the same results names the running session, and stops. A paid
@@ -133,77 +137,77 @@ def test_provider_down_then_another_configuration(experiment: Make) -> None:
     that is accepted by name. Runs that are added then, with less time, run out of it: an agent
     has failed, unless it waited for its provider.
     """
-    one = experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
-    one.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
-    process = one.start()
-    one.until(process, lambda: one.recorded() > 0, 120)
-    with one.server.held():  # the first session cannot end before the second has tried
-        second = one.run()
+    experiment = make_experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
+    experiment.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
+    process = experiment.start()
+    experiment.until(process, lambda: experiment.recorded() > 0, 120)
+    with experiment.server.held():  # the first session cannot end before the second has tried
+        second = experiment.run()
     assert second.returncode != 0
     assert f"process {process.pid} " in second.stdout
     assert "Traceback" not in second.stdout
     assert process.wait(240) == 0, process.stdout
-    ends = {r["repo"]: (r["outcome"], r["reason"], r["attempts"]) for r in one.rows()}
+    ends = {r["repo"]: (r["outcome"], r["reason"], r["attempts"]) for r in experiment.rows()}
     assert ends[INVENTORY] == ("pass", "", "1")
     assert ends[TEXTKIT] == ("infra_error", "api_unavailable", "3")
-    assert one.summary()[0]["pass_rate"] == "1.0"
-    assert one.summary()[0]["pass_rate_all"] == "0.5"
-    assert "Nothing to be done" in one.dry_run()
+    assert experiment.summary()[0]["pass_rate"] == "1.0"
+    assert experiment.summary()[0]["pass_rate_all"] == "0.5"
+    assert "Nothing to be done" in experiment.dry_run()
 
-    one.server.faults()
-    listed = one.script("retry_infra", "--list")
+    experiment.server.faults()
+    listed = experiment.script("retry_infra", "--list")
     assert "api_unavailable" in listed.stdout
-    assert "Nothing to be done" in one.dry_run()
-    put_back = one.script("retry_infra")
+    assert "Nothing to be done" in experiment.dry_run()
+    put_back = experiment.script("retry_infra")
     assert "1 runs" in put_back.stdout
-    dry = one.run("--dry-run", "--quiet", "rules").stdout
+    dry = experiment.run("--dry-run", "--quiet", "rules").stdout
     assert re.search(r"^run_solo +1$", dry, re.MULTILINE), dry
-    (result,) = (one.results / "runs").glob(f"*/*/{INVENTORY}/*/*/result.json")
-    whole = result.read_text()
+    (result,) = (experiment.results / "runs").glob(f"*/*/{INVENTORY}/*/*/result.json")
+    content = result.read_text()
     result.unlink()
-    calls = one.recorded()
-    paid = len(one.server.ledger())
+    calls = experiment.recorded()
+    paid = len(experiment.server.ledger())
     # `all` asks for each result too.
-    done = one.run("-j", "4", one.target, str(result))
-    assert done.returncode == 0, done.stdout
-    assert result.read_text() == whole
-    ends = {r["repo"]: (r["outcome"], r["attempts"]) for r in one.rows()}
+    session = experiment.run("-j", "4", experiment.target, str(result))
+    assert session.returncode == 0, session.stdout
+    assert result.read_text() == content
+    ends = {r["repo"]: (r["outcome"], r["attempts"]) for r in experiment.rows()}
     assert ends == {INVENTORY: ("pass", "1"), TEXTKIT: ("pass", "4")}
-    assert one.recorded() > calls
-    assert {line["repo"] for line in one.server.ledger()[paid:]} == {TEXTKIT}
-    assert one.books() == ledger_tokens(one.server)
-    _another_configuration(one)
+    assert experiment.recorded() > calls
+    assert {line["repo"] for line in experiment.server.ledger()[paid:]} == {TEXTKIT}
+    assert experiment.recorded_tokens() == ledger_tokens(experiment.server)
+    _another_configuration(experiment)
 
 
-def _another_configuration(one: Experiment) -> None:
+def _another_configuration(experiment: Experiment) -> None:
     """Grow a finished experiment by two runs with less time."""
-    text = one.config.read_text()
-    pairs = one.config.parent / "pairs.csv"
+    text = experiment.config.read_text()
+    pairs = experiment.config.parent / "pairs.csv"
     pairs.write_text(f"{pairs.read_text()}{INVENTORY},1,2,3\n{TEXTKIT},2,3,2\n")
-    one.config.write_text(text.replace("call_tries: 2", "call_tries: 3\n  run_seconds: 25"))
-    stopped = one.run()
+    experiment.config.write_text(text.replace("call_tries: 2", "call_tries: 3\n  run_seconds: 25"))
+    stopped = experiment.run()
     assert stopped.returncode != 0
     assert "call_tries: 2 -> 3" in stopped.stdout
     assert "Traceback" not in stopped.stdout
     asleep = [{"text": "Thinking.", "commands": ["sleep 600"]}]
-    one.server.faults(
+    experiment.server.faults(
         {"match": {"repo": INVENTORY}, "action": "override", "turns": asleep},
         {"match": {"repo": TEXTKIT}, "action": "hang"},
     )
     accept = ["--config", 'accept=["tested-solo"]']
-    accepted = one.run("-j", "4", one.target, "--retries", "0", *accept)
+    accepted = experiment.run("-j", "4", experiment.target, "--retries", "0", *accept)
     assert accepted.returncode == 0, accepted.stdout
-    document = json.loads((one.results / "runs/tested-solo/experiment.json").read_text())
+    document = json.loads((experiment.results / "runs/tested-solo/experiment.json").read_text())
     changes = document["history"][0]["changes"]
     assert sorted(changes) == ["call_tries: 2 -> 3", "run_seconds: 600 -> 25"]
-    rows = {(r["repo"], r["features"]): r for r in one.rows()}
+    rows = {(r["repo"], r["features"]): r for r in experiment.rows()}
     slow = rows[INVENTORY, "2,3"], rows[TEXTKIT, "2,3"]
     assert [(r["outcome"], r["reason"]) for r in slow] == [
         ("fail", "timeout"),
         ("infra_error", "api_timeout"),
     ]
     assert [r["cost_complete"] for r in slow] == ["True", "False"]
-    assert containers_of(one.results) == []
+    assert containers_of(experiment.results) == []
 
 
 def test_real_experiment_dry_run(clone: Path) -> None:
@@ -211,7 +215,7 @@ def test_real_experiment_dry_run(clone: Path) -> None:
     environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"}
     environment.pop("COHERE_API_KEY", None)
     begun = time.monotonic()
-    shown = subprocess.run(
+    result = subprocess.run(
         [".venv/bin/snakemake", "--dry-run", "--quiet", "rules"],
         cwd=clone,
         env=environment,
@@ -219,8 +223,8 @@ def test_real_experiment_dry_run(clone: Path) -> None:
         text=True,
     )
     print(f"dry run of the real experiment: {time.monotonic() - begun:.1f} s")
-    text = shown.stdout + shown.stderr
-    assert shown.returncode == 0, text
+    text = result.stdout + result.stderr
+    assert result.returncode == 0, text
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, re.MULTILINE))
     assert counts["image"] == "26"
     for setting in ("solo", "coop_comm", "coop_nocomm"):
@@ -255,8 +259,8 @@ def test_real_experiment_without_anything(clone: Path) -> None:
 
 def test_lint() -> None:
     """Snakemake's own lint finds nothing but what docs/architecture.md refuses, with its reason."""
-    found = subprocess.run(
+    result = subprocess.run(
         [".venv/bin/snakemake", "--lint"], cwd=REPOSITORY, capture_output=True, text=True
     )
-    titles = set(re.findall(r"^    \* (.+):$", found.stdout + found.stderr, re.MULTILINE))
+    titles = set(re.findall(r"^    \* (.+):$", result.stdout + result.stderr, re.MULTILINE))
     assert titles <= {"Specify a conda environment or container for each rule."}

@@ -16,7 +16,7 @@ from cooperflow import layout
 from cooperflow.experiment import config, plan
 from cooperflow.tables import run_table
 
-from .cluster import PROFILES, cluster, lacking
+from .cluster import PROFILES, cluster, find_missing_tools
 
 FILES = [layout.REPOSITORY / "config" / "demo.yaml", Path(__file__).with_name("demo.yaml")]
 SNAKEMAKE = Path(sys.executable).with_name("snakemake")
@@ -28,21 +28,21 @@ EXPECTED = {"solo": 4, "coop-comm": 3, "coop-nocomm": 2}
 
 def main() -> int:
     os.chdir(layout.REPOSITORY)
-    if missing := lacking():
+    if missing := find_missing_tools():
         print(f"not here: {', '.join(missing)}. `make slurm` as root installs them (Debian).")
         return 1
     files = ["--configfile", *map(str, FILES)]
-    made = [str(SNAKEMAKE), "images_archive", *files, "--config", "images={build: true}"]
-    if code := subprocess.call(made):
+    snakemake = [str(SNAKEMAKE), "images_archive", *files, "--config", "images={build: true}"]
+    if code := subprocess.call(snakemake):
         return code
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, cluster(Path(folder), NODES) as up:
         print(up.command("sinfo"), flush=True)
         command = [str(SNAKEMAKE), "all", *PROFILES, *files]
         code = subprocess.call(command, env={**os.environ, **up.environment()})
-        left = up.jobs()
-    if code or left:
-        print(f"The demo did not finish (exit code {code}, jobs left: {left or 'none'}).")
+        remaining = up.jobs()
+    if code or remaining:
+        print(f"The demo did not finish (exit code {code}, jobs left: {remaining or 'none'}).")
         return code or 1
     runs, _ = run_table.collect(plan.make(config.load(FILES)))
     good = runs[runs["outcome"] == "pass"].groupby("setting").size()

@@ -64,7 +64,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 NODE = "NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=8000"
 
 
-def lacking() -> list[str]:
+def find_missing_tools() -> list[str]:
     """Return the programs that are not installed."""
     return [program for program in PROGRAMS if shutil.which(program) is None]
 
@@ -84,7 +84,7 @@ class Cluster:
 
     def command(self, *arguments: str) -> str:
         """Run a command of Slurm and return its output."""
-        done = subprocess.run(
+        result = subprocess.run(
             arguments,
             env={**os.environ, **self.environment()},
             capture_output=True,
@@ -92,9 +92,9 @@ class Cluster:
             timeout=60,
             check=False,
         )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
+        if result.returncode:
+            raise RuntimeError(f"{' '.join(arguments)}: {result.stderr.strip()}")
+        return result.stdout
 
     def jobs(self) -> dict[str, str]:
         """Return the state of each queued or running job, by its number."""
@@ -102,8 +102,8 @@ class Cluster:
         return dict(line.split() for line in lines if line.strip())
 
     def running_on(self, node: str) -> list[str]:
-        told = self.command("squeue", "--noheader", "--format=%i", "-t", "RUNNING", "-w", node)
-        return told.split()
+        output = self.command("squeue", "--noheader", "--format=%i", "-t", "RUNNING", "-w", node)
+        return output.split()
 
     def state(self, node: str) -> str:
         return self.command("sinfo", "--noheader", "-n", node, "--format=%T").strip()
@@ -114,7 +114,7 @@ class Cluster:
         if node in self.engines:
             mounts[self.engines[node]] = "/var/run/docker.sock"
         inner = [f"hostname {node}"]
-        inner += [f"mount --bind {source} {place}" for source, place in mounts.items()]
+        inner += [f"mount --bind {source} {target}" for source, target in mounts.items()]
         inner += [f"exec slurmd -D -N {node} -f /etc/slurm/slurm.conf"]
         # The kernel ends all of it when its first process ends.
         apart = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -202,9 +202,9 @@ def cluster(
         "nodes": "\n".join(lines),
     }
     (folder / "slurm.conf").write_text(CONF.format(**text))
-    made = Cluster(folder, nodes, engines or {})
+    instance = Cluster(folder, nodes, engines or {})
     try:
-        made.up()
-        yield made
+        instance.up()
+        yield instance
     finally:
-        made.down()
+        instance.down()

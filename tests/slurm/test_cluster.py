@@ -24,9 +24,9 @@ from experiment_client import (
     wait_for,
 )
 
-from .cluster import PROFILES, Cluster, cluster, lacking
+from .cluster import PROFILES, Cluster, cluster, find_missing_tools
 
-MISSING = lacking()
+MISSING = find_missing_tools()
 pytestmark = [
     pytest.mark.slurm,
     pytest.mark.docker,
@@ -65,19 +65,19 @@ def tars(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(experiment: Make, slurm: Cluster, tars: Path) -> Make:
+def make(make_experiment: Make, slurm: Cluster, tars: Path) -> Make:
     """Make experiments whose images come from tars."""
 
-    def made(**options: Any) -> Experiment:
+    def create(**options: Any) -> Experiment:
         images = {"pull": False, "build": False, "archive": str(tars), "free_gb": 1}
-        return experiment(**{"pairs": PAIRS, "images": images, **options})
+        return make_experiment(**{"pairs": PAIRS, "images": images, **options})
 
-    return made
+    return create
 
 
-def start(one: Experiment) -> Session:
+def start(experiment: Experiment) -> Session:
     """Start the workflow on the cluster, in a separate process group."""
-    return one.start("all", *PROFILES)
+    return experiment.start("all", *PROFILES)
 
 
 def end(session: Session, code: int | None = 0, seconds: float = 240) -> str:
@@ -86,128 +86,130 @@ def end(session: Session, code: int | None = 0, seconds: float = 240) -> str:
     return session.stdout
 
 
-def attempts(one: Experiment) -> list[list[dict[str, Any]]]:
+def attempts(experiment: Experiment) -> list[list[dict[str, Any]]]:
     """Return the records of each run's attempts."""
-    folders = sorted(path.parent for path in (one.results / "runs").rglob("attempts"))
+    folders = sorted(path.parent for path in (experiment.results / "runs").rglob("attempts"))
     return [
         [json.loads(path.read_text()) for path in sorted((f / "attempts").glob("*/attempt.json"))]
         for f in folders
     ]
 
 
-def hosts(one: Experiment) -> dict[str, str]:
+def hosts(experiment: Experiment) -> dict[str, str]:
     """Return the machine of each running attempt, by its run's pair."""
     return {
         path.parts[-6]: json.loads(path.read_text())["process"].partition(":")[0]
-        for path in (one.results / "runs").rglob("attempt.json")
+        for path in (experiment.results / "runs").rglob("attempt.json")
     }
 
 
-def at_work(slurm: Cluster, one: Experiment) -> str:
+def at_work(slurm: Cluster, experiment: Experiment) -> str:
     """Wait until a run talks to its model; return the machine it is on."""
-    wait_for(lambda: one.recorded() > 1, 120)
-    return next(iter(hosts(one).values()))
+    wait_for(lambda: experiment.recorded() > 1, 120)
+    return next(iter(hosts(experiment).values()))
 
 
 def test_a_node_that_dies_costs_one_try_and_leaves_nothing(make: Make, slurm: Cluster) -> None:
-    one = make()
-    process = start(one)
-    dead = at_work(slurm, one)
-    held = containers_of(one.results)
-    assert held
+    experiment = make()
+    process = start(experiment)
+    dead = at_work(slurm, experiment)
+    containers = containers_of(experiment.results)
+    assert containers
     slurm.kill_node(dead)
     end(process)
-    assert {row["outcome"] for row in one.rows()} == {"pass"}
+    assert {row["outcome"] for row in experiment.rows()} == {"pass"}
     # Once for each run that was on it; nobody but Snakemake tried again.
-    assert sorted(len(tries) for tries in attempts(one)) in ([1, 2], [2, 2])
-    assert {a["process"].partition(":")[0] for tries in attempts(one) for a in tries[1:]} == (
-        {"node1", "node2"} - {dead}
-    )
-    books, ledger = one.books(), ledger_tokens(one.server)
-    assert books == ledger or any(row["cost_complete"] == "False" for row in one.rows())
-    assert books[0] <= ledger[0]
-    assert not containers_of(one.results)
+    assert sorted(len(tries) for tries in attempts(experiment)) in ([1, 2], [2, 2])
+    assert {
+        a["process"].partition(":")[0] for tries in attempts(experiment) for a in tries[1:]
+    } == ({"node1", "node2"} - {dead})
+    recorded, ledger = experiment.recorded_tokens(), ledger_tokens(experiment.server)
+    assert recorded == ledger or any(row["cost_complete"] == "False" for row in experiment.rows())
+    assert recorded[0] <= ledger[0]
+    assert not containers_of(experiment.results)
 
 
 def test_a_cancelled_job_is_one_try(make: Make, slurm: Cluster) -> None:
-    one = make(pairs=PAIRS[:1])
-    process = start(one)
-    slurm.command("scancel", *slurm.running_on(at_work(slurm, one)))
+    experiment = make(pairs=PAIRS[:1])
+    process = start(experiment)
+    slurm.command("scancel", *slurm.running_on(at_work(slurm, experiment)))
     end(process)
-    assert [row["outcome"] for row in one.rows()] == ["pass"]
-    [tries] = attempts(one)
+    assert [row["outcome"] for row in experiment.rows()] == ["pass"]
+    [tries] = attempts(experiment)
     assert [a["state"] for a in tries] == ["interrupted", "ended"]
-    assert one.books()[0] <= ledger_tokens(one.server)[0]
-    assert not containers_of(one.results)
+    assert experiment.recorded_tokens()[0] <= ledger_tokens(experiment.server)[0]
+    assert not containers_of(experiment.results)
 
 
 def test_a_killed_start_is_gone_on_with_and_nothing_is_paid_twice(
     make: Make, slurm: Cluster
 ) -> None:
-    one = make(pairs=PAIRS[:1])
-    killed = start(one)
-    at_work(slurm, one)
+    experiment = make(pairs=PAIRS[:1])
+    killed = start(experiment)
+    at_work(slurm, experiment)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     # The job on its node knows nothing of it; the next session submits the same job again.
-    said = end(start(one))
-    assert "has been submitted with SLURM jobid" in said
-    assert [row["outcome"] for row in one.rows()] == ["pass"]
-    assert [len(tries) for tries in attempts(one)] == [1]
-    assert one.books() == ledger_tokens(one.server)
-    assert {row["cost_complete"] for row in one.rows()} == {"True"}
+    output = end(start(experiment))
+    assert "has been submitted with SLURM jobid" in output
+    assert [row["outcome"] for row in experiment.rows()] == ["pass"]
+    assert [len(tries) for tries in attempts(experiment)] == [1]
+    assert experiment.recorded_tokens() == ledger_tokens(experiment.server)
+    assert {row["cost_complete"] for row in experiment.rows()} == {"True"}
 
 
 def test_a_job_still_queued_when_its_start_is_killed_does_nothing(
     make: Make, slurm: Cluster
 ) -> None:
-    one = make(pairs=PAIRS[:1])
-    assert one.run("images").returncode == 0  # here: what waits in the queue is a run
+    experiment = make(pairs=PAIRS[:1])
+    assert experiment.run("images").returncode == 0  # here: what waits in the queue is a run
     for node in slurm.nodes:
         slurm.command("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
-    killed = start(one)
+    killed = start(experiment)
     wait_for(lambda: "PENDING" in slurm.jobs().values(), 120)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     for node in slurm.nodes:
         slurm.command("scontrol", "update", f"NodeName={node}", "State=RESUME")
     wait_for(lambda: not slurm.jobs(), 120)
-    assert one.recorded() == 0
-    logs = "".join(path.read_text() for path in (one.clone / "logs").rglob("*.log"))
+    assert experiment.recorded() == 0
+    logs = "".join(path.read_text() for path in (experiment.clone / "logs").rglob("*.log"))
     assert "not started: the session that submitted this job has ended" in logs
 
 
 def test_a_refusal_on_a_node_ends_the_start(make: Make, slurm: Cluster) -> None:
     pairs = [(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 2, 3)]
-    one = make(pairs=pairs, settings=("solo", "coop-nocomm"))
-    one.server.faults({"match": {}, "action": "unauthorized"})
-    said = end(
-        one.start("all", *PROFILES, "--resources", "run_slots=1", "eval_slots=1"),
+    experiment = make(pairs=pairs, settings=("solo", "coop-nocomm"))
+    experiment.server.faults({"match": {}, "action": "unauthorized"})
+    output = end(
+        experiment.start("all", *PROFILES, "--resources", "run_slots=1", "eval_slots=1"),
         code=None,
     )
-    note = json.loads((one.results / ".state" / "halt.json").read_text())
+    note = json.loads((experiment.results / ".state" / "halt.json").read_text())
     assert note["reason"] == "auth"
     # Eight runs were pending: only the runs that were running at the command were started.
-    assert len(attempts(one)) <= 2
-    assert said.count("submitted with SLURM jobid") <= 4
+    assert len(attempts(experiment)) <= 2
+    assert output.count("submitted with SLURM jobid") <= 4
 
 
 def test_no_more_runs_at_a_time_than_slots_on_the_whole_cluster(make: Make, slurm: Cluster) -> None:
-    one = make(pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)])
-    end(one.start("all", *PROFILES, "--resources", "run_slots=2", "eval_slots=2"))
-    times = [(a["started"], a["ended"]) for tries in attempts(one) for a in tries]
+    experiment = make(pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)])
+    end(experiment.start("all", *PROFILES, "--resources", "run_slots=2", "eval_slots=2"))
+    times = [(a["started"], a["ended"]) for tries in attempts(experiment) for a in tries]
     assert len(times) == 3
     assert max(sum(s <= t < e for s, e in times) for t, _ in times) <= 2
 
 
 def test_a_node_without_the_image_loads_it_once(
-    experiment: Make, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_experiment: Make, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node has a separate, empty Docker engine."""
     images = {"pull": False, "build": False, "archive": str(tars), "free_gb": 0}
-    one = experiment(pairs=[(TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 2, 3)], images=images)
-    assert one.run("images").returncode == 0
-    [sentinel] = [p for p in (one.results / "images").glob("*.json") if p.name != "verified.json"]
+    experiment = make_experiment(pairs=[(TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 2, 3)], images=images)
+    assert experiment.run("images").returncode == 0
+    [sentinel] = [
+        p for p in (experiment.results / "images").glob("*.json") if p.name != "verified.json"
+    ]
     before = sentinel.read_bytes()
     with (
         # A short path: its containerd's socket is below it.
@@ -217,14 +219,16 @@ def test_a_node_without_the_image_loads_it_once(
     ):
         for name, value in up.environment().items():
             monkeypatch.setenv(name, value)
-        end(start(one))
+        end(start(experiment))
         ids = subprocess.run(
             ["docker", "-H", host, "images", "--no-trunc", "-q"], capture_output=True, text=True
         ).stdout.split()
-    assert [row["outcome"] for row in one.rows()] == ["pass", "pass"]
+    assert [row["outcome"] for row in experiment.rows()] == ["pass", "pass"]
     assert json.loads(before)["id"] in ids
     assert sentinel.read_bytes() == before
-    assert {a["process"].partition(":")[0] for tries in attempts(one) for a in tries} == {"node1"}
+    assert {a["process"].partition(":")[0] for tries in attempts(experiment) for a in tries} == {
+        "node1"
+    }
 
 
 def test_an_orphaned_job_is_told_from_one_whose_start_lives(tmp_path: Path) -> None:
@@ -241,17 +245,17 @@ def test_an_orphaned_job_is_told_from_one_whose_start_lives(tmp_path: Path) -> N
     from cooperflow.layout import Results
     from cooperflow.processes import this_process
 
-    def told(start: str) -> str:
+    def reason_for(session: str) -> str:
         return subprocess.run(
             [sys.executable, "-c", program, str(tmp_path)],
             cwd=Path(__file__).parents[2],
-            env={**os.environ, environment.OWNER: start},
+            env={**os.environ, environment.OWNER: session},
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
 
-    assert told(str(this_process())) == "the start"
+    assert reason_for(str(this_process())) == "the start"
     session_state.hold_lock(Results(tmp_path), tmp_path)
-    assert told(str(this_process())) == ""
-    assert told("elsewhere:1:boot:2") == "the start"
+    assert reason_for(str(this_process())) == ""
+    assert reason_for("elsewhere:1:boot:2") == "the start"

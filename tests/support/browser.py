@@ -41,15 +41,15 @@ def programs() -> tuple[str, str] | None:
 @contextlib.contextmanager
 def opened(width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Any]:
     """Give a driver whose window has this size."""
-    found = programs()
-    assert found is not None, "call envs/setup.sh chromium"
+    binaries = programs()
+    assert binaries is not None, "call envs/setup.sh chromium"
     profile = tempfile.mkdtemp(prefix="cooperflow-chromium-")
     options = webdriver.ChromeOptions()
-    options.binary_location = found[0]
+    options.binary_location = binaries[0]
     for argument in (*ARGUMENTS, f"--user-data-dir={profile}", f"--window-size={width},{height}"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(found[1]))
+    driver = webdriver.Chrome(options=options, service=Service(binaries[1]))
     try:
         resize(driver, width, height)
         if dark:

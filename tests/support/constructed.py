@@ -320,9 +320,9 @@ def _write(plan: Plan, run: Run, truth: Truth, *patches: str | None) -> None:
             (folder.path / f"agent{feature}.patch").write_text(patches[agent] or "")
         messages = _trajectory(truth, agent)
         _json(folder.path / f"agent{feature}_traj.json", {"agent_id": name, "messages": messages})
-        mine = [turn for turn in truth.turns if turn.agent == agent]
-        listed = [turn.note.text for turn in mine if turn.note]
-        listed += [turn.content.split('"')[1] for turn in mine if '"' in turn.content]
+        own_turns = [turn for turn in truth.turns if turn.agent == agent]
+        listed = [turn.note.text for turn in own_turns if turn.note]
+        listed += [turn.content.split('"')[1] for turn in own_turns if '"' in turn.content]
         other = AGENTS[1 - agent]
         conversation += [{"from": name, "to": other, "message": text} for text in listed]
     if run.experiment.setting.messaging:

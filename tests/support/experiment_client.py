@@ -83,10 +83,10 @@ def containers_of(results: Path) -> list[str]:
     if not identity.exists():
         return []
     chosen = f"label={RESULTS_LABEL}={identity.read_text().strip()}"
-    found = subprocess.run(
+    result = subprocess.run(
         ["docker", "ps", "-aq", "--filter", chosen], check=True, capture_output=True, text=True
     )
-    return found.stdout.split()
+    return result.stdout.split()
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -271,7 +271,7 @@ class Experiment:
     def summary(self) -> list[dict[str, str]]:
         return read_csv(self.results / "summary.csv")
 
-    def books(self) -> tuple[int, int]:
+    def recorded_tokens(self) -> tuple[int, int]:
         """Input and output tokens of runs.csv."""
         rows = self.rows()
         return sum(int(r["input_tokens"]) for r in rows), sum(int(r["output_tokens"]) for r in rows)

@@ -15,10 +15,10 @@ KEY = "sk-a-key-that-must-not-leave"
 
 def finished_plan(root: Path) -> Plan:
     """Finish an experiment whose agents print the key and the path of the results."""
-    made = synthetic.make_plan(root, "flash")
+    plan = synthetic.make_plan(root, "flash")
     words = synthetic.Words(output=f"Bearer {KEY} in {root}/runs\n", message="I take store.py.")
-    synthetic.finish(made, words, steps=2)
-    return made
+    synthetic.finish(plan, words, steps=2)
+    return plan
 
 
 def export_of(plan: Plan) -> Path:
@@ -27,7 +27,7 @@ def export_of(plan: Plan) -> Path:
         patch.setenv("COHERE_API_KEY", KEY)
         # The logs stay JSON: another test covers .eval.
         patch.setattr(run_formats, "inspect_interpreter", lambda: None)
-        done = export.write(plan)
-    assert done.logs == 3
-    assert "make inspect" in done.notes[0]
+        result = export.write(plan)
+    assert result.logs == 3
+    assert "make inspect" in result.notes[0]
     return plan.results.export

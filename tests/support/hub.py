@@ -34,8 +34,8 @@ class Hub:
         return sorted(p for p in self.folder.rglob("*") if p.is_file())
 
     async def info(self, request: web.Request) -> web.Response:
-        asked = request.match_info.get("revision", self.newest)
-        if asked not in (SHA, self.newest, "main"):
+        revision = request.match_info.get("revision", self.newest)
+        if revision not in (SHA, self.newest, "main"):
             return web.json_response(
                 {"error": "Revision not found"},
                 status=404,
@@ -45,7 +45,7 @@ class Hub:
         return web.json_response(
             {
                 "id": f"{request.match_info['owner']}/{request.match_info['name']}",
-                "sha": SHA if asked == SHA else self.newest,
+                "sha": SHA if revision == SHA else self.newest,
                 "private": False,
                 "tags": [],
                 "downloads": 0,

@@ -24,16 +24,16 @@ PROGRAMS = ("docker-registry", "dockerd", "mkfs.ext4", "busybox", "ip")
 DISK = 400_000_000
 
 
-def lacking() -> list[str]:
+def find_missing_tools() -> list[str]:
     """Return what this machine has not of what the servers need."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     return missing + ([] if os.getuid() == 0 else ["root"])
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -136,8 +136,8 @@ def task_image(content: bytes) -> bytes:
 
 def _needs(program: str) -> list[str]:
     """Return the libraries of a program with its loader: none for a static one."""
-    told = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
-    return re.findall(r"(/\S+) \(0x", told.stdout) if told.returncode == 0 else []
+    result = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
+    return re.findall(r"(/\S+) \(0x", result.stdout) if result.returncode == 0 else []
 
 
 class Proxy:
@@ -175,20 +175,28 @@ class Proxy:
         }
         async with (
             aiohttp.ClientSession(auto_decompress=False) as session,
-            session.request(request.method, f"{self._registry}/v2/{path}", headers=headers) as told,
+            session.request(
+                request.method, f"{self._registry}/v2/{path}", headers=headers
+            ) as response,
         ):
-            kept = ("Content-Type", "Content-Length", "Docker-Content-Digest", "Content-Range")
+            header_names = (
+                "Content-Type",
+                "Content-Length",
+                "Docker-Content-Digest",
+                "Content-Range",
+            )
             answer = web.StreamResponse(
-                status=told.status, headers={k: told.headers[k] for k in kept if k in told.headers}
+                status=response.status,
+                headers={k: response.headers[k] for k in header_names if k in response.headers},
             )
             await answer.prepare(request)
             if request.method == "HEAD":
                 return answer
             self.blobs += "/blobs/" in path
-            cut = self.cuts > 0 and int(told.headers.get("Content-Length", 0)) > 3_000_000
+            cut = self.cuts > 0 and int(response.headers.get("Content-Length", 0)) > 3_000_000
             self.cuts -= cut
             sent = 0
-            async for chunk in told.content.iter_chunked(500_000):
+            async for chunk in response.content.iter_chunked(500_000):
                 await answer.write(chunk)
                 sent += len(chunk)
                 await asyncio.sleep(self.seconds_per_megabyte * len(chunk) / 1e6)

@@ -10,7 +10,7 @@ from typing import Any
 
 def listener(tmp_path: Path, more: str = "") -> tuple[list[str], Path]:
     """A command that writes each document to a file, a line each."""
-    target = tmp_path / "said.jsonl"
+    target = tmp_path / "events.jsonl"
     script = tmp_path / "listen.py"
     script.write_text(
         "import os, sys\n"
@@ -21,7 +21,7 @@ def listener(tmp_path: Path, more: str = "") -> tuple[list[str], Path]:
     return [sys.executable, str(script)], target
 
 
-def said(target: Path) -> list[dict[str, Any]]:
+def read_events(target: Path) -> list[dict[str, Any]]:
     if not target.exists():
         return []
     return [json.loads(line) for line in target.read_text().splitlines()]

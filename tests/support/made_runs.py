@@ -100,30 +100,30 @@ def communication(runs: pd.DataFrame, seed: int = 7) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
     count = len(coop)
     keys = ["run_name", "model", "setting", "repo", "task_id", "features", "outcome"]
-    made = coop[[*keys, "replay", "adopted"]].reset_index(drop=True)
-    made["messaging"] = made["setting"] != "coop-nocomm"
-    made["conflict"] = pd.Series(generator.random(count) < 0.4, dtype=object).where(
-        made["outcome"] != "infra_error", None
+    table = coop[[*keys, "replay", "adopted"]].reset_index(drop=True)
+    table["messaging"] = table["setting"] != "coop-nocomm"
+    table["conflict"] = pd.Series(generator.random(count) < 0.4, dtype=object).where(
+        table["outcome"] != "infra_error", None
     )
-    made["turns"] = generator.integers(15, 60, count)
-    made["messages"] = np.where(made["messaging"], generator.poisson(4, count), 0)
-    made["events"] = made["turns"] + made["messages"]
-    made["message_share"] = (made["messages"] / made["events"]).round(6)
-    left = made["messages"].to_numpy()
+    table["turns"] = generator.integers(15, 60, count)
+    table["messages"] = np.where(table["messaging"], generator.poisson(4, count), 0)
+    table["events"] = table["turns"] + table["messages"]
+    table["message_share"] = (table["messages"] / table["events"]).round(6)
+    remaining = table["messages"].to_numpy()
     for column in SIXTH_COLUMNS:
-        made[column] = generator.binomial(left, 1 / 4)
-        left = left - made[column].to_numpy()
+        table[column] = generator.binomial(remaining, 1 / 4)
+        remaining = remaining - table[column].to_numpy()
     for column in ("plans", "questions", "late", "with_files", "with_lines"):
-        made[column] = generator.binomial(made["messages"], 0.4)
-    made["unanswered"] = generator.binomial(made["questions"], 0.3)
-    made["first_message_s"] = 1.5
-    made["first_message_plan"] = pd.Series(generator.random(count) < 0.5, dtype=object).where(
-        made["messages"] > 0, None
+        table[column] = generator.binomial(table["messages"], 0.4)
+    table["unanswered"] = generator.binomial(table["questions"], 0.3)
+    table["first_message_s"] = 1.5
+    table["first_message_plan"] = pd.Series(generator.random(count) < 0.5, dtype=object).where(
+        table["messages"] > 0, None
     )
-    made["files_touched"] = generator.integers(1, 5, count)
-    made["files_announced_touched"] = generator.binomial(made["files_touched"], 0.6)
-    made["files_announced"] = made["files_announced_touched"] + generator.integers(0, 2, count)
-    return made[list(communication_tables.RUN_COLUMNS)]
+    table["files_touched"] = generator.integers(1, 5, count)
+    table["files_announced_touched"] = generator.binomial(table["files_touched"], 0.6)
+    table["files_announced"] = table["files_announced_touched"] + generator.integers(0, 2, count)
+    return table[list(communication_tables.RUN_COLUMNS)]
 
 
 def joined(*parts: pd.DataFrame) -> pd.DataFrame:

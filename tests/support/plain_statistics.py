@@ -74,9 +74,9 @@ def clustered(values: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -
     ratios = np.sort((_draws(k) @ np.array(above)) / (_draws(k) @ np.array(below))).tolist()
     ends = []
     for quantile in (0.025, 0.975):
-        place = quantile * (len(ratios) - 1)
-        low = int(place)
-        ends.append(ratios[low] + (place - low) * (ratios[low + 1] - ratios[low]))
+        position = quantile * (len(ratios) - 1)
+        low = int(position)
+        ends.append(ratios[low] + (position - low) * (ratios[low + 1] - ratios[low]))
     return tuple(ends)
 
 

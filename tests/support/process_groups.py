@@ -24,19 +24,19 @@ def new_mark() -> dict[str, str]:
 
 def marked_processes(mark: str) -> list[tuple[int, str]]:
     """Return number and command line of each living process with this mark."""
-    found = []
-    wanted = f"{MARKER}={mark}".encode()
+    processes = []
+    variable = f"{MARKER}={mark}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
-            if wanted not in (entry / "environ").read_bytes().split(b"\0"):
+            if variable not in (entry / "environ").read_bytes().split(b"\0"):
                 continue
             if (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX":
                 continue
             line = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-            found.append((int(entry.name), line.decode(errors="replace")))
-    return found
+            processes.append((int(entry.name), line.decode(errors="replace")))
+    return processes
 
 
 def kill_marked(mark: str) -> None:

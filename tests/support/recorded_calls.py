@@ -15,7 +15,7 @@ from replay_client import BASH, Server, first_messages
 from cooperflow import atomic_io
 from cooperflow.attempt import child_process
 from cooperflow.instrumentation.raw_answers import RawAnswers
-from cooperflow.outcomes import usage
+from cooperflow.outcomes.usage import Usage, calls, total
 
 child_process.prepare_environment()
 
@@ -37,7 +37,7 @@ RECORDER = call_log.CallLog(Path(os.devnull), None, answers=ANSWERS)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Exchange:
     """One call: litellm's answer or error, the records of the log, the ledger's line."""
 
     answer: Any
@@ -50,14 +50,14 @@ class Asked:
         return self.records[-1]
 
     @property
-    def books(self) -> usage.Usage:
-        return usage.total(usage.calls(self.records))
+    def usage(self) -> Usage:
+        return total(calls(self.records))
 
 
-def ask(server: Server | None, book: Path, wire: str, **options: Any) -> Asked:
-    """Make one call and wait for its end in ``book``, which litellm writes from another thread."""
-    RECORDER._path = book
-    before = len(atomic_io.read_lines(book))
+def ask(server: Server | None, log: Path, wire: str, **options: Any) -> Exchange:
+    """Make one call and wait for its end in ``log``, which litellm writes from another thread."""
+    RECORDER._path = log
+    before = len(atomic_io.read_lines(log))
     litellm.callbacks = [RECORDER]
     litellm.suppress_debug_info = True
     model, path = WIRES[wire]
@@ -79,12 +79,12 @@ def ask(server: Server | None, book: Path, wire: str, **options: Any) -> Asked:
         error = raised
     limit = time.monotonic() + 10
     while time.monotonic() < limit:
-        records = atomic_io.read_lines(book)[before:]
+        records = atomic_io.read_lines(log)[before:]
         if any(record["event"] == "end" for record in records):
             break
         time.sleep(0.02)
     ledger = server.ledger() if server else []
-    return Asked(answer, error, records, ledger[-1] if ledger else {})
+    return Exchange(answer, error, records, ledger[-1] if ledger else {})
 
 
 @contextmanager

@@ -64,19 +64,19 @@ class Simulation:
         table = self.folder / "pairs.csv"
         rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, row)) for row in pairs)]
         table.write_text("\n".join(rows) + "\n")
-        wanted = set(settings)
+        requested = set(settings)
         every = ("solo", "coop-comm", "coop-nocomm")
         document = {
             "results": "results",
             "dataset": {"dir": "demo/dataset", "subset": str(table)},
-            "settings": {name: None for name in every if name not in wanted},
+            "settings": {name: None for name in every if name not in requested},
             **more,
         }
         self.config_file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def jobs(self, *targets: str) -> list[Job]:
         """Return what a dry run lists, in an order in which it could run."""
-        kept, chosen = dict(os.environ), logging.root.manager.disable
+        variables, chosen = dict(os.environ), logging.root.manager.disable
         thresholds = gc.get_threshold()
         logging.disable(logging.CRITICAL)
         try:
@@ -102,25 +102,25 @@ class Simulation:
             logging.disable(chosen)
             gc.set_threshold(*thresholds)
             os.environ.clear()
-            os.environ.update(kept)
+            os.environ.update(variables)
 
     def perform(
         self, jobs: Sequence[Job], chance: random.Random, at_most: int | None = None
     ) -> int:
         """Do jobs in a random order that their inputs allow; stop after ``at_most``, as a kill."""
-        done: set[int] = set()
-        while len(done) < (len(jobs) if at_most is None else min(at_most, len(jobs))):
-            ready = [n for n in range(len(jobs)) if n not in done and jobs[n].needs <= done]
+        finished: set[int] = set()
+        while len(finished) < (len(jobs) if at_most is None else min(at_most, len(jobs))):
+            ready = [n for n in range(len(jobs)) if n not in finished and jobs[n].needs <= finished]
             number = chance.choice(ready)
             self._write(jobs[number])
-            done.add(number)
-        return len(done)
+            finished.add(number)
+        return len(finished)
 
     def _write(self, job: Job) -> None:
-        made = self.plan
+        plan = self.plan
         if job.rule.startswith("run_"):
-            lacking = [image for image in made.images if not self._sentinel(image).exists()]
-            assert not lacking, f"{job.outputs}: run before {lacking} is verified"
+            missing = [image for image in plan.images if not self._sentinel(image).exists()]
+            assert not missing, f"{job.outputs}: run before {missing} is verified"
         for output in job.outputs:
             atomic_io.write_text(self.folder / output, "{\n}\n")
         if job.rule.startswith(("eval_", "own_")) or job.rule == "oracle_pair":
@@ -128,11 +128,11 @@ class Simulation:
             name = key.rpartition("/")[0].replace("/", "--")
             if job.rule.startswith("own_"):
                 name = f"own--{name}"
-            for marker in (self.folder / made.results.redo_markers).glob(f"{name}.*"):
+            for marker in (self.folder / plan.results.redo_markers).glob(f"{name}.*"):
                 marker.unlink()
         if job.rule == "aggregate":
             with working_in(self.folder):
-                fingerprint.record_tables(made)
+                fingerprint.record_tables(plan)
 
     def _sentinel(self, image: str) -> Path:
         return self.folder / self.plan.results.sentinel(image)

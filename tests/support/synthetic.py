@@ -23,7 +23,7 @@ COMMAND = "python3 - <<'PY'\nprint('hello')\nPY"
 class Words:
     """Texts of models and repositories; a test uses hostile text here."""
 
-    said: str = "I look at the code first."
+    statement: str = "I look at the code first."
     command: str = COMMAND
     output: str = "hello\n"
     message: str = "I take store.py; is report.py yours?"
@@ -54,24 +54,24 @@ def make_plan(root: Path, subset: str = "lite", models: int = 1, first: int | No
     return plan.make(config.parse(raw))
 
 
-def finish(made: Plan, words: Words | None = None, steps: int = 3) -> None:
+def finish(plan: Plan, words: Words | None = None, steps: int = 3) -> None:
     """Write the documents of every run and the tables, as a finished experiment leaves them."""
     chance = random.Random(1)
-    for number, run in enumerate(made.runs):
+    for number, run in enumerate(plan.runs):
         kind = chance.choices(("pass", "fail", "infra_error"), (6, 3, 1))[0]
-        write_run(made, run, kind, BEGAN + 40 * number, words or Words(), steps)
-    run_table.make(made)
+        write_run(plan, run, kind, BEGAN + 40 * number, words or Words(), steps)
+    run_table.make(plan)
 
 
-def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps: int = 3) -> None:
+def write_run(plan: Plan, run: Run, kind: str, began: float, words: Words, steps: int = 3) -> None:
     """Write one run: an infra_error has no trajectory, as after a timeout."""
-    folder = run.folder(made.results)
+    folder = run.folder(plan.results)
     mode = run.experiment.setting.mode
     a, b = run.pair.sorted_features
     agents = {"solo": a} if mode == "solo" else {f"agent{f}": f for f in (a, b)}
     broken = kind == judgement.INFRA_ERROR
     reason = {"pass": "", "fail": judgement.TESTS_FAILED, "infra_error": "rate_limited"}[kind]
-    told = {
+    workflow = {
         "schema": 1,
         "outcome": judgement.INFRA_ERROR if broken else None,
         "reason": reason if broken else "",
@@ -94,7 +94,7 @@ def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps
         "ended": began + 95,
     }
     ends = {name: {"feature_id": f, "status": "Submitted"} for name, f in agents.items()}
-    result = {"model": "command-a-03-2025", "workflow": told}
+    result = {"model": "command-a-03-2025", "workflow": workflow}
     result |= {"agent": ends["solo"]} if mode == "solo" else {"agents": ends}
     tested = {"passed": kind == "pass", "test_output": words.tests}
     evaluation: dict[str, Any] = {
@@ -107,8 +107,10 @@ def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps
     }  # fmt: skip
     attempt = folder.attempt(1)
     attempt.mkdir(parents=True, exist_ok=True)
-    _write(attempt / "attempt.json", {"number": 1, "state": "ended", "started": began,
-           "ended": began + 95, "outcome": told["outcome"], "reason": told["reason"]})  # fmt: skip
+    _write(attempt / "attempt.json", {
+        "number": 1, "state": "ended", "started": began, "ended": began + 95,
+        "outcome": workflow["outcome"], "reason": workflow["reason"],
+    })  # fmt: skip
     lines = [_call(name, n, began, words, broken) for name in agents for n in range(steps)]
     (attempt / "calls.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     if not broken:
@@ -126,7 +128,7 @@ def write_run(made: Plan, run: Run, kind: str, began: float, words: Words, steps
         _text(folder.path / name, text)
     _write(folder.result, result)
     _write(folder.eval, evaluation)
-    if made.has_own_features(run.experiment):
+    if plan.has_own_features(run.experiment):
         verdicts = {f"agent{n}": OwnFeature(f, None) for n, f in enumerate((a, b), start=1)}
         _write(folder.own, losses.make_document({}, verdicts))
 
@@ -140,7 +142,7 @@ def _messages(agent: int, steps: int, began: float, words: Words) -> list[dict[s
         messages.append(
             {
                 "role": "assistant",
-                "content": words.said,
+                "content": words.statement,
                 "tool_calls": [
                     {"id": f"c{n}", "function": {"arguments": json.dumps({"command": command})}}
                 ],
@@ -181,7 +183,7 @@ def _call(agent: str, number: int, began: float, words: Words, broken: bool) -> 
     if record["kind"] != "answered":
         return {**record, "status": 429, "error": words.error or "Too many requests"}
     call = {"function": {"arguments": json.dumps({"command": words.command})}}
-    return {**record, "message": {"content": words.said, "tool_calls": [call]}}
+    return {**record, "message": {"content": words.statement, "tool_calls": [call]}}
 
 
 def _write(path: Path, document: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import synthetic
-from listener import listener, said
+from listener import listener, read_events
 
 from cooperflow import atomic_io, layout, locks, processes, session_state
 from cooperflow.engine import containers
@@ -200,7 +200,7 @@ def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.M
     assert notification.send(plan, notification.HALTED, "auth")
     assert not notification.send(plan, notification.HALTED, "auth")
     notification.session_ended(plan, success=False)
-    halted, ended = said(target)
+    halted, ended = read_events(target)
     assert (halted["schema"], halted["event"], halted["message"]) == (1, "halted", "auth")
     assert (ended["event"], ended["success"]) == ("ended", False)
     assert ended["runs"] == {
@@ -256,7 +256,7 @@ def test_a_long_wait_at_the_circuit_breaker_is_sent(
     plan.results.state.mkdir(parents=True)
     with admission.breaker_admission(plan, plan.runs[0]):
         pass
-    (event,) = said(target)
+    (event,) = read_events(target)
     assert event["event"] == "waiting"
     assert "the provider does not answer" in event["message"]
 

@@ -64,10 +64,10 @@ class _Stream:
 
 
 class _Process:
-    def __init__(self, done: subprocess.CompletedProcess[bytes], text: bool) -> None:
-        self.returncode = done.returncode
-        self.stdout = _Stream(done.stdout, text)
-        self.stderr = _Stream(done.stderr, text)
+    def __init__(self, result: subprocess.CompletedProcess[bytes], text: bool) -> None:
+        self.returncode = result.returncode
+        self.stdout = _Stream(result.stdout, text)
+        self.stderr = _Stream(result.stderr, text)
 
     def wait(self) -> int:
         return self.returncode
@@ -89,21 +89,21 @@ class Sandbox:
         tags: dict[str, str] | None = None,
     ) -> Sandbox:
         labels = [f"--label={key}={value}" for key, value in (tags or {}).items()]
-        done = _docker(
+        result = _docker(
             *("run", "-d", "--init", f"--label=standin-app={app.app_id}", *labels),
             *("--entrypoint", "", "-w", workdir, image.name, *command),
         )
-        if done.returncode:
-            raise exception.Error(done.stderr.decode())
-        made = cls(done.stdout.decode().strip(), workdir)
-        _note(call="create", app=app.app_id, tags=tags, id=made.object_id)
-        return made
+        if result.returncode:
+            raise exception.Error(result.stderr.decode())
+        sandbox = cls(result.stdout.decode().strip(), workdir)
+        _note(call="create", app=app.app_id, tags=tags, id=sandbox.object_id)
+        return sandbox
 
     @classmethod
     def list(cls, *, app_id: str, tags: dict[str, str]) -> list[Sandbox]:
         chosen = [f"--filter=label={key}={value}" for key, value in tags.items()]
-        found = _docker("ps", "-aq", "--no-trunc", f"--filter=label=standin-app={app_id}", *chosen)
-        return [cls(identity) for identity in found.stdout.decode().split()]
+        result = _docker("ps", "-aq", "--no-trunc", f"--filter=label=standin-app={app_id}", *chosen)
+        return [cls(identity) for identity in result.stdout.decode().split()]
 
     def exec(self, *command: str, text: bool = True) -> _Process:
         kill = Path(os.environ.get("STANDIN_KILL", "/nonexistent"))
