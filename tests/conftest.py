@@ -39,10 +39,10 @@ LONGEST = (
     "/test_workflow",
     "/test_record",
     "test_runs_of_plain_cooperbench",
-    "test_further_models_beside_a_first",
+    "test_models_added_to_a_finished_model",
     "/test_settings",
     "/test_rolling",
-    "test_both_sides_come_to_the_same",
+    "test_both_sides_have_the_same_outcomes",
     "/test_images",
 )
 

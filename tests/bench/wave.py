@@ -16,12 +16,12 @@ IMAGE = "cooperflow/demo-base:bookworm"
 
 @dataclass(frozen=True)
 class Wave:
-    """Seconds from the first beginning until containers answered a command."""
+    """Seconds from the first start until containers answered a command."""
 
     stagger: float
     mean: float
     last: float
-    slowest: float  # of one container, from its own beginning
+    slowest: float  # of one container, from its own start
 
 
 def measure(stagger: float, containers: int = CONTAINERS) -> Wave:

@@ -1,4 +1,4 @@
-"""The work that both sides are given: the demo's tasks, more than once, with longer recordings."""
+"""Workload of both sides: the demo's tasks, repeated, with longer recordings."""
 
 from __future__ import annotations
 

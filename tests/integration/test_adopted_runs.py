@@ -1,4 +1,4 @@
-"""Runs that plain cooperbench made, in our tables; and our results, read by upstream's tools."""
+"""Runs of plain cooperbench in this workflow's tables; its results, read by upstream's tools."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_runs_of_plain_cooperbench(
     )
     assert "Nothing to be done" in experiment.dry_run()
 
-    # The other way round: upstream finds what we made, and takes it for graded.
+    # The other direction: upstream finds the workflow's runs and their evaluations.
     there = ["--log-dir", str(experiment.results / "runs")]
     output = cooperbench(experiment, "eval", "-n", "tested-solo", *there)
     assert "skipping 3 already evaluated" in output

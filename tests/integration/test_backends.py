@@ -43,17 +43,17 @@ def modal(
     yield make, calls
     monkeypatch.undo()
     entries = [json.loads(line) for line in calls.read_text().splitlines()]
-    remaining = [c["id"] for c in entries if c["call"] == "create" and _is_there(c["id"])]
+    remaining = [c["id"] for c in entries if c["call"] == "create" and _exists(c["id"])]
     if remaining:
         subprocess.run(["docker", "rm", "-f", *remaining], check=False, capture_output=True)
     assert not remaining, f"sandboxes were left: {remaining}"
 
 
-def _is_there(container: str) -> bool:
+def _exists(container: str) -> bool:
     return subprocess.run(["docker", "inspect", container], capture_output=True).returncode == 0
 
 
-def created(calls: Path, app: str) -> int:
+def count_created(calls: Path, app: str) -> int:
     lines = [json.loads(line) for line in calls.read_text().splitlines()]
     return sum(line["call"] == "create" and line["app"] == app for line in lines)
 
@@ -68,8 +68,8 @@ def test_a_run_on_modal_needs_no_docker_here(modal: tuple[Make, Path]) -> None:
     assert [row["outcome"] for row in experiment.rows()] == ["pass", "pass"]
     assert experiment.recorded_tokens() == ledger_tokens(experiment.server)
     assert not (experiment.results / "images").exists()
-    assert created(calls, "cooperbench") == 3  # one alone, two together
-    assert created(calls, "cooperbench-eval") > 0
+    assert count_created(calls, "cooperbench") == 3  # one alone, two together
+    assert count_created(calls, "cooperbench-eval") > 0
     refused_images = experiment.run("images")
     assert "backend modal fetches the images itself" in refused_images.stdout
 
@@ -77,7 +77,7 @@ def test_a_run_on_modal_needs_no_docker_here(modal: tuple[Make, Path]) -> None:
 @pytest.mark.docker
 @pytest.mark.slow
 @pytest.mark.slow_model
-def test_a_killed_start_then_a_sandbox_that_dies(modal: tuple[Make, Path]) -> None:
+def test_a_killed_session_then_a_sandbox_that_dies(modal: tuple[Make, Path]) -> None:
     """A session ends the sandboxes of a killed session; a sandbox's death is not the model's fail.
 
     Upstream replaces it by an empty sandbox and continues; the attempt ends all the same.
@@ -88,7 +88,7 @@ def test_a_killed_start_then_a_sandbox_that_dies(modal: tuple[Make, Path]) -> No
     experiment.until(process, lambda: experiment.recorded() > 1, 120)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(60)
-    assert created(calls, "cooperbench") == 1
+    assert count_created(calls, "cooperbench") == 1
 
     paid = len(experiment.server.ledger())
     process = experiment.start()
@@ -97,4 +97,4 @@ def test_a_killed_start_then_a_sandbox_that_dies(modal: tuple[Make, Path]) -> No
     assert process.wait(240) == 0, process.stdout
     assert [(row["outcome"], row["attempts"]) for row in experiment.rows()] == [("pass", "3")]
     assert "infra_error container_died; retrying" in process.stdout
-    assert created(calls, "cooperbench") == 1 + 3
+    assert count_created(calls, "cooperbench") == 1 + 3

@@ -1,4 +1,4 @@
-"""A short cut of `make bench`: each part on little work; what it measures, not how fast it is."""
+"""A short `make bench`: each part on a small workload, checked for its figures, not for speed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_share_of_own_features_is_read_from_their_documents(tmp_path: Path) 
 
 
 @needs_root
-def test_what_a_detached_process_uses_is_counted(tmp_path: Path) -> None:
+def test_usage_of_a_detached_process_is_counted(tmp_path: Path) -> None:
     detached = (
         "import subprocess, sys; "
         f"subprocess.Popen([sys.executable, '-c', {BURN!r}], start_new_session=True)"
@@ -81,7 +81,7 @@ def test_stages_of_a_finished_experiment(tmp_path: Path) -> None:
 
 @needs_root
 @pytest.mark.slow
-def test_a_start_with_nothing_to_do(tmp_path: Path) -> None:
+def test_a_session_without_pending_jobs(tmp_path: Path) -> None:
     (start,) = idle.figures(tmp_path, 1, "flash", first=10)
     assert start.code == 0
 
@@ -89,7 +89,7 @@ def test_a_start_with_nothing_to_do(tmp_path: Path) -> None:
 @needs_root
 @pytest.mark.docker
 @pytest.mark.slow
-def test_both_sides_come_to_the_same(tmp_path: Path) -> None:
+def test_both_sides_have_the_same_outcomes(tmp_path: Path) -> None:
     settings = ("coop-comm",)  # of solo runs, tests/integration/test_adopted_runs.py
     work = workload.make(tmp_path, copies=1, turns=0, most=1, tasks=1)
     try:
@@ -109,7 +109,7 @@ def test_both_sides_come_to_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.docker
-def test_a_wave_of_containers_is_begun_apart_and_removed() -> None:
+def test_containers_of_a_wave_start_staggered_and_are_removed() -> None:
     result = wave.measure(0.5, containers=2)
     assert result.last > 0.5
     assert result.mean < result.last

@@ -16,7 +16,9 @@ RUNS = "runs/*/*/*/*/f*_f*/result.json"
 @pytest.mark.docker
 @pytest.mark.slow
 @pytest.mark.slow_model
-def test_a_budget_then_a_drain_then_the_rest(make_experiment: Make, tmp_path: Path) -> None:
+def test_a_budget_then_a_drain_then_the_remaining_runs(
+    make_experiment: Make, tmp_path: Path
+) -> None:
     """Three sessions: the budget stops new runs, `make drain` stops them, the last one resumes."""
     command, target = listener(tmp_path, more="raise SystemExit(1)\n")
     experiment = make_experiment(

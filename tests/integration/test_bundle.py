@@ -47,7 +47,7 @@ def plan(finished: Path, tmp_path: Path) -> Plan:
     return synthetic.make_plan(tmp_path / "results", "flash", first=12)
 
 
-def test_every_table_is_the_same_and_so_is_every_bundle(plan: Plan) -> None:
+def test_recomputed_tables_and_repeated_bundles_are_identical(plan: Plan) -> None:
     path = bundle.pack(plan)
     checks = bundle.check(path)
     assert all(check.is_good for check in checks), checks
@@ -126,14 +126,14 @@ def test_a_changed_file_is_found(plan: Plan, tmp_path: Path) -> None:
     assert [check.name for check in bad] == ["files"]
 
 
-def test_what_is_no_bundle_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_bundle_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.tar.gz"
     path.write_text("nothing")
     with pytest.raises(UserError, match="not a bundle"):
         bundle.check(path)
 
 
-def test_a_bundle_that_was_cut_off_is_told(plan: Plan, tmp_path: Path) -> None:
+def test_a_truncated_bundle_is_reported(plan: Plan, tmp_path: Path) -> None:
     content = bundle.pack(plan).read_bytes()
     path = tmp_path / "cut.tar.gz"
     for length in (20, len(content) // 2, len(content) * 4 // 5):
@@ -142,7 +142,7 @@ def test_a_bundle_that_was_cut_off_is_told(plan: Plan, tmp_path: Path) -> None:
             bundle.check(path)
 
 
-def test_provenance_tells_where_results_come_from(plan: Plan) -> None:
+def test_provenance_records_where_results_come_from(plan: Plan) -> None:
     document = json.loads(plan.results.provenance.read_text())
     facts = document["facts"]
     assert facts["lock"] == f"sha256:{provenance.file_hash(provenance.LOCK)}"

@@ -1,4 +1,4 @@
-"""The data set: fetched from a stand-in of the hub, cut off, gone on with, checked, filtered."""
+"""The data set from a stand-in of the hub: interrupted, resumed, checked and filtered."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def published(dataset: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_a_fetch_that_is_cut_off_is_gone_on_with(
+def test_an_interrupted_fetch_is_resumed(
     tmp_path: Path, published: Path, hub: tuple[Hub, str]
 ) -> None:
     stand_in, url = hub

@@ -15,12 +15,12 @@ from replay_client import DATASET
 TASKS = sorted(path for path in DATASET.glob("*/task*"))
 
 
-def name_of(value: Any) -> str:
-    """A test's id for a path."""
+def describe(value: Any) -> str:
+    """Return the id of a test for a path."""
     return str(value.relative_to(DATASET)) if isinstance(value, Path) else str(value)
 
 
-def docker_works() -> bool:
+def is_docker_available() -> bool:
     """Return whether a Docker daemon and the demo's base image are available."""
     if not shutil.which("docker"):
         return False
@@ -29,7 +29,8 @@ def docker_works() -> bool:
 
 
 needs_docker = pytest.mark.skipif(
-    not docker_works(), reason="no Docker daemon, or no base image (demo/base-image.sh makes it)"
+    not is_docker_available(),
+    reason="no Docker daemon, or no base image (demo/base-image.sh makes it)",
 )
 LABEL = "cooperflow.test=demo-dataset"
 
@@ -63,7 +64,7 @@ def images() -> Iterator[dict[Path, str]]:
 
 @needs_docker
 @pytest.mark.docker
-@pytest.mark.parametrize("task", TASKS, ids=name_of)
+@pytest.mark.parametrize("task", TASKS, ids=describe)
 def test_the_image(task: Path, images: dict[Path, str]) -> None:
     """One commit, always the same; a clean tree; the package's own tests pass; no solutions."""
     script = """
@@ -83,7 +84,7 @@ def test_the_image(task: Path, images: dict[Path, str]) -> None:
 
 @needs_docker
 @pytest.mark.docker
-@pytest.mark.parametrize("task", TASKS, ids=name_of)
+@pytest.mark.parametrize("task", TASKS, ids=describe)
 def test_gold_patches_pass_and_nothing_else_does(task: Path, images: dict[Path, str]) -> None:
     """Each feature's tests: fail without it, pass with its gold patch and the combined one."""
     script = "mkdir -p /patches; cp /task/combined.patch /patches\n"

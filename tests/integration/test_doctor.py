@@ -1,4 +1,4 @@
-"""`make doctor`: what goes into an issue, and no secret with it."""
+"""`make doctor`: the report for an issue, without secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from experiment_client import clone_of
 KEY = "sk-not.a/real*key-5f1d0c"
 
 
-def test_doctor_tells_errors_and_no_secret(tmp_path: Path) -> None:
+def test_doctor_reports_errors_and_no_secret(tmp_path: Path) -> None:
     clone = clone_of(tmp_path)
     logs = clone / "logs" / "runs" / "m-solo"
     logs.mkdir(parents=True)

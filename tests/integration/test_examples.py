@@ -1,4 +1,4 @@
-"""The worked configs: each is right, and those of OpenAI's kind work through the real client."""
+"""The example configs: each is valid, and OpenAI-compatible ones work with the real client."""
 
 from __future__ import annotations
 

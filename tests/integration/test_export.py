@@ -1,4 +1,4 @@
-"""Exported results, read by the tools that they are for."""
+"""Exported results, read by the tools of their formats."""
 
 from __future__ import annotations
 

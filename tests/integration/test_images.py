@@ -1,4 +1,4 @@
-"""Images from a real registry into a real engine: cut off, limited, moved, full, tar, rolling."""
+"""Images from a real registry into a real engine: interruption, limits, moved tag, full disk."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _socket(client: docker.DockerClient) -> str:
     return str(client.api.get_adapter("http+docker://").socket_path)
 
 
-def _lock(tmp_path: Path) -> list[dict[str, str]]:
+def _read_lock(tmp_path: Path) -> list[dict[str, str]]:
     with (tmp_path / "images.lock.csv").open() as stream:
         return list(csv.DictReader(stream))
 
@@ -116,7 +116,7 @@ def test_the_first_pull_pins_and_the_next_goes_by_digest(
     sentinel = verification.write_sentinel(plan, plan.images[0])
     assert sentinel["source"] == "pulled"
     assert set(sentinel["checked"]) == {"repo", "runner", "bash"}
-    (row,) = _lock(tmp_path)
+    (row,) = _read_lock(tmp_path)
     assert row["image"] == f"{NAME}:task1"
     assert row["digest"] in sentinel["digest"]
     assert int(row["size"]) > 6_000_000
@@ -126,7 +126,7 @@ def test_the_first_pull_pins_and_the_next_goes_by_digest(
     assert again["id"] == sentinel["id"]
 
 
-def test_a_pull_that_is_cut_off_is_tried_again(
+def test_an_interrupted_pull_is_retried(
     plan_for: Any, proxy: image_servers.Proxy, capsys: Any
 ) -> None:
     proxy.cuts = 2
@@ -147,7 +147,7 @@ def _has_containerd_store() -> bool:
     return bool(kind == endpoint.CONTAINERD_STORE)
 
 
-def test_a_pull_that_never_works_ends_in_plain_words(
+def test_a_pull_that_never_works_ends_with_a_clear_message(
     plan_for: Any, proxy: image_servers.Proxy
 ) -> None:
     proxy.cuts = 99
@@ -157,7 +157,7 @@ def test_a_pull_that_never_works_ends_in_plain_words(
     assert not plan.results.sentinel(plan.images[0]).exists()
 
 
-def test_a_killed_pull_is_gone_on_with(plan_for: Any, proxy: image_servers.Proxy) -> None:
+def test_a_killed_pull_is_resumed(plan_for: Any, proxy: image_servers.Proxy) -> None:
     proxy.seconds_per_megabyte = 1.0
     plan = plan_for()
     command = [sys.executable, str(REPOSITORY / "scripts" / "image.py"), "--image"]
@@ -176,7 +176,7 @@ def test_a_killed_pull_is_gone_on_with(plan_for: Any, proxy: image_servers.Proxy
     assert "pulled and verified" in result.stdout
 
 
-def test_a_rate_limit_is_waited_for_and_told(
+def test_a_rate_limit_is_waited_for_and_reported(
     plan_for: Any, proxy: image_servers.Proxy, capsys: Any
 ) -> None:
     proxy.limits, proxy.retry_after = 3, "1"
@@ -187,32 +187,36 @@ def test_a_rate_limit_is_waited_for_and_told(
     assert "rate limit is reached; waiting 2 s, until" in capsys.readouterr().out
 
 
-def test_a_registry_that_wants_a_token_gets_one(plan_for: Any, proxy: image_servers.Proxy) -> None:
+def test_a_registry_that_requires_a_token_gets_one(
+    plan_for: Any, proxy: image_servers.Proxy
+) -> None:
     proxy.token = "secret"
     plan = plan_for()
     assert verification.write_sentinel(plan, plan.images[0])["source"] == "pulled"
 
 
-def test_a_moved_tag_stops_until_it_is_decided(plan_for: Any, bench: Bench, tmp_path: Path) -> None:
+def test_a_moved_tag_is_refused_until_the_config_decides(
+    plan_for: Any, bench: Bench, tmp_path: Path
+) -> None:
     plan = plan_for()
     first = verification.write_sentinel(plan, plan.images[0])
-    (pinned,) = _lock(tmp_path)
+    (pinned,) = _read_lock(tmp_path)
     bench.publish(NAME, "task1", b"another content")
     with pytest.raises(UserError, match="the tag has moved") as raised:
         verification.write_sentinel(plan, plan.images[0])
     assert "moved: accept" in str(raised.value)
-    assert _lock(tmp_path) == [pinned]
+    assert _read_lock(tmp_path) == [pinned]
     unmoved = verification.write_sentinel(plan_for(moved="pinned"), plan.images[0])
     assert unmoved["id"] == first["id"]
     bench.clear()
     accepted = verification.write_sentinel(plan_for(moved="accept"), plan.images[0])
     assert accepted["id"] != first["id"]
-    (now,) = _lock(tmp_path)
+    (now,) = _read_lock(tmp_path)
     assert now["digest"] != pinned["digest"]
     assert verification.write_sentinel(plan, plan.images[0])["id"] == accepted["id"]
 
 
-def test_an_image_that_is_not_there_is_not_asked_for_again(
+def test_a_missing_image_is_not_requested_again(
     plan_for: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = plan_for([(B, 2, [[1, 2]])])
@@ -221,7 +225,7 @@ def test_an_image_that_is_not_there_is_not_asked_for_again(
     assert "try 2 of" not in capfd.readouterr().out
 
 
-def test_too_little_room_is_told_before_the_first_byte(
+def test_too_little_disk_space_is_reported_before_the_first_byte(
     plan_for: Any, bench: Bench, proxy: image_servers.Proxy
 ) -> None:
     plan = plan_for(unpacked=200)
@@ -234,12 +238,12 @@ def test_too_little_room_is_told_before_the_first_byte(
     assert proxy.blobs == 0
 
 
-def test_a_disk_that_fills_while_unpacking_is_told(plan_for: Any, bench: Bench) -> None:
+def test_a_disk_that_fills_while_unpacking_is_reported(plan_for: Any, bench: Bench) -> None:
     # Zeros: small in the registry, larger than what is left of the engine's disk.
     bench.publish(NAME, "task1", bytes(170_000_000))
     filling = Path(bench.client.info()["DockerRootDir"]) / "filling"
     with filling.open("wb") as stream:
-        stream.write(bytes(room_left(filling.parent) - 60_000_000))
+        stream.write(bytes(free_bytes(filling.parent) - 60_000_000))
     try:
         plan = plan_for()
         with pytest.raises(UserError, match="Docker's disk is full"):
@@ -249,7 +253,7 @@ def test_a_disk_that_fills_while_unpacking_is_told(plan_for: Any, bench: Bench) 
     assert verification.write_sentinel(plan, plan.images[0])["source"] == "pulled"
 
 
-def room_left(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
 
@@ -267,7 +271,7 @@ def test_tars_are_written_and_loaded(plan_for: Any, bench: Bench, tmp_path: Path
     assert (loaded["source"], loaded["id"]) == ("loaded", first["id"])
 
 
-def test_rolling_removes_what_it_brought_after_the_last_use(
+def test_rolling_removes_its_images_after_their_last_use(
     plan_for: Any, bench: Bench, tmp_path: Path
 ) -> None:
     bench.publish(OTHER, "task2", b"textkit")

@@ -18,7 +18,7 @@ from cooperflow.jobs import launcher
 @pytest.mark.parametrize(
     "name", [*launcher.RUN_MODULES, *launcher.TABLE_MODULES.values(), *launcher.LATE_MODULES]
 )
-def test_what_is_warmed_exists(name: str) -> None:
+def test_modules_imported_in_advance_exist(name: str) -> None:
     """A missing name would be skipped, and each job would be slow without a message."""
     assert importlib.import_module(name)
 

@@ -57,7 +57,7 @@ def test_a_launcher_that_dies_before_it_forks_costs_nothing(
     assert launcher._request_work("run") is None
 
 
-def test_a_fork_that_is_killed_is_said(
+def test_a_killed_fork_is_reported(
     session: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ours, theirs = socket.socketpair()
@@ -110,7 +110,7 @@ def test_an_agent_that_asked_for_no_container_is_not_dockers_fault(
     assert judgement.judge_run(evidence).reason == reason
 
 
-SAYS = """
+PROGRAM = """
 import os, sys, locale, warnings
 from cooperflow.attempt import child_process
 warnings.warn("old", DeprecationWarning)
@@ -135,7 +135,7 @@ def test_children_work_in_any_locale_and_without_a_home(locale: str, tmp_path: P
         variables.pop(name, None)
     environment.make_portable(variables)
     result = subprocess.run(
-        [sys.executable, "-c", SAYS, str(tmp_path / "prompt")],
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "prompt")],
         env=variables,
         capture_output=True,
         text=True,
@@ -153,7 +153,7 @@ def test_warnings_that_are_errors_are_not_passed_on() -> None:
 
 
 @pytest.mark.parametrize("name", ["x" * 90, "with space", "quo'te", "per%20cent", "a?b", "ü"])
-def test_sockets_are_made_in_a_place_that_can_hold_them(
+def test_sockets_are_created_in_a_folder_with_a_short_path(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime_folder = tmp_path / name

@@ -1,4 +1,4 @@
-"""The message store of a run: who reaches it, and which commands it accepts."""
+"""The message store of a run: its clients and the commands it accepts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_hostile_command_is_refused(started: RedisServer, command: str, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
-def test_only_who_has_the_password_is_served(started: RedisServer, tmp_path: Path) -> None:
+def test_only_clients_with_the_password_are_served(started: RedisServer, tmp_path: Path) -> None:
     for url in (f"redis://127.0.0.1:{started.port}", f"unix://{tmp_path}/redis.sock"):
         with pytest.raises(redis.AuthenticationError):
             client(url).ping()
@@ -88,14 +88,14 @@ def test_the_store_refuses_to_grow_without_end(started: RedisServer) -> None:
     assert connection.ping()
 
 
-def test_a_start_that_fails_is_an_error_with_the_servers_words(tmp_path: Path) -> None:
+def test_a_failed_start_is_an_error_with_the_servers_message(tmp_path: Path) -> None:
     server = RedisServer(tmp_path, tmp_path / "log", commands=("nosuchcommand",))
     with pytest.raises(StoreError, match=r"does not start: .*\w"):
         server.wait()
     server.end()
 
 
-def test_who_ended_the_server(tmp_path: Path) -> None:
+def test_cause_of_the_servers_end(tmp_path: Path) -> None:
     """A client's SHUTDOWN is the agent's doing, a signal is not."""
     for how, by_client in (("client", True), (signal.SIGTERM, False), (signal.SIGKILL, False)):
         rights = (*COMMANDS, "shutdown")

@@ -1,4 +1,4 @@
-"""The gateway of a run: a real one, before a real replay server, called as a container calls it."""
+"""The model gateway of a run, in front of a replay server, called as a container calls it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def ask(gateway: Gateway, token: str = NAMED, **more: Any) -> httpx.Response:
     return httpx.post(f"{gateway.url}/chat/completions", json=body, headers=headers, timeout=60)
 
 
-def test_it_serves_who_has_the_token(gateway: Gateway, server: Server, tmp_path: Path) -> None:
+def test_a_call_with_the_token_is_served(gateway: Gateway, server: Server, tmp_path: Path) -> None:
     for token in ("x", KEY, TOKEN + "x"):
         assert ask(gateway, token).status_code == 401
     assert not server.ledger_file.exists() or not server.ledger()
@@ -128,7 +128,7 @@ def test_it_serves_who_has_the_token(gateway: Gateway, server: Server, tmp_path:
     assert answered.cost > 0
 
 
-def test_what_it_does_not_serve(gateway: Gateway) -> None:
+def test_unsupported_and_broken_requests_are_refused(gateway: Gateway) -> None:
     assert ask(gateway, stream=True).status_code == 400
     headers = {"Authorization": f"Bearer {TOKEN}"}
     assert httpx.post(f"{gateway.url}/responses", json={}, headers=headers).status_code == 404
@@ -136,7 +136,7 @@ def test_what_it_does_not_serve(gateway: Gateway) -> None:
     assert broken.status_code == 400
 
 
-def test_failures_are_told_and_after_some_final(
+def test_failures_are_reported_and_final_if_retries_are_useless(
     gateway: Gateway, server: Server, tmp_path: Path
 ) -> None:
     """The provider's status reaches the agent; if retries are useless, a final status does."""

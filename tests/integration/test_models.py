@@ -48,7 +48,7 @@ def _with_models(experiment: Experiment, names: Sequence[str]) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_further_models_beside_a_first(make_experiment: Make) -> None:
+def test_models_added_to_a_finished_model(make_experiment: Make) -> None:
     """All are compared and keep their provider's limits together, and nothing runs again.
 
     One provider takes a run at a time; meanwhile another model's run fills the slots.

@@ -57,7 +57,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-def networks_of(results: Path) -> list[str]:
+def list_networks(results: Path) -> list[str]:
     identity = (results / ".state" / "id").read_text().strip()
     command = ["docker", "network", "ls", "-q", "--filter", f"label=cooperflow.results={identity}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
@@ -109,10 +109,10 @@ def test_demo(clone: Path) -> None:
         (results / "images" / "cooperbench-demo-inventory_task1-oh.json").read_text()
     )
     assert sentinel["checked"]["agent_server"] == "1.10.0"
-    assert containers_of(results) == [] and networks_of(results) == []
+    assert containers_of(results) == [] and list_networks(results) == []
 
 
-def test_what_a_container_reaches(make_experiment: Callable[..., Experiment]) -> None:
+def test_network_access_of_a_container(make_experiment: Callable[..., Experiment]) -> None:
     """No key enters a container; it reaches its run's services and nothing outside."""
     experiment = make_experiment(
         pairs=[(INVENTORY, 1, 1, 2)], settings=("coop-comm",), agent={"name": "openhands_docker"}
@@ -121,33 +121,33 @@ def test_what_a_container_reaches(make_experiment: Callable[..., Experiment]) ->
     experiment.until(process, lambda: containers_of(experiment.results), 300)
     # One agent may be done before the other has its server: nobody is answered until both ask.
     with experiment.server.held():
-        experiment.until(process, lambda: _asking(experiment) == {"agent1", "agent2"}, 300)
+        experiment.until(process, lambda: _calling_agents(experiment) == {"agent1", "agent2"}, 300)
     experiment.until(process, lambda: experiment.recorded() >= 4, 120)
     with experiment.server.held():
         agents = containers_of(experiment.results)
         assert len(agents) == 2
         for container in agents:
-            _look_into(container)
+            _assert_no_key_inside(container)
     assert process.wait(300) == 0, process.stdout
     assert [(r["outcome"], r["attempts"]) for r in experiment.rows()] == [("pass", "1")]
     assert experiment.recorded_tokens() == ledger_tokens(experiment.server)
-    assert networks_of(experiment.results) == []
+    assert list_networks(experiment.results) == []
 
 
-def _asking(experiment: Experiment) -> set[str]:
+def _calling_agents(experiment: Experiment) -> set[str]:
     """The agents that have made a call."""
     return {record["thread"] for log in experiment.call_logs() for record in log}
 
 
-def _look_into(container: str) -> None:
+def _assert_no_key_inside(container: str) -> None:
     output = _docker("exec", container, "sh", "-c", "cat /proc/*/environ | tr '\\0' '\\n'")
     output += _docker("inspect", container)
     assert KEY not in output
     places = "/workspace /tmp /root /etc /run /var"
     assert not _docker("exec", container, "sh", "-c", f"grep -rlF {KEY} {places} || true")
     with _outside() as address:
-        assert _reaches(container, "127.0.0.1", 8000), "its own server"
-        assert not _reaches(container, address, 8000), "there is a way out of the network"
+        assert _can_reach(container, "127.0.0.1", 8000), "its own server"
+        assert not _can_reach(container, address, 8000), "there is a way out of the network"
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def _outside() -> Iterator[str]:
         _docker("kill", name)
 
 
-def _reaches(container: str, address: str, port: int) -> bool:
+def _can_reach(container: str, address: str, port: int) -> bool:
     script = f"import socket; socket.create_connection(({address!r}, {port}), 3)"
     command = ["docker", "exec", container, "python3", "-c", script]
     return subprocess.run(command, capture_output=True, timeout=120).returncode == 0
@@ -177,8 +177,8 @@ def _docker(*arguments: str) -> str:
     ).stdout
 
 
-def test_a_patch_is_whole_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Upstream's own way gives an empty one where it could not ask."""
+def test_a_patch_is_complete_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream's own code returns an empty patch if it cannot reach the container."""
     client = docker.from_env()
     image = published.image_name(INVENTORY, 1)
     container = client.containers.run(
@@ -232,7 +232,7 @@ except TimeoutError as error:
 """
 
 
-def test_an_agent_that_has_not_begun_has_not_ended() -> None:
+def test_an_agent_that_has_not_started_has_not_ended() -> None:
     """Check the SDK's behaviour first: once it changes, the patch can be removed."""
     result = subprocess.run(
         [".venv/bin/python", "-c", BEGINS_LATE], cwd=REPOSITORY, capture_output=True, text=True

@@ -40,7 +40,7 @@ def _break(patch: Path) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_a_broken_gold_patch_is_found_and_told(make_plan: Any, dataset: Path) -> None:
+def test_a_broken_gold_patch_is_found_and_reported(make_plan: Any, dataset: Path) -> None:
     plan = make_plan([(PAIR.repo, 2, [[1, 2]])])
     _break(dataset / PAIR.repo / "task2" / "feature1" / "feature.patch")
     child_process.prepare_environment()

@@ -109,7 +109,7 @@ def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path)
 def test_a_session_that_lacks_a_requested_file_is_not_a_success(
     clone: Path, tmp_path: Path
 ) -> None:
-    """Whatever Snakemake left out, or another program took away: the session lists it."""
+    """The session lists targets that Snakemake omitted or another program removed."""
     raw = synthetic.make_plan(tmp_path / "results", "flash", first=10).config.model_dump(
         mode="json"
     )

@@ -52,7 +52,7 @@ def test_a_real_call_reaches_the_end_point(replay: tuple[str, Path], model: str,
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
+def test_the_full_preflight_of_the_demo(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
     work = checks.Work(images=True, runs=plan.runs, evaluations=[])
     lines = list(session_start.run_checks(checks.Context(plan, work)))
@@ -64,7 +64,7 @@ def test_the_whole_preflight_of_the_demo(make_plan: Any) -> None:
 
 
 @pytest.mark.docker
-def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
+def test_a_changed_image_is_reported(make_plan: Any) -> None:
     plan = make_plan(images={"pull": False, "free_gb": 0})
     atomic_io.write_json(plan.results.sentinel(plan.images[0]), {"id": "sha256:other"})
     work = checks.Work(images=True, runs=plan.runs, evaluations=[])
@@ -73,8 +73,8 @@ def test_an_image_that_was_changed_is_told(make_plan: Any) -> None:
 
 
 @pytest.mark.docker
-def test_what_no_run_could_use_is_told_before_the_first(make_plan: Any) -> None:
-    """A missing network and a missing module: each run would break on it."""
+def test_unusable_settings_are_reported_before_the_first_run(make_plan: Any) -> None:
+    """A missing network and a missing module, which would break every run."""
     keys = {"containers": {"network": "no-such-network"}, "images": {"free_gb": 0}}
     plan = make_plan(**keys, agent={"name": "some", "external": ["no_such_module.agents", "json"]})
     work = checks.Work(images=False, runs=plan.runs, evaluations=[])

@@ -145,7 +145,7 @@ def test_a_refusal_is_recorded(replay: Server, tmp_path: Path) -> None:
         ("anthropic", {"action": "unavailable", "retry_after": 9}, usage.RATE_LIMITED, True),
     ],
 )
-def test_kind_of_a_refused_call(
+def test_error_kind_of_a_refused_call(
     replay: Server, tmp_path: Path, wire: str, rule: dict[str, Any], kind: str, sure: bool
 ) -> None:
     replay.faults(rule)

@@ -252,7 +252,7 @@ def test_a_session_with_two_addresses_is_refused(variable: str, model: str, refu
     assert not {variable} & set(environment.controlled_environment(variables))
 
 
-def test_what_a_provider_needs_stays() -> None:
+def test_required_variables_of_a_provider_are_kept() -> None:
     names = [
         *("COHERE_API_KEY", "AZURE_OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_REGION_NAME"),
         *(

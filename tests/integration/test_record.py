@@ -18,7 +18,7 @@ COUNTED = ("input_tokens", "output_tokens", "cost_usd", "patch_lines")
 @pytest.mark.docker
 @pytest.mark.slow
 def test_a_recorded_experiment_ends_as_it_did(make_experiment: Make) -> None:
-    """Outcomes, steps, tokens and costs are those of the recorded runs; no key is asked for.
+    """Outcomes, steps, tokens and costs are those of the recorded runs; no key is required.
 
     A pilot makes half of the runs and estimates the others.
     """

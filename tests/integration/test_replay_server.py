@@ -178,7 +178,7 @@ def test_summary_for_a_compaction(replay: Server) -> None:
 
 
 def test_unknown_conversations_are_named(replay: Server) -> None:
-    """A 404 with the feature's title, and what there is instead."""
+    """A 404 with the feature's title and the available recordings."""
     messages = first_messages("demo_inventory_task", 1, [1, 3], "solo", "solo")
     with pytest.raises(EXCEPTIONS.NotFoundError, match="list the items that run low"):
         cohere(replay, messages)
@@ -202,7 +202,7 @@ def test_unknown_conversations_are_named(replay: Server) -> None:
     ],
 )
 def test_bad_requests_are_named(replay: Server, body: Any, words: str) -> None:
-    """A 400 that names what is missing."""
+    """A 400 that names the missing field."""
     with pytest.raises(urllib.error.HTTPError) as caught:
         replay.request("/v2/chat", body)
     assert caught.value.code == 400
@@ -247,7 +247,7 @@ def test_no_fault_is_forgotten() -> None:
 
 @pytest.mark.parametrize("action", FAULTS)
 def test_faults_as_litellm_sees_them(replay: Server, action: str) -> None:
-    """Each action raises the right class, records no usage, and strikes as often as configured."""
+    """Each action raises the right class, records no usage, and occurs as often as configured."""
     extra: dict[str, Any] = {"drip": {"seconds": 0.002}}.get(action, {})
     if action == "override":
         extra = {"turns": [{"text": "Oh.", "commands": ["rm -rf /workspace"]}]}
@@ -268,7 +268,7 @@ def test_faults_as_litellm_sees_them(replay: Server, action: str) -> None:
     assert cohere(replay, first_messages(*SOLO)).choices[0].message.tool_calls
 
 
-def test_what_the_broken_answers_hold(replay: Server) -> None:
+def test_contents_of_broken_answers(replay: Server) -> None:
     """Broken arguments, five megabytes, another turn, and Retry-After arrive as ordered."""
     messages = first_messages(*SOLO)
 
@@ -334,13 +334,13 @@ def test_rules_choose_their_calls(replay: Server) -> None:
     ],
 )
 def test_wrong_rules_are_refused(rule: dict[str, Any], words: str) -> None:
-    """The error names what is wrong with which rule."""
+    """The error names the rule and its mistake."""
     with pytest.raises(ValueError, match=f"rule 0: .*{words}"):
         Faults.from_json([rule])
 
 
-def test_a_client_that_goes_is_not_booked_as_answered(tmp_path: Path) -> None:
-    """Who hangs up while waiting has got nothing."""
+def test_a_client_that_disconnects_is_not_recorded_as_answered(tmp_path: Path) -> None:
+    """A client that disconnects while waiting has received no answer."""
     with server(tmp_path, "--delay", "1.5") as running:
         with pytest.raises(EXCEPTIONS.Timeout):
             cohere(running, first_messages(*SOLO), timeout=0.3)
@@ -400,7 +400,7 @@ def test_wrong_delays_are_refused(spec: str) -> None:
         Delay.parse(spec)
 
 
-def test_the_server_waits_as_told(tmp_path: Path) -> None:
+def test_the_server_waits_for_the_configured_delay(tmp_path: Path) -> None:
     """A fixed delay is what a call takes."""
     with server(tmp_path, "--delay", "0.4") as running:
         start = time.monotonic()
@@ -439,7 +439,7 @@ def test_a_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> Non
     ],
 )
 def test_wrong_command_lines(options: list[str], words: str) -> None:
-    """One line that states what is wrong, and exit code 2."""
+    """One line with the mistake, and exit code 2."""
     command = [sys.executable, str(DEMO / "replay_server.py"), *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2

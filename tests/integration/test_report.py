@@ -352,7 +352,7 @@ def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None
         browser.resize(driver, 1280, 900)
 
 
-def test_unseen_characters_are_seen(driver: Any, hostile: Plan) -> None:
+def test_invisible_characters_are_shown(driver: Any, hostile: Plan) -> None:
     show(driver, hostile.results.report / pages.run_path(hostile.runs[1]))
     body = driver.execute_script("return document.body.textContent")
     assert "\x1b" not in body
@@ -382,7 +382,7 @@ def test_a_page_reads_well_narrow_and_without_scripts(driver: Any, lite: Plan) -
     assert "default-src &#39;none&#39;" in page
 
 
-def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
+def test_runs_without_trajectory_and_running_runs(tmp_path: Path) -> None:
     plan = synthetic.make_plan(tmp_path / "results", "flash")
     kinds = ("infra_error", "fail")
     for run, kind in zip(plan.runs[:2], kinds, strict=True):
@@ -402,7 +402,7 @@ def test_runs_without_trajectory_and_runs_at_work(tmp_path: Path) -> None:
     assert "unfinished" in (report / "data" / "runs.js").read_text()
 
 
-def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
+def test_only_changed_pages_are_rebuilt(tmp_path: Path) -> None:
     plan = synthetic.make_plan(tmp_path / "results", "flash")
     synthetic.finish(plan)
     assert build.build(plan).pages == 150

@@ -1,4 +1,4 @@
-"""Documented commands that set one resource leave the profile's other resources in force."""
+"""Documented commands that set one resource keep the other resources of the profile."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def _docker(host: str, *arguments: str) -> str:
 
 
 @needs_servers
-def test_each_image_is_brought_when_needed_and_removed_after_its_last_use(
+def test_each_image_is_pulled_when_needed_and_removed_after_its_last_use(
     make_experiment: Make,
     demo_images: None,
     tmp_path_factory: pytest.TempPathFactory,

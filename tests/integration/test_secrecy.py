@@ -46,7 +46,7 @@ for name, key in asked["keys"].items():
 """
 
 
-def test_no_kind_of_error_leaves_the_key(tmp_path: Path) -> None:
+def test_no_error_of_a_provider_leaves_the_key_in_a_file(tmp_path: Path) -> None:
     statuses = [400, 401, 402, 403, 404, 422, 429, 500, 502, 503]
     keys = {"plain": "sk-5e1f0d7c2b9a-never", "line-break": "sk-5e1f0d7c2b9a-never\n"}
     with stub() as provider:

@@ -1,4 +1,4 @@
-"""Upstream's further settings and other agents: entries of the config, no code."""
+"""Additional settings of upstream and other agents: config entries without code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SURROUNDINGS = {
         ("--setting team --no-messaging", False, True),
     ],
 )
-def test_which_setting_needs_a_redis(flags: str, messaging: bool, redis: bool) -> None:
+def test_which_settings_need_redis(flags: str, messaging: bool, redis: bool) -> None:
     setting = Setting("x", tuple(flags.split()))
     assert (setting.messaging, setting.redis) == (messaging, redis)
 
@@ -53,10 +53,10 @@ def git_server_image() -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_the_demos_further_settings_side_by_side(
+def test_additional_settings_of_the_demo_in_parallel(
     make_experiment: Make, git_server_image: None
 ) -> None:
-    """Each passes; runs with a git server of upstream's do not take it from each other."""
+    """Each passes; runs do not share upstream's git server."""
     experiment = make_experiment(pairs=[(INVENTORY, 1, 1, 2)])
     raw = yaml.safe_load(experiment.config.read_text())
     settings = {**dict.fromkeys(COMMON), **SETTINGS}
@@ -87,7 +87,7 @@ def test_the_demos_further_settings_side_by_side(
 @pytest.mark.docker
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["warm", "off"])
-def test_an_agent_of_somebodys_module(
+def test_an_agent_of_an_external_module(
     make_experiment: Make, launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))

@@ -82,13 +82,13 @@ def path_without(directory: Path, *names: str) -> str:
     return str(directory)
 
 
-def works(tree: Path, module: str) -> bool:
+def can_import(tree: Path, module: str) -> bool:
     python = tree / ".venv/bin/python"
     result = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
     return result.returncode == 0
 
 
-def leftovers(tree: Path) -> list[str]:
+def list_leftovers(tree: Path) -> list[str]:
     return [path.name for path in tree.iterdir() if path.name.startswith(".venv.")]
 
 
@@ -99,7 +99,7 @@ def test_second_call_is_quick_and_changes_nothing(tree: Path) -> None:
     first = setup(tree, "python")
     assert first.returncode == 0, first.stderr
     assert len(first.stdout.splitlines()) == 1
-    assert works(tree, "iniconfig")
+    assert can_import(tree, "iniconfig")
     before = (tree / ".venv").stat().st_ino
 
     times = []
@@ -146,13 +146,13 @@ def test_killed_install_is_redone(tree: Path) -> None:
     assert waiting.returncode == 1
     os.killpg(process.pid, signal.SIGKILL)
     assert not (tree / ".venv").exists()
-    assert leftovers(tree) == [".venv.new"]
+    assert list_leftovers(tree) == [".venv.new"]
 
     again = setup(tree, "python")
     assert again.returncode == 0, again.stderr
     assert "nothing to do" not in again.stdout
-    assert works(tree, "iniconfig")
-    assert leftovers(tree) == []
+    assert can_import(tree, "iniconfig")
+    assert list_leftovers(tree) == []
 
 
 def test_failed_install_keeps_the_old_environment(tree: Path) -> None:
@@ -164,14 +164,14 @@ def test_failed_install_keeps_the_old_environment(tree: Path) -> None:
     assert "installing the locked packages failed" in failed.stderr
     assert "logs/setup.log" in failed.stderr
     assert "call this again" in failed.stderr
-    assert works(tree, "iniconfig")
-    assert leftovers(tree) == []
+    assert can_import(tree, "iniconfig")
+    assert list_leftovers(tree) == []
 
     write_lock(tree, "pluggy")
     mended = setup(tree, "python")
     assert mended.returncode == 0, mended.stderr
-    assert works(tree, "pluggy")
-    assert not works(tree, "iniconfig"), "the environment holds exactly the lock's packages"
+    assert can_import(tree, "pluggy")
+    assert not can_import(tree, "iniconfig"), "the environment holds exactly the lock's packages"
 
 
 def test_environment_survives_a_move_of_the_checkout(tree: Path) -> None:
@@ -183,7 +183,7 @@ def test_environment_survives_a_move_of_the_checkout(tree: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-def test_wrong_python_is_told(tree: Path) -> None:
+def test_wrong_python_is_reported(tree: Path) -> None:
     result = setup(tree, "python", COOPERFLOW_PYTHON="/bin/false")
     assert result.returncode == 1
     assert "COOPERFLOW_PYTHON=/bin/false is no Python 3.11 or newer" in result.stderr
@@ -311,7 +311,7 @@ def test_engine_not_running_and_not_root(tree: Path) -> None:
 
 @needs_root
 @pytest.mark.docker
-def test_engine_that_does_not_start_shows_its_last_words(tree: Path) -> None:
+def test_engine_that_does_not_start_shows_the_end_of_its_log(tree: Path) -> None:
     path = path_without(tree / "bin", "dockerd")
     dockerd = tree / "bin/dockerd"
     dockerd.write_text("#!/bin/sh\necho no room for an engine\nexit 1\n")
@@ -373,13 +373,13 @@ def test_the_containers_client_is_new_enough_for_docker_29() -> None:
     assert "docker:docker-cli" in text
 
 
-def test_lock_names_no_place_and_hashes_everything() -> None:
+def test_lock_has_hashes_and_no_local_path() -> None:
     for file in (LOCK, ROOT / "envs/uv.txt", ROOT / "envs/slurm.txt"):
         assert not re.search(r"://|--index|--find-links|\s@\s", file.read_text())
     assert all("--hash=sha256:" in block for block in lock_blocks().values())
 
 
-def test_lock_holds_what_pyproject_asks_for() -> None:
+def test_lock_has_every_requirement_of_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     requirements = project["project"]["dependencies"] + project["dependency-groups"]["dev"]
     locked = {name: entry.split("==")[1].split()[0] for name, entry in lock_blocks().items()}
@@ -403,12 +403,12 @@ def test_setup_keeps_an_installed_slurm_executor(tree: Path) -> None:
     blocks = lock_blocks()
     (tree / "envs/slurm.txt").write_text(blocks["pluggy"])
     assert setup(tree, "python").returncode == 0
-    assert not works(tree, "pluggy")
+    assert not can_import(tree, "pluggy")
     # Installed once, it is installed again with every later lock.
     (site,) = (tree / ".venv/lib").glob("python*/site-packages")
     (site / "snakemake_executor_plugin_slurm").mkdir()
     assert setup(tree, "python").returncode == 0
-    assert works(tree, "pluggy")
+    assert can_import(tree, "pluggy")
 
 
 def test_make_help_names_every_target() -> None:

@@ -202,7 +202,7 @@ def _answer(connection: socket.socket, *answers: bytes) -> None:
 def test_output_that_comes_with_the_header_is_kept(
     stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fast command's output is there before the SDK has read the header of the answer."""
+    """The output of a fast command arrives before the SDK has read the answer's header."""
     monkeypatch.setattr(APIClient, "_read_from_socket", APIClient._read_from_socket)
     upstream_patches.read_whole_output()
     path = tmp_path / "engine.sock"

@@ -71,7 +71,7 @@ def test_a_pair_added_while_the_gate_is_old(simulation: Simulation) -> None:
 
 
 @pytest.mark.parametrize("target", ["all", "results/summary.csv", "results/report/index.html"])
-def test_a_removed_document_is_made_again(simulation: Simulation, target: str) -> None:
+def test_a_removed_document_is_regenerated(simulation: Simulation, target: str) -> None:
     simulation.ask(ROWS[:2], ["solo"])
     finish(simulation)
     run = simulation.plan.runs[0].folder(simulation.plan.results)
@@ -199,14 +199,14 @@ class Random:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_runs_made_are_the_runs_asked_for(simulation: Simulation, seed: int) -> None:
+def test_executed_runs_are_the_requested_runs(simulation: Simulation, seed: int) -> None:
     experiment = Random(simulation, seed)
     experiment.ask()
     for _ in range(8):
         experiment.step()
 
 
-def test_a_session_that_left_something_out_is_not_a_success(tmp_path: Path) -> None:
+def test_a_session_that_omits_a_target_is_not_a_success(tmp_path: Path) -> None:
     present, absent = tmp_path / "a", tmp_path / "b"
     present.touch()
     assert redo.missing_outputs([str(present), str(absent)]) == [str(absent)]

@@ -234,7 +234,7 @@ def test_real_experiment_dry_run(clone: Path) -> None:
 
 
 def test_real_experiment_without_anything(clone: Path) -> None:
-    """One message lists all that is missing, and what to do about each."""
+    """One message lists all missing prerequisites and their remedies."""
     environment = {**os.environ, "DOCKER_HOST": "unix:///nowhere.sock"}
     environment.pop("COHERE_API_KEY", None)
     stopped = subprocess.run(

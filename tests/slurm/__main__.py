@@ -1,4 +1,4 @@
-"""The demo through a real Slurm cluster of this machine: set up, run, taken down again.
+"""The demo through a real Slurm cluster of this machine: set up, run, removed.
 
 make slurm
 """

@@ -86,7 +86,7 @@ def end(session: Session, code: int | None = 0, seconds: float = 240) -> str:
     return session.stdout
 
 
-def attempts(experiment: Experiment) -> list[list[dict[str, Any]]]:
+def read_attempts(experiment: Experiment) -> list[list[dict[str, Any]]]:
     """Return the records of each run's attempts."""
     folders = sorted(path.parent for path in (experiment.results / "runs").rglob("attempts"))
     return [
@@ -95,7 +95,7 @@ def attempts(experiment: Experiment) -> list[list[dict[str, Any]]]:
     ]
 
 
-def hosts(experiment: Experiment) -> dict[str, str]:
+def read_hosts(experiment: Experiment) -> dict[str, str]:
     """Return the machine of each running attempt, by its run's pair."""
     return {
         path.parts[-6]: json.loads(path.read_text())["process"].partition(":")[0]
@@ -103,25 +103,25 @@ def hosts(experiment: Experiment) -> dict[str, str]:
     }
 
 
-def at_work(slurm: Cluster, experiment: Experiment) -> str:
+def wait_for_busy_node(slurm: Cluster, experiment: Experiment) -> str:
     """Wait until a run talks to its model; return the machine it is on."""
     wait_for(lambda: experiment.recorded() > 1, 120)
-    return next(iter(hosts(experiment).values()))
+    return next(iter(read_hosts(experiment).values()))
 
 
-def test_a_node_that_dies_costs_one_try_and_leaves_nothing(make: Make, slurm: Cluster) -> None:
+def test_a_node_that_dies_costs_one_attempt_and_leaves_nothing(make: Make, slurm: Cluster) -> None:
     experiment = make()
     process = start(experiment)
-    dead = at_work(slurm, experiment)
+    dead = wait_for_busy_node(slurm, experiment)
     containers = containers_of(experiment.results)
     assert containers
     slurm.kill_node(dead)
     end(process)
     assert {row["outcome"] for row in experiment.rows()} == {"pass"}
     # Once for each run that was on it; nobody but Snakemake tried again.
-    assert sorted(len(tries) for tries in attempts(experiment)) in ([1, 2], [2, 2])
+    assert sorted(len(tries) for tries in read_attempts(experiment)) in ([1, 2], [2, 2])
     assert {
-        a["process"].partition(":")[0] for tries in attempts(experiment) for a in tries[1:]
+        a["process"].partition(":")[0] for tries in read_attempts(experiment) for a in tries[1:]
     } == ({"node1", "node2"} - {dead})
     recorded, ledger = experiment.recorded_tokens(), ledger_tokens(experiment.server)
     assert recorded == ledger or any(row["cost_complete"] == "False" for row in experiment.rows())
@@ -129,36 +129,34 @@ def test_a_node_that_dies_costs_one_try_and_leaves_nothing(make: Make, slurm: Cl
     assert not containers_of(experiment.results)
 
 
-def test_a_cancelled_job_is_one_try(make: Make, slurm: Cluster) -> None:
+def test_a_cancelled_job_is_one_attempt(make: Make, slurm: Cluster) -> None:
     experiment = make(pairs=PAIRS[:1])
     process = start(experiment)
-    slurm.command("scancel", *slurm.running_on(at_work(slurm, experiment)))
+    slurm.command("scancel", *slurm.running_on(wait_for_busy_node(slurm, experiment)))
     end(process)
     assert [row["outcome"] for row in experiment.rows()] == ["pass"]
-    [tries] = attempts(experiment)
+    [tries] = read_attempts(experiment)
     assert [a["state"] for a in tries] == ["interrupted", "ended"]
     assert experiment.recorded_tokens()[0] <= ledger_tokens(experiment.server)[0]
     assert not containers_of(experiment.results)
 
 
-def test_a_killed_start_is_gone_on_with_and_nothing_is_paid_twice(
-    make: Make, slurm: Cluster
-) -> None:
+def test_a_killed_session_is_resumed_and_nothing_is_paid_twice(make: Make, slurm: Cluster) -> None:
     experiment = make(pairs=PAIRS[:1])
     killed = start(experiment)
-    at_work(slurm, experiment)
+    wait_for_busy_node(slurm, experiment)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     # The job on its node knows nothing of it; the next session submits the same job again.
     output = end(start(experiment))
     assert "has been submitted with SLURM jobid" in output
     assert [row["outcome"] for row in experiment.rows()] == ["pass"]
-    assert [len(tries) for tries in attempts(experiment)] == [1]
+    assert [len(tries) for tries in read_attempts(experiment)] == [1]
     assert experiment.recorded_tokens() == ledger_tokens(experiment.server)
     assert {row["cost_complete"] for row in experiment.rows()} == {"True"}
 
 
-def test_a_job_still_queued_when_its_start_is_killed_does_nothing(
+def test_a_job_still_queued_when_its_session_is_killed_does_nothing(
     make: Make, slurm: Cluster
 ) -> None:
     experiment = make(pairs=PAIRS[:1])
@@ -177,7 +175,7 @@ def test_a_job_still_queued_when_its_start_is_killed_does_nothing(
     assert "not started: the session that submitted this job has ended" in logs
 
 
-def test_a_refusal_on_a_node_ends_the_start(make: Make, slurm: Cluster) -> None:
+def test_a_refusal_on_a_node_ends_the_session(make: Make, slurm: Cluster) -> None:
     pairs = [(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 2, 3)]
     experiment = make(pairs=pairs, settings=("solo", "coop-nocomm"))
     experiment.server.faults({"match": {}, "action": "unauthorized"})
@@ -188,14 +186,14 @@ def test_a_refusal_on_a_node_ends_the_start(make: Make, slurm: Cluster) -> None:
     note = json.loads((experiment.results / ".state" / "halt.json").read_text())
     assert note["reason"] == "auth"
     # Eight runs were pending: only the runs that were running at the command were started.
-    assert len(attempts(experiment)) <= 2
+    assert len(read_attempts(experiment)) <= 2
     assert output.count("submitted with SLURM jobid") <= 4
 
 
 def test_no_more_runs_at_a_time_than_slots_on_the_whole_cluster(make: Make, slurm: Cluster) -> None:
     experiment = make(pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)])
     end(experiment.start("all", *PROFILES, "--resources", "run_slots=2", "eval_slots=2"))
-    times = [(a["started"], a["ended"]) for tries in attempts(experiment) for a in tries]
+    times = [(a["started"], a["ended"]) for tries in read_attempts(experiment) for a in tries]
     assert len(times) == 3
     assert max(sum(s <= t < e for s, e in times) for t, _ in times) <= 2
 
@@ -226,12 +224,12 @@ def test_a_node_without_the_image_loads_it_once(
     assert [row["outcome"] for row in experiment.rows()] == ["pass", "pass"]
     assert json.loads(before)["id"] in ids
     assert sentinel.read_bytes() == before
-    assert {a["process"].partition(":")[0] for tries in attempts(experiment) for a in tries} == {
-        "node1"
-    }
+    assert {
+        a["process"].partition(":")[0] for tries in read_attempts(experiment) for a in tries
+    } == {"node1"}
 
 
-def test_an_orphaned_job_is_told_from_one_whose_start_lives(tmp_path: Path) -> None:
+def test_an_orphaned_job_is_distinguished_from_a_job_of_a_running_session(tmp_path: Path) -> None:
     """The lock of a session is visible to another process and names the session's process."""
     program = (
         "import sys, os; sys.path.insert(0, 'scripts')\n"

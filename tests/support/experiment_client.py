@@ -1,4 +1,4 @@
-"""How the tests run the workflow: as a user does, with its own commands, and read what it left."""
+"""Client of the workflow for tests: runs the user's commands and reads the results."""
 
 from __future__ import annotations
 

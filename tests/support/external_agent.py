@@ -1,4 +1,4 @@
-"""An agent that is not cooperbench's own, as somebody's module would bring it."""
+"""An agent that is not part of cooperbench, as an external module provides it."""
 
 from typing import Any
 

@@ -117,7 +117,10 @@ def task_image(content: bytes) -> bytes:
     busybox = shutil.which("busybox") or "/bin/busybox"
     files = {
         "bin/busybox": (Path(busybox).read_bytes(), 0o755),
-        **{library.lstrip("/"): (Path(library).read_bytes(), 0o755) for library in _needs(busybox)},
+        **{
+            library.lstrip("/"): (Path(library).read_bytes(), 0o755)
+            for library in _find_libraries(busybox)
+        },
         "bin/git": (b"#!/bin/sh\necho 1111111111111111111111111111111111111111\n", 0o755),
         "usr/local/bin/runner.sh": (b"#!/bin/sh\n", 0o755),
         "workspace/repo/filling": (content, 0o644),
@@ -134,7 +137,7 @@ def task_image(content: bytes) -> bytes:
     return raw.getvalue()
 
 
-def _needs(program: str) -> list[str]:
+def _find_libraries(program: str) -> list[str]:
     """Return the libraries of a program with its loader: none for a static one."""
     result = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
     return re.findall(r"(/\S+) \(0x", result.stdout) if result.returncode == 0 else []

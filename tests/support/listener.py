@@ -1,4 +1,4 @@
-"""A notify command that writes down what it receives; for tests."""
+"""A notify command that records the events it receives; for tests."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def listener(tmp_path: Path, more: str = "") -> tuple[list[str], Path]:
 
 
 def read_events(target: Path) -> list[dict[str, Any]]:
+    """Return the events received so far."""
     if not target.exists():
         return []
     return [json.loads(line) for line in target.read_text().splitlines()]

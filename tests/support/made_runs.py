@@ -1,4 +1,4 @@
-"""Tables of runs made up for tests: no run, no model, any size."""
+"""Synthetic tables of runs for tests, of any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the tests start a replay server and talk to it; the prompts are upstream's own."""
+"""Client of a replay server for tests: start, requests, ledger; prompts as upstream writes them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Server:
         return f"{self.url}/v2/chat"
 
     def faults(self, *rules: Mapping[str, Any]) -> None:
-        """Put these rules in force, and no others."""
+        """Set the rules of faults, replacing earlier ones."""
         self.request("/_control/faults", {"rules": list(rules)}, "PUT")
 
     @contextlib.contextmanager

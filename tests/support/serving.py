@@ -1,4 +1,4 @@
-"""Runs an aiohttp application in a thread, on a free port of loopback; for tests."""
+"""An aiohttp application in a thread, on a free loopback port; for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A provider of a few lines: it records who called it and answers as it is asked to."""
+"""A minimal provider: it records its calls and gives the requested answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished experiments made up on disk, of any size and with any text in them."""
+"""Synthetic finished experiments on disk, of any size and with any text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Words:
 
 
 def make_plan(root: Path, subset: str = "lite", models: int = 1, first: int | None = None) -> Plan:
-    """Return the plan of an experiment with its results at ``root``; ``first``: so many pairs."""
+    """Return the plan of an experiment at ``root``; ``first``: the number of pairs."""
     names = ["command-a", *(f"model-{n}" for n in range(2, models + 1))]
     entry = {"model": "command-a-03-2025", "api_key": "COHERE_API_KEY"}
     settings = {
