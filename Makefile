@@ -90,7 +90,7 @@ test: setup ## Set up, lint, and run all tests
 test-faults: setup engine ## Run the quick part of the fault campaign alone
 	@$(BIN)/pytest tests/faults
 
-faults: setup engine ## Cause every known fault and check the guarantees (ONLY=pattern SEED=n; root)
+faults: openhands ## Cause every known fault and check the guarantees (ONLY=pattern SEED=n; root)
 	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m faults --only '$(ONLY)' \
 		$(if $(SEED),--seed $(SEED)) --out ../logs/faults.md
 
