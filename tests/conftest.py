@@ -37,7 +37,7 @@ LONGEST = (
     "faults/test_faults",
     "/test_openhands",
     "/test_workflow",
-    "/test_record",
+    "/test_record.py",
     "test_runs_of_plain_cooperbench",
     "test_models_added_to_a_finished_model",
     "/test_settings",

@@ -136,7 +136,7 @@ def _mid_run(laboratory: Lab, calls: int = 3) -> Iterator[lab.Session]:
 def container_killed(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
-        campaign.line("Docker", "an agent's container killed in mid-step") as line,
+        campaign.line("Docker", "an agent's container killed during a step") as line,
         lab.laboratory(delay="1") as laboratory,
     ):
         others = invariants.Bystanders.begin(laboratory, campaign.image)
@@ -300,8 +300,8 @@ def _fill(root: Path, filler: Path, leave: int) -> None:
 
 
 DAEMON: tuple[tuple[str, Callable[[Engine], None], str, dict[str, int]], ...] = (
-    ("daemon stopped and started in mid-run", stop_and_start, "docker_unavailable", {}),
-    ("daemon killed and started in mid-run", kill_and_start, "docker_unavailable", {}),
+    ("daemon stopped and started during a run", stop_and_start, "docker_unavailable", {}),
+    ("daemon killed and started during a run", kill_and_start, "docker_unavailable", {}),
     ("daemon hung past the run's time (SIGSTOP)", hang(110), "docker_unavailable",
      {"run_seconds": 90}),
     ("daemon hung for a while (SIGSTOP)", hang(12), "", {}),

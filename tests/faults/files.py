@@ -159,7 +159,7 @@ def half_published(campaign: Campaign) -> None:
 def two_starts(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
     with (
-        campaign.line("Files", "two starts at once") as line,
+        campaign.line("Files", "two sessions at once") as line,
         lab.laboratory(delay="1") as laboratory,
     ):
         first = laboratory.start()
@@ -275,7 +275,7 @@ def data_changed(campaign: Campaign) -> None:
 
 
 def full_disk(campaign: Campaign) -> None:
-    """results/ on a small file system that fills in mid-run."""
+    """results/ on a small file system that fills during a run."""
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Files", "results/ on a full file system") as line,

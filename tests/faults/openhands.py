@@ -89,7 +89,7 @@ def _kill_gateway(laboratory: Lab) -> None:
 
 def server_dies(campaign: Campaign) -> None:
     _check_fault(
-        campaign, "the agent server dies in mid-run", _signal_server("KILL"), "container_died"
+        campaign, "the agent server dies during a run", _signal_server("KILL"), "container_died"
     )
 
 
@@ -100,7 +100,7 @@ def server_hangs(campaign: Campaign) -> None:
 
 
 def gateway_dies(campaign: Campaign) -> None:
-    _check_fault(campaign, "the gateway is killed in mid-run", _kill_gateway, "process_died")
+    _check_fault(campaign, "the gateway is killed during a run", _kill_gateway, "process_died")
 
 
 def never_healthy(campaign: Campaign) -> None:

@@ -243,7 +243,7 @@ def _stop(
     number: signal.Signals,
     *settings: str,
 ) -> Line:
-    """Send a signal to a session in mid-run; all it had running ends with it."""
+    """Send a signal to a session during a run; all it had running ends with it."""
     with campaign.line("Processes", fault) as line:
         results = [
             str((laboratory.run_folder(name) / "result.json").relative_to(laboratory.clone))
@@ -268,7 +268,7 @@ def _stop(
 
 
 def _kill_container(laboratory: Lab, session: Session, line: Line) -> None:
-    """Kill the container of the solo run in mid-step: few calls are made without it."""
+    """Kill the container of the solo run during a step: few calls are made without it."""
     run = laboratory.run_folder("solo")
     label = f"label=cooperflow.run={run.relative_to(laboratory.results / 'runs')}"
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from . import invariants, lab
-from .report import NOTHING_LEFT, PAID_ONCE, RESUMES, TRUE_OUTCOME, Campaign, Case, Expected
+from .report import NOTHING_LEFT, PAID_ONCE, RESUMES, TRUE_OUTCOME, USAGE, Campaign, Case, Expected
 
 SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 PASS = ("pass", "")
@@ -60,31 +60,31 @@ PROVIDER = (
     ModelFault("connection cut", [fault_rule("refuse")], DOWN, times=3),
     ModelFault("429 to the end", [fault_rule("rate_limited_minute")], LIMITED, times=3),
     ModelFault(
-        "429 with Retry-After, then well", [fault_rule("rate_limited", 2, retry_after=3)], PASS
+        "429 with Retry-After, then normal", [fault_rule("rate_limited", 2, retry_after=3)], PASS
     ),
     ModelFault("500 to the end", [fault_rule("server_error")], DOWN, times=3),
-    ModelFault("503 for a while, then well", [fault_rule("unavailable", 3)], PASS),
+    ModelFault("503 for a while, then normal", [fault_rule("unavailable", 3)], PASS),
     ModelFault("no answer", [fault_rule("hang")], SLOW, times=3),
-    ModelFault("hang in mid-response, then well", [fault_rule("hang_mid", 2)], PASS),
+    ModelFault("hang during a response, then normal", [fault_rule("hang_mid", 2)], PASS),
     ModelFault("truncated JSON", [fault_rule("truncated")], DOWN, times=3),
     ModelFault("empty answer", [fault_rule("empty")], DOWN, times=3),
     ModelFault("HTML for JSON", [fault_rule("html", status=200)], DOWN, times=3),
-    ModelFault("HTML with 502, then well", [fault_rule("html", 1)], PASS),
+    ModelFault("HTML with 502, then normal", [fault_rule("html", 1)], PASS),
     ModelFault(
         "context length", [fault_rule("context_length")], ("fail", "context_limit"), recovers=False
     ),
     # The agent takes one step more.
     ModelFault(
-        "broken tool arguments, then well", [fault_rule("bad_arguments", 1)], PASS, recovers=False
+        "broken tool arguments, then normal", [fault_rule("bad_arguments", 1)], PASS, recovers=False
     ),
     ModelFault("an answer of 5 MB", [fault_rule("huge", 1)], PASS),
     ModelFault(
-        "Cohere 422 on the model's output, then well", [fault_rule("unusable_output", 2)], PASS
+        "Cohere 422 on the model's output, then normal", [fault_rule("unusable_output", 2)], PASS
     ),
     ModelFault("Cohere 499 to the end", [fault_rule("cancelled")], DOWN, times=3),
-    ModelFault("529 overloaded, then well", [fault_rule("overloaded", 2)], PASS),
+    ModelFault("529 overloaded, then normal", [fault_rule("overloaded", 2)], PASS),
     ModelFault("finish_reason ERROR to the end", [fault_rule("finish_error")], DOWN, times=3),
-    ModelFault("finish_reason TIMEOUT, then well", [fault_rule("finish_timeout", 2)], PASS),
+    ModelFault("finish_reason TIMEOUT, then normal", [fault_rule("finish_timeout", 2)], PASS),
     ModelFault("an answer without usage", [fault_rule("no_usage", 1)], PASS),
     ModelFault("billed units that differ", [fault_rule("billed_units", 2)], PASS),
     ModelFault("a slow drip of bytes", [fault_rule("drip", 1, seconds=0.002)], PASS),
@@ -132,7 +132,7 @@ AGENT = (
 )  # fmt: skip
 
 PATIENT = (
-    ModelFault("sleeps for ever", agent("sleep 100000"), ("fail", "timeout"), False),
+    ModelFault("sleeps forever", agent("sleep 100000"), ("fail", "timeout"), False),
     # If it does not end by itself, its agent fails or runs out of time.
     ModelFault(
         "fork bomb within the limit of pids",
@@ -150,17 +150,17 @@ def batch(group: str, table: Sequence[ModelFault], **config: Any) -> Callable[[C
 
     def do(campaign: Campaign) -> None:
         control = campaign.control([lab.PAIR], ["solo"])
-        names = {f"m{number}": told for number, told in enumerate(table, start=1)}
-        rules = {name: told.rules for name, told in names.items() if told.base is None}
-        bases = {name: told.base for name, told in names.items() if told.base}
+        names = {f"m{number}": fault for number, fault in enumerate(table, start=1)}
+        rules = {name: fault.rules for name, fault in names.items() if fault.base is None}
+        bases = {name: fault.base for name, fault in names.items() if fault.base}
         more = {"breaker": {"failures": 0}, **config}
         with lab.laboratory(models=rules, bases=bases, **more) as laboratory:
             others = invariants.Bystanders.begin(laboratory, campaign.image)
             first = laboratory.run(seconds=1800)
             broken = [] if first.returncode == 0 else [first.stdout[-2500:]]
             rows = {row["model"]: row for row in laboratory.rows()} if not broken else {}
-            books = invariants.usage_errors(laboratory) if not broken else []
-            # Undone, all that was infrastructure ends as if nothing had been.
+            usage = invariants.usage_errors(laboratory) if not broken else []
+            # Undone, all that was infrastructure ends as in an undisturbed run.
             for server in laboratory.servers.values():
                 server.faults()
             again = [name for name, row in rows.items() if row["outcome"] == "infra_error"]
@@ -171,22 +171,20 @@ def batch(group: str, table: Sequence[ModelFault], **config: Any) -> Callable[[C
                 broken += [second.stdout[-1500:]] if second.returncode else []
             left = invariants.nothing_left(laboratory, others)
             after = {row["model"]: row for row in laboratory.rows()} if rows else {}
-            books += invariants.usage_errors(laboratory, skip=tuple(bases)) if rows else []
-            whole, once = (
-                invariants.incomplete_results(laboratory),
-                invariants.no_further_call(laboratory),
-            )
+            usage += invariants.usage_errors(laboratory, skip=tuple(bases)) if rows else []
+            incomplete = invariants.incomplete_results(laboratory)
+            paid_again = invariants.no_further_call(laboratory)
             secret = invariants.key_is_secret(laboratory, lab.KEY)
-            for name, told in names.items():
-                with campaign.line(group, told.name, told.times) as line:
-                    line.add(RESUMES, broken + whole)
+            for name, fault in names.items():
+                with campaign.line(group, fault.name, fault.times) as line:
+                    line.add(RESUMES, broken + incomplete)
                     if broken:
                         continue
-                    campaign.expect(line, [rows[name]], told.expected, *told.also)
-                    if told.recovers:
+                    campaign.expect(line, [rows[name]], fault.expected, *fault.also)
+                    if fault.recovers:
                         line.add(RESUMES, invariants.same_row(after[name], control))
-                    line.add("books", [p for p in books if p.startswith(f"{name}-")])
-                    line.add(PAID_ONCE, once)
+                    line.add(USAGE, [p for p in usage if p.startswith(f"{name}-")])
+                    line.add(PAID_ONCE, paid_again)
                     line.add(NOTHING_LEFT, left)
                     line.add(TRUE_OUTCOME, secret)
 
@@ -251,7 +249,7 @@ def outage(campaign: Campaign) -> None:
     """A provider that is down for all: runs after the first wait, and continue when it answers."""
     control = campaign.control(lab.ALL_PAIRS, ["solo"])
     with (
-        campaign.line("Provider", "down for all runs: the next ones wait") as line,
+        campaign.line("Provider", "down for all runs: later runs wait") as line,
         lab.laboratory(
             pairs=lab.ALL_PAIRS,
             models={"tested": [fault_rule("server_error", step=0)]},
