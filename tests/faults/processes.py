@@ -51,7 +51,8 @@ class Tree:
         self.jobs = [
             pid
             for pid, line in self._lines.items()
-            if line.split(" ")[1:2] and line.split(" ")[1].endswith(("scripts/run.py", "/eval.py"))
+            # python -X utf8 SCRIPT --run ...
+            if any(word.endswith(("scripts/run.py", "/eval.py")) for word in line.split(" ")[1:5])
         ]
         # A process that is just ending has no command line any more.
         self.redis = [pid for pid, line in self._lines.items() if "valkey-server" in line[:200]]
@@ -99,6 +100,7 @@ def kill_in_turn(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) ->
         ) as laboratory:
             others = invariants.Bystanders.begin(laboratory, campaign.image)
             affected = _kill_until_finished(laboratory, waiting, dice.uniform, lines)
+            assert affected, f"none of these runs in a whole experiment: {waiting}"
             for line in affected:
                 line.add(NOTHING_LEFT, others.missing())
             with _all(campaign, affected):
