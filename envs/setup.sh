@@ -208,6 +208,7 @@ step_python() {
 # Installed into the folder `$1`, if given, it is only imported with that in PYTHONPATH.
 step_executor() {
     local start=$SECONDS hash locks uv
+    [ -x .venv/bin/python ] || fail "there is no .venv" "Call this first:  make setup"
     if [ -n "${1-}" ]; then
         need_uv
         index_settings
@@ -216,7 +217,6 @@ step_executor() {
             -r <(awk '/^[^ #]/ { chosen = /^snakemake-executor/ } chosen' "$SLURM_LOCK")
         return
     fi
-    [ -x .venv/bin/python ] || fail "there is no .venv" "Call this first:  make setup"
     need_locks
     if [ ${#locks[@]} = 1 ]; then
         need_uv

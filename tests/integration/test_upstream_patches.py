@@ -33,22 +33,44 @@ NEVER = "#!/bin/sh\nexec sleep 60\n"
 FAILS = "#!/bin/sh\nexit 1\n"
 
 
+def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo after the test what the seam replaces."""
+    for owner, names in (
+        (Path, ("read_text", "write_text")),
+        (GitConnector, ("_exec", "submitted_patch")),
+        (sandbox, ("_load_patch", "_write_patch")),
+    ):
+        for name in names:
+            monkeypatch.setattr(owner, name, getattr(owner, name))
+
+
+def _environment(container: str, **config: Any) -> Any:
+    """Upstream's Docker environment for a container that exists already, or for none."""
+    environment: Any = object.__new__(DockerEnvironment)
+    environment.config = DockerEnvironmentConfig(image="any", **config)
+    environment.container_id = container
+    environment.cleanup = lambda: None
+    return environment
+
+
+def _connector(agent: str, base: str) -> Any:
+    connector: Any = object.__new__(GitConnector)
+    connector.agent_id, connector._base_sha = agent, base
+    connector._logger = logging.getLogger(__name__)
+    return connector
+
+
 @pytest.mark.parametrize(("docker", "unread"), [(NEVER, True), (FAILS, False)])
 def test_a_docker_that_does_not_answer_is_noted(
     docker: str, unread: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Upstream reports in both cases that nothing was submitted."""
-    for method in ("_exec", "submitted_patch"):  # restored after the test
-        monkeypatch.setattr(GitConnector, method, getattr(GitConnector, method))
+    _restored(monkeypatch)
     program, note = tmp_path / "docker", tmp_path / "note"
     program.write_text(docker)
     program.chmod(0o755)
-    environment: Any = object.__new__(DockerEnvironment)
-    environment.config = DockerEnvironmentConfig(image="any", executable=str(program), timeout=1)
-    environment.container_id = "any"
-    connector: Any = object.__new__(GitConnector)
-    connector.agent_id, connector._base_sha = "agent2", "HEAD"
-    connector._logger = logging.getLogger(__name__)
+    environment = _environment("any", executable=str(program), timeout=1)
+    connector = _connector("agent2", "HEAD")
     upstream_patches.note_unread_patches(note)
     # A command of the agent's own that does not end is the agent's affair.
     connector._exec(environment, "true")
@@ -63,19 +85,14 @@ def test_a_patch_that_the_engine_did_not_let_be_read_is_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A patch is unread if the engine starts no command."""
-    for method in ("_exec", "submitted_patch"):
-        monkeypatch.setattr(GitConnector, method, getattr(GitConnector, method))
+    _restored(monkeypatch)
     program, note = tmp_path / "docker", tmp_path / "note"
     program.write_text(
         "#!/bin/sh\necho 'OCI runtime exec failed: cgroup is missing' >&2\nexit 126\n"
     )
     program.chmod(0o755)
-    environment: Any = object.__new__(DockerEnvironment)
-    environment.config = DockerEnvironmentConfig(image="any", executable=str(program), timeout=5)
-    environment.container_id = "any"
-    connector: Any = object.__new__(GitConnector)
-    connector.agent_id, connector._base_sha = "agent2", "HEAD"
-    connector._logger = logging.getLogger(__name__)
+    environment = _environment("any", executable=str(program), timeout=5)
+    connector = _connector("agent2", "HEAD")
     upstream_patches.note_unread_patches(note)
     connector.submitted_patch(environment)  # upstream takes the engine's words for a patch
     assert "agent2: OCI runtime exec failed: cgroup is missing" in note.read_text()
@@ -83,17 +100,6 @@ def test_a_patch_that_the_engine_did_not_let_be_read_is_noted(
 
 # Runs in this machine's shell what an agent's container would run.
 LOCAL = '#!/bin/bash\nfor command; do :; done\ncd "$REPOSITORY" && eval "$command"\n'
-
-
-def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo after the test what the seam replaces."""
-    for owner, names in (
-        (Path, ("read_text", "write_text")),
-        (GitConnector, ("_exec", "submitted_patch")),
-        (sandbox, ("_load_patch", "_write_patch")),
-    ):
-        for name in names:
-            monkeypatch.setattr(owner, name, getattr(owner, name))
 
 
 @pytest.mark.parametrize(
@@ -125,12 +131,8 @@ def test_a_patch_keeps_its_bytes_from_the_repository_to_the_evaluation(
     git("commit", "-q", "-a", "-m", "change")
     git("push", "-q", "origin", "agent1")
 
-    environment: Any = object.__new__(DockerEnvironment)
-    environment.config = DockerEnvironmentConfig(image="any", executable=str(program), timeout=10)
-    environment.container_id = "any"
-    connector: Any = object.__new__(GitConnector)
-    connector.agent_id, connector._base_sha = "agent1", base
-    connector._logger = logging.getLogger(__name__)
+    environment = _environment("any", executable=str(program), timeout=10)
+    connector = _connector("agent1", base)
     upstream_patches.keep_patches_exact()
     upstream_patches.note_unread_patches(tmp_path / "note")
     patch = connector.submitted_patch(environment)
@@ -231,12 +233,8 @@ def container() -> Iterator[str]:
 
 
 def _execute(container: str, command: str, cwd: str = "", **config: Any) -> dict[str, Any]:
-    environment: Any = object.__new__(DockerEnvironment)
-    environment.config = DockerEnvironmentConfig(
-        image="any", executable=os.environ["MSWEA_DOCKER_EXECUTABLE"], **config
-    )
-    environment.container_id = container
-    environment.cleanup = lambda: None
+    program = os.environ["MSWEA_DOCKER_EXECUTABLE"]
+    environment = _environment(container, executable=program, **config)
     return dict(environment.execute({"command": command}, cwd))
 
 

@@ -4,10 +4,12 @@ The installed packages stay as they are; these functions are replaced while a pr
 
 - Docker's SDK: run, stop, remove and exec_run of containers, the creation of networks and volumes,
   and the reading of a command's output; Modal's SDK: the creation of sandboxes;
-- cooperbench: the names of its git server, the reading and writing of patches, and the module with
-  which its Docker environment starts commands.
+- cooperbench: the names of its git server, the reading and writing of patches (also Python's
+  `Path.read_text` and `write_text`, for `.patch` files alone), and the module with which its Docker
+  environment starts commands.
 
-tests/contract and tests/integration/test_upstream_patches.py check what they rely on.
+call_log.py replaces cooperbench's rule for repeating a call. tests/contract and
+tests/integration/test_upstream_patches.py check what the replacements rely on.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -334,13 +336,13 @@ def start_commands_by_sdk() -> None:
     """Have agents' commands start through the SDK instead of one docker program each.
 
     The program costs 20 ms of processor time per command, the SDK 4 ms, and the engine gets two
-    requests less. test_upstream_patches.py compares the results. The program
-    remains for engines that are not reached by a socket, and for commands that cannot start.
+    requests less. test_upstream_patches.py compares the results. The program remains for engines
+    that are not reached by a socket, and for commands that cannot start.
     """
     from cooperbench.agents.mini_swe_agent_v2.environments import docker as environment
 
     if os.environ.get("DOCKER_HOST", endpoint.DEFAULT_HOST).startswith("unix://"):
-        vars(environment)["subprocess"] = _Programs()
+        _replace(environment, "subprocess", _Programs())
 
 
 class _Programs:
@@ -417,8 +419,8 @@ def _exec_request(arguments: Sequence[str]) -> dict[str, Any] | None:
         rest = rest[2:]
     if len(rest) < 2 or rest[0].startswith("-") or not all("=" in v[1:] for v in variables):
         return None
-    request = {"container": rest[0], "cmd": rest[1:], "workdir": folder}
-    return {**request, "environment": variables}
+    container, *command = rest
+    return {"container": container, "cmd": command, "workdir": folder, "environment": variables}
 
 
 def _read_until(stream: CancellableStream, deadline: float) -> tuple[bytes, bool]:
@@ -440,8 +442,8 @@ def _read_until(stream: CancellableStream, deadline: float) -> tuple[bytes, bool
     return output, is_expired.is_set()
 
 
-def _replace(kind: Any, method: str, function: Callable[..., Any]) -> None:
-    setattr(kind, method, function)
+def _replace(owner: Any, name: str, value: object) -> None:
+    setattr(owner, name, value)
 
 
 def _kill_all(api: Any, container: str) -> None:

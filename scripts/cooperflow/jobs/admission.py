@@ -71,15 +71,17 @@ def find_trouble(
         failures: consecutive runs that open the breaker; 0: it stays closed.
         pause: before the first trial, seconds.
     """
+    if failures < 1:
+        return None
     failed = list(takewhile(lambda record: record["reason"], reversed(records)))
     runs: set[str] = set()
     wait, until = pause, 0.0
     for record in reversed(failed):
-        is_trial = len(runs) >= max(failures, 1) and float(record["time"]) >= until
+        is_trial = len(runs) >= failures and float(record["time"]) >= until
         runs.add(str(record["run"]))
         wait = min(2 * wait, LONGEST_PAUSE) if is_trial else wait
         until = float(record["time"]) + wait
-    if failures < 1 or len(runs) < failures:
+    if len(runs) < failures:
         return None
     return Trouble(len(runs), str(failed[0]["reason"]), until)
 
@@ -296,14 +298,14 @@ def budget_admission(plan: Plan, run: Run) -> Iterator[str]:
     if plan.config.limits.budget_usd is None or run.experiment.model.replay is not None:
         yield ""
         return
-    evaluations = _PendingEvaluations(plan)
+    pending = _PendingVerdicts(plan)
     while not session_state.halt_message(plan.results):
         with locks.claim(plan.results.claims, "budget", BUDGET_CLAIM_SECONDS):
             position = read_position(plan)
             if position is None or not position.reached:
                 yield ""
                 return
-        if not position.running and evaluations.have_finished():
+        if not position.running and pending.have_finished():
             yield budget_message(plan, position)
             return
         processes.raise_if_orphaned()
@@ -311,7 +313,7 @@ def budget_admission(plan: Plan, run: Run) -> Iterator[str]:
     yield "the session is halted"
 
 
-class _PendingEvaluations:
+class _PendingVerdicts:
     """Runs that have made their last call, up to the end of their evaluations."""
 
     def __init__(self, plan: Plan) -> None:
@@ -336,8 +338,8 @@ def _is_unfinished(folder: RunFolder) -> bool:
     """Return whether a run's result, or the verdict on it, may be about to be written."""
     if folder.result.exists():
         return not folder.eval.exists()
-    records = (AttemptRecord.read(folder, number) for number in folder.attempt_numbers()[-1:])
-    return any(record.state == ENDED for record in records)
+    record = AttemptRecord.read_newest(folder)
+    return record is not None and record.state == ENDED
 
 
 def budget_message(plan: Plan, position: Position) -> str:
@@ -421,9 +423,9 @@ def _folders(root: Path) -> Sequence[Path]:
 
 def _running(folder: RunFolder) -> Path | None:
     """Return the folder of the run's running attempt, None without one."""
-    for number in folder.attempt_numbers()[-1:]:
-        record = AttemptRecord.read(folder, number)
-        process = Process.parse(record.process)
-        if record.state == RUNNING and process is not None and process.is_alive():
-            return folder.attempt(number)
-    return None
+    record = AttemptRecord.read_newest(folder)
+    if record is None or record.state != RUNNING:
+        return None
+    process = Process.parse(record.process)
+    is_running = process is not None and process.is_alive()
+    return folder.attempt(record.number) if is_running else None

@@ -127,6 +127,12 @@ class AttemptRecord(Record):
         document = atomic_io.read_object(folder.attempt(number) / layout.ATTEMPT)
         return cls._from(document, number=number)
 
+    @classmethod
+    def read_newest(cls, folder: RunFolder) -> AttemptRecord | None:
+        """Return the record of the newest attempt at a run, None before the first."""
+        numbers = folder.attempt_numbers()
+        return cls.read(folder, numbers[-1]) if numbers else None
+
 
 def publish(
     run: Run,

@@ -158,10 +158,10 @@ def test_the_budget_waits_for_the_result_of_a_run_that_has_ended(
     plan = make_limited_plan(tmp_path, 0.001)
     ended = plan.runs[0]
     write_attempt(plan, ended, 1, "ended", answered(1, 0.5))
-    evaluations = admission._PendingEvaluations(plan)
-    assert not evaluations.have_finished()
+    pending = admission._PendingVerdicts(plan)
+    assert not pending.have_finished()
     synthetic.write_run(plan, ended, "pass", synthetic.BEGAN, synthetic.Words())
-    assert evaluations.have_finished()
+    assert pending.have_finished()
 
 
 def test_a_retry_of_a_halted_session_starts_nothing(
