@@ -143,8 +143,9 @@ def _assert_no_key_inside(container: str) -> None:
     output = _docker("exec", container, "sh", "-c", "cat /proc/*/environ | tr '\\0' '\\n'")
     output += _docker("inspect", container)
     assert KEY not in output
-    places = "/workspace /tmp /root /etc /run /var"
-    assert not _docker("exec", container, "sh", "-c", f"grep -rlF {KEY} {places} || true")
+    # Not in the command line, where any process of the machine could read the key.
+    search = "grep -rlF -f - /workspace /tmp /root /etc /run /var || true"
+    assert not _docker("exec", "-i", container, "sh", "-c", search, standard_input=KEY)
     with _outside() as address:
         assert _can_reach(container, "127.0.0.1", 8000), "its own server"
         assert not _can_reach(container, address, 8000), "there is a way out of the network"
@@ -171,9 +172,10 @@ def _can_reach(container: str, address: str, port: int) -> bool:
     return subprocess.run(command, capture_output=True, timeout=120).returncode == 0
 
 
-def _docker(*arguments: str) -> str:
+def _docker(*arguments: str, standard_input: str = "") -> str:
+    command = ["docker", *arguments]
     return subprocess.run(
-        ["docker", *arguments], check=True, capture_output=True, text=True, timeout=120
+        command, input=standard_input, check=True, capture_output=True, text=True, timeout=120
     ).stdout
 
 

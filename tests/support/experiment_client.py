@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,9 @@ from cooperflow.outcomes import usage
 
 PYTHON = ".venv/bin/python"
 REPOSITORY = Path(__file__).resolve().parents[2]
-# A key that no file, log or container may hold, and the variable that has it.
-KEY = "sk-test-5e1f0d7c2b9a4e63-never-written-down"
+# A key that no file, log, container or command line may hold, and the variable that has it.
+# Each process of a test run has its own: tests search the whole machine for theirs.
+KEY = f"sk-test-{uuid.uuid4().hex}-never-written-down"
 KEY_NAME = "TESTED_KEY"
 MODEL = "command-a-03-2025"
 INVENTORY = "demo_inventory_task"
