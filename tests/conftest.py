@@ -94,6 +94,15 @@ def _signal_handlers_end_with_the_test() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _sessions_can_be_interrupted() -> None:
+    """Heed Ctrl-C although a shell that starts pytest in the background has it ignored."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the checkout in its current state, with its environment, without its results."""

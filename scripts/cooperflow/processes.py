@@ -203,7 +203,10 @@ class Interrupted(Exception):
 
 
 def interrupt_on_signals() -> None:
-    """Raise Interrupted where the main thread is, once, when asked to end."""
+    """Raise Interrupted where the main thread is, once, when asked to end.
+
+    A signal that this process ignores since its start stays ignored: `nohup` asks for that.
+    """
 
     def raise_once(number: int, frame: object) -> None:
         for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -211,4 +214,5 @@ def interrupt_on_signals() -> None:
         raise Interrupted(signal.Signals(number).name)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, raise_once)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, raise_once)

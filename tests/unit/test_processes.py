@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -62,3 +63,11 @@ def test_a_helper_dies_with_its_parent() -> None:
             break
         time.sleep(0.1)
     assert processes._start_mark(helper) is None
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    processes.interrupt_on_signals()
+    os.kill(os.getpid(), signal.SIGHUP)  # the terminal is closed
+    with pytest.raises(processes.Interrupted, match="SIGTERM"):
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -310,6 +310,7 @@ def _fork(listener: socket.socket) -> None:
         try:
             listener.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.setsid()
             code = _work(connection)
         except SystemExit as end:
@@ -339,7 +340,6 @@ def _work(connection: socket.socket) -> int:
     os.chdir(directory)
     processes.watch_client(connection)
     if work in TABLE_MODULES:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         processes.interrupt_when_orphaned()
     return job.run_named_job(work, arguments)
 
