@@ -148,5 +148,8 @@ def test_failures_are_reported_and_final_if_retries_are_useless(
     assert kinds == [usage.RATE_LIMITED] * 3
     server.faults()
     assert ask(gateway).status_code == 200
-    server.faults({"match": {}, "action": "unauthorized"})
-    assert ask(gateway).status_code == 401
+    quoted = {"message": f"invalid api token: {KEY}"}
+    server.faults({"match": {}, "action": "unauthorized", **quoted})
+    refused = ask(gateway)
+    assert refused.status_code == 401
+    assert "invalid api token: [key]" in refused.text

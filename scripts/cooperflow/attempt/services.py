@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 import docker.errors
 import requests.exceptions
 
-from cooperflow import environment, processes
+from cooperflow import environment, processes, redaction
 from cooperflow.attempt import child_process
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
@@ -63,6 +63,18 @@ ANSWER_SECONDS = 10
 HOST = "host.docker.internal"
 LOCAL = ("localhost", "127.0.0.1")
 _PORT = 6379
+
+# Parameters of a request that reach the model. Not litellm's list: it has `api_base`, by which a
+# container's commands could have the key sent to a server of theirs, and parameters that multiply
+# the price or the calls.
+PARAMETERS = frozenset(
+    {"messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
+    | {"response_format", "stop", "seed", "user", "safety_identifier"}
+    | {"temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias"}
+    | {"logprobs", "top_logprobs", "max_tokens", "max_completion_tokens"}
+    | {"reasoning_effort", "thinking", "verbosity"}
+    | {"prompt_cache_key", "prompt_cache_retention"}
+)
 
 # Path of the gateway.
 PATH = "/v1/chat/completions"
@@ -385,17 +397,13 @@ class _Model:
         """Call the model; return the status and the document of the answer."""
         import litellm
 
-        names = set(litellm.OPENAI_CHAT_COMPLETION_PARAMS) | {"messages"}
-        parameters = {k: v for k, v in request.items() if k in names and v is not None}
-        for name in ("model", "stream", "stream_options", "api_key", "base_url", "extra_headers"):
-            parameters.pop(name, None)
         upstream = self.upstream
         try:
             answer = litellm.completion(
                 model=upstream.model,
                 api_key=upstream.key,
                 drop_params=True,
-                **{**parameters, **upstream.kwargs},
+                **{**call_parameters(request), **upstream.kwargs},
             )
         except Exception as error:
             self.failures[agent] += 1
@@ -407,7 +415,10 @@ class _Model:
     def _refusal(self, agent: str, error: Exception) -> tuple[int, dict[str, Any]]:
         from cooperflow.instrumentation import call_log
 
-        status, message = call_log.status_of(error) or 500, str(error)
+        secrets = [self.upstream.key, *redaction.secrets([], os.environ)]
+        # A provider may quote the key, which no container may see.
+        message = redaction.Redactor.of(secrets).text(str(error))
+        status = call_log.status_of(error) or 500
         kind = call_log.failure_of(error, None)[0]
         if kind in usage.WAITING and status != 429 and status < 500:
             status = 503  # not every client retries after 425, 499 and similar
@@ -415,6 +426,11 @@ class _Model:
         if kind == usage.QUOTA or self.failures[agent] >= self.upstream.tries:
             status = 403
         return status, _error(type(error).__name__, message)
+
+
+def call_parameters(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a client's request that its model gets. Pure."""
+    return {k: v for k, v in request.items() if k in PARAMETERS and v is not None}
 
 
 class _Server(ThreadingHTTPServer):
@@ -432,7 +448,11 @@ class _Handler(BaseHTTPRequestHandler):
         token, _, name = token.partition("/")
         agent = name if _NAME.fullmatch(name) else str(self.client_address[0])
         threading.current_thread().name = agent
-        length = int(self.headers.get("Content-Length") or 0)
+        size = str(self.headers.get("Content-Length") or "")
+        if not size.isdecimal():
+            self.close_connection = True
+            return self._send(411, _error("length", "the request has no Content-Length"))
+        length = int(size)
         if length > MAX_REQUEST_BYTES:
             self.close_connection = True
             return self._send(413, _error("too_large", f"more than {MAX_REQUEST_BYTES} bytes"))

@@ -114,3 +114,17 @@ def test_outcome_of_a_run_with_a_lost_store(evidence: Evidence, verdict: Verdict
 )
 def test_address_of_a_store_inside_containers(url: str, expected: tuple[str, int]) -> None:
     assert services.parse_store_url(url) == expected
+
+
+def test_a_client_of_the_gateway_decides_neither_server_nor_price() -> None:
+    """The key would follow `api_base` to a server of the agent's own."""
+    kept = {"messages": [], "tools": [], "temperature": 0, "max_completion_tokens": 5}
+    refused = {
+        **dict.fromkeys(("api_base", "base_url", "api_key", "api_version"), "http://10.0.0.2"),
+        **dict.fromkeys(("organization", "default_headers", "extra_headers", "extra_body"), "x"),
+        **dict.fromkeys(("model", "deployment_id", "service_tier", "web_search_options"), "x"),
+        **dict.fromkeys(("n", "max_retries", "num_retries", "timeout", "request_timeout"), 9),
+        **dict.fromkeys(("stream", "store", "mock_response", "fallbacks"), True),
+        "top_p": None,
+    }
+    assert services.call_parameters(kept | refused) == kept
