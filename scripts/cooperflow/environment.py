@@ -51,14 +51,21 @@ ADDRESS = re.compile(
     r"[A-Z0-9_]+_(API_BASE|API_BASE_IMAGE|BASE_URL|API_ENDPOINT|API_HOST)"
     r"|AZURE_OPENAI_ENDPOINT|AZURE_API_TYPE|OPENAI_API_TYPE|AWS_BEDROCK_RUNTIME_ENDPOINT"
     r"|AWS_ENDPOINT_URL\w*|(WATSONX|WX|WML)_URL|DATAROBOT_ENDPOINT|GRADIENT_AI_AGENT_ENDPOINT"
+    r"|WATSONX_IAM_URL|GIGACHAT_AUTH_URL"  # which get the key
     r"|USE_LITELLM_PROXY"
 )
 # Families of variables; keys are passed on, since the config names them.
-FAMILY = re.compile(r"(AZURE_OPENAI|LITELLM|MSWEA)_\w+(?<!_API_KEY)")
+FAMILY = re.compile(
+    r"(AZURE_OPENAI|LITELLM|MSWEA)_\w+(?<!_API_KEY)"
+    # Defaults that litellm sends with a call.
+    r"|DEFAULT_(MAX_TOKENS|MAX_RETRIES|ANTHROPIC_CHAT_MAX_TOKENS|REASONING_EFFORT_\w+)"
+)
 
 # Variables that hold a key which a client library sends with a call.
 KEYS = re.compile(
-    r"\w+_(API_KEY|API_TOKEN|AUTH_TOKEN)|HF_TOKEN|DATABRICKS_TOKEN|AWS_BEARER_TOKEN_BEDROCK"
+    r"\w+_(API_KEY|API_TOKEN|AUTH_TOKEN|AI_TOKEN|ZENAPIKEY|APIKEY)|HF_TOKEN|DATABRICKS_TOKEN"
+    r"|AWS_BEARER_TOKEN_BEDROCK|AIMLAPI_KEY|COMETAPI_KEY|FRIENDLI_TOKEN|WATSONX_TOKEN"
+    r"|GIGACHAT_(CREDENTIALS|ACCESS_TOKEN)|SCW_SECRET_KEY"
 )
 # Sent to an OpenAI-compatible server that needs no key: the client refuses to start without one.
 NO_KEY = "none"

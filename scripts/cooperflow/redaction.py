@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from cooperflow import atomic_io
 
@@ -23,6 +23,13 @@ SHORTEST = 8
 # Size above which files are not searched, bytes; a patch may be as large.
 MAX_FILE_BYTES = 64 << 20
 MARK = "[key]"
+
+# Variables with credentials that litellm reads by itself. An error may quote them: that of a wrong
+# signature on AWS holds the session's token.
+CREDENTIALS = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK"),
+    *("AZURE_CLIENT_SECRET", "AZURE_AD_TOKEN"),
+)
 
 _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
@@ -157,9 +164,9 @@ def redact(text: str, key: str | None) -> str:
     return Redactor.of([key]).text(text)
 
 
-def scrub(folder: Path, key: str | None) -> None:
-    """Replace ``key`` in all files below ``folder``: a provider's error may have quoted it."""
-    redactor = Redactor.of([key])
+def scrub(folder: Path, secrets: Iterable[str | None]) -> None:
+    """Replace ``secrets`` in all files below ``folder``: a provider's error may have quoted one."""
+    redactor = Redactor.of(secrets)
     if not any(spellings(key_value) for key_value in redactor.keys):
         return
     for path in folder.rglob("*"):
@@ -175,6 +182,16 @@ def scrub(folder: Path, key: str | None) -> None:
                         atomic_io.write_bytes(path, new)
 
 
-def raw_values(names: Iterable[str | None], environment: Mapping[str, str]) -> list[str]:
-    """Return the values of the variables ``names`` as they are, for redaction."""
-    return [environment[name] for name in names if name and environment.get(name)]
+def secrets(
+    names: Iterable[str | None], environment: Mapping[str, str], url: str | None = None
+) -> list[str]:
+    """Return what no file may hold: values of variables, and the password of a URL.
+
+    Args:
+        names: variables with keys; those with credentials of clouds are added.
+        url: of the message store.
+    """
+    variables = dict.fromkeys([*names, *CREDENTIALS])
+    values = [environment[name] for name in variables if name and environment.get(name)]
+    password = urlsplit(url).password if url else None
+    return [*values, *([password, unquote(password)] if password else [])]

@@ -282,7 +282,7 @@ def test_a_key_is_removed_from_compressed_files(tmp_path: Path) -> None:
     log = tmp_path / "cooperbench.log"
     log.write_text(f"refused: {key}\n" * 1000)
     atomic_io.compress(log)
-    redaction.scrub(tmp_path, key)
+    redaction.scrub(tmp_path, [key])
     text = atomic_io.read_bytes(log).decode()
     assert key not in text
     assert text.count("refused: ") == 1000

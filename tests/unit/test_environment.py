@@ -103,3 +103,32 @@ def test_only_unserved_sockets_are_removed() -> None:
         "served.lock",
     }
     listener.close()
+
+
+def test_every_key_that_litellm_reads_is_withheld_from_a_model_without_one() -> None:
+    names = (
+        *("OPENAI_API_KEY", "HF_TOKEN", "TOGETHER_AI_TOKEN", "WATSONX_APIKEY", "COMETAPI_KEY"),
+        *("WATSONX_ZENAPIKEY", "AIMLAPI_KEY", "FRIENDLI_TOKEN", "GIGACHAT_CREDENTIALS"),
+    )
+    # Credentials of clouds belong to no single model, and other tokens to no model.
+    kept = {"AWS_SECRET_ACCESS_KEY": "a", "GITHUB_TOKEN": "b", "HOME": "/root"}
+    variables = dict.fromkeys(names, "sk-0123456789") | kept
+    environment.remove_keys(variables, "my/model")
+    assert variables == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "controlled"),
+    [
+        ("OPENAI_BASE_URL", True),
+        ("WATSONX_IAM_URL", True),
+        ("DEFAULT_MAX_TOKENS", True),
+        ("DEFAULT_ANTHROPIC_CHAT_MAX_TOKENS", True),
+        ("DEFAULT_REASONING_EFFORT_LOW_THINKING_BUDGET", True),
+        ("DEFAULT_SHELL", False),
+        ("OPENAI_API_KEY", False),
+        ("HTTPS_PROXY", False),
+    ],
+)
+def test_variables_that_would_change_a_call_are_removed(name: str, controlled: bool) -> None:
+    assert environment.is_controlled(name) is controlled

@@ -66,7 +66,7 @@ def test_a_key_is_redacted_however_it_is_written(form: str, key: str, tmp_path: 
     text = f"before {WRITTEN[form]} after"
     path = tmp_path / "log"
     path.write_text(text)
-    redaction.scrub(tmp_path, key)
+    redaction.scrub(tmp_path, [key])
     for clean in (redaction.redact(text, key), path.read_text()):
         assert redaction.MARK in clean and clean.startswith("before ") and clean.endswith(" after")
         assert _traces(clean) == []
@@ -102,7 +102,20 @@ def test_a_key_quoted_by_a_provider_is_redacted(tmp_path: Path) -> None:
     quoted = tmp_path / "deep" / "cooperbench.log"
     quoted.write_bytes(b"\xff said: bad key " + key.encode())
     (tmp_path / "other").write_text("nothing")
-    redaction.scrub(tmp_path, key)
+    redaction.scrub(tmp_path, [key])
     assert quoted.read_bytes() == b"\xff said: bad key [key]"
-    redaction.scrub(tmp_path, "replay")
+    redaction.scrub(tmp_path, ["replay"])
     assert (tmp_path / "other").read_text() == "nothing"
+
+
+def test_credentials_and_passwords_are_secrets() -> None:
+    """An error of AWS quotes the session's token; upstream's log quotes the URL of the store."""
+    environment = {
+        "THE_KEY": "sk-1234567890",
+        "AWS_SESSION_TOKEN": "IQoJb3JpZ2luX2VjE",
+        "AWS_ACCESS_KEY_ID": "AKIA0123456789",
+        "OTHER": "x" * 20,
+    }
+    secrets = redaction.secrets(["THE_KEY", None], environment, "redis://:p%40ssw0rd@host:6379")
+    assert secrets == ["sk-1234567890", "IQoJb3JpZ2luX2VjE", "p%40ssw0rd", "p@ssw0rd"]
+    assert redaction.secrets([], {}, "redis://host") == redaction.secrets([], {}) == []

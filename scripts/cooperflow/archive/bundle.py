@@ -85,8 +85,8 @@ def _crate(plan: Plan, hashes: Mapping[str, str], sizes: Mapping[str, int]) -> b
 
 
 def secrets_of(plan: Plan) -> list[str]:
-    """Return the API keys of the plan's models that are set in the environment."""
-    return redaction.raw_values(plan.config.key_names, os.environ)
+    """Return the keys of the plan's models and the other secrets of the session."""
+    return redaction.secrets(plan.config.key_names, os.environ, plan.config.redis.url)
 
 
 def check(archive: Path) -> list[Check]:

@@ -143,6 +143,11 @@ def provider_key(model: Model) -> str | None:
     return redaction.key_value(model.api_key, os.environ)
 
 
+def attempt_secrets(plan: Plan, model: Model) -> list[str | None]:
+    """Return what no file of an attempt may hold: the provider's key and the session's secrets."""
+    return [provider_key(model), *redaction.secrets([], os.environ, plan.config.redis.url)]
+
+
 @dataclass(frozen=True)
 class Services:
     """Started services, and the arguments and environment that pass them to cooperbench."""

@@ -123,12 +123,12 @@ def report_errors(work: Callable[[], int], log: Path | None = None) -> int:
 
 
 def _redactor() -> Redactor:
-    """Return a redactor of the keys of the session's models."""
+    """Return a redactor of the session's secrets."""
     try:
-        names = configuration.from_environment().key_names
+        config = configuration.from_environment()
     except (UserError, ValueError):
         return Redactor(())
-    return Redactor.of(redaction.raw_values(names, os.environ))
+    return Redactor.of(redaction.secrets(config.key_names, os.environ, config.redis.url))
 
 
 def run_named_job(name: str, arguments: Sequence[str]) -> int:

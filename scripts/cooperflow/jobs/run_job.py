@@ -12,7 +12,7 @@ from typing import Any
 
 from cooperflow import atomic_io, environment, layout, processes, redaction, session_state
 from cooperflow.attempt import container_monitor, supervisor
-from cooperflow.attempt.attempt import Attempt, provider_key
+from cooperflow.attempt.attempt import Attempt, attempt_secrets
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import verification
@@ -57,7 +57,7 @@ class RunJob(Job):
         for number in self._folder.attempt_numbers():
             attempt = self._folder.attempt(number)
             if AttemptRecord.read(self._folder, number).state == run_result.RUNNING:
-                redaction.scrub(attempt, provider_key(self._run.experiment.model))
+                redaction.scrub(attempt, attempt_secrets(self.plan, self._run.experiment.model))
             run_result.move_upstream_files(self._run, attempt)
             run_result.compress_attempt(attempt)
 
