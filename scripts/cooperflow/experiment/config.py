@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import os
+import re
+import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,9 @@ def parse(
     Raises:
         UserError: naming the key, the value, the allowed values and the nearest name.
     """
+    problems = [*_yaml_problems(files), *(f"{source}: {p}" for p in _text_problems(raw, ""))]
+    if problems:
+        raise UserError("\n".join(problems))
     try:
         config = Config.model_validate(_resolve_paths(dict(raw), [Path(file) for file in files]))
     except pydantic.ValidationError as error:
@@ -66,6 +72,76 @@ def _resolve_paths(value: Any, files: Sequence[Path]) -> Any:
     path = next((path for path in paths if path.exists()), paths[0])
     folder = Path.cwd().resolve()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
+
+
+def _text_problems(value: object, key: str) -> Iterator[str]:
+    """Return the texts that no file name, argument or document can hold."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from _text_problems(entry, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _text_problems(entry, f"{key}.{number}")
+    elif isinstance(value, str) and re.search(r"[\x00\ud800-\udfff]", value):
+        yield f"{key}: contains a character that no file can hold (NUL or a lone surrogate)."
+
+
+# A number with a leading zero (octal) or colons (base 60).
+_SURPRISING = re.compile(r"[-+]?(?:0[0-9_]+|[0-9_]+(?::[0-9]+)+)")
+
+
+def _yaml_problems(files: Sequence[Path | str]) -> Iterator[str]:
+    """Return what YAML reads otherwise than it is written: repeated keys, octal and base 60."""
+    import yaml
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    for file in map(Path, files):
+        try:
+            document = yaml.compose(file.read_text(encoding="utf-8-sig"), Loader=loader)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue  # Snakemake, or `load`, has read it
+        for key, node in _yaml_nodes(document, "", set()):
+            for place, problem in _node_problems(key, node):
+                yield f"{file.name}, line {place.start_mark.line + 1}: {problem}"
+
+
+def _yaml_nodes(node: Any, key: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yield a node and those in it, each once, with their keys."""
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    yield key, node
+    if node.id == "sequence":
+        for number, entry in enumerate(node.value):
+            yield from _yaml_nodes(entry, f"{key}.{number}", seen)
+    elif node.id == "mapping":
+        for name, entry in node.value:
+            path = f"{key}.{name.value}".removeprefix(".")
+            yield from _yaml_nodes(name, path, seen)
+            yield from _yaml_nodes(entry, path, seen)
+
+
+def _node_problems(key: str, node: Any) -> Iterator[tuple[Any, str]]:
+    """Yield the problems of one node, each with the node of its line."""
+    import yaml
+
+    if node.id == "scalar" and node.tag.endswith(":int") and _SURPRISING.fullmatch(node.value):
+        yield (
+            node,
+            f"{key}: {node.value} is {yaml.safe_load(node.value)} in YAML. Write the number without"
+            " leading zeros or colons, or put a text in quotes.",
+        )
+    elif node.id == "mapping":
+        first: dict[str, Any] = {}
+        for name in [name for name, _ in node.value if name.id == "scalar"]:
+            before = first.setdefault(name.value, name)
+            if before is not name:
+                path = f"{key}.{name.value}".removeprefix(".")
+                yield (
+                    name,
+                    f"{path}: this key is already in line {before.start_mark.line + 1}, whose value"
+                    " YAML would drop. Write it once.",
+                )
 
 
 def from_environment() -> Config:
@@ -99,7 +175,7 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        document = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     if not isinstance(document, dict):
@@ -115,28 +191,71 @@ def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> None:
             base[key] = value
 
 
+# Parts of an error's path that are pydantic's, such as the alternative of a union.
+_TAG = re.compile(r"\[\w+\]")
+# What a value must be, by pydantic's type of the error.
+_ADVICE = {
+    "dict_type": "must be a table, with keys and values below it",
+    "model_type": "must be a table, with keys and values below it",
+    "list_type": "must be a list, such as [a, b]",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
+# What to write where pydantic would quote a pattern, by the last part of the key.
+_PATTERNS = {
+    "memory": "Write a number and one of b, k, m, g, such as 16g",
+    "network": "Write null, none, or the name of a Docker network",
+    "revision": "Write a commit, a branch, pinned, or null",
+}
+
+
 def explain(error: pydantic.ValidationError) -> Iterator[str]:
     """Return pydantic's errors as messages, one line each."""
     for details in error.errors():
-        path = [str(part) for part in details["loc"] if part != "[key]"]
-        key = ".".join(path)
-        value, message = details["input"], f"{details['msg'][0].lower()}{details['msg'][1:]}"
-        if details["type"] == PROBLEM:
-            for problem in details["ctx"]["problems"]:
-                yield f"{key}{problem}" if problem.startswith(".") else f"{key}: {problem}"
-        elif details["type"] == "extra_forbidden":
-            allowed = _keys(path[:-1])
-            table = ".".join(path[:-1]) or "the top level"
-            yield (
-                f"{key}: unknown key. Allowed in {table}: {listed(allowed, 20)}."
-                f"{nearest(path[-1], allowed)}"
-            )
-        elif details["type"] == "missing":
-            yield f"{key}: is missing."
-        elif value is None:
-            yield f"{key}: is empty; {message}."
-        else:
-            yield f"{key}: {value!r}: {message}."
+        is_key = "[key]" in details["loc"]
+        path = [str(part) for part in details["loc"] if not _TAG.fullmatch(str(part))]
+        if is_key and details["type"] != PROBLEM:
+            key = ".".join(path[:-1])
+            yield f"{key}: the key {details['input']!r} is not text. Put it in quotes."
+            continue
+        yield from _explain_value(".".join(path), path, details)
+
+
+def _explain_value(key: str, path: list[str], details: Any) -> Iterator[str]:
+    kind, message = details["type"], f"{details['msg'][0].lower()}{details['msg'][1:]}"
+    shown = _shown(path, details["input"])
+    if kind == PROBLEM:
+        for problem in details["ctx"]["problems"]:
+            yield f"{key}{problem}" if problem.startswith(".") else f"{key}: {problem}"
+    elif kind == "extra_forbidden":
+        allowed = _keys(path[:-1])
+        table = ".".join(path[:-1]) or "the top level"
+        yield (
+            f"{key}: unknown key. Allowed in {table}: {listed(allowed, 30)}."
+            f"{nearest(path[-1], allowed)}"
+        )
+    elif kind == "missing":
+        yield f"{key}: is missing."
+    elif details["input"] is None:
+        yield f"{key}: is empty; {_ADVICE.get(kind, message)}."
+    elif kind == "string_pattern_mismatch" and path[-1] in _PATTERNS:
+        yield f"{key}: {shown} is not valid. {_PATTERNS[path[-1]]}."
+    elif kind == "invalid_key":
+        yield f"{'.'.join(path[:-1])}: the key {path[-1]} is not text. Put it in quotes."
+    else:
+        is_plain = kind == "string_type" and not isinstance(details["input"], dict | list)
+        remedy = " Put it in quotes." if is_plain else ""
+        yield f"{key}: {shown}: {_ADVICE.get(kind, message)}.{remedy}"
+
+
+def _shown(path: Sequence[str], value: object) -> str:
+    """Return a value for a message; a key's value, and what may contain one, is not repeated."""
+    if path and path[-1] == "api_key":
+        return "a value that is not shown"
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    return str(value) if isinstance(value, datetime.date) else repr(value)
 
 
 # Keys whose entries are tables.
@@ -150,10 +269,16 @@ def _keys(path: list[str]) -> list[str]:
             table = _TABLES[part]
             continue
         field = table.model_fields.get(part)
-        kind = None if field is None else field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            table = kind
+        table = (None if field is None else _table_in(field.annotation)) or table
     return list(table.model_fields)
+
+
+def _table_in(kind: Any) -> type[BaseModel] | None:
+    """Return the table among the types of a field, None without one."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    tables = (_table_in(part) for part in typing.get_args(kind) if not isinstance(part, str))
+    return next((table for table in tables if table is not None), None)
 
 
 def find_problems(config: Config) -> Iterator[str]:

@@ -6,13 +6,15 @@ from them. Checks that compare tables are in config.py.
 
 from __future__ import annotations
 
+import math
 import re
 import typing
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NoReturn
+from urllib.parse import parse_qsl, urlsplit
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from cooperflow import layout
@@ -24,6 +26,8 @@ OPENHANDS = "openhands_docker"  # the workflow's: upstream's OpenHands in contai
 DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
 # Agents whose calls are all recorded: made in cooperbench's process or through the gateway.
 RECORDED = ("mini_swe_agent_v2", OPENHANDS)
+# Agents of cooperbench that call the model from inside their containers, without a record.
+UNRECORDED = ("claude_code", "codex")
 # Agents of cooperbench that send messages from inside their containers.
 INSIDE = ("claude_code", "codex")
 # Agents whose containers are all started by the docker command.
@@ -31,6 +35,8 @@ BY_COMMAND = ("mini_swe_agent_v2", "claude_code", "codex")
 MODES = ("solo", "coop", "team")
 # Value of `dataset.revision`: that of the lock, or else that of config/dataset.known.json.
 PINNED = "pinned"
+# The longest time limit or pause, seconds: a week.
+LONGEST = 604_800
 # An agent's container ends after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000
 
@@ -45,6 +51,36 @@ _COMMON_FLAGS = ("--setting", "--no-messaging")
 # Parts of an agent's config.
 _AGENT_PARTS = ("agent", "model", "environment")
 
+# Parameters of a model call that the agent or the workflow sets, and those of litellm that would
+# answer without the model, call another model, or make calls that are not recorded.
+_RESERVED_KWARGS = {
+    **dict.fromkeys(("model", "messages", "tools"), "is set by the agent"),
+    **dict.fromkeys(("stream", "n"), "the agents read one whole answer per call"),
+    **dict.fromkeys(
+        ("num_retries", "max_retries", "retry_policy"),
+        "such tries are recorded as one call; use limits.call_tries",
+    ),
+    **dict.fromkeys(
+        ("fallbacks", "context_window_fallback_dict", "model_list"),
+        "another model would answer; write an entry of models for it",
+    ),
+    **dict.fromkeys(
+        ("mock_response", "mock_tool_calls", "mock_timeout", "caching"),
+        "no model would answer; use models.NAME.replay for recorded answers",
+    ),
+}
+# Values of these that change nothing.
+_NEUTRAL = {"stream": (False,), "n": (1,), "num_retries": (0,), "max_retries": (0,)}
+# Names of parameters and headers that hold a secret.
+_SECRET_NAME = re.compile(
+    r"(?:.*[_-])?(?:api[_-]?key|subscription[_-]key|secret|(?:secret|private)[_-](?:access[_-])?key"
+    r"|(?:session|ad|access|auth|bearer|refresh|security)[_-]?token|password|authorization"
+    r"|credentials)|token|x-.*token",
+    re.IGNORECASE,
+)
+# Letters and digits in a row from which a word is taken for a key.
+_KEY_LENGTH = 20
+
 # Type of the errors whose context holds complete messages.
 PROBLEM = "config_problem"
 
@@ -57,6 +93,64 @@ def refuse(*problems: str) -> NoReturn:
 def _refuse_any(problems: Iterator[str]) -> None:
     if texts := list(problems):
         refuse(*texts)
+
+
+def _is_key(text: str) -> bool:
+    """Return whether a text looks like a provider's key rather than like a name."""
+    runs = re.findall(rf"[A-Za-z0-9]{{{_KEY_LENGTH},}}", text)
+    return any(re.search(r"\d", run) and re.search(r"[a-z]", run) for run in runs)
+
+
+def _check_path(path: str) -> str:
+    """Check a path that the workflow creates or reads."""
+    if not path.strip():
+        refuse("is empty. Write a path.")
+    if re.search(r"[\x00-\x1f\x7f]", path):
+        refuse(f"{path!r} contains a control character. Remove it.")
+    if path.startswith("~"):
+        refuse(f"{path!r}: `~` is not expanded. Write the full path.")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_check_path)]
+
+
+def _check_url(url: str) -> str:
+    """Check the address of a model. The messages repeat no secret that it may contain."""
+    if not re.match(r"https?://[^/\s]+", url):
+        refuse(f"{url!r} is not an http(s) URL.")
+    try:
+        parts = urlsplit(url)
+        is_valid = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_valid = False
+    if "@" in url.split("/")[2]:
+        refuse(
+            "contains a user name or a password. Set an environment variable to the secret, and"
+            " name it in models.NAME.api_key."
+        )
+    if not is_valid or re.search(r"[\x00-\x20\x7f]", url):
+        refuse(f"{url!r} is not an http(s) URL: its host or port is wrong, or it has a space.")
+    for name, value in parse_qsl(parts.query):
+        if value and (_SECRET_NAME.fullmatch(name) or name in ("key", "sig")):
+            refuse(
+                f"contains a key ({name}=...). Set an environment variable to the key, and name it"
+                " in models.NAME.api_key."
+            )
+    return url
+
+
+def _number_or_text(value: object) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return "[number]" if is_number else "[text]"
+
+
+def _text_or_table(value: object) -> str:
+    return "[table]" if isinstance(value, dict | BaseModel) else "[text]"
+
+
+def _text_or_list(value: object) -> str:
+    return "[list]" if isinstance(value, list) else "[text]"
 
 
 class _Table(BaseModel):
@@ -81,7 +175,7 @@ class Sample(_Table):
 class Dataset(_Table):
     """The benchmark's data set and the pairs that are run."""
 
-    dir: str = Field("dataset", description="folder of CooperBench's data set")
+    dir: _Path = Field("dataset", description="folder of CooperBench's data set")
     subset: str = Field(
         "lite",
         description="a shipped table (`lite`: 100 pairs of 26 tasks, `flash`: 50 of 20, `spark`:"
@@ -97,7 +191,7 @@ class Dataset(_Table):
         " `config/dataset.known.json` names, b612b1a35af722751454813d9e5a7888f065fc9e; `main`: the"
         " newest; `null`: the commit of `dataset.lock`, or else the newest",
     )
-    lock: str = Field(
+    lock: _Path = Field(
         "config/dataset.lock.json",
         description="written by the first fetch: its revision and the hash of each task. Commit it,"
         " and everyone gets the same benchmark",
@@ -107,7 +201,12 @@ class Dataset(_Table):
         description="languages of your repos, `repo: language`, for the table by language",
     )
     repos: list[str] = Field(default_factory=list, description="only these repos; empty: all")
-    tasks: list[int | str] = Field(
+    tasks: list[
+        Annotated[
+            Annotated[int, Tag("[number]")] | Annotated[str, Tag("[text]")],
+            Discriminator(_number_or_text),
+        ]
+    ] = Field(
         default_factory=list,
         description="only these tasks: a number, or `repo/number`; empty: all",
     )
@@ -159,6 +258,14 @@ class Agent(_Table):
         """True if it is OpenHands, which works in images with an agent server."""
         return self.name == OPENHANDS
 
+    @pydantic.field_validator("external")
+    @classmethod
+    def _check_external(cls, modules: list[str]) -> list[str]:
+        for name in modules:
+            if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+                refuse(f"{name!r} is not a module's name. Write it as Python's import does.")
+        return modules
+
     @pydantic.field_validator("config")
     @classmethod
     def _check_config(cls, config: dict[str, Any]) -> dict[str, Any]:
@@ -190,17 +297,77 @@ def _agent_config_problems(config: dict[str, Any]) -> Iterator[str]:
         if value is not None and not isinstance(value, dict):
             yield f"{key}: {value!r} is not a table. Write keys and values below it."
             return
-    if "api_key" in ((model or {}).get("model_kwargs") or {}):
-        yield (
-            ".model.model_kwargs.api_key: a key must not be in a file. Set an environment variable"
-            " and name it in models.NAME.api_key."
-        )
+    yield from _document_problems(config, "")
+    if "model_name" in (model or {}):
+        yield ".model.model_name: the workflow sets it. Write models.NAME.model instead."
+    yield from _kwargs_problems(dict((model or {}).get("model_kwargs") or {}))
+    variables = (config.get("environment") or {}).get("env") or {}
+    if not isinstance(variables, dict):
+        yield f".environment.env: {variables!r} is not a table. Write names and values below it."
+        return
+    for name, value in variables.items():
+        if _SECRET_NAME.fullmatch(str(name)) and isinstance(value, str) and _is_key(value):
+            yield (
+                f".environment.env.{name}: a key must not be in a file, and a container's commands"
+                " would read it. Remove it."
+            )
+    for key in ("step_limit", "cost_limit", "max_iterations"):
+        limit = (config.get("agent") or {}).get(key)
+        if isinstance(limit, int | float) and limit < 0:
+            yield f".agent.{key}: {limit!r} is negative. Allowed: a number from 0 (0: no limit)."
     for key in config:
         if key not in _AGENT_PARTS:
             yield (
                 f".{key}: there is no such part. Allowed: {listed(_AGENT_PARTS)}."
                 f"{nearest(key, _AGENT_PARTS)}"
             )
+
+
+def _document_problems(value: object, key: str) -> Iterator[str]:
+    """Return the problems of a value that JSON documents cannot hold as it is."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            if not isinstance(name, str):
+                yield f"{key}: the key {name!r} is not text. Put it in quotes."
+            yield from _document_problems(entry, f"{key}.{name}")
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _document_problems(entry, f"{key}.{number}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key}: {value!r} is not a finite number. Write a number."
+    elif not isinstance(value, str | int | float | None):
+        yield f"{key}: {value!r} is a {type(value).__name__} in YAML. Put it in quotes."
+
+
+def _kwargs_problems(kwargs: dict[str, Any]) -> Iterator[str]:
+    key = ".model.model_kwargs"
+    for name, value in kwargs.items():
+        if name in _RESERVED_KWARGS and value not in (None, *_NEUTRAL.get(name, ())):
+            yield f"{key}.{name}: {_RESERVED_KWARGS[name]}. Remove it."
+    for name in _secret_names(kwargs, ""):
+        yield (
+            f"{key}{name}: a key must not be in a file. Set an environment variable and name it in"
+            " models.NAME.api_key; litellm reads credentials of AWS, Azure and Google from their"
+            " own variables."
+        )
+    for name in ("api_base", "base_url"):
+        if kwargs.get(name) is not None:
+            try:
+                _check_url(str(kwargs[name]))
+            except PydanticCustomError as error:
+                yield from (f"{key}.{name}: {text}" for text in (error.context or {})["problems"])
+
+
+def _secret_names(table: dict[str, Any], prefix: str) -> Iterator[str]:
+    """Return the keys of a table, also of nested ones, whose values are secrets."""
+    for name, value in table.items():
+        path = f"{prefix}.{name}"
+        if isinstance(value, dict):
+            yield from _secret_names(value, path)
+        elif isinstance(value, str) and value and _SECRET_NAME.fullmatch(str(name)):
+            is_file = str(name).endswith("credentials") and "{" not in value  # Google's may be
+            if not is_file:
+                yield path
 
 
 class Model(_Table):
@@ -215,12 +382,18 @@ class Model(_Table):
         description="name of the environment variable that holds the key, never the key; `null`:"
         " none is needed, and no key of the environment is sent",
     )
-    replay: str | None = Field(
+    replay: _Path | None = Field(
         None,
         description="a folder of recordings: a local server plays them instead of the model, and"
         " the results are labelled replay",
     )
-    adopt: dict[str, str | list[str]] = Field(
+    adopt: dict[
+        str,
+        Annotated[
+            Annotated[str, Tag("[text]")] | Annotated[list[str], Tag("[list]")],
+            Discriminator(_text_or_list),
+        ],
+    ] = Field(
         default_factory=dict,
         description="setting -> folder `LOG_DIR/RUN_NAME` of a finished `cooperbench run`, or a"
         " list of folders, one per repeat; or `FILE#MODEL`, a model of CooperBench's public record:"
@@ -248,20 +421,25 @@ class Model(_Table):
     def _check_model(cls, model: str) -> str:
         if not model.strip():
             refuse("is empty. Write litellm's name of the model.")
+        if model.startswith("-") or re.search(r"[\s\x00-\x1f\x7f]", model):
+            refuse(
+                f"{model!r} is not a model's name. Write litellm's name, without spaces and not"
+                " starting with a dash."
+            )
         return model
 
     @pydantic.field_validator("api_base")
     @classmethod
     def _check_api_base(cls, url: str | None) -> str | None:
-        if url is not None and not re.match(r"https?://[^/\s]+", url):
-            refuse(f"{url!r} is not an http(s) URL.")
-        return url
+        return url if url is None else _check_url(url)
 
     @pydantic.field_validator("api_key")
     @classmethod
     def _check_api_key(cls, name: str | None) -> str | None:
         # The message does not repeat the value, which may be the key itself.
-        if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        if name is None:
+            return None
+        if _is_key(name) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             refuse(
                 "is not the name of an environment variable. Write the variable's name (such as"
                 " COHERE_API_KEY), never the key itself."
@@ -284,7 +462,7 @@ class Model(_Table):
 def _adopt_problems(adopt: dict[str, str | list[str]]) -> Iterator[str]:
     for setting, folders in adopt.items():
         names = [folders] if isinstance(folders, str) else folders
-        if not names:
+        if not names or not all(name.strip() for name in names):
             yield (
                 f".{setting}: names no folder. Write LOG_DIR/RUN_NAME, or a list of such folders,"
                 " one per repeat."
@@ -304,7 +482,7 @@ class Provider(_Table):
     )
     requests_per_minute: float | None = Field(
         None,
-        gt=0,
+        ge=0.01,
         description="model calls of all its models' runs, evenly spaced; `null`: no limit",
     )
 
@@ -319,20 +497,22 @@ class Limits(_Table):
         description="for one attempt at a run; at most 7000, since an agent's container ends after"
         " two hours",
     )
-    eval_seconds: int = Field(1800, gt=0, description="for one evaluation")
+    eval_seconds: int = Field(1800, gt=0, le=LONGEST, description="for one evaluation")
     test_seconds: int = Field(
         600, gt=0, le=600, description="for the tests of one feature; upstream's limit is 600"
     )
-    call_seconds: int = Field(300, gt=0, description="for one model call")
+    call_seconds: int = Field(300, gt=0, le=LONGEST, description="for one model call")
     call_tries: int = Field(
         10,
         gt=0,
+        le=1000,
         description="tries of one model call by the agent, with pauses of 4 to 60 s (OpenHands: at"
         " most 5 tries, 8 to 64 s)",
     )
     pause_seconds: float = Field(
         30,
         ge=0,
+        le=LONGEST,
         description="before attempt 2, doubled before attempt 3, varied by up to a half; longer if"
         " the provider's Retry-After asks for it",
     )
@@ -358,8 +538,18 @@ class Redis(_Table):
     @pydantic.field_validator("url")
     @classmethod
     def _check_url(cls, url: str | None) -> str | None:
-        if url is not None and not re.match(r"(redis|rediss|unix)://", url):
+        if url is None:
+            return None
+        if not re.match(r"(redis|rediss|unix)://", url):
             refuse(f"{url!r} is not a Redis URL. Allowed: redis://, rediss://, unix://.")
+        try:
+            parts = urlsplit(url)
+            is_valid = parts.scheme == "unix" or bool(parts.hostname and parts.port != 0)
+        except ValueError:
+            is_valid = False
+        if not is_valid or re.search(r"[\x00-\x20\x7f]", url):
+            # It may contain a password.
+            refuse("its host or port is wrong, or it has a space. Write redis://HOST:PORT.")
         return url
 
 
@@ -374,6 +564,7 @@ class Breaker(_Table):
     pause_seconds: float = Field(
         30,
         ge=0,
+        le=LONGEST,
         description="before a waiting run tries again, doubled each time, at most 600",
     )
     notify_minutes: float = Field(
@@ -390,10 +581,13 @@ class Containers(_Table):
         description="memory of one container, without swap; `null`: no limit",
     )
     cpus: float | None = Field(
-        None, gt=0, description="processors of one container; `null`: shared by weight"
+        None, ge=0.01, description="processors of one container; `null`: shared by weight"
     )
     pids: int | None = Field(
-        4096, gt=0, description="processes and threads of one container; `null`: no limit"
+        4096,
+        gt=0,
+        le=4_194_304,
+        description="processes and threads of one container; `null`: no limit",
     )
     network: str | None = Field(
         None,
@@ -401,6 +595,15 @@ class Containers(_Table):
         description="`none`, or the name of a Docker network; `null`: Docker's default bridge, as"
         " upstream ([docs/security.md](../docs/security.md))",
     )
+
+    @pydantic.field_validator("memory")
+    @classmethod
+    def _check_memory(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            size = int(memory[:-1]) * 1024 ** "bkmg".index(memory[-1])
+            if not 6 * 1024**2 <= size < 2**63:
+                refuse(f"{memory!r}: Docker's smallest limit is 6m. Write a number such as 16g.")
+        return memory
 
     @pydantic.field_validator("network")
     @classmethod
@@ -418,7 +621,7 @@ class Images(_Table):
 
     pull: bool = Field(True, description="pull a missing image")
     build: bool = Field(False, description="build it if the data set has a Dockerfile")
-    archive: str | None = Field(
+    archive: _Path | None = Field(
         None,
         description="a folder with one tar per image: loaded from before anything is pulled,"
         " written by `images_archive`",
@@ -431,7 +634,7 @@ class Images(_Table):
         description="pull from this registry (`host`, `host:port`, optionally with a path);"
         " `null`: Docker Hub",
     )
-    lock: str = Field("config/images.lock.csv", description="the pinned digests")
+    lock: _Path = Field("config/images.lock.csv", description="the pinned digests")
     moved: Literal["error", "pinned", "accept"] = Field(
         "error",
         description="if a tag differs from its pin: stop (`error`), keep the pin (`pinned`), or pin"
@@ -448,13 +651,6 @@ class Images(_Table):
         False,
         description="fetch a task's image when there is space, remove it after its last use",
     )
-
-    @pydantic.field_validator("archive")
-    @classmethod
-    def _check_archive(cls, folder: str | None) -> str | None:
-        if folder is not None and not folder.strip():
-            refuse("is empty. Write the folder of the tars, or null.")
-        return folder
 
     @pydantic.field_validator("registry")
     @classmethod
@@ -490,7 +686,13 @@ class Oracle(_Table):
 class Judge(_Table):
     """Model that labels failed runs of two agents: `snakemake judge`, never part of `all`."""
 
-    model: str | Model | None = Field(
+    model: (
+        Annotated[
+            Annotated[str, Tag("[text]")] | Annotated[Model, Tag("[table]")],
+            Discriminator(_text_or_table),
+        ]
+        | None
+    ) = Field(
         None,
         description="an entry of `models`, or a table with the keys of such an entry (`model`,"
         " `api_base`, `api_key`, `provider`); `null`: no judge. Its calls are paid"
@@ -591,7 +793,7 @@ _Flags = Annotated[list[str], AfterValidator(_check_flags)]
 class Config(_Table):
     """All keys of config/config.yaml."""
 
-    results: str = Field(
+    results: _Path = Field(
         "results", description="root of everything written, except the logs in `logs/`"
     )
     dataset: Dataset = Dataset()

@@ -238,7 +238,7 @@ def _normal(text: str) -> str:
     """Return a pair's name with its features in order: `repo/task/2,1` is `repo/task/1,2`."""
     head, _, features = text.replace(" ", "").rpartition("/")
     numbers = features.removeprefix("f").replace("_f", ",").split(",")
-    if len(numbers) == 2 and all(number.isdigit() for number in numbers):
+    if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
         a, b = sorted(int(number) for number in numbers)
         return f"{head}/{a},{b}"
     raise UserError(

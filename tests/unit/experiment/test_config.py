@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import datetime
 import json
 import math
 from collections.abc import Callable
@@ -112,6 +113,56 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         (with_("limits/call_tries", True), ["limits.call_tries", "True", "a number"]),
         (with_("limits/pause_seconds", math.inf), ["limits.pause_seconds", "finite"]),
         (with_("containers", {"memory": "0g"}), ["containers.memory", "'0g'"]),
+        (with_("containers", {"memory": "5m"}), ["containers.memory", "6m"]),
+        (with_("containers", {"memory": "16gb"}), ["'16gb' is not valid", "such as 16g"]),
+        (with_("containers", {"network": "container:x"}), ["containers.network", "Write null"]),
+        # What YAML reads otherwise: `no`, numbers, dates.
+        (with_("dataset/tasks", [False]), ["dataset.tasks.0: False: must be text"]),
+        (with_("dataset/tasks", [1.5]), ["dataset.tasks.0: 1.5", "integer"]),
+        (with_("dataset/pairs", ["dspy_task/8394/²,1"]), ["²", "is not a pair"]),
+        ({**BASE, "models": {False: {"model": "x"}}}, ["models: the key False", "in quotes"]),
+        (with_("models/a", {"model": datetime.date(2026, 1, 1)}), ["a.model: 2026-01-01", "text"]),
+        (with_("models", ["a"]), ["models: a list: must be a table"]),
+        (with_("settings/solo", "--setting solo"), ["settings.solo", "must be a list"]),
+        (with_("models/a/agent", {"nam": "codex"}), ["Allowed in models.a.agent: name", "name?"]),
+        (with_("dataset/sample", {"n": 1, "sed": 1}), ["Allowed in dataset.sample: n, seed."]),
+        (with_("judge/model", {"modl": "x", "model": "x"}), ["judge.model.modl", "model?"]),
+        (with_("judge/model", 5), ["judge.model: 5: must be text"]),
+        (with_("models/a", {"model": "x", "adopt": {"solo": 5}}), ["a.adopt.solo: 5: must be"]),
+        (with_("models/a", {"model": "x", "adopt": {"solo": ""}}), ["a.adopt.solo: names no"]),
+        # Names and paths.
+        (with_("models/a/model", "--help"), ["models.a.model", "'--help'", "dash"]),
+        (with_("models/a", {"model": "x", "replay": ""}), ["models.a.replay: is empty"]),
+        (with_("results", "~/results"), ["results: '~/results'", "not expanded"]),
+        (with_("dataset/dir", "a\nb"), ["dataset.dir", "control character"]),
+        (with_("notify", ["a\0b"]), ["notify.0", "NUL"]),
+        (with_("agent/external", [""]), ["agent.external", "not a module's name"]),
+        (with_("models/command-a/api_base", "http://h:99999"), ["api_base", "port"]),
+        (with_("models/command-a/api_base", "http://[::1/v1"), ["api_base", "host"]),
+        (with_("redis/url", "redis://h:port"), ["redis.url", "host or port"]),
+        # Numbers that would end in an error, or in a wait of years, while a run is paid for.
+        (with_("limits/call_seconds", 10**26), ["limits.call_seconds", "604800"]),
+        (with_("limits/pause_seconds", 1e30), ["limits.pause_seconds", "604800"]),
+        (with_("breaker", {"pause_seconds": 1e30}), ["breaker.pause_seconds", "604800"]),
+        (with_("containers", {"pids": 10**20}), ["containers.pids", "4194304"]),
+        (with_("providers", {"p": {"requests_per_minute": 1e-7}}), ["requests_per_minute", "0.01"]),
+        # The agent's config.
+        *(
+            (with_("agent/config", {part: value}), words)
+            for part, value, words in (
+                ("agent", {"step_limit": -1}, ["agent.step_limit: -1 is negative"]),
+                ("agent", {"cost_limit": math.nan}, ["agent.cost_limit: nan", "finite"]),
+                ("agent", {"x": datetime.date(2026, 1, 1)}, ["agent.x", "a date in YAML"]),
+                ("agent", {1: 2}, ["agent.config.agent: the key 1 is not text"]),
+                ("environment", {"env": ["A"]}, ["environment.env", "is not a table"]),
+                ("model", {"model_name": "x"}, ["model.model_name", "models.NAME.model"]),
+                ("model", {"model_kwargs": {"num_retries": 2}}, ["limits.call_tries"]),
+                ("model", {"model_kwargs": {"fallbacks": ["x"]}}, ["another model"]),
+                ("model", {"model_kwargs": {"mock_response": "x"}}, ["models.NAME.replay"]),
+                ("model", {"model_kwargs": {"stream": True}}, ["model_kwargs.stream"]),
+                ("model", {"model_kwargs": {"api_base": "http://h:x"}}, ["api_base", "port"]),
+            )
+        ),
     ],
 )
 def test_errors_name_the_key_and_the_remedy(raw: dict[str, Any], words: list[str]) -> None:
@@ -126,6 +177,93 @@ def test_an_api_key_given_as_the_variables_name_is_not_printed() -> None:
     with pytest.raises(UserError) as caught:
         config.parse(with_("models/command-a/api_key", "sk-0123 4567"))
     assert "sk-0123" not in str(caught.value)
+
+
+KEY = "s3cr3tA1b2C3d4E5f6G7h8I9j0"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("models/command-a/api_key", KEY),
+        ("models/command-a/api_key", [KEY]),
+        ("models/command-a/api_key", {KEY: 1}),
+        ("models/command-a", {"model": "x", "api_kye": KEY}),
+        ("models/command-a/api_base", f"https://me:{KEY}@host/v1"),
+        ("models/command-a/api_base", f"https://host/v1?api-version=1&api-key={KEY}"),
+        ("redis/url", f"redis://:{KEY}@host:port"),
+        ("judge/model", {"model": "x", "api_key": KEY, "modl": 1}),
+        ("judge/model", [{"api_key": KEY}]),
+        *(
+            ("agent/config", {"model": {"model_kwargs": kwargs}})
+            for kwargs in (
+                {"aws_secret_access_key": KEY},
+                {"extra_headers": {"Authorization": f"Bearer {KEY}"}},
+                {"headers": {"Ocp-Apim-Subscription-Key": KEY}},
+                {"azure_ad_token": KEY},
+                {"vertex_credentials": '{"private_key": "' + KEY + '"}'},
+                {"base_url": f"https://me:{KEY}@host/v1"},
+            )
+        ),
+        ("agent/config", {"environment": {"env": {"OPENAI_API_KEY": KEY}}}),
+    ],
+)
+def test_a_key_in_the_config_is_refused_and_not_printed(path: str, value: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        config.parse(with_(path, value))
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"stream": False, "n": 1, "num_retries": 0, "max_retries": 0, "max_tokens": 5},
+        {"extra_headers": {"x-team": "a"}, "vertex_credentials": "/keys/account.json"},
+        {"extra_body": {"eos_token": "</s>"}, "temperature": 0.0, "stop": None},
+    ],
+)
+def test_harmless_parameters_of_calls(kwargs: dict[str, Any]) -> None:
+    environment = {"env": {"OPENAI_API_KEY": "test", "PIP_NO_INPUT": 1}}
+    agent = {"model": {"model_kwargs": kwargs}, "environment": environment}
+    assert config.parse(with_("agent/config", agent)).agent.config == agent
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: {a: {model: x}, a: {model: y}}", ["line 1: models.a", "already in line 1"]),
+        ("limits: {run_seconds: 5}\nrepeats: 2\nlimits: {}", ["line 3: limits", "in line 1"]),
+        ("repeats: 010", ["repeats: 010 is 8 in YAML"]),
+        ("limits: {run_seconds: 10:00}", ["limits.run_seconds: 10:00 is 600 in YAML"]),
+        ("dataset: {tasks: [1655, 0777]}", ["dataset.tasks.1: 0777 is 511 in YAML"]),
+    ],
+)
+def test_what_yaml_would_change_silently(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        config.load([path])
+    message = str(caught.value)
+    assert message.startswith("mine.yaml, line")
+    assert all(word in message for word in words), message
+    # Snakemake reads the files itself.
+    with pytest.raises(UserError, match=r"mine\.yaml, line"):
+        config.parse(BASE, files=[path])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufefflimits: {run_seconds: 5}\n",
+        "limits: &a {run_seconds: 5}\nassume: {<<: *a, calls: 1_0}\n",
+        "dataset: {tasks: ['0777', 0]}\n# a comment\n",
+        '{"limits": {"run_seconds": 5}}',
+    ],
+)
+def test_yaml_that_is_read_as_it_is_written(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    config.load([path])
 
 
 def test_the_shipped_config() -> None:
