@@ -21,7 +21,7 @@ from typing import Any
 
 from cooperflow import atomic_io, locks, processes, session_state
 from cooperflow.errors import EngineError
-from cooperflow.experiment.config_schema import RECORDED
+from cooperflow.experiment.config_schema import UNRECORDED
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import notification
 from cooperflow.layout import Results, RunFolder
@@ -266,7 +266,7 @@ def find_uncounted(plan: Plan, assumed: Mapping[str, float | None]) -> list[str]
 
 
 def _records_nothing(agent: str) -> bool:
-    return agent in ("claude_code", "codex") and agent not in RECORDED
+    return agent in UNRECORDED
 
 
 def save_assumptions(plan: Plan, assumed: Mapping[str, float | None]) -> None:

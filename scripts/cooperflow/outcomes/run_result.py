@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cooperflow import atomic_io, layout
+from cooperflow.experiment.config_schema import UNRECORDED
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import judgement, usage
@@ -159,7 +160,7 @@ def publish(
         outcome=verdict.outcome,
         reason=verdict.reason,
         attempts=len(folder.attempt_numbers()),
-        usage=usage_of_run(folder),
+        usage=usage_of_run(folder, run.experiment.agent.name),
         model_name=run.experiment.model_name,
         setting=run.experiment.setting.name,
         replay=run.experiment.model.replay is not None,
@@ -290,12 +291,40 @@ def attempt_calls(attempt: Path) -> list[usage.Call]:
     return usage.calls(atomic_io.read_lines(attempt / layout.CALLS))
 
 
-def usage_of_run(folder: RunFolder) -> Usage:
-    """Return the usage of all attempts of a run, including killed ones."""
+def usage_of_run(folder: RunFolder, agent: str = "") -> Usage:
+    """Return the usage of all attempts of a run, including killed ones.
+
+    Args:
+        agent: the framework; the cost of one whose calls are not recorded is incomplete.
+    """
     total = Usage()
     for number in folder.attempt_numbers():
-        total += usage.total(attempt_calls(folder.attempt(number)))
+        total += _attempt_usage(folder.attempt(number), agent in UNRECORDED)
     return total
+
+
+def _attempt_usage(attempt: Path, is_unrecorded: bool) -> Usage:
+    calls = attempt_calls(attempt)
+    if calls:
+        return usage.total(calls)
+    # The agent's program made the calls elsewhere: a lower bound by upstream's document.
+    paths = [attempt / layout.UPSTREAM / layout.RESULT]
+    paths += sorted(attempt.glob(f"logs/*/*/*/*/*/{layout.RESULT}"))
+    document = next((atomic_io.read_object(path) for path in paths if path.is_file()), {})
+    entries = result_files.agent_entries(document).values()
+    steps = sum(int(entry.get("steps") or 0) for entry in entries)
+    tokens, cost = result_files.tokens(document), float(document.get("total_cost") or 0.0)
+    if not (is_unrecorded or steps or cost or tokens != trajectory.Tokens()):
+        return Usage()
+    return Usage(
+        calls=steps,
+        input_tokens=tokens.input,
+        output_tokens=tokens.output,
+        cached_tokens=tokens.cached,
+        cost_usd=cost,
+        cost_complete=False,
+        cost_bound_usd=None,
+    )
 
 
 def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, Any]) -> int:
@@ -408,7 +437,8 @@ def broken_runs(plan: Plan) -> list[BrokenRun]:
         if broken is None or (run.experiment.adopted and broken is record):
             continue
         attempts = len(folder.attempt_numbers())
-        runs.append(BrokenRun(run, broken.reason, attempts, usage_of_run(folder).cost_usd))
+        cost = usage_of_run(folder, run.experiment.agent.name).cost_usd
+        runs.append(BrokenRun(run, broken.reason, attempts, cost))
     return runs
 
 

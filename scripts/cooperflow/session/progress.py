@@ -404,7 +404,7 @@ def _read_unfinished(
     numbers = folder.attempt_numbers()
     if not numbers:
         return RunState(run, WAITING), None
-    spent = run_result.usage_of_run(folder)
+    spent = run_result.usage_of_run(folder, run.experiment.agent.name)
     attempt = folder.attempt(numbers[-1])
     record = AttemptRecord.read(folder, numbers[-1])
     active = _read_active(run, attempt, record, now)

@@ -349,4 +349,5 @@ def _unfinished_result(run: Run, plan: Plan) -> dict[str, object]:
     """Return the usage so far of a run that has attempts but no result."""
     folder = run.folder(plan.results)
     attempts = len(folder.attempt_numbers())
-    return {"workflow": {"attempts": attempts, **run_result.usage_of_run(folder).as_dict()}}
+    usage = run_result.usage_of_run(folder, run.experiment.agent.name)
+    return {"workflow": {"attempts": attempts, **usage.as_dict()}}

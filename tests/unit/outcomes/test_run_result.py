@@ -37,3 +37,23 @@ def test_stale_tables_are_older_than_the_evaluation_at_any_clock_time(tmp_path: 
     os.utime(results.summary_csv, (4_000_000_000, 4_000_000_000))
     run_result.make_stale(results, evaluation)
     assert results.summary_csv.stat().st_mtime < evaluation.stat().st_mtime
+
+
+def test_calls_that_are_not_recorded_cost_what_upstream_reports(tmp_path: Path) -> None:
+    """claude_code calls Anthropic from its container: no call is in the call log."""
+    folder = RunFolder(tmp_path)
+    agent = {"steps": 7, "input_tokens": 100, "output_tokens": 20, "cache_read_tokens": 900}
+    document = {"agent": agent, "total_cost": 0.5, "agent_framework": "claude_code"}
+    atomic_io.write_json(folder.attempt(1) / "upstream" / "result.json", document)
+    written = folder.attempt(2) / "logs" / "m-solo" / "solo" / "a_task" / "1" / "f1_f2"
+    atomic_io.write_json(written / "result.json", document)
+    usage = run_result.usage_of_run(folder, "claude_code")
+    assert (usage.calls, usage.input_tokens, usage.cached_tokens) == (14, 2000, 1800)
+    assert (usage.cost_usd, usage.cost_complete, usage.cost_bound_usd) == (1.0, False, None)
+    # A killed attempt left no document: its cost is unknown.
+    folder.attempt(3).mkdir()
+    assert run_result.usage_of_run(folder, "claude_code").cost_usd == 1.0
+    alone = RunFolder(tmp_path / "alone")
+    alone.attempt(1).mkdir(parents=True)
+    assert not run_result.usage_of_run(alone, "codex").cost_complete
+    assert run_result.usage_of_run(alone, "mini_swe_agent_v2").cost_complete
