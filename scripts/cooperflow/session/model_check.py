@@ -151,7 +151,7 @@ def _output_finding(experiment: Experiment, longest: Any) -> Iterator[Finding]:
 
 
 def _price_finding(name: str, price: Any) -> Finding:
-    if price and price[0]:
+    if price and price[0] is not None:
         prices = " / ".join(f"{1e6 * (p or 0):.2f}" for p in price)
         return Finding("price", OK, f"{name}: {prices} USD per million tokens in / out")
     return Finding(
@@ -229,11 +229,17 @@ def _identity(experiment: Experiment) -> str:
 
 def _recent_answer(plan: Plan, experiment: Experiment) -> dict[str, Any] | None:
     """Return a recent answer of the model, so that repeated sessions pay for one call."""
-    record = read_answers(plan).get(experiment.model_name)
-    identity = _identity(experiment)
-    if not record or record.get("request") != identity or time.time() - record["time"] > FRESH:
+    record = read_answers(plan).get(experiment.model_name) or {}
+    answer = last_answer(plan, experiment)
+    if answer is None or time.time() - record["time"] > FRESH:
         return None
-    return {**record["answer"], "again": True}
+    return {**answer, "again": True}
+
+
+def last_answer(plan: Plan, experiment: Experiment) -> dict[str, Any] | None:
+    """Return the last remembered answer to the call that the config describes, however old."""
+    record = read_answers(plan).get(experiment.model_name) or {}
+    return record.get("answer") if record.get("request") == _identity(experiment) else None
 
 
 def _remember(plan: Plan, experiment: Experiment, answer: dict[str, Any]) -> None:
@@ -259,11 +265,18 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
     try:
         _, answer["provider"], _, _ = litellm.get_llm_provider(request["model"])
     except Exception as error:
-        return {**answer, "known": False, "message": _one_line(error)}
+        return {**answer, "known": False, "message": _one_line(error, request.get("key"))}
     call_log.register_prices()
     try:
         info = litellm.get_model_info(request["model"])
-        answer["price"] = [info.get("input_cost_per_token"), info.get("output_cost_per_token")]
+        listed = call_log.prices_of(
+            {"model": request["model"], "custom_llm_provider": answer["provider"]}
+        )
+        # A price of 0 is one if the list has it; get_model_info() has 0 for a missing one.
+        answer["price"] = [
+            info.get(f"{key}_cost_per_token") or None if price is None else price
+            for key, price in (("input", listed.input), ("output", listed.output))
+        ]
         answer["window"] = info.get("max_input_tokens")
         answer["longest_output"] = info.get("max_output_tokens")
     except Exception:  # litellm raises plain Exception for a model without a price
@@ -284,7 +297,8 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
         kind, _, _ = call_log.failure_of(error, raw_answers.take(_CALL))
         if usage.proves_model(str(error)):
             kind = usage.ANSWERED
-        return {**answer, "called": True, "kind": kind, "message": _one_line(error)}
+        message = _one_line(error, request.get("key"))
+        return {**answer, "called": True, "kind": kind, "message": message}
     tokens = getattr(response, "usage", None)
     raw = raw_answers.take(_CALL)
     try:
@@ -305,8 +319,10 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+def _one_line(error: BaseException, key: str | None) -> str:
+    # Before the text is cut: a part of a key would not be recognized.
+    secrets = [key, *redaction.secrets([], os.environ)]
+    return " ".join(redaction.Redactor.of(secrets).text(str(error)).split())[:300]
 
 
 def main() -> int:

@@ -312,15 +312,21 @@ class _Prices:
     """Prices of models, USD per token, from the last preflight or else from litellm."""
 
     def __init__(self, plan: Plan) -> None:
-        self._answers = model_check.read_answers(plan)
+        self._plan = plan
+        self._prices: dict[str, Sequence[float] | None] = {}  # by the model's name in the config
 
     def of(self, experiment: Experiment) -> Sequence[float] | None:
-        answer = (self._answers.get(experiment.model_name) or {}).get("told")
+        name = experiment.model_name
+        if name not in self._prices:
+            self._prices[name] = self._find(experiment)
+        return self._prices[name]
+
+    def _find(self, experiment: Experiment) -> Sequence[float] | None:
+        answer = model_check.last_answer(self._plan, experiment)
         if answer is None and experiment.model.replay is None:
             model = experiment.model.model
             price = model_check.listed_price(model)
             answer = {"price": price} if price else model_check.probe(model, None, {}, call=False)
-            self._answers[experiment.model_name] = {"told": answer}
         return (answer or {}).get("price")
 
 
@@ -363,8 +369,8 @@ def _calls(assume: Assumptions, experiment: Experiment) -> float:
 def assumed_cost(
     assume: Assumptions, experiment: Experiment, price: Sequence[float] | None
 ) -> float | None:
-    """Return the assumed cost of one run, None without a price."""
-    if not price or not price[0]:
+    """Return the assumed cost of one run, None without a price. A price of 0 is one."""
+    if not price or price[0] is None:
         return None
     call_cost = assume.input_tokens * price[0] + assume.output_tokens * (price[1] or 0.0)
     return _agents(experiment) * _calls(assume, experiment) * call_cost

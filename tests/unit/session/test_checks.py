@@ -32,6 +32,8 @@ def _states(lines: Any) -> dict[str, str]:
         ({"kind": usage.MODEL_NOT_FOUND, "price": [1, 1]}, {"model": "NO"}, "does not know"),
         ({"kind": usage.API_UNAVAILABLE, "price": None}, {"model": "NO", "price": "--"}, "serve"),
         ({"kind": usage.ANSWERED, "cost": None}, {"price": "--"}, "LITELLM_MODEL_REGISTRY_PATH"),
+        # A price of 0 declares a model free.
+        ({"kind": usage.ANSWERED, "price": [0, 0]}, {"price": "ok"}, "0.00 / 0.00 USD"),
         ({"known": False, "message": "?"}, {"model": "NO"}, "provider/model"),
     ],
 )
@@ -72,6 +74,11 @@ def test_a_session_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
     for _ in range(3):
         assert not list(model_check.check_key("m", COHERE))
         assert not session_start.failed_checks(model_check.check_model(plan, experiment))
+    assert calls == ["abc"]
+    # Its price is that of the estimate, until the config describes another call.
+    assert session_start.assumptions(plan)["m-solo"] == pytest.approx(10.4 * 10_317)
+    other = make_plan(models={"m": {"model": "openai/other", "api_key": "COHERE_API_KEY"}})
+    assert model_check.last_answer(other, other.experiments[0]) is None
     assert calls == ["abc"]
     log = (plan.results.root / "preflight.jsonl").read_text()
     assert '"cost": 0.1' in log
