@@ -128,7 +128,7 @@ def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
     failed = table[(table["outcome"] == judgement.FAIL) & (table["mode"] != paper_tables.SOLO)]
     rows = {_run_key(row): row for row in failed.to_dict("records")}
     judge = plan.config.judge
-    redactor = redaction.Redactor.of(redaction.raw_values(plan.config.key_names, os.environ))
+    redactor = redaction.Redactor.of(redaction.secrets(plan.config.key_names, os.environ))
     questions: list[Question] = []
     for key in symptoms.order(rows, judge.seed)[: judge.sample]:
         row = rows[key]
@@ -142,7 +142,9 @@ def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
         )
         messages = tuple(symptoms.prompt(text))
         for repeat in range(1, judge.repeats + 1):
-            name = symptoms.cache_key(model.model, messages, repeat)
+            # A recorded answer is never taken for a model's.
+            asked = model.model if model.replay is None else f"{model.model} (replay)"
+            name = symptoms.cache_key(asked, messages, repeat)
             questions.append(Question(row, repeat, text, messages, name))
     return questions, len(rows)
 
@@ -300,7 +302,9 @@ def opened(plan: Plan, experiment: Experiment, folder: Path) -> Iterator[Ask]:
             except NotServed as error:
                 # The call log has the provider's own status.
                 calls = _calls(folder, name)
-                raise NotServed(calls[-1].kind if calls else error.kind, str(error)) from None
+                has_failed = bool(calls) and calls[-1].kind != usage.ANSWERED
+                kind = calls[-1].kind if has_failed else error.kind
+                raise NotServed(kind, str(error)) from None
 
         yield ask
 
@@ -331,7 +335,11 @@ def _call(
         if Interrupted.__name__ in call_log.causes_of(error):
             raise Interrupted("a model call was interrupted") from None
         kind, _, _ = call_log.failure_of(error, None)
-        raise NotServed(kind, " ".join(str(error).split())[:300]) from None
+        # Before the text is cut: a part of a key would not be recognized.
+        message = " ".join(redaction.redact(str(error), key).split())[:300]
+        raise NotServed(kind, message) from None
+    if not answer.choices:
+        raise NotServed(usage.BAD_REQUEST, "the answer has no choices")
     return str(answer.choices[0].message.content or "")
 
 

@@ -152,6 +152,11 @@ def test_only_failed_runs_of_two_agents_are_sampled(root: Path) -> None:
     assert failed == expected
     assert len(questions) == 2 * expected
     assert len({question.key for question in questions}) == 2 * expected
+    # A recorded answer is never taken for one of the model.
+    model = judge_job.judge_of(plan).model
+    replay = None if model.replay else "recordings"
+    others, _ = judge_job.collect(plan, model.model_copy(update={"replay": replay}))
+    assert not {q.key for q in questions} & {q.key for q in others}
 
 
 def test_a_busy_provider_is_tried_again(root: Path) -> None:
