@@ -18,6 +18,7 @@ from cooperflow.attempt import child_process, container_monitor
 from cooperflow.attempt.attempt import (
     Attempt,
     Services,
+    attempt_secrets,
     read_model_kwargs,
     start_for_containers,
     start_replay_server,
@@ -98,7 +99,7 @@ def run_attempt(attempt: Attempt) -> Evidence:
         finally:
             if services.gateway:
                 services.gateway.end()  # it records the last answer
-            redaction.scrub(attempt.folder, attempt.key)
+            redaction.scrub(attempt.folder, attempt_secrets(attempt.plan, model))
         evidence = _evidence(attempt, report, services.redis, gateway_died)
         return dataclasses.replace(evidence, containers_asked=requested)
 
@@ -288,6 +289,7 @@ def _evidence(
                 waited=usage.waited(thread, report.ended),
                 seconds=report.ended - thread[0].start,
                 refused_setting=usage.is_output_setting(thread[-1].error),
+                withheld=thread[-1].is_withheld,
             )
             for thread in threads
         ),

@@ -52,7 +52,7 @@ class CallLog(CustomLogger):
         self._bounds: dict[str, float | None] = {}
         self._asker = asker
         self._path = path
-        self._key = key
+        self._redactor = redaction.Redactor.of([key, *redaction.secrets([], os.environ)])
         self._pace = pace
         # litellm reports an answer from a worker thread: remember the caller's agent.
         self._threads: dict[str, str] = {}
@@ -125,7 +125,7 @@ class CallLog(CustomLogger):
             status=status,
             error_class=type(error).__name__,
             causes=causes,
-            error=str(error)[:2000],
+            error=self._redactor.text(str(error))[:2000],  # a cut key would not be recognized
             retry_after=wait,
             **reported,
             **cost,
@@ -150,7 +150,7 @@ class CallLog(CustomLogger):
         line = json.dumps({"schema": usage.SCHEMA, "time": time.time(), **record}, default=str)
         try:
             with self._lock:
-                append_line(self._path, redaction.redact(line, self._key))
+                append_line(self._path, self._redactor.text(line))
         except OSError as error:
             # No call may go unrecorded, and litellm would swallow an exception. The start of a
             # call is logged before it is sent, so this call is not made.
@@ -211,7 +211,10 @@ def register_prices() -> None:
 
 def prices_of(kwargs: dict[str, Any]) -> Prices:
     """Return the prices of the called model; all unknown if litellm has none."""
-    entry = _price_entry(str(kwargs.get("model") or ""), kwargs.get("custom_llm_provider"))
+    return _prices(_price_entry(str(kwargs.get("model") or ""), kwargs.get("custom_llm_provider")))
+
+
+def _prices(entry: dict[str, Any]) -> Prices:
     thresholds = [
         int(match[1]) * 1000
         for key in entry
@@ -225,6 +228,7 @@ def prices_of(kwargs: dict[str, Any]) -> Prices:
         cache_write_1h=entry.get("cache_creation_input_token_cost_above_1hr"),
         reasoning=entry.get("output_cost_per_reasoning_token"),
         tier=min(thresholds, default=None),
+        varies="off_peak_pricing" in entry,
     )
 
 
@@ -336,13 +340,39 @@ def _message(response: Any) -> Any:
 
 def _bound(kwargs: dict[str, Any], model: str, size: int) -> float | None:
     """Return the upper bound of a call's cost, USD: a token is at least one byte of the request."""
-    prices = prices_of({**kwargs, "model": kwargs.get("model") or model})
-    input_price, output_price = prices.dearest_input, prices.dearest_output
-    if input_price is None or output_price is None:
-        return None
     entry = _price_entry(str(kwargs.get("model") or model), kwargs.get("custom_llm_provider"))
-    answer = entry.get("max_output_tokens") or LONGEST_ANSWER
+    prices = _prices(entry)
+    if prices.input is None or prices.output is None:
+        return None
+    options = kwargs.get("optional_params") or {}
+    tier = str(options.get("service_tier") or "")
+    input_price = _dearest(entry, ("input_cost_per_token", "cache_creation_input"), size, tier)
+    output_price = _dearest(
+        entry, ("output_cost_per_token", "output_cost_per_reasoning"), size, tier
+    )
+    limits = [options.get("max_tokens"), options.get("max_completion_tokens")]
+    longest = [limit for limit in limits if isinstance(limit, int)]
+    answer = entry.get("max_output_tokens") or max([LONGEST_ANSWER, *longest])
     return float(size * input_price + answer * output_price)
+
+
+def _dearest(entry: dict[str, Any], starts: tuple[str, ...], size: int, tier: str) -> float:
+    """Return the highest price that a call of ``size`` bytes may have, USD per token.
+
+    Prices above a number of tokens count if the request may have as many, those of a service tier
+    if it was requested.
+    """
+    prices = [0.0]
+    for key, price in entry.items():
+        if not key.startswith(starts) or not isinstance(price, int | float):
+            continue
+        above = re.search(r"_above_(\d+)k_tokens", key)
+        is_below = above is not None and size <= int(above[1]) * 1000
+        suffix = re.search(r"_(priority|flex|batches|fast|ultrafast|balanced|decisions)$", key)
+        is_other_tier = suffix is not None and suffix[1] != tier.lower()
+        if not is_below and not is_other_tier:
+            prices.append(float(price))
+    return max(prices)
 
 
 def status_of(error: object) -> int | None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import json
 import threading
+import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -65,7 +66,11 @@ class RawAnswers:
             if call is None or options.get("stream") or request.method != "POST":
                 return send(client, request, **options)
             response = send(client, self._with_plans(request), **options)
-            return self._read(call, request, response)
+            try:
+                return self._read(call, request, response)
+            except Exception:  # an answer that is paid for must reach litellm
+                traceback.print_exc()
+                return response
 
         httpx.Client.send = noted_send  # type: ignore[method-assign, assignment]
 
@@ -75,6 +80,10 @@ class RawAnswers:
         except (ValueError, UnicodeDecodeError):
             document = None
         answer = provider_answer.read_answer(document) if response.is_success else None
+        if answer is not None and (tier := response.headers.get("x-gemini-service-tier")):
+            answer = replace(answer, service_tier=tier.lower())
+        if answer is None and response.is_success:
+            self._noted.pop(call, None)  # of an earlier try of the client library
         if answer is not None or response.is_error:
             wait = parse_retry_after(response.headers.get("retry-after"))
             self._noted[call] = Noted(response.status_code, answer, wait)
@@ -94,7 +103,8 @@ class RawAnswers:
         message = document.get("message")
         if not self.return_tool_plan or not isinstance(message, dict):
             return
-        for call in message.get("tool_calls") or []:
+        calls = message.get("tool_calls")
+        for call in calls if isinstance(calls, list) else []:
             if message.get("tool_plan") and isinstance(call, dict):
                 self._plans[str(call.get("id"))] = str(message["tool_plan"])
 
@@ -132,9 +142,10 @@ def _with_usage(
     The estimate reaches litellm and the agent only. The call log records that usage was missing.
     """
     billed = answer.billed_input_tokens, answer.billed_output_tokens
+    reported = document.get("usage")
+    reported = reported if isinstance(reported, dict) else {}
     if answer.wire == provider_answer.COHERE:
-        tokens = (document.get("usage") or {}).get("tokens")
-        if tokens and answer.has_usage:
+        if reported.get("tokens") and answer.has_usage:
             return None
     elif answer.has_usage:
         return None
@@ -162,7 +173,7 @@ def _with_usage(
         usage[totals[answer.wire]] = (input_tokens or 0) + (output_tokens or 0)
     key = "usageMetadata" if answer.wire == provider_answer.GEMINI else "usage"
     if answer.wire == provider_answer.COHERE:
-        usage = {**(document.get("usage") or {}), "tokens": usage}
+        usage = {**reported, "tokens": usage}
     return {**document, key: usage}
 
 

@@ -44,6 +44,7 @@ PROCESS_DIED = "process_died"
 AGENT_ERROR = "agent_error"
 SETUP_ERROR = "setup_error"
 EVAL_ERROR = "eval_error"
+CONTENT_FILTER = "content_filter"
 
 # Caveats of `pass`.
 LEAD_ALONE = "lead_alone"
@@ -63,12 +64,14 @@ class CallsEnd:
 
     seconds: from its first call to the end of the attempt.
     refused_setting: the last call was refused for a setting of the config, as every other will be.
+    withheld: the last answer was withheld by a content filter of the provider.
     """
 
     last: str
     waited: float
     seconds: float
     refused_setting: bool = False
+    withheld: bool = False
 
     @property
     def mostly_waited(self) -> bool:
@@ -129,6 +132,13 @@ class Evidence:
         return self.is_broken and any(calls.last == kind for calls in self.calls)
 
     @property
+    def outgrew_context(self) -> bool:
+        """True if every agent that ended in an error had outgrown its model's context window."""
+        errors = sum(agent.status == result_files.ERROR for agent in self.agents)
+        outgrown = sum(calls.last == usage.CONTEXT for calls in self.calls)
+        return self.is_broken and 0 < errors <= outgrown
+
+    @property
     def refused_setting(self) -> bool:
         is_bad = self.has_failed_call(usage.BAD_REQUEST)
         return is_bad and any(calls.refused_setting for calls in self.calls)
@@ -142,6 +152,8 @@ class Evidence:
                 return STEP_LIMIT if has_steps else COST_LIMIT
             if agent.status == result_files.COST_EXCEEDED:
                 return COST_LIMIT
+            if agent.status == result_files.CONTEXT_EXCEEDED:
+                return CONTEXT_LIMIT
         return ""
 
 
@@ -213,6 +225,12 @@ RUN_RULES = (
         lambda e: e.timed_out and e.engine_stalled > e.seconds / 2,
         _infra(DOCKER_UNAVAILABLE),
     ),
+    # An agent without anything to do repeats its call, or takes the empty answer for its end.
+    RunRule(
+        "a content filter withheld an agent's last answer",
+        lambda e: any(calls.withheld for calls in e.calls),
+        _infra(CONTENT_FILTER),
+    ),
     # It did not begin: a slow machine or engine is not an agent that ran out of time.
     RunRule(
         "time limit; an agent made no call",
@@ -259,8 +277,8 @@ RUN_RULES = (
     ),
     RunRule("no result", lambda e: not e.document, _infra(AGENT_ERROR)),
     RunRule(
-        "broken; the conversation outgrew the model's context window",
-        lambda e: e.has_failed_call(usage.CONTEXT),
+        "broken; each agent in error outgrew its model's context window",
+        lambda e: e.outgrew_context,
         Verdict(None, CONTEXT_LIMIT),
     ),
     RunRule(
@@ -280,6 +298,11 @@ RUN_RULES = (
         "an agent reached its cost limit",
         lambda e: e.limited == COST_LIMIT,
         Verdict(None, COST_LIMIT),
+    ),
+    RunRule(
+        "an agent's program found its context window full",
+        lambda e: e.limited == CONTEXT_LIMIT,
+        Verdict(None, CONTEXT_LIMIT),
     ),
     RunRule("otherwise", lambda e: True, Verdict(None)),
 )

@@ -25,11 +25,31 @@ BEDROCK = "bedrock"
 # Finish reasons of an answer with HTTP 200 that is a failure of the provider, by kind.
 FAILED = "failed"
 TIMED_OUT = "timed_out"
-_FAILURES = {"error": FAILED, "timeout": TIMED_OUT}
+_FAILURES = {
+    "error": FAILED,
+    "timeout": TIMED_OUT,
+    "abort": FAILED,  # vLLM and SGLang, for a request that their engine dropped
+    "insufficient_system_resource": FAILED,  # DeepSeek
+    "network_error": FAILED,  # Zhipu
+}
 # Finish reasons of an answer that was cut at the limit of output tokens.
-_OUTPUT_LIMITS = frozenset({"max_tokens", "length", "max_output_tokens"})
-# Service tiers with different prices.
-_TIERS = ("flex", "priority", "batch")
+_OUTPUT_LIMITS = frozenset({"max_tokens", "length", "max_output_tokens", "model_length"})
+# Finish reasons of an answer that the provider's content filter withheld, in small letters.
+_WITHHELD = frozenset(
+    {"content_filter", "sensitive", "refusal"}  # OpenAI and Azure, Zhipu, Anthropic
+    | {"content_filtered", "guardrail_intervened"}  # Bedrock
+    | {"safety", "recitation", "blocklist", "prohibited_content", "spii"}  # Gemini
+    | {"image_safety", "model_armor", "jailbreak", "blocked"}
+)
+# Service tiers at the usual prices; litellm knows the prices of the others.
+_USUAL_TIERS = ("", "default", "standard", "auto", "scale", "on_demand")
+# Service tiers in Gemini's words.
+_TRAFFIC = {
+    "ON_DEMAND_PRIORITY": "priority",
+    "ON_DEMAND_FLEX": "flex",
+    "FLEX": "flex",
+    "BATCH": "batch",
+}
 # Upper bound of a cache write whose price is unknown, relative to the input price. The dearest
 # published price is Anthropic's for one hour: twice the input.
 DEAREST_WRITE = 2.0
@@ -43,6 +63,7 @@ class Answer:
         input_tokens: all input, cache reads and cache writes included.
         cache_write_tokens: all of them; those kept for one hour are cache_write_1h_tokens.
         reasoning_tokens: part of the output.
+        service_tier: ``fast`` and ``regional`` are Anthropic's surcharges for speed and place.
         reported_cost: USD, as the provider itself computed it.
         failure: ``failed`` or ``timed_out`` where the answer is an error in disguise.
         thought: plans and reasoning beside the answer's text.
@@ -95,17 +116,23 @@ def hit_output_limit(finish_reason: str) -> bool:
     return finish_reason.lower() in _OUTPUT_LIMITS
 
 
+def is_withheld(finish_reason: str) -> bool:
+    """Return whether the provider's content filter withheld the answer."""
+    return finish_reason.lower() in _WITHHELD
+
+
 def read_answer(document: object) -> Answer | None:
     """Return what a provider's answer reports; None where its format is unknown or an error's."""
     if not isinstance(document, Mapping):
         return None
     if isinstance(document.get("choices"), list):
         return _openai(document)
-    if document.get("type") == "message" or "stop_reason" in document:
+    # Other models on Bedrock have a stop_reason as well.
+    if document.get("type") == "message" or {"stop_reason", "content"} <= document.keys():
         return _anthropic(document)
     if "finish_reason" in document and ("message" in document or "usage" in document):
         return _cohere(document)
-    if "candidates" in document or "usageMetadata" in document:
+    if {"candidates", "usageMetadata", "promptFeedback"} & document.keys():
         return _gemini(document)
     if "stopReason" in document:
         return _bedrock(document)
@@ -151,31 +178,50 @@ def _openai(document: Mapping[str, Any]) -> Answer:
     failure = FAILED if not choices or choice.get("error") else _FAILURES.get(finish.lower(), "")
     parts = _parts(message.get("content"))
     thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
-    cost = _number(usage.get("cost"))
+    cost = _amount(usage.get("cost"))
     # With the user's provider key, OpenRouter's `cost` is its fee, without the provider's price.
-    own_key = _number(_mapping(usage.get("cost_details")).get("upstream_inference_cost"))
-    extra = own_key if usage.get("is_byok") and own_key else 0.0
+    # Without either the price list decides.
+    own_key = _amount(_mapping(usage.get("cost_details")).get("upstream_inference_cost"))
+    if usage.get("is_byok"):
+        cost = None if cost is None or own_key is None else cost + own_key
+    # The fields of DeepSeek and Moonshot, if the common field is missing.
+    cached = (
+        _count(input_details, "cached_tokens")
+        or _count(usage, "prompt_cache_hit_tokens")
+        or _count(usage, "cached_tokens")
+        or 0
+    )
     return Answer(
         OPENAI,
         input_tokens=_count(usage, "prompt_tokens"),
-        output_tokens=_count(usage, "completion_tokens"),
-        # DeepSeek's field, if the common field is missing.
-        cached_tokens=_count(input_details, "cached_tokens")
-        or _count(usage, "prompt_cache_hit_tokens")
-        or 0,
+        output_tokens=_openai_output(usage, cached),
+        cached_tokens=cached,
         cache_write_tokens=_count(input_details, "cache_write_tokens")
         or _count(input_details, "cache_creation_tokens")
         or 0,
         reasoning_tokens=_count(output_details, "reasoning_tokens") or 0,
         finish_reason=finish,
         request_id=str(document.get("id") or ""),
-        reported_cost=None if cost is None else cost + extra,
+        reported_cost=cost,
         service_tier=str(document.get("service_tier") or ""),
         failure=failure,
         thought=_joined([thought, *_thinking(parts)]),
         text=_joined(_texts(parts)),
         refusal=str(message.get("refusal") or ""),
     )
+
+
+def _openai_output(usage: Mapping[str, Any], cached: int) -> int | None:
+    """Return the output tokens, with reasoning that a provider counts in the total alone.
+
+    xAI, and Gemini's OpenAI-compatible API, leave it out of completion_tokens but charge for it.
+    """
+    read, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    total = _count(usage, "total_tokens")
+    # With more cached tokens than input, the total may contain the cached input once more.
+    if read is None or written is None or total is None or cached > read:
+        return written
+    return max(written, total - read)
 
 
 def _anthropic(document: Mapping[str, Any]) -> Answer:
@@ -196,29 +242,46 @@ def _anthropic(document: Mapping[str, Any]) -> Answer:
         cache_write_1h_tokens=hour,
         finish_reason=str(document.get("stop_reason") or ""),
         request_id=str(document.get("id") or ""),
-        service_tier=str(usage.get("service_tier") or ""),
+        service_tier=_anthropic_tier(usage),
         thought=_joined(_thinking(parts)),
         text=_joined(_texts(parts)),
     )
 
 
+def _anthropic_tier(usage: Mapping[str, Any]) -> str:
+    if usage.get("speed") == "fast":
+        return "fast"
+    place = str(usage.get("inference_geo") or "global").lower()
+    is_anywhere = place in ("global", "not_available")
+    return str(usage.get("service_tier") or "") if is_anywhere else "regional"
+
+
 def _gemini(document: Mapping[str, Any]) -> Answer:
     usage = _mapping(document.get("usageMetadata"))
-    candidates = [c for c in document.get("candidates") or [] if isinstance(c, Mapping)]
+    candidates = _parts(document.get("candidates"))
     candidate = candidates[0] if candidates else {}
     parts = _parts(_mapping(candidate.get("content")).get("parts"))
     thinking = _count(usage, "thoughtsTokenCount") or 0
+    written = _count(usage, "candidatesTokenCount") or 0
     read = _count(usage, "promptTokenCount")
+    if read is not None:
+        read += _count(usage, "toolUsePromptTokenCount") or 0
+        # Some models count their thoughts among the candidates' tokens as well.
+        written += 0 if _count(usage, "totalTokenCount") == read + written else thinking
+    blocked = str(_mapping(document.get("promptFeedback")).get("blockReason") or "")
+    if blocked and not is_withheld(blocked):
+        blocked = "BLOCKED"  # "OTHER" is also a reason of answers that are not withheld
+    is_generated = "candidates" in document or "modelVersion" in document
     return Answer(
         GEMINI,
         input_tokens=read,
-        output_tokens=None
-        if read is None
-        else (_count(usage, "candidatesTokenCount") or 0) + thinking,
+        output_tokens=None if read is None else written,
         cached_tokens=_count(usage, "cachedContentTokenCount") or 0,
         reasoning_tokens=thinking,
-        finish_reason=str(candidate.get("finishReason") or ""),
+        finish_reason=blocked or str(candidate.get("finishReason") or ""),
         request_id=str(document.get("responseId") or ""),
+        service_tier=_TRAFFIC.get(str(usage.get("trafficType") or ""), ""),
+        failure=FAILED if is_generated and not candidates and not blocked else "",
         thought=_joined([str(p.get("text") or "") for p in parts if p.get("thought")]),
         text=_joined([str(p.get("text") or "") for p in parts if not p.get("thought")]),
     )
@@ -239,6 +302,7 @@ def _bedrock(document: Mapping[str, Any]) -> Answer:
         cached_tokens=reads,
         cache_write_tokens=writes,
         finish_reason=str(document.get("stopReason") or ""),
+        service_tier=str(_mapping(document.get("serviceTier")).get("type") or ""),
         thought=_joined([str(r.get("text") or "") for r in reasons]),
         text=_joined([str(p.get("text") or "") for p in parts]),
     )
@@ -260,7 +324,7 @@ def _responses(document: Mapping[str, Any]) -> Answer:
         finish_reason=incomplete_reason or status,
         request_id=str(document.get("id") or ""),
         service_tier=str(document.get("service_tier") or ""),
-        failure=FAILED if status == "failed" else "",
+        failure=FAILED if status in ("failed", "cancelled") else "",
         thought=_joined([str(p.get("text") or "") for p in summaries]),
         text=_joined(
             [str(p.get("text") or "") for i in items for p in _parts(i.get("content"))],
@@ -279,18 +343,7 @@ class Prices:
     cache_write_1h: float | None = None
     reasoning: float | None = None  # None: as other output
     tier: int | None = None  # above this number of input tokens other prices hold
-
-    @property
-    def dearest_input(self) -> float | None:
-        """The most that one token of input can cost."""
-        if self.input is None:
-            return None
-        writes = [self.cache_write, self.cache_write_1h]
-        return max([self.input, *(price for price in writes if price is not None)])
-
-    @property
-    def dearest_output(self) -> float | None:
-        return None if self.output is None else max(self.output, self.reasoning or 0.0)
+    varies: bool = False  # other prices hold at some times of the day
 
 
 @dataclass(frozen=True)
@@ -319,7 +372,8 @@ def cost_of(answer: Answer, prices: Prices, computed: float | None, request: flo
         return _plain(prices, answer.billed_input_tokens or 0, answer.billed_output_tokens or 0)
     assert answer.input_tokens is not None
     tiered = prices.tier is not None and answer.input_tokens > prices.tier
-    if computed is not None and (tiered or answer.service_tier in _TIERS):
+    is_usual = answer.service_tier.lower() in _USUAL_TIERS and not (tiered or prices.varies)
+    if computed is not None and not is_usual:
         return Cost(computed, True, computed)
     reads, hour = answer.cached_tokens, answer.cache_write_1h_tokens
     minutes = answer.cache_write_tokens - hour
@@ -393,11 +447,15 @@ def _joined(texts: Sequence[str]) -> str:
     return "\n\n".join(text for text in texts if text.strip())
 
 
-def _number(value: object) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number else None  # type: ignore[arg-type]
+def _amount(value: object) -> float | None:
+    """Return a number of at least 0; None for anything else, such as NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    with contextlib.suppress(OverflowError):  # an integer that no float can hold
+        return float(value) if math.isfinite(value) and value >= 0 else None
+    return None
 
 
 def _count(holder: Mapping[str, Any], key: str) -> int | None:
-    number = _number(holder.get(key))
-    return None if number is None else max(int(number), 0)
+    number = _amount(holder.get(key))
+    return None if number is None else int(number)

@@ -55,23 +55,47 @@ _STATUS = {
     403: AUTH,
     404: MODEL_NOT_FOUND,
     408: API_TIMEOUT,
+    409: API_UNAVAILABLE,
+    410: MODEL_NOT_FOUND,
     422: BAD_REQUEST,
+    424: API_UNAVAILABLE,  # the model behind an end point failed (Bedrock)
     429: RATE_LIMITED,
     498: AUTH,
     504: API_TIMEOUT,
 }
-# A 429 that does not pass with time, in the words of the providers' error bodies.
+# A refusal that does not pass with time, in the words of the providers' error bodies.
 _QUOTA = re.compile(
-    r"insufficient_quota|exceeded your current quota|quota (?:exceeded|exhausted|used up)"
-    r"|limited to \d+ API calls / month|billing (?:limit|hard limit)|credit balance"
-    r"|payment required|out of credits",
+    r"insufficient[_ ](?:quota|balance|credits|funds)|exceeded[_ ](?:your[_ ])?current[_ ]quota"
+    r"|quota (?:exceeded|exhausted|used up)|limited to \d+ API calls / month"
+    r"|billing[_ ](?:limit|hard[_ ]limit)|credit balance|payment required|out of credits"
+    r"|used all available credits|spending limit|requires more credits|key limit exceeded"
+    r"|doesn't have any credits|check your plan and billing",
     re.IGNORECASE,
 )
+# The same with status 400: phrases that a quoted prompt is unlikely to contain.
+_QUOTA_IN_400 = re.compile(
+    r"credit balance is too low|billing_hard_limit_reached|billing hard limit has been reached",
+    re.IGNORECASE,
+)
+# Google calls its limits per minute a quota as well.
+_PASSING_QUOTA = re.compile(
+    r"retry in \d|RetryInfo|per ?minute|per_minute|quota exceeded for (?:quota )?metric"
+    r"|quota exceeded for aiplatform",
+    re.IGNORECASE,
+)
+_DAILY_QUOTA = re.compile(r"per[_ ]?(?:day|month)", re.IGNORECASE)
+# A refused key with status 400 (Gemini).
+_KEY_IN_400 = re.compile(r"API key (?:not valid|expired)|API_KEY_INVALID")
+# A refused prompt with status 403 (OpenRouter).
+_MODERATED = re.compile(r"requires moderation|input was flagged", re.IGNORECASE)
 # The prompt does not fit into the model's context window.
 _TOO_LONG = re.compile(
-    r"context(?:[ _]length|[ _]window|[ _]limit)|maximum context|model'?s context"
+    r"context(?:[ _]length|[ _]window|[ _]limit|[ _]size)|maximum context|model'?s context"
     r"|too many (?:input )?tokens|number of tokens .{0,40}exceed|prompt is too long"
-    r"|input is too long|input token count .{0,40}exceeds|input tokens exceed|prompt contains \d+",
+    r"|input is too long|input token count .{0,40}exceeds|input tokens exceed|prompt contains \d+"
+    r"|`inputs` tokens|maximum (?:prompt|input) length|prompt exceeds max"
+    r"|exceeded model token limit|range of input length|prompt token count .{0,40}exceeds"
+    r"|reduce the length of the (?:messages|prompt|input)",
     re.IGNORECASE,
 )
 # The config asks for more output than the model can write.
@@ -83,14 +107,15 @@ _TOO_MUCH_OUTPUT = re.compile(
     r"|maximum tokens you requested exceeds|supports at most \d+ completion tokens",
     re.IGNORECASE | re.DOTALL,
 )
-# A window, and the output that was asked for, as vLLM, OpenAI and Anthropic word it.
+# A window, and the output that was asked for, as vLLM, TGI, OpenAI and Anthropic word it.
 _WINDOW = re.compile(
-    r"(?:maximum context length is|context limit: \d+ \+ \d+ >|max_model_len of) (\d+)",
+    r"(?:maximum context length is|context limit: \d+ \+ \d+ >|max_model_len of"
+    r"|`max_new_tokens` must be <=) (\d+)",
     re.IGNORECASE,
 )
 _ASKED_OUTPUT = re.compile(
     r"(\d+) in the completion|requested (\d+) output tokens|is too large: (\d+)"
-    r"|context limit: \d+ \+ (\d+) >",
+    r"|context limit: \d+ \+ (\d+) >|(\d+) `max_new_tokens`",
     re.IGNORECASE,
 )
 # The model is not ready. Matched by words, because some providers use unusual statuses.
@@ -158,8 +183,18 @@ def kind_of_error(
     else:
         kind = _STATUS.get(status) or (API_UNAVAILABLE if status >= 500 else None)
     kind = kind or _CLASSES.get(name, API_UNAVAILABLE)
-    if kind in (RATE_LIMITED, AUTH) and _QUOTA.search(message):
+    if kind == BAD_REQUEST:
+        # litellm raises this class by a word of the body, and for a body that is no JSON.
+        unreadable = "JSONDecodeError" in causes
+        kind = API_UNAVAILABLE if unreadable else _STATUS.get(status or 400, BAD_REQUEST)
+    if kind == AUTH and _MODERATED.search(message):
+        return BAD_REQUEST
+    if kind in (RATE_LIMITED, AUTH) and _QUOTA.search(message) and not _is_passing_quota(message):
         return QUOTA
+    if kind == BAD_REQUEST and _QUOTA_IN_400.search(message):
+        return QUOTA
+    if kind == BAD_REQUEST and _KEY_IN_400.search(message):
+        return AUTH
     if kind in (BAD_REQUEST, CONTEXT) and is_output_setting(message):
         return BAD_REQUEST
     if kind == BAD_REQUEST and _TOO_LONG.search(message):
@@ -169,12 +204,26 @@ def kind_of_error(
     return kind
 
 
+def _is_passing_quota(message: str) -> bool:
+    """Return whether a used up quota is one of Google's limits per minute."""
+    passing = _PASSING_QUOTA.search(message) is not None
+    return passing and _DAILY_QUOTA.search(message) is None
+
+
 def _is_busy(status: int | None, message: str, retry_after: float | None) -> bool:
     """Return whether the model is loading or overloaded: that passes, like a rate limit."""
     if status in (425, 529) or (status == 503 and retry_after is not None):
         return True
     failed = status is not None and status >= 500
     return failed and _OVERLOADED.search(message) is not None
+
+
+# Exceptions of the HTTP client that come before a request is sent: no connection, or none through
+# the proxy; none free in time; a request that HTTP cannot carry.
+_NEVER_SENT = frozenset(
+    {"ConnectError", "ConnectTimeout", "gaierror", "ProxyError", "PoolTimeout"}
+    | {"LocalProtocolError", "UnsupportedProtocol", "InvalidURL"}
+)
 
 
 def surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> bool:
@@ -188,7 +237,7 @@ def surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> boo
         return False
     if status is not None and status >= 400 and kind != API_TIMEOUT and _from_answer(causes):
         return True
-    return any(cause in ("ConnectError", "ConnectTimeout", "gaierror") for cause in causes)
+    return any(cause in _NEVER_SENT for cause in causes)
 
 
 def _from_answer(causes: Sequence[str]) -> bool:
@@ -218,6 +267,7 @@ class Call:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     finish_reason: str = ""
+    has_commands: bool = False  # the answer has tool calls
     # None: not recorded, as in logs of older versions; then the kind decides.
     cost_known: bool | None = None
 
@@ -232,48 +282,61 @@ class Call:
     def hit_output_limit(self) -> bool:
         return self.kind == ANSWERED and provider_answer.hit_output_limit(self.finish_reason)
 
+    @property
+    def is_withheld(self) -> bool:
+        """True if a content filter of the provider left the agent nothing to do."""
+        is_filtered = provider_answer.is_withheld(self.finish_reason)
+        return self.kind == ANSWERED and is_filtered and not self.has_commands
+
 
 def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
-    """Return the calls of a call log (start and end lines joined), ordered by start time."""
+    """Return the calls of a call log (start and end lines joined), ordered by start time.
+
+    Of several ends of a call the first answer counts, or else the first failure.
+    """
     starts: dict[str, Mapping[str, Any]] = {}
     ends: dict[str, Mapping[str, Any]] = {}
     for record in records:
         if record.get("event") == "start":
             starts.setdefault(str(record["id"]), record)
         elif record.get("event") == "end":
-            ends.setdefault(str(record["id"]), record)
-    joined = []
-    for key in dict.fromkeys([*starts, *ends]):
-        start, end = starts.get(key, {}), ends.get(key)
-        started = float(start.get("time") or (end or {}).get("started") or 0.0)
-        thread = str(start.get("thread") or (end or {}).get("thread") or "")
-        bound = start.get("cost_bound")
-        if end is None:
-            joined.append(Call(key, thread, started, None, OPEN, cost_bound=bound))
-            continue
-        joined.append(
-            Call(
-                id=key,
-                thread=thread,
-                start=started,
-                end=float(end["time"]),
-                kind=str(end["kind"]),
-                input_tokens=int(end.get("input_tokens") or 0),
-                output_tokens=int(end.get("output_tokens") or 0),
-                cached_tokens=int(end.get("cached_tokens") or 0),
-                cost=float(end.get("cost") or 0.0),
-                cost_bound=end.get("cost_bound", bound),
-                billed=bool(end.get("billed", True)),
-                status=end.get("status"),
-                error=str(end.get("error") or ""),
-                retry_after=end.get("retry_after"),
-                cache_write_tokens=int(end.get("cache_write_tokens") or 0),
-                reasoning_tokens=int(end.get("reasoning_tokens") or 0),
-                finish_reason=str(end.get("finish_reason") or ""),
-                cost_known=end.get("cost_complete"),
-            )
-        )
+            before = ends.setdefault(str(record["id"]), record)
+            if before["kind"] != ANSWERED and record["kind"] == ANSWERED:
+                ends[str(record["id"])] = record
+    joined = [
+        _joined(key, starts.get(key, {}), ends.get(key)) for key in dict.fromkeys([*starts, *ends])
+    ]
     return sorted(joined, key=lambda call: call.start)
+
+
+def _joined(key: str, start: Mapping[str, Any], end: Mapping[str, Any] | None) -> Call:
+    started = float(start.get("time") or (end or {}).get("started") or 0.0)
+    thread = str(start.get("thread") or (end or {}).get("thread") or "")
+    bound = start.get("cost_bound")
+    if end is None:
+        return Call(key, thread, started, None, OPEN, cost_bound=bound)
+    message = end.get("message")
+    return Call(
+        id=key,
+        thread=thread,
+        start=started,
+        end=float(end["time"]),
+        kind=str(end["kind"]),
+        input_tokens=int(end.get("input_tokens") or 0),
+        output_tokens=int(end.get("output_tokens") or 0),
+        cached_tokens=int(end.get("cached_tokens") or 0),
+        cost=float(end.get("cost") or 0.0),
+        cost_bound=end.get("cost_bound", bound),
+        billed=bool(end.get("billed", True)),
+        status=end.get("status"),
+        error=str(end.get("error") or ""),
+        retry_after=end.get("retry_after"),
+        cache_write_tokens=int(end.get("cache_write_tokens") or 0),
+        reasoning_tokens=int(end.get("reasoning_tokens") or 0),
+        finish_reason=str(end.get("finish_reason") or ""),
+        has_commands=isinstance(message, Mapping) and bool(message.get("tool_calls")),
+        cost_known=end.get("cost_complete"),
+    )
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,7 @@ MEANINGS = {
     "model_not_found": "the provider does not know the model",
     "quota": "the provider's quota is used up",
     "bad_request": "the provider refused the request",
+    "content_filter": "the provider's content filter withheld an agent's last answer",
     "container_died": "an agent's container ended while it was running",
     "oom_killed": "an agent's container ran out of memory",
     "docker_unavailable": "Docker did not answer",

@@ -33,6 +33,21 @@ MERGED = (CLEAN, CONFLICTS, IDENTICAL)
 ERROR = "Error"
 LIMITS_EXCEEDED = "LimitsExceeded"  # of steps or of cost
 COST_EXCEEDED = "CostLimitExceeded"
+CONTEXT_EXCEEDED = "ContextWindowExceeded"  # not upstream's
+ENDED = "Ended"  # not upstream's: by itself, without a submission of its own
+
+# swe_agent: upstream's adapter reports these exit statuses as errors, whether or not the patch so
+# far was submitted ("submitted (exit_cost)"). Others are failures: exit_api, exit_error, ...
+_SWE_AGENT_EXIT = re.compile(r"Exit status: (?:submitted \()?(exit_\w+)\)?")
+_SWE_AGENT_STATUS = {
+    "exit_cost": COST_EXCEEDED,
+    "exit_context": CONTEXT_EXCEEDED,
+    "exit_format": ENDED,
+    "exit_forfeit": ENDED,
+    "exit_command": ENDED,
+    "exit_command_timeout": ENDED,
+    "exit_total_execution_time": ENDED,
+}
 
 # Anthropic's usage: input_tokens without what was read from or written to the cache.
 INPUT_WITHOUT_CACHE = frozenset({"claude_code"})
@@ -107,13 +122,21 @@ def agent_ends(document: Mapping[str, Any] | None) -> tuple[AgentEnd, ...]:
     return tuple(
         AgentEnd(
             agent=name,
-            status=str(entry.get("status") or ERROR),
+            status=_status(entry),
             error=str(entry.get("error") or ""),
             steps=int(entry.get("steps") or 0),
             cost=float(entry.get("cost") or 0.0),
         )
         for name, entry in agent_entries(document).items()
     )
+
+
+def _status(entry: Mapping[str, Any]) -> str:
+    status = str(entry.get("status") or ERROR)
+    exit_status = _SWE_AGENT_EXIT.fullmatch(str(entry.get("error") or ""))
+    if status != ERROR or exit_status is None:
+        return status
+    return _SWE_AGENT_STATUS.get(exit_status[1], ERROR)
 
 
 def tokens(document: Mapping[str, Any]) -> Tokens:

@@ -33,6 +33,9 @@ def last(kind: str, waited: float = 0.0) -> tuple[CallsEnd, ...]:
     return (CallsEnd(kind, waited, 100.0),)
 
 
+WITHHELD = (CallsEnd(usage.ANSWERED, 0.0, 100.0, withheld=True),)
+
+
 @pytest.mark.parametrize(
     ("evidence", "verdict"),
     [
@@ -97,6 +100,38 @@ def last(kind: str, waited: float = 0.0) -> tuple[CallsEnd, ...]:
             Evidence(True, agents=BROKE, image_missing=True),
             Verdict("infra_error", "image_missing", again=True),
         ),
+        # An agent got nothing to do from its provider: at its step limit, as an end, in its time.
+        *(
+            (
+                Evidence(not late, late, agents=agents, calls=FINE + WITHHELD, step_limit=100),
+                Verdict("infra_error", "content_filter", again=True),
+            )
+            for agents, late in (
+                ((AgentEnd("solo", "LimitsExceeded", steps=100),), False),
+                (DONE, False),
+                ((), True),
+            )
+        ),
+        # One agent outgrew its window, the other one never got its container.
+        (
+            Evidence(
+                True,
+                agents=BROKE + BROKE,
+                calls=last(usage.CONTEXT),
+                silent=1,
+                containers_started=1,
+                containers_asked=2,
+            ),
+            Verdict("infra_error", "docker_unavailable", again=True),
+        ),
+        (
+            Evidence(True, agents=BROKE + BROKE, calls=FINE + last(usage.CONTEXT)),
+            Verdict("infra_error", "agent_error", again=True),
+        ),
+        (
+            Evidence(True, agents=DONE + BROKE, calls=FINE + last(usage.CONTEXT)),
+            Verdict(None, "context_limit"),
+        ),
         (
             Evidence(True, agents=BROKE, calls=FINE, redis_died=True),
             Verdict("infra_error", "redis_unavailable", again=True),
@@ -127,6 +162,10 @@ def last(kind: str, waited: float = 0.0) -> tuple[CallsEnd, ...]:
                 step_limit=100,
             ),
             Verdict(None, "cost_limit"),
+        ),
+        (
+            Evidence(True, agents=(AgentEnd("solo", result_files.CONTEXT_EXCEEDED),), calls=FINE),
+            Verdict(None, "context_limit"),
         ),
         # One agent's provider fails, the other one submits: the run is not one to be judged.
         (

@@ -278,6 +278,51 @@ KINDS = {
 }
 
 
+BODIES += [
+    # Servers of open models, and providers with words of their own.
+    (
+        "llama.cpp",
+        400,
+        "the request exceeds the available context size, try increasing it",
+        "context",
+    ),
+    (
+        "tgi",
+        422,
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000"
+        " `inputs` tokens and 512 `max_new_tokens`",
+        "context",
+    ),
+    (
+        "tgi",
+        422,
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 50"
+        " `inputs` tokens and 9000 `max_new_tokens`",
+        "bad",
+    ),
+    (
+        "xai",
+        400,
+        "This model's maximum prompt length is 131072 but the request contains 140000 tokens.",
+        "context",
+    ),
+    (
+        "moonshot",
+        400,
+        "Invalid request: Your request exceeded model token limit: 131072",
+        "context",
+    ),
+    ("zhipu", 400, "Prompt exceeds max length", "context"),
+    ("dashscope", 400, "Range of input length should be [1, 129024]", "context"),
+    (
+        "groq",
+        400,
+        "Please reduce the length of the messages or completion.",
+        "context",
+    ),
+]
+
+
 @pytest.mark.parametrize(("provider", "status", "text", "cause"), BODIES)
 def test_kind_of_a_real_error_body(provider: str, status: int, text: str, cause: str) -> None:
     """litellm chooses its class by words as well: both that it may raise give the same kind."""
@@ -289,6 +334,119 @@ def test_kind_of_a_real_error_body(provider: str, status: int, text: str, cause:
     in_400s = ["BadRequestError", "APIError"]
     if cause in ("bad", "context"):
         in_400s.append("ContextWindowExceededError")
+    if status == 422 and cause != "unavailable":
+        in_400s = ["UnprocessableEntityError", *in_400s[:1]]
     for name in names.get(status, in_400s):
         assert usage.kind_of_error(name, status, text, (name, "HTTPStatusError")) == KINDS[cause]
     assert usage.is_output_setting(text) is (cause == "bad")
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "text", "kind"),
+    [
+        # Quotas that do not pass with time, with the status of other errors.
+        ("BadRequestError", 400, "Your credit balance is too low to access the API.", "quota"),
+        ("BadRequestError", 400, "code: billing_hard_limit_reached", "quota"),
+        ("PermissionDeniedError", 403, "Your team has used all available credits", "quota"),
+        ("RateLimitError", 429, "type: exceeded_current_quota_error", "quota"),
+        ("RateLimitError", 429, "Insufficient balance or no resource package.", "quota"),
+        ("APIError", 402, "This request requires more credits, or fewer max_tokens.", "quota"),
+        # Google's limits per minute and per day have the same words.
+        (
+            "RateLimitError",
+            429,
+            "You exceeded your current quota, please check your plan and billing details. Quota"
+            " exceeded for metric: generate_content_paid_tier_input_token_count, limit: 1000000."
+            " Please retry in 15.6s. quotaId: GenerateContentInputTokensPerModelPerMinute",
+            "rate_limited",
+        ),
+        (
+            "RateLimitError",
+            429,
+            "Quota exceeded for aiplatform.googleapis.com/online_prediction_requests_per_base_model"
+            " with base model: anthropic-claude. Please submit a quota increase request.",
+            "rate_limited",
+        ),
+        (
+            "RateLimitError",
+            429,
+            "You exceeded your current quota. Quota exceeded for metric: generate_requests, limit:"
+            " 250. Please retry in 15.6s. quotaId: GenerateRequestsPerDayPerProjectPerModel",
+            "quota",
+        ),
+        # A refused key with status 400, and a refused prompt with status 403.
+        ("BadRequestError", 400, "API key expired. Please renew the API key.", "auth"),
+        (
+            "PermissionDeniedError",
+            403,
+            "Your chosen model requires moderation and your input was flagged",
+            "bad_request",
+        ),
+        ("RateLimitError", 413, "Request too large on tokens per minute (TPM)", "rate_limited"),
+        ("RateLimitError", 429, "suspended, please check your plan and billing details", "quota"),
+        # litellm raises BadRequestError for `invalid_request_error`, whatever the status is.
+        *(
+            ("BadRequestError", status, "type: invalid_request_error", kind)
+            for status, kind in (
+                (400, "bad_request"),
+                (402, "quota"),
+                (403, "auth"),
+                (404, "model_not_found"),
+                (408, "api_timeout"),
+                (409, "api_unavailable"),
+                (410, "model_not_found"),
+                (413, "bad_request"),
+                (424, "api_unavailable"),
+                (498, "auth"),
+            )
+        ),
+    ],
+)
+def test_refusals_that_halt_and_refusals_that_pass(
+    name: str, status: int, text: str, kind: str
+) -> None:
+    assert usage.kind_of_error(name, status, text, (name, "HTTPStatusError")) == kind
+
+
+@pytest.mark.parametrize(
+    "cause", ["ConnectError", "ConnectTimeout", "ProxyError", "PoolTimeout", "LocalProtocolError"]
+)
+def test_a_request_that_was_never_sent_costs_nothing(cause: str) -> None:
+    causes = ("InternalServerError", "APIConnectionError", cause)
+    assert usage.surely_unbilled(usage.API_UNAVAILABLE, None, causes)
+    assert not usage.surely_unbilled(usage.API_UNAVAILABLE, None, (*causes[:2], "ReadError"))
+
+
+def test_an_answer_that_is_no_json_is_not_a_refusal() -> None:
+    """litellm raises BadRequestError with status 422 for such an answer of Gemini or Bedrock."""
+    causes = ("BadRequestError", "VertexAIError", "JSONDecodeError")
+    assert usage.kind_of_error("BadRequestError", 422, "Expecting value", causes) == (
+        usage.API_UNAVAILABLE
+    )
+
+
+def test_an_answer_after_a_failure_of_the_same_call_counts() -> None:
+    """A client library that tries again by itself reports both under one id."""
+    records = [start("a", 1), failure("a", 2, usage.API_UNAVAILABLE), answer("a", 3)]
+    for order in (records, [*records, answer("a", 4)], [records[0], records[2], records[1]]):
+        total = usage.total(usage.calls(order))
+        assert (total.calls, total.input_tokens, total.cost_usd) == (1, 10, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "withheld"),
+    [
+        ("content_filter", {"content": ""}, True),
+        ("SAFETY", {"content": None, "tool_calls": None}, True),
+        ("refusal", None, True),
+        ("guardrail_intervened", {"content": "Sorry"}, True),
+        ("refusal", {"tool_calls": [{"id": "1"}]}, False),
+        ("stop", {"content": ""}, False),
+        ("length", {"content": ""}, False),
+        ("", {"content": ""}, False),
+    ],
+)
+def test_withheld_answers(reason: str, message: Any, withheld: bool) -> None:
+    end = {**answer("a", 2), "finish_reason": reason, "message": message}
+    (call,) = usage.calls([start("a", 1), end])
+    assert call.is_withheld is withheld

@@ -190,3 +190,24 @@ def test_a_table_of_an_older_version_is_read(tmp_path: Path) -> None:
     runs = run_table.read_runs(path)
     assert set(runs["team_features"]) == {""}
     assert not runs["git"].any()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "read"),
+    [
+        ("Error", "Exit status: submitted (exit_cost)", "CostLimitExceeded"),
+        ("Error", "Exit status: exit_cost", "CostLimitExceeded"),
+        ("Error", "Exit status: submitted (exit_context)", "ContextWindowExceeded"),
+        ("Error", "Exit status: exit_format", "Ended"),
+        ("Error", "Exit status: submitted (exit_api)", "Error"),
+        ("Error", "Exit status: exit_environment_error", "Error"),
+        ("Error", "the model wrote: Exit status: exit_cost", "Error"),
+        ("Submitted", "", "Submitted"),
+        (None, "", "Error"),
+    ],
+)
+def test_exit_statuses_of_swe_agent(status: str | None, error: str, read: str) -> None:
+    """Its adapter reports a limit as an error; only a failure of the infrastructure is one."""
+    document = {"agent": {"status": status, "error": error, "steps": 3}}
+    (end,) = result_files.agent_ends(document)
+    assert end.status == read
