@@ -2,7 +2,7 @@
 
 from cooperflow.archive import adoption
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 
 
 def main(plan: Plan) -> None:
@@ -10,4 +10,4 @@ def main(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    job.run_rule(main, __doc__)
+    entry_points.run_rule(main, __doc__)

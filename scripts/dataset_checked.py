@@ -3,7 +3,7 @@
 from cooperflow import processes
 from cooperflow.experiment import dataset
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 
 
 def main(plan: Plan) -> None:
@@ -17,4 +17,4 @@ def main(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    job.run_rule(main, __doc__)
+    entry_points.run_rule(main, __doc__)

@@ -2,7 +2,7 @@
 
 from cooperflow.archive import export
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 
 
 def main(plan: Plan) -> None:
@@ -15,4 +15,4 @@ def main(plan: Plan) -> None:
 
 
 if __name__ == "__main__":
-    job.run_rule(main, __doc__)
+    entry_points.run_rule(main, __doc__)

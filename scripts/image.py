@@ -5,20 +5,18 @@ import sys
 
 from cooperflow import formats, layout, processes
 from cooperflow.errors import UserError
-from cooperflow.experiment import config
-from cooperflow.experiment import plan as planning
+from cooperflow.experiment.plan import Plan
 from cooperflow.images import verification
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 
 
 def main() -> int:
-    parser = job.parser(__doc__)
+    parser = entry_points.parser(__doc__)
     parser.add_argument("--image", required=True, help="the name of the image's sentinel")
     parser.add_argument("--save", action="store_true", help="write its tar file to images.archive")
     arguments = parser.parse_args()
 
-    def work() -> int:
-        plan = planning.make(config.from_environment())
+    def work(plan: Plan) -> None:
         images = {layout.image_key(image): image for image in plan.images}
         if arguments.image not in images:
             raise UserError(f"The config has no image {arguments.image}.")
@@ -26,16 +24,15 @@ def main() -> int:
         if arguments.save:
             size = verification.save(plan, image)
             print(f"{verification.archive_path(plan, image)}: {formats.size(size)}")
-            return 0
+            return
         # pull_slots limits the pulls of one machine, or of all nodes of a cluster together.
         with contextlib.ExitStack() as stack:
             if processes.on_a_node():
                 stack.enter_context(verification.one_at_a_time(plan))
             sentinel = verification.write_sentinel(plan, image)
         print(f"{image}: {sentinel['source']} and verified")
-        return 0
 
-    return job.report_errors(work, arguments.log)
+    return entry_points.work_on_plan(work, arguments.log)
 
 
 if __name__ == "__main__":

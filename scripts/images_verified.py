@@ -1,7 +1,7 @@
 """Write the sentinel of all images, for which the runs wait."""
 
 from cooperflow.images import verification
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 
 if __name__ == "__main__":
-    job.run_rule(verification.write_gate, __doc__)
+    entry_points.run_rule(verification.write_gate, __doc__)

@@ -3,7 +3,7 @@
 import sys
 
 from cooperflow.experiment.plan import Plan
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 from cooperflow.session import session_start
 from cooperflow.session.checks import Context, Work
 
@@ -18,4 +18,4 @@ def main(plan: Plan) -> int:
 
 
 if __name__ == "__main__":
-    job.run_rule(main, __doc__)
+    entry_points.run_rule(main, __doc__)

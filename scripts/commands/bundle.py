@@ -8,15 +8,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cooperflow import formats
 from cooperflow.archive import bundle
 from cooperflow.errors import UserError
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 
 
 def main() -> int:
-    parser = job.config_parser(__doc__)
+    parser = entry_points.config_parser(__doc__)
     parser.add_argument("--check", type=Path, metavar="FILE", help="check this archive")
     arguments = parser.parse_args()
     if arguments.check is None:
-        plan = job.load_plan(arguments.configfile)
+        plan = entry_points.load_plan(arguments.configfile)
         if not plan.results.summary_csv.is_file():
             raise UserError(
                 f"{plan.results.summary_csv} is missing. Run `snakemake -j 4 all` first."
@@ -31,4 +31,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    job.run_command(main)
+    entry_points.run_command(main)

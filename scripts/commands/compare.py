@@ -12,7 +12,7 @@ from rich.table import Table
 from cooperflow import formats
 from cooperflow.errors import UserError
 from cooperflow.formats import fit_table
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 from cooperflow.tables import comparison, findings
 from cooperflow.tables.comparison import Result, verdict
 
@@ -73,4 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    job.run_command(main)
+    entry_points.run_command(main)

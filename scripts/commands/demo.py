@@ -10,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rich.console import Console
 
+from commands.table import print_tables
 from cooperflow import layout
-from cooperflow.jobs import job
-from cooperflow.tables import derived_tables, findings, run_table
+from cooperflow.jobs import entry_points
+from cooperflow.tables import findings, run_table
 
 FILE = Path("config/demo.yaml")
 
@@ -26,11 +27,9 @@ def main() -> int:
     if code:
         print(f"The demo did not finish (exit code {code}); see the messages above.")
         return code
-    plan = job.load_plan([file])
+    plan = entry_points.load_plan([file])
     runs, summary = run_table.collect(plan)
-    derived_tables.print_tables(
-        plan.results, runs, summary, Console(), (), findings.of_plan(plan, runs)
-    )
+    print_tables(plan.results, runs, summary, Console(), (), findings.of_plan(plan, runs))
     print(f"report   {plan.results.report}/index.html: open it in a browser")
     print(f"each run {plan.results.runs}/RUN_NAME/...: patches, trajectories, tests, attempts")
     print(f"took     {time.monotonic() - start:.0f} s")
@@ -38,4 +37,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    job.run_command(main)
+    entry_points.run_command(main)

@@ -6,13 +6,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import session_state
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 from cooperflow.processes import Process
 
 
 def main() -> int:
-    arguments = job.config_parser(__doc__).parse_args()
-    results = job.load_plan(arguments.configfile).results
+    arguments = entry_points.config_parser(__doc__).parse_args()
+    results = entry_points.load_plan(arguments.configfile).results
     session = Process.parse(session_state.lock_holder(results) or "")
     if session is None:
         print(f"No session is running in {results.root}: nothing to drain.")
@@ -23,4 +23,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    job.run_command(main)
+    entry_points.run_command(main)

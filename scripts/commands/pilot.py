@@ -10,12 +10,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import layout
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 from cooperflow.session import session_start
 
 
 def main() -> int:
-    parser = job.config_parser(__doc__)
+    parser = entry_points.config_parser(__doc__)
     parser.add_argument("--subset", default="flash", help="subset of the pilot's pairs")
     parser.add_argument("--first", type=int, default=3, help="number of pairs")
     parser.add_argument("--slots", type=int, default=4, help="runs at a time, for the estimate")
@@ -23,7 +23,7 @@ def main() -> int:
     arguments = parser.parse_args()
     files = [path.resolve() for path in arguments.configfile]
     os.chdir(layout.REPOSITORY)
-    plan = job.load_plan(files)
+    plan = entry_points.load_plan(files)
     if not arguments.only_estimate:
         code = _run(files, arguments.subset, arguments.first)
         if code:
@@ -51,4 +51,4 @@ def _run(files: list[Path], subset: str, first: int) -> int:
 
 
 if __name__ == "__main__":
-    job.run_command(main)
+    entry_points.run_command(main)

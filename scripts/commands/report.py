@@ -5,14 +5,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 from cooperflow.report import build
 from cooperflow.tables import run_table
 
 
 def main() -> int:
-    arguments = job.config_parser(__doc__).parse_args()
-    plan = job.load_plan(arguments.configfile)
+    arguments = entry_points.config_parser(__doc__).parse_args()
+    plan = entry_points.load_plan(arguments.configfile)
     runs, summary = run_table.collect(plan, partial=True)
     if runs.empty:
         print(f"No run of this experiment has started in {plan.results.root}.")
@@ -24,4 +24,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    job.run_command(main)
+    entry_points.run_command(main)

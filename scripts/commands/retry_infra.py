@@ -10,15 +10,15 @@ from rich.table import Table
 
 from cooperflow import formats, layout, session_state
 from cooperflow.formats import fit_table
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 from cooperflow.outcomes import run_result
 
 
 def main() -> int:
-    parser = job.config_parser(__doc__)
+    parser = entry_points.config_parser(__doc__)
     parser.add_argument("--list", action="store_true", help="list them only")
     arguments = parser.parse_args()
-    plan = job.load_plan(arguments.configfile)
+    plan = entry_points.load_plan(arguments.configfile)
     broken = run_result.broken_runs(plan)
     if not broken:
         print("No run ended as infra_error: nothing to requeue.")
@@ -40,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    job.run_command(main)
+    entry_points.run_command(main)

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cooperflow.formats import fit_table
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
 from cooperflow.outcomes import judgement
 from cooperflow.session import progress
 from cooperflow.session.progress import ExperimentState, Status
@@ -32,11 +32,11 @@ MAX_PROBLEMS = 8
 
 
 def main() -> int:
-    parser = job.config_parser(__doc__)
+    parser = entry_points.config_parser(__doc__)
     parser.add_argument("--watch", action="store_true", help="repeat until Ctrl-C")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two readings")
     arguments = parser.parse_args()
-    reader = progress.Reader.open(job.load_plan(arguments.configfile))
+    reader = progress.Reader.open(entry_points.load_plan(arguments.configfile))
     console = Console()
     if not arguments.watch:
         console.print(view(reader.status(), console.width), highlight=False)
@@ -192,4 +192,4 @@ def format_duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    job.run_command(main)
+    entry_points.run_command(main)

@@ -15,8 +15,8 @@ import jinja2
 import pytest
 import yaml
 
+from commands import record
 from cooperflow import layout
-from cooperflow.archive import recording
 from cooperflow.attempt import child_process
 from cooperflow.experiment import config_schema, pairs
 from cooperflow.instrumentation import upstream_patches
@@ -258,7 +258,7 @@ def test_only_a_prompt_with_messages_has_their_section() -> None:
 
 
 def test_the_prompt_names_the_submit_command() -> None:
-    assert recording.SUBMIT in prompt("solo")
+    assert record.SUBMIT in prompt("solo")
 
 
 def test_a_container_of_an_agent_ends_after_two_hours() -> None:

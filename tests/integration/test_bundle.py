@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import synthetic
 
+from commands import record
 from cooperflow import atomic_io, layout
 from cooperflow.analysis.run_files import RunFiles
-from cooperflow.archive import bundle, provenance, recording
+from cooperflow.archive import bundle, provenance
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import run_result
@@ -67,7 +68,7 @@ def test_compressed_runs_give_the_same_bundle_story_and_recording(
     def read() -> tuple[object, ...]:
         folder = run.folder(plan.results)
         source = RunFiles(run, folder)
-        answers = recording.agent_answers(run, folder)
+        answers = record.agent_answers(run, folder)
         return source.story, source.messages, source.communication, answers
 
     before, contents = bundle.pack(plan).read_bytes(), read()

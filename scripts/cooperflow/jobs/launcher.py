@@ -57,7 +57,7 @@ RUN_MODULES = (
     "cooperbench.eval",
     "cooperflow.instrumentation.call_log",
     "cooperflow.instrumentation.upstream_patches",
-    "cooperflow.jobs.job",
+    "cooperflow.jobs.entry_points",
     "cooperflow.jobs.evaluation_jobs",
     "cooperflow.jobs.run_job",
     # litellm imports these with its first call, which takes a second of processor time per fork.
@@ -94,9 +94,9 @@ def call(work: str) -> int:
             code = _request_work(work)
     if code is not None:
         return code
-    from cooperflow.jobs import job
+    from cooperflow.jobs import entry_points
 
-    return job.run_named_job(work, sys.argv[1:])
+    return entry_points.run_named_job(work, sys.argv[1:])
 
 
 def start_launcher(kind: str = RUNS) -> None:
@@ -242,7 +242,7 @@ def _table_modules(planned: str) -> list[str]:
     """Return what the planned jobs for tables import; a job that was not planned imports more."""
     jobs = planned.split(",") if planned else list(TABLE_MODULES)
     modules = [module for job, module in TABLE_MODULES.items() if job in jobs]
-    return ["cooperflow.jobs.job", *modules, *(LATE_MODULES if len(jobs) > 1 else ())]
+    return ["cooperflow.jobs.entry_points", *modules, *(LATE_MODULES if len(jobs) > 1 else ())]
 
 
 def _accept_requests(path: Path, listener: socket.socket, is_needed: Callable[[], bool]) -> int:
@@ -330,7 +330,7 @@ def _peer_user(connection: socket.socket) -> int:
 
 def _work(connection: socket.socket) -> int:
     from cooperflow import processes
-    from cooperflow.jobs import job
+    from cooperflow.jobs import entry_points
 
     work, arguments, variables, directory = _read_request(connection)
     processes.open_streams()
@@ -341,7 +341,7 @@ def _work(connection: socket.socket) -> int:
     processes.watch_client(connection)
     if work in TABLE_MODULES:
         processes.interrupt_when_orphaned()
-    return job.run_named_job(work, arguments)
+    return entry_points.run_named_job(work, arguments)
 
 
 def _read_request(connection: socket.socket) -> tuple[str, list[str], dict[str, str], str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from commands import record
 from cooperflow import layout
-from cooperflow.archive import provenance, recording
+from cooperflow.archive import provenance
 from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 
@@ -46,7 +47,7 @@ def test_provenance_names_no_path(tmp_path: Path) -> None:
 
 def test_a_moved_recording_is_replayed_from_its_new_folder(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
-    config_document = recording.replay_config(plan, tmp_path / "recorded")
+    config_document = record.replay_config(plan, tmp_path / "recorded")
     assert str(tmp_path) not in yaml.safe_dump(config_document)
     new_folder = tmp_path / "elsewhere"
     (new_folder / "replay").mkdir(parents=True)

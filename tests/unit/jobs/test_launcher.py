@@ -10,10 +10,10 @@ from cooperflow.jobs import launcher
 
 
 def test_the_launcher_for_tables_imports_what_the_planned_jobs_need() -> None:
-    every = ["cooperflow.jobs.job", *launcher.TABLE_MODULES.values()]
+    every = ["cooperflow.jobs.entry_points", *launcher.TABLE_MODULES.values()]
     assert launcher._table_modules("") == [*every, *launcher.LATE_MODULES]
     assert launcher._table_modules("aggregate") == [
-        "cooperflow.jobs.job",
+        "cooperflow.jobs.entry_points",
         "cooperflow.tables.run_table",
     ]
     modules = launcher._table_modules("aggregate,plots")

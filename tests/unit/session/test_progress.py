@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from commands import status
+from commands.table import print_tables
 from cooperflow import formats, processes
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Results
 from cooperflow.outcomes import usage
 from cooperflow.processes import Process
 from cooperflow.session import progress
-from cooperflow.tables import derived_tables, run_table
+from cooperflow.tables import run_table
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_names_are_in_one_piece_on_a_narrow_terminal(width: int) -> None:
     runs = made_runs.random(1).assign(run_name=name).head(3)
     summary = run_table.summary_table(runs)
     console = Console(width=width, record=True, file=io.StringIO())
-    derived_tables.print_tables(Results(Path("results")), runs, summary, console)
+    print_tables(Results(Path("results")), runs, summary, console)
     assert console.export_text().count(name) == len(summary) + len(runs)
 
 

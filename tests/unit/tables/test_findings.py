@@ -15,10 +15,11 @@ import synthetic
 from rich.console import Console
 from scipy.stats import binomtest
 
+from commands.table import print_tables
 from cooperflow import formats
 from cooperflow.report import build
 from cooperflow.session import progress
-from cooperflow.tables import breakdowns, comparison, derived_tables, findings, run_table
+from cooperflow.tables import breakdowns, comparison, findings, run_table
 from cooperflow.tables.comparison import Difference
 from cooperflow.tables.findings import Count, Figures, Losses, Roles
 
@@ -289,7 +290,7 @@ def test_the_sentences_reach_the_report_the_status_and_the_terminal(tmp_path: Pa
     page = build.build(plan).index.read_text()
     console = Console(width=500, record=True, file=io.StringIO())
     summary = run_table.read_table(plan.results.summary_csv)
-    derived_tables.print_tables(plan.results, runs, summary, console, (), lines)
+    print_tables(plan.results, runs, summary, console, (), lines)
     printed = console.export_text()
     for line in lines:
         assert formats.unbroken(line) in page

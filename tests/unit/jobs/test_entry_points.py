@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cooperflow import processes
-from cooperflow.jobs import job
+from cooperflow.jobs import entry_points
+from cooperflow.jobs.job import INTERRUPTED
 
 
 @pytest.mark.parametrize("reason", [KeyboardInterrupt(), processes.Interrupted("SIGINT")])
@@ -22,5 +23,5 @@ def test_an_interrupted_script_prints_no_traceback(
     def work() -> int:
         raise reason
 
-    assert job.report_errors(work, tmp_path / "log") == job.INTERRUPTED
+    assert entry_points.report_errors(work, tmp_path / "log") == INTERRUPTED
     assert capsys.readouterr() == ("", "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cooperflow.archive import recording
-from cooperflow.archive.recording import Answer
+from commands import record
+from commands.record import Answer
 from cooperflow.upstream import trajectory
 from replay.recordings import Turn
 
@@ -18,7 +18,7 @@ def _answers(*moments: tuple[float, float], last: str = "ls") -> list[Answer]:
     ]
 
 
-DONE = f"echo {recording.SUBMIT}"
+DONE = f"echo {record.SUBMIT}"
 
 
 def test_an_answer_waits_for_the_progress_of_the_other_agent() -> None:
@@ -26,9 +26,9 @@ def test_an_answer_waits_for_the_progress_of_the_other_agent() -> None:
         "agent1": _answers((0, 1), (2, 3), (9, 10), last=DONE),
         "agent2": _answers((0.5, 4), (8, 8.5), last=DONE),
     }
-    turns = recording.turns("agent1", answers, "")
+    turns = record.turns("agent1", answers, "")
     assert [turn.get("after") for turn in turns] == [{"agent2": 1}, None, {"agent2": 2}]
-    assert [turn.get("after") for turn in recording.turns("agent2", answers, "")] == [
+    assert [turn.get("after") for turn in record.turns("agent2", answers, "")] == [
         {"agent1": 2},
         None,
     ]
@@ -38,14 +38,14 @@ def test_an_answer_waits_for_the_progress_of_the_other_agent() -> None:
 @pytest.mark.parametrize(
     ("reason", "last", "commands"),
     [
-        ("timeout", "ls", [recording.AT_WORK]),
+        ("timeout", "ls", [record.AT_WORK]),
         ("timeout", DONE, None),
         ("context_limit", "ls", []),
         ("tests_failed", "ls", None),
     ],
 )
 def test_turns_after_the_last_answer(reason: str, last: str, commands: list[str] | None) -> None:
-    turns = recording.turns("solo", {"solo": _answers((0, 1), (2, 3), last=last)}, reason)
+    turns = record.turns("solo", {"solo": _answers((0, 1), (2, 3), last=last)}, reason)
     assert len(turns) == (2 if commands is None else 3)
     if commands is not None:
         assert turns[-1]["commands"] == commands
@@ -85,7 +85,7 @@ def test_turns_before_a_compaction_come_first() -> None:
     }
     trajectories = trajectory.parse(documents)
     assert list(trajectories) == ["agent1"]
-    answers = recording.of_trajectory(trajectories["agent1"], records)
+    answers = record.of_trajectory(trajectories["agent1"], records)
     assert [answer.commands for answer in answers] == [("one",), ("two",), ("three",)]
     assert (answers[2].asked, answers[2].answered, answers[2].tokens) == (5.0, 6.0, (7, 0))
 
@@ -102,8 +102,8 @@ def test_turns_of_a_stopped_run() -> None:
         end("b", content="a summary"),
         {"event": "start", "id": "c", "agent": "agent1", "time": 3.0},
     ]
-    assert [answer.commands for answer in recording.of_calls(records, "agent1")] == [("ls",)]
-    assert recording.of_calls(records, "agent2") == []
+    assert [answer.commands for answer in record.of_calls(records, "agent1")] == [("ls",)]
+    assert record.of_calls(records, "agent2") == []
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_turns_of_a_stopped_run() -> None:
     ],
 )
 def test_wire_format_of_a_replayed_model(model: str, played: tuple[str, bool]) -> None:
-    assert recording.played_as(model) == played
+    assert record.played_as(model) == played
