@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import synthetic
 
-from commands import record
+from commands import bundle, record
 from cooperflow import atomic_io, layout
 from cooperflow.analysis.run_files import RunFiles
-from cooperflow.archive import bundle, provenance
+from cooperflow.archive import provenance
 from cooperflow.errors import UserError
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import run_result

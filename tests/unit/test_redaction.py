@@ -10,8 +10,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
+from commands import bundle
 from cooperflow import redaction
-from cooperflow.archive import bundle
 
 KEY = 'sk/9f"2+c7\\e1<5>d0-never&written'
 

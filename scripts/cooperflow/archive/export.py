@@ -19,7 +19,7 @@ import pandas as pd
 
 from cooperflow import atomic_io, layout, redaction
 from cooperflow.analysis.run_files import RunFiles
-from cooperflow.archive import bundle, provenance, run_formats
+from cooperflow.archive import provenance, run_formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
 from cooperflow.tables import paper_tables, run_table
@@ -144,7 +144,7 @@ class _Writer:
 
     @classmethod
     def of(cls, plan: Plan) -> _Writer:
-        keys = redaction.Redactor.of(bundle.secrets_of(plan))
+        keys = redaction.Redactor.of(provenance.secrets_of(plan))
         return cls(keys, provenance.PortablePaths.of(plan))
 
     def write(self, path: Path, document: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import subprocess
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, environment, layout
+from cooperflow import atomic_io, environment, layout, redaction
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.run_result import AttemptRecord
@@ -128,6 +129,11 @@ def without_secrets(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_secrets(entry) for entry in value]
     return value
+
+
+def secrets_of(plan: Plan) -> list[str]:
+    """Return the keys of the plan's models and the other secrets of the session."""
+    return redaction.secrets(plan.config.key_names, os.environ, plan.config.redis.url)
 
 
 def combine_hashes(hashes: dict[str, str]) -> str:

@@ -14,9 +14,10 @@ import made_runs
 import pytest
 from exported_results import KEY
 
+from commands import bundle
 from cooperflow import layout
 from cooperflow.analysis.story import Command, Event, Story
-from cooperflow.archive import bundle, export, provenance, run_formats
+from cooperflow.archive import export, provenance, run_formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.tables import run_table
 from cooperflow.upstream import published

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cooperflow.archive import bundle
+from commands import bundle
 
 NOW = "run,outcome,loss\nr1,pass,\nr2,fail,merge\n"
 
