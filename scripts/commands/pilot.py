@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cooperflow import layout
 from cooperflow.jobs import entry_points
-from cooperflow.session import session_start
+from cooperflow.session import estimate
 
 
 def main() -> int:
@@ -31,11 +31,7 @@ def main() -> int:
             return code
     pending = [run for run in plan.runs if not run.folder(plan.results).result.exists()]
     print(f"\nRemaining runs of {plan.choice}: {len(pending)}")
-    print(
-        "\n".join(
-            session_start.estimate_text(session_start.make_estimate(plan, pending), arguments.slots)
-        )
-    )
+    print("\n".join(estimate.describe(estimate.make(plan, pending), arguments.slots)))
     return 0
 
 
