@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from cooperflow import atomic_io
-from cooperflow.attempt import child_process
-from cooperflow.engine import containers
+from cooperflow.attempt import child_process, container_monitor
 from cooperflow.instrumentation import upstream_patches
 
 
@@ -34,9 +33,9 @@ def test_a_real_kill_is_counted(tmp_path: Path) -> None:
         subprocess.run([str(child_process.SHIM), "probe", container], env=environment, check=True)
     finally:
         subprocess.run(["docker", "rm", "-f", container], capture_output=True, check=False)
-    assert containers.count_events(
+    assert container_monitor.count_events(
         atomic_io.read_lines(events), [], until=0
-    ) == containers.ContainerCounts(0, 0, 1, 0)
+    ) == container_monitor.ContainerCounts(0, 0, 1, 0)
 
 
 @pytest.mark.docker

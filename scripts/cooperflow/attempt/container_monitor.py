@@ -7,15 +7,15 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cooperflow import atomic_io, layout, processes
 from cooperflow.attempt import child_process
 from cooperflow.engine import containers, modal_sandboxes
-from cooperflow.engine.containers import ContainerCounts, EventRecord, Labels
+from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError
 
 # Time without an answer after which the attempt counts the engine as lost, seconds.
@@ -24,6 +24,16 @@ ENGINE_SECONDS = 30
 PROBE_SECONDS = 10
 # Interval of probes of a running attempt's engine, and the time limit of a probe, seconds.
 ALIVE_EVERY_SECONDS, ALIVE_SECONDS = 2.0, 5.0
+
+
+@dataclass(frozen=True)
+class ContainerCounts:
+    """Numbers of an attempt's containers, as the engine reported them while the attempt ran."""
+
+    started: int
+    died: int  # ended otherwise than by the agent's own cleanup
+    oom: int  # in which the kernel killed a process for lack of memory
+    refused: int = 0  # running, but the engine starts no command in them
 
 
 @dataclass(frozen=True)
@@ -111,26 +121,31 @@ class DockerMonitor:
     def __init__(self, folder: Path, labels: Labels, stop_note: Path) -> None:
         self._labels = labels
         self._stop_note = stop_note
-        self._folder = folder
-        self._events = EventRecord(folder / layout.EVENTS, labels.token)
+        self._events = folder / layout.EVENTS
+        self._stream = _record_events(self._events, labels.token)
         self._probe = EngineProbe()
 
     def start(self) -> None:
         self._probe.start()
 
     def has_failed(self) -> bool:
-        if self._events.broke:
+        if self._has_broken_off:
             return self._probe.is_gone
         fates = self._fates(time.time())
         return fates.died > 0 or fates.oom > 0
 
     def stop(self, end: float) -> ContainerReport:
-        is_broken, stalled = self._events.broke, self._probe.stalled
+        is_broken, stalled = self._has_broken_off, self._probe.stalled
         self._probe.stop()
         self._inspect(has_engine=stalled == 0)
         is_lost = remove_containers(self._labels)
-        processes.end(self._events.process)
+        processes.end(self._stream)
         return ContainerReport(self._fates(end), is_broken or is_lost, stalled)
+
+    @property
+    def _has_broken_off(self) -> bool:
+        """True if the stream of events ended early, because the engine stopped."""
+        return self._stream.poll() is not None
 
     def _inspect(self, has_engine: bool) -> None:
         """Record the evidence that is lost with a container, of those still running.
@@ -138,9 +153,8 @@ class DockerMonitor:
         Args:
             has_engine: whether the engine answers.
         """
-        events = self._folder / layout.EVENTS
-        environment = {**os.environ, "COOPERFLOW_EVENTS": str(events)}
-        for container in containers.running(atomic_io.read_lines(events)):
+        environment = {**os.environ, "COOPERFLOW_EVENTS": str(self._events)}
+        for container in find_running(atomic_io.read_lines(self._events)):
             for command in ("note-kills", "probe") if has_engine else ("note-kills",):
                 with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                     subprocess.run(
@@ -151,7 +165,64 @@ class DockerMonitor:
                     )
 
     def _fates(self, until: float) -> ContainerCounts:
-        return self._events.counts(self._stop_note.read_text().split(), until)
+        stopped = self._stop_note.read_text().split()
+        return count_events(atomic_io.read_lines(self._events), stopped, until)
+
+
+def _record_events(path: Path, token: str) -> subprocess.Popen[bytes]:
+    """Start to write the engine's events about an attempt's containers to a file."""
+    command = ["docker", "events", "--since", f"{time.time():.6f}"]
+    command += ["--filter", "type=container"]
+    command += ["--filter", f"label={containers.TOKEN_LABEL}={token}"]
+    for event in ("start", "die", "oom", "destroy"):
+        command += ["--filter", f"event={event}"]
+    command += ["--format", "{{json .}}"]
+    with path.open("ab") as stream:
+        return processes.spawn(command, stdout=stream, stderr=subprocess.DEVNULL)
+
+
+def count_events(
+    events: Iterable[Mapping[str, Any]], stopped: Sequence[str], until: float
+) -> ContainerCounts:
+    """Return the fates of containers by an attempt's events. Pure.
+
+    Args:
+        stopped: containers that their agent ended.
+        until: time at which the attempt ended, seconds since the epoch.
+    """
+    started, died, oom, refused = set(), set(), set(), set()
+    for event in events:
+        action, container = _action_of(event)
+        if action == "start":
+            started.add(container)
+        elif action == "exec_refused":
+            if containers.is_refusal(str(event.get("words") or "")):
+                refused.add(container)
+        elif float(event.get("timeNano") or 0) / 1e9 > until:
+            continue
+        elif action == "oom":
+            oom.add(container)
+        elif action == "die" and not any(container.startswith(e) for e in stopped if e):
+            died.add(container)
+    return ContainerCounts(len(started), len(died), len(oom), len(refused))
+
+
+def find_running(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the containers that started and did not end, by an attempt's events. Pure."""
+    alive: dict[str, None] = {}
+    for event in events:
+        action, container = _action_of(event)
+        if action == "start":
+            alive[container] = None
+        elif action in ("die", "destroy"):
+            alive.pop(container, None)
+    return list(alive)
+
+
+def _action_of(event: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the action of an event and the id of its container; engines name them differently."""
+    container = event.get("id") or (event.get("Actor") or {}).get("ID")
+    return str(event.get("status") or event.get("Action") or ""), str(container or "")
 
 
 def create_monitor(

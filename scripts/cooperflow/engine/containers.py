@@ -7,9 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,10 @@ import docker.credentials.errors
 import docker.errors
 import requests.exceptions
 
-from cooperflow.atomic_io import read_lines
 from cooperflow.engine import endpoint
 from cooperflow.errors import EngineError
 from cooperflow.experiment.config_schema import Containers
-from cooperflow.processes import Process, spawn, this_process
+from cooperflow.processes import Process, this_process
 
 LABEL = "cooperflow"
 RESULTS_LABEL = f"{LABEL}.results"  # id of the results folder
@@ -212,77 +210,6 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
             client.api.inspect_container(container)
 
 
-@dataclass(frozen=True)
-class ContainerCounts:
-    """Numbers of an attempt's containers, as the engine reported them while the attempt ran."""
-
-    started: int
-    died: int  # ended otherwise than by the agent's own cleanup
-    oom: int  # in which the kernel killed a process for lack of memory
-    refused: int = 0  # running, but the engine starts no command in them
-
-
-class EventRecord:
-    """The engine's events about an attempt's containers, written to a file as they arrive."""
-
-    def __init__(self, path: Path, token: str) -> None:
-        self._path = path
-        command = ["docker", "events", "--since", f"{time.time():.6f}"]
-        command += ["--filter", "type=container", "--filter", f"label={TOKEN_LABEL}={token}"]
-        for event in ("start", "die", "oom", "destroy"):
-            command += ["--filter", f"event={event}"]
-        command += ["--format", "{{json .}}"]
-        with path.open("ab") as stream:
-            self.process: subprocess.Popen[bytes] = spawn(
-                command, stdout=stream, stderr=subprocess.DEVNULL
-            )
-
-    @property
-    def broke(self) -> bool:
-        """True if the stream ended early, because the engine stopped."""
-        return self.process.poll() is not None
-
-    def counts(self, stopped: Iterable[str], until: float) -> ContainerCounts:
-        """Return the counts of the events; ``stopped``: containers that their agent ended."""
-        return count_events(read_lines(self._path), stopped, until)
-
-
-def count_events(
-    events: Sequence[Mapping[str, Any]], stopped: Iterable[str], until: float
-) -> ContainerCounts:
-    """Return the fates of containers up to ``until`` (seconds since the epoch). Pure."""
-    ended = tuple(stopped)
-    started, died, oom, refused = set(), set(), set(), set()
-    for event in events:
-        container = str(event.get("id") or (event.get("Actor") or {}).get("ID") or "")
-        action = str(event.get("status") or event.get("Action") or "")
-        if action == "start":
-            started.add(container)
-        elif action == "exec_refused":
-            if is_refusal(str(event.get("words") or "")):
-                refused.add(container)
-        elif float(event.get("timeNano") or 0) / 1e9 > until:
-            continue
-        elif action == "oom":
-            oom.add(container)
-        elif action == "die" and not any(container.startswith(e) for e in ended if e):
-            died.add(container)
-    return ContainerCounts(len(started), len(died), len(oom), len(refused))
-
-
-def running(events: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the containers that started and did not end, by an attempt's events. Pure."""
-    alive: dict[str, None] = {}
-    for event in events:
-        container = str(event.get("id") or (event.get("Actor") or {}).get("ID") or "")
-        action = str(event.get("status") or event.get("Action") or "")
-        if action == "start":
-            alive[container] = None
-        elif action in ("die", "destroy"):
-            alive.pop(container, None)
-    return list(alive)
-
-
 # A program that no container has and no agent can create: only the engine's message comes back.
 PROBE = "/proc/cooperflow-probe"
 # Messages for `docker exec CONTAINER PROBE` of an engine that works, or whose container is the
@@ -372,12 +299,6 @@ def output(
         if is_complete(text):
             break
     return text
-
-
-def version(client: docker.DockerClient) -> str:
-    """Return the engine's version."""
-    with engine_errors():
-        return str(client.version()["Version"])
 
 
 def image_hash(attributes: Mapping[str, Any]) -> str:

@@ -1,9 +1,7 @@
-"""Records made before a container is removed: out-of-memory kills, refused commands."""
+"""Identity of images in different stores, and the pins that name them."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,126 +9,13 @@ import docker.errors
 import pytest
 
 from cooperflow import atomic_io
-from cooperflow.attempt import child_process
 from cooperflow.engine import containers
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import registry, verification
 from cooperflow.layout import REPOSITORY
-from cooperflow.outcomes import judgement
-from cooperflow.outcomes.judgement import AgentEnd, Evidence
 from cooperflow.session import checks
-
-CONTAINER = "c" * 64
-BROKEN = 'OCI runtime exec failed: exec failed: unable to start: "cgroup" is read-only'
-
-
-def _docker(folder: Path, words: str) -> None:
-    """Put a docker command into ``folder`` that only fails to exec, if ``words`` is not empty."""
-    program = folder / "docker"
-    words = words or 'exec: "/proc/cooperflow-probe": no such file or directory'
-    fails = f"printf '%s' '{words}'; exit 126"
-    program.write_text(f'#!/bin/sh\n[ "$1" = exec ] || exit 0\n{fails}\n')
-    program.chmod(0o755)
-
-
-def _stop(folder: Path, *arguments: str) -> list[dict[str, Any]]:
-    events = folder / "events.jsonl"
-    environment = {
-        **os.environ,
-        "PATH": f"{folder}:{os.environ['PATH']}",
-        "COOPERFLOW_EVENTS": str(events),
-        "COOPERFLOW_CGROUPS": str(folder / "cgroup"),
-        "COOPERFLOW_STOP_NOTE": str(folder / "put-away"),
-    }
-    subprocess.run([str(child_process.SHIM), *arguments, CONTAINER], env=environment, check=True)
-    return list(atomic_io.read_lines(events))
-
-
-@pytest.mark.parametrize(
-    ("group", "file"),
-    [
-        (f"system.slice/docker-{CONTAINER}.scope", "memory.events"),
-        (f"machine.slice/libpod-{CONTAINER}.scope", "memory.events"),
-        (f"memory/docker/{CONTAINER}", "memory.oom_control"),
-    ],
-)
-def test_the_kernels_count_is_read_before_a_container_is_removed(
-    group: str, file: str, tmp_path: Path
-) -> None:
-    _docker(tmp_path, "")
-    folder = tmp_path / "cgroup" / group
-    folder.mkdir(parents=True)
-    (folder / file).write_text("oom 0\noom_kill 0\n")
-    assert _stop(tmp_path, "stop") == []
-    (folder / file).write_text("under_oom 0\noom_kill 2\n")
-    events = _stop(tmp_path, "rm", "-f")
-    assert containers.count_events(events, [], until=0).oom == 1
-
-
-def test_an_engine_that_starts_no_command_is_recorded(tmp_path: Path) -> None:
-    _docker(tmp_path, BROKEN)
-    (event,) = _stop(tmp_path, "stop")
-    assert containers.count_events([event], [], until=0).refused == 1
-    assert "cgroup' is read-only" in event["words"]
-
-
-def test_a_second_stop_of_a_container_does_nothing(tmp_path: Path) -> None:
-    _docker(tmp_path, BROKEN)
-    assert len(_stop(tmp_path, "stop")) == 1
-    assert len(_stop(tmp_path, "stop")) == 1
-    assert len(_stop(tmp_path, "rm", "-f")) == 2
-    assert (tmp_path / "put-away").read_text().split() == [CONTAINER, CONTAINER]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "",
-        "Error response from daemon: container 1 is not running",
-        'OCI runtime exec failed: exec: "/proc/cooperflow-probe": no such file or directory',
-    ],
-)
-def test_damage_by_an_agent_is_not_blamed_on_the_engine(words: str, tmp_path: Path) -> None:
-    assert not containers.is_refusal(words)
-    _docker(tmp_path, words)
-    assert containers.count_events(_stop(tmp_path, "stop"), [], until=0).refused == 0
-
-
-def test_an_engine_whose_exec_fails_is_unavailable() -> None:
-    agents = (AgentEnd("solo", "Error", "exec failed"),)
-    failed = Evidence(True, agents=agents, containers_started=1, exec_refused=1)
-    assert judgement.judge_run(failed).reason == judgement.DOCKER_UNAVAILABLE
-    assert judgement.judge_run(Evidence(False, exit_code=1, exec_refused=1)).reason == (
-        judgement.DOCKER_UNAVAILABLE
-    )
-    other = Evidence(True, agents=agents, containers_started=1)
-    assert judgement.judge_run(other).reason == judgement.AGENT_ERROR
-
-
-def test_running_containers_have_not_ended() -> None:
-    events = [{"status": "start", "id": i} for i in "abc"]
-    events += [{"status": "die", "id": "a"}, {"Action": "destroy", "Actor": {"ID": "b"}}]
-    assert containers.running(events) == ["c"]
-
-
-def test_engine_events_of_containers() -> None:
-    def event(status: str, name: str, seconds: float) -> dict[str, object]:
-        return {"status": status, "id": name, "timeNano": int(seconds * 1e9)}
-
-    events = [
-        event("start", "aaa", 1),
-        event("start", "bbb", 1),
-        event("start", "ccc", 1),
-        event("die", "aaa", 5),  # its agent removed it
-        event("oom", "bbb", 6),
-        event("die", "bbb", 6),
-        event("die", "ccc", 20),  # after the end: our own clean-up
-    ]
-    assert containers.count_events(events, ["aaa"], until=10) == containers.ContainerCounts(3, 1, 1)
-    assert containers.count_events(events, ["aaa", "bbb"], until=10).died == 0
-
 
 # One image as Docker 20.10 and 26.1 (classic store) and 28.5 (containerd store) report it.
 CLASSIC = {
