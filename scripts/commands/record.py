@@ -235,16 +235,13 @@ def _record(plan: Plan, run: Run, to: Path) -> str:
     features = {"solo": list(run.pair.sorted_features)} | {
         f"agent{i}": [feature] for i, feature in enumerate(run.pair.sorted_features, start=1)
     }
-    a, b = run.pair.sorted_features
     pair = layout.recordings(to / run.experiment.model_name, run.pair)
     for agent in agents:
         atomic_io.write_json(
             pair / run.experiment.setting.name / f"{agent}.json",
             {
                 "schema": SCHEMA,
-                "repo": run.pair.repo,
-                "task_id": run.pair.task_id,
-                "features": [a, b],
+                **run.pair.identity,
                 "asked": features[agent],
                 "kind": _kind(run),
                 "agent": agent,

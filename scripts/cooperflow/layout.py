@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cooperflow.upstream import published, result_files
 
@@ -68,6 +69,20 @@ class Pair:
     def sorted_features(self) -> tuple[int, int]:
         a, b = self.features
         return (a, b) if a < b else (b, a)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The entries by which upstream's documents name the pair."""
+        return {"repo": self.repo, "task_id": self.task_id, "features": list(self.sorted_features)}
+
+    def is_named_in(self, document: Mapping[str, Any]) -> bool:
+        """Return whether a document of upstream's is about this pair."""
+        named = (
+            document.get("repo"),
+            document.get("task_id"),
+            sorted(document.get("features") or []),
+        )
+        return named == (self.repo, self.task_id, list(self.sorted_features))
 
     @property
     def folder(self) -> str:

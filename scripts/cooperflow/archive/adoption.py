@@ -25,7 +25,7 @@ from cooperflow.experiment.plan import Experiment, Plan, Run
 from cooperflow.jobs import evaluation_jobs
 from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.judgement import Evidence, Verdict
-from cooperflow.outcomes.run_result import SCHEMA, RunRecord
+from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import published, releases, result_files, trajectory
 from cooperflow.upstream.trajectory import Tokens
@@ -157,45 +157,33 @@ def _import_record(
 def _import_outcome(plan: Plan, run: Run, outcome: published.Outcome, source: Path) -> None:
     """Write the documents of a run of which only the outcome is known, result.json last."""
     folder = run.folder(plan.results)
-    pair = {
-        "repo": run.pair.repo,
-        "task_id": run.pair.task_id,
-        "features": list(run.pair.sorted_features),
-        "setting": run.experiment.setting.mode,
-    }
+    pair = {**run.pair.identity, "setting": run.experiment.setting.mode}
     reason = ""
     if not outcome.passed:
         reason = judgement.MERGE_CONFLICT if outcome.conflict else judgement.TESTS_FAILED
     merge = None if outcome.conflict is None else {"status": "clean", "strategy": None}
     if merge and outcome.conflict:
         merge["status"] = result_files.CONFLICTS
-    verdict = {
-        "schema": SCHEMA,
-        "outcome": judgement.PASS if outcome.passed else judgement.FAIL,
-        "reason": reason,
-        "caveat": PUBLIC_RECORD,
-        "seconds": 0.0,
-    }
+    verdict = EvalRecord(
+        outcome=judgement.PASS if outcome.passed else judgement.FAIL,
+        reason=reason,
+        caveat=PUBLIC_RECORD,
+    )
     evaluation = {**pair, "merge": merge, "both_passed": outcome.passed, "error": None}
-    atomic_io.write_json(folder.eval, {**evaluation, "workflow": verdict})
+    atomic_io.write_json(folder.eval, {**evaluation, "workflow": verdict.as_dict()})
     run_result.make_stale(plan.results, folder.eval)
-    record = {
-        "schema": SCHEMA,
-        "outcome": None,
-        "reason": "",
-        "attempts": 1,
-        "model_name": run.experiment.model_name,
-        "setting": run.experiment.setting.name,
-        "replay": False,
-        "adopted": True,
-        "cost_complete": False,
-        "cost_bound_usd": None,
-        "upstream_version": releases.UNKNOWN,
-        "caveats": [PUBLIC_RECORD],
-        "public_record": source.name,
-    }
+    record = RunRecord(
+        attempts=1,
+        usage=Usage(cost_complete=False, cost_bound_usd=None),
+        model_name=run.experiment.model_name,
+        setting=run.experiment.setting.name,
+        adopted=True,
+        caveats=[PUBLIC_RECORD],
+    )
+    source_facts = {"upstream_version": releases.UNKNOWN, "public_record": source.name}
     document = {**pair, "run_name": run.experiment.run_name, "model": run.experiment.model.model}
-    atomic_io.write_json(folder.result, {**document, "workflow": record})
+    workflow = {**record.as_dict(), **source_facts}
+    atomic_io.write_json(folder.result, {**document, "workflow": workflow})
 
 
 class _UpstreamAgent(pydantic.BaseModel):
@@ -235,12 +223,7 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
     document = atomic_io.read_json(folder / layout.RESULT)
     if not isinstance(document, dict):
         raise ValueError("result.json is incomplete")
-    identity = (
-        document.get("repo"),
-        document.get("task_id"),
-        sorted(document.get("features") or []),
-    )
-    if identity != (run.pair.repo, run.pair.task_id, list(run.pair.sorted_features)):
+    if not run.pair.is_named_in(document):
         raise ValueError("result.json is of another pair")
     if len(_patches(folder)) != (1 if run.experiment.setting.mode == "solo" else 2):
         raise ValueError("its patches are missing")
@@ -387,12 +370,7 @@ def _record(
         usage=usage,
         model_name=run.experiment.model_name,
         setting=run.experiment.setting.name,
-        replay=False,
-        image_id=None,
-        fingerprint=None,
         seconds=round(float(document.get("duration_seconds") or ended - started), 3),
-        waited_seconds=0.0,
-        model_seconds=0.0,
         steps=sum(end.steps for end in result_files.agent_ends(document)),
         messages_sent=messages,
         patch_lines=sum(len(path.read_bytes().splitlines()) for path in patches),

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cooperflow import atomic_io, environment, layout, processes, redaction
+from cooperflow import atomic_io, environment, layout, processes, redaction, session_state
 from cooperflow.attempt import child_process, container_monitor
 from cooperflow.attempt.attempt import (
     Attempt,
     Services,
     attempt_secrets,
+    new_token,
     read_model_kwargs,
     start_for_containers,
     start_replay_server,
@@ -33,9 +35,12 @@ from cooperflow.attempt.container_monitor import (
 )
 from cooperflow.attempt.services import RedisServer, Upstream
 from cooperflow.engine import containers, modal_sandboxes
-from cooperflow.engine.containers import Network
+from cooperflow.engine.containers import Labels, Network
 from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.experiment import config_schema
+from cooperflow.experiment.plan import Plan
+from cooperflow.images import verification
+from cooperflow.layout import Pair
 from cooperflow.outcomes import usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
 from cooperflow.upstream import result_files
@@ -314,15 +319,8 @@ def _evidence(
 def read_upstream_document(attempt: Attempt) -> dict[str, Any] | None:
     """Return upstream's result.json, None unless it is complete and about this pair."""
     document = atomic_io.read_json(attempt.upstream / layout.RESULT)
-    pair = attempt.run.pair
-    if (
-        isinstance(document, dict)
-        and document.get("repo") == pair.repo
-        and document.get("task_id") == pair.task_id
-        and sorted(document.get("features") or []) == list(pair.sorted_features)
-    ):
-        return document
-    return None
+    is_complete = isinstance(document, dict) and attempt.run.pair.is_named_in(document)
+    return document if is_complete else None
 
 
 def is_full(folder: Path) -> bool:
@@ -332,3 +330,98 @@ def is_full(folder: Path) -> bool:
     except OSError:
         return True
     return status.f_bavail * status.f_frsize < FULL or status.f_favail == 0 < status.f_files
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The files of an evaluation: patches under upstream's file names, and a result.json."""
+
+    key: str  # its name in messages and on its containers
+    run_name: str
+    mode: str  # solo, coop, team
+    pair: Pair
+    files: Mapping[str, Path]
+
+
+def run_evaluation(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | None:
+    """Run upstream's tests on the patches; return its document, None if the evaluation broke.
+
+    ``folder`` keeps the document, the log and the engine's events of this evaluation; it becomes
+    an archive unless the evaluation broke.
+    """
+    pair = subject.pair
+    logs = folder / "logs"
+    staged = logs / subject.run_name / subject.mode / pair.folder
+    staged.mkdir(parents=True)
+    for name, path in subject.files.items():
+        (staged / name).symlink_to(os.path.relpath(path.resolve(), staged.resolve()))
+    labels = Labels.new(
+        session_state.results_identity(plan.results), f"eval {subject.key}", new_token()
+    )
+    with environment.scratch_folder() as scratch:
+        stop_note = scratch / "stopped"
+        stop_note.touch()
+        try:
+            _prepare_evaluation(plan, labels, pair)
+        except (EngineError, UserError) as error:
+            print(error)
+            return None
+        report = run_watched(
+            child_process.Command(
+                arguments=_evaluation_arguments(plan, subject, logs),
+                log=folder / "cooperbench.log",
+                stop_note=stop_note,
+                labels=labels.as_dict(),
+                tags=None if plan.config.docker else modal_sandboxes.tags(labels),
+                sdk_arguments=containers.limits(plan.config.containers)[1],
+                command_seconds=plan.config.limits.test_seconds,
+            ),
+            container_monitor.create_monitor(plan.config.docker, folder, labels, stop_note, None),
+            lambda: float(plan.config.limits.eval_seconds),
+        )
+    document = _replace_surrogates(atomic_io.read_json(staged / layout.EVAL))
+    with contextlib.suppress(OSError):
+        (staged / layout.EVAL).replace(folder / layout.EVAL)
+    shutil.rmtree(logs, ignore_errors=True)
+    failures = {
+        "time limit": report.timed_out,
+        "disk full": report.disk_full,
+        "docker": report.containers.engine_lost
+        or report.containers.engine_stalled > report.seconds / 2,
+        "container died": report.containers.fates.died > 0,
+        "out of memory": report.containers.fates.oom > 0,
+        f"exit code {report.exit_code}": bool(report.exit_code),
+        "no complete document": not isinstance(document, dict),
+    }
+    reasons = [name for name, is_true in failures.items() if is_true]
+    if reasons:
+        print(f"{subject.key}: evaluation broke: {', '.join(reasons)}; see {folder}")
+        return None
+    with contextlib.suppress(OSError):  # it stays a folder, which is read as well
+        atomic_io.pack_folder(folder)
+    return document
+
+
+def _replace_surrogates(document: Any) -> Any:
+    """Return a document without unpaired surrogates, which UTF-8 cannot encode.
+
+    They represent bytes of a patch that are not UTF-8; upstream quotes merged patches.
+    """
+    text = json.dumps(document, ensure_ascii=False)
+    return json.loads(text.encode("utf-8", "replace"))
+
+
+def _prepare_evaluation(plan: Plan, labels: Labels, pair: Pair) -> None:
+    """Remove containers of earlier tries, and on a cluster provide the image on this node."""
+    container_monitor.remove_stale_containers(plan.config.docker, labels.results, labels.run)
+    if plan.config.docker and processes.on_a_node():
+        verification.ensure_verified(plan, pair.image)
+
+
+def _evaluation_arguments(plan: Plan, subject: Subject, logs: Path) -> list[str]:
+    pair = subject.pair
+    a, b = pair.features
+    arguments = ["eval", "-n", subject.run_name, "-r", pair.repo, "-t", str(pair.task_id)]
+    arguments += ["-f", f"{a},{b}", "--backend", plan.config.backend]
+    arguments += ["--dataset-dir", str(Path(plan.config.dataset.dir).resolve())]
+    return [*arguments, "--log-dir", str(logs.resolve()), "-c", "1"]

@@ -374,9 +374,7 @@ def _result_of_upstream_form(run: Run, evidence: Evidence, started: float) -> di
         }
     )
     return {
-        "repo": pair.repo,
-        "task_id": pair.task_id,
-        "features": list(pair.sorted_features),
+        **pair.identity,
         "setting": mode,
         "run_name": run.experiment.run_name,
         "model": run.experiment.model.model,
