@@ -8,8 +8,7 @@ from typing import Any
 
 import vl_convert
 
-from cooperflow.plots.plot_data import COLOURS
-from cooperflow.plots.specifications import CONFIG
+from cooperflow.plots.vega import COLOURS, CONFIG
 
 # Upstream's six calls, in the order in which they are made.
 PARTS = ("run solo", "run coop-comm", "run coop-nocomm", *["eval"] * 3)

@@ -1,160 +1,301 @@
-"""Each plot as one Vega-Lite specification, drawn by the report and as files for a paper.
-
-A specification has no width and no theme: the report and `for_paper` set both. Names are data,
-never markup. vl-convert draws PNG, SVG and PDF without a browser or system fonts.
-"""
+"""Each plot as one Vega-Lite specification, drawn by the report and as files for a paper. Pure."""
 
 from __future__ import annotations
 
-import copy
+import heapq
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import vl_convert
+import pandas as pd
 
 from cooperflow import atomic_io, layout
+from cooperflow.analysis import communication, losses
 from cooperflow.experiment.plan import Plan
-from cooperflow.plots import plot_data
-from cooperflow.plots.plot_data import (
-    OUTCOME_COLOURS,
-    PAIRED_COLOURS,
-    PAIRED_WORDS,
-    Curves,
-    Plot,
-    Point,
-    Points,
-    Tables,
-)
-from cooperflow.tables import breakdowns
+from cooperflow.outcomes import judgement
+from cooperflow.plots import vega
+from cooperflow.plots.vega import COLOURS, ROW_HEIGHT, Look, Row, Spec
+from cooperflow.tables import breakdowns, paper_tables
+from cooperflow.tables.communication_tables import PROPERTIES
+from cooperflow.tables.run_table import read_runs, read_table
+from cooperflow.upstream import published
 
-Spec = dict[str, Any]
+LABELLED = 12  # points or columns up to which each has a label
+MOST_ROWS = 45  # of a plot on one page
 
-SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-_ROW = 24  # pixels of a row
-_INK = {"condition": {"test": "datum.ink === 'white'", "value": "white"}, "value": "black"}
-_LABELLED = 12  # points or columns up to which each has a label
-
-WIDTH = 504  # points: 7 inches, two columns of a paper
-PPI = 200
-FONT = "Liberation Sans"  # bundled with vl-convert
-# A browser that shows an SVG may have another font: first a font of the same widths.
-FONTS = f"{FONT}, Arial, Helvetica, sans-serif"
-# The theme of a paper. Legends are below the plot, since names of experiments are long.
-CONFIG: Mapping[str, Any] = {
-    "font": FONTS,
-    "padding": 12,  # wider letters of another font are not cut at the edge
-    "background": "white",
-    "title": {"fontSize": 11, "fontWeight": "normal", "anchor": "middle"},
-    "view": {"stroke": None},
-    "axis": {
-        "labelFontSize": 9,
-        "titleFontSize": 9,
-        "titleFontWeight": "normal",
-        "labelLimit": 300,
-        "gridColor": "#DDDDDD",
-        "domainColor": "#888888",
-        "tickColor": "#888888",
-    },
-    # One weight everywhere: with two fonts, the order of objects in a PDF varies.
-    "legend": {
-        "orient": "bottom",
-        "labelFontSize": 9,
-        "titleFontSize": 9,
-        "titleFontWeight": "normal",
-        "labelLimit": 230,
-    },
+OUTCOME_COLOURS: Mapping[str, str] = {
+    judgement.PASS: "#0072B2",
+    judgement.FAIL: "#E69F00",
+    judgement.INFRA_ERROR: "#999999",
 }
-_MARGIN = 60  # points beside a panel, for its axis
+PAIRED_COLOURS: Mapping[str, str] = {
+    "both": "#0072B2",
+    "only_a": "#56B4E9",
+    "only_b": "#E69F00",
+    "neither": "#CCCCCC",
+}
+PAIRED_WORDS: Mapping[str, str] = {
+    "both": "both passed",
+    "only_a": "only the first",
+    "only_b": "only the second",
+    "neither": "neither",
+}
+# The runs that continue, then the losses.
+LOSS_COLOURS: Mapping[str, str] = {
+    breakdowns.PASSED: "#0072B2",
+    losses.AGENT: "#E69F00",
+    losses.MERGE: "#D55E00",
+    losses.INTEGRATION: "#CC79A7",
+    losses.UNKNOWN: "#999999",
+}
+LOSS_WORDS: Mapping[str, str] = {
+    breakdowns.PASSED: "not lost so far",
+    losses.AGENT: "an own feature fails",
+    losses.MERGE: "merge conflict",
+    losses.INTEGRATION: "tests fail after the merge",
+    losses.UNKNOWN: "unknown",
+}
+# A stage with its losses.
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "evaluated runs": (),
+    "own features": (losses.AGENT, losses.UNKNOWN),
+    "merge": (losses.MERGE,),
+    "tests": (losses.INTEGRATION,),
+}
+PUBLISHED = Look("#999999", "circle")
+PUBLISHED_CURVES = {
+    "published solo": Look("#999999", "stroke"),
+    "published coop": Look("#444444", "stroke"),
+}
+# Title of the panel with the published curves alone.
+NO_SCALE = "no curve: the solo runs do not differ"
+RATE_TITLE = "pass rate of evaluated pairs, 95 % Wilson interval"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables from which the plots are made."""
+
+    runs: pd.DataFrame
+    summary: pd.DataFrame
+    comparison: pd.DataFrame
+    breakdowns: Mapping[str, pd.DataFrame]
+
+
+def load(results: layout.Results) -> Tables:
+    """Read the tables of an experiment."""
+    names = (*layout.BREAKDOWNS, *layout.COMMUNICATION)
+    small = {name: read_table(results.table(f"{name}.csv")) for name in names}
+    summary, comparison = map(read_table, (results.summary_csv, results.comparison_csv))
+    return Tables(read_runs(results.runs_csv), summary, comparison, small)
+
+
+def titled(title: str, table: pd.DataFrame) -> str:
+    """Return the title, marked if any run was replayed or adopted."""
+    for label, words in (("replay", "replay, no model"), ("adopted", "some adopted")):
+        if label in table and table[label].astype(str).eq("True").any():
+            title = f"{title} ({words})"
+    return title
+
+
+def _looks_of(rows: Sequence[Row], looks: Mapping[str, Look]) -> dict[str, Look]:
+    """Return the looks of the groups of some rows, in their order."""
+    return {group: looks[group] for group in dict.fromkeys(row["group"] for row in rows)}
+
+
+def _named(row: Row) -> Row:
+    """Return a row with its label and number as the name that is shown."""
+    return {**row, "name": f"{row['label']} (n={row['n']})"}
 
 
 def pass_rates(tables: Tables) -> Spec:
     """Return the forest plot of the experiments' pass rates."""
-    return _rates(plot_data.pass_rates(tables))
+    looks = vega.looks(tables.summary["setting"])
+    title = titled("Pass rates", tables.summary)
+    return _rates(title, RATE_TITLE, _experiment_rates(tables), looks)
 
 
-def published(tables: Tables) -> Spec:
-    """Return the forest plot of the experiments beside the published models."""
-    return _rates(plot_data.published_rates(tables))
+def _experiment_rates(tables: Tables) -> list[Row]:
+    return [
+        vega.point(str(row["run_name"]), int(row["pass"] + row["fail"]), row, str(row["setting"]))
+        for row in tables.summary.to_dict("records")
+    ]
 
 
-def _rates(plot: Points) -> Spec:
-    rows = [_row(point, name=f"{point.label} (n={point.n})") for point in plot.points]
+def published_rates(tables: Tables) -> Spec:
+    """Return the forest plot beside the published rows with a comparable merge."""
+    table = tables.breakdowns["published"]
+    table = table[
+        (table["comparable"].astype(str) == "True") & (table["model"] != paper_tables.POOLED)
+    ]
+    rows = []
+    for row in table.to_dict("records"):
+        name, group = f"{row['model']}, {row['setting']}", str(row["setting"])
+        if row["source"] != paper_tables.THIS:
+            git = ", git" if str(row["git"]) == "True" else ""
+            name = f"{row['model']} ({row['framework']}{git}), {row['setting']}"
+            group = "published"
+        rows.append(vega.point(name, int(row["pairs"]), row, group))
+    looks = {**vega.looks(tables.summary["setting"]), "published": PUBLISHED}
+    x = "pass rate, 95 % Wilson interval; coop by plain git merge"
+    return _rates(titled("Beside the published models", table), x, rows, looks)
+
+
+def _rates(title: str, x: str, points: Sequence[Row], looks: Mapping[str, Look]) -> Spec:
+    rows = list(map(_named, points))
     names = list(dict.fromkeys(row["name"] for row in rows))
-    encoding = {"y": _names("name", names), **_looks(plot.points, legend=False)}
-    return _view(plot, rows, _marks("x", encoding, plot.x), height=_ROW * max(len(rows), 1))
+    encodings = vega.group_encodings(_looks_of(rows, looks), has_legend=False)
+    encoding = {"y": vega.nominal_rows("name", names), **encodings}
+    height = ROW_HEIGHT * max(len(rows), 1)
+    return vega.view(title, rows, vega.marks("x", encoding, x), height)
 
 
 def paired_outcomes(tables: Tables) -> Spec:
     """Return stacked bars of the outcomes of the same pairs in two experiments."""
-    plot = plot_data.paired_outcomes(tables)
-    totals = [sum(counts) for counts in zip(*plot.counts.values(), strict=True)]
-    names = [f"{label} (n={n})" for label, n in zip(plot.labels, totals, strict=True)]
-    rows = []
-    starts = [0.0] * len(totals)
-    for key, counts in plot.counts.items():
-        for n, (name, count, total) in enumerate(zip(names, counts, totals, strict=True)):
-            end = starts[n] + (count / total if total else 0.0)
-            rows.append(_segment(name, PAIRED_WORDS[key], count, starts[n], end, key == "both"))
-            starts[n] = end
+    table = tables.comparison
+    title = "The same pairs in two experiments"
+    if len(table) > MOST_ROWS:
+        # Comparisons of settings are first: they are the main question.
+        title += f" (the first {MOST_ROWS} of {len(table)})"
+        table = table.head(MOST_ROWS)
+    names, bars = [], []
+    for row in table.to_dict("records"):
+        counts = {key: int(row[key]) for key in PAIRED_COLOURS}
+        total = sum(counts.values())
+        name, start = f"{row['a']} | {row['b']} (n={total})", 0.0
+        segments = []
+        for key, count in counts.items():
+            end = start + (count / total if total else 0.0)
+            word = PAIRED_WORDS[key]
+            segments.append(vega.segment(name, word, count, start, end, key == "both"))
+            start = end
+        names.append(name)
+        bars.append(segments)
+    rows = [segment for segments in zip(*bars, strict=True) for segment in segments]
     words = [PAIRED_WORDS[key] for key in PAIRED_COLOURS]
-    layers = _stacked(plot, names, words, PAIRED_COLOURS.values())
-    return _view(plot, rows, layers, height=_ROW * max(len(names), 1))
+    x = "share of the pairs that both evaluated"
+    layers = vega.stacked(x, names, words, PAIRED_COLOURS.values())
+    return vega.view(titled(title, table), rows, layers, ROW_HEIGHT * max(len(names), 1))
+
+
+# Panel -> name of a curve -> its points.
+Curves = dict[str, dict[str, list[Row]]]
 
 
 def coordination_gap(tables: Tables) -> Spec:
     """Return the pass rate of each setting over difficulty, a panel for each model."""
-    return _panels(plot_data.coordination_gap(tables))
+    every = tables.breakdowns["by_difficulty"]
+    pairwise = every[every["scale"] == paper_tables.PAIR_SCALE]
+    # With one model and one repeat a pair is either easy or hard; tasks are in between.
+    scale = paper_tables.PAIR_SCALE if pairwise["bucket"].nunique() > 2 else paper_tables.TASK_SCALE
+    table = every[every["scale"] == scale]
+    looks = vega.looks(every["setting"])
+    x = f"difficulty of the {scale}: share of solo runs that fail"
+    axis = {"axis": {"format": "%"}}
+    return _difficulty(titled("Pass rate by difficulty", table), x, axis, _curves(table), looks)
 
 
 def paper_difficulty(tables: Tables) -> Spec:
-    """Return the same on the paper's scale, with the published pooled curves."""
-    return _panels(plot_data.paper_difficulty(tables))
+    """Return the same on the paper's scale, with the published pooled curves in each panel."""
+    every = tables.breakdowns["by_difficulty"]
+    table = every[every["scale"] == paper_tables.PAPER_SCALE]
+    panels = _curves(table) or {NO_SCALE: {}}
+    for curves in panels.values():
+        for name in PUBLISHED_CURVES:
+            curves[name] = [
+                vega.point(
+                    f"{name}, pooled",
+                    0,
+                    {"pass_rate": row[name.removeprefix("published ")]},
+                    name,
+                    at=float(row["difficulty"]),
+                    curve=name,
+                )
+                for row in published.read_curve()
+            ]
+    looks = {**vega.looks(every["setting"]), **PUBLISHED_CURVES}
+    x = "relative difficulty: share of failing solo runs, rescaled (0: easiest, 1: hardest)"
+    title = titled("Pass rate by difficulty, as in the paper", table)
+    return _difficulty(title, x, {}, panels, looks)
 
 
-def _panels(plot: Curves) -> Spec:
-    settings = list(dict.fromkeys(curve.label for curve in plot.curves))
-    points = [point for curve in plot.curves for point in curve.points]
-    panels = []
-    for panel in plot.panels:
-        curves = [curve for curve in plot.curves if curve.panel == panel]
-        rows = []
-        for number, curve in enumerate(curves):
-            # Side by side, so that intervals do not hide each other.
-            shift = 0.008 * (number - (len(curves) - 1) / 2)
-            for at, point in zip(curve.at, curve.points, strict=True):
-                rows.append(_row(point, at=at + shift, curve=curve.label))
-        x = _quantity("at", plot.x, scale={"domain": [0, 1]})
-        x |= {"axis": {"format": plot.x_format}} if plot.x_format else {}
-        layers = _lines(x, points, settings, plot.y)
-        panels.append({"title": panel, "data": {"values": rows}, "height": 200, "layer": layers})
-    across = min(len(panels), 3) or 1
-    return {"$schema": SCHEMA, "title": plot.title, "concat": panels, "columns": across}
+def _curves(table: pd.DataFrame) -> Curves:
+    """Return the curve of each model and setting through the midpoints of its buckets."""
+    panels: Curves = {}
+    for (model, setting), rows in table.groupby(["model", "setting"], sort=False):
+        panels.setdefault(str(model), {})[str(setting)] = [
+            vega.point(
+                f"{setting}, {row['difficulty_low']:.1f} to {row['difficulty_high']:.1f}",
+                int(row["graded"]),
+                row,
+                str(setting),
+                at=(row["bucket"] + 0.5) / paper_tables.BUCKETS,
+                curve=str(setting),
+            )
+            for row in rows.to_dict("records")
+        ]
+    return panels
+
+
+def _difficulty(title: str, x: str, axis: Spec, panels: Curves, looks: Mapping[str, Look]) -> Spec:
+    drawn = {name for curves in panels.values() for name in curves}
+    encoding = vega.quantity("at", x, scale={"domain": [0, 1]}) | axis
+    shown = {name: look for name, look in looks.items() if name in drawn}
+    layers = vega.lines(encoding, shown, "pass rate, 95 % Wilson interval")
+    contents = [
+        {
+            "title": panel,
+            "data": {"values": vega.side_by_side(curves.values(), 0.008)},
+            "height": 200,
+            "layer": layers,
+        }
+        for panel, curves in panels.items()
+    ]
+    return vega.panels(title, contents, 3)
 
 
 def cost_success(tables: Tables) -> Spec:
     """Return the pass rate of each experiment over the mean cost of its runs."""
-    plot = plot_data.cost_success(tables)
-    highest = max((at for at in plot.at if not math.isnan(at)), default=0.0)
-    few = len(plot.points) <= _LABELLED and not _crowded(plot.at, plot.points, highest)
+    costs = tables.breakdowns["cost"].set_index("run_name")["cost_per_run_usd"]
+    rates = _experiment_rates(tables)
+    at = [float(costs[rate["label"]]) for rate in rates]
+    highest = max((cost for cost in at if not math.isnan(cost)), default=0.0)
+    has_labels = len(rates) <= LABELLED and not _crowded(at, rates, highest)
     rows = []
-    for at, point in zip(plot.at, plot.points, strict=True):
-        name = f"{point.label} (n={point.n})"
+    for cost, rate in zip(at, rates, strict=True):
+        name = f"{rate['label']} (n={rate['n']})"
         # On the side with more room.
-        right_label, left_label = (name, "") if at <= 0.6 * highest else ("", name)
-        rows.append(_row(point, at=_number(at), right=right_label, left=left_label))
+        right_label, left_label = (name, "") if cost <= 0.6 * highest else ("", name)
+        rows.append({**rate, "at": vega.number(cost), "right": right_label, "left": left_label})
     limit = 1.1 * highest or 1.0
     axis = {"format": _money(limit), "tickCount": 5}
-    x = _quantity("at", plot.x, scale={"domain": [0, limit], "nice": False}, axis=axis)
-    layers = _marks("y", {"x": x, **_looks(plot.points, legend=not few)}, plot.y)
-    if few:
+    scale = {"domain": [0, limit], "nice": False}
+    x = vega.quantity("at", "mean cost of a run, USD", scale=scale, axis=axis)
+    looks = _looks_of(rows, vega.looks(tables.summary["setting"]))
+    encodings = vega.group_encodings(looks, has_legend=not has_labels)
+    layers = vega.marks("y", {"x": x, **encodings}, RATE_TITLE)
+    if has_labels:
         for side, align, shift in (("right", "left", 7), ("left", "right", -7)):
             mark = {"type": "text", "align": align, "dx": shift, "dy": 10, "fontSize": 10}
-            encoding = {"x": x, "y": _share("value", plot.y), "text": {"field": side}}
-            layers.append({"mark": mark, "encoding": encoding})
-    return _view(plot, rows, layers, height=280)
+            y = vega.share("value", RATE_TITLE)
+            layers.append({"mark": mark, "encoding": {"x": x, "y": y, "text": {"field": side}}})
+    return vega.view(titled("Cost against success", tables.summary), rows, layers, 280)
+
+
+def _crowded(at: Sequence[float], rates: Sequence[Row], highest: float) -> bool:
+    """Return whether the labels of two points would cover each other."""
+    positions = [
+        (x / (highest or 1.0), rate["value"])
+        for x, rate in zip(at, rates, strict=True)
+        if rate["value"] is not None
+    ]
+    return any(
+        abs(a[0] - b[0]) < 0.35 and abs(a[1] - b[1]) < 0.06
+        for n, a in enumerate(positions)
+        for b in positions[:n]
+    )
 
 
 def _money(limit: float) -> str:
@@ -165,223 +306,291 @@ def _money(limit: float) -> str:
 
 def repo_outcomes(tables: Tables) -> Spec:
     """Return the heat map of pass rates by repo and experiment."""
-    plot = plot_data.repo_outcomes(tables)
-    few = len(plot.columns) <= _LABELLED
-    rows = [
-        {
-            "repo": repo,
-            "name": name,
-            "value": _number(value),
-            "text": text,
-            "ink": "white" if value < 0.6 else "black",
-            "tip": f"{repo}, {name}: {text}",
-        }
-        for repo, values, texts in zip(plot.rows, plot.values, plot.texts, strict=True)
-        for name, value, text in zip(plot.columns, values, texts, strict=True)
-    ]
+    table = tables.breakdowns["by_repo"]
+    names = list(dict.fromkeys(table["run_name"]))
+    cells = {(row["repo"], row["run_name"]): row for row in table.to_dict("records")}
+    rows = []
+    repos = sorted(set(table["repo"]))
+    for repo in repos:
+        for name in names:
+            cell: Mapping[Any, Any] = cells.get((repo, name), {})
+            value = vega.number(cell.get("pass_rate"))
+            text = f"{cell['pass']}/{cell['pass'] + cell['fail']}" if cell else ""
+            short = repo.removesuffix("_task")
+            ink = "white" if value is not None and value < 0.6 else "black"
+            tip = f"{short}, {name}: {text}"
+            data = {"repo": short, "name": name, "value": value, "text": text}
+            rows.append({**data, "ink": ink, "tip": tip})
+    has_labels = len(names) <= LABELLED
     x: Spec = {"field": "name", "type": "nominal", "title": None, "sort": None}
-    x |= {"axis": {"labelAngle": -30 if few else -90, "grid": False}}
-    y = _names("repo", plot.rows)
+    x |= {"axis": {"labelAngle": -30 if has_labels else -90, "grid": False}}
+    y = vega.nominal_rows("repo", [repo.removesuffix("_task") for repo in repos])
     scheme = {"scheme": "cividis", "domain": [0, 1]}
     legend: Spec = {"title": "pass rate", "format": "%", "orient": "right", "type": "symbol"}
     legend |= {"values": [0, 0.25, 0.5, 0.75, 1], "symbolType": "square"}
-    colour = _quantity("value", scale=scheme, legend=legend)
-    cells = {"x": x, "y": y, "color": colour, "tooltip": {"field": "tip"}}
-    layers: list[Spec] = [{"mark": {"type": "rect"}, "encoding": cells}]
-    if few:
-        texts = {"x": x, "y": y, "text": {"field": "text"}, "color": _INK}
+    colour = vega.quantity("value", scale=scheme, legend=legend)
+    encoding = {"x": x, "y": y, "color": colour, "tooltip": {"field": "tip"}}
+    layers: list[Spec] = [{"mark": {"type": "rect"}, "encoding": encoding}]
+    if has_labels:
+        texts = {"x": x, "y": y, "text": {"field": "text"}, "color": vega.INK}
         layers.append({"mark": {"type": "text", "fontSize": 10}, "encoding": texts})
-    return _view(plot, rows, layers, height=_ROW * max(len(plot.rows), 1))
+    title = titled("Passes among the evaluated pairs, by repo", table)
+    return vega.view(title, rows, layers, ROW_HEIGHT * max(len(repos), 1))
 
 
 def timeline(tables: Tables) -> Spec:
-    """Return the time span of each run, coloured by its outcome."""
-    plot = plot_data.timeline(tables)
-    endings = [bar.outcome for bar in plot.bars]
+    """Return the time span of each run, coloured by its outcome; lanes do not overlap."""
+    runs = tables.runs[(tables.runs["started"] != "") & (tables.runs["ended"] != "")]
+    started = pd.to_datetime(runs["started"], format="ISO8601", utc=True)
+    ended = pd.to_datetime(runs["ended"], format="ISO8601", utc=True)
+    first = started.min()
+    is_long = not runs.empty and (ended.max() - first).total_seconds() > 5 * 3600
+    unit, seconds = ("hours", 3600) if is_long else ("minutes", 60)
+    spans = runs.assign(
+        start=(started - first).dt.total_seconds() / seconds,
+        end=(ended - first).dt.total_seconds() / seconds,
+    )
+    rows: list[Row] = []
+    first_lanes: dict[int, str] = {}
+    lanes = 0
+    for name, group in spans.groupby("run_name", sort=False):
+        first_lanes[lanes] = str(name)
+        ordered = group.sort_values("start", kind="stable")
+        numbers = _lanes(ordered["start"], ordered["end"])
+        for lane, run in zip(numbers, ordered.to_dict("records"), strict=True):
+            rows.append(_span(run, lanes + lane, unit))
+        lanes += max(numbers, default=-1) + 1
+    endings = [row["outcome"] for row in rows]
     counts = {e: endings.count(e) for e in [*OUTCOME_COLOURS, *endings] if e in endings}
     labels = {ending: f"{ending} (n={count})" for ending, count in counts.items()}
-    rows = [
-        {
-            "start": round(bar.start, 4),
-            "end": round(bar.start + bar.length, 4),
-            "top": bar.lane - 0.4,
-            "bottom": bar.lane + 0.4,
-            "outcome": labels[bar.outcome],
-            "tip": f"{bar.label}, {bar.length:.2f} {plot.unit}, {bar.outcome}",
-        }
-        for bar in plot.bars
-    ]
-    names = {str(lane): name for name, lane in plot.experiments}
+    for row in rows:
+        row["outcome"] = labels[row["outcome"]]
+    names = {str(lane): name for lane, name in first_lanes.items()}
     axis = {
-        "values": [lane for _, lane in plot.experiments],
+        "values": list(first_lanes),
         "labelExpr": f"{json.dumps(names)}[datum.value]",
         "grid": False,
     }
-    lanes: Spec = {"domain": [-0.5, max(plot.lanes, 1) - 0.5], "reverse": True, "nice": False}
+    scale: Spec = {"domain": [-0.5, max(lanes, 1) - 0.5], "reverse": True, "nice": False}
     colours = [OUTCOME_COLOURS.get(ending, "#000000") for ending in counts]
+    day = "" if runs.empty else f" since {first:%Y-%m-%d %H:%M} UTC"
     bars = {
         "mark": {"type": "bar", "stroke": "white", "strokeWidth": 0.4 if len(rows) <= 600 else 0},
         "encoding": {
-            "x": _quantity("start", plot.x, scale={"nice": False}),
+            "x": vega.quantity("start", f"{unit}{day}", scale={"nice": False}),
             "x2": {"field": "end"},
-            "y": _quantity("top", None, axis=axis, scale={**lanes, "zero": False}),
+            "y": vega.quantity("top", None, axis=axis, scale={**scale, "zero": False}),
             "y2": {"field": "bottom"},
-            "color": _colour("outcome", list(labels.values()), colours),
+            "color": vega.colour("outcome", list(labels.values()), colours),
             "tooltip": {"field": "tip"},
         },
     }
-    return _view(plot, rows, [bars], height=min(max(14 * plot.lanes, 40), 1200))
+    title = titled("When the runs ran (last attempts)", runs)
+    return vega.view(title, rows, [bars], min(max(14 * lanes, 40), 1200))
 
 
-def losses(tables: Tables) -> Spec:
-    """Return the flow from evaluated runs to losses, a panel for each coop experiment."""
-    plot = plot_data.loss_flow(tables)
-    words = [plot_data.LOSS_WORDS[kind] for kind in plot_data.LOSS_COLOURS]
-    stages = list(plot_data.STAGES)
-    layers = _stacked(plot, stages, words, plot_data.LOSS_COLOURS.values())
-    panels = []
-    for name, parts in zip(plot.panels, plot.parts, strict=True):
-        rows = []
-        for part in parts:
-            word, is_dark = plot_data.LOSS_WORDS[part.kind], part.kind == breakdowns.PASSED
-            row = _segment(part.stage, word, part.count, part.start, part.end, is_dark)
-            rows.append({**row, "tip": f"{name}, {row['tip']}"})
-        view = {"title": name, "data": {"values": rows}, "height": _ROW * len(stages)}
-        panels.append({**view, "layer": layers})
-    if not panels:
-        return _view(plot, [], layers[:1], height=_ROW * len(stages))
-    spec = {"$schema": SCHEMA, "title": plot.title, "concat": panels}
-    return {**spec, "columns": min(len(panels), 2)}
-
-
-def _segment(
-    name: str, word: str, count: int, start: float, end: float, is_dark: bool
-) -> dict[str, Any]:
-    """Return the row of a segment of a stacked bar; a text on a dark segment is white."""
+def _span(run: Mapping[Any, Any], lane: int, unit: str) -> Row:
+    length, outcome = float(run["end"] - run["start"]), str(run["outcome"])
+    label = f"{run['repo']}/{run['task_id']} {run['features']}"
     return {
-        "name": name,
-        "kind": word,
-        "count": count,
-        "start": start,
-        "end": end,
-        "middle": (start + end) / 2,
-        "text": str(count) if count else "",
-        "ink": "white" if is_dark else "black",
-        "tip": f"{name}: {count} {word}",
+        "start": round(float(run["start"]), 4),
+        "end": round(float(run["start"]) + length, 4),
+        "top": lane - 0.4,
+        "bottom": lane + 0.4,
+        "outcome": outcome,
+        "tip": f"{label}, {length:.2f} {unit}, {outcome}",
     }
 
 
-def _stacked(
-    plot: Plot, names: Sequence[str], words: Sequence[str], colours: Iterable[str]
-) -> list[Spec]:
-    """Return the layers of stacked bars, a row for each name, and of the text in each segment."""
-    y = _names("name", names)
-    bars = {
-        "x": _share("start", plot.x),
-        "x2": {"field": "end"},
-        "y": y,
-        "color": _colour("kind", words, colours),
-        "tooltip": {"field": "tip"},
-    }
-    texts = {"x": _quantity("middle"), "y": y, "text": {"field": "text"}, "color": _INK}
-    return [
-        {"mark": {"type": "bar"}, "encoding": bars},
-        {"mark": {"type": "text", "fontSize": 10}, "encoding": texts},
-    ]
+def _lanes(starts: Iterable[float], ends: Iterable[float]) -> list[int]:
+    """Return the first free lane of each span; the spans are sorted by their start."""
+    busy: list[tuple[float, int]] = []
+    free: list[int] = []
+    numbers: list[int] = []
+    for start, end in zip(starts, ends, strict=True):
+        while busy and busy[0][0] <= start:
+            heapq.heappush(free, heapq.heappop(busy)[1])
+        lane = heapq.heappop(free) if free else len(busy)
+        heapq.heappush(busy, (end, lane))
+        numbers.append(lane)
+    return numbers
+
+
+def loss_flow(tables: Tables) -> Spec:
+    """Return the flow from evaluated runs to losses, a panel for each coop experiment."""
+    table = tables.breakdowns["losses"]
+    words, stages = [LOSS_WORDS[kind] for kind in LOSS_COLOURS], list(STAGES)
+    x, height = "share of the evaluated runs", ROW_HEIGHT * len(stages)
+    layers = vega.stacked(x, stages, words, LOSS_COLOURS.values())
+    contents = []
+    for name, group in table.groupby("run_name", sort=False):
+        counts = {str(row["loss"]): int(row["runs"]) for row in group.to_dict("records")}
+        total = sum(counts.values())
+        if total:
+            panel = f"{name} (n={total})"
+            rows = [{**row, "tip": f"{panel}, {row['tip']}"} for row in _stage_rows(counts, total)]
+            view = {"title": panel, "data": {"values": rows}, "height": height}
+            contents.append({**view, "layer": layers})
+    title = titled("Where coop runs are lost", table)
+    if not contents:
+        return vega.view(title, [], layers[:1], height)
+    return vega.panels(title, contents, 2)
+
+
+def _stage_rows(counts: Mapping[str, int], total: int) -> Iterable[Row]:
+    """Yield the segments of each stage: runs that continue, and runs lost there or before."""
+    lost: list[str] = []
+    for stage, kinds in STAGES.items():
+        lost += kinds
+        remaining = total - sum(counts[kind] for kind in lost)
+        start = 0.0
+        segments = {breakdowns.PASSED: remaining}
+        segments |= {kind: counts[kind] for kind in LOSS_COLOURS if kind in lost}
+        for kind, count in segments.items():
+            end, is_dark = start + count / total, kind == breakdowns.PASSED
+            if count:
+                yield vega.segment(stage, LOSS_WORDS[kind], count, start, end, is_dark)
+            start = end
 
 
 def message_share(tables: Tables) -> Spec:
     """Return the share of the agents' events that are messages (figure 5b of the paper)."""
     title = "Share of the agents' events that are messages"
     x = "share of messages among messages and commands, 95 % interval"
-    plot = plot_data.measure(tables, "message_share", title, x)
-    return _forest(plot, "%")
+    return _measure(tables, "message_share", title, x, "%")
 
 
 def turns(tables: Tables) -> Spec:
     """Return the turns of the agents of a run (figure 6 of the paper)."""
-    title = "Turns of the agents of a run"
-    plot = plot_data.measure(tables, "turns_per_run", title, "turns per run (mean), 95 % interval")
-    return _forest(plot, "~g")
+    title, x = "Turns of the agents of a run", "turns per run (mean), 95 % interval"
+    return _measure(tables, "turns_per_run", title, x, "~g")
+
+
+def _measure(tables: Tables, name: str, title: str, x: str, form: str) -> Spec:
+    """Return a measure of communication of each experiment that is not solo."""
+    table = _measured(tables)
+    points = [
+        _measured_point(row, str(row["run_name"]), str(row["setting"]))
+        for row in table[table["measure"] == name].to_dict("records")
+    ]
+    looks = _looks_of(points, vega.looks(tables.summary["setting"]))
+    rows = [{**row, "tip": _tip(row, form)} for row in map(_named, points)]
+    return _forest(titled(title, table), x, form, rows, looks)
+
+
+def _measured(tables: Tables) -> pd.DataFrame:
+    table = tables.breakdowns["communication_by_setting"]
+    return table[table["merge"] == "all"]
+
+
+def _measured_point(row: Mapping[Any, Any], label: str, group: str, **fields: Any) -> Row:
+    return vega.point(label, int(row["runs"]), row, group, "value", **fields)
 
 
 def message_times(tables: Tables) -> Spec:
     """Return the share of the messages in each sixth of the runs' time."""
-    plot = plot_data.message_times(tables)
-    rows = []
-    for number, curve in enumerate(plot.curves):
-        # Side by side, so that intervals do not hide each other.
-        shift = 0.06 * (number - (len(plot.curves) - 1) / 2)
-        rows += [
-            _row(point, at=at + shift, curve=curve.label)
-            for at, point in zip(curve.at, curve.points, strict=True)
-        ]
-    points = [point for curve in plot.curves for point in curve.points]
+    table = _measured(tables)
+    sixths = {f"share_sixth{n}": n for n in range(1, communication.SIXTHS + 1)}
+    table = table[table["measure"].isin(list(sixths))]
+    curves: dict[str, list[Row]] = {}
+    for row in table.to_dict("records"):
+        name, sixth = str(row["run_name"]), sixths[row["measure"]]
+        label = f"{name}, sixth {sixth}"
+        point = _measured_point(row, label, name, at=float(sixth), curve=name)
+        curves.setdefault(name, []).append(point)
     axis = {"values": [1, 2, 3, 4, 5, 6], "format": "d", "grid": False}
-    x = _quantity("at", plot.x, scale={"domain": [0.5, 6.5], "nice": False}, axis=axis)
-    layers = _lines(x, points, [curve.label for curve in plot.curves], plot.y)
-    return _view(plot, rows, layers, height=200)
+    scale = {"domain": [0.5, 6.5], "nice": False}
+    x = vega.quantity("at", "sixth of the run's time", scale=scale, axis=axis)
+    y = "share of the messages, 95 % interval by task"
+    layers = vega.lines(x, vega.looks(curves), y)
+    rows = vega.side_by_side(curves.values(), 0.06)
+    return vega.view(titled("When messages are sent", table), rows, layers, 200)
 
 
 def communication_and_conflicts(tables: Tables) -> Spec:
     """Return the differences of conflict rates with and without properties of the messages."""
-    plot = plot_data.communication_and_conflicts(tables)
-    groups = list(dict.fromkeys(point.look.group for point in plot.points))
-    spec = _forest(plot, "+.0f", groups)
+    table = tables.breakdowns["communication_and_conflicts"]
+    table = table.sort_values("property", key=lambda names: names.map(list(PROPERTIES).index))
+    points = []
+    for row in table.to_dict("records"):
+        if not math.isnan(float(row["diff"])):
+            percent = {key: 100 * float(row[key]) for key in ("diff", "ci_low", "ci_high")}
+            label, n = PROPERTIES[row["property"]], int(row["runs_with"] + row["runs_without"])
+            points.append(vega.point(label, n, percent, str(row["run_name"]), "diff"))
+    form = "+.0f"
+    rows = [{**row, "name": row["label"], "tip": _tip(row, form)} for row in points]
+    looks = _looks_of(rows, vega.looks(table["run_name"]))
+    title = titled("Conflict rate with and without a property (associations)", table)
+    x = "difference in conflict rate, points, 95 % interval"
+    spec = _forest(title, x, form, rows, looks, has_groups=True)
     zero = {"mark": {"type": "rule", "strokeDash": [3, 3], "color": "#888888"}}
     spec["layer"].insert(0, {**zero, "encoding": {"x": {"datum": 0}}})
     return spec
 
 
-def _forest(plot: Points, form: str, groups: Sequence[str] = ()) -> Spec:
-    """Return values with intervals, a row for each label.
+def _tip(row: Row, form: str) -> str:
+    ends = (math.nan if row[key] is None else row[key] for key in ("value", "low", "high"))
+    value, low, high = (f"{end:.1%}" if "%" in form else f"{end:.3g}" for end in ends)
+    return f"{row['group']}, {row['label']}: {value} ({low} to {high}), n={row['n']}"
+
+
+def _forest(
+    title: str,
+    x: str,
+    form: str,
+    rows: list[Row],
+    looks: Mapping[str, Look],
+    has_groups: bool = False,
+) -> Spec:
+    """Return values with intervals, a row for each name.
 
     Args:
         form: of the numbers on the axis.
-        groups: rows of the same label, drawn below each other; none: one row for each label.
+        has_groups: rows of the same name are drawn below each other, by group.
     """
-    rows = []
-    for point in plot.points:
-        name = point.label if groups else f"{point.label} (n={point.n})"
-        value, low, high = (
-            f"{v:.1%}" if "%" in form else f"{v:.3g}" for v in (point.value, point.low, point.high)
-        )
-        tip = f"{point.look.group}, {point.label}: {value} ({low} to {high}), n={point.n}"
-        rows.append(_row(point, name=name, tip=tip))
+    groups = list(looks) if has_groups else []
     names = list(dict.fromkeys(row["name"] for row in rows))
-    encoding: Spec = {"y": _names("name", names), **_looks(plot.points, legend=bool(groups))}
+    encoding: Spec = {"y": vega.nominal_rows("name", names)}
+    encoding |= vega.group_encodings(looks, has_legend=bool(groups))
     if groups:
         encoding["yOffset"] = {"field": "group", "type": "nominal", "scale": {"domain": groups}}
-    layers = _marks("x", encoding, plot.x)
+    layers = vega.marks("x", encoding, x)
     for layer, field in zip(layers, ("low", "value"), strict=True):
-        layer["encoding"]["x"] = _quantity(field, plot.x, axis={"format": form, "tickCount": 5})
-    height = _ROW * max(len(names), 1) * max(1, (len(groups) + 1) // 2)
-    return _view(plot, rows, layers, height=height)
+        layer["encoding"]["x"] = vega.quantity(field, x, axis={"format": form, "tickCount": 5})
+    height = ROW_HEIGHT * max(len(names), 1) * max(1, (len(groups) + 1) // 2)
+    return vega.view(title, rows, layers, height)
 
 
 def reasons(tables: Tables) -> Spec:
-    """Return stacked bars of the reasons of runs that did not pass."""
-    plot = plot_data.reasons(tables)
-    colours = [plot_data.COLOURS[n % len(plot_data.COLOURS)] for n in range(len(plot.counts))]
+    """Return stacked bars of the reasons of runs that did not pass, the most frequent first."""
+    table = tables.breakdowns["by_reason"]
+    bad = table[table["outcome"].isin([judgement.FAIL, judgement.INFRA_ERROR])]
+    bad = bad.assign(reason=bad["reason"].astype(object).fillna("").replace("", "no reason"))
+    totals = bad.groupby("reason")["runs"].sum()
+    totals = totals.sort_values(ascending=False, kind="stable")
+    counts = bad.groupby(["run_name", "reason"])["runs"].sum().to_dict()
+    names = tables.summary["run_name"].astype(str).tolist()
     rows = [
         {"reason": reason, "name": name, "runs": n, "tip": f"{reason}, {name}: {n} runs"}
-        for name, counts in plot.counts.items()
-        for reason, n in zip(plot.labels, counts, strict=True)
-        if n
+        for name in names
+        for reason in totals.index
+        if (n := int(counts.get((name, reason), 0)))
     ]
-    most = max((sum(counts) for counts in zip(*plot.counts.values(), strict=True)), default=0)
+    most = int(totals.max()) if len(totals) else 0
     axis: Spec = {"format": "d", "tickMinStep": 1}
     if most <= 10:
         axis["values"] = list(range(most + 1))
     y: Spec = {"field": "reason", "type": "nominal", "title": None}
+    colours = [COLOURS[n % len(COLOURS)] for n in range(len(names))]
     encoding = {
-        "y": {**y, "scale": {"domain": list(plot.labels)}},
-        "x": _quantity("runs", plot.x, axis=axis),
-        "color": _colour("name", list(plot.counts), colours),
+        "y": {**y, "scale": {"domain": list(totals.index)}},
+        "x": vega.quantity("runs", "runs", axis=axis),
+        "color": vega.colour("name", names, colours),
         "tooltip": {"field": "tip"},
     }
     layer = {"mark": {"type": "bar"}, "encoding": encoding}
-    return _view(plot, rows, [layer], height=_ROW * max(len(plot.labels), 1))
+    title = titled("Why runs did not pass", tables.summary)
+    return vega.view(title, rows, [layer], ROW_HEIGHT * max(len(totals), 1))
 
 
 SPECS: Mapping[str, Callable[[Tables], Spec]] = {
@@ -389,9 +598,9 @@ SPECS: Mapping[str, Callable[[Tables], Spec]] = {
     "paired_outcomes": paired_outcomes,
     "coordination_gap": coordination_gap,
     "paper_difficulty": paper_difficulty,
-    "published": published,
+    "published": published_rates,
     "cost_success": cost_success,
-    "losses": losses,
+    "losses": loss_flow,
     "reasons": reasons,
     "repo_outcomes": repo_outcomes,
     "timeline": timeline,
@@ -402,153 +611,15 @@ SPECS: Mapping[str, Callable[[Tables], Spec]] = {
 }
 
 
-def has_data(spec: Spec) -> bool:
-    """Return whether any view of a specification has a row."""
-    return any(view["data"]["values"] for view in views(spec))
-
-
-def views(spec: Spec) -> list[Spec]:
-    """Return the single views of a specification."""
-    return list(spec["concat"]) if "concat" in spec else [spec]
-
-
-def _crowded(at: Sequence[float], points: Sequence[Point], highest: float) -> bool:
-    """Return whether the labels of two points would cover each other."""
-    positions = [(x / (highest or 1.0), p.value) for x, p in zip(at, points, strict=True)]
-    return any(
-        abs(a[0] - b[0]) < 0.35 and abs(a[1] - b[1]) < 0.06
-        for n, a in enumerate(positions)
-        for b in positions[:n]
-    )
-
-
-def _view(plot: Plot, rows: list[dict[str, Any]], layers: list[Spec], height: int) -> Spec:
-    data = {"values": rows}
-    return {"$schema": SCHEMA, "title": plot.title, "height": height, "data": data, "layer": layers}
-
-
-def _row(point: Point, **fields: Any) -> dict[str, Any]:
-    value, low, high = (_number(v) for v in (point.value, point.low, point.high))
-    tip = f"{point.label}: no evaluated run"
-    if value is not None:
-        ends = "" if low is None else f" ({point.low:.1%} to {point.high:.1%}), n={point.n}"
-        tip = f"{point.label}: {point.value:.1%}{ends}"
-    row = {
-        "label": point.label,
-        "group": point.look.group,
-        "value": value,
-        "low": low,
-        "high": high,
-    }
-    return {**row, "n": point.n, "tip": tip, **fields}
-
-
-def _marks(along: str, encoding: Mapping[str, Any], title: str) -> list[Spec]:
-    """Return the layers of points with their intervals along an axis."""
-    colour = {"color": encoding["color"]}
-    rest = {key: value for key, value in encoding.items() if key not in ("color", "shape")}
-    interval = {**rest, **colour, along: _share("low", title), f"{along}2": {"field": "high"}}
-    point = {**encoding, along: _share("value", title), "tooltip": {"field": "tip"}}
-    return [
-        {"mark": {"type": "rule", "strokeWidth": 1.3}, "encoding": interval},
-        {"mark": {"type": "point", "filled": True, "size": 50, "opacity": 1}, "encoding": point},
-    ]
-
-
-def _names(field: str, names: Sequence[str]) -> Spec:
-    """Return the encoding of names as rows, in this order."""
-    scale, axis = {"domain": list(names)}, {"grid": False}
-    return {"field": field, "type": "nominal", "title": None, "scale": scale, "axis": axis}
-
-
-def _share(field: str, title: str) -> dict[str, Any]:
-    """Return the encoding of a share between 0 and 1 on an axis of percent."""
-    scale = {"domain": [0, 1], "nice": False}
-    axis = {"format": "%", "values": [0, 0.2, 0.4, 0.6, 0.8, 1]}
-    return _quantity(field, title, scale=scale, axis=axis)
-
-
-def _quantity(field: str, title: str | None = "", **rest: Any) -> Spec:
-    """Return the encoding of a number, with the axis' title unless it is empty; None: no title."""
-    named = {} if title == "" else {"title": title}
-    return {"field": field, "type": "quantitative", **named, **rest}
-
-
-def _lines(x: Spec, points: Sequence[Point], names: Sequence[str], title: str) -> list[Spec]:
-    """Return the layers of a line through the points of each curve, and of the points."""
-    looks = _looks(points, field="curve", names=names)
-    encoding = {"x": x, "y": _share("value", title), "color": looks["color"]}
-    return [
-        {"mark": {"type": "line"}, "encoding": encoding},
-        *_marks("y", {"x": x, **looks}, title),
-    ]
-
-
-def _looks(
-    points: Sequence[Point], legend: bool = True, field: str = "group", names: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return colour and shape of each setting."""
-    looks = {point.look.group: point.look for point in points}
-    groups = list(names or looks)
-    colours = [looks[name].colour for name in groups]
-    shapes = [looks[name].marker for name in groups]
-    shape = {"field": field, "type": "nominal", "scale": {"domain": groups, "range": shapes}}
-    colour = _colour(field, groups, colours)
-    if not legend or not groups:  # a legend without entries makes the plot infinitely high
-        return {"color": {**colour, "legend": None}, "shape": {**shape, "legend": None}}
-    return {"color": colour, "shape": {**shape, "legend": {"title": None}}}
-
-
-def _colour(field: str, names: Sequence[str], colours: Iterable[str]) -> dict[str, Any]:
-    scale = {"domain": list(names), "range": list(colours)}
-    legend = {"title": None} if names else None  # as above
-    return {"field": field, "type": "nominal", "scale": scale, "legend": legend}
-
-
-def _number(value: float) -> float | None:
-    """Return a value for JSON: None for NaN."""
-    return None if math.isnan(value) else float(value)
-
-
 def perform(plan: Plan) -> None:
     """Do the work of rule `plots`."""
-    tables = plot_data.load(plan.results)
+    tables = load(plan.results)
     for name in layout.PLOTS:
         for kind, data in render(name, tables, layout.PLOT_KINDS).items():
             atomic_io.write_bytes(plan.results.plot(name, kind), data)
             print(plan.results.plot(name, kind))
 
 
-def render(name: str, tables: Tables, kinds: tuple[str, ...]) -> dict[str, bytes]:
+def render(name: str, tables: Tables, kinds: Iterable[str]) -> dict[str, bytes]:
     """Return a plot as files, by their ending. The same tables give the same files."""
-    svg = vl_convert.vegalite_to_svg(for_paper(SPECS[name](tables)))
-    svg = _renumber_ids(svg)
-    return {kind: _CONVERTERS[kind](svg) for kind in kinds}
-
-
-def for_paper(spec: Spec) -> Spec:
-    """Return a specification with the width and the theme of a paper."""
-    spec = copy.deepcopy(spec)
-    if "concat" in spec:
-        for panel in spec["concat"]:
-            panel["width"] = WIDTH // spec["columns"] - _MARGIN
-    else:
-        spec |= {"width": WIDTH, "autosize": {"type": "fit-x", "contains": "padding"}}
-    return {**spec, "config": dict(CONFIG)}
-
-
-def _renumber_ids(svg: str) -> str:
-    """Renumber gradients and clips: vl-convert counts over all plots of a process."""
-    ids: dict[str, str] = {}
-
-    def rename(match: re.Match[str]) -> str:
-        return ids.setdefault(match[0], f"{match[1]}{len(ids)}")
-
-    return re.sub(r"(?<=[\"#])(gradient_|clip)\d+(?=[\")])", rename, svg)
-
-
-_CONVERTERS: Mapping[str, Callable[[str], bytes]] = {
-    "svg": lambda svg: svg.encode(),
-    "png": lambda svg: bytes(vl_convert.svg_to_png(svg, ppi=PPI)),
-    "pdf": lambda svg: bytes(vl_convert.svg_to_pdf(svg)),
-}
+    return vega.draw(SPECS[name](tables), kinds)

@@ -22,8 +22,8 @@ from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.layout import Pair, Results
 from cooperflow.outcomes import judgement
-from cooperflow.plots import plot_data
-from cooperflow.plots.plot_data import Tables
+from cooperflow.plots import specifications
+from cooperflow.plots.specifications import Tables
 from cooperflow.report import analysis_tables, front_page, pages, safe_text
 from cooperflow.tables import breakdowns, communication_tables, comparison, findings
 from cooperflow.tables.run_table import read_runs, read_table
@@ -232,7 +232,7 @@ def _tables(plan: Plan, at: Results) -> Tables:
         if not path.is_file():
             raise UserError(f"{path} does not exist yet: `snakemake -j 4 all` makes it.")
     if at.comparison_csv.is_file():
-        return plot_data.load(at)
+        return specifications.load(at)
     runs = read_runs(at.runs_csv)
     messages = communication_tables.small(communication_tables.collect(plan, runs).runs)
     small = {**breakdowns.tables(runs, plan.config.dataset.languages), **messages}

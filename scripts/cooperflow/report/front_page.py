@@ -14,9 +14,9 @@ import pandas as pd
 from cooperflow import atomic_io, layout
 from cooperflow.experiment.plan import Plan, Run, Setting
 from cooperflow.layout import Pair
-from cooperflow.plots import specifications
-from cooperflow.plots.plot_data import Tables
-from cooperflow.plots.specifications import Spec
+from cooperflow.plots import specifications, vega
+from cooperflow.plots.specifications import Tables
+from cooperflow.plots.vega import Spec
 from cooperflow.report.analysis_tables import ShownTable
 from cooperflow.tables import oracle
 
@@ -228,7 +228,7 @@ class Figure:
     @property
     def height(self) -> int:
         """Height on the page, pixels: its panels are stacked there."""
-        return sum(int(view["height"]) + 60 for view in specifications.views(self.spec))
+        return sum(int(view["height"]) + 60 for view in vega.views(self.spec))
 
     @property
     def is_wide(self) -> bool:
@@ -242,7 +242,7 @@ def figures(tables: Tables) -> list[Figure]:
     return [
         Figure(name, str(spec["title"]), caption(name), spec)
         for name, spec in specs.items()
-        if specifications.has_data(spec)
+        if vega.has_data(spec)
     ]
 
 

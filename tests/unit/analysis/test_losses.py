@@ -13,7 +13,7 @@ import pytest
 from cooperflow.analysis import losses
 from cooperflow.analysis.losses import OwnFeature
 from cooperflow.layout import Pair
-from cooperflow.plots import plot_data
+from cooperflow.plots import specifications, vega
 from cooperflow.tables import breakdowns, oracle, run_table
 from cooperflow.tables.oracle import Probe
 
@@ -229,19 +229,20 @@ def test_the_flow_adds_up() -> None:
     """Runs that remain after a stage and runs lost until then add up to all graded runs."""
     frame = runs()
     summary, small = run_table.summary_table(frame), breakdowns.tables(frame)
-    tables = plot_data.Tables(frame, summary, pd.DataFrame(), small)
-    flow = plot_data.loss_flow(tables)
-    assert flow.panels == ("m-coop-comm (n=5)", "m-coop-nocomm (n=6)")
-    passed = [
-        [part.count for part in parts if part.kind == breakdowns.PASSED] for parts in flow.parts
-    ]
+    tables = specifications.Tables(frame, summary, pd.DataFrame(), small)
+    panels = vega.views(specifications.loss_flow(tables))
+    titles = [panel["title"] for panel in panels]
+    assert titles == ["m-coop-comm (n=5)", "m-coop-nocomm (n=6)"]
+    bars = [panel["data"]["values"] for panel in panels]
+    word = specifications.LOSS_WORDS[breakdowns.PASSED]
+    passed = [[part["count"] for part in parts if part["kind"] == word] for parts in bars]
     # 5 runs: one agent loss, one conflict, one integration; 6: one unknown, three conflicts.
     assert passed == [[5, 4, 3, 2], [6, 5, 2, 2]]
-    for parts, graded in zip(flow.parts, (5, 6), strict=True):
-        for stage in plot_data.STAGES:
-            inside = [part for part in parts if part.stage == stage]
-            assert sum(part.count for part in inside) == graded
-            assert inside[-1].end == pytest.approx(1.0)
+    for parts, graded in zip(bars, (5, 6), strict=True):
+        for stage in specifications.STAGES:
+            inside = [part for part in parts if part["name"] == stage]
+            assert sum(part["count"] for part in inside) == graded
+            assert inside[-1]["end"] == pytest.approx(1.0)
 
 
 def test_the_oracle_has_the_same_columns() -> None:

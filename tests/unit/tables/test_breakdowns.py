@@ -21,7 +21,7 @@ from cooperflow.errors import UserError
 from cooperflow.experiment import config as configuration
 from cooperflow.experiment import pairs
 from cooperflow.experiment import plan as planning
-from cooperflow.plots import plot_data, specifications
+from cooperflow.plots import specifications, vega
 from cooperflow.tables import (
     breakdowns,
     communication_tables,
@@ -302,14 +302,14 @@ CASES = {
 }
 
 
-def titles(spec: specifications.Spec) -> list[tuple[str, str]]:
+def titles(spec: vega.Spec) -> list[tuple[str, str]]:
     """The axes of numbers of a specification, each with its title, which states the unit.
 
     Lanes of a timeline have names instead of numbers.
     """
     encodings = [
         (axis, encoding)
-        for view in specifications.views(spec)
+        for view in vega.views(spec)
         for layer in view["layer"]
         for axis, encoding in layer["encoding"].items()
         if axis in ("x", "y") and encoding.get("type") == "quantitative" and "title" in encoding
@@ -323,7 +323,7 @@ def titles(spec: specifications.Spec) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
-    tables = plot_data.load(write_tables(CASES[case], tmp_path))
+    tables = specifications.load(write_tables(CASES[case], tmp_path))
     for name in layout.PLOTS:
         spec = specifications.SPECS[name](tables)
         assert spec["title"]
@@ -339,7 +339,7 @@ def test_every_plot_can_be_drawn(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["paired_outcomes", "repo_outcomes"])
 def test_plots_are_rendered_in_every_kind_and_reproducibly(name: str, tmp_path: Path) -> None:
-    tables = plot_data.load(write_tables(CASES["plain"], tmp_path))
+    tables = specifications.load(write_tables(CASES["plain"], tmp_path))
     images = specifications.render(name, tables, layout.PLOT_KINDS)
     assert images["png"].startswith(b"\x89PNG")
     assert images["pdf"].startswith(b"%PDF")
@@ -348,23 +348,23 @@ def test_plots_are_rendered_in_every_kind_and_reproducibly(name: str, tmp_path: 
 
 def test_text_needs_no_system_fonts(tmp_path: Path) -> None:
     """The font is bundled with vl-convert: a PDF holds it, and its text can be read."""
-    tables = plot_data.load(write_tables(CASES["plain"], tmp_path))
+    tables = specifications.load(write_tables(CASES["plain"], tmp_path))
     pdf = specifications.render("pass_rates", tables, ("pdf",))["pdf"]
     (page,) = PdfReader(io.BytesIO(pdf)).pages
     assert "model0-solo (n=100)" in page.extract_text()
     fonts = [font.get_object()["/BaseFont"] for font in page["/Resources"]["/Font"].values()]
     assert fonts
-    assert all(specifications.FONT.replace(" ", "") in font for font in fonts)
+    assert all(vega.FONT.replace(" ", "") in font for font in fonts)
 
 
 def test_figures_show_the_values_of_the_tables(tmp_path: Path) -> None:
-    tables = plot_data.load(write_tables(CASES["plain"], tmp_path))
+    tables = specifications.load(write_tables(CASES["plain"], tmp_path))
     rows = {name: spec(tables) for name, spec in specifications.SPECS.items()}
     values = {row["label"]: row["value"] for row in rows["pass_rates"]["data"]["values"]}
     rates = tables.summary.set_index("run_name")["pass_rate"]
     assert values == pytest.approx(rates.to_dict())
     bars = pd.DataFrame(rows["paired_outcomes"]["data"]["values"])
-    for key, word in plot_data.PAIRED_WORDS.items():
+    for key, word in specifications.PAIRED_WORDS.items():
         counts = bars.loc[bars["kind"] == word, "count"].tolist()
         assert counts == tables.comparison[key].tolist()
     assert bars.groupby("name", sort=False)["end"].max().tolist() == pytest.approx([1.0] * 3)
@@ -375,19 +375,19 @@ def test_figures_show_the_values_of_the_tables(tmp_path: Path) -> None:
 
 
 def test_lanes_do_not_overlap(tmp_path: Path) -> None:
-    timeline = plot_data.timeline(plot_data.load(write_tables(CASES["plain"], tmp_path)))
-    assert timeline.lanes == 3 * 4
-    ends: dict[int, float] = {}
-    for bar in sorted(timeline.bars, key=lambda bar: bar.start):
-        assert bar.start >= ends.get(bar.lane, 0.0)
-        ends[bar.lane] = bar.start + bar.length
+    spec = specifications.timeline(specifications.load(write_tables(CASES["plain"], tmp_path)))
+    ends: dict[float, float] = {}
+    for bar in sorted(spec["data"]["values"], key=lambda bar: bar["start"]):
+        assert bar["start"] >= ends.get(bar["top"], 0.0)
+        ends[bar["top"]] = bar["end"]
+    assert len(ends) == 3 * 4
 
 
 def test_replay_is_in_every_title(tmp_path: Path) -> None:
-    tables = plot_data.load(write_tables(made_runs.random(1).assign(replay=True), tmp_path))
+    tables = specifications.load(write_tables(made_runs.random(1).assign(replay=True), tmp_path))
     for name, spec in specifications.SPECS.items():
         assert "replay" in spec(tables)["title"], name
-    plain = plot_data.load(write_tables(CASES["plain"], tmp_path / "plain"))
+    plain = specifications.load(write_tables(CASES["plain"], tmp_path / "plain"))
     assert "replay" not in specifications.pass_rates(plain)["title"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import norm
 
 from cooperflow.plots import specifications
-from cooperflow.plots.plot_data import Tables
+from cooperflow.plots.specifications import Tables
 from cooperflow.tables import breakdowns, comparison, paper_tables, run_table
 from cooperflow.upstream import published
 
@@ -200,7 +200,7 @@ def test_the_figures_show_the_tables_and_the_published_rows() -> None:
         assert values == [float(row["coop"]) for row in published.read_curve()]
         assert not any("nan" in row["tip"] for row in rows)
     comparable = small["published"].query("comparable and model != '(pooled)'")
-    points = specifications.published(tables)["data"]["values"]
+    points = specifications.published_rates(tables)["data"]["values"]
     assert [row["value"] for row in points] == comparable["pass_rate"].tolist()
     assert [row["low"] for row in points] == comparable["ci_low"].tolist()
     assert sum(row["group"] == "published" for row in points) == 18
