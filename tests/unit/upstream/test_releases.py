@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import datetime
 
 import pytest
@@ -53,21 +56,22 @@ def test_only_the_named_features_could_not_be_evaluated() -> None:
 
 def test_the_amended_features_are_as_many_as_upstream_counts() -> None:
     """23 descriptions and the tests of two features (dataset/SPEC_AUDIT.md), and jinja 1559 f3."""
-    amended = releases.AMENDMENTS.values()
+    amended = releases.amendments()
     assert sum(len(a.descriptions) for a in amended) == 23
     assert sum(len(a.tests) for a in amended) == 2 + 1
-    all_features = pairs.known_features()
-    for task, amendment in releases.AMENDMENTS.items():
-        assert all_features[task] >= {*amendment.descriptions, *amendment.tests}
-    for task, (features, _) in releases.NOT_EVALUABLE_FEATURES.items():
+    all_features = {f"{repo}/{n}": ids for (repo, n), ids in pairs.known_features().items()}
+    for amendment in amended:
+        assert all_features[amendment.task] >= {*amendment.descriptions, *amendment.tests}
+    for task, (features, _) in releases.not_evaluable_features().items():
         assert all_features[task] >= features
-        assert task in releases.AMENDMENTS
-    assert releases.UNNAMED == 5
+        assert task in [amendment.task for amendment in amended]
+    features = [features for features, _ in releases.not_evaluable_features().values()]
+    assert sum(map(len, features)) == 24 - 5  # as docs/upstream-versions.md states
     # make upgrade prints them too.
     (release,) = releases.between("0.0.28", releases.AMENDED_IN)
     lines = releases.describe(release)
     assert lines[-1].startswith("0.0.29, tasks that changed: dottxt_ai_outlines_task/1706, ")
-    assert not any("changed:" in line for line in releases.describe(releases.RELEASES[0]))
+    assert not any("changed:" in line for line in releases.describe(releases.all_releases()[0]))
 
 
 def test_releases_in_between() -> None:
@@ -76,6 +80,17 @@ def test_releases_in_between() -> None:
     assert releases.between("0.0.29", "0.0.29") == []
 
 
-def test_the_page_is_that_of_the_table() -> None:
-    page = (layout.REPOSITORY / "docs" / "upstream-versions.md").read_text()
-    assert page == releases.page(), "run python -m cooperflow.upstream.releases"
+def test_the_page_has_the_tables_of_the_facts() -> None:
+    page = (layout.REPOSITORY / "docs" / "upstream-versions.md").read_text(encoding="utf-8")
+    assert page == releases.with_tables(page), "run python -m cooperflow.upstream.releases"
+    for entry in (*releases.all_releases(), *releases.amendments()):
+        assert getattr(entry, "version", getattr(entry, "task", "")) in page
+    assert "The other 5 are unknown" in page
+
+
+def test_an_upgrade_needs_the_standard_library_only() -> None:
+    """The project's packages are replaced meanwhile."""
+    scripts = str(layout.REPOSITORY / "scripts")
+    command = [sys.executable, "-S", "-c", "import commands.upgrade"]
+    environment = {**os.environ, "PYTHONPATH": scripts}
+    subprocess.run(command, env=environment, check=True)
