@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cooperflow import formats
 from cooperflow.formats import fit_table
 from cooperflow.jobs import entry_points
 from cooperflow.outcomes import judgement
@@ -120,7 +121,7 @@ def _experiment_row(experiment: ExperimentState, wide: bool) -> Iterator[Any]:
     yield from _if(wide, *(str(count.get(s, 0)) for s in (progress.TO_EVALUATE, progress.WAITING)))
     yield from (str(experiment.outcomes.get(outcome, 0)) for outcome in judgement.OUTCOMES)
     rate = experiment.pass_rate
-    yield "–" if math.isnan(rate) else f"{100 * rate:.1f} %"
+    yield formats.percent(rate)
     yield "–" if math.isnan(low) else f"{100 * low:.0f}–{100 * high:.0f} %"
     yield from _if(wide, f"${experiment.cost:.2f}{'' if experiment.cost_complete else '+'}")
 
@@ -145,12 +146,17 @@ def _active_table(status: Status) -> Table:
             attempt.run.key,
             str(attempt.attempt),
             str(attempt.steps),
-            format_duration(status.now - attempt.started),
-            f"{format_duration(status.now - attempt.last)} ago" if attempt.steps else "–",
+            _since(status, attempt.started),
+            f"{_since(status, attempt.last)} ago" if attempt.steps else "–",
         )
     if len(alive) > MAX_ACTIVE:
         table.add_row(f"and {len(alive) - MAX_ACTIVE} more")
     return table
+
+
+def _since(status: Status, moment: float) -> str:
+    """Return the time since a moment, which may be in the future by another machine's clock."""
+    return formats.seconds(max(status.now - moment, 0.0), 0)
 
 
 def _totals(status: Status) -> Iterator[Text]:
@@ -168,7 +174,7 @@ def _totals(status: Status) -> Iterator[Text]:
     done = sum(experiment.states.get(progress.DONE, 0) for experiment in status.experiments)
     text = Text.assemble(("Runs     ", "bold"), f"{done} of {total} done")
     if status.seconds_left:
-        text.append(f", about {format_duration(status.seconds_left)} left at this pace")
+        text.append(f", about {formats.seconds(status.seconds_left, 0)} left at this pace")
     yield text
     own = status.own_features
     if own.total:
@@ -177,18 +183,6 @@ def _totals(status: Status) -> Iterator[Text]:
         if own.total > own.done + own.ready:
             text.append(f", {own.total - own.done - own.ready} after their run")
         yield text
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in its two largest units."""
-    total = max(int(seconds), 0)
-    if total < 60:
-        return f"{total} s"
-    minutes, rest = divmod(total, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
 
 
 if __name__ == "__main__":

@@ -81,13 +81,13 @@ def unbroken(text: str) -> str:
     return _VALUE.sub(lambda match: match[0].replace(" ", NO_BREAK), text)
 
 
-def seconds(value: Any) -> str:
-    """Return a duration."""
+def seconds(value: Any, digits: int = 1) -> str:
+    """Return a duration in its two largest units; ``digits``: of one below a minute."""
     number = parse_number(value)
     if number is None:
         return MISSING
     if number < 60:
-        return f"{number:.1f} s"
+        return f"{number:.{digits}f} s"
     minutes, rest = divmod(round(number), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -57,7 +57,8 @@ def write(plan: Plan) -> Exported:
     packages = provenance.packages()
     for experiment in summary.to_dict("records"):
         rows = runs[runs["run_name"] == experiment["run_name"]].to_dict("records")
-        sources = [_source(plan, row) for row in rows]
+        runs_of_rows = [run_table.run_of_row(plan, row) for row in rows]
+        sources = [RunFiles(run, run.folder(plan.results)) for run in runs_of_rows]
         for row, source in zip(rows, sources, strict=True):
             count = _write_trajectories(writer, folder / ATIF, row, source)
             trajectories += count
@@ -81,13 +82,6 @@ def write(plan: Plan) -> Exported:
     }
     atomic_io.write_json(plan.results.export_contents, contents)
     return Exported(trajectories, without, logs, notes)
-
-
-def _source(plan: Plan, row: Mapping[Any, Any]) -> RunFiles:
-    a, b = (int(number) for number in str(row["features"]).split(","))
-    pair = layout.Pair(str(row["repo"]), int(row["task_id"]), (a, b))
-    run = plan.run(f"{row['run_name']}/{row['mode']}/{pair.folder}")
-    return RunFiles(run, run.folder(plan.results))
 
 
 def _write_trajectories(

@@ -60,7 +60,7 @@ class Question:
 
     @property
     def run(self) -> str:
-        return _run_key(self.row)
+        return run_table.run_key(self.row)
 
 
 def perform(plan: Plan) -> int:
@@ -126,7 +126,7 @@ def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
         raise UserError(f"{plan.results.runs_csv} is missing. Run `snakemake -j 4 all` first.")
     table = run_table.read_runs(plan.results.runs_csv)
     failed = table[(table["outcome"] == judgement.FAIL) & (table["mode"] != paper_tables.SOLO)]
-    rows = {_run_key(row): row for row in failed.to_dict("records")}
+    rows = {run_table.run_key(row): row for row in failed.to_dict("records")}
     judge = plan.config.judge
     redactor = redaction.Redactor.of(redaction.secrets(plan.config.key_names, os.environ))
     questions: list[Question] = []
@@ -147,12 +147,6 @@ def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
             name = symptoms.cache_key(asked, messages, repeat)
             questions.append(Question(row, repeat, text, messages, name))
     return questions, len(rows)
-
-
-def _run_key(row: Mapping[Any, Any]) -> str:
-    a, b = (int(number) for number in str(row["features"]).split(","))
-    pair = layout.Pair(str(row["repo"]), int(row["task_id"]), (a, b))
-    return f"{row['run_name']}/{row['mode']}/{pair.folder}"
 
 
 def ask_all(
@@ -193,10 +187,7 @@ def ask_all(
                         " `snakemake judge` again: it asks for the missing ones only."
                     )
                     return TRY_AGAIN
-                calls = usage.calls(atomic_io.read_lines(folder / layout.CALLS))
-                requested_pause = usage.asked_pause(
-                    [c for c in calls if c.thread == question.key], time.time()
-                )
+                requested_pause = usage.asked_pause(_calls(folder, question.key), time.time())
                 sleep(max(min(FIRST_PAUSE * 2**number, LONGEST_PAUSE), requested_pause))
             else:
                 _keep(folder, question, experiment.model, answer)

@@ -26,7 +26,7 @@ from cooperflow.plots import specifications
 from cooperflow.plots.specifications import Tables
 from cooperflow.report import analysis_tables, front_page, pages, safe_text
 from cooperflow.tables import breakdowns, communication_tables, comparison, findings
-from cooperflow.tables.run_table import read_runs, read_table
+from cooperflow.tables.run_table import read_runs, read_table, run_of_row
 
 HERE = Path(__file__).parent
 ASSETS = ("report.css", "report.js")
@@ -71,8 +71,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     report = at.report
     tables = _tables(plan, at)
     runs, summary = tables.runs, tables.summary
-    by_row = front_page.pairs_by_row(plan)
-    runs_of_rows = [front_page.run_of_row(row, plan, by_row) for row in runs.to_dict("records")]
+    runs_of_rows = [run_of_row(plan, row) for row in runs.to_dict("records")]
     book = _Book.open(plan, at, report)
     shown = [run for run in runs_of_rows if state_of(run.folder(plan.results)) is not None]
     pages_written = _pages(plan, shown, book)
@@ -101,15 +100,15 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             notable=[
                 (entry, pages.run_path(run) if run.key in has_page else None)
                 for entry in findings.notable_runs(plan, runs)
-                for run in [front_page.run_of_row(entry.row, plan, by_row)]
+                for run in [run_of_row(plan, entry.row)]
             ],
             unfinished=int((~runs["outcome"].isin(judgement.OUTCOMES)).sum()),
             replay=bool(runs["replay"].any()),
             adopted=bool(runs["adopted"].any()),
             dates=front_page.dates(runs),
-            summary=front_page.headline(summary),
+            summary=front_page.records(summary),
             oracle=front_page.has_oracle(runs),
-            comparison=front_page.comparison(tables.comparison),
+            comparison=front_page.records(tables.comparison),
             tables=sorted(p.name for p in (at.root / "tables").glob("*.csv")),
             parts=front_page.parts(_analyses(tables, at), figures),
             folded=front_page.FOLDED_PARTS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cooperflow import atomic_io, layout
-from cooperflow.experiment.plan import Plan, Run, Setting
-from cooperflow.layout import Pair
+from cooperflow.experiment.plan import Plan, Setting
 from cooperflow.plots import specifications, vega
 from cooperflow.plots.specifications import Tables
 from cooperflow.plots.vega import Spec
@@ -130,22 +129,6 @@ def guide_link(report: Path) -> str:
     return f"{path}#{GUIDE_SECTION.lower().replace(' ', '-')}"
 
 
-def run_of_row(
-    row: Mapping[Hashable, Any], plan: Plan, pairs: Mapping[tuple[Any, ...], Pair]
-) -> Run:
-    """Return the run of a row of runs.csv."""
-    pair = pairs[(row["repo"], int(row["task_id"]), str(row["features"]))]
-    return Run(plan.experiment(str(row["run_name"])), pair)
-
-
-def pairs_by_row(plan: Plan) -> dict[tuple[Any, ...], Pair]:
-    """Return the plan's pairs by their columns in runs.csv."""
-    return {
-        (pair.repo, pair.task_id, ",".join(map(str, pair.sorted_features))): pair
-        for pair in plan.pairs
-    }
-
-
 def runs_data(
     runs: pd.DataFrame, pages: list[str | None], pairs: list[str | None]
 ) -> dict[str, Any]:
@@ -188,13 +171,8 @@ def has_oracle(table: pd.DataFrame) -> bool:
     return "oracle" in table and bool((table["oracle"] != oracle.NOT_RUN).any())
 
 
-def headline(summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of the headline table, the raw value beside each text."""
-    return [{str(k): v for k, v in row.items()} for row in summary.to_dict("records")]
-
-
-def comparison(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of comparison.csv."""
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table, for a template that shows the raw value beside each text."""
     return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
 
 

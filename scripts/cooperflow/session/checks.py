@@ -323,11 +323,11 @@ def check_docker(context: Context) -> Iterator[Finding]:
     try:
         client = containers.engine(10)
     except EngineError as error:
-        yield Finding("daemon", BAD, explain_unreachable(error))
+        yield Finding("daemon", BAD, containers.explain_unreachable(error))
         return
     with contextlib.closing(client):
         try:
-            yield Finding("daemon", OK, f"Docker {usable_version(client)}")
+            yield Finding("daemon", OK, f"Docker {containers.usable_version(client)}")
         except (EngineError, UserError) as error:
             yield Finding("daemon", BAD, str(error))
             return
@@ -347,7 +347,7 @@ def check_containers(context: Context) -> Iterator[Finding]:
     try:
         client = containers.engine(10)
     except EngineError as error:
-        yield Finding("daemon", BAD, explain_unreachable(error))
+        yield Finding("daemon", BAD, containers.explain_unreachable(error))
         return
     with contextlib.closing(client):
         info = client.info()
@@ -416,51 +416,6 @@ def _check_network(context: Context, client: docker.DockerClient) -> Iterator[Fi
             f"Docker has no network {network} (containers.network). Create it "
             f"(`docker network create {network}`), or use a network of `docker network ls`.",
         )
-
-
-def usable_version(client: docker.DockerClient) -> str:
-    """Return the engine's version if the `docker` command and the SDK use the same engine.
-
-    Raises:
-        UserError: they do not, the command cannot use the engine, or it is not Docker's.
-    """
-    with containers.engine_errors():
-        answer, info = client.version(), client.info()
-    podman = [c for c in answer.get("Components") or [] if "podman" in str(c.get("Name")).lower()]
-    if podman:
-        raise UserError(
-            f"the engine is Podman {podman[0].get('Version')}, which is not supported: it "
-            "reports no out-of-memory events and loses output of short containers. Set "
-            "DOCKER_HOST to a Docker engine, or run `make engine`."
-        )
-    try:
-        _, command_id = endpoint.ask_command()
-    except EngineError as error:
-        raise UserError(
-            f"the engine ({answer.get('Version')}) answers the SDK, but the docker command "
-            f"cannot use it: {error}. Agents need the command; install a newer one (Debian 13: "
-            "`apt-get install docker-cli`)."
-        ) from error
-    if command_id and info.get("ID") and command_id != info["ID"]:
-        raise UserError(
-            f"the docker command uses engine {command_id}, the SDK uses engine "
-            f"{info['ID']}. Set DOCKER_HOST to either (`docker context ls` lists them)."
-        )
-    return str(answer["Version"])
-
-
-def explain_unreachable(error: EngineError) -> str:
-    """Return the advice for an engine that does not answer."""
-    text = str(error)
-    if "Permission denied" in text:
-        return (
-            "Docker is running, but this user may not use it. Add the user to the group docker "
-            "(`sudo usermod -aG docker $USER`, then log in again), or run as root."
-        )
-    return (
-        f"Docker does not answer: {text}. Start it (`systemctl start docker`, or "
-        "`make engine` as root), or set DOCKER_HOST to a running engine."
-    )
 
 
 def check_verified_images(plan: Plan, client: docker.DockerClient) -> Iterator[Finding]:

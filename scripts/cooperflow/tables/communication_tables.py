@@ -22,7 +22,7 @@ from cooperflow.analysis.run_files import RunFiles
 from cooperflow.experiment.plan import Plan
 from cooperflow.layout import Results
 from cooperflow.outcomes import judgement
-from cooperflow.tables import paper_tables, stats
+from cooperflow.tables import paper_tables, run_table, stats
 from cooperflow.tables.run_table import EXPERIMENT
 from cooperflow.upstream.result_files import CONFLICTS
 
@@ -157,13 +157,8 @@ def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
 
 
 def _sources(plan: Plan, runs: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any], RunFiles]]:
-    runs_by_key = {
-        (run.experiment.run_name, run.pair.repo, run.pair.task_id, *run.pair.sorted_features): run
-        for run in plan.runs
-    }
     for row in runs[runs["mode"] != paper_tables.SOLO].to_dict("records"):
-        features = map(int, str(row["features"]).split(","))
-        run = runs_by_key[row["run_name"], row["repo"], int(row["task_id"]), *features]
+        run = run_table.run_of_row(plan, row)
         yield row, RunFiles(run, run.folder(plan.results))
 
 

@@ -14,7 +14,7 @@ from cooperflow.analysis import losses
 from cooperflow.errors import UserError, listed
 from cooperflow.experiment import fingerprint
 from cooperflow.experiment.plan import Plan, Run
-from cooperflow.layout import Results
+from cooperflow.layout import Pair, Results
 from cooperflow.outcomes import judgement, patch_text, run_result
 from cooperflow.outcomes.run_result import EvalRecord, RunRecord
 from cooperflow.tables import oracle, stats
@@ -210,6 +210,22 @@ def read_runs(path: Path) -> pd.DataFrame:
     for column in ("feature1_passed", "feature2_passed", "own1_passed", "own2_passed"):
         runs[column] = runs[column].map({"True": True, "False": False})
     return runs
+
+
+def run_key(row: Mapping[Any, Any]) -> str:
+    """Return the key of the run of a row of runs.csv."""
+    a, b = map(int, str(row["features"]).split(","))
+    pair = Pair(str(row["repo"]), int(row["task_id"]), (a, b))
+    return f"{row['run_name']}/{row['mode']}/{pair.folder}"
+
+
+def run_of_row(plan: Plan, row: Mapping[Any, Any]) -> Run:
+    """Return the run of a row of runs.csv.
+
+    Raises:
+        UserError: the config has no such run.
+    """
+    return plan.run(run_key(row))
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -115,7 +115,7 @@ def amendments() -> tuple[Amendment, ...]:
 
 @cache
 def not_evaluable_features() -> Mapping[str, tuple[frozenset[int], str]]:
-    """Return the features that no evaluation before 0.0.29 could judge, by task, with the reason."""
+    """Return by task the features that no evaluation before 0.0.29 could judge, and why."""
     entries = _facts()["not_evaluable"]
     return {entry["task"]: (frozenset(entry["features"]), entry["reason"]) for entry in entries}
 

@@ -89,7 +89,9 @@ def test_a_missing_context_and_ssh_are_named(
     monkeypatch.setenv("DOCKER_CONTEXT", "far")
     with pytest.raises(EngineError, match=r"ssh://user@machine .*ssh -N -L"):
         containers.engine(2)
-    assert "ssh -N -L" in checks.explain_unreachable(EngineError("ssh://x: `ssh -N -L` does it"))
+    assert "ssh -N -L" in containers.explain_unreachable(
+        EngineError("ssh://x: `ssh -N -L` does it")
+    )
 
 
 def test_only_an_engine_on_this_machine_is_local() -> None:
@@ -130,18 +132,18 @@ def test_every_session_queries_the_docker_command(
     old = "Error response from daemon: client version 1.41 is too old"
     _fake_docker(tmp_path, f'echo "{old}" >&2; exit 1', monkeypatch)
     with pytest.raises(UserError, match=r"client version 1\.41 is too old.*docker-cli"):
-        checks.usable_version(client)
+        containers.usable_version(client)
     _fake_docker(tmp_path, "echo engine-b", monkeypatch)
     with pytest.raises(UserError, match="engine engine-b, the SDK uses engine engine-a"):
-        checks.usable_version(client)
+        containers.usable_version(client)
     _fake_docker(tmp_path, "echo engine-a", monkeypatch)
-    assert checks.usable_version(client) == "29.0.1"
+    assert containers.usable_version(client) == "29.0.1"
 
 
 def test_podman_is_refused_by_name() -> None:
     client: Any = _Client([{"Name": "Podman Engine", "Version": "5.4.2"}])
     with pytest.raises(UserError, match=r"Podman 5\.4\.2, which is not supported"):
-        checks.usable_version(client)
+        containers.usable_version(client)
 
 
 def test_a_missing_credentials_helper_is_explained() -> None:
