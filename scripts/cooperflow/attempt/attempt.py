@@ -164,34 +164,43 @@ class Services:
         return self.gateway is not None and self.gateway.died
 
 
-def start_store(attempt: Attempt, scratch: Path, stack: contextlib.ExitStack) -> Services:
-    """Start the message store of agents whose tools run on this machine; ``stack`` stops it.
-
-    Raises:
-        StoreError: the store does not start or does not answer.
-    """
-    if url := attempt.plan.config.redis.url:
-        services.ping_store(url)
-        return Services(["--redis", url])
-    redis = _wait_for(RedisServer(scratch, attempt.folder / "redis.log"), stack)
-    return Services(["--redis", redis.url], redis=redis)
-
-
-def start_store_on_network(
-    network: Network, attempt: Attempt, scratch: Path, stack: contextlib.ExitStack
+def start_store(
+    attempt: Attempt, scratch: Path, stack: contextlib.ExitStack, network: Network | None = None
 ) -> Services:
-    """Start the message store of agents whose containers in ``network`` call it themselves.
+    """Start the agents' message store, or use the configured one; ``stack`` stops it.
+
+    Args:
+        network: of the containers that call the store themselves; None: only tools on this machine
+            call it.
 
     Raises:
         EngineError: Docker cannot start a container to check the store.
-        StoreError: the store does not start, or containers do not reach it.
+        StoreError: the store does not start or answer, or containers do not reach it.
     """
-    if url := attempt.plan.config.redis.url:
+    redis, url = None, attempt.plan.config.redis.url
+    if url:
         services.ping_store(url)
+    else:
+        redis = _create_server(attempt, scratch, network)
+        stack.callback(redis.end)
+        redis.wait()
+        url = redis.url
+    if network is not None:
         services.check_store_from_container(attempt.labels, attempt.run.image, network.name, url)
-        return Services(["--redis", url])
-    redis = _start_reachable_store(network, attempt, scratch, stack)
-    return Services(["--redis", redis.url], redis=redis)
+    return Services(["--redis", url], redis=redis)
+
+
+def _create_server(attempt: Attempt, scratch: Path, network: Network | None) -> RedisServer:
+    """Create a private server, which containers in ``network`` reach by a password."""
+    log = attempt.folder / "redis.log"
+    if network is None:
+        return RedisServer(scratch, log)
+    if network.address is None:
+        raise StoreError(
+            f"Docker's network {network.name} has no gateway, so containers in it cannot reach "
+            "this machine. Set containers.network to another network, or remove the key."
+        )
+    return RedisServer(scratch, log, network.address, secrets.token_hex(16))
 
 
 def start_for_containers(
@@ -223,30 +232,8 @@ def start_for_containers(
     )
     store = Services()
     if attempt.experiment.setting.redis:
-        store = start_store_on_network(network, attempt, scratch, stack)
+        store = start_store(attempt, scratch, stack, network)
     return dataclasses.replace(store, environment=environment, gateway=gateway)
-
-
-def _start_reachable_store(
-    network: Network, attempt: Attempt, scratch: Path, stack: contextlib.ExitStack
-) -> RedisServer:
-    """Start a store at this machine's address in ``network`` and check it from a container."""
-    if network.address is None:
-        raise StoreError(
-            f"Docker's network {network.name} has no gateway, so containers in it cannot reach "
-            "this machine. Set containers.network to another network, or remove the key."
-        )
-    password = secrets.token_hex(16)
-    server = RedisServer(scratch, attempt.folder / "redis.log", network.address, password)
-    redis = _wait_for(server, stack)
-    services.check_store_from_container(attempt.labels, attempt.run.image, network.name, redis.url)
-    return redis
-
-
-def _wait_for(redis: RedisServer, stack: contextlib.ExitStack) -> RedisServer:
-    stack.callback(redis.end)
-    redis.wait()
-    return redis
 
 
 def read_model_kwargs(agent_file: Mapping[str, Any]) -> dict[str, Any]:

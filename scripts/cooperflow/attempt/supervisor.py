@@ -25,7 +25,6 @@ from cooperflow.attempt.attempt import (
     start_for_containers,
     start_replay_server,
     start_store,
-    start_store_on_network,
 )
 from cooperflow.attempt.container_monitor import (
     ENGINE_SECONDS,
@@ -244,7 +243,7 @@ def _start_services(
         return Services()
     if network is None or not experiment.store_in_containers:
         return start_store(attempt, scratch, stack)
-    services = start_store_on_network(network, attempt, scratch, stack)
+    services = start_store(attempt, scratch, stack, network)
     if setting.git:
         return services  # upstream connects the agents' containers itself
     return dataclasses.replace(services, run_arguments=[f"--network={network.name}"])

@@ -261,12 +261,8 @@ def find_uncounted(plan: Plan, assumed: Mapping[str, float | None]) -> list[str]
         experiment.run_name
         for experiment in plan.experiments
         if experiment.run_name in assumed
-        and (assumed[experiment.run_name] is None or _records_nothing(experiment.agent.name))
+        and (assumed[experiment.run_name] is None or experiment.agent.name in UNRECORDED)
     ]
-
-
-def _records_nothing(agent: str) -> bool:
-    return agent in UNRECORDED
 
 
 def save_assumptions(plan: Plan, assumed: Mapping[str, float | None]) -> None:

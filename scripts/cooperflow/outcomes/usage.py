@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cooperflow.outcomes import provider_answer
@@ -289,6 +289,12 @@ class Call:
         return self.kind == ANSWERED and is_filtered and not self.has_commands
 
 
+_TOKENS = (
+    *("input_tokens", "output_tokens", "cached_tokens"),
+    *("cache_write_tokens", "reasoning_tokens"),
+)
+
+
 def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
     """Return the calls of a call log (start and end lines joined), ordered by start time.
 
@@ -322,20 +328,16 @@ def _joined(key: str, start: Mapping[str, Any], end: Mapping[str, Any] | None) -
         start=started,
         end=float(end["time"]),
         kind=str(end["kind"]),
-        input_tokens=int(end.get("input_tokens") or 0),
-        output_tokens=int(end.get("output_tokens") or 0),
-        cached_tokens=int(end.get("cached_tokens") or 0),
         cost=float(end.get("cost") or 0.0),
         cost_bound=end.get("cost_bound", bound),
         billed=bool(end.get("billed", True)),
         status=end.get("status"),
         error=str(end.get("error") or ""),
         retry_after=end.get("retry_after"),
-        cache_write_tokens=int(end.get("cache_write_tokens") or 0),
-        reasoning_tokens=int(end.get("reasoning_tokens") or 0),
         finish_reason=str(end.get("finish_reason") or ""),
         has_commands=isinstance(message, Mapping) and bool(message.get("tool_calls")),
         cost_known=end.get("cost_complete"),
+        **{name: int(end.get(name) or 0) for name in _TOKENS},
     )
 
 
@@ -363,20 +365,12 @@ class Usage:
             if self.cost_bound_usd is None or other.cost_bound_usd is None
             else self.cost_bound_usd + other.cost_bound_usd
         )
-        return Usage(
-            self.calls + other.calls,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.cost_usd + other.cost_usd,
-            self.cost_complete and other.cost_complete,
-            bound,
-            self.cache_write_tokens + other.cache_write_tokens,
-            self.reasoning_tokens + other.reasoning_tokens,
-        )
+        sums = {n: getattr(self, n) + getattr(other, n) for n in ("calls", "cost_usd", *_TOKENS)}
+        is_complete = self.cost_complete and other.cost_complete
+        return Usage(**sums, cost_complete=is_complete, cost_bound_usd=bound)
 
     def as_dict(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return asdict(self)
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> Usage:
@@ -395,12 +389,8 @@ def total(all_calls: Iterable[Call]) -> Usage:
         bounds.append(call.cost if call.cost_complete else call.cost_bound)
         usage += Usage(
             calls=1,
-            input_tokens=call.input_tokens,
-            output_tokens=call.output_tokens,
-            cached_tokens=call.cached_tokens,
             cost_complete=call.cost_complete,
-            cache_write_tokens=call.cache_write_tokens,
-            reasoning_tokens=call.reasoning_tokens,
+            **{name: getattr(call, name) for name in _TOKENS},
         )
     known_bounds = [bound for bound in bounds if bound is not None]
     bound = math.fsum(known_bounds) if len(known_bounds) == len(bounds) else None

@@ -50,7 +50,7 @@ def test_a_store_needs_a_network_with_a_gateway(tmp_path: Path) -> None:
     plan = synthetic.make_plan(tmp_path / "results", "flash")
     planned = Attempt(plan, plan.runs[0], tmp_path, Labels("r", "run", "t", "o"))
     with contextlib.ExitStack() as stack, pytest.raises(StoreError, match="has no gateway"):
-        attempt.start_store_on_network(containers.Network("own", None), planned, tmp_path, stack)
+        attempt.start_store(planned, tmp_path, stack, containers.Network("own", None))
 
 
 @pytest.mark.parametrize(
