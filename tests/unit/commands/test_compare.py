@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
+from commands import compare
+from commands.compare import Folder
 from cooperflow.errors import UserError
 from cooperflow.layout import REPOSITORY
-from cooperflow.tables import comparison
-from cooperflow.tables.comparison import Folder
 
 IMAGE = "akhatua/cooperbench-x:task1"
 
@@ -58,7 +58,7 @@ def folder(name: str, table: pd.DataFrame, content: str = "c1", **changes: objec
 
 def test_the_figures_of_three_settings_by_100_pairs() -> None:
     left, right = runs((0.6, 0.3, 0.3), 1), runs((0.6, 0.7, 0.35), 50)
-    result = comparison.compare_folders(folder("a", left), folder("b", right))
+    result = compare.compare_folders(folder("a", left), folder("b", right))
     assert [row.a.run_name for row in result.rows] == ["m-solo", "m-coop-comm", "m-coop-nocomm"]
     p_values = []
     for row in result.rows:
@@ -74,7 +74,7 @@ def test_the_figures_of_three_settings_by_100_pairs() -> None:
         p_values.append(p)
     smallest = int(np.argmin(p_values))
     assert result.rows[smallest].p_holm == pytest.approx(3 * min(p_values), rel=1e-5)
-    verdicts = [comparison.verdict(row.difference) for row in result.rows]
+    verdicts = [compare.verdict(row.difference) for row in result.rows]
     assert verdicts[1] == "B passes more"
     assert verdicts[0] == "inconclusive"
     assert result.marks == []
@@ -83,10 +83,10 @@ def test_the_figures_of_three_settings_by_100_pairs() -> None:
 
 def test_single_models_are_compared_by_setting() -> None:
     left, right = runs((0.6, 0.3, 0.3), 1), runs((0.6, 0.3, 0.3), 9, "other")
-    result = comparison.compare_folders(folder("a", left), folder("b", right))
+    result = compare.compare_folders(folder("a", left), folder("b", right))
     assert next((r.a.run_name, r.b.run_name) for r in result.rows) == ("m-solo", "other-solo")
     coop_runs = right[right["setting"] != "solo"]
-    partial = comparison.compare_folders(folder("a", left), folder("b", coop_runs))
+    partial = compare.compare_folders(folder("a", left), folder("b", coop_runs))
     assert partial.alone == ["m-solo (A)"]
 
 
@@ -102,14 +102,14 @@ def test_single_models_are_compared_by_setting() -> None:
 )  # fmt: skip
 def test_each_difference_is_marked_once(changes: dict[str, str], mark: str) -> None:
     table = runs((0.5, 0.5, 0.5), 1)
-    result = comparison.compare_folders(folder("a", table), folder("b", table, **changes))
+    result = compare.compare_folders(folder("a", table), folder("b", table, **changes))
     assert result.marks == [mark]
 
 
 def test_replay_and_missing_documents_are_marked() -> None:
     table = runs((0.5, 0.5, 0.5), 1)
     bare = Folder("b", table.assign(replay=True))
-    text = " ".join(comparison.compare_folders(folder("a", table), bare).marks)
+    text = " ".join(compare.compare_folders(folder("a", table), bare).marks)
     assert "The contents of the tasks are not recorded in b." in text
     assert "No image is recorded in both folders" in text
     assert "No experiment.json on both sides: m-solo" in text
@@ -120,12 +120,12 @@ def test_other_data_sets_are_refused_or_marked() -> None:
     table = runs((0.5, 0.5, 0.5), 1)
     other = folder("b", table, tasks={"x_task/1": "h2"})
     with pytest.raises(UserError, match=r"x_task/1 has other contents in b than in a.*ANYWAY=1"):
-        comparison.compare_folders(folder("a", table), other)
-    result = comparison.compare_folders(folder("a", table), other, accept_tasks=True)
+        compare.compare_folders(folder("a", table), other)
+    result = compare.compare_folders(folder("a", table), other, accept_tasks=True)
     assert result.marks == ["Tasks with other contents: x_task/1."]
     # A task that only one folder has is not a difference.
     larger = folder("b", table, tasks={"x_task/1": "h1", "y_task/2": "h3"})
-    assert comparison.compare_folders(folder("a", table), larger).marks == []
+    assert compare.compare_folders(folder("a", table), larger).marks == []
 
 
 def test_nothing_in_common_is_one_message() -> None:
@@ -133,9 +133,9 @@ def test_nothing_in_common_is_one_message() -> None:
     both_models = made_runs.joined(left, runs((0.5, 0.5, 0.5), 3, "n"))
     other = runs((0.5, 0.5, 0.5), 5, "z")
     with pytest.raises(UserError, match="no experiment in common"):
-        comparison.compare_folders(folder("a", both_models), folder("b", other))
+        compare.compare_folders(folder("a", both_models), folder("b", other))
     with pytest.raises(UserError, match="no pair that both evaluated"):
-        comparison.compare_folders(folder("a", left), folder("b", left.assign(repo="other_task")))
+        compare.compare_folders(folder("a", left), folder("b", left.assign(repo="other_task")))
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
