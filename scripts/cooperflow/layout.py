@@ -135,54 +135,69 @@ def repeat_suffix(repeat: int) -> str:
     return "" if repeat == 1 else f"-r{repeat}"
 
 
+class _Below:
+    """An attribute of the results folder: the path of this name below it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, results: Results, owner: type[Results]) -> Path:
+        return results.root / self._name
+
+
 @dataclass(frozen=True)
 class Results:
     """The results folder and the paths in it."""
 
     root: Path
 
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs"
+    runs = _Below("runs")
+    runs_csv = _Below("runs.csv")
+    summary_csv = _Below("summary.csv")
+    comparison_csv = _Below("comparison.csv")
+    communication_csv = _Below("communication.csv")
+    messages_csv = _Below("messages.csv")
+    team_tasks_csv = _Below("team_tasks.csv")
+    oracle_csv = _Below("oracle.csv")
+    # Record that the data set is complete for the requested pairs, with its hashes.
+    dataset_json = _Below("dataset.json")
+    # Record that every image is verified; runs wait for it.
+    gate = _Below("images/verified.json")
+    provenance = _Below("provenance.json")
+    report = _Below("report")
+    # The judge's answers, its calls and its tables.
+    judge = _Below("judge")
+    # The results in the formats of other tools, and the list of its files with their hashes.
+    export = _Below("export")
+    export_contents = _Below(f"export/{EXPORT_CONTENTS}")
+
+    # State of the workflow.
+    state = _Below(".state")
+    identity = _Below(".state/id")
+    lock = _Below(".state/lock")
+    claims = _Below(".state/claims")
+    halt = _Below(".state/halt.json")
+    # Ends of the sessions' attempts, the newest last.
+    breaker = _Below(".state/breaker.jsonl")
+    # Time of the next call to each limited provider.
+    rate_limits = _Below(".state/pace")
+    # The events of this session for which the notify command was called, a file each.
+    notifications = _Below(".state/notified")
+    # States of finished runs and findings, saved by `make status` for its next call.
+    progress = _Below(".state/progress.json")
+    # In rolling mode: the files of this session that still need each image.
+    pending_images = _Below(".state/rolling.json")
+    # Redo markers of evaluations, one for each that broke.
+    redo_markers = _Below(".state/broken-evals")
+    # Redo marker of the tables, written when the oracle has new results.
+    tables_marker = _Below(".state/oracle")
+    # The plan that the tables were last made for.
+    tables_plan = _Below(".state/tables")
 
     @property
-    def runs_csv(self) -> Path:
-        return self.root / "runs.csv"
-
-    @property
-    def summary_csv(self) -> Path:
-        return self.root / "summary.csv"
-
-    @property
-    def comparison_csv(self) -> Path:
-        return self.root / "comparison.csv"
-
-    @property
-    def communication_csv(self) -> Path:
-        return self.root / "communication.csv"
-
-    @property
-    def messages_csv(self) -> Path:
-        return self.root / "messages.csv"
-
-    @property
-    def team_tasks_csv(self) -> Path:
-        return self.root / "team_tasks.csv"
-
-    @property
-    def judge(self) -> Path:
-        """The judge's answers, its calls and its tables."""
-        return self.root / "judge"
-
-    @property
-    def export(self) -> Path:
-        """The results in the formats of other tools."""
-        return self.root / "export"
-
-    @property
-    def export_contents(self) -> Path:
-        """The files of the export with their hashes, written last."""
-        return self.export / EXPORT_CONTENTS
+    def partial(self) -> Results:
+        """Folder of the tables of an unfinished experiment, which Snakemake does not track."""
+        return Results(self.root / "partial")
 
     def table(self, name: str) -> Path:
         """A small table, with its ending: by_repo.csv, summary.tex."""
@@ -191,96 +206,12 @@ class Results:
     def plot(self, name: str, kind: str) -> Path:
         return self.root / "plots" / f"{name}.{kind}"
 
-    @property
-    def dataset_json(self) -> Path:
-        """Record that the data set is complete for the requested pairs, with its hashes."""
-        return self.root / "dataset.json"
-
-    @property
-    def oracle_csv(self) -> Path:
-        return self.root / "oracle.csv"
-
-    @property
-    def tables_marker(self) -> Path:
-        """Redo marker of the tables, written when the oracle has new results."""
-        return self.state / "oracle"
-
-    @property
-    def tables_plan(self) -> Path:
-        """The plan that the tables were last made for."""
-        return self.state / "tables"
-
     def oracle(self, pair: Pair) -> Path:
         """Results of the gold patches of a pair: one document per repetition."""
         return self.root / "oracle" / pair.folder
 
     def oracle_repeat(self, pair: Pair, number: int) -> Path:
         return self.oracle(pair) / f"repeat-{number}.json"
-
-    @property
-    def partial(self) -> Results:
-        """Folder of the tables of an unfinished experiment, which Snakemake does not track."""
-        return Results(self.root / "partial")
-
-    @property
-    def provenance(self) -> Path:
-        return self.root / "provenance.json"
-
-    @property
-    def report(self) -> Path:
-        """The report's folder."""
-        return self.root / "report"
-
-    @property
-    def state(self) -> Path:
-        """State of the workflow: id, lock, claims, redo markers."""
-        return self.root / ".state"
-
-    @property
-    def identity(self) -> Path:
-        return self.state / "id"
-
-    @property
-    def lock(self) -> Path:
-        return self.state / "lock"
-
-    @property
-    def claims(self) -> Path:
-        return self.state / "claims"
-
-    @property
-    def redo_markers(self) -> Path:
-        """Folder of the redo markers of evaluations, one for each that broke."""
-        return self.state / "broken-evals"
-
-    @property
-    def breaker(self) -> Path:
-        """Ends of the sessions' attempts, the newest last."""
-        return self.state / "breaker.jsonl"
-
-    @property
-    def rate_limits(self) -> Path:
-        """Time of the next call to each limited provider."""
-        return self.state / "pace"
-
-    @property
-    def halt(self) -> Path:
-        return self.state / "halt.json"
-
-    @property
-    def progress(self) -> Path:
-        """States of finished runs and findings, saved by `make status` for its next call."""
-        return self.state / "progress.json"
-
-    @property
-    def notifications(self) -> Path:
-        """The events of this session for which the notify command was called, a file each."""
-        return self.state / "notified"
-
-    @property
-    def gate(self) -> Path:
-        """Record that every image is verified; runs wait for it."""
-        return self.root / "images" / "verified.json"
 
     def sentinel(self, image: str) -> Path:
         return self.root / "images" / f"{image_key(image)}.json"
@@ -292,11 +223,6 @@ class Results:
     def fetch_record(self, image: str) -> Path:
         """Record that this workflow pulled the image, and may remove it."""
         return self.state / "fetched" / f"{image_key(image)}.json"
-
-    @property
-    def pending_images(self) -> Path:
-        """In rolling mode: the files of this session that still need each image."""
-        return self.state / "rolling.json"
 
     def experiment(self, name: str) -> Path:
         return self.runs / name / "experiment.json"
