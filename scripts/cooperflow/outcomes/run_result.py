@@ -1,4 +1,4 @@
-"""Result of a run: its records, its publication and restoration, and its requeueing.
+"""Result of a run: its records, its publication and its restoration.
 
 The records are the `workflow` object of result.json and eval.json, and attempt.json.
 """
@@ -16,9 +16,9 @@ from typing import Any, Self
 
 from cooperflow import atomic_io, layout
 from cooperflow.experiment.config_schema import UNRECORDED
-from cooperflow.experiment.plan import Plan, Run
+from cooperflow.experiment.plan import Run
 from cooperflow.layout import Results, RunFolder
-from cooperflow.outcomes import judgement, usage
+from cooperflow.outcomes import usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import result_files, trajectory
@@ -391,21 +391,6 @@ def _iso(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment))
 
 
-@dataclass(frozen=True)
-class BrokenRun:
-    """A finished run whose outcome is infra_error."""
-
-    run: Run
-    reason: str
-    attempts: int
-    cost_usd: float
-
-    @property
-    def needs_only_evaluation(self) -> bool:
-        """True if only its evaluation failed: the paid run is valid and is kept."""
-        return self.reason == judgement.EVAL_ERROR
-
-
 def set_redo_marker(results: Results, name: str, key: str, is_broken: bool) -> None:
     """Write the redo marker of an evaluation that broke; remove its older ones.
 
@@ -421,40 +406,3 @@ def set_redo_marker(results: Results, name: str, key: str, is_broken: bool) -> N
         atomic_io.write_text(results.redo_markers / f"{name}.{time.time_ns()}", f"{key}\n")
     for marker in older:
         marker.unlink(missing_ok=True)
-
-
-def broken_runs(plan: Plan) -> list[BrokenRun]:
-    """Return the plan's runs whose outcome is infra_error."""
-    runs = []
-    for run in plan.runs:
-        folder = run.folder(plan.results)
-        record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
-        final = EvalRecord.read(atomic_io.read_json(folder.eval))
-        broken = next((r for r in (record, final) if r.outcome == judgement.INFRA_ERROR), None)
-        # This workflow did not make an adopted run and cannot repeat it.
-        if broken is None or (run.experiment.adopted and broken is record):
-            continue
-        attempts = len(folder.attempt_numbers())
-        cost = usage_of_run(folder, run.experiment.agent.name).cost_usd
-        runs.append(BrokenRun(run, broken.reason, attempts, cost))
-    return runs
-
-
-def requeue(plan: Plan, broken: Sequence[BrokenRun]) -> None:
-    """Requeue each run; its attempts and their costs stay in the usage."""
-    for broken_run in broken:
-        folder = broken_run.run.folder(plan.results)
-        if not broken_run.needs_only_evaluation:
-            for number in folder.attempt_numbers():
-                result = folder.attempt(number) / layout.RESULT
-                if result.exists():
-                    result.rename(result.with_name(layout.RETIRED))
-        for marker in plan.results.redo_markers.glob(f"{broken_run.run.dashed}.*"):
-            marker.unlink(missing_ok=True)
-        folder.eval.unlink(missing_ok=True)
-        if not broken_run.needs_only_evaluation:
-            folder.own.unlink(missing_ok=True)
-            folder.result.unlink(missing_ok=True)
-    if broken:
-        for table in (plan.results.summary_csv, plan.results.runs_csv):
-            table.unlink(missing_ok=True)
