@@ -22,7 +22,6 @@ from cooperflow import atomic_io, layout
 from cooperflow.errors import UserError
 from cooperflow.experiment import dataset, fingerprint
 from cooperflow.experiment.plan import Experiment, Plan, Run
-from cooperflow.jobs import evaluation_jobs
 from cooperflow.outcomes import judgement, run_result
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.run_result import EvalRecord, RunRecord
@@ -318,8 +317,8 @@ def _import_run(plan: Plan, run: Run, source: Path, document: Mapping[str, Any])
     graded = _evaluation(source, verdict)
     if graded is not None:
         evaluation, final = graded
-        evaluation_document = evaluation or evaluation_jobs.untested_document(run, final)
-        evaluation_jobs.publish_verdict(plan, run, folder, evaluation_document, final, 0.0, caveats)
+        evaluation_document = evaluation or run_result.untested_document(run, final)
+        run_result.publish_verdict(plan.results, run, evaluation_document, final, 0.0, caveats)
     result = {**document, "log_dir": str(folder.path), "workflow": record.as_dict()}
     broken = releases.not_evaluable(span, run.pair.repo, run.pair.task_id, run.pair.features)
     result["workflow"] |= {
@@ -350,7 +349,7 @@ def _evaluation(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | Non
     evaluation = atomic_io.read_json(source / layout.EVAL)
     if not isinstance(evaluation, dict):
         return None
-    final = evaluation_jobs.verdict_of(evaluation, source, verdict.reason)
+    final = run_result.verdict_of(evaluation, source, verdict.reason)
     return None if final.again else (evaluation, final)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from cooperflow.experiment.plan import Plan, Run
 from cooperflow.images import disk_space, verification
 from cooperflow.jobs import admission
 from cooperflow.jobs.job import DONE, FAILED, Conclusion, Job, Try, corrupt_result
-from cooperflow.layout import Pair, RunFolder
+from cooperflow.layout import Pair
 from cooperflow.outcomes import judgement, patch_text, run_result
 from cooperflow.outcomes.judgement import Verdict
-from cooperflow.outcomes.run_result import EvalRecord, RunRecord
+from cooperflow.outcomes.run_result import RunRecord
 from cooperflow.tables import oracle
 from cooperflow.tables.oracle import Probe
 from cooperflow.upstream import result_files
@@ -73,7 +73,7 @@ class EvalJob(_RunEvaluation):
             files={p.name: p for p in [folder.result, *folder.path.glob("*.patch")]},
         )
         document = supervisor.run_evaluation(self.plan, subject, next_folder(folder.evals))
-        verdict = verdict_of(document, folder.path, record.reason)
+        verdict = run_result.verdict_of(document, folder.path, record.reason)
 
         def publish() -> int:
             return self._publish(document, verdict, time.monotonic() - start, verbose=True)
@@ -88,8 +88,8 @@ class EvalJob(_RunEvaluation):
         verbose: bool = False,
     ) -> int:
         run = self._run
-        complete = document or untested_document(run, verdict)
-        publish_verdict(self.plan, run, self._folder, complete, verdict, seconds)
+        complete = document or run_result.untested_document(run, verdict)
+        run_result.publish_verdict(self.plan.results, run, complete, verdict, seconds)
         if verbose:
             print(f"{run.key}: {verdict.outcome} {verdict.reason} {verdict.caveat}".rstrip())
             if judgement.NO_TESTS_RUN in verdict.caveat:
@@ -106,71 +106,6 @@ def _untested_features(run: Run, document: Mapping[str, Any]) -> str:
     numbered = enumerate(run.pair.sorted_features, start=1)
     counts = {f: judgement.count_tests(result_files.output_of(document, n)) for n, f in numbered}
     return " and ".join(str(feature) for feature, count in counts.items() if not count)
-
-
-def verdict_of(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
-    """Return the verdict of upstream's document about the patches in the folder ``patches``."""
-    contents = [path.read_bytes() for path in sorted(patches.glob("*.patch"))]
-    return judgement.judge_eval(
-        document,
-        [patch_text.is_empty(content) for content in contents],
-        reason,
-        max(map(len, contents), default=0),
-        patch_text.all_caveats(contents),
-    )
-
-
-def publish_verdict(
-    plan: Plan,
-    run: Run,
-    folder: RunFolder,
-    document: Mapping[str, Any],
-    verdict: Verdict,
-    seconds: float,
-    caveats: Sequence[str] = (),
-) -> None:
-    """Write eval.json with the run's final outcome, and make the tables older than it.
-
-    Args:
-        caveats: those of the run where its result.json is not written yet.
-    """
-    assert verdict.outcome is not None
-    outputs = [result_files.output_of(document, number) for number in (1, 2)]
-    record = EvalRecord(
-        outcome=verdict.outcome,
-        reason=verdict.reason,
-        caveat=_merge_caveats(folder, verdict, caveats),
-        seconds=round(seconds, 3),
-        tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
-    )
-    atomic_io.write_json(folder.eval, {**document, "workflow": record.as_dict()})
-    run_result.make_stale(plan.results, folder.eval)
-    is_broken = verdict.reason == judgement.EVAL_ERROR
-    run_result.set_redo_marker(plan.results, run.dashed, run.key, is_broken)
-
-
-def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
-    """Return the caveats of the evaluation and of the run."""
-    record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
-    limit = [judgement.OUTPUT_LIMIT] if record.cut_answers else []
-    caveats = [*filter(None, [verdict.caveat]), *limit, *(record.caveats or others)]
-    return ";".join(dict.fromkeys(caveats))
-
-
-def untested_document(run: Run, verdict: Verdict) -> dict[str, Any]:
-    """Return a document in upstream's form for a run that was not tested."""
-    feature = {"passed": False, "test_output": ""}
-    has_error = verdict.outcome == judgement.INFRA_ERROR
-    return {
-        **run.pair.identity,
-        "setting": run.experiment.setting.mode,
-        "merge": None,
-        "feature1": feature,
-        "feature2": feature,
-        "both_passed": False,
-        "error": f"{verdict.outcome}: {verdict.reason}" if has_error else None,
-        "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }
 
 
 class OwnJob(_RunEvaluation):

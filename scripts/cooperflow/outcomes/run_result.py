@@ -1,4 +1,4 @@
-"""Result of a run: its records, its publication and its restoration.
+"""Result of a run: its records, and the publication of its result and its verdict.
 
 The records are the `workflow` object of result.json and eval.json, and attempt.json.
 """
@@ -18,7 +18,7 @@ from cooperflow import atomic_io, layout
 from cooperflow.experiment.config_schema import UNRECORDED
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import Results, RunFolder
-from cooperflow.outcomes import usage
+from cooperflow.outcomes import judgement, patch_text, usage
 from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import result_files, trajectory
@@ -276,6 +276,71 @@ def _link_file(path: Path, name: Path) -> None:
         os.link(path, name)
     except OSError:
         shutil.copy2(path, name)
+
+
+def verdict_of(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
+    """Return the verdict of upstream's document about the patches in the folder ``patches``."""
+    contents = [path.read_bytes() for path in sorted(patches.glob("*.patch"))]
+    return judgement.judge_eval(
+        document,
+        [patch_text.is_empty(content) for content in contents],
+        reason,
+        max(map(len, contents), default=0),
+        patch_text.all_caveats(contents),
+    )
+
+
+def publish_verdict(
+    results: Results,
+    run: Run,
+    document: Mapping[str, Any],
+    verdict: Verdict,
+    seconds: float,
+    caveats: Sequence[str] = (),
+) -> None:
+    """Write eval.json with the run's final outcome, and make the tables older than it.
+
+    Args:
+        caveats: those of the run where its result.json is not written yet.
+    """
+    assert verdict.outcome is not None
+    folder = run.folder(results)
+    outputs = [result_files.output_of(document, number) for number in (1, 2)]
+    record = EvalRecord(
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        caveat=_merge_caveats(folder, verdict, caveats),
+        seconds=round(seconds, 3),
+        tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
+    )
+    atomic_io.write_json(folder.eval, {**document, "workflow": record.as_dict()})
+    make_stale(results, folder.eval)
+    is_broken = verdict.reason == judgement.EVAL_ERROR
+    set_redo_marker(results, run.dashed, run.key, is_broken)
+
+
+def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
+    """Return the caveats of the evaluation and of the run."""
+    record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
+    limit = [judgement.OUTPUT_LIMIT] if record.cut_answers else []
+    caveats = [*filter(None, [verdict.caveat]), *limit, *(record.caveats or others)]
+    return ";".join(dict.fromkeys(caveats))
+
+
+def untested_document(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """Return a document in upstream's form for a run that was not tested."""
+    feature = {"passed": False, "test_output": ""}
+    has_error = verdict.outcome == judgement.INFRA_ERROR
+    return {
+        **run.pair.identity,
+        "setting": run.experiment.setting.mode,
+        "merge": None,
+        "feature1": feature,
+        "feature2": feature,
+        "both_passed": False,
+        "error": f"{verdict.outcome}: {verdict.reason}" if has_error else None,
+        "evaluated_at": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
 
 
 def make_stale(results: Results, newer: Path) -> None:

@@ -10,6 +10,7 @@ from cooperflow import atomic_io, layout
 from cooperflow.experiment import config, plan
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import run_result
+from cooperflow.outcomes.judgement import Verdict
 
 
 def test_a_removed_result_is_restored_from_its_attempt(tmp_path: Path) -> None:
@@ -57,3 +58,12 @@ def test_calls_that_are_not_recorded_cost_what_upstream_reports(tmp_path: Path) 
     alone.attempt(1).mkdir(parents=True)
     assert not run_result.usage_of_run(alone, "codex").cost_complete
     assert run_result.usage_of_run(alone, "mini_swe_agent_v2").cost_complete
+
+
+def test_a_caveat_of_the_run_is_that_of_its_evaluation(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    atomic_io.write_json(folder.result, {"workflow": {"cut_answers": 2}})
+    verdict = Verdict("pass", caveat="lead_alone")
+    assert run_result._merge_caveats(folder, verdict, ()) == "lead_alone;output_limit"
+    atomic_io.write_json(folder.result, {"workflow": {}})  # as commit b9ce344 wrote it
+    assert run_result._merge_caveats(folder, Verdict("fail"), ()) == ""
