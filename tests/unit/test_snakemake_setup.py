@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +14,7 @@ from snakemake.settings.enums import Quietness
 from snakemake.settings.types import OutputSettings
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from cooperflow import snakemake_setup
+from cooperflow import layout, snakemake_setup
 
 
 def _record(text: str) -> logging.LogRecord:
@@ -73,3 +76,20 @@ def test_only_rules_with_containers_are_tried_again() -> None:
     prefixes = ("run_", "eval_", "own_", "image", "oracle_pair")
     snakemake_setup.retry_only(SimpleNamespace(rules=rules), prefixes)
     assert [rule.name for rule in rules if rule.restart_times == 0] == ["aggregate", "adopt"]
+
+
+def test_the_snakefile_imports_no_statistics() -> None:
+    code = (
+        "import sys; from cooperflow import layout, processes;"
+        "from cooperflow.experiment import config, plan;"
+        "print([m for m in ('scipy', 'statsmodels', 'vl_convert') if m in sys.modules])"
+    )
+    scripts = str(layout.REPOSITORY / "scripts")
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": scripts},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout.strip() == "[]"

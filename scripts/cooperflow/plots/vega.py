@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 def point(
     label: str,
     n: int,
-    row: Mapping[Hashable, Any],
+    row: Mapping[Any, Any],
     group: str,
     column: str = "pass_rate",
     **fields: Any,
