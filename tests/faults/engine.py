@@ -146,9 +146,7 @@ def container_killed(campaign: Campaign) -> None:
             attempt = laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json"
             told = wait_for(lambda: "container_died" in attempt.read_text(), 60, "the verdict")
             spent = len(laboratory.server.ledger()) - calls
-            line.add(
-                TRUE_OUTCOME, [] if told and spent <= 8 else [f"{spent} calls on a dead container"]
-            )
+            line.expect(TRUE_OUTCOME, told and spent <= 8, f"{spent} calls on a dead container")
         campaign.expect(line, laboratory.rows(), ("pass", ""))
         campaign.check_invariants(line, laboratory, control, others)
 
@@ -201,9 +199,7 @@ def daemon(
             cause(engine)
         path = laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json"
         text = path.read_text()
-        line.add(
-            TRUE_OUTCOME, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"]
-        )
+        line.expect(TRUE_OUTCOME, f'"reason": "{first}"' in text, f"attempt 1: {text[:600]}")
         campaign.expect(line, laboratory.rows(), ("pass", ""))
         campaign.check_invariants(line, laboratory, control, others)
 
@@ -254,7 +250,7 @@ def image_retagged(campaign: Campaign, engine: Engine) -> None:
         engine.docker("tag", "cooperflow/demo-base:bookworm", IMAGE)
         done = laboratory.run()
         campaign.expect(line, laboratory.rows(), ("infra_error", "image_missing"))
-        line.add(TRUE_OUTCOME, [] if not laboratory.server.ledger() else ["a call was paid for"])
+        line.expect(TRUE_OUTCOME, not laboratory.server.ledger(), "a call was paid for")
         engine.docker("tag", right, IMAGE)
         campaign.check_invariants(line, laboratory, control)
 
@@ -370,9 +366,9 @@ def contexts(campaign: Campaign) -> None:
             laboratory.wrapper = (*laboratory.wrapper[:-1], f"DOCKER_CONTEXT={name}")
             done = laboratory.run()
             refused = done.returncode != 0 and reason in done.stdout
-            line.add(TRUE_OUTCOME, [] if refused else [f"{name}: {done.stdout[-800:]}"])
+            line.expect(TRUE_OUTCOME, refused, f"{name}: {done.stdout[-800:]}")
         calls = len(laboratory.server.ledger())
-        line.add(TRUE_OUTCOME, [f"{calls} calls without an engine"] if calls else [])
+        line.expect(TRUE_OUTCOME, not calls, f"{calls} calls without an engine")
         laboratory.wrapper = (*laboratory.wrapper[:-1], "DOCKER_CONTEXT=good")
         campaign.check_invariants(line, laboratory, control)
 

@@ -49,15 +49,11 @@ def damaged(campaign: Campaign) -> None:
         lab.write_pairs(laboratory.pairs, grown)
         os.utime(gate, (1, 1))
         jobs = _jobs(laboratory.run("-n", "all").stdout)
-        growth.add(
-            TRUE_OUTCOME, [] if jobs.get("run_solo") == 1 else [f"pending for a new pair: {jobs}"]
-        )
+        growth.expect(TRUE_OUTCOME, jobs.get("run_solo") == 1, f"pending for a new pair: {jobs}")
         with campaign.line("Files", "verified.json truncated") as line:
             _cut(gate, "truncated")
             jobs = _jobs(laboratory.run("-n", "all").stdout)
-            line.add(
-                TRUE_OUTCOME, [] if "images_verified" in jobs else [f"the dry run lists {jobs}"]
-            )
+            line.expect(TRUE_OUTCOME, "images_verified" in jobs, f"the dry run lists {jobs}")
         sentinels = sorted(images.glob("cooper*.json"))
         how = dict.fromkeys([*documents, sentinels[1], gate], "empty") | {sentinels[0]: "truncated"}
         documents |= dict.fromkeys(sentinels, ("image", 2)) | {gate: ("images_verified", 1)}
@@ -88,20 +84,17 @@ def _damage(
     jobs = _jobs(laboratory.run("-n", *laboratory.targets()).stdout)
     done = laboratory.run()
     new = {entry["conversation"] for entry in laboratory.server.ledger()[calls:]}
-    growth.add(
-        TRUE_OUTCOME,
-        [] if len(laboratory.rows()) == rows + 1 else [f"{len(laboratory.rows())} rows"],
+    growth.expect(
+        TRUE_OUTCOME, len(laboratory.rows()) == rows + 1, f"{len(laboratory.rows())} rows"
     )
-    growth.add(PAID_ONCE, [] if len(new) == 1 else [f"{len(new)} runs"])
+    growth.expect(PAID_ONCE, len(new) == 1, f"{len(new)} runs")
     lines = []
     for path, cut in how.items():
         rule, count = expected[path]
         with campaign.line("Files", f"{path.name} {cut}") as line:
-            line.add(
-                TRUE_OUTCOME, [] if jobs.get(rule, 0) >= count else [f"the dry run lists {jobs}"]
-            )
-            line.add(RESUMES, [done.stdout[-1500:]] if done.returncode else [])
-            line.add(PAID_ONCE, [] if len(new) == 1 else ["the model was called again"])
+            line.expect(TRUE_OUTCOME, jobs.get(rule, 0) >= count, f"the dry run lists {jobs}")
+            line.expect(RESUMES, not done.returncode, done.stdout[-1500:])
+            line.expect(PAID_ONCE, len(new) == 1, "the model was called again")
             lines.append(line)
     return lines
 
@@ -130,10 +123,7 @@ def both_copies_gone(campaign: Campaign) -> None:
         calls = invariants.calls(laboratory.servers.values())
         assert laboratory.run().returncode == 0, laboratory.sessions[-1].stdout[-2000:]
         new = laboratory.server.ledger()[calls:]
-        line.add(
-            TRUE_OUTCOME,
-            [] if {e["repo"] for e in new} == {lab.INVENTORY} else [f"{len(new)} calls"],
-        )
+        line.expect(TRUE_OUTCOME, {e["repo"] for e in new} == {lab.INVENTORY}, f"{len(new)} calls")
         # The usage of a later attempt includes both.
         (run / "attempts" / "1" / "result.json").unlink(missing_ok=True)
         campaign.check_invariants(line, laboratory, control, run=False)
@@ -166,9 +156,9 @@ def two_starts(campaign: Campaign) -> None:
         lab.wait_for(lambda: laboratory.server.ledger(), 120, "a call")
         second = laboratory.run()
         said = f"process {first.pid}" in second.stdout and second.returncode != 0
-        line.add(TRUE_OUTCOME, [] if said else [f"the second session: {second.stdout[-800:]}"])
+        line.expect(TRUE_OUTCOME, said, f"the second session: {second.stdout[-800:]}")
         first.wait(lab.PATIENCE)
-        line.add(RESUMES, [first.stdout[-800:]] if first.returncode else [])
+        line.expect(RESUMES, not first.returncode, first.stdout[-800:])
         campaign.check_invariants(line, laboratory, control, run=False)
 
 
@@ -187,9 +177,7 @@ def clock(campaign: Campaign) -> None:
         part = laboratory.run("-j", "4", str(evals.relative_to(laboratory.clone)))
         assert part.returncode == 0, part.stdout[-2000:]
         campaign.check_invariants(line, laboratory, control)
-        line.add(
-            TRUE_OUTCOME, [] if len(laboratory.rows()) == 2 else ["the tables lack the new run"]
-        )
+        line.expect(TRUE_OUTCOME, len(laboratory.rows()) == 2, "the tables lack the new run")
 
 
 def moved(campaign: Campaign) -> None:
@@ -246,7 +234,7 @@ def config_changed(campaign: Campaign) -> None:
         laboratory.document["agent"] = {"config": {"agent": {"step_limit": 7}}}
         refused = laboratory.run()
         told = "agent_config" in refused.stdout and "accept" in refused.stdout
-        line.add(TRUE_OUTCOME, [] if refused.returncode and told else [refused.stdout[-1500:]])
+        line.expect(TRUE_OUTCOME, refused.returncode and told, refused.stdout[-1500:])
         if invariants.calls(laboratory.servers.values()) != calls:
             line.add(PAID_ONCE, ["a call was paid for"])
         del laboratory.document["agent"]
@@ -264,12 +252,12 @@ def data_changed(campaign: Campaign) -> None:
         kept = tests.read_bytes()
         tests.write_bytes(kept + b"\n# other tests\n")
         done = laboratory.run()
-        line.add(RESUMES, [done.stdout[-900:]] if "Nothing to be done" not in done.stdout else [])
+        line.expect(RESUMES, "Nothing to be done" in done.stdout, done.stdout[-900:])
         # To be graded by tests that the run was not made for: refused.
         (laboratory.run_folder("solo") / "eval.json").unlink()
         refused = laboratory.run()
         told = "has other contents" in refused.stdout and refused.returncode
-        line.add(TRUE_OUTCOME, [] if told else [refused.stdout[-1500:]])
+        line.expect(TRUE_OUTCOME, told, refused.stdout[-1500:])
         tests.write_bytes(kept)
         campaign.check_invariants(line, laboratory, control)
 
@@ -293,13 +281,11 @@ def full_disk(campaign: Campaign) -> None:
                 stream.write(b"\0" * 512)
         start.wait(lab.PATIENCE)
         calls = len(laboratory.server.ledger())
-        line.add(
-            TRUE_OUTCOME, [] if calls <= 14 else [f"{calls} calls were made that could not be kept"]
-        )
-        line.add(TRUE_OUTCOME, [] if start.returncode else ["the session ended as a success"])
+        line.expect(TRUE_OUTCOME, calls <= 14, f"{calls} calls were made that could not be kept")
+        line.expect(TRUE_OUTCOME, start.returncode, "the session ended as a success")
         refused = laboratory.run()
         told = "MB free" in refused.stdout and refused.returncode
-        line.add(TRUE_OUTCOME, [] if told else [refused.stdout[-1500:]])
+        line.expect(TRUE_OUTCOME, told, refused.stdout[-1500:])
         filler.unlink()
         campaign.check_invariants(line, laboratory, control)
 
@@ -314,8 +300,8 @@ def read_only(campaign: Campaign) -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(laboratory.results)], check=True)
         done = laboratory.run()
         told = "cannot be written" in done.stdout or "not writable" in done.stdout
-        line.add(TRUE_OUTCOME, [] if done.returncode and told else [done.stdout[-1500:]])
-        line.add(TRUE_OUTCOME, ["a traceback is shown"] if "Traceback" in done.stdout else [])
+        line.expect(TRUE_OUTCOME, done.returncode and told, done.stdout[-1500:])
+        line.expect(TRUE_OUTCOME, "Traceback" not in done.stdout, "a traceback is shown")
         subprocess.run(["mount", "-o", "remount,rw", str(laboratory.results)], check=True)
         campaign.check_invariants(line, laboratory, control)
 
@@ -380,10 +366,10 @@ def inputs(campaign: Campaign) -> None:
                     if number in (0, len(INPUTS) - 1)
                     else _refusal(laboratory)
                 )
-                line.add(TRUE_OUTCOME, [] if word in text else [text[-900:]])
-                line.add(TRUE_OUTCOME, ["a traceback is shown"] if "Traceback" in text else [])
+                line.expect(TRUE_OUTCOME, word in text, text[-900:])
+                line.expect(TRUE_OUTCOME, "Traceback" not in text, "a traceback is shown")
                 paid = invariants.calls(laboratory.servers.values())
-                line.add(PAID_ONCE, ["a call was paid for"] if paid else [])
+                line.expect(PAID_ONCE, not paid, "a call was paid for")
                 line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
 
 

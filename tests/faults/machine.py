@@ -26,9 +26,7 @@ def key_from_a_file(campaign: Campaign) -> None:
         done = laboratory.run()
         rows = [row for row in laboratory.rows() if row["model"] == "tested"]
         campaign.expect(line, rows, ("pass", ""))
-        line.add(
-            TRUE_OUTCOME, [] if "ends with white space" in done.stdout else [done.stdout[-900:]]
-        )
+        line.expect(TRUE_OUTCOME, "ends with white space" in done.stdout, done.stdout[-900:])
         line.add(TRUE_OUTCOME, invariants.key_is_secret(laboratory, lab.KEY))
         line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
     with (
@@ -38,10 +36,9 @@ def key_from_a_file(campaign: Campaign) -> None:
         laboratory.variables[lab.KEY_NAME] = f"{lab.KEY[:12]}\n{lab.KEY[12:]}"
         done = laboratory.run()
         told = done.returncode and "a line break at position 13" in done.stdout
-        line.add(TRUE_OUTCOME, [] if told else [done.stdout[-900:]])
-        line.add(
-            TRUE_OUTCOME,
-            ["a model was called"] if invariants.calls(laboratory.servers.values()) else [],
+        line.expect(TRUE_OUTCOME, told, done.stdout[-900:])
+        line.expect(
+            TRUE_OUTCOME, not invariants.calls(laboratory.servers.values()), "a model was called"
         )
         line.add(TRUE_OUTCOME, invariants.key_is_secret(laboratory, lab.KEY[12:]))
         line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))

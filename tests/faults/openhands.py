@@ -54,9 +54,7 @@ def _check_fault(
         with _mid_run(laboratory, calls):
             cause(laboratory)
         text = (laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
-        line.add(
-            TRUE_OUTCOME, [] if f'"reason": "{first}"' in text else [f"attempt 1: {text[:600]}"]
-        )
+        line.expect(TRUE_OUTCOME, f'"reason": "{first}"' in text, f"attempt 1: {text[:600]}")
         campaign.expect(line, laboratory.rows(), ("pass", ""))
         campaign.check_invariants(line, laboratory, undisturbed, others)
 
@@ -118,9 +116,7 @@ def never_healthy(campaign: Campaign) -> None:
         _signal_server("STOP")(laboratory)
         start.wait(lab.PATIENCE)
         text = (laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
-        line.add(
-            TRUE_OUTCOME, [] if '"reason": "agent_error"' in text else [f"attempt 1: {text[:600]}"]
-        )
+        line.expect(TRUE_OUTCOME, '"reason": "agent_error"' in text, f"attempt 1: {text[:600]}")
         campaign.expect(line, laboratory.rows(), ("pass", ""))
         campaign.check_invariants(line, laboratory, undisturbed)
 

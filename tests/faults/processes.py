@@ -288,7 +288,7 @@ def _kill_container(laboratory: Lab, session: Session, line: Line) -> None:
         "the verdict",
     )
     spent = calls() - killed
-    line.add(TRUE_OUTCOME, [] if verdict and spent <= 8 else [f"{spent} calls on a dead container"])
+    line.expect(TRUE_OUTCOME, verdict and spent <= 8, f"{spent} calls on a dead container")
 
 
 CASES = (

@@ -242,7 +242,7 @@ def halts(campaign: Campaign, refusals: Sequence[tuple[str, Any, str]]) -> None:
                     campaign.check_invariants(line, laboratory, control)
                     # Else the search for the key has read no compressed file.
                     compressed = any(laboratory.results.rglob("*.gz"))
-                    line.add(TRUE_OUTCOME, [] if compressed else ["there is no compressed file"])
+                    line.expect(TRUE_OUTCOME, compressed, "there is no compressed file")
 
 
 def outage(campaign: Campaign) -> None:
@@ -263,13 +263,10 @@ def outage(campaign: Campaign) -> None:
         calls = len(server.ledger())
         time.sleep(15)
         more = len(server.ledger()) - calls
-        line.add(TRUE_OUTCOME, [f"{more} calls were made into the outage"] if more > 2 else [])
+        line.expect(TRUE_OUTCOME, more <= 2, f"{more} calls were made into the outage")
         server.faults()
         start.wait(lab.PATIENCE)
-        line.add(
-            TRUE_OUTCOME,
-            [] if "continues" in start.stdout else ["no line reports that it continues"],
-        )
+        line.expect(TRUE_OUTCOME, "continues" in start.stdout, "no line reports that it continues")
         campaign.check_invariants(line, laboratory, control)
 
 

@@ -45,6 +45,10 @@ class Line:
         if problems:
             self.wrong.setdefault(column, []).extend(problems)
 
+    def expect(self, column: str, is_met: object, problem: str) -> None:
+        """Add a column, with a problem unless the condition is met."""
+        self.add(column, [] if is_met else [problem])
+
     @property
     def held(self) -> bool:
         return not self.wrong and bool(self.checked)
@@ -110,7 +114,7 @@ class Campaign:
         """Check that the outcome and reason of each row are among the correct ones."""
         found = {(row["outcome"], row["reason"]) for row in rows}
         well = bool(found) and found <= set(wanted)
-        line.add(TRUE_OUTCOME, [] if well else [f"is {sorted(found)}, expected {wanted}"])
+        line.expect(TRUE_OUTCOME, well, f"is {sorted(found)}, expected {wanted}")
 
     def check_invariants(
         self,

@@ -67,9 +67,9 @@ def volumes(campaign: Campaign) -> None:
             os.kill(pid, signal.SIGKILL)
         start.wait(60)
         done = laboratory.run()
-        line.add(RESUMES, [] if not done.returncode else [done.stdout[-1500:]])
+        line.expect(RESUMES, not done.returncode, done.stdout[-1500:])
         left = known & _volumes(laboratory, labelled=False)
-        line.add(TRUE_OUTCOME, [] if known else ["a team's volume has no label"])
+        line.expect(TRUE_OUTCOME, known, "a team's volume has no label")
         line.add(
             NOTHING_LEFT, [*invariants.nothing_left(laboratory, others), *map(str, sorted(left))]
         )
@@ -88,7 +88,7 @@ def address_pools(campaign: Campaign) -> None:
         ):
             done = laboratory.run()
             told = "default-address-pools" in done.stdout and done.returncode
-            line.add(TRUE_OUTCOME, [] if told else [done.stdout[-1500:]])
+            line.expect(TRUE_OUTCOME, told, done.stdout[-1500:])
             line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
     finally:
         other.end()
