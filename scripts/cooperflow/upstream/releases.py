@@ -223,7 +223,9 @@ def with_tables(page: str) -> str:
     for heading, rows in _tables():
         head = f"| {' | '.join(heading)} |\n| {' | '.join('---' for _ in heading)} |\n"
         lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-        page = re.sub(rf"{re.escape(head)}(\|.*\n)*", lambda _, new=head + lines: new, page)
+        table = re.search(rf"{re.escape(head)}(\|.*\n)*", page)
+        if table is not None:
+            page = page.replace(table[0], head + lines)
     return page
 
 
