@@ -99,8 +99,8 @@ def test_the_summary_names_the_features_that_the_release_could_not_evaluate(
     upstream_run: Theirs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, make = upstream_run
-    broken = {(INVENTORY, 1): (frozenset({2, 7}), "no test is selected")}
-    monkeypatch.setattr(releases, "NOT_EVALUABLE_FEATURES", broken)
+    broken = {f"{INVENTORY}/1": (frozenset({2, 7}), "no test is selected")}
+    monkeypatch.setattr(releases, "not_evaluable_features", lambda: broken)
     summary = adoption.adopt(make())
     assert "caveat history_leaked: 1 runs were made before 0.0.23" in summary
     assert f"made before 0.0.29, which could not evaluate the features {INVENTORY}/1 2" in summary
