@@ -10,7 +10,7 @@ import pytest
 
 from cooperflow.experiment.config_schema import Model
 from cooperflow.outcomes import usage
-from cooperflow.session import checks, model_check, session_start
+from cooperflow.session import checks, estimate, model_check, session_start
 
 COHERE = Model(model="command-a-03-2025", api_key="COHERE_API_KEY")
 
@@ -76,7 +76,7 @@ def test_a_session_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
         assert not session_start.failed_checks(model_check.check_model(plan, experiment))
     assert calls == ["abc"]
     # Its price is that of the estimate, until the config describes another call.
-    assert session_start.assumptions(plan)["m-solo"] == pytest.approx(10.4 * 10_317)
+    assert estimate.assumptions(plan)["m-solo"] == pytest.approx(10.4 * 10_317)
     other = make_plan(models={"m": {"model": "openai/other", "api_key": "COHERE_API_KEY"}})
     assert model_check.last_answer(other, other.experiments[0]) is None
     assert calls == ["abc"]
