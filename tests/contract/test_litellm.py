@@ -238,3 +238,39 @@ def test_the_list_of_prices_read_as_a_file_is_litellms() -> None:
 def test_a_users_registry_takes_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_MODEL_REGISTRY_PATH", "prices.json")
     assert model_check.listed_price(MODEL) is None
+
+
+def test_the_bound_of_a_call_holds_above_the_threshold_of_its_prices() -> None:
+    """A token may be a single byte, and Gemini's prices double above 200,000 tokens."""
+    from cooperflow.instrumentation import call_log
+
+    kwargs = {"model": "gemini-2.5-pro", "custom_llm_provider": "gemini"}
+    entry = litellm.model_cost["gemini/gemini-2.5-pro"]
+    for size, suffix in ((200_000, ""), (200_001, "_above_200k_tokens")):
+        bound = call_log._bound(kwargs, "gemini-2.5-pro", size)
+        assert bound is not None
+        assert bound >= size * entry[f"input_cost_per_token{suffix}"]
+        assert bound >= entry["max_output_tokens"] * entry[f"output_cost_per_token{suffix}"]
+        assert bound < 2.1 * size * entry[f"input_cost_per_token{suffix}"] + (
+            entry["max_output_tokens"] * entry[f"output_cost_per_token{suffix}"]
+        )
+    priority = {**kwargs, "optional_params": {"service_tier": "priority"}}
+    dear = call_log._bound(priority, "gemini-2.5-pro", 1000)
+    usual = call_log._bound(kwargs, "gemini-2.5-pro", 1000)
+    assert dear is not None
+    assert usual is not None
+    assert dear > usual
+
+
+def test_a_price_of_0_is_a_price_and_a_missing_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = tmp_path / "prices.json"
+    free = {"input_cost_per_token": 0, "output_cost_per_token": 0, "litellm_provider": "openai"}
+    registry.write_text(json.dumps({"openai/free": free}))
+    monkeypatch.setenv("LITELLM_MODEL_REGISTRY_PATH", str(registry))
+    monkeypatch.setattr(litellm, "model_cost", dict(litellm.model_cost))
+    requests = [{"model": f"openai/{name}", "call": False} for name in ("free", "unheard-of")]
+    prices = [model_check.ask_litellm(request)["price"] for request in requests]
+    assert prices[0] == [0, 0]
+    assert not prices[1] or prices[1][0] is None
