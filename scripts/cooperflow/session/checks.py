@@ -212,6 +212,8 @@ def check_agent_config(context: Context) -> Iterator[Finding]:
             if key in defaults and not _has_same_type(value, defaults[key])
         ]
         unknown = [f"agent.{key}" for key in kwargs if defaults and key not in defaults]
+        if name == "mini_swe_agent_v2":
+            unknown += _unread_keys(run.experiment.agent.config)
         for key in mismatched:
             yield Finding(
                 "agent",
@@ -225,6 +227,26 @@ def check_agent_config(context: Context) -> Iterator[Finding]:
             yield Finding("agent", NOTE, text)
         elif not mismatched:
             yield Finding("agent", OK, text)
+
+
+# Keys of these parts that mini_swe_agent_v2 reads; it ignores others without a message.
+_READ = {
+    "model": frozenset(
+        {"model_kwargs", "cost_tracking", "set_cache_control", "litellm_model_registry"}
+        | {"format_error_template", "observation_template", "multimodal_regex"}
+        | {"capture_token_ids"}
+    ),
+    "environment": frozenset({"env"}),
+}
+
+
+def _unread_keys(config: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{part}.{key}"
+        for part, names in _READ.items()
+        for key in config.get(part) or {}
+        if key not in names
+    ]
 
 
 def _has_same_type(value: Any, default: Any) -> bool:

@@ -105,8 +105,22 @@ def test_a_session_pays_for_one_call(make_plan: Any, monkeypatch: pytest.MonkeyP
 def test_an_agents_config_is_compared_with_upstreams(
     make_plan: Any, settings: dict[str, Any], state: str, words: str
 ) -> None:
-    plan = make_plan(agent={"name": "mini_swe_agent_v2", "config": {"agent": settings}})
-    work = checks.Work(images=True, runs=plan.runs, evaluations=[])
-    lines = list(checks.check_agent_config(checks.Context(plan, work)))
+    lines = _findings_on_agent(make_plan, {"agent": settings})
     assert {line.state for line in lines} == {state}
     assert words in lines[0].text
+
+
+def _findings_on_agent(make_plan: Any, config: dict[str, Any]) -> list[model_check.Finding]:
+    plan = make_plan(agent={"name": "mini_swe_agent_v2", "config": config})
+    work = checks.Work(images=True, runs=plan.runs, evaluations=[])
+    return list(checks.check_agent_config(checks.Context(plan, work)))
+
+
+def test_keys_that_the_agent_would_ignore_are_named(make_plan: Any) -> None:
+    from cooperbench.agents.mini_swe_agent_v2.models.litellm_model import LitellmModelConfig
+
+    config = {"model": {"model_kwarg": {}, "cost_tracking": "default"}, "environment": {"image": 1}}
+    lines = _findings_on_agent(make_plan, config)
+    assert {line.state for line in lines} == {model_check.NOTE}
+    assert "upstream's keys: model.model_kwarg, environment.image" in lines[0].text
+    assert checks._READ["model"] == set(LitellmModelConfig.model_fields) - {"model_name"}
