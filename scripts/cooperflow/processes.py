@@ -194,12 +194,37 @@ def interrupt_when_orphaned() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Interrupted(Exception):
-    """Someone asked this process to end (Ctrl-C, SIGTERM, SIGHUP), or its owner has ended."""
+class Interrupted(BaseException):
+    """Someone asked this process to end (Ctrl-C, SIGTERM, SIGHUP), or its owner has ended.
+
+    No Exception: libraries turn those into errors of their own, docker-py into one of the engine.
+    """
 
     def __init__(self, why: str) -> None:
         super().__init__(why)
         self.why = why
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Interrupts:
+    """Whether signals interrupt now, and those received while they do not."""
+
+    def __init__(self) -> None:
+        self.are_deferred = False
+        self.received: list[int] = []
+
+    def handle(self, number: int, frame: object) -> None:
+        if self.are_deferred:
+            self.received.append(number)
+            return
+        for other in _SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(signal.Signals(number).name)
+
+
+_interrupts = _Interrupts()
 
 
 def interrupt_on_signals() -> None:
@@ -207,12 +232,24 @@ def interrupt_on_signals() -> None:
 
     A signal that this process ignores since its start stays ignored: `nohup` asks for that.
     """
-
-    def raise_once(number: int, frame: object) -> None:
-        for signal_number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signal_number, signal.SIG_IGN)
-        raise Interrupted(signal.Signals(number).name)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, raise_once)
+            signal.signal(number, _interrupts.handle)
+
+
+def defer_interrupts() -> None:
+    """Have signals wait until `allow_interrupts`; a process that ends before ignores them."""
+    _interrupts.are_deferred = True
+
+
+def allow_interrupts() -> None:
+    """Have signals interrupt again.
+
+    Raises:
+        Interrupted: one was received while interrupts were deferred.
+    """
+    _interrupts.are_deferred = False
+    if _interrupts.received:
+        number = _interrupts.received[0]
+        _interrupts.received.clear()
+        _interrupts.handle(number, None)

@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from docker import APIClient
 
 from cooperflow import processes
+from cooperflow.engine import containers
 
 
 def test_a_process_is_distinguished_from_a_later_one_with_its_pid() -> None:
@@ -65,9 +69,58 @@ def test_a_helper_dies_with_its_parent() -> None:
     assert processes._start_mark(helper) is None
 
 
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Handle signals as a job does, and restore their handlers."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
+    processes.interrupt_on_signals()
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+    processes._interrupts.__init__()  # type: ignore[misc]
+
+
+@pytest.mark.usefixtures("signals")
 def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     processes.interrupt_on_signals()
     os.kill(os.getpid(), signal.SIGHUP)  # the terminal is closed
     with pytest.raises(processes.Interrupted, match="SIGTERM"):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("signals")
+def test_an_interrupt_is_not_taken_for_a_fault_of_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """docker-py turns every Exception that is raised while it connects into an error of its own."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(APIClient, "version", interrupted)
+    with pytest.raises(processes.Interrupted, match="SIGTERM"):
+        containers.engine()
+
+
+@pytest.mark.usefixtures("signals")
+def test_a_signal_waits_while_a_result_is_published() -> None:
+    processes.defer_interrupts()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(processes.Interrupted):
+        processes.allow_interrupts()
+    processes.allow_interrupts()
+
+
+def test_a_helper_that_ended_long_ago_does_not_end_a_process_with_its_number() -> None:
+    ended = subprocess.Popen(["true"], start_new_session=True)
+    ended.wait()
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        ended.pid = other.pid
+        processes.end(ended)
+        assert other.poll() is None
+        other.kill()

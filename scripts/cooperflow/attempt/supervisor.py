@@ -156,11 +156,13 @@ def run_watched(
     """Run cooperbench for at most ``limit()`` seconds, then remove its processes and containers.
 
     It is ended early when it can no longer succeed, because a container or the engine died or
-    ``has_failed`` is true: more calls would be paid for without use.
+    ``has_failed`` is true: more calls would be paid for without use. After it has ended by itself
+    or by its limit, signals wait until the next call.
 
     Raises:
         Interrupted: this process was asked to end, or its session has ended.
     """
+    processes.allow_interrupts()
     start, longest = time.monotonic(), limit()
     status: int | None = None
     timed_out = False
@@ -172,12 +174,14 @@ def run_watched(
             pid, code = os.waitpid(process, os.WNOHANG)
             if pid:
                 status = code
+                processes.defer_interrupts()  # its result exists: only publishing it remains
                 break
             now = time.monotonic()
             if now - start > longest:
                 longest = limit()
             if now - start > longest:
                 timed_out = True
+                processes.defer_interrupts()
                 break
             if now - checked > CHECK_SECONDS:
                 checked = now

@@ -323,8 +323,6 @@ def _call(
             **options,
         )
     except Exception as error:  # litellm's classes share no other base
-        if Interrupted.__name__ in call_log.causes_of(error):
-            raise Interrupted("a model call was interrupted") from None
         kind, _, _ = call_log.failure_of(error, None)
         # Before the text is cut: a part of a key would not be recognized.
         message = " ".join(redaction.redact(str(error), key).split())[:300]
