@@ -43,6 +43,7 @@ class ContainerReport:
     fates: ContainerCounts
     engine_lost: bool  # it does not answer, so containers may remain
     engine_stalled: float  # seconds for which it gave no answer
+    storage_full: bool = False  # containers could write no more at some time
 
 
 class ContainerMonitor(Protocol):
@@ -81,13 +82,14 @@ def remove_containers(labels: Labels) -> bool:
 
 
 class EngineProbe:
-    """Thread that probes the engine at intervals and measures how long it gave no answer."""
+    """Thread that probes the engine at intervals: how long it gave no answer, and its storage."""
 
     def __init__(self) -> None:
         self._is_stopped = threading.Event()
         self._silent_since: float | None = None
         self._stalled = 0.0
-        self.is_gone = False  # it refuses at once: neither it nor its containers run
+        self._storage: Path | None = None
+        self._was_full = False
         self._thread = threading.Thread(target=self._watch, daemon=True, name="engine probe")
 
     def start(self) -> None:
@@ -102,7 +104,19 @@ class EngineProbe:
         since = self._silent_since
         return self._stalled + (time.monotonic() - since if since is not None else 0.0)
 
+    def was_storage_full(self) -> bool:
+        """Return whether the engine's storage on this machine is full, or was at a probe."""
+        if self._storage is not None and containers.is_storage_full(self._storage):
+            self._was_full = True
+        return self._was_full
+
     def _watch(self) -> None:
+        with (
+            contextlib.suppress(EngineError),
+            contextlib.closing(containers.engine(ALIVE_SECONDS)) as client,
+        ):
+            root, free = containers.storage(client)
+            self._storage = None if free is None else root
         while not self._is_stopped.wait(ALIVE_EVERY_SECONDS):
             probed = time.monotonic()
             is_answering = containers.is_answering(ALIVE_SECONDS)
@@ -112,7 +126,7 @@ class EngineProbe:
                 self._silent_since = None
             elif not is_answering and self._silent_since is None:
                 self._silent_since = probed
-            self.is_gone = not is_answering and now - probed < ALIVE_SECONDS / 2
+            self.was_storage_full()
 
 
 class DockerMonitor:
@@ -137,10 +151,21 @@ class DockerMonitor:
     def stop(self, end: float) -> ContainerReport:
         is_broken, stalled = self._has_broken_off, self._probe.stalled
         self._probe.stop()
-        self._inspect(has_engine=stalled == 0)
+        was_full = self._probe.was_storage_full()  # before the removal makes room
+        alive = self._list_alive()
+        self._inspect(alive, has_engine=stalled == 0)
         is_lost = remove_containers(self._labels)
         processes.end(self._stream)
-        return ContainerReport(self._fates(end), is_broken or is_lost, stalled)
+        self._probe.join()
+        return ContainerReport(self._fates(alive), is_broken or is_lost, stalled, was_full)
+
+    def _list_alive(self) -> Sequence[str]:
+        """Return the containers that run at the end of the attempt: its clean-up ends them."""
+        try:
+            token = {containers.TOKEN_LABEL: self._labels.token}
+            return containers.list_running(token, PROBE_SECONDS)
+        except EngineError:
+            return find_running(atomic_io.read_lines(self._events))
 
     @property
     def _has_broken_off(self) -> bool:

@@ -54,7 +54,10 @@ FULL = 1_000_000
 
 @dataclass(frozen=True)
 class ProcessReport:
-    """The end of a child process, and the state of its containers and of the machine."""
+    """The end of a child process, and the state of its containers and of the machine.
+
+    disk_full: the file system of the results, or that of the containers.
+    """
 
     exit_code: int | None
     timed_out: bool
@@ -203,7 +206,7 @@ def run_watched(
         seconds=time.monotonic() - start,
         ended=end,
         containers=report,
-        disk_full=is_full(command.log.parent),
+        disk_full=report.storage_full or is_full(command.log.parent),
     )
 
 

@@ -317,6 +317,21 @@ def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
         return root, None
 
 
+# A storage with less than this is full, bytes.
+FULL_STORAGE = 1_000_000
+
+
+def is_storage_full(root: Path) -> bool:
+    """Return whether the file system at ``root`` has no room even for the engine, which is root."""
+    try:
+        status = os.statvfs(root)
+    except OSError:
+        return False
+    if not status.f_blocks:  # not reported
+        return False
+    return status.f_bfree * status.f_frsize < FULL_STORAGE or status.f_ffree == 0 < status.f_files
+
+
 def is_local(client: docker.DockerClient) -> bool:
     """Return whether the engine runs on this machine, so that containers reach its addresses."""
     with engine_errors():
