@@ -34,7 +34,7 @@ def test_a_real_kill_is_counted(tmp_path: Path) -> None:
     finally:
         subprocess.run(["docker", "rm", "-f", container], capture_output=True, check=False)
     assert container_monitor.count_events(
-        atomic_io.read_lines(events), [], until=0
+        atomic_io.read_lines(events), []
     ) == container_monitor.ContainerCounts(0, 0, 1, 0)
 
 

@@ -22,6 +22,8 @@ from cooperflow.errors import EngineError
 ENGINE_SECONDS = 30
 # Time limit for the engine to start a command in a container, seconds.
 PROBE_SECONDS = 10
+# Requests for the removal of an attempt's containers.
+REMOVALS = 2
 # Interval of probes of a running attempt's engine, and the time limit of a probe, seconds.
 ALIVE_EVERY_SECONDS, ALIVE_SECONDS = 2.0, 5.0
 
@@ -55,8 +57,8 @@ class ContainerMonitor(Protocol):
     def has_failed(self) -> bool:
         """Return whether the attempt can no longer succeed."""
 
-    def stop(self, end: float) -> ContainerReport:
-        """Remove the attempt's containers; ``end``: time at which it ended, seconds."""
+    def stop(self) -> ContainerReport:
+        """Remove the attempt's containers, after it has ended."""
 
 
 def remove_stale_containers(docker: bool, results: str, run: str | None = None) -> int:
@@ -72,12 +74,18 @@ def remove_stale_containers(docker: bool, results: str, run: str | None = None) 
 
 
 def remove_containers(labels: Labels) -> bool:
-    """Remove an attempt's containers; return whether the engine gave no answer."""
-    try:
-        with contextlib.closing(containers.engine(ENGINE_SECONDS)) as client:
-            containers.remove(client, {containers.TOKEN_LABEL: labels.token})
-    except EngineError:
-        return True
+    """Remove an attempt's containers; return whether the engine gave no answer.
+
+    An engine that needs long to remove large containers does answer, and continues by itself.
+    """
+    for _ in range(REMOVALS):
+        try:
+            with contextlib.closing(containers.engine(ENGINE_SECONDS)) as client:
+                containers.remove(client, {containers.TOKEN_LABEL: labels.token})
+            return False
+        except EngineError:
+            if not containers.is_answering(PROBE_SECONDS):
+                return True
     return False
 
 
@@ -97,6 +105,11 @@ class EngineProbe:
 
     def stop(self) -> None:
         self._is_stopped.set()
+
+    def join(self) -> None:
+        """Wait for the end of the last probe: a job that evaluates again forks, without threads."""
+        if self._thread.is_alive():
+            self._thread.join(3 * ALIVE_SECONDS)
 
     @property
     def stalled(self) -> float:
@@ -144,11 +157,11 @@ class DockerMonitor:
 
     def has_failed(self) -> bool:
         if self._has_broken_off:
-            return self._probe.is_gone
-        fates = self._fates(time.time())
+            return True  # whether a container died is unknown from now on
+        fates = self._fates(())
         return fates.died > 0 or fates.oom > 0
 
-    def stop(self, end: float) -> ContainerReport:
+    def stop(self) -> ContainerReport:
         is_broken, stalled = self._has_broken_off, self._probe.stalled
         self._probe.stop()
         was_full = self._probe.was_storage_full()  # before the removal makes room
@@ -172,14 +185,14 @@ class DockerMonitor:
         """True if the stream of events ended early, because the engine stopped."""
         return self._stream.poll() is not None
 
-    def _inspect(self, has_engine: bool) -> None:
-        """Record the evidence that is lost with a container, of those still running.
+    def _inspect(self, alive: Sequence[str], has_engine: bool) -> None:
+        """Record the evidence that is lost with the containers ``alive``.
 
         Args:
             has_engine: whether the engine answers.
         """
         environment = {**os.environ, "COOPERFLOW_EVENTS": str(self._events)}
-        for container in find_running(atomic_io.read_lines(self._events)):
+        for container in alive:
             for command in ("note-kills", "probe") if has_engine else ("note-kills",):
                 with contextlib.suppress(OSError, subprocess.TimeoutExpired):
                     subprocess.run(
@@ -189,9 +202,9 @@ class DockerMonitor:
                         check=False,
                     )
 
-    def _fates(self, until: float) -> ContainerCounts:
-        stopped = self._stop_note.read_text().split()
-        return count_events(atomic_io.read_lines(self._events), stopped, until)
+    def _fates(self, alive: Sequence[str]) -> ContainerCounts:
+        ended = [*self._stop_note.read_text().split(), *alive]
+        return count_events(atomic_io.read_lines(self._events), ended)
 
 
 def _record_events(path: Path, token: str) -> subprocess.Popen[bytes]:
@@ -206,14 +219,13 @@ def _record_events(path: Path, token: str) -> subprocess.Popen[bytes]:
         return processes.spawn(command, stdout=stream, stderr=subprocess.DEVNULL)
 
 
-def count_events(
-    events: Iterable[Mapping[str, Any]], stopped: Sequence[str], until: float
-) -> ContainerCounts:
+def count_events(events: Iterable[Mapping[str, Any]], ended: Sequence[str]) -> ContainerCounts:
     """Return the fates of containers by an attempt's events. Pure.
 
+    The events' times are not compared with any clock: the engine may have another one.
+
     Args:
-        stopped: containers that their agent ended.
-        until: time at which the attempt ended, seconds since the epoch.
+        ended: ids of the containers that their agent or the clean-up ended, or prefixes of ids.
     """
     started, died, oom, refused = set(), set(), set(), set()
     for event in events:
@@ -223,11 +235,9 @@ def count_events(
         elif action == "exec_refused":
             if containers.is_refusal(str(event.get("words") or "")):
                 refused.add(container)
-        elif float(event.get("timeNano") or 0) / 1e9 > until:
-            continue
         elif action == "oom":
             oom.add(container)
-        elif action == "die" and not any(container.startswith(e) for e in stopped if e):
+        elif action == "die" and not any(container.startswith(e) for e in ended if e):
             died.add(container)
     return ContainerCounts(len(started), len(died), len(oom), len(refused))
 
@@ -278,7 +288,7 @@ class ModalMonitor:
     def has_failed(self) -> bool:
         return self._fates().died > 0
 
-    def stop(self, end: float) -> ContainerReport:
+    def stop(self) -> ContainerReport:
         if self._started():
             # A sandbox that remains is ended by the next try or session, or by its time limit.
             with contextlib.suppress(EngineError):

@@ -199,7 +199,7 @@ def run_watched(
             with contextlib.suppress(ChildProcessError):
                 os.kill(process, signal.SIGKILL)
                 _, status = os.waitpid(process, 0)
-        report = monitor.stop(end)
+        report = monitor.stop()
     return ProcessReport(
         exit_code=None if status is None else os.waitstatus_to_exitcode(status),
         timed_out=timed_out,

@@ -222,25 +222,43 @@ def remove_stale(client: docker.DockerClient, results: str, run: str | None = No
 
 
 def _remove(client: docker.DockerClient, labels: Mapping[str, str], is_wanted: Any) -> int:
+    """Remove what carries ``labels`` and is wanted; return how much was removed.
+
+    The engine may refuse one of them (a busy file system, an endpoint in use). It stays, and the
+    next try or session asks again: it must not keep the others, or stop a run.
+    """
     filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
-    count = 0
+    api, count = client.api, 0
     with engine_errors():
-        for container in client.api.containers(all=True, filters=filters):
+        for container in api.containers(all=True, filters=filters):
             if is_wanted(container.get("Labels") or {}):
-                with contextlib.suppress(docker.errors.NotFound):
-                    _remove_container(client, container["Id"])
-                count += 1
-        for network in client.api.networks(filters=filters):
+                count += _is_removed(
+                    lambda entry: _remove_container(client, entry["Id"]), container
+                )
+        for network in api.networks(filters=filters):
             if is_wanted(network.get("Labels") or {}):
-                with contextlib.suppress(docker.errors.NotFound):
-                    client.api.remove_network(network["Id"])
-                count += 1
-        for volume in (client.api.volumes(filters=filters) or {}).get("Volumes") or []:
+                count += _is_removed(lambda entry: api.remove_network(entry["Id"]), network)
+        for volume in (api.volumes(filters=filters) or {}).get("Volumes") or []:
             if is_wanted(volume.get("Labels") or {}):
-                with contextlib.suppress(docker.errors.NotFound):
-                    client.api.remove_volume(volume["Name"], force=True)
-                count += 1
+                count += _is_removed(
+                    lambda entry: api.remove_volume(entry["Name"], force=True), volume
+                )
     return count
+
+
+def _is_removed(
+    remove_entry: Callable[[Mapping[str, Any]], None], entry: Mapping[str, Any]
+) -> bool:
+    """Remove an entry of the engine's list; return False if the engine refuses."""
+    try:
+        remove_entry(entry)
+    except docker.errors.NotFound:
+        return True
+    except docker.errors.APIError as error:
+        name = entry.get("Name") or entry.get("Id")
+        print(f"Docker does not remove {name}: {describe(error)}. The next session asks again.")
+        return False
+    return True
 
 
 def _remove_container(client: docker.DockerClient, container: str) -> None:
@@ -253,6 +271,17 @@ def _remove_container(client: docker.DockerClient, container: str) -> None:
         for _ in range(50):
             time.sleep(0.1)
             client.api.inspect_container(container)
+
+
+def list_running(labels: Mapping[str, str], seconds: float) -> list[str]:
+    """Return the ids of the running containers that carry ``labels``.
+
+    Raises:
+        EngineError: the engine does not answer within ``seconds`` seconds.
+    """
+    filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
+    with contextlib.closing(engine(seconds)) as client, engine_errors():
+        return [str(entry["Id"]) for entry in client.api.containers(filters=filters)]
 
 
 # A program that no container has and no agent can create: only the engine's message comes back.
