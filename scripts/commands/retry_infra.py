@@ -84,9 +84,9 @@ def requeue(plan: Plan, broken: Sequence[BrokenRun]) -> None:
                 result = folder.attempt(number) / layout.RESULT
                 if result.exists():
                     result.rename(result.with_name(layout.RETIRED))
+        folder.eval.unlink(missing_ok=True)
         for marker in plan.results.redo_markers.glob(f"{broken_run.run.dashed}.*"):
             marker.unlink(missing_ok=True)
-        folder.eval.unlink(missing_ok=True)
         if not broken_run.needs_only_evaluation:
             folder.own.unlink(missing_ok=True)
             folder.result.unlink(missing_ok=True)

@@ -159,10 +159,13 @@ class OwnJob(_RunEvaluation):
 
     def _publish(self, own: Mapping[str, OwnFeature]) -> int:
         plan, run = self.plan, self._run
-        atomic_io.write_json(self._folder.own, losses.make_document(run.pair.identity, own))
-        run_result.make_stale(plan.results, self._folder.own)
+        document = losses.make_document(run.pair.identity, own)
+        marker = layout.own_marker(run.dashed)
         is_broken = any(verdict.broke for verdict in own.values())
-        run_result.set_redo_marker(plan.results, layout.own_marker(run.dashed), run.key, is_broken)
+        run_result.write_evaluation(
+            plan.results, self._folder.own, document, marker, run.key, is_broken
+        )
+        run_result.make_stale(plan.results, self._folder.own)
         texts = {True: "passed", False: "failed", None: "unknown"}
         for agent, verdict in own.items():
             print(f"{run.key}: {agent} alone: {texts[verdict.passed]} {verdict.reason}".rstrip())
@@ -241,8 +244,8 @@ class OracleJob(Job):
         }
         marker = layout.oracle_marker(pair.folder, number)
         is_broken = any(probe.broke for probe in probes.values())
-        run_result.set_redo_marker(plan.results, marker, str(pair), is_broken)
-        atomic_io.write_json(plan.results.oracle_repeat(pair, number), document)
+        path = plan.results.oracle_repeat(pair, number)
+        run_result.write_evaluation(plan.results, path, document, marker, str(pair), is_broken)
         row = oracle.row(pair, [document])
         print(f"{self.key}: {row['status']} {row['reason']} ({row['seconds']} s for solo)")
         return DONE

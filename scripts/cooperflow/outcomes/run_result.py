@@ -313,10 +313,10 @@ def publish_verdict(
         seconds=round(seconds, 3),
         tests_passed=(judgement.count_tests(outputs[0]), judgement.count_tests(outputs[1])),
     )
-    atomic_io.write_json(folder.eval, {**document, "workflow": record.as_dict()})
-    make_stale(results, folder.eval)
     is_broken = verdict.reason == judgement.EVAL_ERROR
-    set_redo_marker(results, run.dashed, run.key, is_broken)
+    complete = {**document, "workflow": record.as_dict()}
+    write_evaluation(results, folder.eval, complete, run.dashed, run.key, is_broken)
+    make_stale(results, folder.eval)
 
 
 def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
@@ -456,8 +456,10 @@ def _iso(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment))
 
 
-def set_redo_marker(results: Results, name: str, key: str, is_broken: bool) -> None:
-    """Write the redo marker of an evaluation that broke; remove its older ones.
+def write_evaluation(
+    results: Results, path: Path, document: Mapping[str, Any], marker: str, key: str, broke: bool
+) -> None:
+    """Write the document of an evaluation, with a redo marker if it broke.
 
     To be called after the document is written: a marker is newer than what it causes to be made
     again. An older marker is removed last, so that a kill leaves at least one.
@@ -466,8 +468,9 @@ def set_redo_marker(results: Results, name: str, key: str, is_broken: bool) -> N
         name: of the marker, see redo.py.
         key: of the run or pair, the content of the marker.
     """
-    older = list(results.redo_markers.glob(f"{name}.*"))
-    if is_broken:
-        atomic_io.write_text(results.redo_markers / f"{name}.{time.time_ns()}", f"{key}\n")
-    for marker in older:
-        marker.unlink(missing_ok=True)
+    older = list(results.redo_markers.glob(f"{marker}.*"))
+    if broke:
+        atomic_io.write_text(results.redo_markers / f"{marker}.{time.time_ns()}", f"{key}\n")
+    atomic_io.write_json(path, document)
+    for old in older:
+        old.unlink(missing_ok=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from cooperflow import atomic_io, layout
 from cooperflow.experiment import config, plan
@@ -58,6 +61,26 @@ def test_calls_that_are_not_recorded_cost_what_upstream_reports(tmp_path: Path) 
     alone.attempt(1).mkdir(parents=True)
     assert not run_result.usage_of_run(alone, "codex").cost_complete
     assert run_result.usage_of_run(alone, "mini_swe_agent_v2").cost_complete
+
+
+@pytest.mark.parametrize("broke", [True, False])
+def test_a_broken_evaluation_never_lacks_its_redo_marker(
+    broke: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its document alone would be taken for final by the next session."""
+    results = Results(tmp_path)
+    path, marked = tmp_path / "eval.json", []
+    write = atomic_io.write_json
+
+    def watched(target: Path, document: Any) -> None:
+        marked.append(len(list(results.redo_markers.glob("run.*"))))
+        write(target, document)
+
+    monkeypatch.setattr(atomic_io, "write_json", watched)
+    run_result.write_evaluation(results, path, {}, "run", "key", True)
+    run_result.write_evaluation(results, path, {}, "run", "key", broke)
+    assert marked == [1, 2 if broke else 1]
+    assert len(list(results.redo_markers.iterdir())) == broke
 
 
 def test_a_caveat_of_the_run_is_that_of_its_evaluation(tmp_path: Path) -> None:
