@@ -113,12 +113,14 @@ def both_copies_gone(campaign: Campaign) -> None:
     """A finished run without any complete document is repeated, and nothing else."""
     control = campaign.control(PAIRS, ["solo"])
     with (
-        campaign.line("Files", "result.json and its copy truncated") as line,
+        campaign.line("Files", "result.json and its copies truncated") as line,
         lab.laboratory(pairs=PAIRS) as laboratory,
     ):
         assert laboratory.run().returncode == 0
         run = laboratory.run_folder("solo")
-        for path in (run / "result.json", run / "attempts" / "1" / "result.json"):
+        attempt = run / "attempts" / "1"
+        for folder in (run, attempt, attempt / "upstream"):
+            path = folder / "result.json"
             path.write_bytes(path.read_bytes()[:100])
         calls = invariants.calls(laboratory.servers.values())
         assert laboratory.run().returncode == 0, laboratory.sessions[-1].stdout[-2000:]

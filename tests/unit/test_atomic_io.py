@@ -19,7 +19,8 @@ from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import run_result
-from cooperflow.outcomes.judgement import Evidence, Verdict
+from cooperflow.outcomes.judgement import Evidence
+from cooperflow.outcomes.run_result import AttemptRecord
 
 
 def test_a_failed_write_leaves_the_old_document(tmp_path: Path) -> None:
@@ -261,12 +262,10 @@ def test_an_attempt_counts_before_it_is_compressed(
         raise Killed
 
     monkeypatch.setattr(run_result, "compress_attempt", kill)
-    evidence_of_run = Evidence(True, agents=())
+    evidence_of_run, ended = Evidence(True, agents=()), AttemptRecord(1, run_result.ENDED)
     with pytest.raises(Killed):
-        run_result.publish(
-            run, folder, 1, {"agents": {}}, Verdict(None), evidence_of_run, None, None, 0.0
-        )
-    assert run_result.is_restorable(folder)
+        run_result.publish(run, folder, ended, {"agents": {}}, evidence_of_run, None)
+    assert run_result.is_restorable(run, folder)
     assert folder.result.is_file()
 
 

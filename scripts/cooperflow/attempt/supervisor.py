@@ -40,7 +40,7 @@ from cooperflow.experiment import config_schema
 from cooperflow.experiment.plan import Plan
 from cooperflow.images import verification
 from cooperflow.layout import Pair
-from cooperflow.outcomes import usage
+from cooperflow.outcomes import run_result, usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
 from cooperflow.upstream import result_files
 
@@ -275,7 +275,7 @@ def _create_network(attempt: Attempt) -> Network | None:
 def _evidence(
     attempt: Attempt, report: ProcessReport, redis: RedisServer | None, gateway_died: bool
 ) -> Evidence:
-    document = read_upstream_document(attempt)
+    document = run_result.read_upstream_document(attempt.run, attempt.folder)
     records = atomic_io.read_lines(attempt.call_log)
     calls = usage.calls(records)
     agents, threads = result_files.agent_ends(document), usage.threads(calls)
@@ -322,11 +322,16 @@ def _evidence(
     )
 
 
-def read_upstream_document(attempt: Attempt) -> dict[str, Any] | None:
-    """Return upstream's result.json, None unless it is complete and about this pair."""
-    document = atomic_io.read_json(attempt.upstream / layout.RESULT)
-    is_complete = isinstance(document, dict) and attempt.run.pair.is_named_in(document)
-    return document if is_complete else None
+def _has_lost_store(attempt: Attempt) -> bool:
+    """Return whether the attempt used the store of `redis.url`, which does not answer any more."""
+    url = attempt.plan.config.redis.url
+    if not url or not attempt.experiment.setting.redis:
+        return False
+    try:
+        ping_store(url)
+    except StoreError:
+        return True
+    return False
 
 
 def is_full(folder: Path) -> bool:

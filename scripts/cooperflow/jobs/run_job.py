@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,41 @@ class RunJob(Job):
         if atomic_io.read_json(folder.result) is not None:
             return True
         self._finish_earlier_attempts()
-        if run_result.restore(run, folder) is None:
+        if run_result.restore(run, folder) is None and not self._publish_ended():
             return False
         print(f"{run.key}: result.json was missing; restored from its attempt at no cost.")
         return True
 
+    def _publish_ended(self) -> bool:
+        """Publish an attempt whose job was killed before it could; return whether there is one."""
+        ended = run_result.find_unpublished(self._run, self._folder)
+        if ended is None:
+            return False
+        self._publish(ended.record, ended.document, ended.evidence)
+        return True
+
+    def _publish(
+        self, record: AttemptRecord, document: Mapping[str, Any] | None, evidence: Evidence
+    ) -> int:
+        run = self._run
+        experiment = atomic_io.read_object(self.plan.results.experiment(run.experiment.run_name))
+        fingerprint = experiment.get("fingerprint")
+        run_result.publish(run, self._folder, record, document, evidence, fingerprint)
+        outcome = record.outcome or "ready for evaluation"
+        print(f"{run.key}: {outcome} {record.reason}".rstrip())
+        return DONE
+
     def _finish_earlier_attempts(self) -> None:
-        """Do what killed attempts could not: remove the key from their files, and compress them."""
+        """Do what killed attempts could not: remove the key from their files, and compress them.
+
+        This job holds the claim of the run, so no process of an earlier attempt runs.
+        """
         for number in self._folder.attempt_numbers():
             attempt = self._folder.attempt(number)
-            if AttemptRecord.read(self._folder, number).state == run_result.RUNNING:
+            record = AttemptRecord.read(self._folder, number)
+            if record.state == run_result.RUNNING:
                 redaction.scrub(attempt, attempt_secrets(self.plan, self._run.experiment.model))
+                _write_record(attempt, dataclasses.replace(record, state=run_result.INTERRUPTED))
             run_result.move_upstream_files(self._run, attempt)
             run_result.compress_attempt(attempt)
 
@@ -111,10 +135,13 @@ class RunJob(Job):
             else:
                 attempt = Attempt.create(plan, run, folder)
                 evidence = supervisor.run_attempt(attempt)
-                document = supervisor.read_upstream_document(attempt)
+                document = run_result.read_upstream_document(run, folder)
+        except OSError as error:  # no process, no open file or no space is left
+            is_full = supervisor.is_full(folder)
+            evidence = Evidence(False, exit_code=None, disk_full=is_full, detail=str(error))
         except Interrupted:
             _write_record(
-                folder, dataclasses.replace(record, state="interrupted", ended=time.time())
+                folder, dataclasses.replace(record, state=run_result.INTERRUPTED, ended=time.time())
             )
             raise
         verdict = judgement.judge_run(evidence)
@@ -122,37 +149,22 @@ class RunJob(Job):
             print(f"{run.key}: {evidence.detail}")
         final_record = dataclasses.replace(
             record,
-            state="ended",
+            state=run_result.ENDED,
             ended=time.time(),
             outcome=verdict.outcome,
             reason=verdict.reason,
             evidence=dataclasses.asdict(evidence),
+            image_id=image or None,
         )
         _write_record(folder, final_record)
         admission.record_end(plan.results, run, verdict.reason if verdict.again else "")
         if verdict.halts:
             return Conclusion("", False, lambda: self._halt(verdict, folder))
 
-        def publish() -> int:
-            name = run.experiment.run_name
-            experiment = atomic_io.read_object(plan.results.experiment(name))
-            run_result.publish(
-                run,
-                self._folder,
-                record.number,
-                document,
-                verdict,
-                evidence,
-                image or None,
-                experiment.get("fingerprint"),
-                record.started,
-            )
-            outcome = verdict.outcome or "ready for evaluation"
-            print(f"{run.key}: {outcome} {verdict.reason}".rstrip())
-            return DONE
-
         summary = f"attempt {record.number}: {verdict.outcome} {verdict.reason}"
-        return Conclusion(summary, verdict.again, publish)
+        return Conclusion(
+            summary, verdict.again, lambda: self._publish(final_record, document, evidence)
+        )
 
     def _halt(self, verdict: Verdict, folder: Path) -> int:
         message = _halt_message(self._run, verdict, folder)

@@ -19,9 +19,10 @@ from cooperflow.experiment.config_schema import UNRECORDED
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import Results, RunFolder
 from cooperflow.outcomes import judgement, patch_text, usage
-from cooperflow.outcomes.judgement import Evidence, Verdict
+from cooperflow.outcomes.judgement import CallsEnd, Evidence, Verdict
 from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import result_files, trajectory
+from cooperflow.upstream.result_files import AgentEnd
 
 SCHEMA = 1
 
@@ -121,6 +122,7 @@ class AttemptRecord(Record):
     outcome: str | None = None
     reason: str = ""
     evidence: Mapping[str, Any] | None = None
+    image_id: str | None = None
 
     @classmethod
     def read(cls, folder: RunFolder, number: int) -> AttemptRecord:
@@ -135,36 +137,46 @@ class AttemptRecord(Record):
         return cls.read(folder, numbers[-1]) if numbers else None
 
 
+@dataclass(frozen=True)
+class Unpublished:
+    """An attempt that has decided its run and is not its result yet."""
+
+    record: AttemptRecord
+    evidence: Evidence
+    document: Mapping[str, Any] | None  # upstream's, None without one
+
+
 def publish(
     run: Run,
     folder: RunFolder,
-    attempt: int,
+    ended: AttemptRecord,
     document: Mapping[str, Any] | None,
-    verdict: Verdict,
     evidence: Evidence,
-    image_id: str | None,
     fingerprint: str | None,
-    started: float,
 ) -> dict[str, Any]:
-    """Publish attempt number ``attempt``, which has ended, as the run's result.
+    """Publish an attempt that has ended as the run's result.
 
     A copy stays in the attempt's folder: the paid result is restored from it if result.json
     is removed.
+
+    Args:
+        document: upstream's document, None without one.
     """
+    attempt, started = ended.number, ended.started
     full_document = (
         dict(document) if document is not None else _result_of_upstream_form(run, evidence, started)
     )
     full_document["log_dir"] = str(folder.path)
     upstream = move_upstream_files(run, folder.attempt(attempt))
     record = RunRecord(
-        outcome=verdict.outcome,
-        reason=verdict.reason,
+        outcome=ended.outcome,
+        reason=ended.reason,
         attempts=len(folder.attempt_numbers()),
         usage=usage_of_run(folder, run.experiment.agent.name),
         model_name=run.experiment.model_name,
         setting=run.experiment.setting.name,
         replay=run.experiment.model.replay is not None,
-        image_id=image_id,
+        image_id=ended.image_id,
         fingerprint=fingerprint,
         seconds=round(evidence.seconds, 3),
         waited_seconds=round(
@@ -197,9 +209,47 @@ def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
     return None
 
 
-def is_restorable(folder: RunFolder) -> bool:
+def is_restorable(run: Run, folder: RunFolder) -> bool:
     """Return whether an attempt that was not retired holds the run's result."""
-    return any(_attempt_results(folder))
+    return any(_attempt_results(folder)) or find_unpublished(run, folder) is not None
+
+
+def find_unpublished(run: Run, folder: RunFolder) -> Unpublished | None:
+    """Return the newest attempt if it decided the run and has no complete result.
+
+    Its job was killed, or its disk was full, before it could publish; or the result is damaged. A
+    run that is still to be evaluated has no outcome yet.
+    """
+    record = AttemptRecord.read_newest(folder)
+    if record is None or record.state != ENDED or record.outcome == judgement.INFRA_ERROR:
+        return None
+    attempt = folder.attempt(record.number)
+    if (attempt / layout.RETIRED).exists() or "document" not in (record.evidence or {}):
+        return None
+    evidence, document = read_evidence(record), read_upstream_document(run, attempt)
+    if evidence.document and document is None:
+        return None
+    return Unpublished(record, evidence, document)
+
+
+def read_evidence(record: AttemptRecord) -> Evidence:
+    """Return the evidence of an attempt that has ended; another version may have written it."""
+    part = dict(record.evidence or {})
+    agents = tuple(AgentEnd(**_known(AgentEnd, agent)) for agent in part.get("agents") or ())
+    calls = tuple(CallsEnd(**_known(CallsEnd, ends)) for ends in part.get("calls") or ())
+    return Evidence(**{**_known(Evidence, part), "agents": agents, "calls": calls})
+
+
+def _known(record: Any, part: Mapping[str, Any]) -> dict[str, Any]:
+    names = {entry.name for entry in fields(record)}
+    return {name: value for name, value in part.items() if name in names}
+
+
+def read_upstream_document(run: Run, attempt: Path) -> dict[str, Any] | None:
+    """Return upstream's result.json, None unless it is complete and about this pair."""
+    document = atomic_io.read_json(upstream_folder(run, attempt) / layout.RESULT)
+    is_complete = isinstance(document, dict) and run.pair.is_named_in(document)
+    return document if is_complete else None
 
 
 def _attempt_results(folder: RunFolder) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -259,13 +309,18 @@ def is_compressible(name: str) -> bool:
 
 
 def _link_files(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
-    """Link upstream's files into the run's folder, result.json last. Idempotent."""
+    """Link upstream's files into the run's folder, result.json last. Idempotent.
+
+    Hidden files are none of upstream's: partial ones, or NFS's names of removed files in use.
+    """
     for stale in folder.path.iterdir():
-        if stale.is_file() and stale.name not in (layout.RESULT, layout.EVAL, layout.OWN):
+        kept = stale.name in (layout.RESULT, layout.EVAL, layout.OWN) or stale.name.startswith(".")
+        if stale.is_file() and not kept:
             stale.unlink()
     if upstream.is_dir():
         for path in upstream.iterdir():
-            if path.is_file() and path.name != layout.RESULT:
+            is_wanted = path.name != layout.RESULT and not path.name.startswith(".")
+            if path.is_file() and is_wanted:
                 _link_file(path, folder.path / path.name)
     atomic_io.write_json(folder.result, document)
 
@@ -461,12 +516,13 @@ def write_evaluation(
 ) -> None:
     """Write the document of an evaluation, with a redo marker if it broke.
 
-    To be called after the document is written: a marker is newer than what it causes to be made
-    again. An older marker is removed last, so that a kill leaves at least one.
+    The marker comes first and an older one is removed last: a kill leaves no document of an
+    evaluation that broke without a marker, which would be taken for final.
 
     Args:
-        name: of the marker, see redo.py.
+        marker: the name of the redo marker, see redo.py.
         key: of the run or pair, the content of the marker.
+        broke: whether the evaluation broke.
     """
     older = list(results.redo_markers.glob(f"{marker}.*"))
     if broke:

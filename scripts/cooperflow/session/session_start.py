@@ -195,7 +195,7 @@ def plan_text(plan: Plan, work: Work, removed_containers: int) -> str:
         lines.append(f"oracle evaluations pending: {work.oracles}")
     if work.tables:
         lines += _run_table(plan, work)
-    restored = [run for run in work.runs if run_result.is_restorable(run.folder(plan.results))]
+    restored = [run for run in work.runs if run_result.is_restorable(run, run.folder(plan.results))]
     if restored:
         lines.append(f"{len(restored)} of these runs are restored from their attempts at no cost.")
     paid = [run for run in work.runs if run.experiment.model.replay is None and run not in restored]
