@@ -159,9 +159,15 @@ class Services:
     gateway: Gateway | None = None
 
     @property
-    def died(self) -> bool:
-        """True if a service has ended that every agent needs."""
+    def gateway_died(self) -> bool:
         return self.gateway is not None and self.gateway.died
+
+    @property
+    def died(self) -> bool:
+        """True if a service has ended that every agent needs, so that the attempt cannot count."""
+        redis = self.redis
+        store_died = redis is not None and redis.died and not redis.ended_by_client
+        return self.gateway_died or store_died
 
 
 def start_store(

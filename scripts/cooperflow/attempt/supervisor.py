@@ -32,7 +32,7 @@ from cooperflow.attempt.container_monitor import (
     ContainerReport,
     remove_containers,
 )
-from cooperflow.attempt.services import RedisServer, Upstream
+from cooperflow.attempt.services import RedisServer, Upstream, ping_store
 from cooperflow.engine import containers, modal_sandboxes
 from cooperflow.engine.containers import Labels, Network
 from cooperflow.errors import EngineError, StoreError, UserError
@@ -101,7 +101,7 @@ def run_attempt(attempt: Attempt) -> Evidence:
                 lambda: _time_limit(attempt),
                 lambda: services.died,
             )
-            gateway_died = services.died
+            gateway_died = services.gateway_died
             requested = _count_requested_containers(attempt, command)
         finally:
             if services.gateway:
@@ -289,7 +289,8 @@ def _evidence(
             client.close()
     return Evidence(
         document=document is not None,
-        timed_out=report.timed_out,
+        # Upstream writes its result when its agents have ended: they met the limit.
+        timed_out=report.timed_out and document is None,
         exit_code=report.exit_code,
         seconds=report.seconds,
         agents=agents,
@@ -312,7 +313,7 @@ def _evidence(
         engine_stalled=report.containers.engine_stalled,
         disk_full=report.disk_full,
         image_missing=image_missing,
-        redis_died=redis is not None and redis.died,
+        redis_died=(redis is not None and redis.died) or _has_lost_store(attempt),
         store_ended_by_agent=redis is not None and redis.port > 0 and redis.ended_by_client,
         gateway_died=gateway_died,
         patch_unread=(attempt.folder / layout.UNREAD).exists(),

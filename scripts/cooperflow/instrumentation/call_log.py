@@ -19,14 +19,12 @@ from litellm.integrations.custom_logger import CustomLogger
 from cooperflow import redaction
 from cooperflow.atomic_io import append_line
 from cooperflow.instrumentation.raw_answers import Noted, RawAnswers
-from cooperflow.outcomes import provider_answer, usage
+from cooperflow.outcomes import judgement, provider_answer, usage
 from cooperflow.outcomes.provider_answer import Answer, Cost, Prices, parse_retry_after
 from cooperflow.session_state import RateLimit
 
 # Assumed longest answer of a model whose limit is unknown, tokens.
 LONGEST_ANSWER = 16_384
-# Exit code of a process that could not write its call log (EX_IOERR).
-UNRECORDED = 74
 
 
 def _thread() -> str:
@@ -155,7 +153,7 @@ class CallLog(CustomLogger):
             # No call may go unrecorded, and litellm would swallow an exception. The start of a
             # call is logged before it is sent, so this call is not made.
             print(f"{self._path} cannot be written: {error}", flush=True)
-            os._exit(UNRECORDED)
+            os._exit(judgement.UNRECORDED)
 
 
 def install(

@@ -56,6 +56,8 @@ OUTPUT_LIMIT = "output_limit"
 HALTING = frozenset({usage.AUTH, usage.MODEL_NOT_FOUND, usage.QUOTA, SETUP_ERROR})
 # Exit code of a cooperbench process whose imports failed (EX_CONFIG).
 CANNOT_START = 78
+# Exit code of a cooperbench process that could not write its call log (EX_IOERR).
+UNRECORDED = 74
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Evidence:
     containers_died: int = 0  # ended while their agent was running, and not by its own cleanup
     containers_oom: int = 0
     exec_refused: int = 0  # running containers in which the engine started no command
-    disk_full: bool = False  # the run's file system accepts no more data
+    disk_full: bool = False  # the file system of the run or of its containers is full
     engine_stalled: float = 0.0  # seconds for which Docker did not answer
     engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
     image_missing: bool = False
@@ -196,7 +198,11 @@ def _last_call(kind: str, condition: str) -> RunRule:
 
 # In this table a run is broken if an agent ended in an error or upstream wrote no result.
 RUN_RULES = (
-    RunRule("the disk is full", lambda e: e.disk_full, _infra(DISK_FULL)),
+    RunRule(
+        "the disk is full, or the call log cannot be written",
+        lambda e: e.disk_full or (e.exit_code == UNRECORDED and not e.document),
+        _infra(DISK_FULL),
+    ),
     RunRule(
         "cooperbench cannot be imported",
         lambda e: e.exit_code == CANNOT_START and not e.document,
@@ -214,6 +220,11 @@ RUN_RULES = (
     ),
     RunRule("the image is missing", lambda e: e.image_missing, _infra(IMAGE_MISSING)),
     RunRule("the model gateway ended", lambda e: e.gateway_died, _infra(PROCESS_DIED)),
+    RunRule(
+        "the message store ended by itself",
+        lambda e: e.redis_died and not e.store_ended_by_agent,
+        _infra(REDIS_UNAVAILABLE),
+    ),
     RunRule("a patch could not be read", lambda e: e.patch_unread, _infra(DOCKER_UNAVAILABLE)),
     RunRule(
         "time limit; an agent waited for its provider for more than half of its time",
@@ -223,6 +234,11 @@ RUN_RULES = (
     RunRule(
         "time limit; Docker did not answer for more than half of the time",
         lambda e: e.timed_out and e.engine_stalled > e.seconds / 2,
+        _infra(DOCKER_UNAVAILABLE),
+    ),
+    RunRule(
+        "time limit; Docker refused a command",
+        lambda e: e.timed_out and e.exec_refused,
         _infra(DOCKER_UNAVAILABLE),
     ),
     # An agent without anything to do repeats its call, or takes the empty answer for its end.
@@ -250,11 +266,6 @@ RUN_RULES = (
         _infra(usage.BAD_REQUEST, halts=True),
     ),
     _last_call(usage.BAD_REQUEST, "broken; an agent's last call: the request was refused"),
-    RunRule(
-        "the message store ended by itself",
-        lambda e: e.redis_died and not e.store_ended_by_agent,
-        _infra(REDIS_UNAVAILABLE),
-    ),
     RunRule(
         "broken; an agent ended the message store; no result",
         lambda e: e.store_ended_by_agent and not e.document,

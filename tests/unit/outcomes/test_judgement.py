@@ -41,6 +41,19 @@ WITHHELD = (CallsEnd(usage.ANSWERED, 0.0, 100.0, withheld=True),)
     [
         (Evidence(True, agents=DONE, calls=FINE), Verdict(None)),
         (Evidence(False, timed_out=True, calls=FINE), Verdict("fail", "timeout")),
+        (
+            Evidence(False, exit_code=judgement.UNRECORDED, calls=FINE),
+            Verdict("infra_error", "disk_full", again=True),
+        ),
+        # Agents that cannot run a command, or get no message, do not fail by the clock.
+        (
+            Evidence(False, timed_out=True, calls=FINE, exec_refused=1),
+            Verdict("infra_error", "docker_unavailable", again=True),
+        ),
+        (
+            Evidence(False, timed_out=True, calls=FINE, redis_died=True),
+            Verdict("infra_error", "redis_unavailable", again=True),
+        ),
         # The time was over before an agent began.
         (
             Evidence(False, timed_out=True, silent=1),
@@ -368,6 +381,7 @@ def test_an_infrastructure_failure_is_never_a_fail(evidence: Evidence) -> None:
         or evidence.containers_oom
         or evidence.engine_lost
         or evidence.image_missing
+        or evidence.redis_died
     )
     if broke:
         assert verdict.outcome == "infra_error"
