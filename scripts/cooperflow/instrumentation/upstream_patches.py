@@ -44,6 +44,9 @@ SHIM = Path(__file__).parents[1] / "attempt" / "docker-labelled"
 # Kept bytes of a command's output: its head and its tail (which holds the counts).
 KEPT_HEAD = 1_000_000
 KEPT_TAIL = 1_000_000
+# Kept bytes of the head of the output of an agent's command, and of its patch as base64. Upstream
+# holds them in memory several times; it shows the model less, and evaluates no such patch.
+KEPT_AGENT, KEPT_PATCH = 64 << 20, 512 << 20
 # Time added to a command's limit, so that upstream notices first, seconds.
 GRACE = 5
 
@@ -60,6 +63,8 @@ PART = 1 << 16
 # Exit code of the docker program if the engine is lost while a command runs.
 LOST = 255
 FAILURES = (DockerException, requests.RequestException, OSError)
+# Interval at which the engine is asked for the exit code of a command, seconds.
+CODE_SECONDS = 0.05
 # Options with which upstream runs an agent's command.
 CAPTURED: Mapping[str, Any] = {
     "text": True,
@@ -78,6 +83,36 @@ DIFF = "git --no-pager diff "
 class _Exec(NamedTuple):
     exit_code: int | None
     output: bytes
+
+
+class OutputCut(DockerException):
+    """The connection to the engine ended before the output of a command."""
+
+
+class _Output:
+    """The output of a command: its head and its tail, and the number of bytes between them."""
+
+    def __init__(self, head: int = KEPT_HEAD, tail: int = KEPT_TAIL) -> None:
+        self._kept_head, self._kept_tail = head, tail
+        self._head, self._tail, self._dropped = bytearray(), bytearray(), 0
+
+    def add(self, chunk: bytes) -> None:
+        room = max(self._kept_head - len(self._head), 0)
+        self._head += chunk[:room]
+        self._tail += chunk[room:]
+        if len(self._tail) > 2 * self._kept_tail:
+            self._shorten()
+
+    def _shorten(self) -> None:
+        excess = len(self._tail) - self._kept_tail
+        if excess > 0:
+            self._dropped += excess
+            del self._tail[:excess]
+
+    def content(self) -> bytes:
+        self._shorten()
+        gap = f"\n[... {self._dropped} bytes left out ...]\n" if self._dropped else ""
+        return bytes(self._head + gap.encode() + self._tail)
 
 
 def apply_labels(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Path) -> None:
@@ -169,6 +204,8 @@ def note_unread_patches(note: Path) -> None:
         result = execute(self, env, command)
         if getattr(reading, "now", False):
             problem = result.get("exception_info")
+            if not problem and result.get("returncode") == LOST:
+                problem = "the output of the command was lost"
             if not problem and result.get("returncode"):
                 problem = _refusal(env)
             if problem:
@@ -222,6 +259,8 @@ def keep_patches_exact() -> None:
             content = base64.b64decode(str(result.get("output")).strip(), validate=True)
         except ValueError:  # the image has no such program, or the engine refused
             return execute(self, env, command)
+        if result.get("returncode") == LOST:  # what came of it may be valid, and is not all
+            return execute(self, env, command)
         return {**result, "output": content.decode(*EXACT)}
 
     def load_text(patch: Any) -> Any:
@@ -265,7 +304,7 @@ def limit_commands(seconds: float) -> None:
     """End a command in a container after ``seconds``, and bound its output.
 
     Upstream reports a test as timed out after 600 s but then waits for it forever, and holds
-    all of its output in memory.
+    all of its output in memory. Output that was cut off is an error, not that of a failed test.
     """
 
     def bounded(self: Any, cmd: Any, workdir: str | None = None, **options: Any) -> _Exec:
@@ -275,24 +314,27 @@ def limit_commands(seconds: float) -> None:
         timer = threading.Timer(seconds + GRACE, _kill_all, (api, self.id))
         timer.daemon = True
         timer.start()
-        head, tail, dropped = bytearray(), bytearray(), 0
+        output = _Output()
         try:
             for chunk in api.exec_start(execution["Id"], stream=True):
-                room = KEPT_HEAD - len(head)
-                head += chunk[:room] if room > 0 else b""
-                tail += chunk[max(room, 0) :]
-                if len(tail) > 2 * KEPT_TAIL:
-                    dropped += len(tail) - KEPT_TAIL
-                    del tail[:-KEPT_TAIL]
+                output.add(chunk)
         finally:
             timer.cancel()
-        if len(tail) > KEPT_TAIL:
-            dropped += len(tail) - KEPT_TAIL
-            del tail[:-KEPT_TAIL]
-        gap = f"\n[... {dropped} bytes left out ...]\n".encode() if dropped else b""
-        return _Exec(api.exec_inspect(execution["Id"])["ExitCode"], bytes(head + gap + tail))
+        code = _exit_code(api, execution["Id"])
+        if code is None:
+            # Upstream would take it for a failed test.
+            raise OutputCut("the engine ended the output of a command that still runs")
+        return _Exec(code, output.content())
 
     _replace(Container, "exec_run", bounded)
+
+
+def _exit_code(api: APIClient, execution: str) -> int | None:
+    """Return the exit code of a command whose output has ended, None if it still runs."""
+    limit = time.monotonic() + GRACE
+    while (code := api.exec_inspect(execution)["ExitCode"]) is None and time.monotonic() < limit:
+        time.sleep(CODE_SECONDS)
+    return None if code is None else int(code)
 
 
 def read_whole_output() -> None:
@@ -321,15 +363,24 @@ def read_whole_output() -> None:
 
 
 def _frames(reader: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
-    """Yield the stream (1: output, 2: error) and the content of each frame."""
-    while len(header := reader.read(FRAME.size)) == FRAME.size:
-        stream, size = FRAME.unpack(header)
-        while size:
-            part = reader.read1(min(size, PART))
-            if not part:
-                return
-            size -= len(part)
-            yield stream, part
+    """Yield the stream (1: output, 2: error) and the content of each frame.
+
+    Raises:
+        OutputCut: the connection ended within a frame, or was reset.
+    """
+    try:
+        while header := reader.read(FRAME.size):
+            if len(header) < FRAME.size:
+                raise OutputCut("the engine's output ends within a header")
+            stream, size = FRAME.unpack(header)
+            while size:
+                part = reader.read1(min(size, PART))
+                if not part:
+                    raise OutputCut(f"the engine's output lacks {size} bytes")
+                size -= len(part)
+                yield stream, part
+    except OSError as error:  # the SDK would take it for the end
+        raise OutputCut(f"the engine's output was cut off: {error}") from error
 
 
 def start_commands_by_sdk() -> None:
@@ -381,12 +432,15 @@ class _Programs:
             return subprocess.run(arguments, timeout=timeout, **options)
         except FAILURES:  # whether it started is unknown
             return subprocess.CompletedProcess(arguments, LOST, "")
-        output, is_expired = _read_until(stream, deadline)
+        is_patch = DIFF in str(arguments[-1])
+        output, is_expired, is_cut = _read_until(
+            stream, deadline, _Output(KEPT_PATCH if is_patch else KEPT_AGENT)
+        )
         if is_expired:
             raise subprocess.TimeoutExpired(arguments, timeout, output or None)
         api.timeout = max(1, math.ceil(deadline - time.monotonic()))
         try:
-            code = api.exec_inspect(execution)["ExitCode"]
+            code = None if is_cut else _exit_code(api, execution)
         except requests.Timeout as error:
             raise subprocess.TimeoutExpired(arguments, timeout, output or None) from error
         except FAILURES:
@@ -423,9 +477,15 @@ def _exec_request(arguments: Sequence[str]) -> dict[str, Any] | None:
     return {"container": container, "cmd": command, "workdir": folder, "environment": variables}
 
 
-def _read_until(stream: CancellableStream, deadline: float) -> tuple[bytes, bool]:
-    """Return the output up to the command's end or the deadline, and whether that came first."""
-    is_expired = threading.Event()
+def _read_until(
+    stream: CancellableStream, deadline: float, output: _Output
+) -> tuple[bytes, bool, bool]:
+    """Return the output up to the command's end, the deadline, or the end of the connection.
+
+    Returns:
+        The output, whether the deadline came first, and whether the connection was cut.
+    """
+    is_expired, is_cut = threading.Event(), False
 
     def end() -> None:
         is_expired.set()
@@ -435,11 +495,15 @@ def _read_until(stream: CancellableStream, deadline: float) -> tuple[bytes, bool
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), end)
     timer.daemon = True
     timer.start()
-    output = b"".join(stream)
+    try:
+        for part in stream:
+            output.add(part)
+    except OutputCut:
+        is_cut = True
     timer.cancel()
     with contextlib.suppress(OSError):
         stream.close()
-    return output, is_expired.is_set()
+    return output.content(), is_expired.is_set(), is_cut
 
 
 def _replace(owner: Any, name: str, value: object) -> None:
