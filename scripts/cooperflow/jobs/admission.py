@@ -152,8 +152,10 @@ def _obstacle(plan: Plan, run: Run, evaluation: bool, is_trial: bool) -> str:
         return f"{failures}; {unreachable}. It continues when the provider is reachable."
     if not is_trial:
         return f"{failures}; another run is the trial."
-    if time.time() < trouble.until:
-        return f"{failures}; next trial in {trouble.until - time.time():.0f} s."
+    seconds = trouble.until - time.time()
+    # It is longer only after the clock was set back.
+    if 0 < seconds <= max(LONGEST_PAUSE, config.pause_seconds):
+        return f"{failures}; next trial in {seconds:.0f} s."
     return ""
 
 
@@ -389,7 +391,7 @@ def read_spending(results: Results) -> Spending:
     for name, folder in _paid(results):
         record = RunRecord.read(atomic_io.read_json(folder.result))
         if record is None:
-            total, latest = run_result.usage_of_run(folder), _running(folder)
+            total, latest = run_result.usage_of_run(folder), _running(results, folder)
             if latest is not None:
                 calls = usage.total(run_result.attempt_calls(latest))
                 running.append((name, calls.cost_bound_usd or calls.cost_usd))
@@ -417,11 +419,17 @@ def _folders(root: Path) -> Sequence[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
-def _running(folder: RunFolder) -> Path | None:
-    """Return the folder of the run's running attempt, None without one."""
+def _running(results: Results, folder: RunFolder) -> Path | None:
+    """Return the folder of the run's running attempt, None without one.
+
+    Whether a process on another machine runs is unknown, but a running attempt's job holds its
+    claim. A container is another machine each time.
+    """
     record = AttemptRecord.read_newest(folder)
-    if record is None or record.state != RUNNING:
+    process = None if record is None else Process.parse(record.process)
+    if record is None or record.state != RUNNING or process is None or not process.is_alive():
         return None
-    process = Process.parse(record.process)
-    is_running = process is not None and process.is_alive()
-    return folder.attempt(record.number) if is_running else None
+    key = str(folder.path.relative_to(results.runs))
+    if not process.is_local and not locks.is_claimed(results.claims, key):
+        return None
+    return folder.attempt(record.number)

@@ -71,6 +71,18 @@ def test_the_position_includes_every_cost(tmp_path: Path) -> None:
     assert "2 running" not in str(now)
 
 
+def test_an_attempt_on_another_machine_runs_while_its_job_holds_its_claim(tmp_path: Path) -> None:
+    """Otherwise a job that was killed there would keep the session waiting for ever."""
+    plan = make_limited_plan(tmp_path)
+    run = plan.runs[0]
+    write_attempt(plan, run, 1, "running")
+    path = run.folder(plan.results).attempt(1) / "attempt.json"
+    atomic_io.write_json(path, {"state": "running", "process": "elsewhere:1:boot"})
+    assert admission.read_spending(plan.results).running == ()
+    with locks.claim(plan.results.claims, run.key, 1):
+        assert len(admission.read_spending(plan.results).running) == 1
+
+
 def test_replayed_and_adopted_runs_cost_nothing(tmp_path: Path) -> None:
     plan = make_limited_plan(tmp_path)
     for run, label in zip(plan.runs, ("replay", "adopted"), strict=False):
@@ -309,6 +321,22 @@ def test_failures_of_attempts_that_were_under_way_do_not_double_the_pause() -> N
     trouble = admission.find_trouble(attempts, 3, 30)
     assert trouble is not None
     assert (trouble.runs, trouble.until) == (16, 115.0 + 30)
+
+
+@pytest.mark.parametrize(("ahead", "waits"), [(-10, True), (-40, False), (86_400, False)])
+def test_a_clock_that_is_set_back_does_not_stop_a_session(
+    ahead: float, waits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "engine_problem", lambda: "")
+    monkeypatch.setattr(admission, "provider_problem", lambda _: "")
+    plan = make_limited_plan(tmp_path, breaker={"failures": 3, "pause_seconds": 30})
+    owner = str(processes.session_process())
+    ended = [
+        {**end, "owner": owner, "time": time.time() + ahead} for end in ends("a:x", "b:x", "c:x")
+    ]
+    plan.results.state.mkdir(parents=True)
+    plan.results.breaker.write_text("".join(json.dumps(end) + "\n" for end in ended))
+    assert bool(admission._obstacle(plan, plan.runs[0], False, True)) is waits
 
 
 def test_zero_failures_disable_the_circuit_breaker() -> None:
