@@ -4,6 +4,7 @@ The archive's description is an RO-Crate 1.1. Source: P. Sefton et al., "RO-Crat
 Specification 1.1" (2020), w3id.org/ro/crate/1.1.
 """
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -81,6 +82,7 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
     sizes: dict[str, int] = {}
     redactor, paths = redaction.Redactor.of(secrets), provenance.PortablePaths.of(plan)
     with (
+        _removed_on_failure(temporary),
         temporary.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as archive,
@@ -96,6 +98,15 @@ def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
         _add(archive, MANIFEST, json.dumps(hashes, indent=1, sort_keys=True).encode())
     os.replace(temporary, target)
     return target
+
+
+@contextlib.contextmanager
+def _removed_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _crate(plan: Plan, hashes: Mapping[str, str], sizes: Mapping[str, int]) -> bytes:

@@ -175,10 +175,16 @@ def remove_temporary_files(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename in ``directory`` survive a crash of the machine."""
+    """Make a rename in ``directory`` survive a crash of the machine.
+
+    Some file systems cannot sync a folder (CIFS, 9p, some of FUSE), but the rename is done.
+    """
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(handle)
 

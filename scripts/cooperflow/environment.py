@@ -94,6 +94,10 @@ _BARE = {
 # A unix socket's address has at most 107 bytes; the longest one below this path takes 48.
 LONGEST_RUNTIME_DIR = 59
 
+# systemd removes the folders below it when their user logs out, also while a session of the
+# workflow continues (nohup, tmux): its runs would lose their message stores and scratch files.
+LOGIN_DIR = "/run/user/"
+
 _PLAIN = re.compile(r"[\w./+@:,=-]+", re.ASCII)
 
 
@@ -267,7 +271,8 @@ def runtime_folder() -> Path:
     base_dir = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
     # A cluster passes the variable of one machine to another, where the folder does not exist.
     if not (
-        Path(base_dir).is_dir()
+        not base_dir.startswith(LOGIN_DIR)
+        and Path(base_dir).is_dir()
         and is_plain_path(base_dir)
         and len(os.fsencode(base_dir)) <= LONGEST_RUNTIME_DIR
     ):
@@ -286,12 +291,19 @@ def scratch_folder() -> Iterator[Path]:
 
     It is locked while this process runs, so that a killed process's folder can be recognized.
     """
+    with contextlib.ExitStack() as stack:
+        path = _lock_new_folder(stack)
+        while not path.exists():  # another job took it for a killed process's before it was locked
+            path = _lock_new_folder(stack)
+        stack.callback(shutil.rmtree, path, ignore_errors=True)
+        yield path
+
+
+def _lock_new_folder(stack: contextlib.ExitStack) -> Path:
     path = Path(tempfile.mkdtemp(prefix="run-", dir=runtime_folder()))
-    with locks.locked(path, os.O_RDONLY):
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        stack.enter_context(locks.locked(path, os.O_RDONLY))
+    return path
 
 
 def remove_stale_runtime_files() -> None:

@@ -103,6 +103,8 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 
 def end(process: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
     """End a helper and its process group: SIGTERM, then SIGKILL after ``seconds``."""
+    if process.poll() is not None and Path(f"/proc/{process.pid}").exists():
+        return  # its number is another process's, so that nothing of its group is left
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)

@@ -66,7 +66,15 @@ def hold_lock(results: Results, clone: Path) -> None:
                 f"{path.parent} cannot be written ({error.strerror}). Make it writable, or set "
                 "`results` to a folder that is."
             ) from None
-        if not _lock(stream):
+        try:
+            is_held = _lock(stream)
+        except OSError as error:
+            raise UserError(
+                f"{path.parent} cannot be locked ({error.strerror}): its file system has no file "
+                "locks. Mount it with them (NFS: version 4, or a lock daemon), or set `results` to "
+                "a folder on another file system."
+            ) from None
+        if not is_held:
             stream.seek(0)
             raise UserError(_running_session(stream.read(), path))
         _lock_files.append(stream)
@@ -77,12 +85,20 @@ def hold_lock(results: Results, clone: Path) -> None:
                     "process": str(this_process()),
                     "pid": os.getpid(),
                     "host": this_process().host,
-                    "user": getpass.getuser(),
+                    "user": _user_name(),
                     "since": time.strftime("%Y-%m-%d %H:%M:%S"),
                 },
                 stream,
             )
             stream.flush()
+
+
+def _user_name() -> str:
+    """Return the name of this user, or the number of a user without a name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _lock(stream: IO[str]) -> bool:
@@ -145,7 +161,10 @@ def results_identity(results: Results) -> str:
     try:
         return results.identity.read_text().strip()
     except FileNotFoundError:
-        atomic_io.write_text(results.identity, uuid.uuid4().hex + "\n")
+        # Jobs on several machines may be the first: one of them creates it.
+        with locks.claim(results.claims, "identity", HALT_CLAIM_SECONDS):
+            if not results.identity.exists():
+                atomic_io.write_text(results.identity, uuid.uuid4().hex + "\n")
         return results.identity.read_text().strip()
 
 

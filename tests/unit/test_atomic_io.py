@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -267,6 +269,23 @@ def test_an_attempt_counts_before_it_is_compressed(
         run_result.publish(run, folder, ended, {"agents": {}}, evidence_of_run, None)
     assert run_result.is_restorable(run, folder)
     assert folder.result.is_file()
+
+
+@pytest.mark.parametrize(("code", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_syncs_no_folder_keeps_documents(
+    code: int, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="Errno") if fails else contextlib.nullcontext():
+        atomic_io.write_json(tmp_path / "x.json", {})
+    assert atomic_io.read_json(tmp_path / "x.json") == {}
 
 
 def test_a_users_archive_is_copied_unchanged(tmp_path: Path) -> None:

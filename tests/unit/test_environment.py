@@ -66,6 +66,14 @@ def runtime_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("folder", ["/run/user/1000", "/no/such/folder", "/" + "long/" * 12, ""])
+def test_a_folder_that_may_vanish_is_not_used(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd removes /run/user/UID at logout, and `nohup snakemake` continues."""
+    monkeypatch.setattr(Path, "is_dir", lambda path: "no" not in path.parts)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+    assert environment.runtime_folder().parent == Path("/tmp")
+
+
 def test_the_folder_is_private() -> None:
     assert environment.runtime_folder().stat().st_mode & 0o777 == 0o700
     environment.runtime_folder().chmod(0o755)
@@ -85,6 +93,25 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next() -> None:
     with environment.scratch_folder() as folder:
         environment.remove_stale_runtime_files()
         assert list(environment.runtime_folder().glob("run-*")) == [folder]
+    assert not list(environment.runtime_folder().iterdir())
+
+
+def test_a_folder_that_is_removed_before_it_is_locked_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job that removes stale folders may find it between its creation and its lock."""
+    make, names = tempfile.mkdtemp, []
+
+    def removed_at_first(**options: object) -> str:
+        names.append(make(**options))  # type: ignore[call-overload]
+        if len(names) == 1:
+            environment.remove_stale_runtime_files()
+        return str(names[-1])
+
+    monkeypatch.setattr(tempfile, "mkdtemp", removed_at_first)
+    with environment.scratch_folder() as folder:
+        assert folder.is_dir()
+    assert len(names) == 2
     assert not list(environment.runtime_folder().iterdir())
 
 

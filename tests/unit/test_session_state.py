@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import errno
 import itertools
+import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -15,13 +19,55 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cooperflow import session_state
+from cooperflow import atomic_io, locks, session_state
 from cooperflow.attempt import supervisor
 from cooperflow.errors import UserError
 from cooperflow.experiment import config, config_schema
 from cooperflow.experiment import plan as planning
 from cooperflow.layout import Results
 from cooperflow.outcomes import usage
+
+
+def test_a_user_without_a_name_holds_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with `--user 12345`."""
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(session_state.getpass, "getuser", unknown)
+    results = Results(tmp_path / "results")
+    monkeypatch.setattr(session_state, "_lock_files", [])
+    session_state.hold_lock(results, tmp_path)
+    assert json.loads(results.lock.read_text())["user"] == str(os.getuid())
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"No locks available.*another file system"):
+        session_state.hold_lock(Results(tmp_path / "results"), tmp_path)
+
+
+def test_jobs_that_are_first_at_once_get_one_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = Results(tmp_path)
+    write = atomic_io.write_text
+
+    def slowly(path: Path, text: str) -> None:
+        time.sleep(0.1)
+        write(path, text)
+
+    monkeypatch.setattr(atomic_io, "write_text", slowly)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        identities = list(pool.map(session_state.results_identity, [results] * 4))
+    assert len(set(identities)) == 1
 
 
 def test_a_second_session_is_refused_with_the_running_process(tmp_path: Path) -> None:

@@ -336,11 +336,13 @@ def _has_lost_store(attempt: Attempt) -> bool:
 
 
 def is_full(folder: Path) -> bool:
-    """Return whether the file system of ``folder`` is full."""
+    """Return whether the file system of ``folder`` is full; some do not report their size."""
     try:
         status = os.statvfs(folder)
     except OSError:
         return True
+    if not status.f_blocks:
+        return False
     return status.f_bavail * status.f_frsize < FULL or status.f_favail == 0 < status.f_files
 
 

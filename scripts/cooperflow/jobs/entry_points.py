@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -33,15 +34,19 @@ class _TeeStream:
     """Text stream that writes to the terminal and to a log."""
 
     def __init__(self, log: Path, redactor: Redactor) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
         self._redactor = redactor
-        self._streams = (sys.stdout, log.open("a", encoding="utf-8", errors="replace"))
+        self._streams = [sys.stdout]
+        with contextlib.suppress(OSError):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            self._streams.append(log.open("a", encoding="utf-8", errors="replace"))
 
     def write(self, text: str) -> int:
         clean = self._redactor.text(text)
         for stream in self._streams:
-            stream.write(clean)
-            stream.flush()
+            # A full disk or a closed terminal must not end a job whose result is paid for.
+            with contextlib.suppress(OSError):
+                stream.write(clean)
+                stream.flush()
         return len(text)
 
     def flush(self) -> None:

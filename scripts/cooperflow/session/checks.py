@@ -266,8 +266,11 @@ def check_disk(context: Context) -> Iterator[Finding]:
         text = f"{folder} is not writable. Set `results` to a folder that is."
         yield Finding("disk", BAD, text)
         return
-    free, amount = shutil.disk_usage(folder).free, RUN_BYTES * max(len(context.runs), 1)
-    if free < amount:
+    usage, amount = shutil.disk_usage(folder), RUN_BYTES * max(len(context.runs), 1)
+    free = usage.free
+    if not usage.total:
+        yield Finding("disk", OK, f"{folder} is on a file system that reports no size")
+    elif free < amount:
         yield Finding(
             "disk",
             BAD,

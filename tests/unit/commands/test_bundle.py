@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
+import synthetic
 
 from commands import bundle
 
@@ -35,3 +40,17 @@ def test_a_packed_table_is_compared_with_the_computed_one(
     (check,) = bundle._tables(folder, {"runs.csv": NOW})
     assert check.detail.startswith(detail)
     assert check.is_good is (packed == NOW)
+
+
+def test_a_bundle_that_cannot_be_written_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = synthetic.make_plan(tmp_path, "flash", first=1)
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bundle, "_add", fill)
+    with pytest.raises(OSError, match="No space"):
+        bundle.pack(plan)
+    assert not list(tmp_path.glob(".bundle*"))

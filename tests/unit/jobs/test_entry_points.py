@@ -25,3 +25,20 @@ def test_an_interrupted_script_prints_no_traceback(
 
     assert entry_points.report_errors(work, tmp_path / "log") == INTERRUPTED
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_full_disk_of_the_logs_ends_no_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    log = tmp_path / "log"
+    log.symlink_to("/dev/full")
+
+    def work() -> int:
+        print("a paid result")
+        return 0
+
+    assert entry_points.report_errors(work, log) == 0
+    assert entry_points.report_errors(work, Path("/proc/no/such/folder/log")) == 0
+    assert capsys.readouterr().out.count("a paid result") == 2
