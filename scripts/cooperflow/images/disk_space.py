@@ -227,7 +227,7 @@ def remove_unneeded(plan: Plan, image: str) -> bool:
     try:
         with locks.claim(plan.results.claims, f"image {image}", 0.0):
             return _remove(plan, image)
-    except (UserError, EngineError, docker.errors.DockerException):
+    except (UserError, EngineError, *containers.FAILURES):
         return False  # another job is removing it, or a later session will
 
 

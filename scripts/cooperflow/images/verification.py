@@ -51,7 +51,11 @@ def fetch_and_verify(plan: Plan, image: str) -> dict[str, Any]:
         UserError: it cannot be fetched, does not fit on the disk, or is not usable for a run.
         EngineError: Docker does not answer.
     """
-    client = containers.engine()
+    with contextlib.closing(containers.engine()) as client, containers.engine_errors():
+        return _fetch_and_verify(plan, client, image)
+
+
+def _fetch_and_verify(plan: Plan, client: docker.DockerClient, image: str) -> dict[str, Any]:
     source = "present"
     if containers.image_id(client, image) is None or agent_server.is_stale(client, image):
         source = _fetch(plan, client, image)
@@ -62,7 +66,7 @@ def fetch_and_verify(plan: Plan, image: str) -> dict[str, Any]:
     _check_pin(plan, pinned, local.attrs, digests)
     if source in disk_space.FETCHED:
         atomic_io.write_json(plan.results.fetch_record(image), {"image": image, "id": local.id})
-    sentinel = {
+    return {
         "schema": SCHEMA,
         "name": image,
         "id": local.id,
@@ -76,8 +80,6 @@ def fetch_and_verify(plan: Plan, image: str) -> dict[str, Any]:
         },
         "time": time.time(),
     }
-    client.close()
-    return sentinel
 
 
 def _check_pin(
