@@ -1,4 +1,4 @@
-"""runs.csv, read as it was written."""
+"""The two tables of runs: written one after the other, and read as they were written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import made_runs
 import pytest
+import synthetic
 
+from cooperflow import atomic_io
 from cooperflow.errors import UserError
+from cooperflow.experiment import fingerprint
 from cooperflow.tables import comparison, run_table
 
 
@@ -28,3 +31,27 @@ def test_an_older_runs_csv_is_reported(tmp_path: Path) -> None:
     made_runs.random(1).drop(columns="repeat").to_csv(tmp_path / "runs.csv", index=False)
     with pytest.raises(UserError, match="repeat is missing"):
         run_table.read_runs(tmp_path / "runs.csv")
+
+
+def test_tables_that_were_killed_between_the_two_are_of_no_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a session of the plan before would keep the other plan's runs.csv."""
+    small, large = (synthetic.make_plan(tmp_path, "flash", first=count) for count in (1, 2))
+    for plan in (large, small):
+        synthetic.finish(plan)
+    assert fingerprint.tables_match(small)
+    write = atomic_io.write_text
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path: Path, text: str) -> None:
+        if path == large.results.summary_csv:
+            raise Killed
+        write(path, text)
+
+    monkeypatch.setattr(atomic_io, "write_text", kill)
+    with pytest.raises(Killed):
+        run_table.make(large)
+    assert not fingerprint.tables_match(small)
