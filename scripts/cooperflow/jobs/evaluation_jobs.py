@@ -54,7 +54,9 @@ class EvalJob(_RunEvaluation):
         super().__init__(plan, run, run.key, this_try, lock=f"eval {run.key}")
 
     def folders(self) -> Iterable[Path]:
-        return self._folder.path, self._folder.evals
+        folder = self._folder
+        # The run may have been killed after its result, while it compressed its attempt.
+        return folder.path, folder.evals, *map(folder.attempt, folder.attempt_numbers())
 
     def execute(self) -> Conclusion:
         folder, run = self._folder, self._run
