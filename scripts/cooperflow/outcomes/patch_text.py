@@ -9,8 +9,10 @@ evaluation gets them, without test files.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from cooperflow.experiment import dataset
@@ -212,13 +214,26 @@ def gap(first: Hunk, second: Hunk) -> int | None:
 
 
 def hunk_pairs(first: ParsedPatch, second: ParsedPatch) -> list[HunkPair]:
-    """Return the pairs of hunks of both patches that overlap or are near, in file order."""
-    pairs = [
-        HunkPair(a, b, distance)
-        for a in first.hunks
-        for b in second.hunks
-        if (distance := gap(a, b)) is not None and distance <= NEAR_LINES
-    ]
+    """Return the pairs of hunks of both patches that overlap or are near, in file order.
+
+    Not every hunk is compared with every other: agents that reformat a repository have 10,000 each.
+    """
+    files: dict[str, list[Hunk]] = {}
+    for hunk in sorted(second.hunks, key=lambda hunk: hunk.start):
+        files.setdefault(hunk.file, []).append(hunk)
+    # The largest end of a file's hunks up to each of them.
+    ends = {name: list(accumulate((h.end for h in file), max)) for name, file in files.items()}
+    pairs = []
+    for a in first.hunks:
+        others = files.get(a.file, [])
+        first_near = bisect_left(ends.get(a.file, []), a.start - NEAR_LINES)
+        for number in range(first_near, len(others)):
+            b = others[number]
+            if b.start > a.end + NEAR_LINES:
+                break
+            distance = gap(a, b)
+            if distance is not None and distance <= NEAR_LINES:
+                pairs.append(HunkPair(a, b, distance))
     return sorted(pairs, key=lambda pair: (pair.first.file, pair.first.start, pair.second.start))
 
 

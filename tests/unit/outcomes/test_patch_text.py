@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,35 @@ def test_new_files_and_other_files(tmp_path: Path) -> None:
     broken = patch1.replace(b"@@ -0,0 +1,2 @@", b"@@ -0,0 +1,5 @@")
     assert patch_text.overlap_columns(patch1, broken) == empty
     assert patch_text.overlap_columns(patch1, b"")["changed2_lines"] == 0
+
+
+def _hunks(rng: random.Random, count: int, files: int, length: int) -> patch_text.ParsedPatch:
+    hunks = []
+    for _ in range(count):
+        start = rng.randrange(length)
+        name = f"{rng.randrange(files)}.py"
+        hunks.append(patch_text.Hunk(name, start, start + rng.randrange(9), (), ("x",)))
+    return patch_text.ParsedPatch(frozenset(hunk.file for hunk in hunks), tuple(hunks))
+
+
+def test_near_hunks_are_those_of_all_comparisons() -> None:
+    rng = random.Random(5)
+    for _ in range(50):
+        first, second = _hunks(rng, 40, 3, 200), _hunks(rng, 40, 3, 200)
+        expected = [
+            (a, b)
+            for a in first.hunks
+            for b in second.hunks
+            if (gap := patch_text.gap(a, b)) is not None and gap <= patch_text.NEAR_LINES
+        ]
+        found = [(pair.first, pair.second) for pair in patch_text.hunk_pairs(first, second)]
+        assert sorted(found, key=repr) == sorted(expected, key=repr)
+
+
+def test_agents_that_reformat_a_repository_are_compared_in_time() -> None:
+    """All comparisons would be 400 million, which takes minutes for each run."""
+    rng = random.Random(6)
+    patches = [_hunks(rng, 20_000, 500, 20_000) for _ in range(2)]
+    start = time.process_time()
+    patch_text.hunk_pairs(*patches)
+    assert time.process_time() - start < 10
