@@ -71,7 +71,7 @@ def _read(path: Path) -> list[Pair]:
 
 def _read_csv(path: Path) -> list[Pair]:
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
+        with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a mark
             rows = csv.DictReader(stream)
             if tuple(rows.fieldnames or ()) != COLUMNS:
                 raise UserError(f"{path}: the first line must be {','.join(COLUMNS)}.")
@@ -85,7 +85,7 @@ def _read_csv(path: Path) -> list[Pair]:
 
 def _read_json(path: Path) -> list[Pair]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         _refuse_groups(path, document)
         tasks = [(t["repo"], t["task_id"], list(t["pairs"])) for t in document["tasks"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -113,7 +113,7 @@ def _pair(path: Path, repo: Any, task: Any, features: Any) -> Pair:
     if not isinstance(repo, str) or not REPO.fullmatch(repo):
         raise UserError(f"{position}: a repo is a plain folder name that ends in _task.")
     try:
-        task_id, (a, b) = int(task), (int(f) for f in features)
+        task_id, (a, b) = _whole(task), (_whole(f) for f in features)
     except (TypeError, ValueError):
         raise UserError(f"{position}: a pair is a task number and two feature numbers.") from None
     if task_id < 0 or a < 1 or b < 1:
@@ -121,6 +121,13 @@ def _pair(path: Path, repo: Any, task: Any, features: Any) -> Pair:
     if a == b:
         raise UserError(f"{position}: a pair needs two different features.")
     return Pair(repo, task_id, (a, b))
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number, also of a text; ValueError for 1.5 and for true."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(value)
+    return int(value)
 
 
 def _check_pairs(pairs: list[Pair], source: str) -> list[Pair]:

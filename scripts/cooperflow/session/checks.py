@@ -94,6 +94,8 @@ def check_environment(context: Context) -> Iterator[Finding]:
         models.append((name, run.experiment.model.model, run.experiment.api_base))
     for line in environment.contradictions(models, os.environ):
         yield Finding("environment", BAD, line)
+    if problem := model_check.registry_problem(os.environ):
+        yield Finding("price", BAD, problem)
 
 
 def check_keys(context: Context) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import email.utils
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -182,10 +183,15 @@ def probe(model: str, key: str | None, kwargs: Mapping[str, Any], call: bool) ->
             env=variables,
             timeout=PROBE_SECONDS,
         )
-        return dict(json.loads(process.stdout.splitlines()[-1]))
-    except (subprocess.TimeoutExpired, ValueError, IndexError):
+    except subprocess.TimeoutExpired:
         message = f"no answer in {PROBE_SECONDS} s"
         return {"known": True, "kind": usage.API_TIMEOUT, "message": message}
+    try:
+        return dict(json.loads(process.stdout.splitlines()[-1]))
+    except (ValueError, IndexError):
+        text = redaction.redact(process.stderr.decode(errors="replace"), key).strip()
+        message = f"the client library failed: {text.splitlines()[-1] if text else 'no message'}"
+        return {"known": True, "kind": usage.API_UNAVAILABLE, "message": message[:300]}
 
 
 def listed_price(model: str) -> Sequence[float] | None:
@@ -201,6 +207,39 @@ def listed_price(model: str) -> Sequence[float] | None:
     entry = entries.get(model, {})
     price = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
     return None if None in price else price
+
+
+def registry_problem(variables: Mapping[str, str]) -> str:
+    """Return what is wrong with the user's file of prices, empty if nothing is."""
+    name = "LITELLM_MODEL_REGISTRY_PATH"
+    path = variables.get(name)
+    if not path:
+        return ""
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return (
+            f"{name}={path}: cannot be read as JSON ({error}). Correct it, or unset the variable."
+        )
+    if not isinstance(entries, dict):
+        return f"{name}={path}: is not a table of models. Write litellm's format."
+    for model, entry in entries.items():
+        if not isinstance(entry, dict):
+            return f"{name}={path}: {model}: is not a table. Write litellm's format."
+        for key, price in entry.items():
+            is_price = "cost_per_token" in key or "token_cost" in key
+            if is_price and not _is_amount(price):
+                return (
+                    f"{name}={path}: {model}: {key}: {price!r} is not a price. Write USD per token,"
+                    " a number from 0."
+                )
+    return ""
+
+
+def _is_amount(price: object) -> bool:
+    if isinstance(price, bool) or not isinstance(price, int | float):
+        return price is None  # litellm has no price
+    return math.isfinite(price) and price >= 0
 
 
 def _server_date(url: str) -> str:

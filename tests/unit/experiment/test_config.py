@@ -331,6 +331,7 @@ def table(tmp_path: Path) -> Callable[[list[tuple[str, Any, Any, Any]]], str]:
         (("a/b_task", 8394, 1, 2), "plain folder name"),
         (("dspy_task", "x", 1, 2), "a task number and two feature numbers"),
         (("dspy_task", 8394, 0, 2), "feature numbers at 1"),
+        (("dspy_task", 8394, 1.5, 2), "a task number and two feature numbers"),
     ],
 )
 def test_invalid_pairs(
@@ -338,6 +339,24 @@ def test_invalid_pairs(
 ) -> None:
     with pytest.raises(UserError, match=words.replace("?", r"\?")):
         planning.make(config.parse(with_("dataset/subset", table([row]))))
+
+
+def test_pairs_of_a_spreadsheet(tmp_path: Path) -> None:
+    """It writes a byte-order mark and CRLF; numbers of a JSON file may be written as 3.0."""
+    table, document = tmp_path / "a.csv", tmp_path / "b.json"
+    table.write_text(
+        "repo,task_id,feature_a,feature_b\r\ndspy_task,8394,1,2\r\n", encoding="utf-8-sig"
+    )
+    pairs_of_b: list[Any] = [[1.0, "2"]]
+    tasks = [{"repo": "dspy_task", "task_id": 8394.0, "pairs": pairs_of_b}]
+    document.write_text(json.dumps({"tasks": tasks}), encoding="utf-8-sig")
+    expected = [layout.Pair("dspy_task", 8394, (1, 2))]
+    assert pairs.load(str(table), tmp_path) == pairs.load(str(document), tmp_path) == expected
+    for wrong in ([1.5, 2], [True, 2]):
+        pairs_of_b[:] = [wrong]
+        document.write_text(json.dumps({"tasks": tasks}))
+        with pytest.raises(UserError, match="two feature numbers"):
+            pairs.load(str(document), tmp_path)
 
 
 def test_duplicate_and_missing_pairs(table: Callable[..., str]) -> None:

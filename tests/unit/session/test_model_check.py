@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,3 +64,38 @@ def test_preflight_compares_the_output_limit_with_the_models(
     lines = list(model_check.explain_answer(experiment, answer))
     hints = [line for line in lines if f"model_kwargs.{key}" in line.text]
     assert [line.state for line in hints] == ([NOTE] if hinted else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read as JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "is not a table of models"),
+        ('{"m": 5}', "m: is not a table"),
+        ('{"m": {"input_cost_per_token": "2.5e-6"}}', "input_cost_per_token: '2.5e-6'"),
+        ('{"m": {"output_cost_per_token": -1}}', "output_cost_per_token: -1"),
+        ('{"m": {"cache_read_input_token_cost": NaN}}', "cache_read_input_token_cost: nan"),
+        ('{"m": {"input_cost_per_token": 0, "output_cost_per_token": null, "mode": "x"}}', ""),
+    ],
+)
+def test_a_broken_file_of_prices_is_found_before_a_call(
+    text: str | None, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "prices.json"
+    if text is not None:
+        path.write_text(text)
+    problem = model_check.registry_problem({"LITELLM_MODEL_REGISTRY_PATH": str(path)})
+    assert words in problem
+    assert bool(words) == bool(problem)
+    assert model_check.registry_problem({}) == ""
+
+
+def test_a_client_library_that_fails_is_no_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-0123456789abc"
+    stderr = f"Traceback\nValueError: bad registry of {key}\n".encode()
+    ended = subprocess.CompletedProcess([], 1, b"", stderr)
+    monkeypatch.setattr(model_check.subprocess, "run", lambda *_, **__: ended)
+    answer = model_check.probe("m", key, {}, call=True)
+    assert answer["kind"] == usage.API_UNAVAILABLE
+    assert answer["message"] == "the client library failed: ValueError: bad registry of [key]"
