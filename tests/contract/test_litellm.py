@@ -274,3 +274,18 @@ def test_a_price_of_0_is_a_price_and_a_missing_one_is_not(
     prices = [model_check.ask_litellm(request)["price"] for request in requests]
     assert prices[0] == [0, 0]
     assert not prices[1] or prices[1][0] is None
+
+
+def test_no_other_key_than_the_configured_one_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """litellm prefers GOOGLE_API_KEY to GEMINI_API_KEY, and HF_TOKEN to HUGGINGFACE_API_KEY."""
+    sent: list[str | None] = []
+    monkeypatch.setattr(litellm, "completion", lambda **call: sent.append(call.get("api_key")))
+    monkeypatch.setattr(litellm, "acompletion", lambda **call: sent.append(call.get("api_key")))
+    monkeypatch.setattr(litellm, "api_key", None)
+    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.setenv(name, "another-key")
+    child_process.set_key("gemini/gemini-2.5-pro", "the-configured-key")
+    litellm.completion(model="gemini/gemini-2.5-pro", messages=[])
+    litellm.acompletion(model="gemini/gemini-2.5-pro", messages=[], api_key=None)
+    litellm.completion(model="another", messages=[], api_key="an-agents-own")
+    assert sent == ["the-configured-key", "the-configured-key", "an-agents-own"]

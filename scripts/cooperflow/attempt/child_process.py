@@ -6,6 +6,7 @@ A fork of a process that has imported cooperbench starts at once; any other fork
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -177,7 +178,11 @@ def _import_external_agents() -> None:
 
 
 def set_key(model: str, key: str | None) -> None:
-    """Set the key of the model's provider for litellm, in this process only."""
+    """Set the key of the model's provider for litellm, in this process only.
+
+    It is sent with each call: by itself litellm prefers other variables at some providers, such as
+    GOOGLE_API_KEY for Gemini.
+    """
     if not key:
         environment.remove_keys(os.environ, model)
         return
@@ -186,6 +191,18 @@ def set_key(model: str, key: str | None) -> None:
     _, provider, _, _ = litellm.get_llm_provider(model)
     os.environ[f"{provider.removesuffix('_chat').upper()}_API_KEY"] = key
     litellm.api_key = key
+    for name in ("completion", "acompletion"):
+        setattr(litellm, name, _with_key(getattr(litellm, name), key))
+
+
+def _with_key(call: Callable[..., Any], key: str) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def call_with_key(*arguments: Any, **options: Any) -> Any:
+        if options.get("api_key") is None:
+            options["api_key"] = key
+        return call(*arguments, **options)
+
+    return call_with_key
 
 
 def redirect(log: Path) -> None:
