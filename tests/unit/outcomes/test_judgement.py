@@ -362,6 +362,7 @@ evidences = st.builds(
             last=st.sampled_from(sorted({usage.ANSWERED, usage.CONTEXT, *usage.WAITING})),
             waited=st.floats(0, 600),
             seconds=st.floats(0, 600),
+            withheld=st.booleans(),
         ),
         max_size=2,
     ).map(tuple),
@@ -381,6 +382,7 @@ def test_an_infrastructure_failure_is_never_a_fail(evidence: Evidence) -> None:
         or evidence.containers_oom
         or evidence.engine_lost
         or evidence.image_missing
+        or any(calls.withheld for calls in evidence.calls)
         or evidence.redis_died
     )
     if broke:
