@@ -198,7 +198,7 @@ def enter_controlled(environment: MutableMapping[str, str]) -> None:
 def ignored_variables(environment: Mapping[str, str]) -> list[str]:
     """Return one sentence for each variable that is set and has no effect; no value is shown."""
     return [
-        f"{name} is ignored: the config decides which server is called. Use {config_key_for(name)}."
+        f"{name} is ignored: the config decides how a model is called. Use {config_key_for(name)}."
         for name in sorted(environment)
         if is_controlled(name) and environment[name] and name not in _OWN
     ]

@@ -63,6 +63,7 @@ class Answer:
         input_tokens: all input, cache reads and cache writes included.
         cache_write_tokens: all of them; those kept for one hour are cache_write_1h_tokens.
         reasoning_tokens: part of the output.
+        has_extras: audio, images or searches, which have other prices than text.
         service_tier: ``fast`` and ``regional`` are Anthropic's surcharges for speed and place.
         reported_cost: USD, as the provider itself computed it.
         failure: ``failed`` or ``timed_out`` where the answer is an error in disguise.
@@ -82,6 +83,7 @@ class Answer:
     request_id: str = ""
     reported_cost: float | None = None
     service_tier: str = ""
+    has_extras: bool = False
     failure: str = ""
     thought: str = ""
     text: str = ""
@@ -204,6 +206,11 @@ def _openai(document: Mapping[str, Any]) -> Answer:
         request_id=str(document.get("id") or ""),
         reported_cost=cost,
         service_tier=str(document.get("service_tier") or ""),
+        has_extras=any(
+            _count(details, f"{kind}_tokens")
+            for details in (input_details, output_details)
+            for kind in ("audio", "image")
+        ),
         failure=failure,
         thought=_joined([thought, *_thinking(parts)]),
         text=_joined(_texts(parts)),
@@ -243,6 +250,7 @@ def _anthropic(document: Mapping[str, Any]) -> Answer:
         finish_reason=str(document.get("stop_reason") or ""),
         request_id=str(document.get("id") or ""),
         service_tier=_anthropic_tier(usage),
+        has_extras=bool(_count(_mapping(usage.get("server_tool_use")), "web_search_requests")),
         thought=_joined(_thinking(parts)),
         text=_joined(_texts(parts)),
     )
@@ -281,6 +289,11 @@ def _gemini(document: Mapping[str, Any]) -> Answer:
         finish_reason=blocked or str(candidate.get("finishReason") or ""),
         request_id=str(document.get("responseId") or ""),
         service_tier=_TRAFFIC.get(str(usage.get("trafficType") or ""), ""),
+        has_extras=any(
+            part.get("modality", "TEXT") != "TEXT"
+            for key in ("promptTokensDetails", "candidatesTokensDetails")
+            for part in _parts(usage.get(key))
+        ),
         failure=FAILED if is_generated and not candidates and not blocked else "",
         thought=_joined([str(p.get("text") or "") for p in parts if p.get("thought")]),
         text=_joined([str(p.get("text") or "") for p in parts if not p.get("thought")]),
@@ -372,7 +385,8 @@ def cost_of(answer: Answer, prices: Prices, computed: float | None, request: flo
         return _plain(prices, answer.billed_input_tokens or 0, answer.billed_output_tokens or 0)
     assert answer.input_tokens is not None
     tiered = prices.tier is not None and answer.input_tokens > prices.tier
-    is_usual = answer.service_tier.lower() in _USUAL_TIERS and not (tiered or prices.varies)
+    is_usual = answer.service_tier.lower() in _USUAL_TIERS
+    is_usual = is_usual and not (tiered or prices.varies or answer.has_extras)
     if computed is not None and not is_usual:
         return Cost(computed, True, computed)
     reads, hour = answer.cached_tokens, answer.cache_write_1h_tokens

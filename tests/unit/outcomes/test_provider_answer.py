@@ -329,6 +329,37 @@ def test_reported_costs(usage: dict[str, Any], reported: float | None) -> None:
             dataclasses.replace(FULL, varies=True),
             True,
         ),
+        *(
+            (
+                chat(prompt_tokens=5, completion_tokens=1, prompt_tokens_details=details),
+                FULL,
+                is_computed,
+            )
+            for details, is_computed in (
+                ({"audio_tokens": 2}, True),
+                ({"image_tokens": 2}, True),
+                ({"audio_tokens": 0, "text_tokens": 5}, False),
+            )
+        ),
+        (
+            {
+                "candidates": [{}],
+                "usageMetadata": {
+                    "promptTokenCount": 1,
+                    "promptTokensDetails": [{"modality": "TEXT"}, {"modality": "IMAGE"}],
+                },
+            },
+            FULL,
+            True,
+        ),
+        (
+            {
+                "type": "message",
+                "usage": {"input_tokens": 1, "server_tool_use": {"web_search_requests": 1}},
+            },
+            FULL,
+            True,
+        ),
         (
             {"type": "message", "usage": {"input_tokens": 1, "speed": "fast"}},
             FULL,
