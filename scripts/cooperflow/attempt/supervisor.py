@@ -302,6 +302,7 @@ def _evidence(
                 seconds=report.ended - thread[0].start,
                 refused_setting=usage.is_output_setting(thread[-1].error),
                 withheld=thread[-1].is_withheld,
+                unreadable=thread[-1].has_unreadable_command,
             )
             for thread in threads
         ),

@@ -32,6 +32,7 @@ STEP_LIMIT = "step_limit"
 COST_LIMIT = "cost_limit"
 CONTEXT_LIMIT = "context_limit"
 STORE_ENDED = "store_ended"
+INVALID_CALL = "invalid_call"
 
 # Reasons of `infra_error`, in addition to those of usage.py.
 CONTAINER_DIED = "container_died"
@@ -67,6 +68,7 @@ class CallsEnd:
     seconds: from its first call to the end of the attempt.
     refused_setting: the last call was refused for a setting of the config, as every other will be.
     withheld: the last answer was withheld by a content filter of the provider.
+    unreadable: the last answer has a tool call whose arguments are no object.
     """
 
     last: str
@@ -74,6 +76,7 @@ class CallsEnd:
     seconds: float
     refused_setting: bool = False
     withheld: bool = False
+    unreadable: bool = False
 
     @property
     def mostly_waited(self) -> bool:
@@ -136,9 +139,17 @@ class Evidence:
     @property
     def outgrew_context(self) -> bool:
         """True if every agent that ended in an error had outgrown its model's context window."""
-        errors = sum(agent.status == result_files.ERROR for agent in self.agents)
-        outgrown = sum(calls.last == usage.CONTEXT for calls in self.calls)
-        return self.is_broken and 0 < errors <= outgrown
+        return 0 < self._errors <= sum(calls.last == usage.CONTEXT for calls in self.calls)
+
+    @property
+    def stopped_by_model(self) -> bool:
+        """True if every agent in error was ended by a tool call of its model, or outgrew it."""
+        ends = [calls.unreadable or calls.last == usage.CONTEXT for calls in self.calls]
+        return 0 < self._errors <= sum(ends)
+
+    @property
+    def _errors(self) -> int:
+        return sum(agent.status == result_files.ERROR for agent in self.agents)
 
     @property
     def refused_setting(self) -> bool:
@@ -296,6 +307,11 @@ RUN_RULES = (
         "broken; Docker refused a command or a container",
         lambda e: e.is_broken and e.docker_refused,
         _infra(DOCKER_UNAVAILABLE),
+    ),
+    RunRule(
+        "broken; each agent in error ended at a tool call whose arguments are no object",
+        lambda e: e.stopped_by_model,
+        Verdict(None, INVALID_CALL),
     ),
     RunRule("broken", lambda e: e.is_broken, _infra(AGENT_ERROR)),
     # Without a call an agent did nothing, whatever its framework reports.

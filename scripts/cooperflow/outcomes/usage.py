@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -267,7 +268,7 @@ class Call:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     finish_reason: str = ""
-    has_commands: bool = False  # the answer has tool calls
+    commands: Sequence[Any] = ()  # the answer's tool calls
     # None: not recorded, as in logs of older versions; then the kind decides.
     cost_known: bool | None = None
 
@@ -286,7 +287,12 @@ class Call:
     def is_withheld(self) -> bool:
         """True if a content filter of the provider left the agent nothing to do."""
         is_filtered = provider_answer.is_withheld(self.finish_reason)
-        return self.kind == ANSWERED and is_filtered and not self.has_commands
+        return self.kind == ANSWERED and is_filtered and not self.commands
+
+    @property
+    def has_unreadable_command(self) -> bool:
+        """True if a tool call has arguments that are JSON, but no object."""
+        return not all(map(_is_readable, self.commands))
 
 
 _TOKENS = (
@@ -321,7 +327,6 @@ def _joined(key: str, start: Mapping[str, Any], end: Mapping[str, Any] | None) -
     bound = start.get("cost_bound")
     if end is None:
         return Call(key, thread, started, None, OPEN, cost_bound=bound)
-    message = end.get("message")
     return Call(
         id=key,
         thread=thread,
@@ -335,10 +340,31 @@ def _joined(key: str, start: Mapping[str, Any], end: Mapping[str, Any] | None) -
         error=str(end.get("error") or ""),
         retry_after=end.get("retry_after"),
         finish_reason=str(end.get("finish_reason") or ""),
-        has_commands=isinstance(message, Mapping) and bool(message.get("tool_calls")),
+        commands=_commands(end.get("message")),
         cost_known=end.get("cost_complete"),
         **{name: int(end.get(name) or 0) for name in _TOKENS},
     )
+
+
+def _commands(message: object) -> Sequence[Any]:
+    commands = message.get("tool_calls") if isinstance(message, Mapping) else None
+    return commands if isinstance(commands, list) else ()
+
+
+def _is_readable(command: object) -> bool:
+    """Return whether the arguments of a tool call are an object, or no JSON at all.
+
+    Agents report an error in the JSON to their model. null, a number or a text within the JSON ends
+    the program of mini_swe_agent_v2.
+    """
+    function = command.get("function") if isinstance(command, Mapping) else None
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(arguments, str):
+        return True
+    try:
+        return isinstance(json.loads(arguments), dict)
+    except ValueError:
+        return True
 
 
 @dataclass(frozen=True)

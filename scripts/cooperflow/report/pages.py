@@ -212,6 +212,7 @@ MEANINGS = {
     "step_limit": "an agent reached its step limit",
     "cost_limit": "an agent reached its cost limit",
     "context_limit": "an agent filled its model's context window",
+    "invalid_call": "the model called a tool with arguments that ended the agent's program",
     "store_ended": "an agent ended the message store",
     "lead_alone": "the merge conflicted; agent 1's patch alone passed both features' tests",
     "no_tests_run": "no test was run",

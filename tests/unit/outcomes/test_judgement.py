@@ -33,6 +33,7 @@ def last(kind: str, waited: float = 0.0) -> tuple[CallsEnd, ...]:
     return (CallsEnd(kind, waited, 100.0),)
 
 
+UNREADABLE = (CallsEnd(usage.ANSWERED, 0.0, 100.0, unreadable=True),)
 WITHHELD = (CallsEnd(usage.ANSWERED, 0.0, 100.0, withheld=True),)
 
 
@@ -140,6 +141,19 @@ WITHHELD = (CallsEnd(usage.ANSWERED, 0.0, 100.0, withheld=True),)
         (
             Evidence(True, agents=BROKE + BROKE, calls=FINE + last(usage.CONTEXT)),
             Verdict("infra_error", "agent_error", again=True),
+        ),
+        # The model's own tool call ended its agent; the other agent submitted, or failed otherwise.
+        *(
+            (Evidence(True, agents=agents, calls=FINE + UNREADABLE), verdict)
+            for agents, verdict in (
+                (DONE + BROKE, Verdict(None, "invalid_call")),
+                (BROKE + BROKE, Verdict("infra_error", "agent_error", again=True)),
+                (DONE, Verdict(None)),
+            )
+        ),
+        (
+            Evidence(True, agents=BROKE, calls=UNREADABLE, exec_refused=1),
+            Verdict("infra_error", "docker_unavailable", again=True),
         ),
         (
             Evidence(True, agents=DONE + BROKE, calls=FINE + last(usage.CONTEXT)),

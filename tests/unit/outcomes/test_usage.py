@@ -450,3 +450,24 @@ def test_withheld_answers(reason: str, message: Any, withheld: bool) -> None:
     end = {**answer("a", 2), "finish_reason": reason, "message": message}
     (call,) = usage.calls([start("a", 1), end])
     assert call.is_withheld is withheld
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unreadable"),
+    [
+        ('{"command": "ls"}', False),
+        ('"{\\"command\\": \\"ls\\"}"', True),
+        ("null", True),
+        ("5", True),
+        ('["command"]', True),
+        # Upstream reports these to the model.
+        ("", False),
+        ("{broken", False),
+        (None, False),
+    ],
+)
+def test_tool_calls_that_end_an_agent(arguments: str | None, unreadable: bool) -> None:
+    function = {"name": "bash", "arguments": arguments}
+    end = {**answer("a", 2), "message": {"tool_calls": [{"id": "1", "function": function}]}}
+    (call,) = usage.calls([start("a", 1), end])
+    assert call.has_unreadable_command is unreadable
