@@ -37,7 +37,7 @@ PICTURES = (
 
 def main() -> None:
     for name, page, width, height, dark, script in PICTURES:
-        with browser.opened(width, height, dark) as driver:
+        with browser.open_browser(width, height, dark) as driver:
             driver.get(browser.url(REPORT / page))
             time.sleep(1)
             driver.execute_script(script)
