@@ -1,11 +1,11 @@
-# The workflow in one image. Containers of agents and tests do not run in it but beside it, on the
-# engine whose socket is mounted. Usage: docs/container.md.
+# The workflow in an image. Containers of agents and tests run beside it, not in it, on the engine
+# whose socket is mounted. Usage: docs/container.md.
 #
 # trixie: Docker 29.0 to 29.2 refuse clients below API 1.44, and bookworm's has 1.41.
 ARG BASE=debian:trixie-slim
 FROM ${BASE}
 
-# Packages are fetched only if the base image lacks them.
+# Packages are installed only if the base image lacks them.
 RUN set -e; lacking=; \
     for pair in git:git make:make python3:python3 docker:docker-cli flock:util-linux; do \
         command -v "${pair%%:*}" >/dev/null || lacking="$lacking ${pair##*:}"; \
@@ -20,7 +20,7 @@ RUN set -e; lacking=; \
 
 WORKDIR /workflow
 
-# The environment first: it changes less often than the code. A build argument can name
+# The environment is first, because it changes less often than the code. A build argument can name
 # another package index than the public index.
 ARG PIP_INDEX_URL
 ARG UV_DEFAULT_INDEX

@@ -7,10 +7,10 @@ export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 CONFIG ?=
-# Tests that run at a time: most wait for containers and for a slow model.
+# Number of parallel tests, which mostly wait for containers and a slow model.
 TESTERS ?= 3
 CONFIGFILE := $(if $(CONFIG),--configfile $(CONFIG))
-# No target that `make help` lists creates a file of its name.
+# No listed target creates a file with its name.
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*\#\#.*/\1/p' $(MAKEFILE_LIST))
 
 BIN := .venv/bin
@@ -34,7 +34,7 @@ dataset: setup ## Fetch the benchmark's data set, or check an existing copy (CON
 pilot: setup ## Run 3 pairs in all settings, then estimate cost and time of the remaining runs (CONFIG=file)
 	@$(BIN)/python scripts/commands/pilot.py $(CONFIGFILE)
 
-openhands: setup engine ## Install the files that OpenHands' agents need in containers (agent.name: openhands_docker)
+openhands: setup engine ## Build the files for agent.name: openhands_docker
 	@$(SETUP) openhands
 
 demo: setup engine ## Run all steps on the demo tasks with a replayed model: no key, no cost
@@ -68,16 +68,16 @@ report: setup ## Write the report of an unfinished experiment (CONFIG=file)
 bundle: setup ## Pack the files that a reviewer needs to check the tables (CONFIG=file)
 	@$(BIN)/python scripts/commands/bundle.py $(CONFIGFILE)
 
-check-bundle: setup ## Recompute every table of such an archive and compare (BUNDLE=file)
+check-bundle: setup ## Check a bundle: recompute its tables and compare them (BUNDLE=file)
 	@$(BIN)/python scripts/commands/bundle.py --check "$(or $(BUNDLE),$(error BUNDLE=file names the archive))"
 
-record: setup ## Turn a finished experiment into recordings that anyone can replay (CONFIG=file TO=folder)
+record: setup ## Convert a finished experiment to recordings that anyone can replay (CONFIG=file TO=folder)
 	@$(BIN)/python scripts/commands/record.py $(CONFIGFILE) --to "$(or $(TO),$(error TO=folder names the folder to write))"
 
-lint: setup ## Check format, style, types and the workflow
+lint: setup ## Check formatting, style and types
 	@$(LINT)
 
-check: setup ## Lint, and run the pure tests: no Docker, no root, no network
+check: setup ## Lint, and run the pure tests (no Docker, root or network)
 	@($(LINT)) & lint=$$!; $(BIN)/pytest -q -n 2 tests/unit $(ARGS); tests=$$?; \
 		wait $$lint && exit $$tests
 
@@ -90,18 +90,18 @@ test: setup ## Set up, lint, and run all tests
 test-faults: setup engine ## Run the quick part of the fault campaign alone
 	@$(BIN)/pytest tests/faults
 
-faults: openhands ## Cause every known fault and check the guarantees (ONLY=pattern SEED=n; root)
+faults: openhands ## Inject every known fault and check the guarantees (ONLY=pattern SEED=n; root)
 	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m faults --only '$(ONLY)' \
 		$(if $(SEED),--seed $(SEED)) --out ../logs/faults.md
 
-bench: setup engine ## Measure the workflow and the benchmark's batch runner (ONLY=part REPEATS=n; root)
+bench: setup engine ## Benchmark the workflow against upstream's batch runner (ONLY=part REPEATS=n; root)
 	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m bench --only '$(ONLY)' \
 		--repeats $(or $(REPEATS),3) --out ../.bench.json
 
 executor: setup ## Install Snakemake's executor for Slurm clusters in .venv (profiles/slurm)
 	@$(SETUP) executor
 
-slurm: executor engine ## Run the demo and a cluster's faults on a real Slurm cluster set up here (root)
+slurm: executor engine ## Set up a local Slurm cluster, and run the demo and fault tests on it (root)
 	@$(SETUP) slurm
 	@cd tests && PYTHONPATH=../scripts:support ../$(BIN)/python -m slurm
 	@$(BIN)/pytest -m slurm tests/slurm $(ARGS)
@@ -122,13 +122,13 @@ upgrade: setup engine ## Update the lock, run demo and contract tests, list the 
 	@"$$($(BIN)/python -c 'import sys; print(sys._base_executable)')" scripts/commands/upgrade.py \
 		$(if $(COOPERBENCH),--cooperbench $(COOPERBENCH))
 
-contract: setup ## Check each fact of cooperbench, litellm and Snakemake that is relied on
+contract: setup ## Check the facts about cooperbench, litellm and Snakemake that the code relies on
 	@$(BIN)/pytest -q tests/contract
 
-schema: setup ## Regenerate config/schema.json
+schema: setup ## Regenerate config/schema.json and the table in config/README.md
 	@$(BIN)/python scripts/commands/schema.py
 
-doctor: ## List the available and the missing prerequisites of this machine
+doctor: ## List this machine's available and missing prerequisites
 	@$(SETUP) doctor
 
 clean-env: ## Remove .venv and the private tools

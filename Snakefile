@@ -24,7 +24,7 @@ include: "rules/export.smk"
 include: "rules/judge.smk"
 
 
-# Where an engine, the network or a provider may have failed; other errors would only come again.
+# Only these rules are retried: an engine, the network or a provider may fail temporarily.
 snakemake_setup.retry_only(workflow, ("run_", "eval_", "own_", "image", "oracle_pair"))
 
 
@@ -40,7 +40,7 @@ onerror:
     end_session(False)
 
 
-# These start no container: they run where Snakemake runs, not on the cluster.
+# These rules start no container, so they run where Snakemake runs, not on cluster nodes.
 localrules:
     adopt,
     aggregate,

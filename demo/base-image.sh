@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Makes the base image of the demo's tasks from Debian packages; no image registry is needed.
+# Builds the base image of the demo's tasks from Debian packages, without an image registry.
 #
 #   demo/base-image.sh            build cooperflow/demo-base:bookworm unless it exists
-#   demo/base-image.sh --force    make it again
+#   demo/base-image.sh --force    build it again
 #   demo/base-image.sh --help
 #
-# The image holds Debian bookworm with git, python3 and pytest, and carries the label
+# The image contains Debian bookworm with git, python3 and pytest, and has the label
 # cooperflow.demo-base=1. Packages come from this machine's own apt sources when they are for
 # bookworm (APT_SOURCES=FILE names another sources file), else from mmdebstrap's default.
 #
 # Exit codes: 0 the image exists; 2 wrong usage; 3 no docker, or its daemon is out of reach;
 # 4 mmdebstrap is missing; 5 neither root nor a user namespace; 6 the packages could not be fetched or unpacked;
-# 7 docker would not take the image, or the image does not work.
+# 7 docker refused the image, or the image does not work.
 set -euo pipefail
 
 readonly IMAGE=cooperflow/demo-base:bookworm
@@ -66,7 +66,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-# Two starts at once: the second waits, and then finds the image.
+# If two processes start at once, the second waits and then finds the image.
 exec 9>"${TMPDIR:-/tmp}/cooperflow-demo-base.lock"
 if command -v flock >/dev/null; then
     flock 9
@@ -87,7 +87,7 @@ else
         fi
     done
 fi
-# The machine's proxy settings for apt are not read by mmdebstrap by itself.
+# mmdebstrap does not read the machine's proxy settings for apt.
 apt_config=()
 if command -v apt-config >/dev/null; then
     apt-config dump | grep -E '^Acquire::[a-z:]*Proxy "[^"]' >"$work/proxy.conf" || true

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Start the replay server: a test component that plays recordings over HTTP, without a model.
+"""Start the replay server, a test component that plays recordings over HTTP without a model.
 
-It speaks Cohere's v2 chat (POST /v2/chat) and OpenAI's chat completions (POST
-/v1/chat/completions), so that the real benchmark and the real client library run against it with
-no key, no network and no cost. Its answers were written in advance; results with it are not
-evidence about any model. demo/README.md describes the options and the recordings' format.
+It serves Cohere's v2 chat (POST /v2/chat) and OpenAI's chat completions (POST
+/v1/chat/completions), so that the real benchmark and the real client library work with it without a
+key, network or cost. Its answers were written in advance, so results are not evidence about any
+model. demo/README.md describes the options and the format of recordings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from replay.server import Replay
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recordings", type=Path, help="directory of recordings to play")
     parser.add_argument("--script", choices=sorted(SCRIPTS), help="play a script instead")
@@ -53,7 +53,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def player_of(args: argparse.Namespace) -> Player:
-    """Return the requested player; ValueError if the number of requested players is not 1."""
+    """Return the requested player; ValueError unless exactly one is requested."""
     if bool(args.recordings) == bool(args.script):
         raise ValueError("give either --recordings DIR or --script NAME with --dataset DIR")
     if args.recordings:
@@ -64,7 +64,7 @@ def player_of(args: argparse.Namespace) -> Player:
 
 
 def write_port(path: Path, port: int) -> None:
-    """Write the port so that a reader sees all of it or no file."""
+    """Write the port atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(descriptor, "w") as file:
@@ -73,7 +73,7 @@ def write_port(path: Path, port: int) -> None:
 
 
 async def serve(args: argparse.Namespace, replay: Replay) -> None:
-    """Listen until SIGTERM or SIGINT; calls under way are then dropped."""
+    """Listen until SIGTERM or SIGINT; calls in progress are then dropped."""
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -96,7 +96,7 @@ async def serve(args: argparse.Namespace, replay: Replay) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server; 0 after a signal, 2 when the command line or a file is wrong."""
+    """Run the server; return 0 after a signal, 2 for an invalid command line or file."""
     args = arguments(argv)
     try:
         faults = Faults([])

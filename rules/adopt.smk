@@ -1,5 +1,5 @@
-# Imports runs that plain cooperbench made, as listed in models.NAME.adopt. The next invocation has
-# them in its plan, which is made before the first job.
+# Imports runs made by plain cooperbench, as listed in models.NAME.adopt. The next invocation has
+# them in its plan, because the plan is made before the first job.
 rule adopt:
     log:
         "logs/adopt.log",

@@ -1,4 +1,4 @@
-# Loads and checks the config; helpers and input functions of the rules.
+# Loads and validates the config, and defines the helpers and input functions of the rules.
 import os
 import re
 import shlex
@@ -18,7 +18,7 @@ def stop(error):
     sys.exit(1)
 
 
-# First, since the imports below fail in another environment.
+# First, because the imports below would fail in another environment.
 if problem := environment.interpreter_problem(snakemake.__version__, Path(workflow.basedir)):
     stop(problem)
 
@@ -38,7 +38,7 @@ except UserError as error:
 RESULTS = PLAN.results
 GATE = str(RESULTS.gate)
 
-# The wildcard for a pair's path below its experiment; a constant, so that f-strings need no `{{`.
+# The wildcard for a pair's path below its experiment, as a constant for use in f-strings.
 PAIR = "{pair}"
 
 snakemake_setup.collect_garbage_rarely()
@@ -51,13 +51,13 @@ snakemake_setup.limit_providers(workflow, PLAN.run_limits)
 
 
 def call(name):
-    """The quoted command that starts a rule's script."""
+    """Return the quoted command that starts a rule's script."""
     script = Path(workflow.basedir) / "scripts" / f"{name}.py"
     return shlex.join([sys.executable, "-X", "utf8", str(script)])
 
 
 def run_slots():
-    """The number of runs at a time."""
+    """Return the number of concurrent runs."""
     value = workflow.global_resources.get("run_slots").value
     return value if isinstance(value, int) else 4
 
@@ -68,7 +68,7 @@ def start_session(dag):
     from cooperflow.session import session_start
 
     snakemake_setup.limit_runs(workflow)
-    # A job's script gets the number of its try; this is how many there are.
+    # Jobs know the number of their try; this tells them the number of retries.
     os.environ[environment.RETRIES] = str(workflow.execution_settings.retries)
     pending = list(dag.needrun_jobs())
     names = [str(job.rule) for job in pending]
@@ -102,7 +102,7 @@ def end_session(success):
 
     if workflow.remote_exec:
         return
-    # In rolling mode the last use of an image removes its sentinel too.
+    # In rolling mode, sentinels are removed after the last use of their image.
     kept = [
         job
         for job in workflow.dag.jobs
@@ -115,12 +115,12 @@ def end_session(success):
         stop(redo.missing_message(missing))
 
 
-# With nothing left to run, no session would compare the configurations.
+# Also without pending jobs, when no session compares the configurations.
 if not workflow.remote_exec:
     for note in fingerprint.notes(PLAN, thorough=workflow.output_settings.dryrun):
         print(note, file=sys.stderr)
 
-# A session prints it with its plan; a dry run has no session.
+# A session prints the budget with its plan, but a dry run has no session.
 if PLAN.config.limits.budget_usd is not None and workflow.output_settings.dryrun:
     from cooperflow.jobs import admission
 
@@ -131,7 +131,7 @@ MARKED_EVALUATIONS = redo.marked_evaluations(RESULTS)
 
 
 def documents(name, is_wanted=lambda experiment: True):
-    """A document of every run. A function, since jobs on cluster nodes do not need the list."""
+    """Return the paths of a document of every run. Jobs on cluster nodes do not need the list."""
     folders = {
         experiment.run_name: str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
         for experiment in PLAN.experiments
@@ -143,15 +143,15 @@ def documents(name, is_wanted=lambda experiment: True):
     ]
 
 
-# The input functions below may also mark a broken output, so that it is made again
+# The input functions below also mark a broken output, so that it is made again
 # (docs/what-runs-again.md).
 def make_again(document):
-    """Have Snakemake make an existing file again, as --forcerun would, if its job is in the DAG."""
+    """Make Snakemake create an existing file again, like --forcerun, if its job is in the DAG."""
     workflow.dag.forcefiles.add(str(document))
 
 
 def inputs_of_run(experiment):
-    """The verified images; a finished run has no inputs, so nothing can make it be paid again."""
+    """The verified images. A finished run has no inputs, so that nothing can cause a paid rerun."""
     folder = str(RESULTS.mode(experiment.run_name, experiment.setting.mode))
 
     def inputs(wildcards):
@@ -167,7 +167,7 @@ def inputs_of_run(experiment):
 
 
 def inputs_of_evaluation(experiment, name=layout.EVAL, marker=redo.eval_marker):
-    """The run and the verified images; a finished evaluation of a finished run has no inputs.
+    """The run and the verified images. A finished evaluation of a finished run has no inputs.
 
     `name` is the evaluation's document, `marker` names its redo marker.
     """
@@ -189,7 +189,7 @@ def inputs_of_evaluation(experiment, name=layout.EVAL, marker=redo.eval_marker):
 
 
 def inputs_of_oracle(wildcards):
-    """The verified image of a pair; a finished document of the oracle has no inputs."""
+    """The verified image of a pair. A finished document of the oracle has no inputs."""
     document = RESULTS.root / "oracle" / wildcards.pair / f"repeat-{wildcards.repeat}.json"
     broken = layout.oracle_marker(wildcards.pair, wildcards.repeat) in MARKED_EVALUATIONS
     if redo.is_complete(document) and not broken:
@@ -200,7 +200,7 @@ def inputs_of_oracle(wildcards):
 
 
 def inputs_of_image(wildcards):
-    """The task's sentinel for an image with an agent server; none for one that is verified."""
+    """For an image with an agent server: the sentinel of the task's image. None once verified."""
     sentinel = RESULTS.root / "images" / f"{wildcards.image}.json"
     if redo.is_complete(sentinel):
         return []
@@ -211,20 +211,20 @@ def inputs_of_image(wildcards):
 
 
 def inputs_of_gate(_):
-    """The sentinel of every image that the plan needs."""
+    """The sentinels of all images that the plan needs."""
     if redo.gate_is_outdated(PLAN) or redo.is_incomplete(RESULTS.gate):
         make_again(RESULTS.gate)
     return [RESULTS.sentinel(image) for image in PLAN.images]
 
 
 def inputs_of_archive(wildcards):
-    """The sentinel of the image; a tar that exists is not written again."""
+    """The sentinel of the image. An existing tar file has no inputs."""
     exists = (Path(PLAN.config.images.archive or "archive") / f"{wildcards.image}.tar").exists()
     return [] if exists else RESULTS.root / "images" / f"{wildcards.image}.json"
 
 
 def inputs_of_tables(_):
-    """Every document of the runs, and the redo marker of the oracle if it exists."""
+    """All documents of the runs, and the redo marker of the oracle if it exists."""
     paths = [*documents(layout.EVAL), *documents(layout.RESULT)]
     paths += documents(layout.OWN, PLAN.has_own_features)
     if redo.tables_are_outdated(PLAN, paths):
@@ -234,19 +234,19 @@ def inputs_of_tables(_):
 
 
 def images_before(pair, experiment=None):
-    """The sentinel for a run or evaluation: all images; in rolling mode its own; on Modal none."""
+    """The gate for a run or evaluation; in rolling mode its image's sentinel; on Modal nothing."""
     if not PLAN.config.docker:
         return []
     return str(RESULTS.sentinel(image_of(pair, experiment))) if PLAN.config.images.rolling else GATE
 
 
 def evaluation_image(pair):
-    """The sentinel of the image in which a pair is evaluated; on Modal none."""
+    """The sentinel of the image in which a pair is evaluated; on Modal nothing."""
     return str(RESULTS.sentinel(image_of(pair))) if PLAN.config.docker else []
 
 
 def image_of(pair, experiment=None):
-    """The image in which a pair is evaluated, or is run in an experiment."""
+    """Return the image in which a pair is evaluated or, in an experiment, run."""
     repo, task, _ = pair.split("/")
     image = published.image_name(repo, int(task))
     has_server = experiment is not None and experiment.agent.openhands
@@ -257,7 +257,7 @@ RUN_RULES = {f"run_{PLAN.rule(experiment)}": experiment for experiment in PLAN.e
 
 
 def image_uses(jobs):
-    """The outputs of the jobs that need each image."""
+    """Return the outputs of the jobs that need each image."""
     uses = {}
     for job in jobs:
         if str(job.rule).startswith(("run_", "eval_", "own_", "oracle_pair")):
@@ -268,7 +268,7 @@ def image_uses(jobs):
 
 
 def verified_images(_):
-    """The sentinel of all images, for `snakemake images`."""
+    """The gate, for `snakemake images`."""
     if not PLAN.config.docker:
         stop(
             f"backend {PLAN.config.backend} fetches the images itself; `snakemake images` has nothing to do."
@@ -277,7 +277,7 @@ def verified_images(_):
 
 
 def archives(_):
-    """The tar of each image in images.archive."""
+    """The tar files of all images in images.archive."""
     if PLAN.config.images.archive is None:
         raise WorkflowError(
             "images.archive: missing. Name the folder for the tar files, then start again."
@@ -287,12 +287,12 @@ def archives(_):
 
 
 def try_number(_, attempt):
-    """The number of Snakemake's try at a job: 1, 2, ... Only functions of resources get it."""
+    """The number of Snakemake's try of a job: 1, 2, ... Only resource functions receive it."""
     return attempt
 
 
 def either(words):
-    """The wildcard constraint for a list of words."""
+    """Return the wildcard constraint for a list of words."""
     return "|".join(re.escape(str(word)) for word in dict.fromkeys(words))
 
 

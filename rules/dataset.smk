@@ -1,5 +1,5 @@
-# The data set: fetched if missing, complete for the selected pairs, hashes recorded. Runs do not
-# depend on it: the preflight of each session checks the tasks that the runs need.
+# Fetches the data set if it is missing, checks it for the selected pairs, and records hashes. Runs
+# do not depend on this rule: each session's preflight checks the tasks that the runs need.
 rule dataset_checked:
     output:
         RESULTS.dataset_json,

@@ -1,4 +1,4 @@
-# Evaluates each run with the benchmark's tests as soon as it has ended.
+# Evaluates each run with the benchmark's tests when the run has ended.
 for experiment in PLAN.experiments:
 
     rule:

@@ -1,4 +1,4 @@
-# One sentinel per verified image, and one for all images together.
+# Verifies images: one sentinel per image, and the gate for all images.
 IMAGES = [layout.image_key(image) for image in PLAN.images]
 
 
@@ -11,7 +11,7 @@ rule image:
         "logs/images/{image}.log",
     wildcard_constraints:
         image=either(IMAGES),
-    # No thread: the job waits for the network and, in rolling mode, for disk space.
+    # No core, because the job mostly waits for the network or, in rolling mode, for disk space.
     threads: 0
     resources:
         pull_slots=1,

@@ -1,5 +1,6 @@
-# Labels a sample of the failed runs by a model: paid, off by default, never part of `all`. No output
-# is declared: the answers are a cache that grows, and Snakemake would delete it after a failure.
+# Lets a model label a sample of the failed runs: paid, off by default, never part of `all`. The
+# rule has no output, because the answers are a growing cache, which Snakemake would delete after a
+# failure.
 rule judge:
     input:
         RESULTS.runs_csv,

@@ -1,4 +1,4 @@
-# Evaluates the gold patches of each pair as a run's patches: no model, no cost.
+# Evaluates the gold patches of each pair like a run's patches, without a model or cost.
 ORACLE = [
     RESULTS.oracle_repeat(pair, number)
     for pair in PLAN.pairs
@@ -41,7 +41,7 @@ rule oracle_table:
 
 
 rule oracle:
-    # With the documents: Snakemake would not notice a missing one behind an existing table.
+    # Includes the documents, because Snakemake ignores a missing one if the table exists.
     input:
         ORACLE,
         RESULTS.oracle_csv,

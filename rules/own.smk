@@ -1,4 +1,4 @@
-# Evaluates each agent's patch of a coop run alone, by the tests of its own feature: no model.
+# Evaluates each agent's patch of a coop run alone, by the tests of the agent's own feature.
 for experiment in PLAN.experiments:
     if not PLAN.has_own_features(experiment):
         continue
@@ -12,7 +12,7 @@ for experiment in PLAN.experiments:
             f"{RESULTS.mode(experiment.run_name, experiment.setting.mode)}/{PAIR}/{layout.OWN}",
         log:
             f"logs/own/{experiment.run_name}/{PAIR}.log",
-        # Below every run and evaluation: for evaluation slots that are idle.
+        # The lowest priority, for idle evaluation slots.
         priority: 0
         threads: 0  # eval_slots limits them, not cores
         resources:

@@ -1,4 +1,4 @@
-# Checks every prerequisite of a paid run; the provider is called once per ten minutes.
+# Checks all prerequisites of paid runs; a provider is called at most every ten minutes.
 rule preflight:
     log:
         "logs/preflight.log",

@@ -26,7 +26,8 @@ rule report:
         COMMUNICATION,
         RESULTS.provenance,
     output:
-        # Not the folder: Snakemake would delete all pages, and only outdated pages are written.
+        # Not the folder, because Snakemake would delete all pages before it writes the outdated
+        # pages.
         RESULTS.report / "index.html",
     log:
         "logs/report.log",

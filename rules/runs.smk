@@ -1,6 +1,6 @@
-# One run per pair and experiment; an experiment is a model in a setting. One rule per experiment,
-# because settings follow each other by priority, which cannot be a function, and because a constant
-# path makes the DAG cheaper. `use rule ... as` would need the names, and the config defines them.
+# Makes one run per pair and experiment (a model in a setting). Each experiment has its own rule,
+# because settings are ordered by priority, which cannot be a function, and because a constant path
+# makes the DAG cheaper. `use rule ... as` needs literal names, but the config defines the names.
 for experiment in PLAN.experiments:
     if experiment.adopted:
         continue
@@ -15,7 +15,7 @@ for experiment in PLAN.experiments:
         log:
             f"logs/runs/{experiment.run_name}/{PAIR}.log",
         priority: PLAN.run_priority(experiment)
-        # run_slots limits them. If runs claimed cores, Snakemake would start no evaluation while
+        # Limited by run_slots. If runs occupied cores, Snakemake would not start evaluations while
         # all run slots are in use.
         threads: 0
         resources:

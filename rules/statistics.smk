@@ -1,4 +1,4 @@
-# Comparisons, breakdowns, communication, headline tables and plots, made from the main tables.
+# Comparisons, breakdowns, communication tables, headline tables and plots.
 BREAKDOWNS = [RESULTS.table(f"{name}.csv") for name in layout.BREAKDOWNS]
 COMMUNICATION = [
     RESULTS.communication_csv,

@@ -9,7 +9,7 @@ def main(plan: Plan) -> None:
     counts = export.write(plan)
     print(f"{plan.results.export}: {counts.trajectories} trajectories, {counts.logs} inspect logs")
     if counts.without:
-        print(f"{counts.without} runs have no trajectory: no event of them is recorded.")
+        print(f"{counts.without} runs have no trajectory: none of their events is recorded.")
     for note in counts.notes:
         print(note)
 

@@ -25,10 +25,10 @@ def main() -> int:
             size = verification.save(plan, image)
             print(f"{verification.archive_path(plan, image)}: {formats.size(size)}")
             return
-        # pull_slots limits the pulls of one machine, or of all nodes of a cluster together.
+        # pull_slots limits the pulls of one machine, or those of all nodes of a cluster together.
         with contextlib.ExitStack() as stack:
             if processes.on_a_node():
-                stack.enter_context(verification.one_at_a_time(plan))
+                stack.enter_context(verification.claim_fetch(plan))
             sentinel = verification.write_sentinel(plan, image)
         print(f"{image}: {sentinel['source']} and verified")
 

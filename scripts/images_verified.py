@@ -1,4 +1,4 @@
-"""Write the sentinel of all images, for which the runs wait."""
+"""Write images/verified.json, the gate for which the runs wait."""
 
 from cooperflow.images import verification
 from cooperflow.jobs import entry_points

@@ -1,4 +1,4 @@
-"""Run a launcher of a session, from its first job until its Snakemake process ends."""
+"""Run a launcher until the Snakemake process of its session ends."""
 
 import sys
 from pathlib import Path

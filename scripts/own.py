@@ -1,4 +1,4 @@
-"""Evaluate each agent's own feature in one run."""
+"""Evaluate each agent's patch of one run alone, by the tests of its own feature."""
 
 import sys
 

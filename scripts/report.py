@@ -1,4 +1,4 @@
-"""Write the report of the tables and the runs: results/report/index.html."""
+"""Write the HTML report of the tables and the runs: results/report/index.html."""
 
 import sys
 

@@ -27,12 +27,12 @@ from replay_client import server as serving
 from cooperflow.experiment import config, plan
 from cooperflow.experiment.plan import Plan
 
-# Else litellm asks for prices over the network, three times, wherever a test imports it.
+# Otherwise litellm tries three times to fetch prices from the network when a test imports it.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 PlanMaker = Callable[..., Plan]
 
-# Slow tests run one by one on any worker, these first: none is left alone at the end.
+# Slow tests, which run first and on any worker, so that none runs alone at the end.
 LONGEST = (
     "faults/test_faults",
     "/test_openhands",
@@ -51,7 +51,7 @@ LONGEST = (
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Iterator[None]:
-    """Group the quick tests by file; without an engine fail at once: no test is skipped."""
+    """Group the quick tests by file; without an engine exit at once, because no test is skipped."""
     for item in items:
         if not item.get_closest_marker("slow") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(
     grouped = [item for item in items if item.get_closest_marker("xdist_group")]
     if getattr(config.option, "loadgroup", False) and not all("@" in i.nodeid for i in grouped):
         pytest.exit("pytest-xdist groups no tests with this version of pytest", returncode=3)
-    # After `-m` has deselected: without an engine `not docker` works.
+    # After the deselection by `-m`, so that `not docker` works without an engine.
     if any(item.get_closest_marker("docker") for item in items) and not docker_answers():
         pytest.exit("no Docker engine answers: run `make engine` first", returncode=3)
     items.sort(key=_turn)
@@ -72,12 +72,12 @@ def _turn(item: pytest.Item) -> tuple[int, bool]:
 
 @pytest.fixture(autouse=True)
 def _no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    """End what a test of sessions has started, also if the test has timed out."""
+    """End all processes that a test has started, even if the test has timed out."""
     if not any(request.node.get_closest_marker(name) for name in ("slow", "docker")):
         yield
         return
     mark = new_mark()
-    # Not the test's own `monkeypatch`: that is undone before `experiment` ends.
+    # Not the test's `monkeypatch`, which is undone before `experiment` ends.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARKER, mark[MARKER])
         yield
@@ -86,7 +86,7 @@ def _no_process_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[No
 
 @pytest.fixture(autouse=True)
 def _signal_handlers_end_with_the_test() -> Iterator[None]:
-    """Restore the handlers that a job's function has set: a fork would inherit them."""
+    """Restore signal handlers that a test has set, because a fork would inherit them."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = [signal.getsignal(number) for number in numbers]
     yield
@@ -105,13 +105,13 @@ def _sessions_can_be_interrupted() -> None:
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the checkout in its current state, with its environment, without its results."""
+    """Return a clone of the checkout in its current state, with .venv and without results."""
     return clone_of(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of this run of pytest that all workers see."""
+    """Return the folder of this pytest run that all workers share."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
 
@@ -129,7 +129,7 @@ def demo_images(clone: Path, shared: Path) -> None:
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    """A replay server that plays the demo's recordings, with faults on request."""
+    """Yield a replay server with the demo's recordings, with faults on request."""
     folder = tmp_path / "server"
     folder.mkdir()
     delay = "0.3" if request.node.get_closest_marker("slow_model") else "0"
@@ -141,7 +141,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 def make_experiment(
     clone: Path, tmp_path: Path, server: Server
 ) -> Iterator[Callable[..., Experiment]]:
-    """Make experiments on pairs of the demo; nothing of them is left at the end of the test."""
+    """Yield a function that makes experiments on the demo, which are removed after the test."""
     experiments: list[Experiment] = []
 
     def make(**options: object) -> Experiment:
@@ -162,7 +162,7 @@ def make_experiment(
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """A copy of the demo's data set, to be broken at will."""
+    """Return a copy of the demo's data set, which tests may change."""
     copy = tmp_path / "dataset"
     shutil.copytree(DATASET, copy)
     return copy
@@ -178,7 +178,7 @@ def document(root: Path, tasks: Sequence[tuple[str, int, list[list[int]]]]) -> s
 
 @pytest.fixture
 def make_plan(tmp_path: Path, dataset: Path) -> PlanMaker:
-    """Make a plan over the copy of the demo's data set."""
+    """Return a function that makes a plan for the copy of the demo's data set."""
 
     def make(tasks: Sequence[tuple[str, int, list[list[int]]]] | None = None, **keys: Any) -> Plan:
         subset = document(tmp_path, tasks) if tasks else "demo"

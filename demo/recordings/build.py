@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Make the recordings (*.json) from their sources (sources/*.yaml), which are easier to read.
+"""Generate the recordings (*.json) from their sources (sources/*.yaml), which are easier to read.
 
-The `runs` of a source are of mini-swe-agent and are written to this folder; its `openhands` are of
-OpenHands, which has other tools, and are written to ../openhands.
+The `runs` in a source are for mini-swe-agent and are written to this folder; those in `openhands`
+are for OpenHands, which has other tools, and are written to ../openhands.
 
 python demo/recordings/build.py            write them
-python demo/recordings/build.py --check    check that they agree (exit code 1 if they do not)
+python demo/recordings/build.py --check    check that they are up to date (exit code 1 if not)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCHEMA = 1
 
 
 def title(repo: str, task_id: int, feature: int) -> str:
-    """The line with the feature's title, which identifies a conversation's task."""
+    """Return the line with a feature's title, which identifies a conversation's task."""
     text = (DATASET / repo / f"task{task_id}" / f"feature{feature}" / "feature.md").read_text(
         "utf-8"
     )
@@ -32,7 +32,7 @@ def title(repo: str, task_id: int, feature: int) -> str:
 
 
 def recordings(source: dict[str, Any], part: str) -> dict[str, dict[str, Any]]:
-    """The recordings of a part of one source by their path below the recordings' directory."""
+    """Return the recordings in one part of a source, by path below the recordings' directory."""
     repo, task_id, pair = source["repo"], source["task_id"], source["features"]
     recordings = {}
     for run in source.get(part, []):
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     }
     if "--check" in argv:
         for path in sorted(stale | differing):
-            print(f"{path.relative_to(HERE.parent)} does not agree with its source")
+            print(f"{path.relative_to(HERE.parent)} is not up to date with its source")
         return 1 if stale | differing else 0
     for path in stale:
         path.unlink()

@@ -1,1 +1,1 @@
-"""The replay server: it plays recorded agents, and neither contains nor calls a model."""
+"""The replay server, which plays recorded agents and neither contains nor calls a model."""

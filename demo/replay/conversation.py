@@ -1,4 +1,4 @@
-"""Reading of a conversation: its agent, its task, and the number of its turns."""
+"""Parsing of a conversation: its agent, task, and number of turns."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 from .recordings import Role
 
-# Upstream cuts a long history down to a summary that it asks the model for. The summaries given
-# here carry the number of turns they stand for, so the step stays known after the cut.
+# Upstream replaces a long history by a summary, which it requests from the model. The replay's
+# summaries contain the number of summarized turns, so that the step remains known.
 SUMMARY_MARK = "Turns summarized by the replay:"
 _SUMMARY_COUNT = re.compile(re.escape(SUMMARY_MARK) + r" (\d+)")
 _TRANSCRIPT = re.compile(r"--- BEGIN TRANSCRIPT ---\n(.*)\n--- END TRANSCRIPT ---", re.DOTALL)
 _AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
-# OpenHands' system prompt, which does not have the task.
+# OpenHands' system prompt, which does not contain the task.
 _OPENHANDS = re.compile(r"^You are OpenHands agent")
 _OPENHANDS_TEAM = re.compile(r"^You are (agent\d+) working as a team with", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a request, whatever its wire format: role and text."""
+    """Role and text of a message of a request, independent of the wire format."""
 
     role: str
     text: str
@@ -29,10 +29,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A request, understood: the task text, the agent, the kind, and the step.
+    """The parsed contents of a request.
 
-    step counts the assistant's turns so far. summary: upstream asks for a summary of the
-    conversation instead of its next turn. agent is empty if the conversation does not name it.
+    step: number of the assistant's turns so far. summary: upstream requests a summary instead of
+        the next turn. agent: empty if the conversation does not name it.
     """
 
     task_text: str
@@ -42,15 +42,15 @@ class Conversation:
     summary: bool
 
 
-class NotUnderstood(ValueError):
-    """A request that is not a conversation of an agent; the message names what is missing."""
+class InvalidRequest(ValueError):
+    """The request is not a conversation of an agent; the message names the missing part."""
 
 
-def understand(messages: list[Message]) -> Conversation:
-    """Read agent, kind and step from the messages; NotUnderstood if they have no task."""
+def parse_conversation(messages: list[Message]) -> Conversation:
+    """Return the conversation in the messages; InvalidRequest if they have no task."""
     first = next((message.text for message in messages if message.role == "user"), None)
     if first is None:
-        raise NotUnderstood("the user message is missing")
+        raise InvalidRequest("the user message is missing")
     system = next((message.text for message in messages if message.role == "system"), "")
     if _OPENHANDS.match(system):
         return _openhands(system, first, messages)
@@ -61,7 +61,7 @@ def understand(messages: list[Message]) -> Conversation:
     else:
         task_text = first
         step = _turns([message for message in messages if message.role == "assistant"])
-    # The setting is below the task's text, which may hold any text; so the last match counts.
+    # The setting follows the task's text, which may contain any text, so the last match counts.
     agents = list(_AGENT.finditer(task_text))
     if not agents:
         return Conversation(task_text, "solo", "solo", step, bool(transcript))
@@ -72,7 +72,7 @@ def understand(messages: list[Message]) -> Conversation:
 
 
 def _openhands(system: str, task_text: str, messages: list[Message]) -> Conversation:
-    """Read OpenHands' system prompt, which names other agents only in settings with messages."""
+    """Return the conversation of OpenHands, whose prompt names other agents only with messages."""
     step = sum(message.role == "assistant" for message in messages)
     match = _OPENHANDS_TEAM.search(system)
     if match:
@@ -83,7 +83,7 @@ def _openhands(system: str, task_text: str, messages: list[Message]) -> Conversa
 
 
 def _turns(answers: list[Message]) -> int:
-    """Count the assistant's turns; a summary counts as the number of turns that it states."""
+    """Return the number of the assistant's turns; a summary counts as the turns that it states."""
     turns = 0
     for answer in answers:
         count = _SUMMARY_COUNT.search(answer.text)
@@ -92,13 +92,13 @@ def _turns(answers: list[Message]) -> int:
 
 
 def _turns_in_transcript(transcript: str) -> int:
-    """The assistant's turns in upstream's flat transcript of a conversation."""
+    """Return the number of the assistant's turns in upstream's flat transcript."""
     parts = re.split(r"^\[assistant\]$", transcript, flags=re.MULTILINE)
     return _turns([Message("assistant", part) for part in parts[1:]])
 
 
 def conversation_id(role: Role) -> str:
-    """A short stable name of the role: the same in every experiment and on every machine."""
+    """Return a short name of the role, the same in every experiment and on every machine."""
     text = "|".join(
         [role.repo, str(role.task), ",".join(map(str, role.features)), role.kind, role.agent]
     )

@@ -1,4 +1,4 @@
-"""Delays of answers: a distribution, drawn from (seed, conversation, step) alone."""
+"""Delays of answers: random, but determined by seed, conversation and step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Delay:
-    """A parsed --delay: seconds an answer takes.
+    """A parsed --delay: the distribution of the seconds that an answer takes.
 
     base is fixed (a), lognormal (median a, sigma b) or uniform (from a to b). With probability
     tail_p a conversation is slow: all its calls take tail_factor times as long.
@@ -25,7 +25,7 @@ class Delay:
 
     @classmethod
     def parse(cls, spec: str, seed: int = 0) -> Delay:
-        """From "2.0", "lognormal:MEDIAN:SIGMA" or "uniform:A:B", and ",tail:P:FACTOR" after it."""
+        """Parse "2.0", "lognormal:MEDIAN:SIGMA" or "uniform:A:B", and optional ",tail:P:FACTOR"."""
         base, a, b, tail_p, tail_factor = "fixed", 0.0, 0.0, 0.0, 1.0
         try:
             for part in spec.split(","):
@@ -41,7 +41,7 @@ class Delay:
         except ValueError:
             raise ValueError(
                 f"--delay {spec!r}: expected SECONDS, lognormal:MEDIAN:SIGMA or uniform:A:B, "
-                "and possibly ,tail:P:FACTOR"
+                "optionally with ,tail:P:FACTOR"
             ) from None
         numbers_ok = all(math.isfinite(x) and x >= 0 for x in (a, b, tail_p, tail_factor))
         if not numbers_ok or tail_p > 1 or (base == "uniform" and b < a):
@@ -49,7 +49,7 @@ class Delay:
         return cls(base, a, b, tail_p, tail_factor, seed)
 
     def seconds(self, conversation: str, step: int) -> float:
-        """The seconds this call takes; always the same for the same seed, conversation and step."""
+        """Return the seconds that a call takes, the same for equal seed, conversation and step."""
         draw = self._random(conversation, f"step {step}")
         if self.base == "lognormal":
             seconds = self.a * math.exp(self.b * draw.gauss(0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Fault rules: the calls that fail, how often, and the kind of failure."""
+"""Fault rules: which calls fail, how often, and in which way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRIAL = (
     "'https://discord.gg/XW44jPfYJu' or email us at support@cohere.com with any questions"
 )
 
-# Action -> (status, message). The messages are the provider's own words.
+# Status and message by action. The messages quote the provider.
 STATUS_ACTIONS: dict[str, tuple[int, str]] = {
     "rate_limited": (
         429,
@@ -67,22 +67,22 @@ STATUS_ACTIONS: dict[str, tuple[int, str]] = {
     "not_ready": (425, "the model is not ready, try again later"),
     "loading": (503, "Model {model} is currently loading"),
 }
-# Actions that break the answer on its way, or replace it.
+# Actions that damage the answer during transmission, or replace it.
 BROKEN_ACTIONS = frozenset(
     {"refuse", "hang", "hang_mid", "drip", "truncated", "empty", "html"}
     | {"bad_arguments", "huge", "override"}
 )
 _PARAMETERS = {"retry_after", "status", "message", "seconds", "bytes", "where", "turns"}
 _MATCHES = {"repo", "task", "features", "agent", "kind", "conversation", "from_step", "to_step"}
-# "probe": true: the calls of one token by which a client tries its key, and no others.
+# "probe": true matches only the calls of one token by which a client tests its key.
 _MATCHES |= {"probe"}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. match: what the call must be like; times: how often it strikes (None: always).
+    """One rule. match: conditions on the call; times: how often the rule applies (None: always).
 
-    per_conversation: the times are counted in each conversation for itself.
+    per_conversation: applications are counted separately for each conversation.
     """
 
     match: dict[str, Any]
@@ -94,7 +94,7 @@ class Rule:
 
     @classmethod
     def from_json(cls, data: Any) -> Rule:
-        """A rule from its JSON object; ValueError names what is wrong with it."""
+        """Return the rule in a JSON object; ValueError names the error in it."""
         if not isinstance(data, dict):
             raise ValueError("a rule is an object")
         match, action, times = data.get("match", {}), data.get("action"), data.get("times")
@@ -120,7 +120,7 @@ class Rule:
         return cls(match, action, parameters, times, bool(data.get("per_conversation")), turns)
 
     def to_json(self) -> dict[str, Any]:
-        """The rule as it was given."""
+        """Return the rule as a JSON object."""
         data: dict[str, Any] = {"match": self.match, "action": self.action, "times": self.times}
         data |= self.parameters
         if self.per_conversation:
@@ -130,7 +130,7 @@ class Rule:
         return data
 
     def applies(self, role: Role, conversation: str, step: int) -> bool:
-        """True if the call is one the rule is meant for (regardless of its times)."""
+        """Return whether the rule matches the call, regardless of `times`."""
         if self.match.get("probe"):
             return False
         first = int(self.match.get("from_step", 0))
@@ -151,20 +151,20 @@ class Rule:
         )
 
     def override(self, step: int) -> Turn:
-        """The turn an override plays at this step."""
+        """Return the turn that an override plays at this step."""
         return self.turns[step - int(self.match.get("from_step", 0))]
 
 
 class Faults:
-    """The rules in force and how often each has struck. The first rule that applies strikes."""
+    """The active rules, and how often each has been applied. The first matching rule applies."""
 
     def __init__(self, rules: list[Rule]) -> None:
         self.rules = rules
-        self._struck: Counter[tuple[int, str]] = Counter()
+        self._applied: Counter[tuple[int, str]] = Counter()
 
     @classmethod
     def from_json(cls, data: Any) -> Faults:
-        """From a list of rules or {"rules": [...]}; ValueError names the rule that is wrong."""
+        """Parse a list of rules or {"rules": [...]}; ValueError names the invalid rule."""
         entries = data.get("rules") if isinstance(data, dict) else data
         if not isinstance(entries, list):
             raise ValueError("faults are a list of rules, or an object with 'rules'")
@@ -176,29 +176,29 @@ class Faults:
                 raise ValueError(f"rule {number}: {error}") from error
         return cls(rules)
 
-    def strike(self, role: Role, conversation: str, step: int) -> Rule | None:
-        """Return the rule that strikes this call, and count it; None if the call succeeds."""
+    def next_rule(self, role: Role, conversation: str, step: int) -> Rule | None:
+        """Return and count the rule that applies to this call, None if the call succeeds."""
         for number, rule in enumerate(self.rules):
             key = (number, conversation if rule.per_conversation else "")
-            is_spent = rule.times is not None and self._struck[key] >= rule.times
+            is_spent = rule.times is not None and self._applied[key] >= rule.times
             if not is_spent and rule.applies(role, conversation, step):
-                self._struck[key] += 1
+                self._applied[key] += 1
                 return rule
         return None
 
-    def strike_probe(self) -> Rule | None:
-        """The first rule for calls of one token, counted as struck."""
+    def next_probe_rule(self) -> Rule | None:
+        """Return and count the first rule for calls of one token."""
         for number, rule in enumerate(self.rules):
-            is_spent = rule.times is not None and self._struck[number, ""] >= rule.times
+            is_spent = rule.times is not None and self._applied[number, ""] >= rule.times
             if rule.match.get("probe") and not is_spent:
-                self._struck[number, ""] += 1
+                self._applied[number, ""] += 1
                 return rule
         return None
 
     def to_json(self) -> dict[str, Any]:
-        """The rules, each with how often it has struck."""
+        """Return the rules, each with its number of applications."""
         counts: Counter[int] = Counter()
-        for (number, _), times in self._struck.items():
+        for (number, _), times in self._applied.items():
             counts[number] += times
         rules = [{**rule.to_json(), "struck": counts[at]} for at, rule in enumerate(self.rules)]
         return {"rules": rules}

@@ -1,7 +1,7 @@
-"""Recorded answers of a judge: a request of `snakemake judge` is recognized by its transcript.
+"""Recorded answers of a judge to requests of `snakemake judge`, found by the transcript.
 
-The file is `judge.jsonl` beside the recordings; each line has `contains` (texts that a transcript
-holds) and `answers` (the first for the first request that fits, and so on; the last one stays).
+The file is `judge.jsonl` beside the recordings. Each line has `contains` (texts in the transcript)
+and `answers` (one for each matching request in order; the last one is repeated).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .conversation import Message, NotUnderstood
+from .conversation import InvalidRequest, Message
 from .recordings import Turn
 
 FILE = "judge.jsonl"
@@ -19,7 +19,7 @@ MARK = "# Judge of a CooperBench run"
 
 @dataclass(frozen=True)
 class Verdict:
-    """A recorded answer, and the transcripts that it is for."""
+    """Recorded answers for the transcripts that contain certain texts."""
 
     contains: tuple[str, ...]
     answers: tuple[str, ...]
@@ -27,14 +27,14 @@ class Verdict:
 
 @dataclass
 class Judge:
-    """Answers requests of the judge from a file."""
+    """Recorded answers for all requests of the judge."""
 
     verdicts: tuple[Verdict, ...] = ()
     requests: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, directory: Path | None) -> Judge:
-        """The judge of a directory of recordings; without answers where it has no file."""
+        """Load the judge of a directory of recordings; it has no answers without a file."""
         path = directory / FILE if directory else None
         if path is None or not path.is_file():
             return cls()
@@ -46,9 +46,9 @@ class Judge:
         return cls(tuple(verdicts))
 
     def turn(self, messages: list[Message]) -> Turn | None:
-        """The answer to a request of the judge; None for a request of an agent.
+        """Return the answer to a request of the judge, None for a request of an agent.
 
-        NotUnderstood when there is none for this transcript.
+        InvalidRequest if there is no answer for the transcript.
         """
         first = next((message.text for message in messages if message.role == "user"), "")
         if not first.startswith(MARK):
@@ -58,4 +58,4 @@ class Judge:
                 count = self.requests.get(number, 0)
                 self.requests[number] = count + 1
                 return Turn(verdict.answers[min(count, len(verdict.answers) - 1)], ())
-        raise NotUnderstood("no recorded answer of a judge fits this transcript")
+        raise InvalidRequest("no recorded answer of a judge matches this transcript")

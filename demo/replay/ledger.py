@@ -1,4 +1,4 @@
-"""The ledger: one line of JSON for each call, on disk before the answer is complete."""
+"""The ledger: a JSON line for each call, which is on disk before the answer is complete."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """One call. time is in seconds since 1970; tokens are those of the answer's usage.
+    """One call. time: seconds since the epoch. Tokens: from the answer's usage.
 
-    purpose is "turn" or "summary"; fault is the action of the rule that struck, or None.
-    answered: the complete answer was sent, its last byte right after this line was on the disk.
-    A call that failed has answered false and 0 tokens. usage_sent is false where the tokens were
-    billed and the answer did not report them. Cohere bills the billed units, others the tokens.
+    purpose: "turn" or "summary". fault: the action of the applied rule, or None. answered: the
+        complete answer was sent; its last byte follows after this line is on disk. A failed call
+        has answered false and 0 tokens. usage_sent: false if the tokens were billed but not
+        reported. Cohere bills the billed units, others the tokens.
     """
 
     time: float
@@ -50,7 +50,7 @@ class Entry:
 
 
 class Ledger:
-    """Keeps all entries in memory and, with a path, appends each to that file at once."""
+    """All entries in memory and, with a path, in a file to which each is appended immediately."""
 
     def __init__(self, path: Path | None) -> None:
         self.entries: list[Entry] = []
@@ -69,11 +69,11 @@ class Ledger:
 
     @staticmethod
     def line(entry: Entry) -> dict[str, Any]:
-        """The entry in the form of the file."""
+        """Return the entry as in the file."""
         return {"schema": SCHEMA, **asdict(entry)}
 
     def stats(self) -> dict[str, Any]:
-        """Sums over all entries."""
+        """Return sums over all entries."""
         entries = self.entries
         return {
             "calls": len(entries),
@@ -86,7 +86,7 @@ class Ledger:
         }
 
     def close(self) -> None:
-        """Close the file; nothing is written after it."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None

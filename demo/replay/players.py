@@ -1,4 +1,4 @@
-"""Players: from a conversation to its role and turns."""
+"""Players: find the role and the turns for a conversation."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from .recordings import Recording, Role, Turn
 from .scripts import Task
 
 
-class Unknown(LookupError):
-    """A conversation without a matching recording; the message names what was not recognised."""
+class UnknownConversation(LookupError):
+    """A conversation without a recording; the message names the unrecognised part."""
 
 
 class Player(Protocol):
     """Source of the turns of conversations."""
 
     def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
-        """The role and all its turns; Unknown when the conversation is not recognised."""
+        """Return the role and all of its turns; UnknownConversation without a recording."""
 
 
 class RecordingPlayer:
-    """Plays recordings; a conversation is known by the titles of its features."""
+    """Plays recordings, which it finds by the titles of the features in a conversation."""
 
     def __init__(self, recordings: list[Recording]) -> None:
         self._recordings = recordings
 
     def find(self, conversation: Conversation) -> tuple[Role, tuple[Turn, ...]]:
         text = conversation.task_text
-        titled = [r for r in self._recordings if all(title in text for title in r.titles)]
+        matching = [r for r in self._recordings if all(title in text for title in r.titles)]
         fitting = [
             r
-            for r in titled
+            for r in matching
             if r.role.kind == conversation.kind
-            and conversation.agent in (r.role.agent, "")  # its feature identifies it then
+            and conversation.agent
+            in (r.role.agent, "")  # the feature identifies the agent in this case
         ]
-        # A solo task holds both titles of a pair; nothing that holds fewer may match it.
+        # A solo task contains both titles of a pair, so recordings with fewer must not match it.
         most_titles = max((len(r.titles) for r in fitting), default=0)
         fitting = [r for r in fitting if len(r.titles) == most_titles]
         if len(fitting) == 1:
@@ -47,15 +48,19 @@ class RecordingPlayer:
         role = f"{conversation.agent} in {conversation.kind}"
         if fitting:
             roles = ", ".join(str(r.role) for r in fitting)
-            raise Unknown(f"several recordings fit {role}, asked for: {features}: {roles}")
-        if titled:
-            roles = ", ".join(sorted({f"{r.role.agent} in {r.role.kind}" for r in titled}))
-            raise Unknown(f"no recording for {role}, asked for: {features}; there are: {roles}")
-        raise Unknown(f"no recording for the features asked for: {features}")
+            raise UnknownConversation(
+                f"several recordings fit {role}, asked for: {features}: {roles}"
+            )
+        if matching:
+            roles = ", ".join(sorted({f"{r.role.agent} in {r.role.kind}" for r in matching}))
+            raise UnknownConversation(
+                f"no recording for {role}, asked for: {features}; available: {roles}"
+            )
+        raise UnknownConversation(f"no recording for the features asked for: {features}")
 
 
 class ScriptPlayer:
-    """Plays a script for any task of a data set, which it identifies by its features' texts."""
+    """Plays a script for any task of a data set, which it finds by the texts of the features."""
 
     def __init__(
         self, dataset: Path, script: Callable[[Task, tuple[int, ...]], tuple[Turn, ...]]
@@ -63,7 +68,7 @@ class ScriptPlayer:
         self._tasks = [Task(path) for path in sorted(dataset.glob("*/task*")) if path.is_dir()]
         self._script = script
         if not self._tasks:
-            raise ValueError(f"{dataset}: no tasks (REPO/taskID) there")
+            raise ValueError(f"{dataset}: contains no tasks (REPO/taskID)")
         self._texts = {
             (task, feature): text.strip()
             for task in self._tasks
@@ -87,11 +92,15 @@ class ScriptPlayer:
         requested = "; ".join(titles_in(text)) or text[:120].replace("\n", " ")
         if fitting:
             names = ", ".join(f"{task.repo}/task{task.task_id}" for task, _ in fitting)
-            raise Unknown(f"several tasks have the features asked for: {requested}: {names}")
-        raise Unknown(f"no task of the data set has the features asked for: {requested}")
+            raise UnknownConversation(
+                f"several tasks have the features asked for: {requested}: {names}"
+            )
+        raise UnknownConversation(
+            f"no task of the data set has the features asked for: {requested}"
+        )
 
     def _feature(self, task: Task, number: int | None, part: str) -> int | None:
-        """The task's feature whose text is in the part (the longest, if several are)."""
+        """Return the task's feature whose text is in the part, the longest if there are several."""
         fitting = [
             (len(text), feature)
             for (owner, feature), text in self._texts.items()
@@ -101,12 +110,12 @@ class ScriptPlayer:
 
 
 def turn_at(turns: tuple[Turn, ...], step: int) -> Turn:
-    """The turn of this step; when the recording is over, its last turn again."""
+    """Return the turn of a step; after the end of the recording, its last turn."""
     return turns[min(step, len(turns) - 1)]
 
 
 def summary_of(conversation: Conversation, turns: tuple[Turn, ...]) -> Turn:
-    """The answer to upstream's request for a summary, in the sections that it asks for."""
+    """Return the answer to upstream's request for a summary, with the requested sections."""
     previous = turns[: conversation.step]
     commands = [command for turn in previous for command in turn.commands]
     lines = [f"    `{command.splitlines()[0][:120]}`" for command in commands if command.strip()]
@@ -124,12 +133,12 @@ def summary_of(conversation: Conversation, turns: tuple[Turn, ...]) -> Turn:
 
 
 def titles_in(text: str) -> list[str]:
-    """The titles of the features in a task's text, to name them in errors."""
+    """Return the titles of the features in a task's text, for error messages."""
     return re.findall(r"^\*\*Title\*\*:\s*(.+?)\s*$", text, re.MULTILINE)[:4]
 
 
 def _solo_parts(text: str) -> list[tuple[int | None, str]]:
-    """The features of a solo task in the order asked: number and text."""
+    """Return the features of a solo task in the requested order: number and text."""
     marks = list(re.finditer(r"^## Feature (\d+)\n", text, re.MULTILINE))
     ends = [*(mark.start() for mark in marks[1:]), len(text)][: len(marks)]
     return [

@@ -1,4 +1,4 @@
-"""Recordings: the file format, its checks, and reading of a directory."""
+"""Recordings: file format, validation, and loading of a directory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 
 
 class RecordingError(ValueError):
-    """A recording that cannot be used; the message names the file and the reason."""
+    """A recording is unusable; the message names the file and the reason."""
 
 
 _TURN = {"text", "commands", "tools", "tokens", "after", "full"}
@@ -22,13 +22,13 @@ _TURN = {"text", "commands", "tools", "tokens", "after", "full"}
 
 @dataclass(frozen=True)
 class Turn:
-    """One answer of the assistant: its text, bash commands and other tool calls.
+    """One answer of the assistant: text, bash commands and other tool calls.
 
-    tokens: reported by the answer: in and out, then billed in and out where these differ.
-        None: counted from the text.
+    tokens: reported usage (in and out, then billed in and out if different); None: counted from the
+        text.
     after: number of turns that each other agent must have requested before this turn is answered.
-    full: the context window is full; an error is answered instead.
-    tools: for each its name and the JSON text of its arguments.
+    full: the context window is full, so the answer is an error.
+    tools: name and JSON arguments of each call.
     """
 
     text: str
@@ -40,9 +40,9 @@ class Turn:
 
     @classmethod
     def from_json(cls, data: Any) -> Turn:
-        """The turn from {"text": str, "commands": [str, ...], "tools": {name: arguments}, ...}.
+        """Parse {"text": str, "commands": [str, ...], "tools": {name: arguments}, ...}.
 
-        ValueError when it is not one.
+        ValueError if it is not a turn.
         """
         if not isinstance(data, dict) or set(data) - _TURN:
             raise ValueError("a turn is an object with 'text', 'commands' and 'tools'")
@@ -50,24 +50,24 @@ class Turn:
         if not isinstance(text, str) or not isinstance(commands, list):
             raise ValueError("'text' is a string and 'commands' a list")
         if not all(isinstance(command, str) for command in commands):
-            raise ValueError("'commands' holds strings")
+            raise ValueError("'commands' must contain strings")
         tokens, after = data.get("tokens"), data.get("after") or {}
         if tokens is not None:
             tokens = tuple(int(count) for count in tokens)
         after_turns = tuple((str(agent), int(turns)) for agent, turns in after.items())
         tools = data.get("tools", {})
         if not isinstance(tools, dict) or not all(isinstance(v, dict) for v in tools.values()):
-            raise ValueError("'tools' holds a tool's arguments by its name")
+            raise ValueError("'tools' must have the arguments of each tool by its name")
         tool_calls = tuple((name, json.dumps(v, ensure_ascii=False)) for name, v in tools.items())
         return cls(text, tuple(commands), tokens, after_turns, data.get("full") is True, tool_calls)
 
 
 @dataclass(frozen=True)
 class Role:
-    """A role: one agent of one kind of setting on one task.
+    """One agent in one kind of setting on one task.
 
-    features holds what the agent was asked for: both of a pair (solo, in ascending order) or
-    its own (coop). agent is "solo", "agent1" or "agent2".
+    features: the features that the agent implements, both of a pair (solo, ascending) or its own
+        (coop). agent: "solo", "agent1" or "agent2".
     """
 
     repo: str
@@ -83,7 +83,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Recording:
-    """All turns of one agent, and the lines of the feature texts that identify its task."""
+    """All turns of an agent, and the lines of the feature texts that identify its task."""
 
     role: Role
     titles: tuple[str, ...]
@@ -92,7 +92,7 @@ class Recording:
 
 
 def parse(data: Any, path: str = "") -> Recording:
-    """The recording from its JSON document; RecordingError when something is wrong with it."""
+    """Parse a JSON document; RecordingError if it is invalid."""
     try:
         return _parse(data, path)
     except (KeyError, TypeError, ValueError) as error:
@@ -104,12 +104,12 @@ def _parse(data: Any, path: str) -> Recording:
     if not isinstance(data, dict):
         raise ValueError("a recording is an object")
     if data["schema"] != SCHEMA:
-        raise ValueError(f"schema {data['schema']!r} is unknown, this reads {SCHEMA}")
+        raise ValueError(f"schema {data['schema']!r} is unknown; supported: {SCHEMA}")
     kind, agent = data["kind"], data["agent"]
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is none of {', '.join(KINDS)}")
     if not (agent == "solo" if kind == "solo" else re.fullmatch(r"agent\d+", agent)):
-        raise ValueError(f"agent {agent!r} does not go with kind {kind!r}")
+        raise ValueError(f"agent {agent!r} is not possible with kind {kind!r}")
     features = tuple(sorted(int(feature) for feature in data["asked"]))
     titles = tuple(data["titles"])
     if len(features) != len(titles) or not all(
@@ -124,9 +124,9 @@ def _parse(data: Any, path: str) -> Recording:
 
 
 def load(directory: Path) -> list[Recording]:
-    """All recordings below the directory (*.json), in the order of their paths.
+    """Return all recordings (*.json) below the directory, sorted by path.
 
-    RecordingError if the directory has none, if any is broken, or if two have the same role.
+    RecordingError if none exist, if a recording is invalid, or if two have the same role.
     """
     recordings: dict[Role, Recording] = {}
     for path in sorted(directory.rglob("*.json")):
@@ -140,5 +140,5 @@ def load(directory: Path) -> list[Recording]:
             raise RecordingError(f"{path}: the same role as {other}: {recording.role}")
         recordings[recording.role] = recording
     if not recordings:
-        raise RecordingError(f"{directory}: no recordings (*.json) there")
+        raise RecordingError(f"{directory}: contains no recordings (*.json)")
     return list(recordings.values())

@@ -1,4 +1,4 @@
-"""Scripts: turns made up for any task of a data set, from its gold patches or from nothing."""
+"""Scripts: generated turns for any task of a data set, with its gold patches or without changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .recordings import SUBMIT, Turn
 
-# One argument of a program may have 128 KiB on Linux; the patch travels in such an argument.
+# The patch is passed in a program's argument, which Linux limits to 128 KiB.
 CHUNK_CHARS = 60_000
 
 
@@ -20,12 +20,12 @@ class Task:
 
     @property
     def repo(self) -> str:
-        """The repository's name, as upstream's -r takes it."""
+        """The repository's name for upstream's -r."""
         return self.path.parent.name
 
     @property
     def task_id(self) -> int:
-        """The task's number, as upstream's -t takes it."""
+        """The task's number for upstream's -t."""
         return int(self.path.name.removeprefix("task"))
 
     def feature_texts(self) -> dict[int, str]:
@@ -40,13 +40,13 @@ class Task:
         return (self.path / f"feature{feature}" / "feature.patch").read_bytes()
 
     def combined(self) -> bytes | None:
-        """The patch of all features together, when the task has one."""
+        """The patch of all features together, None without one."""
         path = self.path / "combined.patch"
         return path.read_bytes() if path.is_file() else None
 
 
 def empty_script(task: Task, features: tuple[int, ...]) -> tuple[Turn, ...]:
-    """Looks around and submits without a change."""
+    """Return turns that inspect the repository and submit without a change."""
     return (
         Turn("I look around first.", ("git log --oneline | head -n 3; ls",)),
         Turn("There is nothing I want to change.", (SUBMIT,)),
@@ -54,16 +54,16 @@ def empty_script(task: Task, features: tuple[int, ...]) -> tuple[Turn, ...]:
 
 
 def gold_script(task: Task, features: tuple[int, ...]) -> tuple[Turn, ...]:
-    """Applies the gold patches of the features in the order asked and submits them.
+    """Return turns that apply the gold patches in the requested order and submit them.
 
-    When the second does not apply on top of the first, the task's combined patch is used alone.
+    If the second patch does not apply after the first, the task's combined patch is used instead.
     """
     turns = [Turn("I look around first.", ("git log --oneline | head -n 3; ls",))]
     names = []
     for feature in features:
         names.append(f"f{feature}")
         turns += _transport(f"f{feature}", task.gold(feature))
-    # In a fresh container the index does not know the files' inodes and times yet.
+    # In a new container, the index does not have the files' inodes and times yet.
     refresh = "git update-index -q --refresh"
     apply = " && ".join(_apply(name) for name in names)
     combined = task.combined()
@@ -71,24 +71,24 @@ def gold_script(task: Task, features: tuple[int, ...]) -> tuple[Turn, ...]:
         turns += _transport("combined", combined)
         undo = "{ git reset -q && git checkout -q -- . && git clean -fdq; }"
         apply = f"{{ {apply}; }} || {{ {undo}; {_apply('combined')}; }}"
-    what = ", ".join(f"feature {feature}" for feature in features)
+    titles = ", ".join(f"feature {feature}" for feature in features)
     turns += [
         Turn("I apply it.", (f"{refresh}; {apply} && git --no-pager diff --cached --stat",)),
-        Turn("I commit it.", (f"git commit -q -m 'Gold patch of {what}' && git push -q",)),
-        Turn("I open the pull request.", (f"gh pr create --title 'Gold patch' --body '{what}'",)),
+        Turn("I commit it.", (f"git commit -q -m 'Gold patch of {titles}' && git push -q",)),
+        Turn("I open the pull request.", (f"gh pr create --title 'Gold patch' --body '{titles}'",)),
         Turn("Done.", (SUBMIT,)),
     ]
     return tuple(turns)
 
 
 def _apply(name: str) -> str:
-    """The command that applies and stages a patch, also where the image left files changed."""
+    """Return the command that applies and stages a patch, even if the image has changed files."""
     apply, file = "git apply --whitespace=nowarn", f"/tmp/gold-{name}.patch"
     return f"{{ {apply} --index {file} || {{ {apply} {file} && git add -A; }}; }}"
 
 
 def _transport(name: str, content: bytes) -> list[Turn]:
-    """Turns that put the content into /tmp/gold-NAME.patch, a chunk in each."""
+    """Return turns that write the content to /tmp/gold-NAME.patch, one chunk each."""
     encoded = base64.b64encode(content).decode()
     chunks = [encoded[at : at + CHUNK_CHARS] for at in range(0, len(encoded), CHUNK_CHARS)]
     file = f"/tmp/gold-{name}"

@@ -1,4 +1,4 @@
-"""The HTTP side: from a request to an answer, with its delay, its fault and its ledger line."""
+"""The HTTP server: answers requests, with delays, faults and ledger lines."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from aiohttp import web
 
-from .conversation import Conversation, NotUnderstood, conversation_id, understand
+from .conversation import Conversation, InvalidRequest, conversation_id, parse_conversation
 from .delays import Delay
 from .faults import STATUS_ACTIONS, Faults, Rule
 from .judge import Judge
 from .ledger import Entry, Ledger
-from .players import Player, Unknown, summary_of, turn_at
+from .players import Player, UnknownConversation, summary_of, turn_at
 from .recordings import Role, Turn
 from .shapes import SHAPES
 from .wire import Answer, Anthropic, Cohere, OpenAI, Request, Usage, Wire, count, read_request
@@ -26,13 +26,13 @@ from .wire import Answer, Anthropic, Cohere, OpenAI, Request, Usage, Wire, count
 NO_USAGE = Usage(0, 0, 0, 0)
 MAX_REQUEST_BYTES = 64 * 1024 * 1024
 HUGE_BYTES = 5 * 1024 * 1024
-# Longest wait of an answer for the earlier turns of other agents in the recorded run, seconds.
+# Longest wait of an answer for earlier turns of other agents in the recording, seconds.
 PATIENCE = 120
 
 
 @dataclass
 class Call:
-    """One call in progress, with the facts for its ledger line."""
+    """A call in progress, with the data for its ledger line."""
 
     http: web.Request
     wire: Wire
@@ -45,7 +45,7 @@ class Call:
     usage_sent: bool = True
 
     def entry(self, status: int, usage: Usage, answered: bool) -> Entry:
-        """The ledger line of this call."""
+        """Return the ledger line of this call."""
         role, conversation = self.role, self.conversation
         return Entry(
             time=round(time.time(), 6),
@@ -78,19 +78,19 @@ class Call:
 
 @dataclass
 class Replay:
-    """The server: a player, a delay, the faults in force and the ledger."""
+    """The server's state: player, delay, active faults and ledger."""
 
     player: Player
     ledger: Ledger
     delay: Delay = field(default_factory=Delay)
     faults: Faults = field(default_factory=lambda: Faults([]))
     judge: Judge = field(default_factory=Judge)
-    waiting: int = 0
+    waiting_calls: int = 0
     # Number of turns that each agent of a pair has requested.
     requested: dict[tuple[str, int, str, str], int] = field(default_factory=dict)
 
     def app(self) -> web.Application:
-        """The aiohttp application with all its addresses."""
+        """Return the aiohttp application."""
         app = web.Application(client_max_size=MAX_REQUEST_BYTES)
         app.router.add_post("/v2/chat", self._chat(Cohere()))
         app.router.add_post("/v1/chat/completions", self._chat(OpenAI()))
@@ -101,15 +101,15 @@ class Replay:
         app.router.add_get("/_control/stats", self._get_stats)
         return app
 
-    # The model's side
+    # Requests for a model
 
     def _chat(self, wire: Wire) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def chat(http: web.Request) -> web.StreamResponse:
-            self.waiting += 1
+            self.waiting_calls += 1
             try:
                 return await self._answer(Call(http, wire))
             finally:
-                self.waiting -= 1
+                self.waiting_calls -= 1
 
         return chat
 
@@ -124,15 +124,15 @@ class Replay:
                 return await self._probe(call, request)
             if verdict := self.judge.turn(request.messages):
                 return await self._judge(call, request, verdict)
-            call.conversation = conversation = understand(request.messages)
+            call.conversation = conversation = parse_conversation(request.messages)
             role, turns = self.player.find(conversation)
-        except (NotUnderstood, ValueError) as error:
+        except (InvalidRequest, ValueError) as error:
             return await self._error(call, 400, f"replay: {error}")
-        except Unknown as error:
+        except UnknownConversation as error:
             return await self._error(call, 404, f"replay: {error}")
         call.role, call.name = role, conversation_id(role)
 
-        rule = self.faults.strike(role, call.name, conversation.step)
+        rule = self.faults.next_rule(role, call.name, conversation.step)
         call.fault = rule.action if rule else None
         if rule and rule.action == "refuse":
             return self._cut(call)
@@ -159,10 +159,9 @@ class Replay:
         self.requested[key] = max(self.requested.get(key, 0), step + 1)
 
     async def _order(self, role: Role, turn: Turn) -> None:
-        """Hold a turn until the other agents are as far as they were when it was recorded.
+        """Delay a turn until the other agents have progressed as far as in the recording.
 
-        So what an agent finds (a message, a pushed branch) is what it found then, though the
-        answers come at once.
+        An agent then finds the same messages and pushed branches as in the recording.
         """
         deadline = time.monotonic() + PATIENCE
         for agent, turns in turn.after:
@@ -171,8 +170,8 @@ class Replay:
                 await asyncio.sleep(0.01)
 
     async def _probe(self, call: Call, request: Request) -> web.StreamResponse:
-        """Answer a call of one token, by which a client tries its key, outside of any recording."""
-        rule = self.faults.strike_probe()
+        """Answer a call of one token, by which a client tests its key, without a recording."""
+        rule = self.faults.next_probe_rule()
         call.fault = rule.action if rule else None
         if rule and rule.action in STATUS_ACTIONS:
             return await self._status(call, rule)
@@ -182,8 +181,8 @@ class Replay:
         return await self._send(call, _json(document), answer.usage)
 
     async def _judge(self, call: Call, request: Request, turn: Turn) -> web.StreamResponse:
-        """Answer a request of the judge, which belongs to no recorded conversation."""
-        rule = self.faults.strike_probe()
+        """Answer a request of the judge, which does not belong to a recorded conversation."""
+        rule = self.faults.next_probe_rule()
         call.fault = rule.action if rule else None
         if rule and rule.action in STATUS_ACTIONS:
             return await self._status(call, rule)
@@ -192,7 +191,7 @@ class Replay:
         return await self._send(call, _json(document), answer.usage)
 
     async def _turn(self, call: Call, turn: Turn, rule: Rule | None) -> web.StreamResponse:
-        """Send the turn with the fault of the rule."""
+        """Send the turn, with the fault of a rule if there is one."""
         assert call.request is not None and call.conversation is not None
         answer = Answer(
             id=_answer_id(call),
@@ -223,7 +222,7 @@ class Replay:
         return await self._send(call, body, answer.usage, drip=drip)
 
     async def _status(self, call: Call, rule: Rule) -> web.StreamResponse:
-        """An error status, with the provider's words unless the rule has its own."""
+        """Send an error status, with the provider's message unless the rule has one."""
         assert call.request is not None
         status, words = STATUS_ACTIONS[rule.action]
         words = str(rule.parameters.get("message", words)).replace("{model}", call.request.model)
@@ -249,9 +248,9 @@ class Replay:
         headers: dict[str, str] | None = None,
         drip: float | None = None,
     ) -> web.StreamResponse:
-        """Send the body; its last byte only after the ledger line is on the disk.
+        """Send the body, with its last byte only after the ledger line is on disk.
 
-        drip: seconds of pause before each of the body's bytes.
+        drip: pause before each byte of the body, seconds.
         """
         response = web.StreamResponse(status=status, headers=headers)
         response.content_type = content_type
@@ -288,7 +287,7 @@ class Replay:
         return web.Response()
 
     async def _hang(self, call: Call, body: bytes = b"") -> web.StreamResponse:
-        """Send half of the body (or nothing), then nothing more until the client disconnects."""
+        """Send half of the body, or nothing, and then wait until the client disconnects."""
         response = web.StreamResponse()
         if body:
             response.content_type = "application/json"
@@ -300,7 +299,7 @@ class Replay:
             await asyncio.sleep(0.5)
         return response
 
-    # Control by the tests
+    # Control by tests
 
     async def _put_faults(self, http: web.Request) -> web.Response:
         try:
@@ -316,11 +315,11 @@ class Replay:
         return web.json_response([Ledger.line(entry) for entry in self.ledger.entries])
 
     async def _get_stats(self, http: web.Request) -> web.Response:
-        return web.json_response({**self.ledger.stats(), "waiting": self.waiting})
+        return web.json_response({**self.ledger.stats(), "waiting": self.waiting_calls})
 
 
 def _shaped(call: Call, answer: Answer) -> tuple[Answer, dict[str, Any]]:
-    """The answer and its document, in the shape that the fault orders, if it orders one."""
+    """Return the answer and its document, in the shape that the fault demands if any."""
     shape = SHAPES.get(call.fault or "")
     if shape is None or call.wire.name not in shape.wires:
         return answer, call.wire.answer(answer)
@@ -336,7 +335,7 @@ def _json(document: dict[str, Any]) -> bytes:
 
 
 def _answer_id(call: Call) -> str:
-    """An id for the answer that depends on the conversation and the step alone."""
+    """Return an answer id that depends only on the conversation and the step."""
     assert call.conversation is not None
     purpose = "summary" if call.conversation.summary else "turn"
     text = f"{call.name}|{call.conversation.step}|{purpose}"
@@ -344,7 +343,7 @@ def _answer_id(call: Call) -> str:
 
 
 def _padded(turn: Turn, parameters: dict[str, Any]) -> Turn:
-    """The turn made huge, in its text or in its last command; tokens are counted without it."""
+    """Return the turn with a huge text or last command, which the token count ignores."""
     filling = "x" * int(parameters.get("bytes", HUGE_BYTES))
     if parameters.get("where") == "command" and turn.commands:
         return Turn(turn.text, (*turn.commands[:-1], f"{turn.commands[-1]} # {filling}"))
@@ -352,5 +351,5 @@ def _padded(turn: Turn, parameters: dict[str, Any]) -> Turn:
 
 
 def _gone(http: web.Request) -> bool:
-    """True if the client has closed the connection."""
+    """Return whether the client has closed the connection."""
     return http.transport is None or http.transport.is_closing()

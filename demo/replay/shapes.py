@@ -1,6 +1,6 @@
-"""Shapes of an answer that real providers send and recordings do not have.
+"""Shapes of answers: variants that real providers send and recordings lack.
 
-Each changes the usage (so the ledger has what such a call is billed) and the document.
+Each changes the usage (so that the ledger has the billed usage) and the document.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from .wire import Usage
 
 Document = dict[str, Any]
-# Tokens of a request that each cache reports to hold.
+# Number of a request's tokens that each cache reports.
 CACHED, WRITTEN, WRITTEN_1H, REASONED = 40, 24, 8, 20
 REPORTED_COST = 0.0123
 THOUGHT = "The failing test names the file to look at."
@@ -25,7 +25,7 @@ def _same(usage: Usage) -> Usage:
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape: for which wire formats, what is billed, and how the document changes.
+    """One shape: its wire formats, and its changes of the usage and the document.
 
     usage_sent: whether the client can read the usage.
     """

@@ -1,4 +1,4 @@
-"""The three wire formats: how a request is read, an answer written, a token counted."""
+"""The three wire formats: parsing of requests, formatting of answers, counting of tokens."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .conversation import Message, NotUnderstood
+from .conversation import InvalidRequest, Message
 from .recordings import Turn
 
 CHARS_PER_TOKEN = 4
-# Tokens that a provider adds around every message, so that tokens and billed units differ.
+# Tokens that a provider adds to every message, so that tokens and billed units differ.
 TOKENS_AROUND_MESSAGE = 3
 OPENAI_CONTEXT_ERROR = "This model's maximum context length is 4081 tokens."
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one call, counted from the text; billed units leave out the wrapping.
+    """Tokens of one call, counted from the text. Billed units exclude a message's extra tokens.
 
     Cache reads and writes are part of the input, reasoning is part of the output.
     """
@@ -36,7 +36,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Request:
-    """One request, whatever its format. tool is the name of the tool that runs commands."""
+    """The contents of a request in any format. tool: name of the tool that runs commands."""
 
     model: str
     messages: list[Message]
@@ -46,9 +46,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """Content of an answer: a turn or plain text, its id, and its usage.
+    """Content of an answer: a turn, its id, and its usage.
 
-    arguments, when set, stands for the JSON text of the tool calls' arguments (to break it).
+    arguments: if set, replaces the JSON text of the tool calls' arguments, to break it.
     """
 
     id: str
@@ -59,7 +59,7 @@ class Answer:
     arguments: str | None = None
 
     def calls(self) -> list[dict[str, Any]]:
-        """The tool calls, as Cohere and OpenAI write them."""
+        """Return the tool calls in the form of Cohere and OpenAI."""
         commands = [
             (self.tool, json.dumps({"command": command}, ensure_ascii=False))
             for command in self.turn.commands
@@ -83,10 +83,10 @@ class Wire(Protocol):
     name: str
 
     def answer(self, answer: Answer) -> dict[str, Any]:
-        """The document of an answer."""
+        """Return the document of an answer."""
 
     def error(self, status: int, message: str) -> dict[str, Any]:
-        """The document of an error."""
+        """Return the document of an error."""
 
 
 class Cohere:
@@ -214,7 +214,7 @@ class Anthropic:
 
 
 def _openai_details(usage: Usage) -> dict[str, Any]:
-    """The parts of OpenAI's usage that only some answers have."""
+    """Return the optional parts of OpenAI's usage."""
     document: dict[str, Any] = {}
     if usage.cached_tokens:
         document["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
@@ -226,21 +226,21 @@ def _openai_details(usage: Usage) -> dict[str, Any]:
 
 
 def read_request(data: Any) -> Request:
-    """A request from its document; the formats write it nearly alike.
+    """Parse the document of a request, which is similar in all formats.
 
-    NotUnderstood when it has no model or no messages, or wants a stream.
+    InvalidRequest if it has no model or no messages, or requests a stream.
     """
     if not isinstance(data, dict):
-        raise NotUnderstood("the body is not a JSON object")
+        raise InvalidRequest("the body is not a JSON object")
     model, messages = data.get("model"), data.get("messages")
     if not isinstance(model, str) or not model:
-        raise NotUnderstood("'model' is missing")
+        raise InvalidRequest("'model' is missing")
     if not isinstance(messages, list) or not messages:
-        raise NotUnderstood("'messages' is missing or empty")
+        raise InvalidRequest("'messages' is missing or empty")
     if data.get("stream"):
-        raise NotUnderstood("streaming ('stream': true) is not supported")
+        raise InvalidRequest("streaming ('stream': true) is not supported")
     if not all(isinstance(message, dict) for message in messages):
-        raise NotUnderstood("a message is not an object")
+        raise InvalidRequest("a message is not an object")
     parsed = [Message(_role(message), _text(message.get("content"))) for message in messages]
     if data.get("system"):  # Anthropic's
         parsed.insert(0, Message("system", _text(data["system"])))
@@ -249,9 +249,9 @@ def read_request(data: Any) -> Request:
 
 
 def count(request: Request, turn: Turn) -> Usage:
-    """The usage of answering the request with the turn: four characters are a token.
+    """Return the usage of an answer with the turn, with four characters per token.
 
-    A turn that was recorded with its tokens has these.
+    If the turn was recorded with tokens, these are used.
     """
     if turn.tokens is not None:
         return Usage(*turn.tokens[:2], *(turn.tokens[2:] or turn.tokens))
@@ -267,7 +267,7 @@ def count(request: Request, turn: Turn) -> Usage:
 
 
 def _role(message: dict[str, Any]) -> str:
-    """The role of a message; Anthropic has tool results in the user's."""
+    """Return the role of a message; Anthropic's tool results are in messages of the user."""
     content = message.get("content")
     parts = (
         [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
@@ -277,7 +277,7 @@ def _role(message: dict[str, Any]) -> str:
 
 
 def _text(content: Any) -> str:
-    """The text of a message's content: a string, or a list of parts."""
+    """Return the text of a message's content, which is a string or a list of parts."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -287,7 +287,7 @@ def _text(content: Any) -> str:
 
 
 def _tool(tools: Any) -> str | None:
-    """The tool that takes a shell command: bash or terminal, else one with such a parameter."""
+    """Return the tool for shell commands: bash or terminal, or else one with such a parameter."""
     names: list[str] = []
     for tool in tools if isinstance(tools, list) else []:
         function = tool.get("function", tool) if isinstance(tool, dict) else {}

@@ -37,7 +37,7 @@ MANIFEST = "MANIFEST.json"
 CONFIG = "config.json"
 PAIRS = "pairs.csv"
 RESULTS = "results"
-# Made from the other files, or useless elsewhere.
+# Files that are made from others, or are useless elsewhere.
 LEFT_OUT = {"report", "partial", "export"}
 LOCKS = ("envs/requirements.txt", "pyproject.toml")
 
@@ -71,10 +71,10 @@ class Check:
 
 
 def pack(plan: Plan, secrets: Sequence[str] = ()) -> Path:
-    """Write the archive beside the tables and return its path. The same results, the same bytes.
+    """Write the archive beside the tables and return its path; equal results give equal bytes.
 
     Args:
-        secrets: values that none of its files may contain.
+        secrets: values that no file may contain.
     """
     target = plan.results.root / NAME
     temporary = target.with_name(f".{NAME}.tmp")
@@ -110,14 +110,14 @@ def _removed_on_failure(path: Path) -> Iterator[None]:
 
 
 def _crate(plan: Plan, hashes: Mapping[str, str], sizes: Mapping[str, int]) -> bytes:
-    """Return the RO-Crate metadata; times and versions are those of provenance.json."""
+    """Return the RO-Crate metadata, with times and versions from provenance.json."""
     files = {name: CrateFile(hashes[name], sizes[name]) for name in hashes}
     crate = crate_metadata(files, atomic_io.read_object(plan.results.provenance))
     return json.dumps(crate, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def check(archive: Path) -> list[Check]:
-    """Compute every table of an archive again and compare it with the archived table.
+    """Recompute every table of an archive and compare it with the archived table.
 
     Raises:
         UserError: it is not a bundle of this workflow.
@@ -125,41 +125,41 @@ def check(archive: Path) -> list[Check]:
     with tempfile.TemporaryDirectory(prefix="cooperflow-bundle-") as directory:
         folder = Path(directory)
         try:
-            with tarfile.open(archive) as opened:
-                _unpack(opened, folder)
+            with tarfile.open(archive) as stream:
+                _unpack(stream, folder)
             hashes = json.loads((folder / MANIFEST).read_bytes())
             if not isinstance(hashes, dict):
                 raise ValueError(f"{MANIFEST} is not a table")
             plan = _plan(folder)
-        # EOFError: it was cut off.
+        # EOFError: the archive is truncated.
         except (OSError, EOFError, tarfile.TarError, TypeError, ValueError) as error:
             detail = str(error).replace(f"{folder}/", "")
             raise UserError(
                 f"{archive} is not a bundle of this workflow, or incomplete ({detail})."
             ) from error
-        return [*_files(folder, hashes), *_tables(folder, recomputed(plan))]
+        return [*_files(folder, hashes), *_tables(folder, recompute_tables(plan))]
 
 
 def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
-    """Write an archive's plain files below a folder, and nothing anywhere else.
+    """Extract an archive's regular files into a folder, and nothing outside of it.
 
-    `extractall` has a filter for that only since Python 3.11.4.
+    `extractall` has a filter for this only since Python 3.11.4.
     """
     for member in archive:
         parts = PurePosixPath(member.name).parts
         if not member.isfile() or ".." in parts or member.name.startswith("/"):
             raise ValueError(f"{member.name!r} is not a plain file of a bundle")
         content = archive.extractfile(member)
-        assert content is not None  # as for every plain file
+        assert content is not None  # true for every regular file
         path = folder.joinpath(*parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content.read())
 
 
-def recomputed(plan: Plan) -> Mapping[str, str]:
-    """Return every table that the runs determine, by its path in the results folder.
+def recompute_tables(plan: Plan) -> Mapping[str, str]:
+    """Return every table that can be computed from the runs, by its path in the results folder.
 
-    The statistics are computed from runs.csv as written, with rounded numbers.
+    The statistics are computed from runs.csv as written, whose numbers are rounded.
     """
     _, summary = recomputed_tables = run_table.collect(plan, partial=True)
     results = plan.results
@@ -178,22 +178,24 @@ def recomputed(plan: Plan) -> Mapping[str, str]:
 
 
 def _contents(plan: Plan) -> Iterator[tuple[str, bytes]]:
-    """Return the packed files in order: names in the archive and their bytes."""
-    config = provenance.without_secrets(plan.config.model_dump())
+    """Yield the files to pack in order: name in the archive and content."""
+    config = provenance.remove_secrets(plan.config.model_dump())
     config["results"] = RESULTS
     yield CONFIG, json.dumps(config, indent=2).encode()
     yield PAIRS, _pairs(plan)
     for name in LOCKS:
         yield name, (layout.REPOSITORY / name).read_bytes()
     root = plan.results.root
-    for here, folders, names in os.walk(root):
+    for parent, folders, names in os.walk(root):
         folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and (here != str(root) or f not in LEFT_OUT)
+            f
+            for f in folders
+            if not f.startswith(".") and (parent != str(root) or f not in LEFT_OUT)
         )
         for name in sorted(names):
-            path = Path(here) / name
+            path = Path(parent) / name
             if name != NAME and not name.startswith(".") and not path.is_symlink():
-                # Plain, so that keys and paths are found in every file.
+                # Uncompressed, so that keys and paths can be found in every file.
                 for plain, data in atomic_io.file_contents(path):
                     yield f"{RESULTS}/{plain.relative_to(root)}", data
 
@@ -208,14 +210,14 @@ def _pairs(plan: Plan) -> bytes:
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file without the time, machine and user of its packing."""
+    """Add a file without its time, machine and user."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode, entry.mtime = len(data), 0o644, 0
     archive.addfile(entry, io.BytesIO(data))
 
 
 def _plan(folder: Path) -> Plan:
-    """Return the packed plan; its data set need not exist."""
+    """Return the plan in an unpacked bundle; its data set need not exist."""
     document = json.loads((folder / CONFIG).read_bytes())
     config = Config.model_validate({**document, "results": str(folder / RESULTS)})
     return Plan(config, tuple(pairs.load(str(folder / PAIRS), folder)))
@@ -241,39 +243,41 @@ def _tables(folder: Path, recomputed_tables: Mapping[str, str]) -> Iterator[Chec
         if name.startswith("runs/"):
             continue
         if name not in recomputed_tables:
-            yield Check(name, True, "not computed again")
+            yield Check(name, True, "not recomputed")
             continue
-        was, now = path.read_text(encoding="utf-8"), recomputed_tables[name]
-        rows = len(was.splitlines()) - 1
-        yield Check(name, was == now, _difference(was, now) or f"{rows} rows, the same")
+        packed, computed = path.read_text(encoding="utf-8"), recomputed_tables[name]
+        rows = len(packed.splitlines()) - 1
+        yield Check(
+            name, packed == computed, _difference(packed, computed) or f"{rows} rows, the same"
+        )
     for name in sorted(recomputed_tables):
         if not (folder / RESULTS / name).is_file():
             yield Check(name, False, "is missing")
 
 
-def _difference(was: str, now: str) -> str:
-    old, new = was.splitlines(), now.splitlines()
+def _difference(packed: str, computed: str) -> str:
+    old, new = packed.splitlines(), computed.splitlines()
     if old == new:
         return ""
     if old[:1] != new[:1]:
-        return _difference_of_columns(was, now)
+        return _difference_of_columns(packed, computed)
     for number, (a, b) in enumerate(zip(old, new, strict=False), start=1):
         if a != b:
             return f"line {number} differs:\n  packed:   {a}\n  computed: {b}"
     return f"{len(old)} lines packed, {len(new)} computed"
 
 
-def _difference_of_columns(was: str, now: str) -> str:
-    """Return the columns that only one table has, and whether the shared ones are the same."""
-    old, new = (list(csv.reader(io.StringIO(text))) for text in (was, now))
+def _difference_of_columns(packed: str, computed: str) -> str:
+    """Return the columns that only one table has, and whether the shared columns are equal."""
+    old, new = (list(csv.reader(io.StringIO(text))) for text in (packed, computed))
     columns = [rows[0] if rows else [] for rows in (old, new)]
     shared = [name for name in columns[0] if name in columns[1]]
     parts = []
-    for words, mine, other in (
+    for words, own_columns, other in (
         ("packed without", columns[1], columns[0]),
         ("computed without", columns[0], columns[1]),
     ):
-        if missing := [name for name in mine if name not in other]:
+        if missing := [name for name in own_columns if name not in other]:
             parts.append(f"{words} {', '.join(missing)}")
     cells = [
         [[row[heads.index(name)] for name in shared] for row in rows if len(row) == len(heads)]
@@ -304,8 +308,8 @@ def crate_metadata(files: Mapping[str, CrateFile], document: Mapping[str, Any]) 
     """Return the metadata document of an archive.
 
     Args:
-        files: by name in the archive, the document itself excluded.
-        document: provenance.json; empty if there is none.
+        files: the files by name in the archive, without the metadata document.
+        document: provenance.json; empty without one.
     """
     facts = document.get("facts") or {}
     config = document.get("config") or {}
@@ -358,7 +362,7 @@ def crate_metadata(files: Mapping[str, CrateFile], document: Mapping[str, Any]) 
 
 
 def _software(facts: Mapping[str, Any], packages: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the workflow and the packages that it uses."""
+    """Return the entries of the workflow and its packages."""
     name, _, version = str(facts.get("workflow") or "cooperflow").partition(" ")
     return [
         {
@@ -400,7 +404,7 @@ def _id(name: str) -> str:
 
 
 def _moment(value: object) -> str:
-    """Return a time of provenance.json as ISO 8601; empty if it has none."""
+    """Return a time in provenance.json as ISO 8601; empty without one."""
     text = str(value or "")
     return text.removesuffix(" UTC").replace(" ", "T") + "Z" if text.endswith(" UTC") else ""
 

@@ -1,7 +1,7 @@
 """Compare two results folders pair by pair.
 
-An experiment of B is compared with the experiment of A that has its run name; if each folder has
-one model, with the experiment of its setting and repeat.
+Experiments of A and B with the same run name are compared; if each folder has one model, those with
+the same setting and repeat.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from cooperflow.tables.comparison import Contrast, Difference
 
 FOLDERS = "folders"
 _KEY = ("setting", "repeat")
-# Keys of experiment.json that may differ between two folders, in the words of a mark.
+# Keys of experiment.json that are compared between two folders, with their descriptions.
 REQUESTED = {
     "model": "model",
     "api_base": "provider",
@@ -50,7 +50,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("a", type=Path, help="a results folder")
     parser.add_argument("b", type=Path, help="the other results folder")
-    parser.add_argument("--anyway", action="store_true", help="mark tasks with other contents")
+    parser.add_argument(
+        "--anyway", action="store_true", help="compare tasks with different contents, and mark them"
+    )
     arguments = parser.parse_args()
     if arguments.a.resolve() == arguments.b.resolve():
         raise UserError(f"A and B are the same folder: {arguments.a}. Name two folders.")
@@ -63,7 +65,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Folder:
-    """The documents of a results folder that a comparison needs."""
+    """The contents of a results folder that a comparison needs."""
 
     name: str
     runs: pd.DataFrame
@@ -81,7 +83,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Side:
-    """Outcomes of an experiment over all its pairs."""
+    """Outcomes of an experiment over all of its pairs."""
 
     run_name: str
     passed: int
@@ -96,7 +98,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """An experiment of B against an experiment of A; the difference is B less A."""
+    """The comparison of an experiment in B with one in A; the difference is B less A."""
 
     a: Side
     b: Side
@@ -106,7 +108,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """The rows, the experiments without a counterpart, and limits of the comparison."""
+    """Rows of a comparison, experiments without a counterpart, and remarks on comparability."""
 
     rows: Sequence[Row]
     alone: Sequence[str]
@@ -138,8 +140,9 @@ def print_result(a: str, b: str, result: Result, console: Console) -> None:
         )
     console.print(fit_table(table, console.width, ["p", "by task", "95 %", "p (Holm)"]))
     console.print(
-        "\nPercentage points over the pairs that both evaluated: Newcombe's interval, and the one"
-        " clustered by task; McNemar's exact test, adjusted over the rows by Holm's method.",
+        "\nPercentage points over the pairs that both evaluated: Newcombe's interval and the"
+        " interval clustered by task; McNemar's exact test, adjusted over the rows by Holm's"
+        " method.",
         highlight=False,
     )
     for row in result.rows:
@@ -203,7 +206,7 @@ def compare_folders(a: Folder, b: Folder, accept_tasks: bool = False) -> Result:
     """Return the comparison of two folders.
 
     Args:
-        accept_tasks: mark tasks with different contents, where they are refused otherwise.
+        accept_tasks: mark tasks with different contents instead of refusing them.
 
     Raises:
         UserError: the folders share no experiment or no pair, or their data sets differ.
@@ -219,9 +222,9 @@ def compare_folders(a: Folder, b: Folder, accept_tasks: bool = False) -> Result:
     if changed and not accept_tasks:
         verb = "has" if len(changed) == 1 else "have"
         raise UserError(
-            f"The data sets differ: {listed(changed, 6)} {verb} other contents in {b.name} than "
-            f"in {a.name}, "
-            "so their pairs are other tasks. Add ANYWAY=1 to compare and mark them."
+            f"The data sets differ: {listed(changed, 6)} {verb} different contents in {b.name} and "
+            f"{a.name}, "
+            "so their pairs are not the same. Add ANYWAY=1 to compare and mark them."
         )
     both = pd.concat([_labelled(b.runs, "B"), _labelled(a.runs, "A")], ignore_index=True)
     chosen = [_contrast(run_a, run_b, both) for run_a, run_b in names]
@@ -249,7 +252,7 @@ def compare_folders(a: Folder, b: Folder, accept_tasks: bool = False) -> Result:
 
 
 def _counterparts(a: pd.DataFrame, b: pd.DataFrame) -> list[tuple[str, str]]:
-    """Return the run names to compare, in the order of A."""
+    """Return the pairs of run names to compare, in the order of A."""
     names_b = set(b["run_name"])
     same = [(str(name), str(name)) for name in a["run_name"].unique() if name in names_b]
     if same or a["model"].nunique() != 1 or b["model"].nunique() != 1:
@@ -286,7 +289,7 @@ def _side(runs: pd.DataFrame, run_name: str) -> Side:
 def _marks(
     a: Folder, b: Folder, names: Sequence[tuple[str, str]], changed: Sequence[str]
 ) -> list[str]:
-    """Return the differences that a reader must know, each as a sentence."""
+    """Return the differences that limit the comparison, each as a sentence."""
     marks = []
     if changed:
         marks.append(f"Tasks with other contents: {listed(changed, 6)}.")
@@ -313,7 +316,7 @@ def _marks(
 
 
 def _is_other_image(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Compare two sentinels by the best identity that both have."""
+    """Return whether two sentinels differ in the best identity that both have."""
     for key in ("content", "digest", "id"):
         if a.get(key) and b.get(key):
             return bool(a[key] != b[key])
@@ -321,7 +324,7 @@ def _is_other_image(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def _config_marks(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[str]:
-    """Return the differing keys of the experiments' documents, with short values."""
+    """Return sentences on the keys that differ between the experiments' documents."""
     marks: dict[str, None] = {}
     for a, b in pairs:
         for part, words in (("asked", REQUESTED), ("resolved", RESOLVED)):
@@ -340,7 +343,7 @@ def _change(word: str, a: Any, b: Any) -> str:
 
 
 def verdict(difference: Difference) -> str:
-    """Return the direction that the evidence supports, by the rule of the findings."""
+    """Return the direction that the evidence supports, by the rules of the findings."""
     if not difference.pairs:
         return "no common pair"
     if not difference.is_established:

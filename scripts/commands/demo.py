@@ -29,7 +29,7 @@ def main() -> int:
         return code
     plan = entry_points.load_plan([file])
     runs, summary = run_table.collect(plan)
-    print_tables(plan.results, runs, summary, Console(), (), findings.of_plan(plan, runs))
+    print_tables(plan.results, runs, summary, Console(), (), findings.describe_plan(plan, runs))
     print(f"report   {plan.results.report}/index.html: open it in a browser")
     print(f"each run {plan.results.runs}/RUN_NAME/...: patches, trajectories, tests, attempts")
     print(f"took     {time.monotonic() - start:.0f} s")

@@ -1,4 +1,4 @@
-"""Drain the running session: running jobs finish, no others start; the next session resumes."""
+"""Drain the running session: its running jobs finish and no others start."""
 
 import sys
 from pathlib import Path

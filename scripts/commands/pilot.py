@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _run(files: list[Path], subset: str, first: int) -> int:
-    """Run the workflow on the pilot's pairs, under the same run names: nothing is paid twice."""
+    """Run the workflow on the pilot's pairs, under the same run names, so nothing is paid twice."""
     only = {"subset": subset, "first": first, "sample": None, "repos": [], "tasks": [], "pairs": []}
     with tempfile.NamedTemporaryFile("w", suffix=".json", prefix="pilot-") as overlay:
         json.dump({"dataset": only}, overlay)

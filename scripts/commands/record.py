@@ -1,8 +1,8 @@
-"""Convert a finished experiment to recordings, which replay without a key or cost.
+"""Convert a finished experiment to recordings that can be replayed without a key or cost.
 
-A recording holds the agents' answers that became turns, in order, with their recorded tokens. In a
-replay an answer waits until the other agent has progressed as far as in the run, so that messages
-and pushed branches arrive in the same order.
+A recording contains the agents' answers that became turns, in order, with their recorded tokens. In
+a replay, an answer waits until the other agent has progressed as far as in the run, so that
+messages and pushed branches arrive in the same order.
 """
 
 import sys
@@ -29,9 +29,9 @@ from cooperflow.upstream import trajectory
 from cooperflow.upstream.trajectory import Command, Trajectory
 
 SCHEMA = 1
-# Commands with which an agent ends.
+# Commands by which an agent ends.
 SUBMIT = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
-# Command of an agent that was still working at its time limit.
+# Command for an agent that was still working at its time limit.
 AT_WORK = "sleep 7200"
 
 
@@ -50,7 +50,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that became a turn. Times are seconds since the epoch, None where not recorded."""
+    """An answer that became a turn. Times are seconds since the epoch, None if not recorded."""
 
     text: str
     commands: tuple[str, ...]
@@ -60,8 +60,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """Recorded runs, and omitted runs with the reason."""
+class RecordingSummary:
+    """Summary of a recording: numbers of runs and pairs, and omitted runs with reasons."""
 
     folder: Path
     runs: int
@@ -69,8 +69,8 @@ class Recorded:
     pairs: int
 
 
-def of_trajectory(read: Trajectory, records: Sequence[Mapping[str, Any]]) -> list[Answer]:
-    """Return the turns of one agent from its trajectory.
+def turns_of_trajectory(read: Trajectory, records: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    """Return an agent's turns from its trajectory.
 
     Args:
         records: the attempt's call log, for times and tokens.
@@ -86,8 +86,8 @@ def of_trajectory(read: Trajectory, records: Sequence[Mapping[str, Any]]) -> lis
     return answers
 
 
-def of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
-    """Return the turns of one agent, whose process was ended, from the call log."""
+def turns_of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
+    """Return the turns of an agent without a trajectory from the call log."""
     calls = {
         r["id"]: float(r["time"])
         for r in records
@@ -98,7 +98,7 @@ def of_calls(records: Sequence[Mapping[str, Any]], agent: str) -> list[Answer]:
         for r in records
         if r.get("event") == "end" and r.get("id") in calls and r.get("kind") == usage.ANSWERED
     ]
-    # An answer without a command was a summary, or refused by the agent: not a turn.
+    # An answer without a command is not a turn: it was a summary, or the agent refused it.
     return [answer for answer in answers if answer.commands]
 
 
@@ -128,28 +128,28 @@ def _answer(
 
 
 def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> list[dict[str, Any]]:
-    """Return the turns of an agent in the form of a recording. Pure.
+    """Return an agent's turns in the format of a recording. Pure.
 
     Args:
         agent: name of the agent.
         answers: the answers of all agents of the run.
-        reason: the reason of the run's outcome; it implies what followed the last answer.
+        reason: the reason of the run's outcome, which implies the event after the last answer.
     """
     entries: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
+    reached: dict[str, int] = {}
     for answer in answers[agent]:
         turn: dict[str, Any] = {"text": answer.text, "commands": list(answer.commands)}
         if answer.tokens is not None:
             turn["tokens"] = list(answer.tokens)
         after = {
-            other: sum(one.asked is not None and one.asked <= answer.answered for one in theirs)
-            for other, theirs in answers.items()
+            other: sum(a.asked is not None and a.asked <= answer.answered for a in other_answers)
+            for other, other_answers in answers.items()
             if other != agent and answer.answered is not None
         }
-        after = {other: count for other, count in after.items() if count > seen.get(other, 0)}
+        after = {other: count for other, count in after.items() if count > reached.get(other, 0)}
         if after:
             turn["after"] = after
-            seen |= after
+            reached |= after
         entries.append(turn)
     done = bool(entries) and any(SUBMIT in command for command in entries[-1]["commands"])
     if reason == judgement.TIMEOUT and not done:
@@ -159,11 +159,11 @@ def turns(agent: str, answers: Mapping[str, Sequence[Answer]], reason: str) -> l
     return entries
 
 
-def write(plan: Plan, to: Path) -> Recorded:
-    """Write the recordings of all finished runs below ``to``, and a config that replays them.
+def write(plan: Plan, to: Path) -> RecordingSummary:
+    """Write the recordings of all finished runs to ``to``, with a config that replays them.
 
     Raises:
-        UserError: the folder is not empty or cannot be written, or no run can be recorded.
+        UserError: the folder is not empty or not writable, or no run can be recorded.
     """
     try:
         if to.exists() and any(to.iterdir()):
@@ -181,8 +181,8 @@ def write(plan: Plan, to: Path) -> Recorded:
     return recorded
 
 
-def _write(plan: Plan, to: Path, fresh: Path) -> Recorded:
-    """Write everything below ``fresh``, which is to become ``to``."""
+def _write(plan: Plan, to: Path, fresh: Path) -> RecordingSummary:
+    """Write all files to ``fresh``, which will be renamed to ``to``."""
     left_out: list[str] = []
     runs_by_pair: dict[str, list[Run]] = {}
     first = [run for run in plan.runs if run.experiment.repeat == 1]
@@ -211,19 +211,19 @@ def _write(plan: Plan, to: Path, fresh: Path) -> Recorded:
         f"{_HEAD.format(path=shown)}{config}",
     )
     runs = sum(len(runs_by_pair[pair.folder]) for pair in pairs)
-    return Recorded(to, runs, tuple(left_out), len(pairs))
+    return RecordingSummary(to, runs, tuple(left_out), len(pairs))
 
 
 _HEAD = """\
-# A recorded experiment: the recordings are played in the model's place, with no key and no cost.
-# Its results are labelled replay.
+# A recorded experiment: recordings replace the model, so it needs no key and costs nothing. Its
+# results are labelled replay.
 #   snakemake -j 4 all --configfile {path}
 # The folder may be moved: CONFIG_DIR/ is the folder of this file. dataset.dir names the data set.
 """
 
 
 def _record(plan: Plan, run: Run, to: Path) -> str:
-    """Write the recordings of a run; return why it has none, empty if it has."""
+    """Write the recordings of a run; return the reason if it cannot be recorded, else empty."""
     folder = run.folder(plan.results)
     final = EvalRecord.read(atomic_io.read_json(folder.eval))
     if final.outcome not in judgement.GRADED:
@@ -258,7 +258,7 @@ _OUTCOME = ("outcome", "reason", "caveat")
 
 
 def _kind(run: Run) -> str:
-    """Return the kind of prompts that the replay server recognizes in the run."""
+    """Return the kind of the run's prompts, as the replay server recognizes it."""
     setting = run.experiment.setting
     if setting.mode == "solo":
         return "solo"
@@ -266,22 +266,23 @@ def _kind(run: Run) -> str:
 
 
 def agent_answers(run: Run, folder: layout.RunFolder) -> dict[str, list[Answer]]:
-    """Return the answers of each agent in the attempt that made the result."""
+    """Return each agent's answers in the attempt that made the result."""
     numbers = [n for n in folder.attempt_numbers() if (folder.attempt(n) / layout.RESULT).exists()]
     records = atomic_io.read_lines(folder.attempt(numbers[-1]) / layout.CALLS) if numbers else []
     documents = atomic_io.read_documents(folder.path, trajectory.is_trajectory)
     answers = {
-        agent: of_trajectory(read, records) for agent, read in trajectory.parse(documents).items()
+        agent: turns_of_trajectory(read, records)
+        for agent, read in trajectory.parse(documents).items()
     }
     if answers:
         return answers
     solo = run.experiment.setting.mode == "solo"
     names = {"solo": ""} if solo else {name: name for name in ("agent1", "agent2")}
-    return {name: of_calls(records, agent_key) for name, agent_key in names.items()}
+    return {name: turns_of_calls(records, agent_key) for name, agent_key in names.items()}
 
 
 def _title(plan: Plan, run: Run, feature: int) -> str:
-    """Return the line of a feature's text that identifies its conversation.
+    """Return the line of a feature's text by which its conversation is identified.
 
     Raises:
         UserError: the data set lacks the text.
@@ -297,7 +298,7 @@ def _title(plan: Plan, run: Run, feature: int) -> str:
 
 
 def replay_config(plan: Plan, to: Path) -> dict[str, Any]:
-    """Return the config that replays the recordings, under new run names."""
+    """Return the config that replays the recordings under new run names."""
     config = plan.config.model_dump(mode="json", exclude_defaults=True)
     for key in ("accept", "repeats", "providers", "assume", "preflight"):
         config.pop(key, None)
@@ -306,7 +307,7 @@ def replay_config(plan: Plan, to: Path) -> dict[str, Any]:
     models: dict[str, Any] = dict.fromkeys(shipped["models"])
     free = False
     for name, model in models_by_name.items():
-        litellm_name, priced = played_as(model.model)
+        litellm_name, priced = replay_model(model.model)
         free |= not priced
         models[f"{name}-replay"] = {"model": litellm_name, "replay": f"{CONFIG_DIR}{name}"}
     settings: dict[str, Any] = dict.fromkeys(shipped["settings"])
@@ -325,22 +326,22 @@ def replay_config(plan: Plan, to: Path) -> dict[str, Any]:
 
 
 def _in_checkout(path: str) -> str | None:
-    """Return a path relative to the checkout, None if it is elsewhere on this machine."""
+    """Return a path relative to the checkout, None if it is outside."""
     full = Path(path).resolve()
     root = layout.REPOSITORY.resolve()
     return str(full.relative_to(root)) if full.is_relative_to(root) else None
 
 
-def played_as(model: str) -> tuple[str, bool]:
-    """Return litellm's name of the model for the replay server, and whether it has a price.
+def replay_model(model: str) -> tuple[str, bool]:
+    """Return the model's litellm name for the replay, and whether it has a price.
 
-    The server uses Cohere's and OpenAI's formats; models of other providers are played as OpenAI's.
+    The server supports Cohere's and OpenAI's formats; other providers' models use OpenAI's.
     """
     import litellm
 
     try:
         name, provider, _, _ = litellm.get_llm_provider(model)
-    except Exception:  # litellm raises several kinds for an unknown name
+    except Exception:  # litellm raises various exceptions for an unknown name
         return f"openai/{model}", False
     if provider in ("cohere", "cohere_chat"):
         return model, True

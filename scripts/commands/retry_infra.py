@@ -29,13 +29,13 @@ class BrokenRun:
 
     @property
     def needs_only_evaluation(self) -> bool:
-        """True if only its evaluation failed: the paid run is valid and is kept."""
+        """True if only its evaluation failed, so that the paid run is valid and kept."""
         return self.reason == judgement.EVAL_ERROR
 
 
 def main() -> int:
     parser = entry_points.config_parser(__doc__)
-    parser.add_argument("--list", action="store_true", help="list them only")
+    parser.add_argument("--list", action="store_true", help="only list the runs")
     arguments = parser.parse_args()
     plan = entry_points.load_plan(arguments.configfile)
     broken = find_broken(plan)
@@ -66,7 +66,7 @@ def find_broken(plan: Plan) -> list[BrokenRun]:
         record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
         final = EvalRecord.read(atomic_io.read_json(folder.eval))
         broken = next((r for r in (record, final) if r.outcome == judgement.INFRA_ERROR), None)
-        # This workflow did not make an adopted run and cannot repeat it.
+        # The workflow cannot repeat an adopted run, which it did not make.
         if broken is None or (run.experiment.adopted and broken is record):
             continue
         attempts = len(folder.attempt_numbers())
@@ -76,7 +76,7 @@ def find_broken(plan: Plan) -> list[BrokenRun]:
 
 
 def requeue(plan: Plan, broken: Sequence[BrokenRun]) -> None:
-    """Requeue each run; its attempts and their costs stay in the usage."""
+    """Requeue the runs; their attempts stay and count in the usage."""
     for broken_run in broken:
         folder = broken_run.run.folder(plan.results)
         if not broken_run.needs_only_evaluation:

@@ -29,7 +29,7 @@ def table() -> str:
 
 
 def _rows(schema: dict[str, Any], prefix: str, root: dict[str, Any] | None = None) -> Iterator[str]:
-    """Return a row for each key; tables of the top level and their entries get rows per key."""
+    """Return a table row for each key, including the keys of nested tables."""
     root = root or schema
     for name, field in schema["properties"].items():
         reference = field.get("$ref") or _entry_reference(field)

@@ -23,7 +23,7 @@ from cooperflow.outcomes import judgement
 from cooperflow.session import progress
 from cooperflow.session.progress import ExperimentState, Status
 
-# Reading thousands of runs takes a moment: at most a tenth of the time is spent on it.
+# Reading thousands of runs takes time: at most a tenth of the time is spent on it.
 PAUSE_FACTOR = 10
 # All columns are shown from this width, in characters.
 WIDE = 116
@@ -40,21 +40,21 @@ def main() -> int:
     reader = progress.Reader.open(entry_points.load_plan(arguments.configfile))
     console = Console()
     if not arguments.watch:
-        console.print(view(reader.status(), console.width), highlight=False)
+        console.print(render(reader.status(), console.width), highlight=False)
         reader.save()
         return 0
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, screen=False) as live:
         while True:
             start = time.monotonic()
-            live.update(view(reader.status(), console.width), refresh=True)
+            live.update(render(reader.status(), console.width), refresh=True)
             reader.save()
             duration = time.monotonic() - start
             time.sleep(max(arguments.every, PAUSE_FACTOR * duration))
     return 0
 
 
-def view(status: Status, width: int) -> RenderableType:
-    """Return the view, the most important parts first; a narrow terminal gets fewer columns."""
+def render(status: Status, width: int) -> RenderableType:
+    """Return the displayed status, the most important parts first, with columns that fit."""
     parts: list[RenderableType] = [_header(status), "", _experiment_table(status, width)]
     reasons: Counter[str] = Counter()
     for experiment in status.experiments:

@@ -22,10 +22,10 @@ from cooperflow.tables import findings, run_table
 
 STYLES = {judgement.PASS: "green", judgement.FAIL: "red", judgement.INFRA_ERROR: "yellow"}
 
-# From this width on, in characters, all columns are shown.
+# Width of the terminal from which all columns are shown, characters.
 WIDE = 130
 
-# The columns that a narrow terminal leaves out, in this order.
+# The columns that are dropped on a narrow terminal, in this order.
 DROP = (
     *("merge", "messages", "steps", "tokens in", "out", "conflicts", "without caveat"),
     *("tries", "95 %", "cost", "runs"),
@@ -48,7 +48,7 @@ def main() -> int:
         summary,
         Console(),
         fingerprint.notes(plan),
-        findings.of_plan(plan, runs),
+        findings.describe_plan(plan, runs),
     )
     for entry in findings.notable_runs(plan, runs):
         print(f"look at  {entry.line} {entry.name}")
@@ -59,7 +59,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a terminal's table."""
+    """A column of a table on the terminal."""
 
     head: str
     text: Callable[[Row], str]
@@ -75,7 +75,7 @@ def print_tables(
     notes: Sequence[str] = (),
     sentences: Sequence[str] = (),
 ) -> None:
-    """Print notes, findings, summary, runs and file names; a narrow terminal gets fewer columns."""
+    """Print notes, findings, summary, runs and file names, with columns that fit the terminal."""
     for note in notes:
         console.print(note, style="bold yellow", highlight=False, markup=False)
     for sentence in sentences:
@@ -89,8 +89,8 @@ def print_tables(
     console.print(f"tables   {results.summary_csv}, {results.runs_csv}", highlight=False)
     if bool(runs["replay"].any()):
         console.print(
-            "[bold]These runs are a replay:[/] recordings played in the model's place. Nothing was"
-            " paid; the cost is what such calls would have cost."
+            "[bold]These runs are a replay:[/] recordings replaced the model. Nothing was"
+            " paid; the cost is that of equivalent real calls."
         )
     if bool(runs["adopted"].any()):
         console.print(

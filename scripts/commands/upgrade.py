@@ -1,6 +1,7 @@
 """Update the lock, run demo and contract tests with the new packages, and list the changes.
 
-Stdlib only, and run by the system's interpreter: the project's environment is replaced.
+It imports only the standard library and is run by the system's interpreter, because it replaces the
+project's environment.
 """
 
 import argparse
@@ -18,13 +19,13 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 
-from cooperflow.upstream import releases  # stdlib only too
+from cooperflow.upstream import releases  # standard library only, too
 
 LOCK = REPOSITORY / "envs" / "requirements.txt"
 PROJECT = REPOSITORY / "pyproject.toml"
 WATCHED = ("cooperbench", "litellm", "snakemake", "docker", "pandas")
 COMPARED = ("outcome", "reason", "caveat", "steps", "messages_sent", "input_tokens", "cost_usd")
-# Fields that depend on the arrival of messages, so they vary in settings with messages.
+# Fields that depend on the arrival of messages and vary in settings with messages.
 TIMED = ("input_tokens", "cost_usd")
 RUN = ("run_name", "repo", "task_id", "features")
 
@@ -75,16 +76,16 @@ def pin_version(text: str, version: str) -> str:
     return changed
 
 
-def run_demo(when: str) -> dict[tuple[str, ...], dict[str, str]]:
-    """Run the demo again, and return its runs and upstream's resolved agent config."""
-    results = f"results/upgrade-{when}"
+def run_demo(label: str) -> dict[tuple[str, ...], dict[str, str]]:
+    """Run the demo, and return its runs and upstream's resolved agent config."""
+    results = f"results/upgrade-{label}"
     shutil.rmtree(REPOSITORY / results, ignore_errors=True)
     snakemake = str(REPOSITORY / ".venv" / "bin" / "snakemake")
     config = ["--configfile", "config/demo.yaml", "--config", f"results={results}"]
-    print(f"the demo, {when}:", flush=True)
+    print(f"the demo, {label}:", flush=True)
     code = subprocess.call([snakemake, "all", *config])
     if code:
-        print(f"the demo, {when}: exit code {code}")
+        print(f"the demo, {label}: exit code {code}")
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     table = REPOSITORY / results / "runs.csv"
     if table.exists():
@@ -118,12 +119,12 @@ def run_contract_tests() -> list[str]:
 def compare_runs(
     before: dict[tuple[str, ...], dict[str, str]], after: dict[tuple[str, ...], dict[str, str]]
 ) -> list[str]:
-    """Return a line for each run of the demo with another result than before."""
+    """Return a line for each run of the demo whose result differs from before."""
     lines = []
     for key in dict.fromkeys([*before, *after]):
         old, new = before.get(key, {}), after.get(key, {})
-        talked = any(run.get("messages_sent") not in (None, "", "0") for run in (old, new))
-        compared = [name for name in COMPARED if not (talked and name in TIMED)]
+        has_messages = any(run.get("messages_sent") not in (None, "", "0") for run in (old, new))
+        compared = [name for name in COMPARED if not (has_messages and name in TIMED)]
         changed = [name for name in compared if old.get(name) != new.get(name)]
         texts = [f"{name} {shorten(old.get(name))} -> {shorten(new.get(name))}" for name in changed]
         if changed:
@@ -160,7 +161,7 @@ def summarize(
         ]
         lines += ["Known changes of cooperbench (docs/upstream-versions.md)", *indent(facts)]
     lines += ["Failing contract tests (tests/contract)", *indent(broken)]
-    lines += ["Runs of the demo with another result", *indent(runs)]
+    lines += ["Runs of the demo with a different result", *indent(runs)]
     lines.append("To keep the upgrade, commit pyproject.toml and envs/. To undo:")
     lines.append("  git checkout pyproject.toml envs && make setup")
     return "\n".join(lines)

@@ -1,3 +1,3 @@
-"""The workflow's package: planning, running and judging of runs, and their tables and report."""
+"""The workflow's package: plans runs, makes and evaluates them, and writes tables and a report."""
 
 __version__ = "0.1.0"

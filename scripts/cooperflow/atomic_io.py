@@ -1,7 +1,7 @@
-"""Atomic writes of documents, their readers, and the compression of finished attempts' files.
+"""Atomic writing and reading of documents, and compression of the files of finished attempts.
 
-No reader gets a partial file. A large file is replaced by `{name}.gz`, the folder of an evaluation
-by `{name}.tar.gz`. At every moment the content can be read completely in either form: the
+A reader never sees a partial file. A large file is replaced by `{name}.gz`, the folder of an
+evaluation by `{name}.tar.gz`. The content can be read completely at any time, because the
 compressed file is synced and renamed into place before the plain file is removed.
 """
 
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 from cooperflow import locks
 from cooperflow.errors import DamagedFileError
 
-# Endings of the compressed forms of a file and of a folder.
+# Suffixes of a compressed file and of a packed folder.
 COMPRESSED = ".gz"
 ARCHIVE = ".tar.gz"
 # A file system stores whole blocks: a file of one block cannot become smaller.
@@ -33,7 +33,7 @@ _LEVEL = 6
 
 @contextlib.contextmanager
 def open_new(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary name beside ``path``; at the end sync it and rename it into place."""
+    """Open a temporary file beside ``path``; on exit, sync it and rename it to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -50,13 +50,13 @@ def open_new(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary name beside ``path``, sync it, and rename it into place."""
+    """Write ``data`` to ``path`` atomically."""
     with open_new(path) as stream:
         stream.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, atomically; lone surrogates from broken names are kept escaped."""
+    """Write ``text`` as UTF-8, atomically; lone surrogates from broken names are escaped."""
     write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
 
 
@@ -69,10 +69,11 @@ def append_line(path: Path, line: str, shared: bool = False) -> None:
     """Append one line in a single write and sync it, so that it survives a kill.
 
     Args:
-        shared: other machines append too; over a network two may take the same place for the end.
+        shared: processes on other machines append too. Over a network, two processes may otherwise
+            write to the same position.
 
     Raises:
-        OSError: the line did not fit; no part of it remains.
+        OSError: the disk has no space for the line; no part of it remains.
     """
     data = (line + "\n").encode("utf-8", errors="backslashreplace")
     handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
@@ -109,16 +110,16 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path | str) -> Any | None:
-    """Return the document at ``path``, None if it is missing, empty or incomplete."""
+    """Return the JSON document at ``path``, None if it is missing, empty or incomplete."""
     try:
-        with open(path, "rb") as stream:  # pathlib takes as long for it as the reading itself
+        with open(path, "rb") as stream:  # opening by pathlib takes as long as reading the file
             return json.loads(stream.read())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
 def read_object(path: Path | str) -> dict[str, Any]:
-    """Return the JSON object at ``path``, an empty one where `read_json` finds none."""
+    """Return the JSON object at ``path``, an empty object if it cannot be read."""
     document = read_json(path)
     return document if isinstance(document, dict) else {}
 
@@ -152,7 +153,7 @@ def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
 
 
 def is_complete(path: Path) -> bool:
-    """Return whether a document of the workflow has the ending with which each is written."""
+    """Return whether a document of the workflow ends as a completely written document does."""
     with path.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(-min(stream.tell(), len(_END)), os.SEEK_END)
@@ -196,7 +197,7 @@ def _umask() -> int:
 
 
 def compress(path: Path) -> None:
-    """Replace a file by its compressed form, unless it occupies one block only."""
+    """Replace a file by its compressed form, unless the file fits into one block."""
     if path.stat().st_size <= BLOCK:
         return
     times = path.stat().st_atime_ns, path.stat().st_mtime_ns
@@ -208,22 +209,22 @@ def compress(path: Path) -> None:
 
 
 def compress_below(folder: Path, is_wanted: Callable[[str], bool]) -> None:
-    """Compress the files below a folder that have a wanted name. Nothing may write to them."""
-    for here, _, names in os.walk(folder):
+    """Compress the files below a folder whose name is wanted. No process may write to them."""
+    for parent, _, names in os.walk(folder):
         for name in filter(is_wanted, names):
-            path = Path(here, name)
+            path = Path(parent, name)
             if path.is_file() and not path.is_symlink():
                 compress(path)
 
 
 def pack_folder(folder: Path) -> None:
-    """Replace a folder by an archive of its files. Nothing may write to them."""
+    """Replace a folder by an archive of its files. No process may write to them."""
     with (
         _gzip_writer(folder.with_name(folder.name + ARCHIVE)) as stream,
         tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         archive.add(folder, folder.name)
-    # A folder with its name is complete, also beside its archive.
+    # A folder under its own name is complete, even if its archive exists too.
     removed = folder.with_name(f".{folder.name}.tmp")
     folder.rename(removed)
     shutil.rmtree(removed)
@@ -231,7 +232,7 @@ def pack_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _gzip_writer(path: Path) -> Iterator[BinaryIO]:
-    """Compress into a new file at ``path``; the same content gives the same bytes."""
+    """Open a compressed file for writing, atomically; the same content gives the same bytes."""
     with (
         open_new(path) as stream,
         gzip.GzipFile("", "wb", _LEVEL, fileobj=stream, mtime=0) as zipped,
@@ -245,20 +246,20 @@ def compressed_path(path: Path) -> Path:
 
 
 def plain_name(name: str) -> str:
-    """Return the name of a file without the ending of its compressed form."""
+    """Return the name of a file without the suffix of its compressed form."""
     return name if name.endswith(ARCHIVE) else name.removesuffix(COMPRESSED)
 
 
 def read_documents(folder: Path, is_wanted: Callable[[str], bool]) -> dict[str, Any]:
-    """Return the documents in a folder that have a wanted name, by their names in order."""
+    """Return the documents in a folder whose name is wanted, sorted and keyed by name."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     return {name: read_json(folder / name) for name in filter(is_wanted, names)}
 
 
 def file_contents(path: Path) -> Iterator[tuple[Path, bytes]]:
-    """Return the plain paths and contents of a file: itself, or an archive's files.
+    """Return the uncompressed paths and contents of a file, or of the files in an archive.
 
-    Nothing is returned for a compressed form beside its plain one, as a kill can leave them.
+    A compressed file beside its plain form (left by a kill) yields nothing.
     """
     if path.name.removesuffix(ARCHIVE).isdigit() and path.name.endswith(ARCHIVE):
         if path.with_name(path.name.removesuffix(ARCHIVE)).is_dir():

@@ -1,9 +1,13 @@
-"""Environment of the workflow's processes: variables, and the folder for sockets and scratch files.
+"""Environment variables of the workflow's processes, and the private folder for their sockets.
 
-Jobs inherit the config and the session process. cooperbench, litellm and mini-swe-agent read `.env`
-files and dozens of variables that name another server or another limit: every process that imports
-them enters the controlled environment, in which the config alone decides which server is called.
-Standard library only: it must work in any environment, and every job imports it.
+Snakemake passes the config and the identity of the session process to its jobs in variables.
+cooperbench, litellm and mini-swe-agent read `.env` files and dozens of variables that could
+redirect calls to another server or change limits. Every process that imports them therefore first
+replaces its environment by a controlled one, in which only the config decides which server is
+called.
+
+The module imports only the standard library: it must work in any Python environment, and every job
+imports it.
 """
 
 from __future__ import annotations
@@ -24,18 +28,18 @@ from cooperflow import locks
 
 # The validated config, as JSON.
 CONFIG = "COOPERFLOW_CONFIG"
-# The session process; it names the session on all machines.
+# The session process, which identifies the session on all machines.
 OWNER = "COOPERFLOW_OWNER"
-# On a cluster's node: the Snakemake process there that runs this job of the session.
+# On a cluster's node: the Snakemake process on that node that executes one job.
 NODE = "COOPERFLOW_NODE"
-# `off` makes every job a plain process; set from the config's `launcher`.
+# `off` makes every job a separate process; set from the config's `launcher`.
 LAUNCHER = "COOPERFLOW_LAUNCHER"
-# The jobs for tables that the session will do, with commas.
+# The session's pending table jobs, separated by commas.
 TABLE_JOBS = "COOPERFLOW_TABLE_JOBS"
-# The retries of a job after its first attempt.
+# Number of retries of a job after its first try.
 RETRIES = "COOPERFLOW_RETRIES"
 
-# Values that every process that calls models gets.
+# Variables set for every process that calls models.
 CONTROLLED_VALUES = {
     "PYTHON_DOTENV_DISABLED": "1",  # no `.env` file is read
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else a download with three tries
@@ -43,7 +47,7 @@ CONTROLLED_VALUES = {
     "MSWEA_SILENT_STARTUP": "1",
     "PYTHONUTF8": "1",  # upstream opens its prompts with the locale's encoding
 }
-# Names of a controlled kind that decide neither who is called nor how often.
+# Variables of these families that affect neither the called server nor the number of calls.
 ALLOWED_NAMES = ("LITELLM_MODEL_REGISTRY_PATH",)
 
 # Variables that name a server.
@@ -61,13 +65,13 @@ FAMILY = re.compile(
     r"|DEFAULT_(MAX_TOKENS|MAX_RETRIES|ANTHROPIC_CHAT_MAX_TOKENS|REASONING_EFFORT_\w+)"
 )
 
-# Variables that hold a key which a client library sends with a call.
+# Variables with a key that a client library sends with a call.
 KEYS = re.compile(
     r"\w+_(API_KEY|API_TOKEN|AUTH_TOKEN|AI_TOKEN|ZENAPIKEY|APIKEY)|HF_TOKEN|DATABRICKS_TOKEN"
     r"|AWS_BEARER_TOKEN_BEDROCK|AIMLAPI_KEY|COMETAPI_KEY|FRIENDLI_TOKEN|WATSONX_TOKEN"
     r"|GIGACHAT_(CREDENTIALS|ACCESS_TOKEN)|SCW_SECRET_KEY"
 )
-# Sent to an OpenAI-compatible server that needs no key: the client refuses to start without one.
+# Sent to an OpenAI-compatible server that needs no key, because the client requires a key.
 NO_KEY = "none"
 
 # The config keys to use instead.
@@ -77,7 +81,7 @@ _INSTEAD = {
     "MSWEA_COST_TRACKING": "agent.config.model.cost_tracking",
     "MSWEA_MODEL_RETRY_STOP_AFTER_ATTEMPT": "limits.call_tries",
 }
-# The provider of a model whose name has no prefix, by the beginning of that name.
+# The provider of a model whose name has no prefix, by the first characters of the name.
 _BARE = {
     "command": "cohere",
     "c4ai": "cohere",
@@ -91,7 +95,7 @@ _BARE = {
     "gemini": "gemini",
 }
 
-# A unix socket's address has at most 107 bytes; the longest one below this path takes 48.
+# A unix socket's address has at most 107 bytes; the longest name below this path takes 48.
 LONGEST_RUNTIME_DIR = 59
 
 # systemd removes the folders below it when their user logs out, also while a session of the
@@ -102,10 +106,10 @@ _PLAIN = re.compile(r"[\w./+@:,=-]+", re.ASCII)
 
 
 def make_portable(environment: MutableMapping[str, str]) -> None:
-    """Give every process of a session the same text encoding and warnings on all machines.
+    """Set the same text encoding and warnings for a session's processes on every machine.
 
-    Upstream opens its files with the locale's encoding, and `PYTHONWARNINGS=error` would end a
-    run for a deprecation in a library.
+    Upstream opens its files with the locale's encoding, and `PYTHONWARNINGS=error` would end a run
+    because of a deprecation in a library.
     """
     environment["PYTHONUTF8"] = "1"
     environment.pop("PYTHONWARNINGS", None)
@@ -119,10 +123,10 @@ PACKAGES = ("cooperbench", "docker", "litellm", "pandas", "pydantic", "rich", "y
 def interpreter_problem(
     version: str, checkout: Path, packages: Sequence[str] = PACKAGES, executable: str | None = None
 ) -> str:
-    """Return why this Snakemake cannot run the workflow and which command to use; empty if it can.
+    """Return why this Snakemake cannot run the workflow, with the remedy; empty if it can.
 
     Args:
-        version: of Snakemake.
+        version: version of Snakemake.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
@@ -149,20 +153,20 @@ def is_controlled(name: str) -> bool:
 
 
 def controlled_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` as a process that calls models gets it."""
+    """Return the environment of a process that calls models, derived from ``environment``."""
     variables = {name: value for name, value in environment.items() if not is_controlled(name)}
-    # With `error` a deprecation in a library would end a run.
+    # With the value `error`, a deprecation in a library would end a run.
     variables.pop("PYTHONWARNINGS", None)
-    # A private folder: mini-swe-agent's default may hold settings or be read-only.
+    # A private folder: mini-swe-agent's default may contain settings or be read-only.
     folder = runtime_folder() / "mini-swe-agent"
     folder.mkdir(mode=0o700, exist_ok=True)
     return {**variables, **CONTROLLED_VALUES, "MSWEA_GLOBAL_CONFIG_DIR": str(folder)}
 
 
 def remove_keys(environment: MutableMapping[str, str], model: str) -> None:
-    """Remove the keys of all providers, for a model to which the config gives none.
+    """Remove the keys of all providers, for a model without a key in the config.
 
-    litellm would take OPENAI_API_KEY and send it to whichever server the config names.
+    Otherwise litellm would send OPENAI_API_KEY to the server that the config names.
     """
     for name in [name for name in environment if KEYS.fullmatch(name)]:
         del environment[name]
@@ -171,7 +175,7 @@ def remove_keys(environment: MutableMapping[str, str], model: str) -> None:
 
 
 def unsent_keys(environment: Mapping[str, str], entry: str, model: str) -> Iterator[str]:
-    """Return one sentence for each key that is set for the provider of a model without a key.
+    """Return a sentence for each key in the environment that is not sent to a model's provider.
 
     Args:
         entry: the model's name in the config.
@@ -186,7 +190,7 @@ def unsent_keys(environment: Mapping[str, str], entry: str, model: str) -> Itera
 
 
 def enter_controlled(environment: MutableMapping[str, str]) -> None:
-    """Make ``environment`` (that of this process) the controlled one."""
+    """Replace ``environment`` (that of this process) by the controlled environment."""
     controlled = controlled_environment(environment)
     for name in set(environment) - set(controlled):
         del environment[name]
@@ -196,7 +200,7 @@ def enter_controlled(environment: MutableMapping[str, str]) -> None:
 
 
 def ignored_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return one sentence for each variable that is set and has no effect; no value is shown."""
+    """Return a sentence, without the value, for each variable that is set and has no effect."""
     return [
         f"{name} is ignored: the config decides how a model is called. Use {config_key_for(name)}."
         for name in sorted(environment)
@@ -204,7 +208,7 @@ def ignored_variables(environment: Mapping[str, str]) -> list[str]:
     ]
 
 
-# Set by the workflow itself; a job of a session finds them in what it inherits.
+# Set by the workflow itself and inherited by its jobs.
 _OWN = ("MSWEA_DOCKER_EXECUTABLE", "MSWEA_GLOBAL_CONFIG_DIR")
 
 
@@ -228,8 +232,8 @@ def contradictions(
     provider's server and be paid there.
 
     Args:
-        models: name in the config, litellm's name and api_base of each model that is paid for.
-        environment: of the session.
+        models: name in the config, litellm's name and api_base of each paid model.
+        environment: environment of the session.
     """
     addresses = [
         name for name in sorted(environment) if environment[name] and ADDRESS.fullmatch(name)
@@ -251,14 +255,14 @@ def _concerns(variable: str, model: str) -> bool:
 
 
 def _provider(model: str) -> str:
-    """Return the provider of a model in small letters and digits, empty if it is unknown."""
+    """Return the provider of a model in lower-case letters and digits, empty if unknown."""
     providers = (provider for start, provider in _BARE.items() if model.lower().startswith(start))
     prefix = model.partition("/")[0] if "/" in model else next(providers, "")
     return re.sub(r"[^a-z0-9]", "", prefix.lower()).removesuffix("chat")
 
 
 def is_plain_path(path: str) -> bool:
-    """True if ``path`` means the same in a shell, in a URL and in a config file."""
+    """True if ``path`` needs no quoting in a shell, in a URL and in a config file."""
     return bool(_PLAIN.fullmatch(path))
 
 
@@ -269,7 +273,7 @@ def runtime_folder() -> Path:
         PermissionError: the path exists and does not belong to this user alone.
     """
     base_dir = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
-    # A cluster passes the variable of one machine to another, where the folder does not exist.
+    # A cluster passes the variable to another machine, where the folder may not exist.
     if not (
         not base_dir.startswith(LOGIN_DIR)
         and Path(base_dir).is_dir()
@@ -287,9 +291,10 @@ def runtime_folder() -> Path:
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Yield a private folder, which is removed afterwards.
+    """Yield a private folder, which is removed on exit.
 
-    It is locked while this process runs, so that a killed process's folder can be recognized.
+    The folder is locked while this process runs, so that the folder of a killed process can be
+    recognized.
     """
     with contextlib.ExitStack() as stack:
         path = _lock_new_folder(stack)
@@ -302,7 +307,7 @@ def scratch_folder() -> Iterator[Path]:
 def _lock_new_folder(stack: contextlib.ExitStack) -> Path:
     path = Path(tempfile.mkdtemp(prefix="run-", dir=runtime_folder()))
     with contextlib.suppress(FileNotFoundError):
-        stack.enter_context(locks.locked(path, os.O_RDONLY))
+        stack.enter_context(locks.hold(path, os.O_RDONLY))
     return path
 
 

@@ -15,21 +15,21 @@ class DamagedFileError(UserError, ValueError):
 
 
 class EngineError(Exception):
-    """The Docker engine does not answer, or refuses what a run needs."""
+    """The Docker engine does not answer or refuses a request."""
 
 
 class StoreError(Exception):
-    """The message store of a run does not start, or its agents do not reach it."""
+    """The message store of a run does not start, or its agents cannot reach it."""
 
 
-def nearest(word: object, allowed: Iterable[object]) -> str:
+def suggest(word: object, allowed: Iterable[object]) -> str:
     """Return `` Did you mean X?`` if ``word`` looks like a typo of X, an ``allowed`` word."""
     close = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1, cutoff=0.6)
     return f" Did you mean {close[0]}?" if close else ""
 
 
 def listed(words: Iterable[object], limit: int = 12) -> str:
-    """Join ``words`` for a message, shortened to ``limit`` entries."""
+    """Return ``words`` as a comma-separated list for a message, at most ``limit`` of them."""
     all_words = [str(w) for w in words]
     text = ", ".join(all_words[:limit])
     return text + (f", ... ({len(all_words)} in all)" if len(all_words) > limit else "")

@@ -1,4 +1,4 @@
-"""Text for users: rates, money, durations, sizes, times, and tables that fit a terminal. Pure."""
+"""Formatting of rates, money, durations, sizes, times and tables for users. Pure functions."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def point_range(low: Any, high: Any) -> str:
 
 
 def percent_range(low: Any, high: Any, digits: int = 1) -> str:
-    """Return an interval of shares, with one sign of percent."""
+    """Return an interval of shares in percent, with a single percent sign."""
     ends = percent(low, digits), percent(high, digits)
     return MISSING if MISSING in ends else f"{ends[0].removesuffix(' %')} to {ends[1]}"
 
 
 def is_true(value: object) -> bool:
-    """Return whether a cell is true, in a table or as its file spells it."""
+    """Return whether a cell is true, as a boolean or as text from a CSV file."""
     return str(value) == "True"
 
 
@@ -76,8 +76,8 @@ _VALUE = re.compile(
 )
 
 
-def unbroken(text: str) -> str:
-    """Return a text in which no line ends within a value, such as p = 0.500, 95 % or 3 of 4."""
+def keep_together(text: str) -> str:
+    """Return a text without line breaks inside values such as p = 0.500, 95 % or 3 of 4."""
     return _VALUE.sub(lambda match: match[0].replace(" ", NO_BREAK), text)
 
 
@@ -116,10 +116,10 @@ def parse_number(value: Any) -> float | None:
 
 
 def fit_table(table: Table, width: int, drop: Sequence[str] = (), flexible: str = "") -> Table:
-    """Remove columns until the table fits; only cells of ``flexible`` are broken.
+    """Remove columns until the table fits; only cells of the column ``flexible`` are wrapped.
 
     Args:
-        drop: headings of the columns that can be left out, in this order.
+        drop: headings of the optional columns, in the order of their removal.
         flexible: the heading of the column whose cells may take several lines.
     """
     for column in table.columns:
@@ -128,7 +128,7 @@ def fit_table(table: Table, width: int, drop: Sequence[str] = (), flexible: str 
         if _unlimited(table).maximum <= width:
             return table
         table.columns[:] = [column for column in table.columns if column.header != heading]
-    # All optional columns are out: continue cells on the next line instead of cutting them.
+    # All optional columns are removed: wrap cells instead of truncating them.
     if _unlimited(table).minimum > width:
         for column in table.columns:
             column.no_wrap, column.overflow = False, "fold"
@@ -137,6 +137,6 @@ def fit_table(table: Table, width: int, drop: Sequence[str] = (), flexible: str 
 
 def _unlimited(table: Table) -> Measurement:
     """Return the width of a table without a limit."""
-    from rich.console import Console  # here: jobs import this module and print no table
+    from rich.console import Console  # here, because jobs need no rich
 
     return Console(width=10_000).measure(table)

@@ -1,4 +1,4 @@
-"""Paths of all files and formats of all names. No function here opens a file."""
+"""Paths of all files and formats of all names. The functions do not open any file."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ BREAKDOWNS = (
     *("by_messages", "by_patch_size", "by_reason", "cost", "repeats"),
     *("losses", "own_features", "conflicts", "conflict_comparison", "published"),
 )
-# The tables of the agents' messages; they need the runs' own files.
+# The tables of the agents' messages, which also need the runs' files.
 COMMUNICATION = ("communication_by_setting", "communication_and_conflicts")
-# The plots, and the part of the report that shows each.
+# The plots, each with the part of the report that shows it.
 PLOTS: Mapping[str, str] = {
     "pass_rates": "Results",
     "paired_outcomes": "Comparison",
@@ -53,13 +53,13 @@ PLOTS: Mapping[str, str] = {
 }
 PLOT_KINDS = ("png", "svg", "pdf")
 
-# A name that is valid as a folder, in a run name and in a container label.
+# A name that is valid as a folder, as part of a run name and in a container label.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, order=True)
 class Pair:
-    """Two features of one task; the order of the features is the subset's."""
+    """Two features of one task, in the order of the subset."""
 
     repo: str
     task_id: int
@@ -72,11 +72,11 @@ class Pair:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The entries by which upstream's documents name the pair."""
+        """The entries that identify the pair in upstream's documents."""
         return {"repo": self.repo, "task_id": self.task_id, "features": list(self.sorted_features)}
 
     def is_named_in(self, document: Mapping[str, Any]) -> bool:
-        """Return whether a document of upstream's is about this pair."""
+        """Return whether one of upstream's documents belongs to this pair."""
         named = (
             document.get("repo"),
             document.get("task_id"),
@@ -105,7 +105,7 @@ def recordings(root: Path, pair: Pair) -> Path:
     return root / pair.repo / f"task{pair.task_id}" / f"f{a}_f{b}"
 
 
-def dashed(path: str) -> str:
+def flatten_path(path: str) -> str:
     """Return a path as a single file name."""
     return path.replace("/", "--")
 
@@ -117,11 +117,11 @@ def own_marker(dashed_key: str) -> str:
 
 def oracle_marker(pair: str, repeat: int | str) -> str:
     """Return the name of the redo marker of a repetition of a pair's oracle."""
-    return dashed(f"oracle--{pair}--{repeat}")
+    return flatten_path(f"oracle--{pair}--{repeat}")
 
 
 def image_key(image: str) -> str:
-    """Return the name of an image's sentinel: the image without its owner, safe as a file name."""
+    """Return an image's name without its owner, as a file name; it names the image's sentinel."""
     return image.rsplit("/", 1)[-1].replace(":", "_")
 
 
@@ -136,7 +136,7 @@ def repeat_suffix(repeat: int) -> str:
 
 
 class _Below:
-    """An attribute of the results folder: the path of this name below it."""
+    """Descriptor of an attribute of `Results`: a path below the results folder."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -161,7 +161,7 @@ class Results:
     oracle_csv = _Below("oracle.csv")
     # Record that the data set is complete for the requested pairs, with its hashes.
     dataset_json = _Below("dataset.json")
-    # Record that every image is verified; runs wait for it.
+    # The gate: a record that every image is verified, for which runs wait.
     gate = _Below("images/verified.json")
     provenance = _Below("provenance.json")
     report = _Below("report")
@@ -177,21 +177,21 @@ class Results:
     lock = _Below(".state/lock")
     claims = _Below(".state/claims")
     halt = _Below(".state/halt.json")
-    # Ends of the sessions' attempts, the newest last.
+    # Log of ended attempts, the newest last, for the circuit breaker.
     breaker = _Below(".state/breaker.jsonl")
     # Time of the next call to each limited provider.
     rate_limits = _Below(".state/pace")
-    # The events of this session for which the notify command was called, a file each.
+    # Folder with one file for each event of which the notify command was informed.
     notifications = _Below(".state/notified")
-    # States of finished runs and findings, saved by `make status` for its next call.
+    # Cache of `make status`: states of finished runs, and findings.
     progress = _Below(".state/progress.json")
     # In rolling mode: the files of this session that still need each image.
     pending_images = _Below(".state/rolling.json")
-    # Redo markers of evaluations, one for each that broke.
+    # Folder of the redo markers, one for each evaluation that broke.
     redo_markers = _Below(".state/broken-evals")
     # Redo marker of the tables, written when the oracle has new results.
     tables_marker = _Below(".state/oracle")
-    # The plan that the tables were last made for.
+    # Record of the plan that the tables were last made for.
     tables_plan = _Below(".state/tables")
 
     @property
@@ -200,7 +200,7 @@ class Results:
         return Results(self.root / "partial")
 
     def table(self, name: str) -> Path:
-        """A small table, with its ending: by_repo.csv, summary.tex."""
+        """Return the path of a small table, such as by_repo.csv or summary.tex."""
         return self.root / "tables" / name
 
     def plot(self, name: str, kind: str) -> Path:
@@ -221,18 +221,18 @@ class Results:
         return self.state / "manifests" / f"{image_key(image)}.json"
 
     def fetch_record(self, image: str) -> Path:
-        """Record that this workflow pulled the image, and may remove it."""
+        """Record that this workflow pulled the image and may remove it."""
         return self.state / "fetched" / f"{image_key(image)}.json"
 
     def experiment(self, name: str) -> Path:
         return self.runs / name / "experiment.json"
 
     def mode(self, name: str, mode: str) -> Path:
-        """The folder of an experiment's runs; below it are the pairs' paths."""
+        """Return the folder of an experiment's runs, which contains the pairs' paths."""
         return Path(self.runs, name, mode)
 
     def run(self, name: str, mode: str, pair: Pair) -> RunFolder:
-        # Built once: it is needed several times for each of thousands of runs.
+        # Built once per process: thousands of runs need it several times.
         return RunFolder(Path(self.runs, name, mode, pair.folder))
 
 
@@ -262,7 +262,7 @@ class RunFolder:
 
     @property
     def document_names(self) -> tuple[str, str]:
-        """The targets as strings: joining by pathlib would take as long as reading."""
+        """The targets as strings, because joining by pathlib would take as long as reading."""
         return f"{self.path}/{RESULT}", f"{self.path}/{EVAL}"
 
     @property

@@ -1,7 +1,8 @@
-"""File locks, which the kernel releases when the process that holds them ends.
+"""File locks that the kernel releases when their process ends.
 
-Built on flock: filelock truncates the file that it locks and cannot lock a folder or ask for a
-lock without holding it. Standard library only, since every job imports this module.
+They use flock directly, because the package filelock truncates the locked file and can neither lock
+a folder nor test a lock without taking it. The module imports only the standard library, since
+every job imports it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from cooperflow.errors import UserError
 
 
 def lock(handle: int) -> None:
-    """Lock an open file or folder, and wait until no other process holds it."""
+    """Lock an open file or folder; wait while another process holds the lock."""
     fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def try_lock(handle: int, shared: bool = False) -> bool:
-    """Lock an open file or folder; return whether no other process holds it.
+    """Try to lock an open file or folder; return False if another process holds the lock.
 
     Args:
         shared: only test the lock; concurrent tests do not block each other.
@@ -36,8 +37,8 @@ def try_lock(handle: int, shared: bool = False) -> bool:
 
 
 @contextlib.contextmanager
-def locked(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
-    """Hold the lock of a file or folder and yield its handle; wait for other holders."""
+def hold(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[int]:
+    """Hold the lock of a file or folder and yield its handle; wait while another process has it."""
     handle = os.open(path, flags, 0o666)
     try:
         lock(handle)
@@ -57,7 +58,7 @@ def is_locked(path: Path) -> bool:
 
 @contextlib.contextmanager
 def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
-    """Hold the claim on ``name``, which one process at a time can have on this file system.
+    """Hold the claim on ``name``, which only one process on this file system can have.
 
     Waits up to ``seconds`` for another process that is about to end.
 
@@ -65,7 +66,7 @@ def claim(folder: Path, name: str, seconds: float) -> Iterator[None]:
         UserError: another process still holds it.
         Interrupted: Snakemake or the job's client has ended.
     """
-    from cooperflow import processes  # here: its imports take longer than the job's own
+    from cooperflow import processes  # here, because its imports are slow
 
     folder.mkdir(parents=True, exist_ok=True)
     path = _claim_path(folder, name)
@@ -97,9 +98,9 @@ def _claim_path(folder: Path, name: str) -> Path:
 
 
 def _lock_existing(path: Path) -> int | None:
-    """Lock a file that is removed at its release; return its handle, None if it is locked."""
+    """Lock a file that its holder removes on release; return its handle, None if it is locked."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    # The last holder may have removed the file between open and lock.
+    # The previous holder may have removed the file between open and lock.
     with contextlib.suppress(FileNotFoundError):
         if try_lock(handle) and os.fstat(handle).st_ino == os.stat(path).st_ino:
             return handle

@@ -1,4 +1,4 @@
-"""Processes: their identity, their end, their streams, and the signals that interrupt a job."""
+"""Processes: identity, start and end, output streams, and the signals that interrupt a job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Process:
-    """The identity of a process, distinct from later processes with the same number."""
+    """Identity of a process, distinct from later processes with the same process id."""
 
     host: str
     pid: int
@@ -47,7 +47,7 @@ class Process:
         return self.host == socket.gethostname()
 
     def is_alive(self) -> bool:
-        """True if it still runs. A process on another host counts as running."""
+        """True if the process still runs. A process on another host counts as running."""
         return not self.is_local or _start_mark(self.pid) == self.started
 
 
@@ -57,17 +57,17 @@ def this_process() -> Process:
 
 
 def session_process() -> Process | None:
-    """Return the Snakemake process of this job's session, None when started by hand."""
+    """Return the Snakemake process of this job's session, None if the job was started by hand."""
     return Process.parse(os.environ.get(environment.OWNER, ""))
 
 
 def on_a_node() -> bool:
-    """True if this job was sent to a node of a cluster: it may outlive its session."""
+    """True if this job runs on a node of a cluster, where it may outlive its session."""
     return bool(os.environ.get(environment.NODE))
 
 
 def local_session_process() -> Process | None:
-    """Return the Snakemake process on this machine that this job ends with."""
+    """Return the Snakemake process on this machine whose end also ends this job."""
     return Process.parse(os.environ.get(environment.NODE, "")) or session_process()
 
 
@@ -83,15 +83,15 @@ def _start_mark(pid: int) -> str | None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, however the parent ends."""
+    """Have the kernel kill this process when its parent ends for any reason."""
     parent = os.getppid()
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the request
+    if os.getppid() != parent:  # the parent ended before the request
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a helper in a separate process group that dies with this process."""
+    """Start a helper in a separate process group that ends with this process."""
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -126,20 +126,20 @@ def end_fork(process: int, seconds: float = 2.0) -> None:
 
 
 def has_ended(process: int) -> bool:
-    """Return whether a child has ended. It stays a zombie for `waitpid`."""
+    """Return whether a child has ended, without reaping it: it stays a zombie for `waitpid`."""
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, process, flags) is not None
 
 
 def wait_for_end(process: int, seconds: float) -> None:
-    """Wait until a process ends, at most ``seconds``. It stays a zombie for `waitpid`."""
+    """Wait up to ``seconds`` until a process ends, without reaping it."""
     try:
         handle = os.pidfd_open(process)
     except OSError:  # a kernel before Linux 5.3, or no free descriptor
         time.sleep(seconds)
         return
     try:
-        poll = select.poll()  # a descriptor may be beyond select()'s largest
+        poll = select.poll()  # select() cannot take large descriptors
         poll.register(handle, select.POLLIN)
         poll.poll(seconds * 1000)
     finally:
@@ -147,13 +147,13 @@ def wait_for_end(process: int, seconds: float) -> None:
 
 
 def kill_group(group: int) -> None:
-    """Kill every process of a group, if there is still one."""
+    """Kill every remaining process of a group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
 def open_streams() -> None:
-    """Recreate sys.stdout and sys.stderr for the current descriptors 1 and 2."""
+    """Recreate sys.stdout and sys.stderr for the current file descriptors 1 and 2."""
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="replace", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", closefd=False)
 
@@ -162,7 +162,7 @@ _client: list[socket.socket] = []
 
 
 def watch_client(connection: socket.socket) -> None:
-    """End with the job's client, which is at the other end of ``connection``."""
+    """Register the connection to the job's client, whose end interrupts this process."""
     _client[:] = [connection]
 
 
@@ -202,9 +202,9 @@ class Interrupted(BaseException):
     No Exception: libraries turn those into errors of their own, docker-py into one of the engine.
     """
 
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

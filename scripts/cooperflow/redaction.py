@@ -1,4 +1,4 @@
-"""Provider keys: their validation, and their redaction in everything written or printed."""
+"""Provider keys: validation, and redaction in all files and output."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from cooperflow import atomic_io
 
-# A shorter key may be an ordinary word (a replay takes any key).
+# A shorter key may be an ordinary word (a replay accepts any key).
 SHORTEST = 8
-# Size above which files are not searched, bytes; a patch may be as large.
+# Size above which files are not searched, bytes; a patch may be that large.
 MAX_FILE_BYTES = 64 << 20
 MARK = "[key]"
 
@@ -36,18 +36,19 @@ _SENDABLE = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True)
 class Key:
-    """The value of a key's environment variable, if it can be sent."""
+    """The key in an environment variable, or the problem that prevents its use."""
 
     value: str | None  # without surrounding white space; None: missing or unusable
-    problem: str = ""  # why it cannot be used, empty if it can
-    note: str = ""  # what was removed from it, empty if nothing was
+    problem: str = ""  # the reason why it cannot be used, empty if it can
+    note: str = ""  # a remark on removed white space, empty without one
 
 
 def read(name: str | None, environment: Mapping[str, str]) -> Key:
     """Return the key in the variable ``name``.
 
-    White space around a key (a secret file ends in a line break) is removed. A key with any other
-    character that no HTTP header carries is refused: an HTTP client would quote it in its error.
+    White space around a key is removed, since a secret file usually ends in a line break. A key
+    with any other character that is invalid in an HTTP header is refused, because an HTTP client
+    would quote the key in its error.
     """
     raw = environment.get(name or "") or ""
     value = raw.strip()
@@ -69,7 +70,7 @@ def read(name: str | None, environment: Mapping[str, str]) -> Key:
 
 
 def key_value(name: str | None, environment: Mapping[str, str]) -> str | None:
-    """Return the key in the variable ``name`` as it is sent, None without one."""
+    """Return the key in the variable ``name`` as it is sent, None if it is missing or unusable."""
     return read(name, environment).value
 
 
@@ -80,10 +81,10 @@ def _describe(character: str) -> str:
 
 @lru_cache(maxsize=64)
 def spellings(key: str) -> tuple[str, ...]:
-    """Return every form in which ``key`` may be written, the longest first.
+    """Return every encoding in which ``key`` may appear, the longest first.
 
-    As it is, without surrounding white space, and as repr, JSON, URL, HTML and base64 write it;
-    base64 at each of the three alignments, since a header encodes more than the key.
+    These are the key itself, the key without surrounding white space, and its forms in repr, JSON,
+    URLs, HTML and base64. Base64 has three alignments, because a header encodes more than the key.
     """
     forms: set[str] = set()
     for plain in {key, key.strip()}:
@@ -91,8 +92,8 @@ def spellings(key: str) -> tuple[str, ...]:
             continue
         forms.add(plain)
         for ascii_only in (True, False):
-            once = json.dumps(plain, ensure_ascii=ascii_only)[1:-1]
-            forms |= {once, json.dumps(once, ensure_ascii=ascii_only)[1:-1]}
+            encoded = json.dumps(plain, ensure_ascii=ascii_only)[1:-1]
+            forms |= {encoded, json.dumps(encoded, ensure_ascii=ascii_only)[1:-1]}
         for literal in (repr(plain), repr(plain.encode(errors="surrogateescape")).lstrip("b")):
             forms |= {literal[1:-1], json.dumps(literal)[2:-2]}
             forms |= {json.dumps(literal, ensure_ascii=False)[2:-2]}
@@ -145,7 +146,7 @@ class Redactor:
 
 
 class RedactedStream:
-    """A text stream that writes no key."""
+    """Text stream that redacts keys."""
 
     def __init__(self, stream: TextIO, redactor: Redactor) -> None:
         self._stream = stream
@@ -164,7 +165,7 @@ def redact(text: str, key: str | None) -> str:
     return Redactor.of([key]).text(text)
 
 
-def scrub(folder: Path, secrets: Iterable[str | None]) -> None:
+def redact_files(folder: Path, secrets: Iterable[str | None]) -> None:
     """Replace ``secrets`` in all files below ``folder``: a provider's error may have quoted one."""
     redactor = Redactor.of(secrets)
     if not any(spellings(key_value) for key_value in redactor.keys):
@@ -174,7 +175,7 @@ def scrub(folder: Path, secrets: Iterable[str | None]) -> None:
             if path.is_file() and not path.is_symlink() and path.stat().st_size <= MAX_FILE_BYTES:
                 data = path.read_bytes()
                 is_compressed = path.name.endswith(atomic_io.COMPRESSED)
-                with contextlib.suppress(EOFError, zlib.error):  # damaged: nobody reads it either
+                with contextlib.suppress(EOFError, zlib.error):  # nobody can read it either
                     content = gzip.decompress(data) if is_compressed else data
                     clean = redactor.data(content)
                     if clean != content:

@@ -1,7 +1,7 @@
 """Reasons to make an existing file again. docs/what-runs-again.md describes the rules.
 
-A complete document has no inputs in the DAG, so nothing but a reason listed here makes it again.
-Nothing in this module writes: a dry run changes no file.
+A complete document has no inputs in the DAG, so it is made again only for a reason in this module.
+The functions write nothing, so that a dry run changes no file.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def is_complete(document: Path | str) -> bool:
 
 
 def marked_evaluations(results: Results) -> frozenset[str]:
-    """Return the names of the redo markers of evaluations: the last try of each broke.
+    """Return the names of the redo markers, one for each evaluation whose last try broke.
 
-    A run's name is its key with dashes, its own features' is `own--{key}`, the oracle's is
-    `oracle--{pair}--{repeat}`.
+    The marker of a run's evaluation is named after the run's key with dashes, that of its own
+    features `own--{key}`, and that of an oracle evaluation `oracle--{pair}--{repeat}`.
     """
     try:
         files = os.listdir(results.redo_markers)
@@ -49,7 +49,7 @@ def eval_marker(mode_folder: str, pair: str) -> str:
         mode_folder: the experiment's folder, ending in {run_name}/{mode}.
     """
     name, mode = Path(mode_folder).parts[-2:]
-    return layout.dashed(f"{name}/{mode}/{pair}")
+    return layout.flatten_path(f"{name}/{mode}/{pair}")
 
 
 def own_marker(mode_folder: str, pair: str) -> str:
@@ -69,7 +69,7 @@ def gate_is_outdated(plan: Plan) -> bool:
 
 
 def tables_are_outdated(plan: Plan, documents: Iterable[str]) -> bool:
-    """Return whether the tables exist but are of another plan or lack a document.
+    """Return whether the tables exist but were made for another plan or lack a document.
 
     Args:
         documents: the result.json, eval.json and own.json of every run of the plan.
@@ -86,7 +86,7 @@ def missing_outputs(requested: Iterable[str]) -> list[str]:
 
 
 def missing_message(missing: Sequence[str]) -> str:
-    """Return the message of a session that succeeds without all requested files."""
+    """Return the message of a session that succeeded although requested files are missing."""
     return (
         f"Not complete: Snakemake reports success, but {len(missing)} requested files do not "
         f"exist: {listed(missing, 20)}.\n"

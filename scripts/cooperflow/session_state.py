@@ -1,4 +1,4 @@
-"""State that the jobs of a session share: lock of the results folder, halt, and rate limits."""
+"""State shared by the jobs of a session: the lock of the results folder, halts, rate limits."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cooperflow.processes import Process, on_a_node, session_process, this_proce
 
 _lock_files: list[IO[str]] = []
 
-# A job of an ended session may be asking for the lock: number of tries, and the pause.
+# A job of an ended session may be testing the lock: number of tries, and the pause between them.
 TRIES, PAUSE = 10, 0.2
 
-# Time in which another run may declare the same halt, seconds.
+# Time within which other runs may declare the same halt, seconds.
 HALT_CLAIM_SECONDS = 30
-# Interval at which a session with jobs on other machines reads their note, seconds.
+# Interval at which a session checks for a halt declared on another machine, seconds.
 LOOK_SECONDS = 3.0
 
 HALT_ADVICE = {
@@ -52,7 +52,7 @@ LONGEST_QUEUE = 3600.0
 
 
 def hold_lock(results: Results, clone: Path) -> None:
-    """Hold the results folder and the clone until this process ends.
+    """Lock the results folder and the clone until this process ends.
 
     Raises:
         UserError: another session holds a lock.
@@ -110,9 +110,9 @@ def _lock(stream: IO[str]) -> bool:
 
 
 def lock_holder(results: Results) -> str | None:
-    """Return the process that holds the results folder, None without one.
+    """Return the session process that has locked the results folder, None without one.
 
-    None also on another machine if the file system's locks do not reach beyond one machine.
+    On another machine the result is also None if the file system does not share locks.
     """
     try:
         with results.lock.open("r+", encoding="utf-8") as stream:
@@ -124,18 +124,18 @@ def lock_holder(results: Results) -> str | None:
 
 
 def orphan_reason(results: Results) -> str:
-    """Return why a job on a cluster's node must not start, empty if it may.
+    """Return the reason why a job on a cluster's node must not start, empty if it may.
 
-    A queue outlives its session, and the next session submits the same jobs again.
+    Queued jobs outlive their session, and the next session submits the same jobs again.
     """
     session = str(session_process())
-    for _ in range(TRIES):  # the file's content may lag behind the lock
+    for _ in range(TRIES):  # the file's content may become visible later than the lock
         if not on_a_node() or lock_holder(results) == session:
             return ""
         time.sleep(PAUSE)
     return (
         f"the session that submitted this job has ended, or the lock {results.lock} is not "
-        "visible here: the file system must carry flock between machines (Lustre: mount with "
+        "visible here: the file system must support flock across machines (Lustre: mount with "
         "-o flock; NFS: version 4)"
     )
 
@@ -157,7 +157,7 @@ def _running_session(text: str, path: Path) -> str:
 
 
 def results_identity(results: Results) -> str:
-    """Return the id of a results folder, created at its first use; it moves with the folder."""
+    """Return the id of a results folder, created at the first use; it moves with the folder."""
     try:
         return results.identity.read_text().strip()
     except FileNotFoundError:
@@ -171,13 +171,13 @@ def results_identity(results: Results) -> str:
 def declare_halt(
     results: Results, run: str, reason: str, message: str, session: Process | None = None
 ) -> bool:
-    """Halt this session for paid runs, and ask Snakemake to start no more jobs.
+    """Halt this session: paid runs stop, and Snakemake is asked to start no more jobs.
 
-    Snakemake lets running jobs end when it gets a SIGTERM. Returns whether this run is the first
-    to declare it: the message is printed once.
+    On SIGTERM Snakemake lets running jobs finish. Returns whether this run is the first to declare
+    the halt, so that the message is printed once.
 
     Args:
-        session: the session process, if the caller is not a job of it.
+        session: the session process, if the caller is not one of its jobs.
     """
     owner = session or session_process()
     with locks.claim(results.claims, "halt", HALT_CLAIM_SECONDS):
@@ -201,10 +201,10 @@ def declare_halt(
 
 
 def watch_for_halt(results: Results) -> None:
-    """Look in the session process for a note of jobs or of `make drain`, and halt if there is one.
+    """Halt the session process when a job or `make drain` on any machine declares a halt.
 
-    Jobs on other machines cannot signal it. Their files arrive late, so a few more jobs may be
-    submitted; they do nothing.
+    Jobs on other machines cannot send it a signal. Their files become visible late, so a few more
+    jobs may be submitted; these do nothing.
     """
 
     def wait_for_note() -> None:
@@ -216,7 +216,7 @@ def watch_for_halt(results: Results) -> None:
 
 
 def halt_message(results: Results, session: Process | None = None) -> str | None:
-    """Return why this session (or ``session``) is halted, None if it is not."""
+    """Return the reason why this session (or ``session``) is halted, None if it is not."""
     note = atomic_io.read_json(results.halt)
     if isinstance(note, dict) and note.get("owner") == str(session or session_process()):
         return str(note["message"])
@@ -224,7 +224,7 @@ def halt_message(results: Results, session: Process | None = None) -> str | None
 
 
 def clear(results: Results) -> None:
-    """Remove what earlier sessions left: halt, attempts' ends, notifications, rate limits."""
+    """Remove the state of earlier sessions: halt, log of attempts, notifications, rate limits."""
     results.halt.unlink(missing_ok=True)
     results.breaker.unlink(missing_ok=True)
     for folder in (results.notifications, results.rate_limits):
@@ -253,12 +253,13 @@ class RateLimit:
     per_minute: float
 
     def reserve(self) -> float:
-        """Take the next turn and return how long to wait for it, seconds.
+        """Reserve the time of the next call and return how long to wait for it, seconds.
 
-        A turn whose process is killed meanwhile is lost, which costs one interval.
+        If the process is killed while it waits, the reservation is lost, which delays others by one
+        interval.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.locked(self.path) as handle:
+        with locks.hold(self.path) as handle:
             now = time.time()
             turn, after = next_turn(_number(os.pread(handle, 64, 0)), now, 60.0 / self.per_minute)
             text = f"{after:.6f}\n".encode()

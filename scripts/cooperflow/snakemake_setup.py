@@ -1,6 +1,7 @@
 """Settings and patches of the Snakemake process, applied while the Snakefile is parsed.
 
-Each function has one reason. tests/contract/test_snakemake.py pins the internals that they use.
+Each function's docstring states its reason. tests/contract/test_snakemake.py checks the Snakemake
+internals that they use.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from cooperflow.jobs.job import INTERRUPTED, TRY_AGAIN
 
 
 def collect_garbage_rarely() -> None:
-    """Collect garbage every 50,000 new objects: the millions of a large DAG all stay alive.
+    """Collect garbage only every 50,000 new objects, since those of a large DAG all stay alive.
 
-    With Python's default of 700, collection took a fifth of the time to start a session.
+    With Python's default of 700, garbage collection takes a fifth of a session's start.
     """
     gc.set_threshold(50_000)
 
 
 def hand_to_jobs(config: Config, on_a_node: bool) -> None:
-    """Set the environment that jobs inherit: the checked config, their session, the launcher.
+    """Set the variables that jobs inherit: the checked config, the session, the launcher.
 
     Args:
-        on_a_node: this is the Snakemake process that runs one job on a cluster's node.
+        on_a_node: this Snakemake process executes a single job on a cluster's node.
 
     Raises:
         UserError: the cluster did not pass the session's environment to the job.
@@ -46,7 +47,7 @@ def hand_to_jobs(config: Config, on_a_node: bool) -> None:
                 "The cluster passes no environment to its jobs (Slurm: sbatch --export=ALL does)."
             )
         os.environ[environment.NODE] = str(processes.this_process())
-        # A launcher would end with the job that started it, and interrupt the other jobs.
+        # A launcher would end with the job that started it and interrupt other jobs.
         os.environ[environment.LAUNCHER] = "off"
     else:
         os.environ.pop(environment.NODE, None)
@@ -55,16 +56,16 @@ def hand_to_jobs(config: Config, on_a_node: bool) -> None:
 
 
 def limit_providers(workflow: Any, limits: Mapping[str, int]) -> None:
-    """Limit the runs at a time of each provider; `--resources provider_NAME=...` wins."""
+    """Limit each provider's concurrent runs; `--resources provider_NAME=...` takes precedence."""
     for name, slots in limits.items():
         if name not in workflow.global_resources:
             workflow.register_resource(name, slots)
 
 
 def limit_runs(workflow: Any) -> None:
-    """Limit the runs at a time to --jobs, since a run takes no core (rules/runs.smk).
+    """Limit concurrent runs to --jobs, since a run occupies no core (rules/runs.smk).
 
-    Called when a session starts: before that Snakemake may not know the number.
+    To be called when a session starts, because Snakemake may not know the number earlier.
     """
     cores = workflow.resource_settings.cores
     slots = workflow.global_resources.get("run_slots").value
@@ -88,7 +89,7 @@ class _Messages(logging.Filter):
             record.msg = (
                 "Interrupted: finished runs are kept. Start the same command again to continue."
             )
-        # The job itself has printed the reason, and Snakemake prints that it tries again.
+        # The job has printed the reason, and Snakemake prints that it tries again.
         if f"returned non-zero exit status {TRY_AGAIN}" in text:
             return False
         ends = ("died with <Signals.SIGINT", f"returned non-zero exit status {INTERRUPTED}")
@@ -107,7 +108,7 @@ def shorten_messages() -> None:
 def hides_jobs(settings: Any) -> bool:
     """Return whether a dry run with Snakemake's output ``settings`` prints no job.
 
-    Plugins of `--logger` decide themselves what they print.
+    Plugins of `--logger` decide for themselves.
     """
     from snakemake.settings.enums import Quietness
 
@@ -116,10 +117,9 @@ def hides_jobs(settings: Any) -> bool:
 
 
 def skip_hidden_jobs(workflow: Any) -> None:
-    """Do not describe the jobs of a dry run that prints none.
+    """Skip the description of jobs in a dry run that does not print them.
 
-    Snakemake describes each job and then drops the text, which takes a fifth of the time of a dry
-    run of lite.
+    Snakemake formats each description and then drops it, which takes a fifth of a dry run of lite.
     """
     if hides_jobs(workflow.output_settings):
         from snakemake.jobs import Job
@@ -130,9 +130,9 @@ def skip_hidden_jobs(workflow: Any) -> None:
 def handle_sigterm_aside() -> None:
     """Have Snakemake handle SIGTERM in a thread.
 
-    Its handler waits for a lock which the thread that it interrupts may hold: the session then
-    hangs for ever. A halt, `make drain` and clusters send SIGTERM. Not by `threading.Thread`, whose
-    start takes a lock as well.
+    Its handler waits for a lock that the interrupted thread may hold, and then the session hangs
+    forever. A halt, `make drain` and clusters send SIGTERM. `threading.Thread` cannot be used,
+    because its start takes a lock as well.
     """
     from snakemake.scheduling.job_scheduler import JobScheduler
 
@@ -147,8 +147,8 @@ def handle_sigterm_aside() -> None:
 def record_text_parameters() -> None:
     """Have Snakemake record the parameters of jobs without pandas.
 
-    With pandas installed it imports it at the end of the first job, to recognize tables: 0.2 s of
-    processor time and 32 MB. The parameters of all rules here are text.
+    If pandas is installed, Snakemake imports it after the first job to recognize data frames, which
+    takes 0.2 s of processor time and 32 MB. All parameters of these rules are text.
     """
     from snakemake.persistence import PersistenceBase
 
@@ -156,9 +156,9 @@ def record_text_parameters() -> None:
 
 
 def retry_only(workflow: Any, prefixes: tuple[str, ...]) -> None:
-    """Exempt the rules with other names from the profile's retries.
+    """Apply the profile's retries only to rules whose name starts with one of ``prefixes``.
 
-    Not by `retries: 0` in a rule, which Snakemake takes for not set.
+    `retries: 0` in a rule has no effect, because Snakemake treats it as not set.
     """
     for rule in workflow.rules:
         if not rule.name.startswith(prefixes):
@@ -166,13 +166,13 @@ def retry_only(workflow: Any, prefixes: tuple[str, ...]) -> None:
 
 
 def restore_resources(workflow: Any, profiles: Path) -> None:
-    """Give each resource that the command line left out its value from the shipped profile.
+    """Restore the shipped profile's value of each resource that the command line does not set.
 
     Snakemake lets `--resources a=1` replace all resources of a profile, and `--default-resources`
     likewise (snakemake#3429): evaluations and pulls would be unlimited.
     """
     if workflow.remote_exec:
-        return  # one job on a cluster's node, with the resources that its session set
+        return  # a single job on a cluster's node, with the resources that its session set
     # The executor is not known yet, but a local one turns --jobs into --cores.
     cluster = workflow.resource_settings.nodes is not None and not workflow.output_settings.dryrun
     profile = _profile(profiles / ("slurm" if cluster else "default"))
@@ -185,7 +185,7 @@ def restore_resources(workflow: Any, profiles: Path) -> None:
         defaults = workflow.resource_settings._parsed_default_resources
         shipped = dict(Resources.default("full").items())
         for name, value in _assignments(profile, "default-resources").items():
-            # Snakemake adds its defaults for memory, disk and the temporary folder.
+            # Snakemake adds defaults for memory, disk and the temporary folder.
             if name not in defaults or _is_same(defaults[name], shipped.get(name)):
                 defaults[name] = int(value)
 
@@ -200,6 +200,6 @@ def _profile(folder: Path) -> Mapping[str, Any]:
 
 
 def _assignments(profile: Mapping[str, Any], key: str) -> dict[str, str]:
-    """Return a profile's list of NAME=VALUE as a table."""
+    """Return a profile's NAME=VALUE entries as a mapping."""
     pairs = (entry.partition("=") for entry in profile.get(key) or ())
     return {name: value for name, _, value in pairs}

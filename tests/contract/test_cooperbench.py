@@ -44,7 +44,7 @@ def test_the_data_set_is_where_prepare_fetches_it() -> None:
 
 
 # Of each subset: tasks, pairs and repos, as `stats` in upstream's file counts them
-# (dataset/subsets, commits c98470d, f4b610b, 8bb229c, 32ad650); of the whole set, as its README.
+# (dataset/subsets, commits c98470d, f4b610b, 8bb229c, 32ad650); of the complete set, as its README.
 COUNTS = {
     "lite": (26, 100, 12),
     "flash": (20, 50, 11),
@@ -56,7 +56,7 @@ COUNTS = {
 
 
 def test_each_shipped_subset_has_the_counts_of_upstream() -> None:
-    assert set(COUNTS) == set(pairs.shipped())
+    assert set(COUNTS) == set(pairs.shipped_tables())
     for name, counts in COUNTS.items():
         loaded = pairs.load(name, Path("nowhere"))
         tasks = {(pair.repo, pair.task_id) for pair in loaded}

@@ -154,7 +154,7 @@ def test_the_tool_plan_is_returned_to_cohere_if_configured(
     """litellm drops `tool_plan` on the way to the agent; the workflow adds it to the requests."""
     url, requests = cohere
     messages: list[dict[str, Any]] = [{"role": "user", "content": "Fix it."}]
-    with recorded_calls.returning_tool_plans() if returned else contextlib.nullcontext():
+    with recorded_calls.return_tool_plans() if returned else contextlib.nullcontext():
         for number in (1, 2, 3):
             result = recorded_calls.ask(
                 None, tmp_path / f"{number}", "cohere", api_base=url, messages=messages

@@ -1,1 +1,1 @@
-"""The fault campaign: real faults, caused on real processes, containers and files."""
+"""The fault campaign: injects real faults into processes, containers, files and the provider."""

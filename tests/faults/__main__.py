@@ -26,9 +26,9 @@ CASES: tuple[Case, ...] = (
 
 
 def run(cases: Sequence[Case], seed: int, control: Path | None = None) -> Campaign:
-    """Run the cases one after another and return the campaign with its lines.
+    """Run the cases one after another and return the campaign with its report.
 
-    Ctrl-C ends it; the lines before it are kept.
+    Ctrl-C ends the campaign and keeps the lines so far.
     """
     print(f"seed {seed}", flush=True)
     campaign = Campaign(seed, Random(seed), control)
@@ -39,7 +39,7 @@ def run(cases: Sequence[Case], seed: int, control: Path | None = None) -> Campai
         except KeyboardInterrupt:
             campaign.is_interrupted = True
             break
-        except Exception:  # the campaign's own flaw; the other cases still say something
+        except Exception:  # a defect of the campaign itself; the other cases are still useful
             with campaign.line(case.name, "the case itself"):
                 raise
     return campaign
@@ -47,21 +47,21 @@ def run(cases: Sequence[Case], seed: int, control: Path | None = None) -> Campai
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="a regular expression for the cases' names")
+    parser.add_argument("--only", default="", help="a regular expression for the names of cases")
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--quick", action="store_true", help="the subset that `make test` runs")
     parser.add_argument("--out", type=Path, help="write the table to this file")
-    parser.add_argument("--control", type=Path, help="rows of an undisturbed run, as it was kept")
+    parser.add_argument("--control", type=Path, help="saved rows of an undisturbed run")
     arguments = parser.parse_args()
     try:
-        wanted = re.compile(arguments.only)
+        pattern = re.compile(arguments.only)
     except re.error as error:
         parser.error(f"{arguments.only!r} is not a regular expression: {error}")
-    cases = [case for case in CASES if wanted.search(case.name)]
+    cases = [case for case in CASES if pattern.search(case.name)]
     cases = [case for case in cases if case.quick or not arguments.quick]
     if not cases:
         names = "\n  ".join(case.name for case in CASES)
-        parser.error(f"no case's name matches {arguments.only!r}. There are:\n  {names}")
+        parser.error(f"no case's name matches {arguments.only!r}. Cases:\n  {names}")
     seed = int(time.time()) % 100_000 if arguments.seed is None else arguments.seed
     begun = time.monotonic()
     campaign = run(cases, seed, arguments.control)
@@ -71,9 +71,9 @@ def main() -> int:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(table)
     if campaign.is_interrupted:
-        print("Interrupted: the table has the faults before.")
+        print("Interrupted: the table has the faults so far.")
         return 130
-    return 0 if all(line.held for line in campaign.lines) else 1
+    return 0 if all(line.has_passed for line in campaign.lines) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Faults of Docker: killed containers, no memory, and a daemon that stops, hangs or is full."""
+"""Faults of Docker: killed containers, lack of memory, a stopped, hung or full daemon."""
 
 from __future__ import annotations
 
@@ -37,17 +37,18 @@ class Engine:
         subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
         subprocess.run(["mount", "-o", "loop", str(disk), str(self.root)], check=True)
         self.process: subprocess.Popen[bytes] | None = None
-        self.begin()
+        self.start()
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start the daemon and wait until it answers."""
-        # A killed daemon leaves these; a zombie of that number would be taken for a living one.
+        # A killed daemon leaves these files, and its process id may be that of a zombie.
         for left in ("docker.pid", "exec/containerd/containerd.pid"):
             (self.folder / left).unlink(missing_ok=True)
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    # A separate bridge: otherwise it would remove the machine's.
+                    # A separate bridge, because the daemon would otherwise remove the machine's
+                    # bridge.
                     "unshare",
                     "--net",
                     "dockerd",
@@ -90,19 +91,19 @@ class Engine:
         self.process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End the daemon and wait for its end."""
+        """Stop the daemon and wait until it has ended."""
         assert self.process is not None
         self.send(signal.SIGCONT)
         self.send(number)
         self.process.wait(60)
-        # containerd is its child: without its parent it would outlive a kill.
+        # containerd is its child, which would survive a kill of the daemon.
         for pid in self._others():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         wait_for(lambda: not self._others(), 20, "the end of containerd")
 
     def _others(self) -> list[int]:
-        """Return the helpers of this daemon that live: their command lines name its folder."""
+        """Return this daemon's running helpers, whose command lines contain its folder."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
@@ -125,7 +126,7 @@ class Engine:
 
 @contextlib.contextmanager
 def _mid_run(laboratory: Lab, calls: int = 3) -> Iterator[lab.Session]:
-    """Start, and yield once a run has made some calls; wait for the end afterwards."""
+    """Start a session, yield when a run has made some calls, and wait for the end on exit."""
     server = laboratory.server
     start = laboratory.start()
     wait_for(lambda: len(server.ledger()) >= calls or start.poll() is not None, 120, "the run")
@@ -139,26 +140,30 @@ def container_killed(campaign: Campaign) -> None:
         campaign.line("Docker", "an agent's container killed during a step") as line,
         lab.laboratory(delay="1") as laboratory,
     ):
-        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        others = invariants.Bystanders.start(laboratory, campaign.image)
         with _mid_run(laboratory):
             laboratory.docker("kill", laboratory.containers()[0])
             calls = len(laboratory.server.ledger())
             attempt = laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json"
-            told = wait_for(lambda: "container_died" in attempt.read_text(), 60, "the verdict")
-            spent = len(laboratory.server.ledger()) - calls
-            line.expect(TRUE_OUTCOME, told and spent <= 8, f"{spent} calls on a dead container")
+            verdict = wait_for(lambda: "container_died" in attempt.read_text(), 60, "the verdict")
+            calls_after = len(laboratory.server.ledger()) - calls
+            line.expect(
+                TRUE_OUTCOME,
+                verdict and calls_after <= 8,
+                f"{calls_after} calls on a dead container",
+            )
         campaign.expect(line, laboratory.rows(), ("pass", ""))
         campaign.check_invariants(line, laboratory, control, others)
 
 
 def out_of_memory(campaign: Campaign) -> None:
     control = campaign.control([lab.PAIR], ["solo"])
-    eats = agent("python3 -c 'x = bytearray(400 << 20); print(len(x))'")
+    memory_hog = agent("python3 -c 'x = bytearray(400 << 20); print(len(x))'")
     with (
         campaign.line("Docker", "OOM kill at the memory limit", 3) as line,
-        lab.laboratory(models={"tested": eats}, containers={"memory": "96m"}) as laboratory,
+        lab.laboratory(models={"tested": memory_hog}, containers={"memory": "96m"}) as laboratory,
     ):
-        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        others = invariants.Bystanders.start(laboratory, campaign.image)
         laboratory.run()
         campaign.expect(line, laboratory.rows(), ("infra_error", "oom_killed"))
         campaign.check_invariants(line, laboratory, control, others)
@@ -188,13 +193,13 @@ def daemon(
     first: str,
     **limits: int,
 ) -> None:
-    """Disturb the daemon during a run; attempt 1 must end as ``first``, and the run must pass."""
+    """Disturb the daemon during a run; attempt 1 must end as ``first`` and the run must pass."""
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", fault) as line,
         lab.laboratory(docker_host=engine.host, delay="1.5", limits=limits) as laboratory,
     ):
-        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        others = invariants.Bystanders.start(laboratory, campaign.image)
         with _mid_run(laboratory):
             cause(engine)
         path = laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json"
@@ -207,12 +212,12 @@ def daemon(
 def stop_and_start(engine: Engine) -> None:
     engine.stop()
     time.sleep(6)
-    engine.begin()
+    engine.start()
 
 
 def kill_and_start(engine: Engine) -> None:
     engine.stop(signal.SIGKILL)
-    engine.begin()
+    engine.start()
 
 
 def hang(seconds: float) -> Callable[[Engine], None]:
@@ -285,7 +290,7 @@ def storage_full(campaign: Campaign, engine: Engine) -> None:
 
 
 def _fill(root: Path, filler: Path, leave: int) -> None:
-    """Take all room of a file system but ``leave`` bytes."""
+    """Fill a file system except ``leave`` bytes."""
     with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
         while True:
             status = os.statvfs(root)
@@ -315,7 +320,7 @@ def _engine() -> Iterator[Engine]:
 
 
 def daemons(campaign: Campaign) -> None:
-    """Cause all faults of the daemon itself, on a separate daemon."""
+    """Inject all faults of the daemon itself, on a separate daemon."""
     with _engine() as engine:
         for fault, cause, first, limits in DAEMON:
             daemon(campaign, engine, fault, cause, first, **limits)
@@ -333,7 +338,7 @@ def storage(campaign: Campaign) -> None:
 
 
 def contexts(campaign: Campaign) -> None:
-    """Cover a Docker context that is missing, dead or reached by SSH; then a working context."""
+    """Use a Docker context that is missing, dead or reached by SSH; then a working context."""
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Docker", "a context that is missing, dead, or reached by SSH") as line,

@@ -1,4 +1,4 @@
-"""Faults of the disk, of files, and of what is given in: data, subsets, configs."""
+"""Faults of the disk, of files, and of input: data set, subsets and configs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PAIRS = [lab.PAIR, (lab.TEXTKIT, 2, 1, 2)]
 
 
 def damaged(campaign: Campaign) -> None:
-    """Cut documents of an experiment that grows, several at once, and start again.
+    """Truncate several documents of a growing experiment and start again.
 
-    First a task is added, with a gate older than the sentinels, then a pair.
+    First a task is added, with a gate that is older than the sentinels, then a pair.
     """
     grown = lab.ALL_PAIRS
     control = campaign.control(grown, ["solo"])
@@ -35,7 +35,7 @@ def damaged(campaign: Campaign) -> None:
         one, other = (laboratory.run_folder("solo", pair) for pair in grown[:2])
         images = laboratory.results / "images"
         gate = images / "verified.json"
-        # A document, and the jobs of a dry run that prove that its loss was seen.
+        # Documents, and the jobs in a dry run that prove that their damage was detected.
         documents: dict[Path, tuple[str, int]] = {
             one / "result.json": ("run_solo", 2),
             other / "eval.json": ("eval_solo", 2),
@@ -44,8 +44,8 @@ def damaged(campaign: Campaign) -> None:
         growth = Line("", "")
         lab.write_pairs(laboratory.pairs, grown[:3])
         os.utime(gate, (1, 1))
-        how = dict.fromkeys(documents, "truncated")
-        lines = _damage(campaign, laboratory, growth, how, documents)
+        damage = dict.fromkeys(documents, "truncated")
+        lines = _damage(campaign, laboratory, growth, damage, documents)
         lab.write_pairs(laboratory.pairs, grown)
         os.utime(gate, (1, 1))
         jobs = _jobs(laboratory.run("-n", "all").stdout)
@@ -55,29 +55,31 @@ def damaged(campaign: Campaign) -> None:
             jobs = _jobs(laboratory.run("-n", "all").stdout)
             line.expect(TRUE_OUTCOME, "images_verified" in jobs, f"the dry run lists {jobs}")
         sentinels = sorted(images.glob("cooper*.json"))
-        how = dict.fromkeys([*documents, sentinels[1], gate], "empty") | {sentinels[0]: "truncated"}
+        damage = dict.fromkeys([*documents, sentinels[1], gate], "empty") | {
+            sentinels[0]: "truncated"
+        }
         documents |= dict.fromkeys(sentinels, ("image", 2)) | {gate: ("images_verified", 1)}
-        lines += [line, *_damage(campaign, laboratory, growth, how, documents)]
+        lines += [line, *_damage(campaign, laboratory, growth, damage, documents)]
         with campaign.line("Files", "an experiment grows while its gate is old", 2) as line:
             for column in growth.checked:
-                line.add(column, growth.wrong.get(column, []))
+                line.add(column, growth.violations.get(column, []))
             lines.append(line)
         end = Line("", "")
         campaign.check_invariants(end, laboratory, control, run=False)
         for line in lines:
             for column in end.checked:
-                line.add(column, end.wrong.get(column, []))
+                line.add(column, end.violations.get(column, []))
 
 
 def _damage(
     campaign: Campaign,
     laboratory: Lab,
     growth: Line,
-    how: Mapping[Path, str],
+    damage: Mapping[Path, str],
     expected: Mapping[Path, tuple[str, int]],
 ) -> list[Line]:
-    """Cut documents; one session repairs them, calls no model for it, and makes the added run."""
-    for path, cut in how.items():
+    """Truncate documents. One session repairs them without model calls and makes the added run."""
+    for path, cut in damage.items():
         _cut(path, cut)
     calls = len(laboratory.server.ledger())
     rows = len(laboratory.rows())
@@ -89,7 +91,7 @@ def _damage(
     )
     growth.expect(PAID_ONCE, len(new) == 1, f"{len(new)} runs")
     lines = []
-    for path, cut in how.items():
+    for path, cut in damage.items():
         rule, count = expected[path]
         with campaign.line("Files", f"{path.name} {cut}") as line:
             line.expect(TRUE_OUTCOME, jobs.get(rule, 0) >= count, f"the dry run lists {jobs}")
@@ -99,9 +101,9 @@ def _damage(
     return lines
 
 
-def _cut(path: Path, how: str) -> None:
+def _cut(path: Path, damage: str) -> None:
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2] if how == "truncated" else b"")
+    path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
 
 
 def _jobs(dry: str) -> dict[str, int]:
@@ -110,7 +112,7 @@ def _jobs(dry: str) -> dict[str, int]:
 
 
 def both_copies_gone(campaign: Campaign) -> None:
-    """A finished run without any complete document is repeated, and nothing else."""
+    """Only a finished run without any complete document is repeated."""
     control = campaign.control(PAIRS, ["solo"])
     with (
         campaign.line("Files", "result.json and its copies truncated") as line,
@@ -126,13 +128,13 @@ def both_copies_gone(campaign: Campaign) -> None:
         assert laboratory.run().returncode == 0, laboratory.sessions[-1].stdout[-2000:]
         new = laboratory.server.ledger()[calls:]
         line.expect(TRUE_OUTCOME, {e["repo"] for e in new} == {lab.INVENTORY}, f"{len(new)} calls")
-        # The usage of a later attempt includes both.
+        # The usage of the later attempt includes both.
         (run / "attempts" / "1" / "result.json").unlink(missing_ok=True)
         campaign.check_invariants(line, laboratory, control, run=False)
 
 
 def half_published(campaign: Campaign) -> None:
-    """Killed between the decision and result.json; and a writer's temporary file left."""
+    """Simulate a kill between the decision and result.json, which leaves a temporary file."""
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Files", "killed in the middle of publishing") as line,
@@ -157,15 +159,15 @@ def two_starts(campaign: Campaign) -> None:
         first = laboratory.start()
         lab.wait_for(lambda: laboratory.server.ledger(), 120, "a call")
         second = laboratory.run()
-        said = f"process {first.pid}" in second.stdout and second.returncode != 0
-        line.expect(TRUE_OUTCOME, said, f"the second session: {second.stdout[-800:]}")
+        is_reported = f"process {first.pid}" in second.stdout and second.returncode != 0
+        line.expect(TRUE_OUTCOME, is_reported, f"the second session: {second.stdout[-800:]}")
         first.wait(lab.PATIENCE)
         line.expect(RESUMES, not first.returncode, first.stdout[-800:])
         campaign.check_invariants(line, laboratory, control, run=False)
 
 
 def clock(campaign: Campaign) -> None:
-    """All times of an earlier session are in the future; killed before the tables are made."""
+    """Set all times of an earlier session, killed before the tables, to the future."""
     control = campaign.control(PAIRS, ["solo"])
     with campaign.line("Files", "clock set back a day") as line, lab.laboratory() as laboratory:
         assert laboratory.run().returncode == 0
@@ -174,7 +176,7 @@ def clock(campaign: Campaign) -> None:
         for path in laboratory.results.rglob("*"):
             if path.is_file():
                 os.utime(path, (later, later))
-        # Only the runs and evaluations: as if killed before the tables.
+        # Only the runs and evaluations, as if the session was killed before the tables.
         evals = laboratory.run_folder("solo", PAIRS[1]) / "eval.json"
         part = laboratory.run("-j", "4", str(evals.relative_to(laboratory.clone)))
         assert part.returncode == 0, part.stdout[-2000:]
@@ -183,7 +185,7 @@ def clock(campaign: Campaign) -> None:
 
 
 def moved(campaign: Campaign) -> None:
-    """Results in another clone at another path, their times in any order."""
+    """Move results to another clone at another path, with times in any order."""
     control = campaign.control(PAIRS, ["solo"])
     with (
         campaign.line("Files", "results moved to another path and clone") as line,
@@ -203,7 +205,7 @@ def moved(campaign: Campaign) -> None:
 
 
 def another_version(campaign: Campaign) -> None:
-    """Other scripts, rules and profile (as a checkout makes them) leave finished runs alone."""
+    """Finished runs are unaffected by other scripts, rules and profiles, as after a checkout."""
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Files", "another version checked out over finished results") as line,
@@ -235,8 +237,8 @@ def config_changed(campaign: Campaign) -> None:
         calls = invariants.calls(laboratory.servers.values())
         laboratory.document["agent"] = {"config": {"agent": {"step_limit": 7}}}
         refused = laboratory.run()
-        told = "agent_config" in refused.stdout and "accept" in refused.stdout
-        line.expect(TRUE_OUTCOME, refused.returncode and told, refused.stdout[-1500:])
+        is_reported = "agent_config" in refused.stdout and "accept" in refused.stdout
+        line.expect(TRUE_OUTCOME, refused.returncode and is_reported, refused.stdout[-1500:])
         if invariants.calls(laboratory.servers.values()) != calls:
             line.add(PAID_ONCE, ["a call was paid for"])
         del laboratory.document["agent"]
@@ -251,21 +253,21 @@ def data_changed(campaign: Campaign) -> None:
     ):
         assert laboratory.run().returncode == 0
         tests = laboratory.clone / "demo/dataset/demo_inventory_task/task1/feature1/tests.patch"
-        kept = tests.read_bytes()
-        tests.write_bytes(kept + b"\n# other tests\n")
+        original = tests.read_bytes()
+        tests.write_bytes(original + b"\n# other tests\n")
         done = laboratory.run()
         line.expect(RESUMES, "Nothing to be done" in done.stdout, done.stdout[-900:])
-        # To be graded by tests that the run was not made for: refused.
+        # An evaluation with tests for which the run was not made is refused.
         (laboratory.run_folder("solo") / "eval.json").unlink()
         refused = laboratory.run()
-        told = "has other contents" in refused.stdout and refused.returncode
-        line.expect(TRUE_OUTCOME, told, refused.stdout[-1500:])
-        tests.write_bytes(kept)
+        is_reported = "has other contents" in refused.stdout and refused.returncode
+        line.expect(TRUE_OUTCOME, is_reported, refused.stdout[-1500:])
+        tests.write_bytes(original)
         campaign.check_invariants(line, laboratory, control)
 
 
 def full_disk(campaign: Campaign) -> None:
-    """results/ on a small file system that fills during a run."""
+    """Put results/ on a small file system that becomes full during a run."""
     control = campaign.control([lab.PAIR], ["solo"])
     with (
         campaign.line("Files", "results/ on a full file system") as line,
@@ -283,11 +285,13 @@ def full_disk(campaign: Campaign) -> None:
                 stream.write(b"\0" * 512)
         start.wait(lab.PATIENCE)
         calls = len(laboratory.server.ledger())
-        line.expect(TRUE_OUTCOME, calls <= 14, f"{calls} calls were made that could not be kept")
+        line.expect(
+            TRUE_OUTCOME, calls <= 14, f"{calls} calls were made that could not be original"
+        )
         line.expect(TRUE_OUTCOME, start.returncode, "the session ended as a success")
         refused = laboratory.run()
-        told = "MB free" in refused.stdout and refused.returncode
-        line.expect(TRUE_OUTCOME, told, refused.stdout[-1500:])
+        is_reported = "MB free" in refused.stdout and refused.returncode
+        line.expect(TRUE_OUTCOME, is_reported, refused.stdout[-1500:])
         filler.unlink()
         campaign.check_invariants(line, laboratory, control)
 
@@ -301,8 +305,8 @@ def read_only(campaign: Campaign) -> None:
     ):
         subprocess.run(["mount", "-o", "remount,ro", str(laboratory.results)], check=True)
         done = laboratory.run()
-        told = "cannot be written" in done.stdout or "not writable" in done.stdout
-        line.expect(TRUE_OUTCOME, done.returncode and told, done.stdout[-1500:])
+        is_reported = "cannot be written" in done.stdout or "not writable" in done.stdout
+        line.expect(TRUE_OUTCOME, done.returncode and is_reported, done.stdout[-1500:])
         line.expect(TRUE_OUTCOME, "Traceback" not in done.stdout, "a traceback is shown")
         subprocess.run(["mount", "-o", "remount,rw", str(laboratory.results)], check=True)
         campaign.check_invariants(line, laboratory, control)
@@ -356,13 +360,14 @@ INPUTS: tuple[tuple[str, Spoil, str], ...] = (
 
 
 def inputs(campaign: Campaign) -> None:
-    """Impossible configs are refused before anything starts, and the message names the value."""
+    """Invalid configs are refused before anything starts, and the message names the value."""
     with lab.laboratory(dataset={"subset": "pairs.json"}) as laboratory:
         for number, (name, spoil, word) in enumerate(INPUTS):
             with campaign.line("Input", name) as line:
                 _subset(_tasks(lab.INVENTORY, 1, [1, 2]))(laboratory)
                 spoil(laboratory)
-                # A session for the first and the last; the others by a session's first check.
+                # The first and the last are tested by a session, the others by a session's first
+                # check.
                 text = (
                     laboratory.run().stdout
                     if number in (0, len(INPUTS) - 1)
@@ -372,11 +377,11 @@ def inputs(campaign: Campaign) -> None:
                 line.expect(TRUE_OUTCOME, "Traceback" not in text, "a traceback is shown")
                 paid = invariants.calls(laboratory.servers.values())
                 line.expect(PAID_ONCE, not paid, "a call was paid for")
-                line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
+                line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory))
 
 
 def _refusal(laboratory: Lab) -> str:
-    """Return the message about a config when the DAG is built, empty without one."""
+    """Return the error message for a config when the DAG is built, empty without an error."""
     laboratory.write_config()
     with contextlib.chdir(laboratory.clone):
         try:

@@ -1,4 +1,4 @@
-"""Invariants that must hold after every fault; each check returns the violations as text."""
+"""The invariants that must hold after every fault; each check returns the violations as text."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cooperflow.outcomes import usage
 
 from .lab import Lab, Server
 
-# Time after which nothing of an ended run may remain, seconds.
+# Time after a run's end after which nothing of it may remain, seconds.
 GRACE = 15
-# Return violations that count even before the next session removes leftovers.
+# Violations that count even before the next session removes leftovers.
 RUNNING = ("process", "results/.state")
-# Tokens of the model, USD.
+# Prices of the model, USD per token.
 PRICE_IN, PRICE_OUT = 2.5e-6, 10e-6
-# Columns that a fault may change: attempts, cost, times; and on a busy machine the number of
+# Columns that a fault may change: attempts, cost, times; on a busy machine also the number of
 # messages of the demo's pair with a late message (demo/README.md).
 FREE = (
     *("run_name", "model", "replay", "attempts", "started", "ended", "duration_s", "model_s"),
@@ -35,9 +35,9 @@ FREE = (
 )
 
 
-def usage_errors(lab: Lab, skip: Sequence[str] = ()) -> list[str]:
-    """runs.csv against the ledgers: to the token, or marked and bounded."""
-    wrong: list[str] = []
+def find_usage_errors(lab: Lab, skip: Sequence[str] = ()) -> list[str]:
+    """Check runs.csv against the ledgers: usage is exact, or marked as incomplete and bounded."""
+    violations: list[str] = []
     for model, server in lab.servers.items():
         if model in skip:
             continue
@@ -45,8 +45,8 @@ def usage_errors(lab: Lab, skip: Sequence[str] = ()) -> list[str]:
         for setting in sorted({str(entry["kind"]) for entry in ledger}):
             rows = [row for row in lab.rows() if (row["model"], row["setting"]) == (model, setting)]
             recorded = [entry for entry in ledger if entry["kind"] == setting]
-            wrong += _compare_usage(f"{model}-{setting}", rows, recorded)
-    return wrong
+            violations += _compare_usage(f"{model}-{setting}", rows, recorded)
+    return violations
 
 
 def _compare_usage(
@@ -61,21 +61,21 @@ def _compare_usage(
     if all(row["cost_complete"] == "True" for row in rows):
         if recorded != requested:
             yield (
-                f"{name}: the tables say {recorded} tokens, the ledger {requested}, "
+                f"{name}: the tables have {recorded} tokens, the ledger {requested}, "
                 "and cost_complete is true"
             )
         if abs(cost - known) > 1e-5:
-            yield f"{name}: the tables say ${known:.6f}, the ledger ${cost:.6f}"
+            yield f"{name}: the tables have ${known:.6f}, the ledger ${cost:.6f}"
         return
     bound = sum(float(row["cost_bound_usd"] or "nan") for row in rows)
     if recorded[0] > requested[0] or recorded[1] > requested[1]:
-        yield f"{name}: the tables say {recorded} tokens, more than the ledger's {requested}"
+        yield f"{name}: the tables have {recorded} tokens, more than the ledger's {requested}"
     if not cost <= bound + 1e-5:
         yield f"{name}: the ledger's ${cost:.6f} is above the bound ${bound:.6f}"
 
 
-def unanswered_calls_are_marked(lab: Lab) -> list[str]:
-    """A run with a call whose usage is unknown states that its cost is incomplete."""
+def find_unmarked_calls(lab: Lab) -> list[str]:
+    """Check that the cost of a run with a call of unknown usage is marked as incomplete."""
     logs = (atomic_io.read_lines(path) for path in lab.results.rglob(f"attempts/*/{layout.CALLS}"))
     unknown = sum(call.kind != usage.ANSWERED for log in logs for call in usage.calls(log))
     if unknown and all(row["cost_complete"] == "True" for row in lab.rows()):
@@ -83,45 +83,47 @@ def unanswered_calls_are_marked(lab: Lab) -> list[str]:
     return []
 
 
-def nothing_left(lab: Lab, others: Bystanders | None = None, is_cleaned: bool = True) -> list[str]:
-    """No process, container, network, volume, temporary file or lock 15 s after the end.
+def find_leftovers(
+    lab: Lab, bystanders: Bystanders | None = None, is_cleaned: bool = True
+) -> list[str]:
+    """Check that no process, container, network, volume, temporary file or lock remains.
 
     Args:
-        is_cleaned: a session followed the last kill; before that, leftovers of killed processes
-            themselves may lie, but nothing of them may run or hold a lock.
+        is_cleaned: a session followed the last kill. Before that, files of killed processes may
+            remain, but no process and no lock.
     """
     limit = time.monotonic() + GRACE
-    while left := [text for text in _left(lab) if is_cleaned or text.startswith(RUNNING)]:
+    while left := [text for text in _leftovers(lab) if is_cleaned or text.startswith(RUNNING)]:
         if time.monotonic() > limit:
             break
         time.sleep(0.3)
-    return left + (others.missing() if others else [])
+    return left + (bystanders.missing() if bystanders else [])
 
 
 def entries_below(folder: Path) -> Iterator[Path]:
-    """Yield files and folders, without those that a process removes meanwhile, as rglob() does."""
+    """Yield files and folders like rglob(), but tolerate their removal by a process."""
     for parent, folders, files in os.walk(folder):
         yield from (Path(parent, name) for name in (*folders, *files))
 
 
-def _left(lab: Lab) -> Iterator[str]:
+def _leftovers(lab: Lab) -> Iterator[str]:
     for pid, line in lab.processes():
         yield f"process {pid} is alive: {line[:100]}"
     chosen = f"label=cooperflow.results={lab.identity}"
     for kind in ("container", "network", "volume"):
         extra = ["-a"] if kind == "container" else []
         for found in lab.docker(kind, "ls", "-q", *extra, "--filter", chosen).split():
-            yield f"{kind} {found[:12]} is there"
+            yield f"{kind} {found[:12]} remains"
     for place in (lab.runtime, lab.temporary):
         for path in entries_below(place):
             if not path.is_dir() and not path.name.startswith("snakemake"):
-                yield f"{path.relative_to(lab.folder)} is left"
+                yield f"{path.relative_to(lab.folder)} remains"
             if path.is_dir() and path.name.startswith("run-"):
-                yield f"{path.relative_to(lab.folder)}/ is left"
+                yield f"{path.relative_to(lab.folder)}/ remains"
     if lab.results.is_dir():
         for path in entries_below(lab.results):
             if path.suffix == ".tmp":
-                yield f"{path.relative_to(lab.clone)} is left"
+                yield f"{path.relative_to(lab.clone)} remains"
         yield from _locks(lab)
 
 
@@ -136,12 +138,12 @@ def _locks(lab: Lab) -> Iterator[str]:
                     yield f"{path.relative_to(lab.clone)} is locked"
 
 
-def incomplete_results(lab: Lab) -> list[str]:
-    """Every JSON and CSV that a reader can see can be read to its end."""
-    wrong = []
+def find_incomplete_results(lab: Lab) -> list[str]:
+    """Check that every visible JSON and CSV file is complete."""
+    violations = []
     for path in entries_below(lab.results):
         parts = path.relative_to(lab.results).parts
-        # Partial files of a killed upstream process stay with their attempt.
+        # Partial files of a killed upstream process stay in their attempt.
         if "logs" in parts or path.is_dir():
             continue
         try:
@@ -151,58 +153,58 @@ def incomplete_results(lab: Lab) -> list[str]:
                 with path.open(newline="") as stream:
                     widths = {len(row) for row in csv.reader(stream)}
                 if len(widths) != 1:
-                    wrong.append(f"{path.relative_to(lab.clone)}: rows of widths {widths}")
+                    violations.append(f"{path.relative_to(lab.clone)}: rows of widths {widths}")
         except ValueError as error:
-            wrong.append(f"{path.relative_to(lab.clone)}: {error}")
-    return wrong
+            violations.append(f"{path.relative_to(lab.clone)}: {error}")
+    return violations
 
 
-def no_further_call(lab: Lab) -> list[str]:
-    """A session on finished runs calls no model, and Snakemake prints that nothing is pending."""
+def find_further_calls(lab: Lab) -> list[str]:
+    """Check that a session on finished runs calls no model and has no pending jobs."""
     before = calls(lab.servers.values())
     again = lab.run()
-    wrong = []
+    violations = []
     if calls(lab.servers.values()) != before:
-        wrong.append("a session on finished runs called the model")
+        violations.append("a session on finished runs called the model")
     if again.returncode != 0 or "Nothing to be done" not in again.stdout:
-        wrong.append(f"a session on finished runs had pending jobs: {again.stdout[-300:]}")
-    return wrong
+        violations.append(f"a session on finished runs had pending jobs: {again.stdout[-300:]}")
+    return violations
 
 
 def calls(servers: Iterable[Server]) -> int:
     return sum(len(server.ledger()) for server in servers)
 
 
-def same_tables(
+def compare_tables(
     lab: Lab,
     control: Mapping[tuple[str, str, str], Mapping[str, str]],
     settings: Sequence[str] | None = None,
 ) -> list[str]:
-    """Every row (of these settings) equals that of an undisturbed run.
+    """Check that every row (of these settings) equals the row of an undisturbed run.
 
     Attempts, cost and times may differ.
     """
     rows = [row for row in lab.rows() if settings is None or row["setting"] in settings]
-    wrong = [problem for row in rows for problem in same_row(row, control)]
+    violations = [problem for row in rows for problem in compare_row(row, control)]
     for line in lab.summary():
         if settings is not None and line["setting"] not in settings:
             continue
-        mine = [row for row in rows if row["run_name"] == line["run_name"]]
+        rows_of_run = [row for row in rows if row["run_name"] == line["run_name"]]
         for word in ("pass", "fail", "infra_error"):
-            if int(line[word]) != sum(control[_key(row)]["outcome"] == word for row in mine):
-                wrong.append(f"summary.csv: {line['run_name']}: {word} is {line[word]}")
-    return wrong
+            if int(line[word]) != sum(control[_key(row)]["outcome"] == word for row in rows_of_run):
+                violations.append(f"summary.csv: {line['run_name']}: {word} is {line[word]}")
+    return violations
 
 
-def same_row(
+def compare_row(
     row: Mapping[str, str], control: Mapping[tuple[str, str, str], Mapping[str, str]]
 ) -> list[str]:
-    """One row against that of the undisturbed run."""
-    want = control[_key(row)]
+    """Compare one row with the row of the undisturbed run."""
+    expected = control[_key(row)]
     return [
-        f"{_key(row)}: {column} is {value!r}, undisturbed {want[column]!r}"
+        f"{_key(row)}: {column} is {value!r}, undisturbed {expected[column]!r}"
         for column, value in row.items()
-        if column not in FREE and want[column] != value
+        if column not in FREE and expected[column] != value
     ]
 
 
@@ -211,49 +213,53 @@ def _key(row: Mapping[str, str]) -> tuple[str, str, str]:
 
 
 def control_rows(rows: Iterable[Mapping[str, str]]) -> dict[tuple[str, str, str], dict[str, str]]:
-    """Index the rows of an undisturbed run."""
+    """Return the rows of an undisturbed run by their keys."""
     return {_key(row): dict(row) for row in rows}
 
 
-def key_is_secret(lab: Lab, key: str) -> list[str]:
-    """No file that a session wrote contains the provider's key."""
-    wrong = []
-    # The servers' own files are the campaign's: it has them quote the key.
-    ours = lab.folder / "servers"
-    for path in [p for p in entries_below(lab.folder) if p.is_file() and ours not in p.parents]:
+def find_key(lab: Lab, key: str) -> list[str]:
+    """Check that no file that a session wrote contains the provider's key."""
+    violations = []
+    # Except the files of the servers, which the campaign makes quote the key.
+    server_folder = lab.folder / "servers"
+    for path in [
+        p for p in entries_below(lab.folder) if p.is_file() and server_folder not in p.parents
+    ]:
         try:
             if any(key.encode() in content for _, content in atomic_io.file_contents(path)):
-                wrong.append(f"the key is in {path.relative_to(lab.folder)}")
+                violations.append(f"the key is in {path.relative_to(lab.folder)}")
         except (OSError, ValueError):
             continue
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 if key.encode() in (entry / "cmdline").read_bytes():
-                    wrong.append(f"the key is in the command line of {entry.name}")
+                    violations.append(f"the key is in the command line of {entry.name}")
             except OSError:
                 continue
-    return wrong
+    return violations
 
 
 @dataclass
 class Bystanders:
-    """Foreign containers: of another workflow with a dead session process, and without a label."""
+    """Foreign containers: without labels, and of another workflow whose session has ended."""
 
     lab: Lab
     names: tuple[str, ...]
 
     @classmethod
-    def begin(cls, lab: Lab, image: str) -> Bystanders:
+    def start(cls, lab: Lab, image: str) -> Bystanders:
         suffix = lab.mark[MARKER][:8]
         foreign, plain = f"cflab-foreign-{suffix}", f"cflab-plain-{suffix}"
         labels = ["--label", "cooperflow.results=another", "--label", "cooperflow.run=x"]
         labels += ["--label", "cooperflow.owner=nowhere:1:0", "--label", "cooperflow.token=t"]
         for name, extra in ((foreign, labels), (plain, [])):
-            lab.bystanders.append(name)  # the laboratory removes it, however the case ends
+            lab.bystanders.append(name)  # the laboratory removes it when the case ends
             lab.docker("run", "-d", "--name", name, *extra, "--entrypoint", "sleep", image, "3600")
         return cls(lab, (foreign, plain))
 
     def missing(self) -> list[str]:
         there = self.lab.docker("ps", "-a", "--format", "{{.Names}}").split()
-        return [f"{name}, of others, is missing" for name in self.names if name not in there]
+        return [
+            f"the foreign container {name} is missing" for name in self.names if name not in there
+        ]

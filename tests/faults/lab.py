@@ -1,4 +1,4 @@
-"""Laboratory: an experiment in a separate clone, its models with faults on request."""
+"""Laboratory: an experiment in a separate clone whose models fail on request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from replay_client import Server, start_server
 __all__ = ["ALL_PAIRS", "COMMON", "INVENTORY", "KEY", "KEY_NAME", "PAIR", "TEXTKIT"]
 __all__ += ["Lab", "Server", "Session", "clone_to", "laboratory", "wait_for", "write_pairs"]
 
-# Time after which the campaign counts a session as hung, seconds.
+# Time after which a session counts as hung, seconds.
 PATIENCE = 1200
 
 Rules = Sequence[Mapping[str, Any]]
@@ -44,14 +44,14 @@ Rules = Sequence[Mapping[str, Any]]
 
 @dataclass
 class Lab(Experiment):
-    """One experiment of a few runs, with all that it makes below one folder."""
+    """An experiment of a few runs with all of its files in one folder."""
 
     folder: Path = Path()
     document: dict[str, Any] = field(default_factory=dict)  # the config
     servers: dict[str, Server] = field(default_factory=dict)
     docker_host: str | None = None
-    variables: dict[str, str] = field(default_factory=dict)  # over those of every session
-    bystanders: list[str] = field(default_factory=list)  # containers that are not of its runs
+    variables: dict[str, str] = field(default_factory=dict)  # additional variables of every session
+    bystanders: list[str] = field(default_factory=list)  # containers that do not belong to its runs
 
     @property
     def logs(self) -> Path:
@@ -70,19 +70,19 @@ class Lab(Experiment):
         return self.folder / "tmp"
 
     def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("COOPERFLOW")}
-        kept.update({**self.mark, KEY_NAME: KEY, "TMPDIR": str(self.temporary)})
-        kept["XDG_RUNTIME_DIR"] = str(self.runtime)
-        kept["XDG_CACHE_HOME"] = str(self.folder / "cache")
+        variables = {k: v for k, v in os.environ.items() if not k.startswith("COOPERFLOW")}
+        variables.update({**self.mark, KEY_NAME: KEY, "TMPDIR": str(self.temporary)})
+        variables["XDG_RUNTIME_DIR"] = str(self.runtime)
+        variables["XDG_CACHE_HOME"] = str(self.folder / "cache")
         if self.docker_host:
-            kept["DOCKER_HOST"] = self.docker_host
-        return {**kept, **self.variables}
+            variables["DOCKER_HOST"] = self.docker_host
+        return {**variables, **self.variables}
 
     def write_config(self) -> None:
         self.config.write_text(yaml.safe_dump(self.document, sort_keys=False))
 
     def start(self, *arguments: str) -> Session:
-        """Start Snakemake with the config as it is now."""
+        """Start Snakemake with the current config."""
         self.write_config()
         return super().start(*arguments)
 
@@ -90,7 +90,7 @@ class Lab(Experiment):
         return super().run(*arguments, seconds=seconds)
 
     def targets(self) -> list[str]:
-        """Return the targets of `all` but figures and report, which call nothing."""
+        """Return the targets of `all` without figures and report, which make no calls."""
         paths = [self.results / "summary.csv"]
         for model in [name for name, entry in self.document["models"].items() if entry]:
             for setting in [name for name, flags in self.document["settings"].items() if flags]:
@@ -101,7 +101,7 @@ class Lab(Experiment):
         return [str(path.relative_to(self.clone)) for path in paths]
 
     def correct_addresses(self, names: Sequence[str], url: str) -> None:
-        """Give models without a server an address; the experiment stays the same."""
+        """Set the address of models without a server; the experiment stays the same."""
         for name in names:
             self.document["models"][name]["api_base"] = url
         self.document["accept"] = [f"{name}-{setting}" for name in names for setting in COMMON]
@@ -118,7 +118,7 @@ class Lab(Experiment):
         return self.results / "runs" / name / mode / repo / str(task) / f"f{low}_f{high}"
 
     def processes(self) -> list[tuple[int, str]]:
-        """Return every living process that this laboratory's sessions brought about."""
+        """Return all running processes that this laboratory's sessions have started."""
         return marked_processes(self.mark[MARKER])
 
     def docker(self, *arguments: str, check: bool = True) -> str:
@@ -143,7 +143,7 @@ class Lab(Experiment):
         return self.docker("ps", "-aq", "--no-trunc", "--filter", chosen).split()
 
     def end(self) -> None:
-        """End whatever is left, so that one case does not disturb the next."""
+        """End everything that remains, so that one case does not disturb the next."""
         super().end()
         kill_marked(self.mark[MARKER])
         for server in self.servers.values():
@@ -155,11 +155,11 @@ class Lab(Experiment):
 
 
 def clone_to(folder: Path) -> None:
-    """Copy what a session needs of this repository, in its current state."""
+    """Copy the files of this repository that a session needs, in their current state."""
     clone_of(folder, skip=("tests/", "docs/", "logs/", ".ci/"))
 
 
-# A busy machine does not count as a fault.
+# Generous limits, because a busy machine is not a fault.
 LIMITS = {
     "run_seconds": 400,
     "eval_seconds": 400,
@@ -182,13 +182,13 @@ def laboratory(
     recordings: str = "recordings",
     **config: Any,
 ) -> Iterator[Lab]:
-    """Give a laboratory.
+    """Yield a laboratory.
 
     Args:
-        models: the fault rules of each model, which has a separate server.
-        bases: the addresses of models without one.
+        models: the fault rules of each model; each model has a separate server.
+        bases: the addresses of models without a server.
     """
-    # Short: the path of a unix socket has 107 bytes.
+    # Short, because the path of a unix socket has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="cflab-", dir="/tmp"))
     clone, servers = folder / "clone", {}
     for name, rules in ({"tested": ()} if models is None else models).items():

@@ -1,4 +1,4 @@
-"""Machines that differ from the developer's: a key from a secret file, a locale, a home."""
+"""Unusual machines: a key from a secret file, other locales, an unwritable home, warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MACHINES = (
 
 
 def key_from_a_file(campaign: Campaign) -> None:
-    """A key that ends in a line break is sent without it, and quoted by errors it is redacted."""
+    """A key's trailing line break is removed, and the key is redacted in errors that quote it."""
     models = {"tested": (), "denied": [fault_rule("unavailable", message=QUOTES_THE_KEY)]}
     with (
         campaign.line("Machine", "key with a trailing line break") as line,
@@ -27,25 +27,25 @@ def key_from_a_file(campaign: Campaign) -> None:
         rows = [row for row in laboratory.rows() if row["model"] == "tested"]
         campaign.expect(line, rows, ("pass", ""))
         line.expect(TRUE_OUTCOME, "ends with white space" in done.stdout, done.stdout[-900:])
-        line.add(TRUE_OUTCOME, invariants.key_is_secret(laboratory, lab.KEY))
-        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
+        line.add(TRUE_OUTCOME, invariants.find_key(laboratory, lab.KEY))
+        line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory))
     with (
         campaign.line("Machine", "key with a line break inside") as line,
         lab.laboratory() as laboratory,
     ):
         laboratory.variables[lab.KEY_NAME] = f"{lab.KEY[:12]}\n{lab.KEY[12:]}"
         done = laboratory.run()
-        told = done.returncode and "a line break at position 13" in done.stdout
-        line.expect(TRUE_OUTCOME, told, done.stdout[-900:])
+        is_reported = done.returncode and "a line break at position 13" in done.stdout
+        line.expect(TRUE_OUTCOME, is_reported, done.stdout[-900:])
         line.expect(
             TRUE_OUTCOME, not invariants.calls(laboratory.servers.values()), "a model was called"
         )
-        line.add(TRUE_OUTCOME, invariants.key_is_secret(laboratory, lab.KEY[12:]))
-        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
+        line.add(TRUE_OUTCOME, invariants.find_key(laboratory, lab.KEY[12:]))
+        line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory))
 
 
 def surroundings(campaign: Campaign) -> None:
-    """Each run ends as an undisturbed one does."""
+    """Each run ends like an undisturbed run."""
     control = campaign.control([lab.PAIR], ["solo"])
     for name, variables in MACHINES:
         with campaign.line("Machine", name) as line, lab.laboratory() as laboratory:

@@ -1,4 +1,4 @@
-"""Faults of agents that live in containers: their server, and their way to the model."""
+"""Faults of agents in containers: their agent server, and their gateway to the model."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def _mid_run(laboratory: Lab, calls: int = 2) -> Iterator[None]:
 def _check_fault(
     campaign: Campaign, fault: str, cause: Callable[[Lab], None], first: str, calls: int = 2
 ) -> None:
-    """Strike during a run: attempt 1 must end as ``first``, a later attempt must pass."""
+    """Inject a fault during a run: attempt 1 must end as ``first``, a later attempt must pass."""
     undisturbed = control()
     with (
         campaign.line("OpenHands", fault) as line,
         lab.laboratory(**OPTIONS) as laboratory,
     ):
-        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        bystanders = invariants.Bystanders.start(laboratory, campaign.image)
         with _mid_run(laboratory, calls):
             cause(laboratory)
         text = (laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()
         line.expect(TRUE_OUTCOME, f'"reason": "{first}"' in text, f"attempt 1: {text[:600]}")
         campaign.expect(line, laboratory.rows(), ("pass", ""))
-        campaign.check_invariants(line, laboratory, undisturbed, others)
+        campaign.check_invariants(line, laboratory, undisturbed, bystanders)
 
 
 def _signal_server(number: str) -> Callable[[Lab], None]:
@@ -64,7 +64,7 @@ def _signal_server(number: str) -> Callable[[Lab], None]:
 
     def cause(laboratory: Lab) -> None:
         container = laboratory.containers()[0]
-        # Not the init process and this shell, whose command lines name the server as well.
+        # Except the init process and this shell, whose command lines contain the name too.
         script = f"for n in $({find}); do [ $n = 1 ] || [ $n = $$ ] || kill -{number} $n; done"
         laboratory.docker("exec", container, "sh", "-c", script, check=False)
 
@@ -72,7 +72,7 @@ def _signal_server(number: str) -> Callable[[Lab], None]:
 
 
 def _kill_gateway(laboratory: Lab) -> None:
-    """Kill the process that listens on the run's network, except Redis."""
+    """Kill the process that listens on the run's network and is not Redis."""
     for pid, _ in laboratory.processes():
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
@@ -102,7 +102,7 @@ def gateway_dies(campaign: Campaign) -> None:
 
 
 def never_healthy(campaign: Campaign) -> None:
-    """The server is stopped before it is healthy, and stays so."""
+    """The server is stopped before it is healthy."""
     undisturbed = control()
     with (
         campaign.line("OpenHands", "the agent server never gets healthy") as line,
@@ -112,7 +112,7 @@ def never_healthy(campaign: Campaign) -> None:
         assert done.returncode == 0, done.stdout[-2000:]
         start = laboratory.start()
         wait_for(laboratory.containers, 120, "the container")
-        time.sleep(0.5)  # it takes some seconds to be healthy
+        time.sleep(0.5)  # it takes some seconds to become healthy
         _signal_server("STOP")(laboratory)
         start.wait(lab.PATIENCE)
         text = (laboratory.run_folder("solo") / "attempts" / "1" / "attempt.json").read_text()

@@ -1,4 +1,4 @@
-"""Kills: any process of a session, by any signal, at random times."""
+"""Kills of any process of a session, by any signal, at random times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .report import NOTHING_LEFT, PAID_ONCE, RESUMES, TRUE_OUTCOME, USAGE, Campa
 
 INT, TERM, HUP, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 
-# The killed process, the signal, and the number of kills in the campaign.
+# Process to kill, signal, and number of kills in the campaign.
 KILLS = (
     ("Snakemake's group (Ctrl-C)", INT, 2),
     ("Snakemake", TERM, 2),
@@ -34,7 +34,7 @@ KILLS = (
 
 
 class Tree:
-    """The living processes of a laboratory and what each of them is."""
+    """The running processes of a laboratory, by kind."""
 
     def __init__(self, laboratory: Lab) -> None:
         self._lines = dict(laboratory.processes())
@@ -47,14 +47,14 @@ class Tree:
         self.supervisors = [pid for pid in held if pid in self._lines]
         children = [pid for pid in forks - held if parent(pid) in held]
         self.cooperbench = children
-        self.launchers = [pid for pid in forks - held - set(children) if listens(pid)]
+        self.launchers = [pid for pid in forks - held - set(children) if is_listening(pid)]
         self.jobs = [
             pid
             for pid, line in self._lines.items()
             # python -X utf8 SCRIPT --run ...
             if any(word.endswith(("scripts/run.py", "/eval.py")) for word in line.split(" ")[1:5])
         ]
-        # A process that is just ending has no command line any more.
+        # A process that is ending has no command line any more.
         self.redis = [pid for pid, line in self._lines.items() if "valkey-server" in line[:200]]
 
     def of(self, kind: str) -> list[int]:
@@ -74,8 +74,8 @@ def parent(pid: int) -> int:
         return 0
 
 
-def listens(pid: int) -> bool:
-    """True if a process holds a socket that others connect to, by its path."""
+def is_listening(pid: int) -> bool:
+    """Return whether a process listens on a unix socket with a path."""
     try:
         inodes = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
         table = Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]
@@ -87,34 +87,34 @@ def listens(pid: int) -> bool:
 
 
 def kill_in_turn(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) -> None:
-    """Cause the kills one after another on experiments of twelve runs until all are caused."""
+    """Make all kills one after another, on experiments of twelve runs."""
     dice = campaign.random
     settings = list(lab.COMMON)
     control = campaign.control(lab.ALL_PAIRS, settings)
     lines: dict[tuple[str, signal.Signals], Line] = {}
-    waiting = list(kills)
-    dice.shuffle(waiting)
-    while waiting:
+    pending = list(kills)
+    dice.shuffle(pending)
+    while pending:
         with lab.laboratory(
             pairs=lab.ALL_PAIRS, settings=settings, delay="uniform:0.2:1.2"
         ) as laboratory:
-            others = invariants.Bystanders.begin(laboratory, campaign.image)
-            affected = _kill_until_finished(laboratory, waiting, dice.uniform, lines)
-            assert affected, f"none of these runs in a whole experiment: {waiting}"
+            bystanders = invariants.Bystanders.start(laboratory, campaign.image)
+            affected = _kill_until_finished(laboratory, pending, dice.uniform, lines)
+            assert affected, f"the experiment contains none of these runs: {pending}"
             for line in affected:
-                line.add(NOTHING_LEFT, others.missing())
+                line.add(NOTHING_LEFT, bystanders.missing())
             with _all(campaign, affected):
                 last = affected[0]
-                # What the kills before have found already is not found again for each of them.
-                before = {c: list(p) for c, p in last.wrong.items()}
-                campaign.check_invariants(last, laboratory, control, others)
+                # Violations of earlier kills are not reported again for each later kill.
+                before = {c: list(p) for c, p in last.violations.items()}
+                campaign.check_invariants(last, laboratory, control, bystanders)
                 for line in affected[1:]:
                     for column in (USAGE, PAID_ONCE, NOTHING_LEFT, RESUMES, TRUE_OUTCOME):
                         line.add(
                             column,
                             [
                                 p
-                                for p in last.wrong.get(column, [])
+                                for p in last.violations.get(column, [])
                                 if p not in before.get(column, [])
                             ],
                         )
@@ -122,7 +122,8 @@ def kill_in_turn(campaign: Campaign, kills: list[tuple[str, signal.Signals]]) ->
                     line.add(TRUE_OUTCOME, [])
     campaign.lines += lines.values()
     for line in lines.values():
-        print(f"  {line.fault} x{line.times}: {'held' if line.held else 'BROKEN'} {line.wrong}")
+        state = "held" if line.has_passed else "BROKEN"
+        print(f"  {line.fault} x{line.times}: {state} {line.violations}")
 
 
 @contextlib.contextmanager
@@ -136,64 +137,66 @@ def _all(campaign: Campaign, lines: list[Line]) -> Iterator[None]:
 
 def _kill_until_finished(
     laboratory: Lab,
-    waiting: list[tuple[str, signal.Signals]],
+    pending: list[tuple[str, signal.Signals]],
     uniform: Callable[[float, float], float],
     lines: dict[tuple[str, signal.Signals], Line],
 ) -> list[Line]:
-    """Kill until nothing waits any more or the experiment is finished; return the kills' lines."""
+    """Kill until no kills are pending or the experiment is finished; return the kills' lines."""
     affected: list[Line] = []
     session: Session | None = None
-    while waiting:
+    while pending:
         if session is None or session.poll() is not None:
             if session is not None and session.returncode == 0:
                 break
             session = laboratory.start()
             _until_calls(laboratory, session, 1)
         time.sleep(uniform(0.2, 6.0))
-        who, number = waiting[0]
-        target = _find_target(laboratory, session, who, uniform)
+        process_name, number = pending[0]
+        target = _find_target(laboratory, session, process_name, uniform)
         if target is None:
-            # It is not running at this moment: try another process.
-            waiting.append(waiting.pop(0))
+            # It is not running at the moment; try another process.
+            pending.append(pending.pop(0))
             if session.poll() == 0:
                 break
             continue
-        waiting.pop(0)
-        line = lines.setdefault((who, number), Line("Processes", f"{number.name} to {who}", 0))
+        pending.pop(0)
+        line = lines.setdefault(
+            (process_name, number), Line("Processes", f"{number.name} to {process_name}", 0)
+        )
         line.times += 1
         affected.append(line)
         with contextlib.suppress(ProcessLookupError):
-            (os.killpg if "group" in who else os.kill)(target, number)
-        print(f"    {number.name} to {who} ({target})", flush=True)
-        if who.startswith("Snakemake"):
-            # After SIGTERM it lets the running jobs end.
+            (os.killpg if "group" in process_name else os.kill)(target, number)
+        print(f"    {number.name} to {process_name} ({target})", flush=True)
+        if process_name.startswith("Snakemake"):
+            # After SIGTERM, Snakemake lets running jobs finish.
             with contextlib.suppress(Exception):
                 session.wait(120)
-            line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, is_cleaned=False))
-            line.add(RESUMES, invariants.incomplete_results(laboratory))
+            line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory, is_cleaned=False))
+            line.add(RESUMES, invariants.find_incomplete_results(laboratory))
     if session is not None and session.poll() is None:
         session.wait(lab.PATIENCE)
     return [line for number, line in enumerate(affected) if line not in affected[:number]]
 
 
-def _until_calls(laboratory: Lab, session: Session, more: int) -> None:
-    """Wait until a session has made some model calls, or has ended."""
+def _until_calls(laboratory: Lab, session: Session, count: int) -> None:
+    """Wait until a session has made more model calls or has ended."""
     server, limit = laboratory.server, time.monotonic() + 90
-    wanted = len(server.ledger()) + more
-    while len(server.ledger()) < wanted and session.poll() is None:
+    target_count = len(server.ledger()) + count
+    while len(server.ledger()) < target_count and session.poll() is None:
         if time.monotonic() > limit:
             return
         time.sleep(0.1)
 
 
 def _find_target(
-    laboratory: Lab, session: Session, who: str, uniform: Callable[[float, float], float]
+    laboratory: Lab, session: Session, process_name: str, uniform: Callable[[float, float], float]
 ) -> int | None:
-    if who.startswith("Snakemake"):
+    if process_name.startswith("Snakemake"):
         return session.pid if session.poll() is None else None
     limit = time.monotonic() + 12
     while time.monotonic() < limit and session.poll() is None:
-        found = sorted(Tree(laboratory).of(who))
+        found = sorted(Tree(laboratory).of(process_name))
         if found:
             return found[int(uniform(0, len(found) - 0.001))]
         time.sleep(0.2)
@@ -201,23 +204,28 @@ def _find_target(
 
 
 def all_kills(campaign: Campaign) -> None:
-    kill_in_turn(campaign, [(who, number) for who, number, times in KILLS for _ in range(times)])
+    kill_in_turn(
+        campaign,
+        [(process_name, number) for process_name, number, times in KILLS for _ in range(times)],
+    )
 
 
 def few_kills(campaign: Campaign) -> None:
-    """Stop three runs by each signal, then kill a container and a supervisor among them.
+    """Interrupt three runs by each signal, then kill a container and a supervisor.
 
-    The subset of `make test`; a separate session for each signal, then a session that ends.
+    Part of `make test`: a separate session for each signal, then a session that finishes.
     """
     control = campaign.control([lab.PAIR], ["solo"])
-    kept = {"settings": list(lab.COMMON), "evaluation": {"own_features": False}}
-    with lab.laboratory(**kept, delay="0.5") as laboratory:
-        others = invariants.Bystanders.begin(laboratory, campaign.image)
+    options = {"settings": list(lab.COMMON), "evaluation": {"own_features": False}}
+    with lab.laboratory(**options, delay="0.5") as laboratory:
+        bystanders = invariants.Bystanders.start(laboratory, campaign.image)
         lines = [
-            _stop(campaign, laboratory, others, "SIGKILL to Snakemake", os.kill, KILL),
-            _stop(campaign, laboratory, others, "SIGINT to Snakemake's group", os.killpg, INT),
-            # Of the requested run alone: it ends, and two are left.
-            _stop(campaign, laboratory, others, "SIGTERM to Snakemake", os.kill, TERM, "coop-comm"),
+            _stop(campaign, laboratory, bystanders, "SIGKILL to Snakemake", os.kill, KILL),
+            _stop(campaign, laboratory, bystanders, "SIGINT to Snakemake's group", os.killpg, INT),
+            # Only one run was requested: it ends, and two remain.
+            _stop(
+                campaign, laboratory, bystanders, "SIGTERM to Snakemake", os.kill, TERM, "coop-comm"
+            ),
         ]
         with campaign.line("Processes", "a container, then a supervisor killed") as line:
             session = laboratory.start()
@@ -226,26 +234,28 @@ def few_kills(campaign: Campaign) -> None:
             assert target is not None, session.stdout[-1500:]
             os.kill(target, KILL)
             session.wait(lab.PATIENCE)
-            line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, others, is_cleaned=False))
+            line.add(
+                NOTHING_LEFT, invariants.find_leftovers(laboratory, bystanders, is_cleaned=False)
+            )
             campaign.expect(line, laboratory.rows(), ("pass", ""))
-            line.add(USAGE, invariants.unanswered_calls_are_marked(laboratory))
-            line.add(RESUMES, invariants.same_tables(laboratory, control, ["solo"]))
-            campaign.check_invariants(line, laboratory, None, others, run=False)
-        for each in lines:  # their runs ended in that session
+            line.add(USAGE, invariants.find_unmarked_calls(laboratory))
+            line.add(RESUMES, invariants.compare_tables(laboratory, control, ["solo"]))
+            campaign.check_invariants(line, laboratory, None, bystanders, run=False)
+        for stopped in lines:  # their runs ended in this session
             for column in line.checked:
-                each.add(column, line.wrong.get(column, []))
+                stopped.add(column, line.violations.get(column, []))
 
 
 def _stop(
     campaign: Campaign,
     laboratory: Lab,
-    others: invariants.Bystanders,
+    bystanders: invariants.Bystanders,
     fault: str,
     send: Callable[[int, signal.Signals], None],
     number: signal.Signals,
     *settings: str,
 ) -> Line:
-    """Send a signal to a session during a run; all it had running ends with it."""
+    """Send a signal to a session during a run; all of its processes must end with it."""
     with campaign.line("Processes", fault) as line:
         results = [
             str((laboratory.run_folder(name) / "result.json").relative_to(laboratory.clone))
@@ -253,24 +263,24 @@ def _stop(
         ]
         session = laboratory.start(*(["-j", "4", *results] if settings else []))
         _until_calls(laboratory, session, 6)
-        with laboratory.server.held():  # else a run may end meanwhile
+        with laboratory.server.hold_answers():  # a run could end meanwhile otherwise
             assert session.poll() is None, session.stdout[-1500:]
             send(session.pid, number)
-            if number != TERM:  # after which Snakemake waits for the running jobs
+            if number != TERM:  # after SIGTERM, Snakemake waits for running jobs
                 session.wait(lab.PATIENCE)
         session.wait(lab.PATIENCE)
-        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, others, is_cleaned=False))
+        line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory, bystanders, is_cleaned=False))
         with contextlib.suppress(TimeoutError):
             lab.wait_for(lambda: not laboratory.containers(), 15)
         line.add(
             NOTHING_LEFT, [f"container {name[:12]} is running" for name in laboratory.containers()]
         )
-        line.add(RESUMES, invariants.incomplete_results(laboratory))
+        line.add(RESUMES, invariants.find_incomplete_results(laboratory))
     return line
 
 
 def _kill_container(laboratory: Lab, session: Session, line: Line) -> None:
-    """Kill the container of the solo run during a step: few calls are made without it."""
+    """Kill the container of the solo run during a step; few calls may follow."""
     run = laboratory.run_folder("solo")
     label = f"label=cooperflow.run={run.relative_to(laboratory.results / 'runs')}"
 
@@ -287,8 +297,10 @@ def _kill_container(laboratory: Lab, session: Session, line: Line) -> None:
         60,
         "the verdict",
     )
-    spent = calls() - killed
-    line.expect(TRUE_OUTCOME, verdict and spent <= 8, f"{spent} calls on a dead container")
+    calls_after = calls() - killed
+    line.expect(
+        TRUE_OUTCOME, verdict and calls_after <= 8, f"{calls_after} calls on a dead container"
+    )
 
 
 CASES = (

@@ -1,4 +1,4 @@
-"""Faults of the provider and of the agent: what the model's side can do to a run."""
+"""Faults of the provider and of the agent's answers."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PASS = ("pass", "")
 
 @dataclass(frozen=True)
 class ModelFault:
-    """A fault for a replay server; ``recovers``: once undone, the run is as undisturbed."""
+    """A fault of a replay server. recovers: without the fault, the run ends undisturbed."""
 
     name: str
     rules: Sequence[Mapping[str, Any]]
     expected: Expected
     recovers: bool = True
-    also: tuple[Expected, ...] = ()  # as true, where chance decides
-    base: str | None = None  # an address where nobody serves
+    also: tuple[Expected, ...] = ()  # also correct, because chance decides
+    base: str | None = None  # an address without a server
     times: int = 1
 
 
@@ -73,7 +73,7 @@ PROVIDER = (
     ModelFault(
         "context length", [fault_rule("context_length")], ("fail", "context_limit"), recovers=False
     ),
-    # The agent takes one step more.
+    # The agent needs an additional step.
     ModelFault(
         "broken tool arguments, then normal", [fault_rule("bad_arguments", 1)], PASS, recovers=False
     ),
@@ -133,7 +133,7 @@ AGENT = (
 
 PATIENT = (
     ModelFault("sleeps forever", agent("sleep 100000"), ("fail", "timeout"), False),
-    # If it does not end by itself, its agent fails or runs out of time.
+    # If the bomb does not end by itself, the agent fails or runs out of time.
     ModelFault(
         "fork bomb within the limit of pids",
         agent("bomb() { bomb | bomb & }; bomb; sleep 3"),
@@ -146,7 +146,7 @@ PATIENT = (
 
 
 def batch(group: str, table: Sequence[ModelFault], **config: Any) -> Callable[[Campaign], None]:
-    """Return a case that causes all faults of a table in one session, each on a separate model."""
+    """Return a case that injects all faults of a table in one session, each in its own model."""
 
     def do(campaign: Campaign) -> None:
         control = campaign.control([lab.PAIR], ["solo"])
@@ -155,12 +155,12 @@ def batch(group: str, table: Sequence[ModelFault], **config: Any) -> Callable[[C
         bases = {name: fault.base for name, fault in names.items() if fault.base}
         more = {"breaker": {"failures": 0}, **config}
         with lab.laboratory(models=rules, bases=bases, **more) as laboratory:
-            others = invariants.Bystanders.begin(laboratory, campaign.image)
+            bystanders = invariants.Bystanders.start(laboratory, campaign.image)
             first = laboratory.run(seconds=1800)
             broken = [] if first.returncode == 0 else [first.stdout[-2500:]]
             rows = {row["model"]: row for row in laboratory.rows()} if not broken else {}
-            usage = invariants.usage_errors(laboratory) if not broken else []
-            # Undone, all that was infrastructure ends as in an undisturbed run.
+            usage = invariants.find_usage_errors(laboratory) if not broken else []
+            # Without the faults, all infrastructure errors end as in an undisturbed run.
             for server in laboratory.servers.values():
                 server.faults()
             again = [name for name, row in rows.items() if row["outcome"] == "infra_error"]
@@ -169,12 +169,12 @@ def batch(group: str, table: Sequence[ModelFault], **config: Any) -> Callable[[C
                 laboratory.retry_infra()
                 second = laboratory.run(seconds=1800)
                 broken += [second.stdout[-1500:]] if second.returncode else []
-            left = invariants.nothing_left(laboratory, others)
+            left = invariants.find_leftovers(laboratory, bystanders)
             after = {row["model"]: row for row in laboratory.rows()} if rows else {}
-            usage += invariants.usage_errors(laboratory, skip=tuple(bases)) if rows else []
-            incomplete = invariants.incomplete_results(laboratory)
-            paid_again = invariants.no_further_call(laboratory)
-            secret = invariants.key_is_secret(laboratory, lab.KEY)
+            usage += invariants.find_usage_errors(laboratory, skip=tuple(bases)) if rows else []
+            incomplete = invariants.find_incomplete_results(laboratory)
+            paid_again = invariants.find_further_calls(laboratory)
+            secret = invariants.find_key(laboratory, lab.KEY)
             for name, fault in names.items():
                 with campaign.line(group, fault.name, fault.times) as line:
                     line.add(RESUMES, broken + incomplete)
@@ -182,7 +182,7 @@ def batch(group: str, table: Sequence[ModelFault], **config: Any) -> Callable[[C
                         continue
                     campaign.expect(line, [rows[name]], fault.expected, *fault.also)
                     if fault.recovers:
-                        line.add(RESUMES, invariants.same_row(after[name], control))
+                        line.add(RESUMES, invariants.compare_row(after[name], control))
                     line.add(USAGE, [p for p in usage if p.startswith(f"{name}-")])
                     line.add(PAID_ONCE, paid_again)
                     line.add(NOTHING_LEFT, left)
@@ -191,8 +191,8 @@ def batch(group: str, table: Sequence[ModelFault], **config: Any) -> Callable[[C
     return do
 
 
-# In the subset of `make test`: a session for each refusal. That a reason halts, and what answers
-# have it, are pure tests (tests/unit/outcomes).
+# In `make test` there is a session for each refusal. Pure tests (tests/unit/outcomes) check which
+# answers and reasons halt.
 HALTS = (
     ("401", fault_rule("unauthorized"), "auth"),
     ("402 payment", fault_rule("quota_payment"), "quota"),
@@ -206,7 +206,7 @@ MORE_HALTS = (
 
 
 def halts(campaign: Campaign, refusals: Sequence[tuple[str, Any, str]]) -> None:
-    """A provider that refuses: paid runs stop with one message, the next session continues."""
+    """A refusing provider stops paid runs with one message, and the next session continues."""
     pairs = lab.ALL_PAIRS
     control = campaign.control(pairs, ["solo"])
     with lab.laboratory(pairs=pairs, delay="0.2") as laboratory:
@@ -235,18 +235,18 @@ def halts(campaign: Campaign, refusals: Sequence[tuple[str, Any, str]]) -> None:
                 ]
                 line.add(TRUE_OUTCOME, problems)
                 line.add(PAID_ONCE, [])
-                line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
-                line.add(RESUMES, invariants.incomplete_results(laboratory))
+                line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory))
+                line.add(RESUMES, invariants.find_incomplete_results(laboratory))
                 if last == len(refusals):
                     server.faults()
                     campaign.check_invariants(line, laboratory, control)
-                    # Else the search for the key has read no compressed file.
+                    # Otherwise the search for the key has not read a compressed file.
                     compressed = any(laboratory.results.rglob("*.gz"))
-                    line.expect(TRUE_OUTCOME, compressed, "there is no compressed file")
+                    line.expect(TRUE_OUTCOME, compressed, "no compressed file exists")
 
 
 def outage(campaign: Campaign) -> None:
-    """A provider that is down for all: runs after the first wait, and continue when it answers."""
+    """A provider outage for all runs: later runs wait, and continue when the provider answers."""
     control = campaign.control(lab.ALL_PAIRS, ["solo"])
     with (
         campaign.line("Provider", "down for all runs: later runs wait") as line,
@@ -259,7 +259,7 @@ def outage(campaign: Campaign) -> None:
         server = laboratory.server
         start = laboratory.start()
         lab.wait_for(lambda: "waiting: the last" in start.stdout, 300, "a run that waits")
-        time.sleep(20)  # those under way end
+        time.sleep(20)  # running attempts end
         calls = len(server.ledger())
         time.sleep(15)
         more = len(server.ledger()) - calls

@@ -1,4 +1,4 @@
-"""Secrets and services that must be out of reach during runs, errors included."""
+"""Secrets and services that agents and other users must not reach, even after errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .provider import agent, fault_rule
 from .report import NOTHING_LEFT, TRUE_OUTCOME, Campaign, Case
 
 QUOTES_THE_KEY = f"invalid api token {lab.KEY}, as was sent"
-# As another user: read and connect to everything in the folder of sockets.
+# As another user, connect to everything in the folder of sockets.
 INTRUDER = """
 import os, pathlib, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -31,12 +31,12 @@ for path in sys.argv[1:]:
 
 
 def secrecy(campaign: Campaign) -> None:
-    looks = agent("env; cat /proc/self/environ; ls -la /var/run /run; mount", submit=False)
+    inspector = agent("env; cat /proc/self/environ; ls -la /var/run /run; mount", submit=False)
     refused = [
         fault_rule("unavailable", 4, message=QUOTES_THE_KEY),
         fault_rule("rate_limited", message=QUOTES_THE_KEY),
     ]
-    models = {"tested": (), "looks": looks, "refused": refused}
+    models = {"tested": (), "inspector": inspector, "refused": refused}
     settings = ["solo", "coop-comm"]
     with (
         campaign.line("Security", "key, mounts, limits and sockets during runs and errors") as line,
@@ -44,23 +44,23 @@ def secrecy(campaign: Campaign) -> None:
             models=models, settings=settings, delay="0.5", breaker={"failures": 0}
         ) as laboratory,
     ):
-        wrong: set[str] = set()
+        violations: set[str] = set()
         seen = {"containers": 0, "sockets": 0}
         start = laboratory.start()
         while start.poll() is None:
-            wrong.update(_command_lines())
+            violations.update(_command_lines())
             for container in _inspect(laboratory):
                 seen["containers"] += 1
-                wrong.update(_of_container(container))
+                violations.update(_of_container(container))
             sockets = [p for p in laboratory.runtime.rglob("*.sock") if p.is_socket()]
             seen["sockets"] += len([p for p in sockets if p.name == "redis.sock"])
-            wrong.update(_of_sockets(laboratory, sockets))
+            violations.update(_of_sockets(laboratory, sockets))
             time.sleep(1)
-        wrong.update(invariants.key_is_secret(laboratory, lab.KEY))
+        violations.update(invariants.find_key(laboratory, lab.KEY))
         if not all(seen.values()):
-            wrong.add(f"nothing was looked at: {seen} {start.stdout[-1500:]}")
-        line.add(TRUE_OUTCOME, sorted(wrong))
-        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
+            violations.add(f"nothing was inspected: {seen} {start.stdout[-1500:]}")
+        line.add(TRUE_OUTCOME, sorted(violations))
+        line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory))
 
 
 def _command_lines() -> set[str]:
@@ -82,33 +82,33 @@ def _inspect(laboratory: Lab) -> list[dict[str, Any]]:
 
 
 def _of_container(container: dict[str, Any]) -> set[str]:
-    wrong = set()
+    violations = set()
     host = container["HostConfig"]
     if lab.KEY in json.dumps(container):
-        wrong.add("the key is in a container's description")
+        violations.add("the key is in a container's description")
     if host["Binds"] or [m for m in container["Mounts"] if m["Type"] == "bind"]:
-        wrong.add(f"a path of the machine is mounted: {host['Binds']} {container['Mounts']}")
+        violations.add(f"a path of the machine is mounted: {host['Binds']} {container['Mounts']}")
     if host["Privileged"] or host["NetworkMode"] == "host" or host["PidMode"] or host["CapAdd"]:
-        wrong.add("a container is privileged")
+        violations.add("a container is privileged")
     if not (host["Memory"] and host["PidsLimit"] and host["OomScoreAdj"] == 500):
-        wrong.add(f"a container has no limits: {host['Memory']} {host['PidsLimit']}")
-    return wrong
+        violations.add(f"a container has no limits: {host['Memory']} {host['PidsLimit']}")
+    return violations
 
 
 def _of_sockets(laboratory: Lab, sockets: list[Path]) -> set[str]:
-    wrong = set()
+    violations = set()
     for path in laboratory.runtime.iterdir():
         if stat.S_IMODE(path.stat().st_mode) != 0o700:
-            wrong.add(f"{path.name} can be entered by others")
+            violations.add(f"other users can enter {path.name}")
     if sockets and os.getuid() == 0:
-        # The laboratory's own folder is closed too: look past it.
+        # The laboratory's folder is closed too, so start below it.
         os.chmod(laboratory.folder, 0o755)
         os.chmod(laboratory.runtime, 0o755)
         done = subprocess.run(
             [sys.executable, "-c", INTRUDER, *map(str, sockets)], capture_output=True, text=True
         )
-        wrong.update(done.stdout.splitlines())
-    return wrong
+        violations.update(done.stdout.splitlines())
+    return violations
 
 
 CASES = (Case("security", secrecy, quick=True),)

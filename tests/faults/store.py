@@ -1,4 +1,4 @@
-"""Faults of what a run has beside its containers: message store, network, volume."""
+"""Faults of a run's resources other than containers: message store, network, volume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = (
     *("CONFIG SET dir /tmp", "CONFIG SET dbfilename stolen", "SAVE", "BGSAVE", "FLUSHALL"),
     *("EVAL 'return 1' 0", "DEBUG SEGFAULT", "REPLICAOF 127.0.0.1 1", "SHUTDOWN NOSAVE"),
 )
-# In an agent's container: each command on a connection with the run's password.
+# In an agent's container, send each command on a connection with the run's password.
 HOSTILE = (
     "u=${CB_TEAM_REDIS_URL#redis://:}; u=${u%%#*}; a=${u#*@}; for c in "
     + " ".join(f'"{command}"' for command in COMMANDS)
@@ -28,37 +28,41 @@ HOSTILE = (
 
 
 def hostile_commands(campaign: Campaign) -> None:
-    """An agent with the run's password gets none of them through, and its run ends as any other."""
+    """The store refuses hostile commands even with the password, and the run ends normally."""
     models = {"tested": agent(HOSTILE)}
     with (
         campaign.line("Security", "hostile commands to the message store") as line,
         lab.laboratory(models=models, settings=["team"]) as laboratory,
     ):
-        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        bystanders = invariants.Bystanders.start(laboratory, campaign.image)
         done = laboratory.run()
         if done.returncode:
             line.add(RESUMES, [done.stdout[-1500:]])
             return
-        said = "\n".join(
+        output = "\n".join(
             content.decode(errors="replace")
             for path in laboratory.results.rglob("*_traj.json*")
             for _, content in atomic_io.file_contents(path)
         )
-        answers = [part for part in json.dumps(said).split("store: ")[1:] if "OK" in part[:80]]
+        answers = [part for part in json.dumps(output).split("store: ")[1:] if "OK" in part[:80]]
         refused = [part for part in answers if "NOPERM" in part[:200] or "-ERR" in part[:200]]
-        wrong = [] if refused and len(refused) == len(answers) else [f"accepted: {answers[:3]}"]
-        wrong += [f"{row['outcome']} {row['reason']}" for row in laboratory.rows() if _infra(row)]
-        line.add(TRUE_OUTCOME, wrong)
-        line.add(NOTHING_LEFT, invariants.nothing_left(laboratory, others))
+        violations = (
+            [] if refused and len(refused) == len(answers) else [f"accepted: {answers[:3]}"]
+        )
+        violations += [
+            f"{row['outcome']} {row['reason']}" for row in laboratory.rows() if _infra(row)
+        ]
+        line.add(TRUE_OUTCOME, violations)
+        line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory, bystanders))
 
 
 def volumes(campaign: Campaign) -> None:
-    """Both processes that would remove them are killed; the next session does."""
+    """The next session removes volumes if both responsible processes are killed."""
     with (
         campaign.line("Docker", "volumes after SIGKILL to Snakemake and the supervisor") as line,
         lab.laboratory(settings=["team"], delay="2") as laboratory,
     ):
-        others = invariants.Bystanders.begin(laboratory, campaign.image)
+        bystanders = invariants.Bystanders.start(laboratory, campaign.image)
         start = laboratory.start()
         wait_for(lambda: len(laboratory.server.ledger()) >= 2, 240, "a call")
         known = _volumes(laboratory)
@@ -71,12 +75,13 @@ def volumes(campaign: Campaign) -> None:
         left = known & _volumes(laboratory, labelled=False)
         line.expect(TRUE_OUTCOME, known, "a team's volume has no label")
         line.add(
-            NOTHING_LEFT, [*invariants.nothing_left(laboratory, others), *map(str, sorted(left))]
+            NOTHING_LEFT,
+            [*invariants.find_leftovers(laboratory, bystanders), *map(str, sorted(left))],
         )
 
 
 def address_pools(campaign: Campaign) -> None:
-    """The engine has no address range left: reported before a run starts, with the remedy."""
+    """An engine without address ranges is reported before a run starts, with the remedy."""
     pool = "--default-address-pool=base=10.213.0.0/24,size=24"
     other = engine.Engine(2500, pool)
     try:
@@ -87,9 +92,9 @@ def address_pools(campaign: Campaign) -> None:
             lab.laboratory(settings=["coop-git"], docker_host=other.host) as laboratory,
         ):
             done = laboratory.run()
-            told = "default-address-pools" in done.stdout and done.returncode
-            line.expect(TRUE_OUTCOME, told, done.stdout[-1500:])
-            line.add(NOTHING_LEFT, invariants.nothing_left(laboratory))
+            is_reported = "default-address-pools" in done.stdout and done.returncode
+            line.expect(TRUE_OUTCOME, is_reported, done.stdout[-1500:])
+            line.add(NOTHING_LEFT, invariants.find_leftovers(laboratory))
     finally:
         other.end()
 

@@ -1,4 +1,4 @@
-"""The campaign's subset: real faults, a few minutes; `make faults` runs them all."""
+"""The campaign's quick cases, which take a few minutes; `make faults` runs all cases."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ QUICK = [
 
 @pytest.fixture(scope="module")
 def campaign(shared: Path) -> Campaign:
-    kept = shared / "control.json"
-    made = Campaign(seed=7, random=Random(7), kept=kept)
-    with FileLock(f"{kept}.lock"):  # one undisturbed run for all cases and workers
-        made.control(ALL_PAIRS, ["solo"])
-    return made
+    control_file = shared / "control.json"
+    shared_campaign = Campaign(seed=7, random=Random(7), control_file=control_file)
+    with FileLock(f"{control_file}.lock"):  # all cases and workers share one undisturbed run
+        shared_campaign.control(ALL_PAIRS, ["solo"])
+    return shared_campaign
 
 
 @pytest.mark.docker
@@ -35,5 +35,5 @@ def campaign(shared: Path) -> Campaign:
 def test_all_invariants_hold(case: Case, campaign: Campaign) -> None:
     known = len(campaign.lines)
     case.do(campaign)
-    broken = {line.fault: line.wrong for line in campaign.lines[known:] if not line.held}
+    broken = {line.fault: line.violations for line in campaign.lines[known:] if not line.has_passed}
     assert not broken

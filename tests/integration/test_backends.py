@@ -85,14 +85,14 @@ def test_a_killed_session_then_a_sandbox_that_dies(modal: tuple[Make, Path]) -> 
     make, calls = modal
     experiment = make()
     process = experiment.start()
-    experiment.until(process, lambda: experiment.recorded() > 1, 120)
+    experiment.wait_until(process, lambda: experiment.count_recorded_calls() > 1, 120)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(60)
     assert count_created(calls, "cooperbench") == 1
 
     paid = len(experiment.server.ledger())
     process = experiment.start()
-    experiment.until(process, lambda: len(experiment.server.ledger()) > paid + 1, 120)
+    experiment.wait_until(process, lambda: len(experiment.server.ledger()) > paid + 1, 120)
     Path(os.environ["STANDIN_KILL"]).touch()
     assert process.wait(240) == 0, process.stdout
     assert [(row["outcome"], row["attempts"]) for row in experiment.rows()] == [("pass", "3")]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from experiment_client import INVENTORY, TEXTKIT, Experiment, wait_for
-from listener import listener, read_events
+from listener import make_listener, read_events
 
 Make = Callable[..., Experiment]
 RUNS = "runs/*/*/*/*/f*_f*/result.json"
@@ -20,7 +20,7 @@ def test_a_budget_then_a_drain_then_the_remaining_runs(
     make_experiment: Make, tmp_path: Path
 ) -> None:
     """Three sessions: the budget stops new runs, `make drain` stops them, the last one resumes."""
-    command, target = listener(tmp_path, more="raise SystemExit(1)\n")
+    command, target = make_listener(tmp_path, more="raise SystemExit(1)\n")
     experiment = make_experiment(
         pairs=[(INVENTORY, 1, 1, 2), (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2)],
         limits={"pause_seconds": 0, "call_tries": 2, "budget_usd": 0.0001},
@@ -42,7 +42,7 @@ def test_a_budget_then_a_drain_then_the_remaining_runs(
     text = experiment.config.read_text()
     experiment.config.write_text(text.replace("budget_usd: 0.0001", "budget_usd: 50"))
     process = experiment.start()
-    experiment.until(process, lambda: len(experiment.server.ledger()) > paid)
+    experiment.wait_until(process, lambda: len(experiment.server.ledger()) > paid)
     drained = experiment.script("drain")
     assert "running runs finish" in drained.stdout
     process.wait(120)
@@ -53,6 +53,6 @@ def test_a_budget_then_a_drain_then_the_remaining_runs(
     last = experiment.run()
     assert last.returncode == 0, last.stdout
     assert len(experiment.rows()) == 3
-    assert experiment.unanswered() == 0
+    assert experiment.count_unanswered_calls() == 0
     assert "nothing to drain" in experiment.script("drain").stdout
     wait_for(lambda: read_events(target)[-1]["success"] is True)

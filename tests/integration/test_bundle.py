@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     synthetic.finish(plan, steps=1)
     table = comparison.table(read_runs(plan.results.runs_csv))
     plan.results.comparison_csv.write_text(table.to_csv(index=False))
-    for name, text in bundle.recomputed(plan).items():
+    for name, text in bundle.recompute_tables(plan).items():
         if name not in ("runs.csv", "summary.csv", "comparison.csv"):
             path = plan.results.root / name
             path.parent.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ def test_compressed_runs_give_the_same_bundle_story_and_recording(
         folder = run.folder(plan.results)
         source = RunFiles(run, folder)
         answers = record.agent_answers(run, folder)
-        return source.story, source.messages, source.communication, answers
+        return source.history, source.messages, source.communication, answers
 
     before, contents = bundle.pack(plan).read_bytes(), read()
     monkeypatch.setattr(atomic_io, "BLOCK", 0)
@@ -155,7 +155,7 @@ def test_provenance_records_where_results_come_from(plan: Plan) -> None:
 
 def test_no_secret_of_a_url_is_written() -> None:
     document = {"redis": {"url": "redis://me:secret@host:6379/0"}, "x": ["https://h/p?key=1"]}
-    text = json.dumps(provenance.without_secrets(document))
+    text = json.dumps(provenance.remove_secrets(document))
     assert "secret" not in text
     assert "key=1" not in text
     assert "host:6379/0" in text

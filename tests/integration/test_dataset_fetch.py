@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from hub import SHA, Hub
-from serving import served
+from serving import serve
 
 from cooperflow import environment
 from cooperflow.experiment import config, dataset
@@ -25,7 +25,7 @@ A, B = "demo_inventory_task", "demo_textkit_task"
 @pytest.fixture
 def hub(dataset: Path) -> Iterator[tuple[Hub, str]]:
     stand_in = Hub(dataset)
-    with served(stand_in.app()) as url:
+    with serve(stand_in.app()) as url:
         yield stand_in, url
 
 
@@ -97,7 +97,7 @@ def test_an_interrupted_fetch_is_resumed(
     document = json.loads((tmp_path / "results" / "dataset.json").read_text())
     assert document["source"] == "fetched"
     assert set(document["tasks"]) == {"pallets_click_task/2068"}
-    assert document["hash"] == dataset.whole_hash(document["tasks"])
+    assert document["hash"] == dataset.combined_hash(document["tasks"])
     assert document["revision"] == document["pinned"] == SHA
     lock = json.loads((tmp_path / "lock.json").read_text())
     assert lock["revision"] == SHA
@@ -111,7 +111,7 @@ def test_an_interrupted_fetch_is_resumed(
     # The config asks for another revision than the folder holds.
     fourth = _fetch(tmp_path, url, {"revision": "e" * 40})
     assert fourth.returncode == 1
-    assert f"holds revision {SHA}, the config asks for {'e' * 40}" in fourth.stdout
+    assert f"contains revision {SHA}, the config asks for {'e' * 40}" in fourth.stdout
     # A copy by hand has no revision; what differs from the pinned contents is listed per task.
     shutil.rmtree(tmp_path / "results")
     (tmp_path / "fetched" / ".revision.json").unlink()
@@ -136,7 +136,7 @@ def test_the_pinned_revision_is_fetched_and_no_other(
     )
     result = _fetch(tmp_path, url)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"the hub has a newer revision, {'f' * 40}; it is not taken" in result.stdout
+    assert f"the hub has a newer revision, {'f' * 40}, which is not used" in result.stdout
     assert set(stand_in.revisions) == {SHA}
     unknown = _fetch(tmp_path, url, {"dir": str(tmp_path / "other"), "revision": "nowhere"})
     assert unknown.returncode == 1

@@ -15,7 +15,7 @@ from typing import Any
 import docker
 import image_servers
 import pytest
-from serving import served
+from serving import serve
 
 from cooperflow import environment, layout
 from cooperflow.engine import containers, endpoint
@@ -74,7 +74,7 @@ def proxy(bench: Bench) -> Iterator[image_servers.Proxy]:
     bench.clear()
     bench.publish(NAME, "task1", os.urandom(6_000_000))
     stand_between = image_servers.Proxy(bench.registry)
-    with served(stand_between.app()) as url:
+    with serve(stand_between.app()) as url:
         stand_between.address = url
         yield stand_between
     bench.clear()

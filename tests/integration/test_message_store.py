@@ -138,7 +138,7 @@ def test_a_store_is_tried_from_a_container_before_agents_start(tmp_path: Path) -
         services.check_store_from_container(labels, BASE, network.name, server.url)
         server.end()
         with pytest.raises(
-            StoreError, match=f"do not reach the message store at {network.address}"
+            StoreError, match=f"cannot reach the message store at {network.address}"
         ):
             services.check_store_from_container(labels, BASE, network.name, server.url)
         # A foreign container on Docker's default bridge is refused without the password.

@@ -75,7 +75,7 @@ def test_models_added_to_a_finished_model(make_experiment: Make) -> None:
     assert [(row["model"], row["outcome"]) for row in rows] == [
         (name, "pass") for name in ("first", "second", "third", "free")
     ]
-    # What a row says was paid is what the server counted, in every wire format.
+    # The cost in a row equals the cost that the server counted, in every wire format.
     paid = dict.fromkeys(("cohere", "openai", "anthropic"), 0.0)
     for line in experiment.server.ledger():
         paid[line["wire"]] += billed(line)
@@ -97,7 +97,7 @@ def test_models_added_to_a_finished_model(make_experiment: Make) -> None:
     assert any(float(row["waited_s"]) > 0 for row in limited)
     starts = sorted(
         float(record["time"])
-        for log in experiment.call_logs(but="free-solo")
+        for log in experiment.call_logs(excluded="free-solo")
         for record in log
         if record["event"] == "start"
     )

@@ -118,12 +118,14 @@ def test_network_access_of_a_container(make_experiment: Callable[..., Experiment
         pairs=[(INVENTORY, 1, 1, 2)], settings=("coop-comm",), agent={"name": "openhands_docker"}
     )
     process = experiment.start()
-    experiment.until(process, lambda: containers_of(experiment.results), 300)
+    experiment.wait_until(process, lambda: containers_of(experiment.results), 300)
     # One agent may be done before the other has its server: nobody is answered until both ask.
-    with experiment.server.held():
-        experiment.until(process, lambda: _calling_agents(experiment) == {"agent1", "agent2"}, 300)
-    experiment.until(process, lambda: experiment.recorded() >= 4, 120)
-    with experiment.server.held():
+    with experiment.server.hold_answers():
+        experiment.wait_until(
+            process, lambda: _calling_agents(experiment) == {"agent1", "agent2"}, 300
+        )
+    experiment.wait_until(process, lambda: experiment.count_recorded_calls() >= 4, 120)
+    with experiment.server.hold_answers():
         agents = containers_of(experiment.results)
         assert len(agents) == 2
         for container in agents:

@@ -63,8 +63,8 @@ def test_a_dry_run_compares_the_contents_of_tasks(tmp_path: Path) -> None:
     (task / "runner.sh").write_text("before")
     hashes = dataset.task_hashes(data, [pair])
     for experiment in plan.experiments:
-        requested = fingerprint.requested(experiment, plan)
-        resolved = fingerprint.resolved(experiment, plan, hashes)
+        requested = fingerprint.requested_config(experiment, plan)
+        resolved = fingerprint.resolved_config(experiment, plan, hashes)
         document = {"asked": requested, "resolved": resolved, "fingerprint": "0"}
         atomic_io.write_json(plan.results.experiment(experiment.run_name), document)
     assert fingerprint.notes(plan, thorough=True) == []  # the other tasks are not on this machine
@@ -80,8 +80,8 @@ def test_another_model_under_the_same_name_is_named(clone: Path, tmp_path: Path)
     plan = synthetic.make_plan(tmp_path / "results", "flash", first=10)
     synthetic.finish(plan)
     for experiment in plan.experiments:
-        requested = fingerprint.requested(experiment, plan)
-        resolved = fingerprint.resolved(experiment, plan, {})
+        requested = fingerprint.requested_config(experiment, plan)
+        resolved = fingerprint.resolved_config(experiment, plan, {})
         document = {"asked": requested, "resolved": resolved, "fingerprint": "0"}
         atomic_io.write_json(plan.results.experiment(experiment.run_name), document)
     assert fingerprint.notes(plan, thorough=True) == []

@@ -122,7 +122,7 @@ def test_the_finish_reason_is_the_providers(
     exchange = recorded_calls.ask(replay, tmp_path / "calls", wire)
     assert exchange.end["finish_reason"] == reason
     assert exchange.end["request_id"]
-    assert [call.hit_output_limit for call in usage.calls(exchange.records)] == [cut]
+    assert [call.has_reached_output_limit for call in usage.calls(exchange.records)] == [cut]
 
 
 def test_a_refusal_is_recorded(replay: Server, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ OTHERS = {
 MODELS = ("command-a-03-2025", "openai/gpt-4o", "anthropic/claude-3-5-haiku-20241022")
 
 # Upstream's model class and the gateway, once per model; the preflight's call, once. The imports
-# take seconds: each case is a fork with its own variables, as an attempt is one of the launcher.
+# take seconds, so each case is a fork with its own variables, like an attempt of the launcher.
 CALLER = """
 import contextlib, json, os, sys
 from pathlib import Path
@@ -208,7 +208,7 @@ def test_a_proxy_is_used_by_all_or_by_none(tmp_path: Path, monkeypatch: pytest.M
             if ways == "all_proxy":  # the calls themselves are tried with the other three
                 assert proxy.paths
                 continue
-            # Which variables its process gets is a pure test.
+            # A unit test checks the variables that its process gets.
             cases.append(Case(bases, variables, preflight=ways == "ALL_PROXY"))
             expected.append((right, proxy) if ways == "NO_PROXY" else (proxy, right))
         findings = _call(cases, tmp_path)

@@ -22,7 +22,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 litellm: Any = pytest.importorskip("litellm")
 sys.path.insert(0, str(DEMO))
 
-from replay.conversation import Message, understand  # noqa: E402
+from replay.conversation import Message, parse_conversation  # noqa: E402
 from replay.delays import Delay  # noqa: E402
 from replay.faults import BROKEN_ACTIONS, STATUS_ACTIONS, Faults  # noqa: E402
 from replay.recordings import Recording, RecordingError, load, parse  # noqa: E402
@@ -169,7 +169,9 @@ def test_summary_for_a_compaction(replay: Server) -> None:
         assert summary["content"].startswith("## FILE MAP")
         assert replay.ledger()[-1]["purpose"] == "summary"
         messages = [*first, summary, *recent]
-        step = understand([Message(m["role"], m.get("content") or "") for m in messages]).step
+        step = parse_conversation(
+            [Message(m["role"], m.get("content") or "") for m in messages]
+        ).step
         new = answer(messages)
         command = json.loads(new[0]["tool_calls"][0]["function"]["arguments"])["command"]
         assert command == recording.turns[step].commands[0]
@@ -452,7 +454,7 @@ def test_broken_recordings_are_named(tmp_path: Path) -> None:
     for key, value, words in [
         ("schema", 2, "schema 2"),
         ("kind", "duel", "kind 'duel'"),
-        ("agent", "agent1", "does not go"),
+        ("agent", "agent1", "is not possible"),
         ("turns", [], "is empty"),
         ("turns", [{"say": "x"}], "a turn is"),
         ("titles", [], "'titles'"),

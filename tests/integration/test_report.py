@@ -54,7 +54,7 @@ HOSTILE = synthetic.Words(
 def driver() -> Iterator[Any]:
     if browser.programs() is None:
         pytest.fail("no Chromium here: call envs/setup.sh chromium")
-    with browser.opened() as opened:
+    with browser.open_browser() as opened:
         yield opened
 
 
@@ -91,7 +91,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 def show(driver: Any, path: Path) -> None:
-    browser.complaints(driver)
+    browser.read_console(driver)
     driver.get(browser.url(path))
 
 
@@ -201,7 +201,7 @@ def test_filter_open_a_run_go_back(driver: Any, lite: Plan) -> None:
     assert info(driver).startswith(f"{len(want)} runs")
     driver.find_element(By.CSS_SELECTOR, "#filters button").click()
     WebDriverWait(driver, 5).until(lambda d: info(d) == "300 runs")
-    assert browser.complaints(driver) == []
+    assert browser.read_console(driver) == []
 
 
 @pytest.mark.parametrize("width", [1280, 1440])
@@ -239,7 +239,7 @@ def test_every_column_at_once_fits_the_window(driver: Any, lite: Plan, tmp_path:
         "return [...document.querySelectorAll('.scroll')].map(e => e.scrollWidth - e.clientWidth)"
     )
     assert max(driver.execute_script(script)) <= 0
-    assert browser.overflow(driver) <= 0
+    assert browser.overflow_width(driver) <= 0
 
 
 def test_folded_columns_are_shown_on_demand(driver: Any, lite: Plan) -> None:
@@ -255,7 +255,7 @@ def test_folded_columns_are_shown_on_demand(driver: Any, lite: Plan) -> None:
     details = driver.find_element(By.CSS_SELECTOR, "#results .more details")
     details.find_element(By.TAG_NAME, "summary").click()
     assert "Passes without caveat" in details.text
-    assert browser.complaints(driver) == []
+    assert browser.read_console(driver) == []
 
 
 def test_two_screens_answer_the_question(driver: Any, lite: Plan) -> None:
@@ -280,15 +280,15 @@ def test_every_figure_is_drawn(driver: Any, lite: Plan) -> None:
     for plot in driver.find_elements(By.CSS_SELECTOR, ".plot"):
         driver.execute_script("arguments[0].scrollIntoView()", plot)
         WebDriverWait(driver, 20).until(lambda d, p=plot: p.find_elements(By.TAG_NAME, "svg"))
-    assert browser.complaints(driver) == []
-    assert browser.overflow(driver) <= 0
+    assert browser.read_console(driver) == []
+    assert browser.overflow_width(driver) <= 0
 
 
 def test_print_has_every_figure_and_every_column(driver: Any, lite: Plan) -> None:
     show(driver, index(lite))
     ready(driver)
     WebDriverWait(driver, 20).until(lambda d: d.execute_script("return 'vegaEmbed' in window"))
-    pages = browser.printed(driver)
+    pages = browser.print_pages(driver)
     words = " ".join(" ".join(page.split()) for page in pages)
     titles = [
         "pass rate of evaluated pairs, 95 % Wilson interval",
@@ -302,7 +302,7 @@ def test_print_has_every_figure_and_every_column(driver: Any, lite: Plan) -> Non
     # The last column of each table: nothing is cut at the right.
     first = " ".join(pages[0].split())
     assert "Time" in first
-    assert "left out" in first
+    assert "excluded" in first
     assert "2 h 30 min" in first
     # A plot drawn for paper is drawn for the screen again.
     script = "return document.querySelector('.plot svg').getAttribute('width')"
@@ -339,8 +339,8 @@ def test_hostile_text_stays_text(driver: Any, hostile: Plan, width: int) -> None
             time.sleep(0.3)
             assert driver.execute_script("return window.__pwned === undefined"), page
             assert driver.current_url == browser.url(page)
-            assert browser.complaints(driver) == [], page
-            assert browser.overflow(driver) <= 0, page
+            assert browser.read_console(driver) == [], page
+            assert browser.overflow_width(driver) <= 0, page
             bad = (
                 "return document.querySelectorAll('main script, main img, main svg:not(.marks),"
                 " main iframe, main base, main style, [onerror], [onload], [onfocus],"
@@ -373,8 +373,8 @@ def test_a_page_reads_well_narrow_and_without_scripts(driver: Any, lite: Plan) -
             "index.html",
         ):
             show(driver, lite.results.report / page)
-            assert browser.overflow(driver) <= 0, page
-            assert browser.complaints(driver) == []
+            assert browser.overflow_width(driver) <= 0, page
+            assert browser.read_console(driver) == []
     finally:
         browser.resize(driver, 1280, 900)
     page = (lite.results.report / pages.run_path(lite.runs[150])).read_text()

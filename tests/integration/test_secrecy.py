@@ -33,7 +33,7 @@ def call(folder, key):
             print(repr(error), file=open(folder / "trajectory.json", "a"))
             print(redaction.redact(str(error), key), flush=True)
     time.sleep(1)
-    redaction.scrub(folder, [key])
+    redaction.redact_files(folder, [key])
 
 # A process for each key: the log of calls has one key, and litellm takes seconds to import.
 for name, key in asked["keys"].items():

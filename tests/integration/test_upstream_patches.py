@@ -191,7 +191,7 @@ def test_an_image_without_base64_gives_its_patch_as_text(monkeypatch: pytest.Mon
 
 
 def _answer(connection: socket.socket, *answers: bytes) -> None:
-    """Answer requests without an end of their own, each in one piece."""
+    """Answer requests, each in one piece that does not state its end."""
     for answer in answers:
         head = b""
         while b"\r\n\r\n" not in head:

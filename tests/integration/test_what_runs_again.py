@@ -50,15 +50,15 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
 
 def test_a_pair_added_while_the_gate_is_old(simulation: Simulation) -> None:
     """Snakemake does not run what is needed through an existing `ancient` file alone (#4166)."""
-    simulation.ask(ROWS[:1], ["solo"])
+    simulation.write_config(ROWS[:1], ["solo"])
     finish(simulation)
-    simulation.ask([ROWS[0], ROWS[3]], ["solo"])
+    simulation.write_config([ROWS[0], ROWS[3]], ["solo"])
     jobs = finish(simulation)
     # The task is new: its image is verified before its run.
     assert {job.rule for job in jobs} >= {"image", "images_verified", "run_solo", "eval_solo"}
     gate = simulation.folder / simulation.plan.results.gate
     os.utime(gate, (1, 1))
-    simulation.ask([ROWS[0], ROWS[1], ROWS[3]], ["solo"])
+    simulation.write_config([ROWS[0], ROWS[1], ROWS[3]], ["solo"])
     jobs = simulation.jobs()
     assert outputs(jobs, "run_") == {
         f"results/runs/command-a-solo/solo/{INVENTORY}/1/f1_f3/result.json"
@@ -72,7 +72,7 @@ def test_a_pair_added_while_the_gate_is_old(simulation: Simulation) -> None:
 
 @pytest.mark.parametrize("target", ["all", "results/summary.csv", "results/report/index.html"])
 def test_a_removed_document_is_regenerated(simulation: Simulation, target: str) -> None:
-    simulation.ask(ROWS[:2], ["solo"])
+    simulation.write_config(ROWS[:2], ["solo"])
     finish(simulation)
     run = simulation.plan.runs[0].folder(simulation.plan.results)
     for removed, rules in ((run.eval, "eval_"), (run.result, "run_")):
@@ -85,7 +85,7 @@ def test_a_removed_document_is_regenerated(simulation: Simulation, target: str) 
 
 def test_evaluations_go_before_the_runs_of_many_settings(simulation: Simulation) -> None:
     settings = {f"solo-{number}": ["--setting", "solo"] for number in range(11)}
-    simulation.ask(ROWS[:1], SETTINGS)
+    simulation.write_config(ROWS[:1], SETTINGS)
     document = yaml.safe_load(simulation.config_file.read_text())
     simulation.config_file.write_text(yaml.safe_dump({**document, "settings": settings}))
     jobs = simulation.jobs("all", "oracle")
@@ -97,11 +97,11 @@ def test_evaluations_go_before_the_runs_of_many_settings(simulation: Simulation)
 
 
 def test_a_dry_run_writes_nothing(simulation: Simulation) -> None:
-    simulation.ask(ROWS[:2], ["solo"])
+    simulation.write_config(ROWS[:2], ["solo"])
     finish(simulation)
     run = simulation.plan.runs[0].folder(simulation.plan.results)
     (simulation.folder / run.result).write_text("{")
-    simulation.ask(ROWS[:3], ["solo"])
+    simulation.write_config(ROWS[:3], ["solo"])
     before = state(simulation.folder)
     assert len(outputs(simulation.jobs(), "run_")) == 2
     assert state(simulation.folder) == before
@@ -124,7 +124,7 @@ class Random:
 
     def ask(self) -> None:
         rows = self.chance.sample(ROWS, self.chance.randint(1, 4))
-        self.simulation.ask(rows, self.chance.sample(SETTINGS, self.chance.randint(1, 2)))
+        self.simulation.write_config(rows, self.chance.sample(SETTINGS, self.chance.randint(1, 2)))
 
     def files(self, pattern: str) -> list[Path]:
         paths = sorted((self.simulation.folder / "results").rglob(pattern))

@@ -140,8 +140,10 @@ def test_provider_down_then_another_configuration(make_experiment: Make) -> None
     experiment = make_experiment(pairs=[(INVENTORY, 1, 1, 2), (TEXTKIT, 2, 1, 2)])
     experiment.server.faults({"match": {"repo": TEXTKIT}, "action": "server_error"})
     process = experiment.start()
-    experiment.until(process, lambda: experiment.recorded() > 0, 120)
-    with experiment.server.held():  # the first session cannot end before the second has tried
+    experiment.wait_until(process, lambda: experiment.count_recorded_calls() > 0, 120)
+    with (
+        experiment.server.hold_answers()
+    ):  # the first session cannot end before the second has tried
         second = experiment.run()
     assert second.returncode != 0
     assert f"process {process.pid} " in second.stdout
@@ -165,7 +167,7 @@ def test_provider_down_then_another_configuration(make_experiment: Make) -> None
     (result,) = (experiment.results / "runs").glob(f"*/*/{INVENTORY}/*/*/result.json")
     content = result.read_text()
     result.unlink()
-    calls = experiment.recorded()
+    calls = experiment.count_recorded_calls()
     paid = len(experiment.server.ledger())
     # `all` asks for each result too.
     session = experiment.run("-j", "4", experiment.target, str(result))
@@ -173,7 +175,7 @@ def test_provider_down_then_another_configuration(make_experiment: Make) -> None
     assert result.read_text() == content
     ends = {r["repo"]: (r["outcome"], r["attempts"]) for r in experiment.rows()}
     assert ends == {INVENTORY: ("pass", "1"), TEXTKIT: ("pass", "4")}
-    assert experiment.recorded() > calls
+    assert experiment.count_recorded_calls() > calls
     assert {line["repo"] for line in experiment.server.ledger()[paid:]} == {TEXTKIT}
     assert experiment.recorded_tokens() == ledger_tokens(experiment.server)
     _another_configuration(experiment)

@@ -105,7 +105,7 @@ def read_hosts(experiment: Experiment) -> dict[str, str]:
 
 def wait_for_busy_node(slurm: Cluster, experiment: Experiment) -> str:
     """Wait until a run talks to its model; return the machine it is on."""
-    wait_for(lambda: experiment.recorded() > 1, 120)
+    wait_for(lambda: experiment.count_recorded_calls() > 1, 120)
     return next(iter(read_hosts(experiment).values()))
 
 
@@ -170,7 +170,7 @@ def test_a_job_still_queued_when_its_session_is_killed_does_nothing(
     for node in slurm.nodes:
         slurm.command("scontrol", "update", f"NodeName={node}", "State=RESUME")
     wait_for(lambda: not slurm.jobs(), 120)
-    assert experiment.recorded() == 0
+    assert experiment.count_recorded_calls() == 0
     logs = "".join(path.read_text() for path in (experiment.clone / "logs").rglob("*.log"))
     assert "not started: the session that submitted this job has ended" in logs
 

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests: its own fresh profile, no network, its console kept."""
+"""A headless Chromium for tests, with a new profile, without network, and with its console log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
-    "--proxy-server=127.0.0.1:9",  # a page that asks for anything beyond the disk fails
+    "--proxy-server=127.0.0.1:9",  # a page that requests anything but files fails
 )
 
 
@@ -39,8 +39,8 @@ def programs() -> tuple[str, str] | None:
 
 
 @contextlib.contextmanager
-def opened(width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Any]:
-    """Give a driver whose window has this size."""
+def open_browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Any]:
+    """Yield a driver with a window of this size."""
     binaries = programs()
     assert binaries is not None, "call envs/setup.sh chromium"
     profile = tempfile.mkdtemp(prefix="cooperflow-chromium-")
@@ -62,13 +62,13 @@ def opened(width: int = 1280, height: int = 900, dark: bool = False) -> Iterator
 
 
 def resize(driver: Any, width: int, height: int) -> None:
-    """Show the page as a device of this width does."""
+    """Show the page as on a device of this width."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
-def printed(driver: Any) -> list[str]:
-    """Print to paper (A4); return the text of each page."""
+def print_pages(driver: Any) -> list[str]:
+    """Print the page on A4; return the text of each sheet."""
     paper = {"paperWidth": 8.27, "paperHeight": 11.69}
     document = driver.execute_cdp_cmd("Page.printToPDF", paper)["data"]
     pages = PdfReader(io.BytesIO(base64.b64decode(document))).pages
@@ -80,12 +80,12 @@ def url(path: Path) -> str:
     return path.resolve().as_uri()
 
 
-def complaints(driver: Any) -> list[str]:
+def read_console(driver: Any) -> list[str]:
     """Return the console's messages, and clear them."""
     return [f"{entry['level']}: {entry['message']}" for entry in driver.get_log("browser")]
 
 
-def overflow(driver: Any) -> int:
-    """Return by how many pixels the page is wider than its window."""
+def overflow_width(driver: Any) -> int:
+    """Return the width of the page beyond its window, pixels."""
     script = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     return int(driver.execute_script(script))

@@ -1,8 +1,8 @@
-"""Experiments with known truth: the files of every run, and the facts they were made from.
+"""Synthetic experiments with known truth: the files of every run, and the underlying facts.
 
-A fact is drawn first and the files are written from it, so a figure can be computed from the facts
-without reading a file: a loss is a word, a conflict is a flag, an overlap is a number of places in
-a plan of two patches, a late message is a comparison of two integers.
+The facts are drawn at random and the files are written from them, so that every figure can be
+computed from the facts without reading a file. A loss is a word, a conflict a flag, an overlap the
+number of places in a plan of two patches, and a late message the comparison of two integers.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ WEIGHTS = {"coop-comm": (33, 4, 4, 22, 12, 14, 6, 5), "coop-nocomm": (20, 4, 2, 
 
 @dataclass(frozen=True)
 class Note:
-    """A message and what a reader of its text knows."""
+    """A message, and the facts that its text states."""
 
     text: str
     plan: bool = False
     asks: bool = False
-    file: str = ""  # the path that it names
-    claims: bool = False  # the sender says that this file is its own work
+    file: str = ""  # a path in the text
+    claims: bool = False  # the sender claims this file
     line: bool = False
 
 
 @dataclass
 class Turn:
-    """A turn of an agent: its second, its commands, and a message instead of a command or not."""
+    """A turn of an agent: its time, its commands, and an optional message instead of a command."""
 
     agent: int  # 0 or 1
     number: int  # from 1
@@ -70,7 +70,7 @@ class Truth:
     own: tuple[bool | None, bool | None] = (None, None)
     merge: str = ""  # upstream's status
     caveat: str = ""
-    # The overlap of the two patches; None without two patches.
+    # Overlap of the two patches; None unless there are two patches.
     overlapping: int | None = None
     near: int | None = None  # overlapping ones included
     lines: tuple[int, int] = (0, 0)
@@ -83,24 +83,24 @@ class Truth:
 
     @property
     def notes(self) -> list[Turn]:
-        """The turns that send a message, in order of time."""
+        """The turns that send a message, ordered by time."""
         return sorted((t for t in self.turns if t.note), key=lambda turn: turn.second)
 
 
 def make(root: Path, models: int = 1) -> tuple[Plan, list[Truth]]:
-    """Write the files of an experiment on the pairs of lite, and return its plan and its facts."""
+    """Write the files of an experiment on the pairs of lite; return its plan and facts."""
     plan = synthetic.make_plan(root, "lite", models)
     chance = random.Random(SEED)
-    ease = {pair: chance.random() for pair in plan.pairs}
+    easiness = {pair: chance.random() for pair in plan.pairs}
     truths = []
     for run in plan.runs:
-        truth = _draw(chance, run, ease[run.pair])
+        truth = _draw(chance, run, easiness[run.pair])
         truths.append(truth)
         _write(plan, run, truth, *_patches(chance, truth))
     return plan, truths
 
 
-def _draw(chance: random.Random, run: Run, ease: float) -> Truth:
+def _draw(chance: random.Random, run: Run, easiness: float) -> Truth:
     setting = run.experiment.setting
     truth = Truth(
         run.experiment.model_name,
@@ -111,18 +111,18 @@ def _draw(chance: random.Random, run: Run, ease: float) -> Truth:
         "fail",
     )
     if setting.mode == "solo":
-        truth.outcome = "pass" if chance.random() < 0.25 + 0.75 * ease else "fail"
+        truth.outcome = "pass" if chance.random() < 0.25 + 0.75 * easiness else "fail"
         if chance.random() < 0.03:
             truth.outcome = "infra_error"
         return truth
     truth.kind = chance.choices(KINDS, WEIGHTS[setting.name])[0]
     failed_own = chance.choice([(False, True), (True, False), (False, False), (False, None)])
-    either = chance.choice(["clean", "conflicts"])
+    merge = chance.choice(["clean", "conflicts"])
     outcome, loss, own, merge, caveat = {
         "both": ("pass", "", (True, True), "clean", ""),
         "lead_alone": ("pass", "", (True, True), "conflicts", "lead_alone"),
         "needs_both": ("pass", "", (True, False), "clean", ""),
-        "agent": ("fail", "agent", failed_own, either, ""),
+        "agent": ("fail", "agent", failed_own, merge, ""),
         "merge": ("fail", "merge", (True, True), "conflicts", ""),
         "integration": ("fail", "integration", (True, True), "clean", ""),
         "unknown": ("fail", "unknown", *_unknown(chance), ""),
@@ -136,7 +136,7 @@ def _draw(chance: random.Random, run: Run, ease: float) -> Truth:
 
 
 def _unknown(chance: random.Random) -> tuple[tuple[bool | None, bool | None], str]:
-    """Return own features and merge of a fail whose loss cannot be known."""
+    """Return the own features and the merge of a fail whose loss is unknown."""
     return chance.choice([((None, True), "conflicts"), ((None, None), "clean"), ((True, True), "")])
 
 
@@ -154,7 +154,7 @@ class Block:
 
 
 def _patches(chance: random.Random, truth: Truth) -> tuple[str | None, str | None]:
-    """Draw the overlap of the patches; return them, None for a run without two patches."""
+    """Draw the overlap and return both patches, None if the run does not have two."""
     if not truth.turns or truth.merge == "":
         # No merge: one agent left no patch.
         return ("" if truth.turns else None), None
@@ -169,7 +169,7 @@ def _patches(chance: random.Random, truth: Truth) -> tuple[str | None, str | Non
         file, start = chance.choice(FILES[:2]), 20 + 40 * number
         first = Block(file, start, chance.randint(1, 3), chance.randint(0, 3))
         gap = {"near": chance.randint(1, 3), "apart": chance.randint(4, 8)}.get(kind)
-        # Without a line between them: inside the other block, or directly after it.
+        # No line between them: inside the other block, or directly after it.
         shift = chance.randint(0, first.removed) if gap is None else first.removed + gap
         second = Block(file, start + shift, chance.randint(1, 3), chance.randint(1, 3))
         flip = chance.random() < 0.5
@@ -222,7 +222,7 @@ TEXTS = (
 
 
 def _turns(chance: random.Random, messaging: bool) -> list[Turn]:
-    """Return the turns of both agents: every twelve seconds, the second agent's five later."""
+    """Return the turns of both agents, one every twelve seconds, the second agent's 5 s later."""
     turns = []
     numbers = [chance.randint(3, 9) for _ in AGENTS]
     talkative = chance.choice((0.0, 0.2, 0.35, 0.5)) if messaging else 0.0
@@ -231,9 +231,9 @@ def _turns(chance: random.Random, messaging: bool) -> list[Turn]:
             commands = chance.choice((0, 1, 1, 2))
             turn = Turn(agent, k + 1, 12 * k + 5 * agent, commands)
             if chance.random() < talkative:
-                turn.note = Note(f"{len(turns)}")  # its text follows the files
+                turn.note = Note(f"{len(turns)}")  # the text is chosen later
             elif chance.random() < 0.1:
-                # Upstream lists this quotation as a message; nothing was sent.
+                # Upstream lists this quotation as a message, although nothing was sent.
                 turn.content = f'I could run send_message {AGENTS[1 - agent]} "quoted {k}".'
                 turn.commands = max(commands, 1)
             turns.append(turn)
@@ -251,7 +251,7 @@ def _note_texts(chance: random.Random, turns: Sequence[Turn]) -> None:
 
 
 def _name_files(chance: random.Random, truth: Truth) -> None:
-    """Write some files that both sides know by their last name, as people do."""
+    """Replace some paths by file names, as people write them."""
     for turn in truth.turns:
         note = turn.note
         if note and note.file in truth.touched[turn.agent] and chance.random() < 0.3:
@@ -260,14 +260,14 @@ def _name_files(chance: random.Random, truth: Truth) -> None:
             turn.note = Note(text, note.plan, note.asks, note.file, note.claims, note.line)
 
 
-def reading_second(truth: Truth, turn: Turn) -> int | None:
-    """Return the second of the receiver's first turn that could use a message; None: never.
+def find_reading_second(truth: Truth, turn: Turn) -> int | None:
+    """Return the time of the receiver's first turn that could use a message, None if none could.
 
-    The first turn after a message was requested before it, so the second one reads it.
+    The first turn after a message was requested before the message, so the second turn reads it.
     """
-    later = sorted(t.second for t in truth.turns if t.agent != turn.agent)
-    later = [second for second in later if second > turn.second]
-    return later[1] if len(later) > 1 else None
+    later_seconds = sorted(t.second for t in truth.turns if t.agent != turn.agent)
+    later_seconds = [second for second in later_seconds if second > turn.second]
+    return later_seconds[1] if len(later_seconds) > 1 else None
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -334,7 +334,7 @@ def _trajectory(truth: Truth, agent: int) -> list[dict[str, Any]]:
     inbox = [turn for turn in truth.notes if turn.agent != agent]
     for turn in (t for t in truth.turns if t.agent == agent):
         for sent in inbox:
-            if reading_second(truth, sent) == turn.second and sent.note:
+            if find_reading_second(truth, sent) == turn.second and sent.note:
                 text = f"[Message from {AGENTS[1 - agent]}]: {sent.note.text}"
                 messages.append({"role": "user", "content": text})
         commands = [f"ls {n}" for n in range(turn.commands)]

@@ -1,4 +1,4 @@
-"""Client of the workflow for tests: runs the user's commands and reads the results."""
+"""Client of the workflow for tests: runs the commands of a user and reads the results."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from cooperflow.outcomes import usage
 
 PYTHON = ".venv/bin/python"
 REPOSITORY = Path(__file__).resolve().parents[2]
-# A key that no file, log, container or command line may hold, and the variable that has it.
-# Each process of a test run has its own: tests search the whole machine for theirs.
+# A key that no file, log, container or command line may contain, and its variable. Each process of
+# a test run has a different key, because tests search the entire machine for theirs.
 KEY = f"sk-test-{uuid.uuid4().hex}-never-written-down"
 KEY_NAME = "TESTED_KEY"
 MODEL = "command-a-03-2025"
 INVENTORY = "demo_inventory_task"
 TEXTKIT = "demo_textkit_task"
-# Repo, number of the task, its two features.
+# Repo, task number, and both features.
 PairOfDemo = tuple[str, int, int, int]
 PAIR: PairOfDemo = (INVENTORY, 1, 1, 2)
-# All pairs of the demo; its subset has the last one out of order as well.
+# All pairs of the demo; the last pair is out of order, as in the subset.
 ALL_PAIRS = (PAIR, (INVENTORY, 1, 2, 3), (TEXTKIT, 2, 1, 2), (TEXTKIT, 2, 3, 2))
 COMMON = {
     "solo": ["--setting", "solo"],
     "coop-comm": ["--setting", "coop"],
     "coop-nocomm": ["--setting", "coop", "--no-messaging"],
 }
-# Those of single tests too.
+# Also includes the settings of single tests.
 SETTINGS = {
     **COMMON,
     "team": ["--setting", "team"],
@@ -53,9 +53,9 @@ PATIENCE = 60
 
 
 def clone_of(folder: Path, skip: tuple[str, ...] = (), environment: bool = True) -> Path:
-    """Copy the files that git knows to ``folder``, but those below ``skip``.
+    """Copy the files that git tracks to ``folder``, except those below ``skip``.
 
-    The clone shares the checkout's installed parts; ``environment``: its .venv too.
+    The clone shares the checkout's installed tools and, with ``environment``, its .venv.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -80,7 +80,7 @@ def docker_answers() -> bool:
 
 
 def containers_of(results: Path) -> list[str]:
-    """All containers that carry the label of a results folder, running or not."""
+    """Return all containers with the label of a results folder, running or not."""
     identity = results / ".state" / "id"
     if not identity.exists():
         return []
@@ -105,7 +105,7 @@ def write_pairs(path: Path, pairs: Sequence[PairOfDemo]) -> None:
 def config_document(
     results: str, subset: str, bases: Mapping[str, str], settings: Sequence[str], **keys: Any
 ) -> dict[str, Any]:
-    """Return the config of an experiment, with short limits and nothing pulled.
+    """Return the config of an experiment with short limits and without pulls.
 
     Args:
         bases: the address of each model.
@@ -122,9 +122,9 @@ def config_document(
         "settings": {name: SETTINGS[name] if name in settings else None for name in COMMON}
         | {name: SETTINGS[name] for name in settings if name not in COMMON},
         "limits": {"pause_seconds": 0, "call_tries": 2},
-        "preflight": "light",  # else its call of one token is in the server's ledger
+        "preflight": "light",  # a full one adds a call to the ledger
         "images": {"pull": False, "build": True, "free_gb": 1},
-        # Two containers more for each coop run; the demo's test has them.
+        # Own features need two more containers for each coop run; the demo's test includes them.
         "evaluation": {"own_features": False},
     }
     for key, value in keys.items():
@@ -135,7 +135,7 @@ def config_document(
 
 @dataclass
 class Session:
-    """A `snakemake` that was started, in a process group as by a terminal, with its output."""
+    """A started `snakemake` in its process group, as in a terminal, with its output."""
 
     process: Popen[bytes]
     log: Path
@@ -157,7 +157,7 @@ class Session:
         return self.process.poll()
 
     def wait(self, seconds: float = 400) -> int:
-        """Return the exit code when it has ended by itself."""
+        """Wait for the end and return the exit code."""
         return self.process.wait(seconds)
 
 
@@ -169,11 +169,11 @@ class Experiment:
     results: Path
     config: Path
     server: Server
-    # What is requested: the tables; plots and report are far slower.
+    # By default the tables only, because plots and report are far slower.
     target: str = "all"
     sessions: list[Session] = field(default_factory=list)
     mark: dict[str, str] = field(default_factory=new_mark)
-    wrapper: tuple[str, ...] = ()  # a program that Snakemake is started through
+    wrapper: tuple[str, ...] = ()  # a program that starts Snakemake
 
     @classmethod
     def new(
@@ -196,7 +196,7 @@ class Experiment:
 
     @property
     def logs(self) -> Path:
-        """Where the output of its sessions is."""
+        """The folder with the output of its sessions."""
         return self.results.parent
 
     def targets(self) -> list[str]:
@@ -206,7 +206,7 @@ class Experiment:
         return {**self.mark, **os.environ, KEY_NAME: KEY}
 
     def start(self, *arguments: str) -> Session:
-        """Start Snakemake, as a user does; default: for the targets, with four cores."""
+        """Start Snakemake as a user does, by default for the targets with four cores."""
         command = [*self.wrapper, ".venv/bin/snakemake"]
         command += [*(arguments or ("-j", "4", *self.targets())), "--configfile", str(self.config)]
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ class Experiment:
         return self.sessions[-1]
 
     def run(self, *arguments: str, seconds: float = 400) -> Session:
-        """Run Snakemake to its end."""
+        """Run Snakemake until it ends."""
         session = self.start(*arguments)
         try:
             session.wait(seconds)
@@ -239,14 +239,16 @@ class Experiment:
         """Return the pending jobs that Snakemake prints."""
         return self.run("--dry-run", *self.targets()).stdout
 
-    def until(self, session: Session, what: Callable[[], Any], seconds: float = 60) -> None:
-        """Wait until ``what`` is true; fail with the session's output if it ends before."""
+    def wait_until(
+        self, session: Session, condition: Callable[[], Any], seconds: float = 60
+    ) -> None:
+        """Wait until ``condition`` is true; fail with the output if the session ends earlier."""
 
-        def settled() -> bool:
-            return bool(what()) or session.poll() is not None
+        def is_settled() -> bool:
+            return bool(condition()) or session.poll() is not None
 
         try:
-            wait_for(settled, seconds, every=0.2)  # the call logs are read each time
+            wait_for(is_settled, seconds, every=0.2)  # the call logs are read each time
         except TimeoutError:
             os.killpg(session.pid, signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -254,7 +256,7 @@ class Experiment:
             kill_group(session.process)
             raise AssertionError(f"not within {seconds} s:\n{session.stdout}") from None
         # The condition may have become true with the process's last step.
-        assert what(), f"ended before:\n{session.stdout}"
+        assert condition(), f"ended before:\n{session.stdout}"
 
     def script(
         self, name: str, *arguments: str, seconds: float = 120
@@ -274,28 +276,28 @@ class Experiment:
         return read_csv(self.results / "summary.csv")
 
     def recorded_tokens(self) -> tuple[int, int]:
-        """Input and output tokens of runs.csv."""
+        """Return the input and output tokens in runs.csv."""
         rows = self.rows()
         return sum(int(r["input_tokens"]) for r in rows), sum(int(r["output_tokens"]) for r in rows)
 
-    def recorded(self) -> int:
+    def count_recorded_calls(self) -> int:
         """Return the number of model calls recorded as started so far."""
         return sum(record["event"] == "start" for log in self.call_logs() for record in log)
 
-    def unanswered(self) -> int:
-        """How many recorded calls have no answer."""
+    def count_unanswered_calls(self) -> int:
+        """Return the number of recorded calls without an answer."""
         logs = self.call_logs()
         return sum(call.kind != usage.ANSWERED for log in logs for call in usage.calls(log))
 
-    def call_logs(self, but: str = "") -> Iterator[list[dict[str, Any]]]:
-        """The records of each call log, of finished attempts too; ``but``: not of this run name."""
+    def call_logs(self, excluded: str = "") -> Iterator[list[dict[str, Any]]]:
+        """Yield the records of each call log, except those of the run name ``excluded``."""
         for folder in (self.results / "runs").rglob("attempts/*"):
-            if not (but and but in folder.parts):
+            if not (excluded and excluded in folder.parts):
                 yield atomic_io.read_lines(folder / layout.CALLS)
 
 
 def ledger_tokens(server: Server) -> tuple[int, int]:
-    """Input and output tokens of all calls that a replay server answered."""
+    """Return input and output tokens of all calls that a replay server answered."""
     answered = [line for line in server.ledger() if line["answered"]]
     return (
         sum(line["input_tokens"] for line in answered),

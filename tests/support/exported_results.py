@@ -1,4 +1,4 @@
-"""A finished experiment whose agents print a key and a path, and its export; for tests."""
+"""A finished experiment whose agents print a key and a path, and its export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY = "sk-a-key-that-must-not-leave"
 
 
 def finished_plan(root: Path) -> Plan:
-    """Finish an experiment whose agents print the key and the path of the results."""
+    """Return a finished experiment whose agents print the key and the path of the results."""
     plan = synthetic.make_plan(root, "flash")
     words = synthetic.Words(output=f"Bearer {KEY} in {root}/runs\n", message="I take store.py.")
     synthetic.finish(plan, words, steps=2)
@@ -25,7 +25,7 @@ def export_of(plan: Plan) -> Path:
     """Export the results and return the folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COHERE_API_KEY", KEY)
-        # The logs stay JSON: another test covers .eval.
+        # Another test covers .eval files.
         patch.setattr(run_formats, "inspect_interpreter", lambda: None)
         result = export.write(plan)
     assert result.logs == 3

@@ -1,4 +1,4 @@
-"""An agent that is not part of cooperbench, as an external module provides it."""
+"""An external module with an agent that is not part of cooperbench."""
 
 from typing import Any
 

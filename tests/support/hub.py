@@ -1,4 +1,4 @@
-"""A stand-in for the hub's data set API, as the hub's own client speaks to it; for tests."""
+"""A stand-in for the hub's data set API, which works with the hub's own client."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Serves a folder as one data set; may break off a file in its middle, or refuse."""
+    """Serves a folder as a data set; can interrupt a file in the middle, or refuse requests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.served: list[str] = []
-        self.refuse_after: int | None = None  # that many files are served, then 503
+        self.refuse_after: int | None = None  # number of files to serve before 503
         self.newest = SHA
         self.revisions: list[str] = []  # of the files served
 

@@ -1,4 +1,4 @@
-"""Real servers for the tests of images: an image registry, a separate Docker engine, a proxy."""
+"""Real servers for tests of images: an image registry, a separate Docker engine, a proxy."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import docker
 from aiohttp import web
 
 PROGRAMS = ("docker-registry", "dockerd", "mkfs.ext4", "busybox", "ip")
-# Bytes of the engine's disk.
+# Size of the engine's disk, bytes.
 DISK = 400_000_000
 
 
 def find_missing_tools() -> list[str]:
-    """Return what this machine has not of what the servers need."""
+    """Return the programs that the servers need and this machine lacks."""
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     return missing + ([] if os.getuid() == 0 else ["root"])
 
@@ -47,7 +47,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def registry(folder: Path) -> Iterator[str]:
-    """Run a registry with its storage in ``folder``; give its host:port."""
+    """Run a registry with its storage in ``folder``; yield its host:port."""
     folder.mkdir(parents=True)
     port = free_port()
     config = folder / "config.yml"
@@ -79,7 +79,7 @@ def engine(folder: Path, size: int = DISK) -> Iterator[str]:
     subprocess.run(["mount", "-o", "loop", str(disk), str(mount)], check=True)
     host = f"unix://{folder}/docker.sock"
     command = ["dockerd", "--data-root", str(mount / "docker"), "--exec-root", str(folder / "exec")]
-    # With --bridge=none it would take away docker0, the bridge of the machine's own engine.
+    # With --bridge=none it would remove docker0, the bridge of the machine's own engine.
     bridge = f"cftest{os.getpid()}"
     subprocess.run(["ip", "link", "add", bridge, "type", "bridge"], check=True)
     subprocess.run(["ip", "address", "add", "172.31.254.1/24", "dev", bridge], check=True)
@@ -112,7 +112,7 @@ def _wait_for(probe: object, seconds: float = 60) -> None:
 
 
 def task_image(content: bytes) -> bytes:
-    """Return a root file system, as a tar, a run's checks succeed in it; ``content`` fills it."""
+    """Return the tar of a root file system that passes a run's checks, filled with ``content``."""
     raw = io.BytesIO()
     busybox = shutil.which("busybox") or "/bin/busybox"
     files = {
@@ -138,20 +138,20 @@ def task_image(content: bytes) -> bytes:
 
 
 def _find_libraries(program: str) -> list[str]:
-    """Return the libraries of a program with its loader: none for a static one."""
+    """Return a program's libraries and loader; empty for a static program."""
     result = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
     return re.findall(r"(/\S+) \(0x", result.stdout) if result.returncode == 0 else []
 
 
 class Proxy:
-    """Proxy of a registry that interrupts, slows, limits or protects the traffic."""
+    """Proxy of a registry that can interrupt, slow down, limit or protect the traffic."""
 
     def __init__(self, registry: str) -> None:
         self._registry = f"http://{registry}"
-        self.cuts = 0  # number of answers with a large blob that break off in the middle
-        self.limits = 0  # number of requests of a manifest that are answered 429
+        self.cuts = 0  # number of answers with a large blob to interrupt in the middle
+        self.limits = 0  # number of manifest requests to answer with 429
         self.retry_after = "1"
-        self.token: str | None = None  # asked for by a challenge, as Docker Hub does
+        self.token: str | None = None  # token that a challenge demands, as at Docker Hub
         self.seconds_per_megabyte = 0.0
         self.blobs = 0
         self.address = ""

@@ -1,4 +1,4 @@
-"""Plans with a judge, answers of a judge, and its summary; for tests."""
+"""Plans with a judge, answers of a judge, and its summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def answer(*labels: tuple[str, Sequence[str]]) -> str:
 
 
 def plan_of(root: Path, **judge: object) -> planning.Plan:
-    """Make a plan with a judge over the results in ``root``."""
+    """Return a plan with a judge for the results in ``root``."""
     raw: dict[str, Any] = {
         "results": str(root),
         "dataset": {"subset": "flash"},
@@ -34,5 +34,5 @@ def plan_of(root: Path, **judge: object) -> planning.Plan:
 
 
 def summary_of(root: Path) -> dict[str, Any]:
-    """Read the judge's summary."""
+    """Return the judge's summary."""
     return dict(json.loads((root / "judge" / "summary.json").read_text()))

@@ -1,4 +1,4 @@
-"""A notify command that records the events it receives; for tests."""
+"""A notify command that records the events it receives."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 
-def listener(tmp_path: Path, more: str = "") -> tuple[list[str], Path]:
-    """A command that writes each document to a file, a line each."""
+def make_listener(tmp_path: Path, more: str = "") -> tuple[list[str], Path]:
+    """Return a command that writes each document to a file as a line, and the file's path."""
     target = tmp_path / "events.jsonl"
     script = tmp_path / "listen.py"
     script.write_text(
@@ -22,7 +22,7 @@ def listener(tmp_path: Path, more: str = "") -> tuple[list[str], Path]:
 
 
 def read_events(target: Path) -> list[dict[str, Any]]:
-    """Return the events received so far."""
+    """Return the received events."""
     if not target.exists():
         return []
     return [json.loads(line) for line in target.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The statistics of the tables from their formulas, in plain Python and apart from the package."""
+"""The statistics of the tables, implemented independently in plain Python from their formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Z_POWER = 0.8416212335729143  # 80 %
 
 
 def same(got: float, expected: float) -> bool:
-    """Return whether a figure is the expected one, rounded to six places."""
+    """Return whether a figure equals the expected one, rounded to six places."""
     if math.isnan(expected):
         return math.isnan(got)
     return abs(got - expected) <= 5.01e-7 and got == round(got, 6)
@@ -30,7 +30,7 @@ def wilson(count: float, of: int) -> tuple[float, float]:
 
 
 def mcnemar(b: int, c: int) -> float:
-    """Return the exact p: twice the tail of a fair coin thrown b + c times."""
+    """Return the exact p: twice the tail probability of a fair coin tossed b + c times."""
     n = b + c
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n)
 
@@ -60,10 +60,10 @@ def newcombe(a: int, m: int, b: int, n: int) -> tuple[float, float]:
 
 
 def clustered(values: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -> tuple[float, ...]:
-    """Return the percentile interval of a ratio of sums, by draws of complete tasks.
+    """Return the percentile interval of a ratio of sums, by resampling tasks.
 
     Args:
-        values: task -> numerator and denominator of each run.
+        values: numerator and denominator of each run, by task.
     """
     tasks = sorted(values)
     if len(tasks) < 2:
@@ -82,7 +82,7 @@ def clustered(values: Mapping[tuple[str, int], Sequence[tuple[float, float]]]) -
 
 @cache
 def _draws(tasks: int) -> np.ndarray:
-    """Return how often each of 10,000 draws has each task; the seed is documented."""
+    """Return how often each of 10,000 draws contains each task; the seed is documented."""
     return np.random.default_rng(20260113).multinomial(tasks, [1 / tasks] * tasks, 10_000)
 
 

@@ -1,4 +1,4 @@
-"""Processes that tests start: marked, so that all of them end with the test."""
+"""Processes of tests, which are marked so that all of them end with the test."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
-# Every process inherits this variable, even after it has left its group.
+# Every process inherits this variable, even if it leaves its group.
 MARKER = "TEST_PROCESS_MARK"
 
 
 def new_mark() -> dict[str, str]:
-    """Return the variable by which the processes of one test are found."""
+    """Return the variable that identifies the processes of one test."""
     return {MARKER: uuid.uuid4().hex}
 
 
 def marked_processes(mark: str) -> list[tuple[int, str]]:
-    """Return number and command line of each living process with this mark."""
+    """Return process id and command line of each running process with this mark."""
     processes = []
     variable = f"{MARKER}={mark}".encode()
     for entry in Path("/proc").iterdir():
@@ -49,7 +49,7 @@ def kill_marked(mark: str) -> None:
 
 
 def start_group(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Popen[str]:
-    """Start a command in a new process group, its output in one pipe."""
+    """Start a command in a new process group, with all output in one pipe."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
 
@@ -64,7 +64,7 @@ def kill_group(process: Popen[Any]) -> None:
 def run_group(
     command: Sequence[str], seconds: float, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command; a timeout or an interruption of the test ends all that it started."""
+    """Run a command; a timeout or interruption of the test ends all of its processes."""
     env = new_mark() | dict(os.environ if env is None else env)
     process = start_group(command, cwd, env)
     try:
@@ -77,17 +77,17 @@ def run_group(
 
 
 def wait_for(
-    what: Callable[[], Any], seconds: float = 60, name: str = "", every: float = 0.05
+    condition: Callable[[], Any], seconds: float = 60, name: str = "", every: float = 0.05
 ) -> Any:
-    """Return the first true value of ``what()``.
+    """Return the first true value of ``condition()``.
 
     Raises:
-        TimeoutError: there was none within ``seconds``.
+        TimeoutError: no value was true within ``seconds``.
     """
     limit = time.monotonic() + seconds
     while time.monotonic() < limit:
-        value = what()
+        value = condition()
         if value:
             return value
         time.sleep(every)
-    raise TimeoutError(f"{name or what}: not within {seconds:.0f} s")
+    raise TimeoutError(f"{name or condition}: not within {seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""Model calls made through litellm as upstream makes them, with the call log they leave."""
+"""Model calls through litellm as upstream makes them, with the resulting call log."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ import litellm  # noqa: E402
 from cooperflow.instrumentation import call_log  # noqa: E402
 
 MESSAGES = first_messages("demo_textkit_task", 2, [1, 2], "solo", "solo")
-# Wire format -> model and path of the end point.
+# Model and end point by wire format.
 WIRES = {
     "cohere": ("command-a-03-2025", "/v2/chat"),
     "openai": ("openai/gpt-4o", "/v1"),
     "anthropic": ("anthropic/claude-sonnet-4-5", ""),
 }
-# A process has one recorder and one patch: litellm keeps the first callback of a kind for good.
+# A process has one call log and one patch, because litellm keeps the first callback of a class.
 ANSWERS = RawAnswers()
 ANSWERS.install()
 RECORDER = call_log.CallLog(Path(os.devnull), None, answers=ANSWERS)
@@ -38,7 +38,7 @@ RECORDER = call_log.CallLog(Path(os.devnull), None, answers=ANSWERS)
 
 @dataclass(frozen=True)
 class Exchange:
-    """One call: litellm's answer or error, the records of the log, the ledger's line."""
+    """One call: litellm's answer or error, the log's records, and the ledger's line."""
 
     answer: Any
     error: Exception | None
@@ -55,7 +55,7 @@ class Exchange:
 
 
 def ask(server: Server | None, log: Path, wire: str, **options: Any) -> Exchange:
-    """Make one call and wait for its end in ``log``, which litellm writes from another thread."""
+    """Make one call and wait for its end in ``log``, which another thread writes."""
     RECORDER._path = log
     before = len(atomic_io.read_lines(log))
     litellm.callbacks = [RECORDER]
@@ -88,8 +88,8 @@ def ask(server: Server | None, log: Path, wire: str, **options: Any) -> Exchange
 
 
 @contextmanager
-def returning_tool_plans() -> Iterator[None]:
-    """Turn the return of Cohere's tool_plan on for a while."""
+def return_tool_plans() -> Iterator[None]:
+    """Enable the return of Cohere's tool_plan in the body."""
     ANSWERS.return_tool_plan = True
     try:
         yield

@@ -1,4 +1,4 @@
-"""Client of a replay server for tests: start, requests, ledger; prompts as upstream writes them."""
+"""Client of a replay server: start, requests, ledger, and upstream's prompts."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The URL on which it listens."""
+        """The base URL of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def request(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """The JSON answer to a request; the body, if any, is sent as JSON."""
+        """Return the JSON answer to a request with an optional JSON body."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Authorization": "Bearer x", "Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers, method=method)
@@ -58,16 +58,16 @@ class Server:
 
     @property
     def cohere_url(self) -> str:
-        """The end point of Cohere's wire format."""
+        """The end point for Cohere's wire format."""
         return f"{self.url}/v2/chat"
 
     def faults(self, *rules: Mapping[str, Any]) -> None:
-        """Set the rules of faults, replacing earlier ones."""
+        """Replace the fault rules."""
         self.request("/_control/faults", {"rules": list(rules)}, "PUT")
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Nobody is answered within; whoever asks waits."""
+    def hold_answers(self) -> Iterator[None]:
+        """Hold back all answers in the body; callers wait."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -75,7 +75,7 @@ class Server:
             self.process.send_signal(signal.SIGCONT)
 
     def ledger(self) -> list[dict[str, Any]]:
-        """The ledger's lines, as in the file; none before the first call."""
+        """Return the lines of the ledger file; empty before the first call."""
         with contextlib.suppress(FileNotFoundError):
             return [json.loads(line) for line in self.ledger_file.read_text("utf-8").splitlines()]
         return []
@@ -86,7 +86,7 @@ class Server:
 
 
 def start_server(directory: Path, *options: str, recordings: Path = RECORDINGS) -> Server:
-    """Start a separate replay server in the directory; default: the demo's recordings."""
+    """Start a separate replay server in the directory, by default with the demo's recordings."""
     directory.mkdir(parents=True, exist_ok=True)
     port_file, ledger = directory / "port", directory / "ledger.jsonl"
     what = [] if "--script" in options else ["--recordings", str(recordings)]
@@ -106,7 +106,7 @@ def start_server(directory: Path, *options: str, recordings: Path = RECORDINGS) 
 
 @contextlib.contextmanager
 def server(directory: Path, *options: str, recordings: Path = RECORDINGS) -> Iterator[Server]:
-    """Serve in the directory until the end of the block."""
+    """Run a server in the directory until the end of the block."""
     running = start_server(directory, *options, recordings=recordings)
     try:
         yield running
@@ -115,14 +115,14 @@ def server(directory: Path, *options: str, recordings: Path = RECORDINGS) -> Ite
 
 
 def feature_text(repo: str, task: int, feature: int) -> str:
-    """The text of a feature of the demo's data set."""
+    """Return the text of a feature in the demo's data set."""
     return (DATASET / repo / f"task{task}" / f"feature{feature}" / "feature.md").read_text("utf-8")
 
 
 def first_messages(
     repo: str, task: int, features: list[int], kind: str, agent: str, dataset: Path = DATASET
 ) -> list[dict[str, Any]]:
-    """The first two messages of an agent, from upstream's templates, as upstream makes them."""
+    """Return the first two messages of an agent, made from upstream's templates."""
     spec = importlib.util.find_spec("cooperbench")
     assert spec is not None and spec.origin is not None
     name = "solo" if kind == "solo" else "coop"
@@ -156,7 +156,7 @@ def first_messages(
 
 
 def play(server: Server, messages: list[dict[str, Any]], limit: int = 40) -> list[list[str]]:
-    """Play a complete conversation in Cohere's format; return the commands of each turn."""
+    """Play a complete conversation in Cohere's format; return each turn's commands."""
     turns: list[list[str]] = []
     messages = list(messages)
     for _ in range(limit):
@@ -173,7 +173,7 @@ def play(server: Server, messages: list[dict[str, Any]], limit: int = 40) -> lis
     raise AssertionError(f"no submit within {limit} turns")
 
 
-# Prices that the ledger is multiplied by, USD per token: written down here, not read from litellm.
+# Prices for the ledger's tokens, USD per token, independent of litellm.
 PRICES = {
     "cohere": {"input": 2.5e-6, "output": 10e-6},
     "openai": {"input": 2.5e-6, "output": 10e-6, "read": 1.25e-6},
@@ -188,7 +188,7 @@ PRICES = {
 
 
 def billed(line: dict[str, Any]) -> float:
-    """Return the cost of a call by the server's ledger."""
+    """Return the cost of a call according to the ledger."""
     if line["reported_cost"] is not None:
         return float(line["reported_cost"])
     price = PRICES[line["wire"]]

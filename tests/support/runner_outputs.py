@@ -1,4 +1,4 @@
-"""Outputs of test runners, as the benchmark's evaluations have them; for tests."""
+"""Outputs of test runners, as in the benchmark's evaluations."""
 
 PYTEST = """\
 HEAD is now at 1f2e3d4 base

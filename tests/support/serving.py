@@ -1,4 +1,4 @@
-"""An aiohttp application in a thread, on a free loopback port; for tests."""
+"""Serving of an aiohttp application in a thread, on a free loopback port."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aiohttp import web
 
 
 @contextlib.contextmanager
-def served(app: web.Application) -> Iterator[str]:
-    """Serve ``app`` and give its base URL."""
+def serve(app: web.Application) -> Iterator[str]:
+    """Serve ``app`` and yield its base URL."""
     loop = asyncio.new_event_loop()
     ready = threading.Event()
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

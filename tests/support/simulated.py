@@ -1,6 +1,6 @@
-"""Sessions on the real Snakefile without running a job: Snakemake builds the DAG, stubs write.
+"""Simulated sessions: Snakemake builds the DAG of the real Snakefile, and stubs write outputs.
 
-A session here starts no process and no container, so that hundreds of them take seconds.
+A simulated session starts no process and no container, so that hundreds take only seconds.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Job:
 
     rule: str
     outputs: tuple[str, ...]
-    needs: frozenset[int]  # the positions of the jobs it waits for
+    needs: frozenset[int]  # positions of the jobs on which it depends
     priority: int
 
 
 @dataclass
 class Simulation:
-    """An experiment in a folder, its config, and sessions on it."""
+    """An experiment in a folder, with its config and simulated sessions."""
 
     folder: Path
 
@@ -56,10 +56,10 @@ class Simulation:
 
     @property
     def plan(self) -> Plan:
-        with working_in(self.folder):
+        with change_directory(self.folder):
             return planning.make(configuration.load([self.config_file]))
 
-    def ask(self, pairs: Sequence[Row], settings: Iterable[str], **more: Any) -> None:
+    def write_config(self, pairs: Sequence[Row], settings: Iterable[str], **more: Any) -> None:
         """Write the config of an experiment on these pairs."""
         table = self.folder / "pairs.csv"
         rows = ["repo,task_id,feature_a,feature_b", *(",".join(map(str, row)) for row in pairs)]
@@ -75,13 +75,13 @@ class Simulation:
         self.config_file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def jobs(self, *targets: str) -> list[Job]:
-        """Return what a dry run lists, in an order in which it could run."""
+        """Return the jobs of a dry run, in a possible order of execution."""
         variables, chosen = dict(os.environ), logging.root.manager.disable
         thresholds = gc.get_threshold()
         logging.disable(logging.CRITICAL)
         try:
             with (
-                working_in(self.folder),
+                change_directory(self.folder),
                 SnakemakeApi(OutputSettings(quiet=set(Quietness.all()), dryrun=True)) as api,
             ):
                 workflow = api.workflow(
@@ -107,7 +107,7 @@ class Simulation:
     def perform(
         self, jobs: Sequence[Job], chance: random.Random, at_most: int | None = None
     ) -> int:
-        """Do jobs in a random order that their inputs allow; stop after ``at_most``, as a kill."""
+        """Do jobs in a random possible order; stop after ``at_most``, like a kill."""
         finished: set[int] = set()
         while len(finished) < (len(jobs) if at_most is None else min(at_most, len(jobs))):
             ready = [n for n in range(len(jobs)) if n not in finished and jobs[n].needs <= finished]
@@ -131,7 +131,7 @@ class Simulation:
             for marker in (self.folder / plan.results.redo_markers).glob(f"{name}.*"):
                 marker.unlink()
         if job.rule == "aggregate":
-            with working_in(self.folder):
+            with change_directory(self.folder):
                 fingerprint.record_tables(plan)
 
     def _sentinel(self, image: str) -> Path:
@@ -153,8 +153,8 @@ def _ordered(dag: Any) -> list[Job]:
 
 
 @contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    """Work in a folder for a while."""
+def change_directory(folder: Path) -> Iterator[None]:
+    """Change the working directory to a folder in the body."""
     before = Path.cwd()
     os.chdir(folder)
     try:

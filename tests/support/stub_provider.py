@@ -1,4 +1,4 @@
-"""A minimal provider: it records its calls and gives the requested answers."""
+"""A minimal provider that records calls and gives prepared answers."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ ANTHROPIC = {
 
 @dataclass
 class Stub:
-    """The received requests, and the statuses of the next answers (then 200)."""
+    """The received requests, and the statuses of the next answers, after which all are 200."""
 
     name: str
     port: int = 0
-    paths: list[str] = field(default_factory=list)  # of each request, a proxy's with the host
+    paths: list[str] = field(
+        default_factory=list
+    )  # path of each request; for a proxy with the host
     keys: list[str] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     retry_after: str = ""
@@ -58,7 +60,7 @@ class Stub:
 
 @contextlib.contextmanager
 def stub(name: str = "provider") -> Iterator[Stub]:
-    """Serve until the end of the block."""
+    """Run a stub until the end of the block."""
     this = Stub(name)
 
     class Handler(BaseHTTPRequestHandler):
@@ -114,6 +116,6 @@ def _document(path: str) -> dict[str, Any]:
 
 
 def _error(key: str) -> dict[str, Any]:
-    """Quote what was sent, as some providers do."""
+    """Return an error that quotes the key, as some providers do."""
     message = f"invalid api token: {key}"
     return {"message": message, "error": {"message": message, "type": "invalid"}}

@@ -1,4 +1,4 @@
-"""Synthetic finished experiments on disk, of any size and with any text."""
+"""Synthetic finished experiments on disk, of any size and with any texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMAND = "python3 - <<'PY'\nprint('hello')\nPY"
 
 @dataclass(frozen=True)
 class Words:
-    """Texts of models and repositories; a test uses hostile text here."""
+    """Texts from models and repositories, which tests replace by hostile text."""
 
     statement: str = "I look at the code first."
     command: str = COMMAND
@@ -55,7 +55,7 @@ def make_plan(root: Path, subset: str = "lite", models: int = 1, first: int | No
 
 
 def finish(plan: Plan, words: Words | None = None, steps: int = 3) -> None:
-    """Write the documents of every run and the tables, as a finished experiment leaves them."""
+    """Write the documents of all runs, and the tables, of a finished experiment."""
     chance = random.Random(1)
     for number, run in enumerate(plan.runs):
         kind = chance.choices(("pass", "fail", "infra_error"), (6, 3, 1))[0]
@@ -64,7 +64,7 @@ def finish(plan: Plan, words: Words | None = None, steps: int = 3) -> None:
 
 
 def write_run(plan: Plan, run: Run, kind: str, began: float, words: Words, steps: int = 3) -> None:
-    """Write one run: an infra_error has no trajectory, as after a timeout."""
+    """Write one run; an infra_error has no trajectory, as after a timeout."""
     folder = run.folder(plan.results)
     mode = run.experiment.setting.mode
     a, b = run.pair.sorted_features
@@ -117,7 +117,7 @@ def write_run(plan: Plan, run: Run, kind: str, began: float, words: Words, steps
         for number, name in enumerate(agents):
             document = {"agent_id": name, "messages": _messages(number, steps, began, words)}
             _write(folder.path / f"{name}_traj.json", document)
-            # No two runs' patches are the same, as with real ones.
+            # All patches differ, as those of real runs.
             own = words.patch.replace("return 2", f"return {began + number:.0f}")
             _text(folder.path / f"{name}.patch", own)
         if run.experiment.setting.messaging:

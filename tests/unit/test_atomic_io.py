@@ -117,7 +117,7 @@ def folder(tmp_path: Path, run: Run) -> RunFolder:
         folder.evals / "1" / "cooperbench.log": "tested\n" * 2000,
         folder.evals / "1" / "deep" / "events.jsonl": "",
     }
-    upstream = run_result.written_folder(run, attempt)
+    upstream = run_result.output_folder(run, attempt)
     files |= {
         upstream / "solo_traj.json": json.dumps(TRAJECTORY, indent=2),
         upstream / "solo.patch": "+1\n" * 4000,
@@ -295,12 +295,12 @@ def test_a_users_archive_is_copied_unchanged(tmp_path: Path) -> None:
 
 
 def test_a_key_is_removed_from_compressed_files(tmp_path: Path) -> None:
-    """A session that was killed may have had another key than the one that compresses."""
+    """A killed session may have had another key than the session that compresses."""
     key = "sk-0123456789abcdef"
     log = tmp_path / "cooperbench.log"
     log.write_text(f"refused: {key}\n" * 1000)
     atomic_io.compress(log)
-    redaction.scrub(tmp_path, [key])
+    redaction.redact_files(tmp_path, [key])
     text = atomic_io.read_bytes(log).decode()
     assert key not in text
     assert text.count("refused: ") == 1000

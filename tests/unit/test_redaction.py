@@ -66,7 +66,7 @@ def test_a_key_is_redacted_however_it_is_written(form: str, key: str, tmp_path: 
     text = f"before {WRITTEN[form]} after"
     path = tmp_path / "log"
     path.write_text(text)
-    redaction.scrub(tmp_path, [key])
+    redaction.redact_files(tmp_path, [key])
     for clean in (redaction.redact(text, key), path.read_text()):
         assert redaction.MARK in clean and clean.startswith("before ") and clean.endswith(" after")
         assert _traces(clean) == []
@@ -102,9 +102,9 @@ def test_a_key_quoted_by_a_provider_is_redacted(tmp_path: Path) -> None:
     quoted = tmp_path / "deep" / "cooperbench.log"
     quoted.write_bytes(b"\xff said: bad key " + key.encode())
     (tmp_path / "other").write_text("nothing")
-    redaction.scrub(tmp_path, [key])
+    redaction.redact_files(tmp_path, [key])
     assert quoted.read_bytes() == b"\xff said: bad key [key]"
-    redaction.scrub(tmp_path, ["replay"])
+    redaction.redact_files(tmp_path, ["replay"])
     assert (tmp_path / "other").read_text() == "nothing"
 
 

@@ -1,1 +1,1 @@
-"""The losses of cooperation: own features, conflicts and messages of the runs."""
+"""Analysis of runs: losses of cooperation, conflicts and messages."""

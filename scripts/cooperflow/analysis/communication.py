@@ -1,10 +1,10 @@
-"""Communication of the agents of a run: what their messages name, and measures over time. Pure.
+"""Communication of a run's agents: properties of their messages, and measures over time.
 
-Source of the questions: the CooperBench paper (arXiv:2601.13295v2), section 5 and figures 5 and 6.
+The questions come from the CooperBench paper (arXiv:2601.13295v2), section 5 and figures 5 and 6.
 
-Each rule on a text is a plain pattern on English text, chosen so that a reader can check it by
-hand. A rule finds words, not intentions: docs/results.md defines every column and lists what each
-rule misses.
+Each rule is a simple pattern on English text that a reader can check by hand. A rule finds words,
+not intentions. docs/results.md defines every column and the limits of the rules. All functions are
+pure.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cooperflow.analysis.story import Event, Story
+from cooperflow.analysis.history import Event, History
 
-# Endings of names that count as files of a repository.
+# Suffixes of names that count as files of a repository.
 _ENDINGS = (
     "py|pyi|go|rs|ts|tsx|js|jsx|mjs|java|kt|rb|c|cc|cpp|h|hpp|cs|sh|sql|md|rst|txt|toml|cfg|ini"
     "|json|ya?ml|html|css|lock|mod|sum|proto|xml"
@@ -41,7 +41,7 @@ _PLAN = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 
-# Words in a clause that name the sender's or the other agent's work.
+# Words in a clause that refer to the sender's or the other agent's work.
 _OTHERS = re.compile(
     r"\b(?:you|your|yours|you're|you\u2019re|not|never|without|avoid|except|neither|nor)\b"
     r"|n['\u2019]t\b|\balone\b|\buntouched\b|\bunchanged\b",
@@ -55,7 +55,7 @@ _CLAUSE = re.compile(r"(?<=[.!?;,:])\s+|\n+")
 
 @dataclass(frozen=True)
 class Traits:
-    """Traits of a message that the rules find."""
+    """Properties of a message that the rules find."""
 
     plan: bool
     questions: int
@@ -65,21 +65,22 @@ class Traits:
 
 
 def read_traits(text: str) -> Traits:
-    """Return the traits of the text of a message."""
+    """Return the traits of a message's text."""
     return Traits(
         is_plan(text),
         count_questions(text),
-        named_files(text),
+        mentioned_files(text),
         announced_files(text),
         names_lines(text),
     )
 
 
 def is_plan(text: str) -> bool:
-    """Return whether the sender states what it does or will do.
+    """Return whether a text states what its sender does or will do.
 
-    A plan, proposal or approach by name, or the first person with will, shall, intend, propose,
-    suggest, plan, an -ing form or a verb of work (add, change, take, ...). Questions are left out.
+    It must contain the word plan, proposal, approach or strategy, or the first person with will,
+    shall, intend, propose, suggest, plan, an -ing form or a verb of work (add, change, take, ...).
+    Questions do not count.
     """
     return any(
         _PLAN.search(sentence) and not sentence.rstrip(" \"')*_").endswith("?")
@@ -92,8 +93,8 @@ def count_questions(text: str) -> int:
     return len(_QUESTION.findall(re.sub(r"\?+", "?", _plain(text))))
 
 
-def named_files(text: str) -> tuple[str, ...]:
-    """Return the names of files in a text, each once: words with the ending of a source file."""
+def mentioned_files(text: str) -> tuple[str, ...]:
+    """Return the names of files in a text, each once: words with the suffix of a source file."""
     return tuple(dict.fromkeys(_FILE.findall(_URL.sub(" ", text))))
 
 
@@ -105,33 +106,33 @@ def names_lines(text: str) -> bool:
 def announced_files(text: str) -> tuple[str, ...]:
     """Return the files that the sender claims for itself.
 
-    A text is cut into clauses at `. ! ? ; , :` and line breaks. A clause with a word for the other
-    agent or a negation (you, yours, not, never, alone, ...) and a question claim nothing; a clause
-    in the first person claims the files that it names. A clause of neither kind is like the one
-    before it.
+    A text is split into clauses at `. ! ? ; , :` and line breaks. A question, or a clause with a
+    word for the other agent or a negation (you, yours, not, never, alone, ...), claims nothing. A
+    clause in the first person claims the files that it names. Any other clause is treated like the
+    previous one.
     """
     claimed: list[str] = []
     is_own = False
-    waiting = ""  # names of files before the clause that assigns them: "a.py, b.py are yours"
+    unassigned = ""  # files named before the clause that assigns them: "a.py, b.py are yours"
     for part in _CLAUSE.split(_URL.sub(" ", text)):
-        clause = f"{waiting} {part}".strip()
+        clause = f"{unassigned} {part}".strip()
         if part.endswith(",") and _FILE.fullmatch(part[:-1]):
-            waiting = clause
+            unassigned = clause
             continue
-        waiting = ""
+        unassigned = ""
         if _OTHERS.search(clause) or clause.rstrip(" \"')").endswith("?"):
             is_own = False
         elif _FIRST_PERSON.search(clause):
             is_own = True
         if is_own:
-            claimed += named_files(clause)
-    return tuple(dict.fromkeys([*claimed, *(named_files(waiting) if is_own else ())]))
+            claimed += mentioned_files(clause)
+    return tuple(dict.fromkeys([*claimed, *(mentioned_files(unassigned) if is_own else ())]))
 
 
-def same_file(name: str, paths: Collection[str]) -> str | None:
-    """Return the path that a name in a message refers to: equal, an ending of it, or a longer one.
+def match_path(name: str, paths: Collection[str]) -> str | None:
+    """Return the path to which a name in a message refers: equal to it, or one ends with the other.
 
-    `store.py` and `/workspace/repo/inventory/store.py` both name `inventory/store.py`.
+    `store.py` and `/workspace/repo/inventory/store.py` both refer to `inventory/store.py`.
     """
     name = name.removeprefix("./")
     if name in paths:
@@ -162,30 +163,32 @@ MESSAGE_COLUMNS = (
     *("number", "sender", "receiver", "time_s", "step", "sixth"),
     *("plan", "question", "answered", "late", "files", "lines"),
 )
-# mini_swe_agent_v2's words before a received message (upstream's agents/default.py).
+# The text that mini_swe_agent_v2 puts before a received message (upstream's agents/default.py).
 _RECEIVED = re.compile(r"\[(?:Message|Reply) from (\w+)[^\]]*\]: ")
 _TOUCHED = re.compile(r'^diff --git "?a/.+?"? "?b/(.+?)"?$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class SentMessage:
-    """A message with the time and turn of its sending, and whether it was read and answered."""
+    """A sent message: its time and turn, and whether it was read and answered."""
 
-    number: int  # 1 for the first of the run
+    number: int  # 1 for the first message of the run
     sender: str
     receiver: str
     text: str
     time: float | None  # seconds from the first turn of the run
-    step: int  # the sender's turn; 0: before its first
-    sixth: int | None  # 1 to 6: the part of the run's time
+    step: int  # number of the sender's turn; 0: before its first turn
+    sixth: int | None  # 1 to 6: the sixth of the run's time
     traits: Traits
-    read_before: int | None = None  # the receiver's turn that could use it; None: unknown or never
+    read_before: int | None = (
+        None  # first turn of the receiver that could use it; None: unknown or none
+    )
     answered: bool = False
     late: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The traits that the rules find, in words."""
+        """The traits of the message, in words."""
         question = "question, answered" if self.answered else "question without an answer"
         labels = {
             "plan": self.traits.plan,
@@ -197,7 +200,7 @@ class SentMessage:
         return tuple(words for words, applies in labels.items() if applies)
 
     def row(self) -> dict[str, Any]:
-        """Return its row of messages.csv, without the text."""
+        """Return the row of messages.csv, which omits the text."""
         asks = self.traits.questions > 0
         return {
             "number": self.number,
@@ -217,28 +220,28 @@ class SentMessage:
 
 @dataclass(frozen=True)
 class Communication:
-    """The messages of a run and its measures."""
+    """The messages of a run, and its measures."""
 
     messages: tuple[SentMessage, ...] = ()
     measures: Mapping[str, Any] = field(default_factory=dict)
 
 
-def touched_files(patch: str) -> tuple[str, ...]:
+def changed_paths(patch: str) -> tuple[str, ...]:
     """Return the paths that a patch changes, each once."""
     return tuple(dict.fromkeys(_TOUCHED.findall(patch)))
 
 
-def measure(story: Story, touched: Mapping[str, Sequence[str]]) -> Communication:
+def measure(history: History, changed_files: Mapping[str, Sequence[str]]) -> Communication:
     """Return the communication of a run.
 
     Args:
-        story: the run's events.
-        touched: agent -> paths that its patch changes.
+        history: the run's events.
+        changed_files: paths that the agents' patches change, by agent.
     """
-    messages = _with_fate(_sent(story), story)
-    turns = sum(event.kind == "step" for event in story.events)
-    other_events = _other_events(story)
-    claims = _claims(messages, touched)
+    messages = _add_reactions(_sent(history), history)
+    turns = sum(event.kind == "step" for event in history.events)
+    other_events = _other_events(history)
+    claims = _claims(messages, changed_files)
     asking = [m for m in messages if m.traits.questions]
     measures: dict[str, Any] = {
         "turns": turns,
@@ -263,19 +266,19 @@ def measure(story: Story, touched: Mapping[str, Sequence[str]]) -> Communication
     return Communication(messages, measures)
 
 
-def _sent(story: Story) -> tuple[SentMessage, ...]:
+def _sent(history: History) -> tuple[SentMessage, ...]:
     """Return the messages in order, each at the sender's turn."""
-    start, end = _span(story.events)
-    steps = dict.fromkeys(story.agents, 0)
-    sent: list[SentMessage] = []
-    for event in story.events:
+    start, end = _span(history.events)
+    steps = dict.fromkeys(history.agents, 0)
+    messages: list[SentMessage] = []
+    for event in history.events:
         if event.kind == "step":
             steps[event.agent] = event.number
         elif event.kind == "message":
             time = None if event.time is None or start is None else event.time - start
-            sent.append(
+            messages.append(
                 SentMessage(
-                    len(sent) + 1,
+                    len(messages) + 1,
                     event.agent,
                     event.to,
                     event.text,
@@ -285,11 +288,11 @@ def _sent(story: Story) -> tuple[SentMessage, ...]:
                     read_traits(event.text),
                 )
             )
-    return tuple(sent)
+    return tuple(messages)
 
 
 def _span(events: Sequence[Event]) -> tuple[float | None, float | None]:
-    """Return the times of the first turn and of the last turn, command or message."""
+    """Return the time of the first turn, and of the last turn, command or message."""
     starts = [e.time for e in events if e.kind == "step" and e.time is not None]
     ends = [e.time for e in events if e.kind in ("step", "message") and e.time is not None]
     ends += [
@@ -307,12 +310,12 @@ def _sixth(time: float | None, length: float | None) -> int | None:
     return min(max(int(SIXTHS * time / length), 0), SIXTHS - 1) + 1
 
 
-def _with_fate(messages: Sequence[SentMessage], story: Story) -> tuple[SentMessage, ...]:
-    """Return the messages with the turn that could use each, its lateness, and its replies."""
-    received = _received(story)
-    last_turns = {agent: _turn_times(story, agent) for agent in story.agents}
-    start, _ = _span(story.events)
-    read: list[SentMessage] = []
+def _add_reactions(messages: Sequence[SentMessage], history: History) -> tuple[SentMessage, ...]:
+    """Return the messages with the fields that state whether each was read, answered or late."""
+    received = _received(history)
+    last_turns = {agent: _turn_times(history, agent) for agent in history.agents}
+    start, _ = _span(history.events)
+    read_messages: list[SentMessage] = []
     for message in messages:
         before = next(
             (
@@ -323,26 +326,26 @@ def _with_fate(messages: Sequence[SentMessage], story: Story) -> tuple[SentMessa
             None,
         )
         late = before is None and _is_late(message, last_turns.get(message.receiver, []), start)
-        read.append(replace(message, read_before=before, late=late))
+        read_messages.append(replace(message, read_before=before, late=late))
     return tuple(
         replace(
             message,
             answered=message.traits.questions > 0
-            and any(_answers(reply, message) for reply in read),
+            and any(_answers(reply, message) for reply in read_messages),
         )
-        for message in read
+        for message in read_messages
     )
 
 
-def _received(story: Story) -> dict[str, list[tuple[int, str, str]]]:
-    """Return the messages that each agent received: number of its next turn, sender, text.
+def _received(history: History) -> dict[str, list[tuple[int, str, str]]]:
+    """Return the messages that each agent received: number of its next turn, sender and text.
 
-    A message that arrived after the agent's last turn was useless and is left out.
+    Messages that arrived after the agent's last turn are omitted.
     """
-    received: dict[str, list[tuple[int, str, str]]] = {agent: [] for agent in story.agents}
-    steps = dict.fromkeys(story.agents, 0)
-    last = {event.agent: event.number for event in story.events if event.kind == "step"}
-    for event in story.events:
+    received: dict[str, list[tuple[int, str, str]]] = {agent: [] for agent in history.agents}
+    steps = dict.fromkeys(history.agents, 0)
+    last = {event.agent: event.number for event in history.events if event.kind == "step"}
+    for event in history.events:
         texts = []
         if event.kind == "step":
             steps[event.agent] = event.number
@@ -358,16 +361,16 @@ def _received(story: Story) -> dict[str, list[tuple[int, str, str]]]:
     return received
 
 
-def _turn_times(story: Story, agent: str) -> list[float]:
+def _turn_times(history: History, agent: str) -> list[float]:
     return [
         event.time
-        for event in story.events
+        for event in history.events
         if event.kind == "step" and event.agent == agent and event.time is not None
     ]
 
 
 def _is_late(message: SentMessage, turns: Sequence[float], start: float | None) -> bool:
-    """Return whether the receiver had no turn left except an answer already requested.
+    """Return whether the receiver had no turn left, except an answer already requested.
 
     The time of a turn is the arrival of its answer: a turn after the message may have been
     requested before it.
@@ -378,7 +381,7 @@ def _is_late(message: SentMessage, turns: Sequence[float], start: float | None) 
 
 
 def _answers(reply: SentMessage, question: SentMessage) -> bool:
-    """Return whether a message goes back to the asker after the question could be read."""
+    """Return whether a message to the questioner was sent after the question could be read."""
     if (reply.sender, reply.receiver) != (question.receiver, question.sender):
         return False
     if question.read_before is not None:
@@ -388,11 +391,11 @@ def _answers(reply: SentMessage, question: SentMessage) -> bool:
     return reply.time > question.time
 
 
-def _other_events(story: Story) -> int:
+def _other_events(history: History) -> int:
     """Return the number of commands that send no message, and of turns without a command."""
     count = 0
-    events = list(story.events)
-    sent: dict[str, list[str]] = {agent: [] for agent in story.agents}
+    events = list(history.events)
+    sent: dict[str, list[str]] = {agent: [] for agent in history.agents}
     for event in events:
         if event.kind == "message":
             sent.setdefault(event.agent, []).append(event.text.strip())
@@ -409,19 +412,19 @@ def _other_events(story: Story) -> int:
 
 
 def _claims(
-    messages: Sequence[SentMessage], touched: Mapping[str, Sequence[str]]
+    messages: Sequence[SentMessage], changed_files: Mapping[str, Sequence[str]]
 ) -> dict[str, int]:
-    """Return the numbers of files that agents announced, touched, and both."""
+    """Return the numbers of files that agents announced, changed, and both."""
     announced = announced_touched = 0
-    for agent, paths in touched.items():
+    for agent, paths in changed_files.items():
         names = {name for m in messages if m.sender == agent for name in m.traits.announced}
-        path_of = {name: same_file(name, paths) for name in names}
-        # Two names of one touched file count once.
+        path_of = {name: match_path(name, paths) for name in names}
+        # Two names of one changed file count once.
         announced_touched += len(set(path_of.values()) - {None})
         announced += len({path or name for name, path in path_of.items()})
     return {
         "files_announced": announced,
-        "files_touched": sum(len(set(paths)) for paths in touched.values()),
+        "files_touched": sum(len(set(paths)) for paths in changed_files.values()),
         "files_announced_touched": announced_touched,
     }
 

@@ -1,6 +1,6 @@
-"""The loss of a coop run: in an agent's own feature, in the merge, or in the integration.
+"""Losses: the stage at which a coop run fails (own feature, merge or integration).
 
-Pure: documents and patches in, verdicts out. Terms: docs/results.md, "Where a run is lost".
+The functions are pure. docs/results.md defines the terms in "Where a run is lost".
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from cooperflow.upstream import result_files
 
 SCHEMA = 1
 
-# Losses of a coop run that is not a pass.
+# Losses.
 AGENT = "agent"  # an own feature fails alone
 MERGE = "merge"  # both own features pass alone, and the patches conflict
-INTEGRATION = "integration"  # both pass alone and merge cleanly, and tests fail
+INTEGRATION = "integration"  # both pass alone and merge cleanly, but tests fail
 UNKNOWN = "unknown"
 LOSSES = (AGENT, MERGE, INTEGRATION, UNKNOWN)
 
@@ -30,7 +30,7 @@ AGENTS = ("agent1", "agent2")
 
 @dataclass(frozen=True)
 class OwnFeature:
-    """Verdict on one agent's patch alone, by the tests of the agent's own feature."""
+    """Verdict on an agent's patch alone, by the tests of the agent's own feature."""
 
     feature: int  # the data set's number
     passed: bool | None  # None: unknown
@@ -41,7 +41,7 @@ class OwnFeature:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> OwnFeature:
-        """Return the verdict that an own.json holds of one agent."""
+        """Return the verdict on one agent in own.json."""
         passed = document.get("passed")
         return cls(
             feature=int(document.get("feature") or 0),
@@ -54,16 +54,16 @@ class OwnFeature:
 
     @property
     def broke(self) -> bool:
-        """True if its evaluation broke, so that it is repeated."""
+        """True if its evaluation broke and is repeated."""
         return self.reason == judgement.EVAL_ERROR
 
 
 def judge_untested(feature: int, patch: bytes | None, reason: str) -> OwnFeature | None:
-    """Return the verdict that needs no test, None if the patch must be tested.
+    """Return the verdict if no test is needed, None if the patch must be tested.
 
     Args:
-        patch: content of the agent's patch, None if the run has none.
-        reason: of the run's infrastructure error, empty without one.
+        patch: content of the agent's patch, None without one.
+        reason: reason of the run's infrastructure error, empty without one.
     """
     if reason:
         return OwnFeature(feature, None, reason)
@@ -77,10 +77,10 @@ def judge_untested(feature: int, patch: bytes | None, reason: str) -> OwnFeature
 def judge_tested(
     feature: int, number: int, patch: bytes, document: Mapping[str, Any] | None, seconds: float
 ) -> OwnFeature:
-    """Return the verdict of an evaluation of one agent's patch as a solo run.
+    """Return the verdict by an evaluation of one agent's patch as a solo run.
 
     Args:
-        number: of the agent and its feature in upstream's document, 1 or 2.
+        number: number of the agent and its feature in upstream's document, 1 or 2.
         document: upstream's eval.json, None if the evaluation broke.
         seconds: duration of the evaluation.
     """
@@ -97,18 +97,18 @@ def judge_tested(
 
 
 def make_document(base: Mapping[str, Any], own: Mapping[str, OwnFeature]) -> dict[str, Any]:
-    """Return own.json.
+    """Return the document own.json.
 
     Args:
         base: repo, task_id and features of the run.
-        own: verdict of each agent by its name.
+        own: the verdicts, by the agents' names.
     """
     agents = {name: asdict(verdict) for name, verdict in own.items()}
     return {"schema": SCHEMA, **base, "agents": agents}
 
 
 def read_features(document: Any) -> dict[str, OwnFeature]:
-    """Return the verdict on each agent's patch alone, by the agent's name, from own.json."""
+    """Return the verdicts in own.json, by the agents' names."""
     agents = document.get("agents") if isinstance(document, dict) else None
     entries = agents.items() if isinstance(agents, dict) else ()
     return {str(n): OwnFeature.parse(entry) for n, entry in entries if isinstance(entry, dict)}
@@ -121,7 +121,7 @@ def passed(own: Mapping[str, OwnFeature]) -> tuple[bool | None, bool | None]:
 
 
 def read_document(document: Any) -> tuple[bool | None, bool | None]:
-    """Return `passed` of the verdicts in own.json."""
+    """Return whether the own features passed, from own.json; None: unknown."""
     return passed(read_features(document))
 
 
@@ -129,9 +129,9 @@ def loss(outcome: str, own: tuple[bool | None, bool | None], merge_status: str) 
     """Return the loss of a coop run, empty for a pass and for a run without an outcome.
 
     Args:
-        outcome: of the run. The loss of an infra_error is unknown.
+        outcome: outcome of the run. The loss of an infra_error is unknown.
         own: whether the own feature of each agent passed alone.
-        merge_status: upstream's.
+        merge_status: upstream's status of the merge.
     """
     if outcome not in (judgement.FAIL, judgement.INFRA_ERROR):
         return ""

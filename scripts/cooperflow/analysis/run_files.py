@@ -1,4 +1,4 @@
-"""Files of a run: documents, patches, attempts, messages and raw files."""
+"""Reader of a run's folder: documents, patches, attempts, messages and raw files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from cooperflow import atomic_io, layout
-from cooperflow.analysis import losses, story
-from cooperflow.analysis.communication import Communication, measure, touched_files
+from cooperflow.analysis import history, losses
+from cooperflow.analysis.communication import Communication, changed_paths, measure
+from cooperflow.analysis.history import History
 from cooperflow.analysis.losses import OwnFeature
-from cooperflow.analysis.story import Story
 from cooperflow.experiment.plan import Run
 from cooperflow.layout import RunFolder
 from cooperflow.outcomes import patch_text, usage
@@ -23,15 +23,15 @@ from cooperflow.outcomes.usage import Call, Usage
 from cooperflow.upstream import result_files, trajectory
 from cooperflow.upstream.result_files import Message
 
-# A file larger than this is not read into a page; the page links to it.
+# Size above which a page links to a file instead of including it, bytes.
 LARGEST_FILE = 20_000_000
-# Patches with more characters together are not searched for overlaps.
+# Total length of patches above which overlaps are not computed, characters.
 LARGEST_PARSED = 2_000_000
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch file and its text, with its agent and feature in a run of two agents."""
+    """A patch file and its text; in a run of two agents also the agent and its feature."""
 
     name: str
     text: str
@@ -50,7 +50,7 @@ class Attempt:
 
     @property
     def errors(self) -> dict[str, int]:
-        """Numbers of unanswered calls, by kind."""
+        """Number of failed calls, by kind."""
         counts: dict[str, int] = {}
         for call in self.calls:
             if call.kind != usage.ANSWERED:
@@ -60,7 +60,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The folder of a run as the report reads it."""
+    """The contents of a run's folder, read when needed."""
 
     run: Run
     folder: RunFolder
@@ -86,7 +86,7 @@ class RunFiles:
 
     @cached_property
     def task_changes(self) -> list[result_files.TaskChange]:
-        """Changes of a team's shared list of tasks, with agent and time."""
+        """Changes of a team's shared task list, with agent and time."""
         log, tasks = (
             atomic_io.read_json(self.folder.path / name)
             for name in (result_files.TASK_LOG, result_files.TASKS)
@@ -95,11 +95,11 @@ class RunFiles:
 
     @cached_property
     def files(self) -> list[str]:
-        """The run's raw files by their path below its folder, attempts included, in order."""
+        """Paths of the run's files below its folder, attempts included, sorted."""
         root = str(self.folder.path)
         names_below = []
-        for here, _, names in os.walk(root):
-            subfolder = here[len(root) + 1 :]
+        for parent, _, names in os.walk(root):
+            subfolder = parent[len(root) + 1 :]
             names_below += [os.path.join(subfolder, n) for n in names if not n.startswith(".")]
         return sorted(names_below, key=lambda name: (name.count("/"), name))
 
@@ -112,14 +112,14 @@ class RunFiles:
             if len(self.agents) > 1 and isinstance(end.get("feature_id"), int)
         }
         names = [f for f in self.files if f.endswith(".patch") and "/" not in f]
-        names.sort(key=trajectory.by_number)
+        names.sort(key=trajectory.number_key)
         return [
             Patch(name, _read(self.folder.path / name), *owners.get(name, ())) for name in names
         ]
 
     @cached_property
     def agent_patches(self) -> list[Patch]:
-        """The patches of the agents of a run of two, without other patch files."""
+        """The patches of both agents of a run, without other patch files."""
         return [patch for patch in self.patches if patch.agent]
 
     @cached_property
@@ -130,7 +130,7 @@ class RunFiles:
         agents = self.result.get("agents")
         if not isinstance(agents, dict):
             return {}
-        return {name: agents[name] for name in sorted(agents, key=trajectory.by_number)}
+        return {name: agents[name] for name in sorted(agents, key=trajectory.number_key)}
 
     @cached_property
     def attempts(self) -> list[Attempt]:
@@ -156,7 +156,7 @@ class RunFiles:
         return {name: _document(self.folder.path / name) for name in names}
 
     def stored_name(self, name: str) -> str:
-        """Return the name under which a file exists, which may be its compressed form."""
+        """Return the name under which a file exists, plain or compressed."""
         compressed = f"{name}{atomic_io.COMPRESSED}"
         return compressed if name not in self.files and compressed in self.files else name
 
@@ -174,31 +174,35 @@ class RunFiles:
             return result_files.sent_messages(
                 atomic_io.read_json(path), self._trajectories, framework
             )
-        return result_files.messages_of_calls(story.answered(self._last_records, self._names))
+        return result_files.messages_of_calls(
+            history.answered_calls(self._last_records, self._names)
+        )
 
     @cached_property
     def _names(self) -> list[str]:
         return list(self.agents) or ["solo"]
 
     @cached_property
-    def story(self) -> Story:
+    def history(self) -> History:
         """The agents' events in the attempt that made the result."""
         agents = trajectory.parse(self._trajectories)
         records = self._last_records
-        # An attempt that was ended may hold the trajectory of one agent only.
+        # A terminated attempt may have the trajectory of only one agent.
         has_turns = any(agent.has_turns for agent in agents.values())
         if not has_turns or (records and not all(name in agents for name in self._names)):
-            return story.of_calls(records, self._names, self.messages)
-        recorded_story = story.of_trajectories(agents, self.messages)
-        return story.with_failed_calls(story.with_raw_answers(recorded_story, records), records)
+            return history.from_calls(records, self._names, self.messages)
+        recorded_history = history.from_trajectories(agents, self.messages)
+        return history.add_failed_calls(
+            history.add_answer_details(recorded_history, records), records
+        )
 
     @cached_property
     def communication(self) -> Communication:
-        """The messages with their traits, and the measures of the run."""
-        touched: dict[str, list[str]] = {agent: [] for agent in self.story.agents}
+        """The messages with their traits, and the run's measures."""
+        changed_files: dict[str, list[str]] = {agent: [] for agent in self.history.agents}
         for patch in self.agent_patches:
-            touched.setdefault(patch.agent, []).extend(touched_files(patch.text))
-        return measure(self.story, touched)
+            changed_files.setdefault(patch.agent, []).extend(changed_paths(patch.text))
+        return measure(self.history, changed_files)
 
     @cached_property
     def own_features(self) -> dict[str, OwnFeature]:
@@ -207,7 +211,7 @@ class RunFiles:
 
     @cached_property
     def hunk_pairs(self) -> list[HunkPair]:
-        """The hunks of two agents that overlap or are near, the overlapping ones first."""
+        """The pairs of both agents' hunks that overlap or are near, overlapping pairs first."""
         texts = [patch.text for patch in self.agent_patches]
         if len(texts) != 2 or sum(map(len, texts)) > LARGEST_PARSED:
             return []
@@ -219,7 +223,7 @@ class RunFiles:
 
 
 def state_of(folder: RunFolder) -> list[int] | None:
-    """Return the state of a run that its page depends on: times and sizes of its documents.
+    """Return the state of a run on which its page depends: times and sizes of its documents.
 
     None: the run has not ended.
     """
@@ -236,7 +240,7 @@ def state_of(folder: RunFolder) -> list[int] | None:
 
 
 def linker(folder: Path, page: Path) -> Callable[[str], str]:
-    """Return a function from a file in a folder to its relative URL on the page ``page``."""
+    """Return a function that maps a file in ``folder`` to its URL relative to ``page``."""
     base = quote(os.path.relpath(folder, page.parent), errors="surrogateescape")
     return lambda name: f"{base}/{quote(name, errors='surrogateescape')}"
 

@@ -1,1 +1,1 @@
-"""Provenance, bundles, recordings, exports and adopted runs."""
+"""Sharing of results: provenance, bundles, recordings, exports, and adoption of other runs."""

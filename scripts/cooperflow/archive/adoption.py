@@ -1,8 +1,8 @@
-"""Adoption of runs that plain cooperbench made, as far as its files allow.
+"""Adoption: imports runs that plain cooperbench made, as far as its files allow.
 
-Upstream's folders hold no record of model calls and no engine events. So an adopted run's cost is
-never complete, an agent that ended in an error is an infrastructure error and not a fail, and a
-container that died unnoticed under an agent is indistinguishable from a fail.
+Upstream's folders contain neither a log of model calls nor engine events. Therefore an adopted
+run's cost is never complete, an agent that ended in an error counts as an infrastructure error, and
+a container that died unnoticed is indistinguishable from a fail.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from cooperflow.outcomes.usage import Usage
 from cooperflow.upstream import published, releases, result_files, trajectory
 from cooperflow.upstream.trajectory import Tokens
 
-# The caveat of an outcome from a public record.
+# Caveat of outcomes from a public record.
 PUBLIC_RECORD = "public_record"
 
 
 @dataclass
-class Imported:
-    """Counts of one experiment's adopted, absent and refused runs."""
+class ImportSummary:
+    """Summary of one experiment's import: adopted, missing and refused runs."""
 
     name: str
     runs: int = 0
     graded: int = 0
-    before: int = 0  # imported earlier
-    absent: int = 0  # pairs of the subset that the folder lacks
+    before: int = 0  # runs imported earlier
+    absent: int = 0  # pairs of the subset that are missing in the folder
     refused: tuple[str, ...] = ()  # each with the reason
-    leaked: int = 0  # made by a release whose agents could read later commits
-    # By repo/task: features of runs that the release that made them could not evaluate.
+    leaked: int = 0  # runs of a release whose agents could read later commits
+    # Features that the run's release could not evaluate, by repo/task.
     not_evaluable: dict[str, set[int]] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ class Imported:
                 f"  caveat {releases.NOT_EVALUABLE}: made before 0.0.29, which could not evaluate"
                 f" the features {features}"
             )
-        return "\n".join([*lines, *(f"  left out: {why}" for why in self.refused)])
+        return "\n".join([*lines, *(f"  left out: {refusal}" for refusal in self.refused)])
 
     def note(self, span: releases.Span, run: Run) -> None:
         """Count the caveats of the release that made a run."""
@@ -78,11 +78,11 @@ class Imported:
 
 
 def adopt(plan: Plan) -> str:
-    """Import the runs that are not in the results yet, and return a summary.
+    """Import the runs that are not yet in the results, and return a summary.
 
     Raises:
-        UserError: no model adopts anything, a folder is missing, or it holds runs of another
-            model, agent or setting than the config names.
+        UserError: no model adopts anything, a folder is missing, or its runs have another model,
+            agent or setting than the config.
     """
     experiments = [experiment for experiment in plan.experiments if experiment.adopted]
     if not experiments:
@@ -92,14 +92,14 @@ def adopt(plan: Plan) -> str:
     return "\n".join(str(_import_experiment(plan, experiment)) for experiment in experiments)
 
 
-def _import_experiment(plan: Plan, experiment: Experiment) -> Imported:
+def _import_experiment(plan: Plan, experiment: Experiment) -> ImportSummary:
     source = Path(experiment.adopted_from)
     key = f"models.{experiment.model_name}.adopt.{experiment.setting.name}"
     if record := published.split_source(experiment.adopted_from):
         return _import_record(plan, experiment, key, *record)
     if not source.is_dir():
         raise UserError(f"{key}: the folder {source} does not exist.")
-    counts, refused, pending = Imported(experiment.run_name), [], []
+    counts, refused, pending = ImportSummary(experiment.run_name), [], []
     for run in plan.of(experiment):
         folder = _folder(source, run)
         if run.folder(plan.results).result.exists():
@@ -128,13 +128,13 @@ def _import_experiment(plan: Plan, experiment: Experiment) -> Imported:
 
 def _import_record(
     plan: Plan, experiment: Experiment, key: str, path: Path, model: str
-) -> Imported:
-    """Adopt a model's outcomes from a public record: no trajectory, no cost, no time."""
+) -> ImportSummary:
+    """Adopt a model's outcomes from a public record, which has no trajectories, costs or times."""
     try:
         outcomes = published.read_record(path, model)
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {path} cannot be read as a public record: {error}.") from error
-    counts, pending = Imported(experiment.run_name), []
+    counts, pending = ImportSummary(experiment.run_name), []
     for run in plan.of(experiment):
         outcome = outcomes.get((run.pair.repo, run.pair.task_id, run.pair.sorted_features))
         if run.folder(plan.results).result.exists():
@@ -154,7 +154,7 @@ def _import_record(
 
 
 def _import_outcome(plan: Plan, run: Run, outcome: published.Outcome, source: Path) -> None:
-    """Write the documents of a run of which only the outcome is known, result.json last."""
+    """Write the documents of a run with a known outcome only, result.json last."""
     folder = run.folder(plan.results)
     pair = {**run.pair.identity, "setting": run.experiment.setting.mode}
     reason = ""
@@ -186,7 +186,7 @@ def _import_outcome(plan: Plan, run: Run, outcome: published.Outcome, source: Pa
 
 
 class _UpstreamAgent(pydantic.BaseModel):
-    """Fields of an agent's end in upstream's result.json."""
+    """Fields of an agent in upstream's result.json."""
 
     steps: int | None = None
     input_tokens: int | None = None
@@ -205,7 +205,7 @@ class _UpstreamResult(pydantic.BaseModel):
 
 
 def _folder(source: Path, run: Run) -> Path | None:
-    """Return the run's folder below a run name's, in upstream's current or older layout."""
+    """Return the run's folder below a run name's folder, in upstream's current or older layout."""
     for folder in (run.experiment.setting.mode, ""):
         path = source / folder / run.pair.folder
         if (path / layout.RESULT).is_file():
@@ -217,13 +217,14 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
     """Return upstream's result.json.
 
     Raises:
-        ValueError: it is incomplete, of another pair or without times, or its patches are missing.
+        ValueError: it is incomplete, belongs to another pair, has no times, or its patches are
+            missing.
     """
     document = atomic_io.read_json(folder / layout.RESULT)
     if not isinstance(document, dict):
         raise ValueError("result.json is incomplete")
     if not run.pair.is_named_in(document):
-        raise ValueError("result.json is of another pair")
+        raise ValueError("result.json belongs to another pair")
     if len(_patches(folder)) != (1 if run.experiment.setting.mode == "solo" else 2):
         raise ValueError("its patches are missing")
     for key in ("started_at", "ended_at"):
@@ -238,37 +239,37 @@ def _document(folder: Path, run: Run) -> dict[str, Any]:
 
 
 def _check_experiment(key: str, folder: Path, document: Mapping[str, Any], run: Run) -> None:
-    """Raise a UserError if the document is of another experiment than the config's."""
+    """Raise a UserError if the document belongs to another experiment than the config's."""
     setting = run.experiment.setting
     expected = {
         "setting": setting.mode,
         "model": run.experiment.model.model,
         "agent_framework": run.experiment.agent.name,
     }
-    wrong = [
+    differences = [
         f"{name} is {document[name]!r} there, {value!r} in the config"
         for name, value in expected.items()
         if document.get(name) not in (None, value)
     ]
     if not setting.messaging and _messages(folder, document, _trajectories(folder)):
-        wrong.append(f"messages were sent there, and {setting.name} has none")
-    if wrong:
-        raise UserError(f"{key}: {folder} is of another experiment: {'; '.join(wrong)}.")
+        differences.append(f"messages were sent there, but {setting.name} has none")
+    if differences:
+        raise UserError(f"{key}: {folder} belongs to another experiment: {'; '.join(differences)}.")
 
 
 def _write_experiment(
     plan: Plan, experiment: Experiment, source: Path, runs: Sequence[Run], versions: Iterable[str]
 ) -> None:
-    """Write the experiment's document: that its runs are adopted, and their source."""
+    """Write experiment.json, which marks the runs as adopted and names their source."""
     path = plan.results.experiment(experiment.run_name)
     before = atomic_io.read_object(path)
     if before and not before.get("adopted"):
         raise UserError(
-            f"{experiment.run_name}: {path.parent} holds runs that this workflow made. Give the"
+            f"{experiment.run_name}: {path.parent} contains runs that this workflow made. Give the"
             " model that adopts another name."
         )
     tasks: dict[str, str] = {}
-    # Without the data set the tables can still be made.
+    # The tables can be made without the data set.
     with contextlib.suppress(UserError, OSError):
         tasks = dataset.task_hashes(Path(plan.config.dataset.dir), [run.pair for run in runs])
     resolved = {"tasks": {**((before.get("resolved") or {}).get("tasks") or {}), **tasks}}
@@ -284,7 +285,7 @@ def _write_experiment(
                 "from": str(source),
                 "at": datetime.now().astimezone().isoformat(timespec="seconds"),
                 "upstream_version": ", ".join(sorted(versions)),
-                # Upstream's, of its last call.
+                # Upstream's config in its last call.
                 "config": atomic_io.read_json(source / "config.json"),
             },
             "fingerprint": None,
@@ -331,7 +332,7 @@ def _import_run(plan: Plan, run: Run, source: Path, document: Mapping[str, Any])
 
 
 def _span(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> releases.Span:
-    """Return the releases of cooperbench that can have made a run."""
+    """Return the range of cooperbench releases that may have made a run."""
     prompts = []
     for parsed in trajectories.values():
         messages = parsed.get("messages") if isinstance(parsed, dict) else None
@@ -345,7 +346,7 @@ def _span(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> relea
 def _evaluation(source: Path, verdict: Verdict) -> tuple[Mapping[str, Any] | None, Verdict] | None:
     """Return upstream's evaluation and its verdict; None: the run must still be evaluated."""
     if verdict.outcome is not None:
-        return None, verdict  # upstream's evaluation of an error's remains does not count
+        return None, verdict  # upstream's evaluation after an error does not count
     evaluation = atomic_io.read_json(source / layout.EVAL)
     if not isinstance(evaluation, dict):
         return None
@@ -380,16 +381,16 @@ def _record(
 
 
 def usage_of(document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> Usage:
-    """Return the usage by upstream's documents: a lower bound, since they lack failed calls.
+    """Return the usage according to upstream's documents, a lower bound without failed calls.
 
-    Tokens are from the document, or from the answers in the trajectories if it has 0.
+    Tokens come from result.json, or from the trajectories if it reports 0.
 
     Args:
         trajectories: the run's parsed trajectory files by name.
     """
     entries = [e for read in trajectory.parse(trajectories).values() for e in read.entries]
     answers = [entry.tokens for entry in entries if entry.tokens is not None]
-    # Upstream's cost leaves out the calls that compact a conversation.
+    # Upstream's cost excludes the calls that compact a conversation.
     summaries = sum(entry.cost for entry in entries if entry.kind == trajectory.SUMMARY)
     tokens = result_files.tokens(document)
     if tokens == Tokens():
@@ -416,7 +417,7 @@ def _trajectories(folder: Path) -> dict[str, Any]:
 
 
 def _messages(folder: Path, document: Mapping[str, Any], trajectories: Mapping[str, Any]) -> int:
-    """Return how many messages were sent; upstream's count if it left no list."""
+    """Return the number of sent messages, by upstream's count if there is no list."""
     path = folder / result_files.CONVERSATION
     if not path.is_file():
         return int(document.get("messages_sent") or 0)
@@ -429,9 +430,9 @@ def _patches(folder: Path) -> list[Path]:
 
 
 def _moment(text: object) -> float:
-    """Return upstream's time, which has no zone and is read as this machine's, in seconds.
+    """Return upstream's time in seconds; it has no time zone and is read in this machine's.
 
     Raises:
-        ValueError: it is not a time.
+        ValueError: the text is not a time.
     """
     return datetime.fromisoformat(str(text)).timestamp()

@@ -1,8 +1,8 @@
-"""Results in the formats of other tools: ATIF, inspect_ai, and CooperBench's website.
+"""Export of results to the formats of other tools: ATIF, inspect_ai, and CooperBench's website.
 
-The website has a file `index.json` for solo and one for coop, which upstream/published.py reads
-too, and a table of experiments. There a repeat is a separate model `NAME-r2`, and infrastructure
-errors are left out.
+The website has one `index.json` for solo and one for coop, which upstream/published.py can read,
+and a table of experiments. In its format a repeat is a separate model `NAME-r2`, and infrastructure
+errors are omitted.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ WITHOUT_INSPECT = (
 
 
 @dataclass(frozen=True)
-class Exported:
-    """Numbers of the files that an export wrote."""
+class ExportSummary:
+    """Summary of an export: numbers of written files."""
 
     trajectories: int
-    without: int  # runs of which no event is recorded
+    without: int  # runs without a recorded event
     logs: int
     notes: tuple[str, ...] = ()
 
 
-def write(plan: Plan) -> Exported:
-    """Write all formats below results/export/, and the list of the files last."""
+def write(plan: Plan) -> ExportSummary:
+    """Write all formats to results/export/, and last the list of the files."""
     folder = plan.results.export
     for name in (ATIF, INSPECT, WEBSITE):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -81,17 +81,17 @@ def write(plan: Plan) -> Exported:
         "files": {name: provenance.file_hash(folder / name) for name in files},
     }
     atomic_io.write_json(plan.results.export_contents, contents)
-    return Exported(trajectories, without, logs, notes)
+    return ExportSummary(trajectories, without, logs, notes)
 
 
 def _write_trajectories(
     writer: _Writer, folder: Path, row: Mapping[Any, Any], source: RunFiles
 ) -> int:
-    """Write a document for each agent and return their number."""
+    """Write a trajectory for each agent and return their number."""
     framework, _, version = str(row["framework"]).partition(" (cooperbench ")
     entries = result_files.agent_entries(source.result)
     count = 0
-    for agent in source.story.agents:
+    for agent in source.history.agents:
         about = {
             "name": framework or "unknown",
             "version": version.rstrip(")") or "unknown",
@@ -100,7 +100,7 @@ def _write_trajectories(
             ),
         }
         document = run_formats.atif_trajectory(
-            source.story,
+            source.history,
             agent,
             source.run.key,
             about,
@@ -121,17 +121,17 @@ def _write_trajectories(
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for here, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            path = Path(here) / name
+            path = Path(parent) / name
             if path != folder / layout.EXPORT_CONTENTS and not name.startswith("."):
                 yield path
 
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes JSON without keys and without paths of this machine."""
+    """Writer of JSON files without keys and without paths of this machine."""
 
     redactor: redaction.Redactor
     paths: provenance.PortablePaths
@@ -145,12 +145,12 @@ class _Writer:
         text = json.dumps(_plain(document), indent=1, ensure_ascii=False, allow_nan=False)
         data = text.encode("utf-8", errors="backslashreplace")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No sync of thousands of files: they can be written again at no cost.
+        # Thousands of files are not synced, because they can be written again at no cost.
         path.write_bytes(self.paths.data(self.redactor.data(data)) + b"\n")
 
 
 def _plain(value: Any) -> Any:
-    """Return a document with None for NaN, which JSON does not have."""
+    """Return a document with NaN replaced by None, since JSON has no NaN."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -160,7 +160,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-WEBSITE_NOTE = "Recorded answers were played, no model answered. Not a result of any model."
+WEBSITE_NOTE = "Recorded answers were played instead of a model. Not a result of any model."
 
 
 def website_index(runs: pd.DataFrame) -> dict[str, Any]:
@@ -190,12 +190,12 @@ def website_index(runs: pd.DataFrame) -> dict[str, Any]:
 
 
 def leaderboard_rows(runs: pd.DataFrame, summary: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a row for each experiment: model, framework, git, score and its Wilson interval."""
+    """Return a row for each experiment: model, framework, git, score and Wilson interval."""
     first = runs.drop_duplicates("run_name").set_index("run_name")
     rows = []
     for row in summary.to_dict("records"):
         run = first.loc[row["run_name"]]
-        scored = int(row["pass"]) + int(row["fail"])
+        graded = int(row["pass"]) + int(row["fail"])
         rows.append(
             {
                 "model": str(row["model"]),
@@ -203,12 +203,12 @@ def leaderboard_rows(runs: pd.DataFrame, summary: pd.DataFrame) -> list[dict[str
                 "git": bool(run["git"]),
                 "setting": str(row["setting"]),
                 "repeat": int(run["repeat"]),
-                "pairs": scored,
+                "pairs": graded,
                 "passed": int(row["pass"]),
                 "infraErrors": int(row["infra_error"]),
-                "score": float(row["pass_rate"]) if scored else None,
-                "ciLow": float(row["ci_low"]) if scored else None,
-                "ciHigh": float(row["ci_high"]) if scored else None,
+                "score": float(row["pass_rate"]) if graded else None,
+                "ciLow": float(row["ci_low"]) if graded else None,
+                "ciHigh": float(row["ci_high"]) if graded else None,
                 "replay": bool(row["replay"]),
                 "adopted": bool(row["adopted"]),
             }

@@ -1,4 +1,4 @@
-"""Provenance of the results, and the removal of this machine's paths from everything shared."""
+"""Provenance of the results, and removal of this machine's paths from shared files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _QUERY = re.compile(r"(://[^?\s]+)\?\S+")
 
 
 def collect(plan: Plan) -> dict[str, Any]:
-    """Return how the results were made, without secrets and without paths of this machine."""
+    """Return the document provenance.json, without secrets and paths of this machine."""
     experiments = {
         experiment.run_name: atomic_io.read_json(plan.results.experiment(experiment.run_name))
         for experiment in plan.experiments
@@ -71,8 +71,8 @@ def collect(plan: Plan) -> dict[str, Any]:
         "schema": SCHEMA,
         "facts": facts,
         "packages": packages(),
-        "config": without_secrets(plan.config.model_dump()),
-        "experiments": without_secrets(experiments),
+        "config": remove_secrets(plan.config.model_dump()),
+        "experiments": remove_secrets(experiments),
         "images": images,
         "tasks": dict(sorted(tasks.items())),
     }
@@ -81,7 +81,7 @@ def collect(plan: Plan) -> dict[str, Any]:
 
 
 class _Attempts:
-    """Counts, hosts and dates of all attempts."""
+    """Counts, hosts and dates of the attempts."""
 
     def __init__(self) -> None:
         self.hosts: set[str] = set()
@@ -120,14 +120,14 @@ class _Attempts:
         )
 
 
-def without_secrets(value: Any) -> Any:
-    """Return a document with user, password and query removed from its URLs."""
+def remove_secrets(value: Any) -> Any:
+    """Return a document with users, passwords and queries removed from URLs."""
     if isinstance(value, str):
         return _QUERY.sub(r"\1?...", _CREDENTIALS.sub("...@", value))
     if isinstance(value, dict):
-        return {key: without_secrets(entry) for key, entry in value.items()}
+        return {key: remove_secrets(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [without_secrets(entry) for entry in value]
+        return [remove_secrets(entry) for entry in value]
     return value
 
 
@@ -151,7 +151,7 @@ def file_hash(path: Path) -> str:
 
 
 def git_commit(folder: Path) -> str:
-    """Return the checked-out commit, and whether files differ from it."""
+    """Return the checked-out commit and whether there are changes."""
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return "not a git checkout"
@@ -180,7 +180,7 @@ def _version() -> str:
 
 
 def packages() -> dict[str, str]:
-    """Return the versions of the packages that make the results."""
+    """Return the versions of the packages that affect the results."""
     return {name: _installed(name) for name in PACKAGES}
 
 
@@ -209,13 +209,13 @@ def write(plan: Plan) -> Path:
     return path
 
 
-# Paths that also exist inside containers, and so do not identify a machine.
+# Paths that also exist inside containers and therefore do not identify a machine.
 _COMMON = ("/", "/root", "/home", "/tmp", "/usr", "/opt", "/var", "/workspace", "/patches")
 
 
 @dataclass(frozen=True)
 class PortablePaths:
-    """Absolute paths and the words that replace them, the longest path first."""
+    """Replacements of absolute paths by words, the longest path first."""
 
     words: tuple[tuple[str, str], ...]
 
@@ -223,7 +223,7 @@ class PortablePaths:
     def of(cls, plan: Plan) -> PortablePaths:
         """Return the paths of a plan: its results, data set, recordings, archive and checkout."""
         config = plan.config
-        given: list[tuple[str | None, str]] = [
+        replacements: list[tuple[str | None, str]] = [
             (str(plan.results.root), "results"),
             (config.dataset.dir, "dataset"),
             (config.images.archive, "archive"),
@@ -234,18 +234,18 @@ class PortablePaths:
         ]
         for subset in _as_list(config.dataset.subset):
             if Path(subset).suffix:
-                given.append((subset, Path(subset).name))
+                replacements.append((subset, Path(subset).name))
         for model in config.models.values():
             if model is None:
                 continue
             adopted = [path for paths in model.adopt.values() for path in _as_list(paths)]
             for path in [*_as_list(model.replay or []), *adopted]:
-                given.append((path, Path(path).name))
-        return cls.named((path, word) for path, word in given if path)
+                replacements.append((path, Path(path).name))
+        return cls.named((path, word) for path, word in replacements if path)
 
     @classmethod
     def named(cls, words_of_paths: Iterable[tuple[str, str]]) -> PortablePaths:
-        """Return the paths as given and with links resolved."""
+        """Return replacements for the paths, both as given and with links resolved."""
         words: dict[str, str] = {}
         for path, word in words_of_paths:
             for form in (Path(path).absolute(), Path(path).resolve()):
@@ -257,7 +257,7 @@ class PortablePaths:
         return self.data(text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
 
     def data(self, data: bytes) -> bytes:
-        """Replace every path that ends where a path may end; also as JSON writes it."""
+        """Replace complete occurrences of the paths, also in JSON's encoding."""
         for path, word in self.words:
             for form in dict.fromkeys((path, json.dumps(path)[1:-1])):
                 raw = form.encode("utf-8", "surrogateescape")

@@ -1,11 +1,11 @@
-"""Runs in the formats of other tools: ATIF trajectories of agents, inspect_ai logs of experiments.
+"""Conversion of runs to other formats: ATIF trajectories of agents, inspect_ai logs.
 
 ATIF is the Agent Trajectory Interchange Format, v1.7. Source: harbor's RFC 0001 and its pydantic
 models (package harbor 0.26, harbor.models.trajectories), which refuse unknown fields. The models
 of v1.7 and v1.8 differ only in audio.
 
-A log has the form of inspect_ai's EvalLog (version 2, inspect_ai 0.3), as its JSON format writes
-it, one sample per run; `inspect view` opens it. inspect_ai itself is needed only to pack it as
+A log has the structure of inspect_ai's EvalLog (version 2, inspect_ai 0.3) in its JSON format, with
+one sample per run; `inspect view` opens it. inspect_ai itself is needed only to convert it to
 `.eval`.
 """
 
@@ -21,26 +21,26 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import layout
+from cooperflow.analysis.history import Command, Event, History
 from cooperflow.analysis.run_files import RunFiles
-from cooperflow.analysis.story import Command, Event, Story
 from cooperflow.errors import UserError
 from cooperflow.outcomes import judgement
 
 ATIF_VERSION = "ATIF-v1.7"
-REPLAY_NOTE = "Replay: recorded answers were played, no model answered. Not a result of any model."
+REPLAY_NOTE = "Replay: recorded answers were played instead of a model. Not a result of any model."
 
 
 def atif_trajectory(
-    story: Story, agent: str, run: str, about: Mapping[str, Any], extra: Mapping[str, Any]
+    history: History, agent: str, run: str, about: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the document of one agent; None if nothing of it is recorded.
+    """Return an agent's trajectory document, None if no event is recorded.
 
     Args:
-        run: the run's name; the agents of a run share it as `session_id`.
-        about: ATIF's `agent`: name, version and model_name.
-        extra: facts about the run; `replay` adds a note.
+        run: the run's name, which is the `session_id` of all its agents.
+        about: ATIF's object `agent`: name, version and model_name.
+        extra: facts about the run; `replay` causes a note.
     """
-    steps = _steps(story, agent)
+    steps = _steps(history, agent)
     if not steps:
         return None
     metrics = [step["metrics"] for step in steps if "metrics" in step]
@@ -59,20 +59,20 @@ def atif_trajectory(
         "extra": dict(extra),
     }
     notes = [REPLAY_NOTE] if extra.get("replay") else []
-    if not story.complete:
+    if not history.complete:
         notes.append("From the log of model calls: the outputs of commands were not recorded.")
     return {**document, "notes": " ".join(notes)} if notes else document
 
 
 def model_name(name: str, replay: bool) -> str:
-    """Return the name of a model, labelled if its answers were played by the replay server."""
+    """Return the name of a model, labelled if it was replayed."""
     return f"{name} (replay)" if replay else name
 
 
-def _steps(story: Story, agent: str) -> list[dict[str, Any]]:
-    task = story.task.get(agent, "")
+def _steps(history: History, agent: str) -> list[dict[str, Any]]:
+    task = history.task.get(agent, "")
     steps: list[dict[str, Any]] = [{"source": "user", "message": task}] if task else []
-    for event in story.events:
+    for event in history.events:
         if event.agent == agent and event.kind in _MAKERS:
             step = _MAKERS[event.kind](event)
             if event.time is not None:
@@ -133,7 +133,7 @@ def _error(event: Event) -> dict[str, Any]:
     return {"source": "system", "message": f"model call failed: {event.text}"}
 
 
-# Messages are not separate steps: they are in the commands that sent them.
+# Messages are not separate steps, because the commands that sent them are included.
 _MAKERS = {"step": _turn, "summary": _summary, "received": _received, "error": _error}
 
 
@@ -143,7 +143,7 @@ def call_id(event: Event, number: int) -> str:
 
 
 def function_name(command: Command) -> str:
-    """Return the name of the tool: the trajectory keeps names of no other tool than the shell."""
+    """Return the tool's name; trajectories do not record names of tools other than the shell."""
     return "bash" if command.is_shell else "tool"
 
 
@@ -161,7 +161,7 @@ def _metrics(event: Event) -> dict[str, Any]:
 
 SCORER = "cooperbench"
 INSPECT_PYTHON = layout.REPOSITORY / ".tools" / "inspect" / "bin" / "python"
-# Runs in an interpreter that has inspect_ai and not this package.
+# Runs in an interpreter that has inspect_ai but not this package.
 _PACK_PROGRAM = """
 import sys
 from inspect_ai.log import read_eval_log, write_eval_log
@@ -171,14 +171,14 @@ _TIMEOUT = 1800  # seconds; a log of 652 long runs takes minutes
 
 
 def inspect_interpreter() -> str | None:
-    """Return a Python with inspect_ai: this one or that of `make inspect`; None: neither."""
+    """Return a Python with inspect_ai, this one or that of `make inspect`; None without one."""
     if importlib.util.find_spec("inspect_ai") is not None:
         return sys.executable
     return str(INSPECT_PYTHON) if INSPECT_PYTHON.exists() else None
 
 
 def pack_inspect_log(python: str, document: Path, target: Path) -> None:
-    """Write a JSON log as `.eval`.
+    """Convert a JSON log to `.eval`.
 
     Raises:
         UserError: inspect_ai refuses the log.
@@ -208,11 +208,11 @@ def inspect_log(
     """Return the log of an experiment.
 
     Args:
-        rows: its rows of runs.csv.
+        rows: the experiment's rows of runs.csv.
         sources: the files of the same runs.
-        experiment: its row of summary.csv.
-        subset: of the data set, in words.
-        packages: name -> version of the packages that made the runs.
+        experiment: the experiment's row of summary.csv.
+        subset: description of the subset.
+        packages: versions of the packages that made the runs, by name.
     """
     name = str(experiment["run_name"])
     model = _model(sources, rows)
@@ -276,7 +276,7 @@ def inspect_log(
 
 
 def _model(sources: Sequence[RunFiles], rows: Sequence[Mapping[Any, Any]]) -> str:
-    """Return the model's name at litellm; the config's name where it is not recorded."""
+    """Return litellm's name of the model, or the config's name if it is not recorded."""
     recorded = next((str(s.result["model"]) for s in sources if s.result.get("model")), "")
     name = recorded or str(rows[0]["model"] if rows else "unknown")
     return model_name(name, any(bool(row["replay"]) for row in rows))
@@ -320,14 +320,14 @@ def _sample(row: Mapping[Any, Any], source: RunFiles, model: str) -> dict[str, A
 
 
 def _messages(source: RunFiles, key: str) -> list[dict[str, Any]]:
-    """Return prompts, answers and command outputs of all agents, in order of time."""
-    story = source.story
+    """Return prompts, answers and command outputs of all agents, ordered by time."""
+    history = source.history
     messages: list[dict[str, Any]] = []
-    for agent in story.agents:
-        if task := story.task.get(agent, ""):
-            messages.append({"role": "user", "content": _by(story.agents, agent, task)})
-    for event in story.events:
-        messages += _of_event(event, story.agents)
+    for agent in history.agents:
+        if task := history.task.get(agent, ""):
+            messages.append({"role": "user", "content": _by(history.agents, agent, task)})
+    for event in history.events:
+        messages += _of_event(event, history.agents)
     return [{"id": f"{_digest(key)[:12]}-{n}", **message} for n, message in enumerate(messages)]
 
 
@@ -366,7 +366,7 @@ def _of_event(event: Event, agents: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _by(agents: Sequence[str], agent: str, text: str) -> str:
-    """Return a text with its agent, where several took part."""
+    """Return a text, with its agent's name if there are several agents."""
     return f"[{agent}] {text}" if len(agents) > 1 else text
 
 
@@ -374,7 +374,7 @@ def _usage(row: Mapping[Any, Any]) -> dict[str, Any]:
     cache_reads, cache_writes = int(row["cached_tokens"]), int(row["cache_write_tokens"])
     total_in, total_out = int(row["input_tokens"]), int(row["output_tokens"])
     return {
-        # inspect counts cached tokens beside the input.
+        # inspect_ai does not count cached tokens as part of the input.
         "input_tokens": max(total_in - cache_reads - cache_writes, 0),
         "output_tokens": total_out,
         "total_tokens": total_in + total_out,

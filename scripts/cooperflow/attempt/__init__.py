@@ -1,1 +1,1 @@
-"""One call of the cooperbench command: its child process, services, supervision and evidence."""
+"""One supervised call of cooperbench: its child process, services, limits and evidence."""

@@ -1,4 +1,4 @@
-"""Attempt: one try at a run, with its parameters and the services that its agents need."""
+"""Parameters of an attempt (one try at a run), and the services that its agents need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from cooperflow.session_state import RateLimit
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt at ``run`` with its files in ``folder``, an absolute path."""
+    """An attempt at ``run``; its files are in ``folder``, an absolute path."""
 
     plan: Plan
     run: Run
@@ -55,7 +55,7 @@ class Attempt:
 
     @property
     def seconds(self) -> float:
-        """Time limit without the time that calls waited for the rate limit."""
+        """Time limit, seconds, not including the time that calls wait for the rate limit."""
         return self.plan.config.limits.run_seconds
 
     @property
@@ -65,7 +65,7 @@ class Attempt:
     @property
     def upstream(self) -> Path:
         """Folder to which upstream writes the results of this attempt."""
-        return run_result.written_folder(self.run, self.folder)
+        return run_result.output_folder(self.run, self.folder)
 
     @cached_property
     def key(self) -> str | None:
@@ -82,7 +82,7 @@ class Attempt:
 
     @property
     def has_outside_network(self) -> bool:
-        """True if the agents' network reaches more than the services of the run."""
+        """True if the agents' network also reaches the outside, not only the run's services."""
         agent = self.experiment.agent
         return agent.outside if agent.openhands else self.plan.config.containers.network != "none"
 
@@ -91,7 +91,7 @@ class Attempt:
         return fingerprint.step_limit(self.experiment, self.plan)
 
     def agent_file(self) -> dict[str, object]:
-        """Return the document of upstream's --agent-config."""
+        """Return the document for upstream's --agent-config."""
         return fingerprint.agent_file(self.experiment, self.plan)
 
     @property
@@ -123,7 +123,8 @@ class Attempt:
     def recordings(self) -> Path:
         """The most specific folder of recordings for this run.
 
-        A coop agent's prompt does not name the other feature: only the folder identifies the pair.
+        A coop agent's prompt does not name the other feature, so only the folder identifies the
+        pair.
         """
         root = Path(str(self.experiment.model.replay)).resolve()
         pair = layout.recordings(root, self.run.pair)
@@ -137,7 +138,7 @@ def new_token() -> str:
 
 
 def provider_key(model: Model) -> str | None:
-    """Return the key of a model's provider; a replay accepts any."""
+    """Return the key of a model's provider; a replay accepts any key."""
     if model.replay is not None:
         return "replay"
     return redaction.key_value(model.api_key, os.environ)
@@ -150,11 +151,11 @@ def attempt_secrets(plan: Plan, model: Model) -> list[str | None]:
 
 @dataclass(frozen=True)
 class Services:
-    """Started services, and the arguments and environment that pass them to cooperbench."""
+    """Started services, and the arguments and variables that tell cooperbench about them."""
 
     arguments: list[str] = field(default_factory=list)
     environment: Mapping[str, str] = field(default_factory=dict)
-    run_arguments: list[str] = field(default_factory=list)  # of the agents' `docker run`
+    run_arguments: list[str] = field(default_factory=list)  # for the agents' `docker run`
     redis: RedisServer | None = None
     gateway: Gateway | None = None
 
@@ -176,12 +177,11 @@ def start_store(
     """Start the agents' message store, or use the configured one; ``stack`` stops it.
 
     Args:
-        network: of the containers that call the store themselves; None: only tools on this machine
-            call it.
+        network: network of the containers that call the store; None: only this machine calls it.
 
     Raises:
         EngineError: Docker cannot start a container to check the store.
-        StoreError: the store does not start or answer, or containers do not reach it.
+        StoreError: the store does not start or answer, or containers cannot reach it.
     """
     redis, url = None, attempt.plan.config.redis.url
     if url:
@@ -197,7 +197,7 @@ def start_store(
 
 
 def _create_server(attempt: Attempt, scratch: Path, network: Network | None) -> RedisServer:
-    """Create a private server, which containers in ``network`` reach by a password."""
+    """Create a private server, which containers in ``network`` can reach with a password."""
     log = attempt.folder / "redis.log"
     if network is None:
         return RedisServer(scratch, log)
@@ -216,7 +216,7 @@ def start_for_containers(
 
     Raises:
         EngineError: Docker cannot create a network, or its networks are on another machine.
-        StoreError: the message store does not start, or containers do not reach it.
+        StoreError: the message store does not start, or containers cannot reach it.
     """
     labels = attempt.labels
     network = containers.create_network(

@@ -1,6 +1,7 @@
-"""Child process: a fork that runs the unchanged cooperbench command with the SDK patches.
+"""The child process: a fork that runs the cooperbench command with the upstream patches.
 
-A fork of a process that has imported cooperbench starts at once; any other fork imports it first.
+A fork of a process that has imported cooperbench starts immediately; any other fork must import it
+first.
 """
 
 from __future__ import annotations
@@ -25,41 +26,41 @@ from cooperflow.outcomes import judgement
 from cooperflow.session_state import RateLimit
 
 SHIM = Path(__file__).with_name("docker-labelled")
-# Exit code of a process that could not import what it runs (EX_CONFIG).
+# Exit code of a process that could not import cooperbench (EX_CONFIG).
 CANNOT_START = judgement.CANNOT_START
 
 
 @dataclass(frozen=True)
 class Command:
-    """One call of the cooperbench command, with its environment, patches and files."""
+    """A call of the cooperbench command, with its environment, patches and files."""
 
     arguments: Sequence[str]
     log: Path
-    stop_note: Path  # gets the ids of containers that upstream removes itself
+    stop_note: Path  # receives the ids of containers that upstream removes itself
     labels: Mapping[str, str]
     tags: Mapping[str, str] | None = None  # of Modal sandboxes; None: Docker containers
-    run_arguments: Sequence[str] = ()  # of `docker run`, besides the labels
-    sdk_arguments: Mapping[str, Any] = field(default_factory=dict)  # of the SDK's run
+    run_arguments: Sequence[str] = ()  # for `docker run`, besides the labels
+    sdk_arguments: Mapping[str, Any] = field(default_factory=dict)  # for the SDK's run
     environment: Mapping[str, str] = field(default_factory=dict)
     model: str = ""
-    key: str | None = None  # of the model's provider; never written down
-    calls: Path | None = None  # where model calls are recorded
-    pace: RateLimit | None = None  # the rate limit of model calls
+    key: str | None = None  # key of the model's provider; never written to a file
+    calls: Path | None = None  # the call log
+    rate_limit: RateLimit | None = None  # the rate limit of model calls
     return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
-    unread: Path | None = None  # gets the errors of reading agents' patches
-    command_seconds: float | None = None  # limit for one command in an SDK container
+    unread: Path | None = None  # receives the errors of commands that read agents' patches
+    command_seconds: float | None = None  # time limit of one command in an SDK container
 
     @property
     def run_note(self) -> Path:
-        """File with a line for each container that an agent requests from the docker program."""
+        """File with a line for each container that an agent requests by the docker program."""
         return self.stop_note.with_name("asked")
 
 
 def shim_path(scratch: Path | None = None) -> str:
-    """Return the path of the docker program for agents.
+    """Return the path of the program that replaces `docker` for agents.
 
-    Upstream does not quote the path. If a shell would split it, it is a link in ``scratch``, which
-    is removed with that folder.
+    Upstream does not quote the path. If it needs quoting, the path of a link in ``scratch`` is
+    returned instead.
     """
     path = str(SHIM)
     if scratch is None or environment.is_plain_path(path):
@@ -71,13 +72,13 @@ def shim_path(scratch: Path | None = None) -> str:
 
 
 def prepare_environment(scratch: Path | None = None) -> None:
-    """Set the environment that cooperbench and litellm read when they are imported."""
+    """Set the variables that cooperbench and litellm read when they are imported."""
     environment.enter_controlled(os.environ)
     os.environ["MSWEA_DOCKER_EXECUTABLE"] = shim_path(scratch)
 
 
 def start(command: Command) -> int:
-    """Fork and run ``command``; return the process id, which is also that of its group.
+    """Fork and run ``command``; return the process id, which is also the id of its group.
 
     The process ends with the caller. Its exit code is cooperbench's.
     """
@@ -85,14 +86,14 @@ def start(command: Command) -> int:
 
 
 def fork(
-    log: Path, work: Callable[[], int], terminated: Callable[[int, object], None] | None = None
+    log: Path, work: Callable[[], int], on_terminate: Callable[[int, object], None] | None = None
 ) -> int:
-    """Fork and do ``work`` with its output in ``log``; return the id of the process and its group.
+    """Fork and call ``work``, its output in ``log``; return the process id, also that of its group.
 
     The process ends with the caller. Its exit code is the result of ``work``.
 
     Args:
-        terminated: signal handler of SIGTERM in the fork; None: SIGTERM ends it.
+        on_terminate: handler of SIGTERM in the fork; None: SIGTERM ends it.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -105,7 +106,7 @@ def fork(
         processes.die_with_parent()
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, terminated or signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, on_terminate or signal.SIG_DFL)
         redirect(log)
         code = work()
     except SystemExit as end:
@@ -155,7 +156,7 @@ def _main(command: Command) -> int:
         call_log.install(
             command.calls,
             command.key,
-            command.pace,
+            command.rate_limit,
             return_tool_plan=command.return_tool_plan,
         )
         call_log.stop_at_refused_output_limit()
@@ -167,7 +168,7 @@ def _main(command: Command) -> int:
 
 
 def _import_external_agents() -> None:
-    """Import the modules of external agents; upstream does so only during its own import.
+    """Import the modules of external agents, which upstream imports only during its own import.
 
     Raises:
         ImportError: a module is missing; the log of the attempt names it.
@@ -206,9 +207,9 @@ def _with_key(call: Callable[..., Any], key: str) -> Callable[..., Any]:
 
 
 def redirect(log: Path) -> None:
-    """Redirect the output of this process to ``log`` and its input from the null device."""
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
+    """Redirect this process's output to ``log`` and its input from the null device."""
+    with open(os.devnull, "rb") as null_device:
+        os.dup2(null_device.fileno(), 0)
     with log.open("ab") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -216,7 +217,7 @@ def redirect(log: Path) -> None:
 
 
 def finish(code: int) -> None:
-    """Exit without the parent's exit handlers, after worker threads have finished."""
+    """Exit after worker threads have finished, without running the parent's exit handlers."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         sys.stdout.flush()

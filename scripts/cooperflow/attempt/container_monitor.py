@@ -1,4 +1,4 @@
-"""Container monitor: watches and removes containers of attempts and evaluations."""
+"""Container monitor: watches and removes the containers of an attempt or evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cooperflow.engine import containers, modal_sandboxes
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError
 
-# Time without an answer after which the attempt counts the engine as lost, seconds.
+# Time without an answer after which the engine counts as lost, seconds.
 ENGINE_SECONDS = 30
 # Time limit for the engine to start a command in a container, seconds.
 PROBE_SECONDS = 10
@@ -30,39 +30,39 @@ ALIVE_EVERY_SECONDS, ALIVE_SECONDS = 2.0, 5.0
 
 @dataclass(frozen=True)
 class ContainerCounts:
-    """Numbers of an attempt's containers, as the engine reported them while the attempt ran."""
+    """Counts of an attempt's containers, by the engine's events during the attempt."""
 
     started: int
-    died: int  # ended otherwise than by the agent's own cleanup
-    oom: int  # in which the kernel killed a process for lack of memory
-    refused: int = 0  # running, but the engine starts no command in them
+    died: int  # ended, except by the agent's own cleanup
+    oom: int  # had a process killed by the kernel for lack of memory
+    refused: int = 0  # running, but the engine could not start a command in them
 
 
 @dataclass(frozen=True)
 class ContainerReport:
-    """The fates of an attempt's containers and the state of their engine."""
+    """Counts of an attempt's containers, and the state of their engine."""
 
-    fates: ContainerCounts
-    engine_lost: bool  # it does not answer, so containers may remain
-    engine_stalled: float  # seconds for which it gave no answer
+    counts: ContainerCounts
+    engine_lost: bool  # the engine does not answer, so containers may remain
+    engine_stalled: float  # seconds during which it did not answer
     storage_full: bool = False  # containers could write no more at some time
 
 
 class ContainerMonitor(Protocol):
-    """Monitor of one attempt's containers, created before its child process."""
+    """Interface of a monitor of one attempt's containers. Created before the child process."""
 
     def start(self) -> None:
-        """Start to watch, after the child process was forked."""
+        """Start watching. Call this after the child process was forked."""
 
     def has_failed(self) -> bool:
-        """Return whether the attempt can no longer succeed."""
+        """Return whether a failure makes the attempt pointless."""
 
     def stop(self) -> ContainerReport:
         """Remove the attempt's containers, after it has ended."""
 
 
 def remove_stale_containers(docker: bool, results: str, run: str | None = None) -> int:
-    """Remove containers that remain of a results folder or of one run; return their number.
+    """Remove leftover containers of a results folder or of one run; return their number.
 
     Raises:
         EngineError: the engine does not answer.
@@ -113,7 +113,7 @@ class EngineProbe:
 
     @property
     def stalled(self) -> float:
-        """Seconds for which the engine gave no answer, up to now."""
+        """Seconds so far during which the engine did not answer."""
         since = self._silent_since
         return self._stalled + (time.monotonic() - since if since is not None else 0.0)
 
@@ -143,7 +143,7 @@ class EngineProbe:
 
 
 class DockerMonitor:
-    """Monitor of Docker containers: the engine's events, and whether it answers."""
+    """Monitor of Docker containers, by the engine's events and probes of the engine."""
 
     def __init__(self, folder: Path, labels: Labels, stop_note: Path) -> None:
         self._labels = labels
@@ -158,8 +158,8 @@ class DockerMonitor:
     def has_failed(self) -> bool:
         if self._has_broken_off:
             return True  # whether a container died is unknown from now on
-        fates = self._fates(())
-        return fates.died > 0 or fates.oom > 0
+        counts = self._counts(())
+        return counts.died > 0 or counts.oom > 0
 
     def stop(self) -> ContainerReport:
         is_broken, stalled = self._has_broken_off, self._probe.stalled
@@ -170,7 +170,7 @@ class DockerMonitor:
         is_lost = remove_containers(self._labels)
         processes.end(self._stream)
         self._probe.join()
-        return ContainerReport(self._fates(alive), is_broken or is_lost, stalled, was_full)
+        return ContainerReport(self._counts(alive), is_broken or is_lost, stalled, was_full)
 
     def _list_alive(self) -> Sequence[str]:
         """Return the containers that run at the end of the attempt: its clean-up ends them."""
@@ -202,13 +202,13 @@ class DockerMonitor:
                         check=False,
                     )
 
-    def _fates(self, alive: Sequence[str]) -> ContainerCounts:
+    def _counts(self, alive: Sequence[str]) -> ContainerCounts:
         ended = [*self._stop_note.read_text().split(), *alive]
         return count_events(atomic_io.read_lines(self._events), ended)
 
 
 def _record_events(path: Path, token: str) -> subprocess.Popen[bytes]:
-    """Start to write the engine's events about an attempt's containers to a file."""
+    """Start a process that writes the engine's events about an attempt's containers to a file."""
     command = ["docker", "events", "--since", f"{time.time():.6f}"]
     command += ["--filter", "type=container"]
     command += ["--filter", f"label={containers.TOKEN_LABEL}={token}"]
@@ -220,7 +220,7 @@ def _record_events(path: Path, token: str) -> subprocess.Popen[bytes]:
 
 
 def count_events(events: Iterable[Mapping[str, Any]], ended: Sequence[str]) -> ContainerCounts:
-    """Return the fates of containers by an attempt's events. Pure.
+    """Return the counts of containers by an attempt's events. Pure.
 
     The events' times are not compared with any clock: the engine may have another one.
 
@@ -243,7 +243,7 @@ def count_events(events: Iterable[Mapping[str, Any]], ended: Sequence[str]) -> C
 
 
 def find_running(events: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the containers that started and did not end, by an attempt's events. Pure."""
+    """Return the containers that started and have not ended according to the events. Pure."""
     alive: dict[str, None] = {}
     for event in events:
         action, container = _action_of(event)
@@ -255,7 +255,7 @@ def find_running(events: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _action_of(event: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the action of an event and the id of its container; engines name them differently."""
+    """Return the action of an event and its container's id, which engines name differently."""
     container = event.get("id") or (event.get("Actor") or {}).get("ID")
     return str(event.get("status") or event.get("Action") or ""), str(container or "")
 
@@ -266,7 +266,7 @@ def create_monitor(
     """Return the monitor of an attempt's containers, which writes its events to ``folder``.
 
     Args:
-        sandboxes: number that the attempt needs on Modal, None for any number.
+        sandboxes: number of sandboxes that the attempt needs on Modal, None for any number.
     """
     if docker:
         return DockerMonitor(folder, labels, stop_note)
@@ -274,10 +274,10 @@ def create_monitor(
 
 
 class ModalMonitor:
-    """Monitor of Modal sandboxes, which an SDK patch in the child process records."""
+    """Monitor of Modal sandboxes, which an SDK patch in the child process writes to a file."""
 
     def __init__(self, folder: Path, labels: Labels, sandboxes: int | None) -> None:
-        """``sandboxes``: number that the attempt needs, None for any number."""
+        """``sandboxes``: number of sandboxes that the attempt needs, None for any number."""
         self._labels = labels
         self._sandboxes = sandboxes
         self._events = folder / layout.EVENTS
@@ -286,20 +286,20 @@ class ModalMonitor:
         pass
 
     def has_failed(self) -> bool:
-        return self._fates().died > 0
+        return self._counts().died > 0
 
     def stop(self) -> ContainerReport:
         if self._started():
-            # A sandbox that remains is ended by the next try or session, or by its time limit.
+            # The next try or session, or the time limit, ends a leftover sandbox.
             with contextlib.suppress(EngineError):
                 modal_sandboxes.remove({modal_sandboxes.TOKEN: self._labels.token})
-        return ContainerReport(self._fates(), engine_lost=False, engine_stalled=0.0)
+        return ContainerReport(self._counts(), engine_lost=False, engine_stalled=0.0)
 
     def _started(self) -> Sequence[object]:
         return atomic_io.read_lines(self._events)
 
-    def _fates(self) -> ContainerCounts:
-        """Return the fates. Upstream silently replaces a sandbox that died with an empty one."""
+    def _counts(self) -> ContainerCounts:
+        """Return the counts. Upstream silently replaces a dead sandbox with an empty one."""
         started = len(self._started())
         died = 0 if self._sandboxes is None else max(started - self._sandboxes, 0)
         return ContainerCounts(started, died, 0)

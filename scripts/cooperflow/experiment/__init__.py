@@ -1,1 +1,1 @@
-"""The experiment: config, pairs, runs, data set and fingerprint."""
+"""The experiment: its config, pairs, runs, data set and fingerprint."""

@@ -1,4 +1,4 @@
-"""Loading and checking of the experiment's config, with a message for every error."""
+"""Loading and validation of the config, with a message for every error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pydantic
 from pydantic import BaseModel
 
 from cooperflow import environment, layout
-from cooperflow.errors import UserError, listed, nearest
+from cooperflow.errors import UserError, listed, suggest
 from cooperflow.experiment.config_schema import (
     INSIDE,
     OPENHANDS,
@@ -40,11 +40,12 @@ def parse(
     """Check the values in ``raw`` and return the config.
 
     Args:
-        files: the config files, later ones override earlier ones; paths with the prefix
-            CONFIG_DIR/ are searched in their folders.
+        files: the config files; later files override earlier ones. Paths with the prefix
+            CONFIG_DIR/ are looked up in their folders.
 
     Raises:
-        UserError: naming the key, the value, the allowed values and the nearest name.
+        UserError: a value is invalid. The message has the key, the value, the allowed values and
+            the nearest valid name.
     """
     problems = [*_yaml_problems(files), *(f"{source}: {p}" for p in _text_problems(raw, ""))]
     if problems:
@@ -61,7 +62,7 @@ def parse(
 
 
 def _resolve_paths(value: Any, files: Sequence[Path]) -> Any:
-    """Return ``value`` with CONFIG_DIR/ replaced, by a relative path if it is below this folder."""
+    """Return ``value`` with CONFIG_DIR/ replaced by a folder, relative if below the current one."""
     if isinstance(value, dict):
         return {key: _resolve_paths(entry, files) for key, entry in value.items()}
     if isinstance(value, list):
@@ -145,10 +146,10 @@ def _node_problems(key: str, node: Any) -> Iterator[tuple[Any, str]]:
 
 
 def from_environment() -> Config:
-    """Return the config of the workflow that started this script.
+    """Return the config of the session that started this script.
 
     Raises:
-        UserError: the script was not started by the workflow.
+        UserError: no session started the script.
     """
     text = os.environ.get(environment.CONFIG)
     if not text:
@@ -157,9 +158,10 @@ def from_environment() -> Config:
 
 
 def load(files: Sequence[Path]) -> Config:
-    """Return the config of ``files``, each merged over the previous one, over config.yaml.
+    """Return the config of ``files``, merged in order over the shipped config.yaml.
 
-    Keys of ``files`` come first, as in Snakemake: tables list models and settings in this order.
+    Keys of ``files`` precede the shipped keys, as in Snakemake. Tables list models and settings in
+    this order.
     """
     overrides: dict[str, Any] = {}
     for path in files:
@@ -179,7 +181,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     if not isinstance(document, dict):
-        raise UserError(f"{path}: is not a config: it needs keys at its top, such as `results:`.")
+        raise UserError(f"{path}: is not a config: it needs top-level keys, such as `results:`.")
     return document
 
 
@@ -233,7 +235,7 @@ def _explain_value(key: str, path: list[str], details: Any) -> Iterator[str]:
         table = ".".join(path[:-1]) or "the top level"
         yield (
             f"{key}: unknown key. Allowed in {table}: {listed(allowed, 30)}."
-            f"{nearest(path[-1], allowed)}"
+            f"{suggest(path[-1], allowed)}"
         )
     elif kind == "missing":
         yield f"{key}: is missing."
@@ -258,7 +260,7 @@ def _shown(path: Sequence[str], value: object) -> str:
     return str(value) if isinstance(value, datetime.date) else repr(value)
 
 
-# Keys whose entries are tables.
+# Keys whose values are tables of entries.
 _TABLES: dict[str, type[BaseModel]] = {"models": Model, "providers": Provider}
 
 
@@ -282,7 +284,7 @@ def _table_in(kind: Any) -> type[BaseModel] | None:
 
 
 def find_problems(config: Config) -> Iterator[str]:
-    """Return the problems between tables of a config whose fields are valid."""
+    """Yield the inconsistencies between the tables of a config whose single fields are valid."""
     for name, model in config.models.items():
         if model is not None:
             yield from _model_problems(name, model, config)
@@ -304,13 +306,13 @@ def _model_problems(name: str, model: Model, config: Config) -> Iterator[str]:
         if setting not in settings:
             yield (
                 f"models.{name}.adopt.{setting}: there is no such setting. Allowed:"
-                f" {listed(settings)}.{nearest(setting, settings)}"
+                f" {listed(settings)}.{suggest(setting, settings)}"
             )
     providers = [name for name, limits in config.providers.items() if limits is not None]
     if model.provider is not None and model.provider not in providers:
         yield (
             f"models.{name}.provider: {model.provider!r} is not an entry of providers. Allowed:"
-            f" {listed(providers) or 'none'}.{nearest(model.provider, providers)}"
+            f" {listed(providers) or 'none'}.{suggest(model.provider, providers)}"
         )
 
 
@@ -326,7 +328,7 @@ def _judge_problems(config: Config) -> Iterator[str]:
     if judge_model is not None and judge_model not in names:
         yield (
             f"judge.model: {judge_model!r} is not an entry of models. Allowed: {listed(names)}, or"
-            f" a table with the keys of such an entry.{nearest(judge_model, names)}"
+            f" a table with the keys of such an entry.{suggest(judge_model, names)}"
         )
     elif judge_model is not None and (model := config.models[judge_model]) and model.adopt:
         yield f"judge.model: {judge_model!r} is adopted and cannot be called. Name another entry."
@@ -377,9 +379,9 @@ def _modal_problems(config: Config) -> Iterator[str]:
 
 
 def _settings_that_talk_inside(config: Config, agents: Collection[str]) -> list[str]:
-    """Return the settings whose agents send messages from their containers.
+    """Return the settings in which agents send messages from inside their containers.
 
-    A team's agents always do, others if they are among ``agents``.
+    The agents of a team always do; others if they are among ``agents``.
     """
     is_inside = config.agent.name in agents
 
@@ -394,8 +396,8 @@ def _is_reachable(url: str | None) -> bool:
     return host is not None and host not in ("localhost", "::1") and not host.startswith("127.")
 
 
-# Models that OpenHands calls by OpenAI's responses, which the gateway does not serve; as in its SDK
-# (llm/utils/model_features.py), anywhere in a model's name.
+# Parts of the names of models that OpenHands calls by OpenAI's responses API, which the gateway
+# does not serve; as in its SDK (llm/utils/model_features.py).
 _RESPONSES = ("gpt-5", "codex-mini-latest")
 
 

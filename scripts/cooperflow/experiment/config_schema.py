@@ -1,7 +1,7 @@
-"""Keys of the config: types, defaults, descriptions and the checks of single fields.
+"""Keys of the config: types, defaults, descriptions, and validation of single fields.
 
-The descriptions are Markdown: `make schema` writes config/README.md's table and config/schema.json
-from them. Checks that compare tables are in config.py.
+`make schema` generates the table in config/README.md and config/schema.json from the descriptions,
+which are Markdown. Checks across tables are in config.py.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import PydanticCustomError
 
 from cooperflow import layout
-from cooperflow.errors import listed, nearest
+from cooperflow.errors import listed, suggest
 from cooperflow.upstream import published, releases
 
 # Agents of cooperbench that run on docker; external agents are named in `agent.external`.
-OPENHANDS = "openhands_docker"  # the workflow's: upstream's OpenHands in containers of this machine
+OPENHANDS = "openhands_docker"  # added by the workflow: upstream's OpenHands in local containers
 DOCKER_AGENTS = ("mini_swe_agent_v2", "swe_agent", "claude_code", "codex", OPENHANDS)
-# Agents whose calls are all recorded: made in cooperbench's process or through the gateway.
+# Agents that make all calls in cooperbench's process or through the gateway, which record them.
 RECORDED = ("mini_swe_agent_v2", OPENHANDS)
 # Agents of cooperbench that call the model from inside their containers, without a record.
 UNRECORDED = ("claude_code", "codex")
 # Agents of cooperbench that send messages from inside their containers.
 INSIDE = ("claude_code", "codex")
-# Agents whose containers are all started by the docker command.
+# Agents that start all their containers by the docker command.
 BY_COMMAND = ("mini_swe_agent_v2", "claude_code", "codex")
 MODES = ("solo", "coop", "team")
-# Value of `dataset.revision`: that of the lock, or else that of config/dataset.known.json.
+# Value of `dataset.revision`: the commit in the lock, or else in config/dataset.known.json.
 PINNED = "pinned"
 # The longest time limit or pause, seconds: a week.
 LONGEST = 604_800
 # An agent's container ends after two hours (upstream's `sleep 2h`).
 LONGEST_RUN = 7000
 
-# Upstream's flags that the workflow sets, as it sets all one-letter flags.
+# Upstream's long flags that the workflow sets; it also sets all one-letter flags.
 RESERVED_FLAGS = (
     *("--name", "--subset", "--repo", "--task", "--features", "--model", "--agent"),
     *("--concurrency", "--redis", "--force", "--no-auto-eval", "--eval-concurrency", "--backend"),
@@ -81,12 +81,12 @@ _SECRET_NAME = re.compile(
 # Letters and digits in a row from which a word is taken for a key.
 _KEY_LENGTH = 20
 
-# Type of the errors whose context holds complete messages.
+# Type of the errors whose context contains complete messages.
 PROBLEM = "config_problem"
 
 
 def refuse(*problems: str) -> NoReturn:
-    """Refuse a value; a problem that starts with a dot continues the key, such as `.name: ...`."""
+    """Reject a value. A problem that starts with a dot extends the key, such as `.name: ...`."""
     raise PydanticCustomError(PROBLEM, "is refused", {"problems": list(problems)})
 
 
@@ -166,39 +166,39 @@ class _Table(BaseModel):
 
 
 class Sample(_Table):
-    """Random choice of pairs by a seed."""
+    """A random sample of pairs."""
 
-    n: int = Field(gt=0, description="number of pairs")
+    n: int = Field(gt=0, description="number of pairs in the sample")
     seed: int = Field(0, description="seed of the choice")
 
 
 class Dataset(_Table):
-    """The benchmark's data set and the pairs that are run."""
+    """The benchmark's data set, and the selection of pairs."""
 
     dir: _Path = Field("dataset", description="folder of CooperBench's data set")
     subset: str = Field(
         "lite",
         description="a shipped table (`lite`: 100 pairs of 26 tasks, `flash`: 50 of 20, `spark`:"
         " 20 of 13, `flash_10` and `core`: 10 of 10, `full`: 652 of 30), the name of a file in"
-        " `{dir}/subsets/`, or a path to a `.json` (upstream's form) or `.csv` file"
+        " `{dir}/subsets/`, or a path to a `.json` (upstream's format) or `.csv` file"
         " (`repo,task_id,feature_a,feature_b`)",
     )
     revision: str | None = Field(
         PINNED,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
-        description="commit or branch of the data set on the hub that `make dataset` fetches."
-        " `pinned`: the commit of `dataset.lock`, or else the one that"
-        " `config/dataset.known.json` names, b612b1a35af722751454813d9e5a7888f065fc9e; `main`: the"
-        " newest; `null`: the commit of `dataset.lock`, or else the newest",
+        description="the data set's commit or branch that `make dataset` fetches from the hub."
+        " `pinned`: the commit in `dataset.lock`, or without a lock the commit in"
+        " `config/dataset.known.json`, b612b1a35af722751454813d9e5a7888f065fc9e; `main`: the"
+        " newest commit; `null`: the commit in `dataset.lock`, or without a lock the newest",
     )
     lock: _Path = Field(
         "config/dataset.lock.json",
-        description="written by the first fetch: its revision and the hash of each task. Commit it,"
-        " and everyone gets the same benchmark",
+        description="file with the fetched revision and the hash of each task, written by the"
+        " first fetch. Commit it so that everyone gets the same benchmark",
     )
     languages: dict[str, str] = Field(
         default_factory=dict,
-        description="languages of your repos, `repo: language`, for the table by language",
+        description="languages of additional repos (`repo: language`) for the table by language",
     )
     repos: list[str] = Field(default_factory=list, description="only these repos; empty: all")
     tasks: list[
@@ -214,11 +214,11 @@ class Dataset(_Table):
         default_factory=list, description="only these pairs: `repo/number/a,b`; empty: all"
     )
     first: int | None = Field(
-        None, gt=0, description="only the first N of the remaining pairs; `null`: all"
+        None, gt=0, description="only the first N of the remaining pairs; `null`: all of them"
     )
     sample: Sample | None = Field(
         None,
-        description="`{n: 10, seed: 1}`: N of the remaining pairs, chosen by the seed; the same on"
+        description="`{n: 10, seed: 1}`: a random sample of the remaining pairs. It is the same on"
         " every machine, and a larger n keeps the pairs of a smaller n",
     )
 
@@ -234,28 +234,28 @@ class Agent(_Table):
 
     name: str = Field(
         "mini_swe_agent_v2",
-        description="an agent of cooperbench that runs on docker: `mini_swe_agent_v2`,"
-        " `swe_agent`, `claude_code`, `codex`, or an agent of a module in `external`."
+        description="an agent of cooperbench that supports docker (`mini_swe_agent_v2`,"
+        " `swe_agent`, `claude_code`, `codex`), or an agent from a module in `external`."
         " `openhands_docker` is the paper's OpenHands ([docs/agents.md](../docs/agents.md));"
         " upstream's `openhands_sdk` runs on Modal only",
     )
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="merged over upstream's agent config; parts `agent` (`step_limit`,"
-        " `cost_limit`, ...), `model` (`model_kwargs`), `environment` (`env`)",
+        description="changes to upstream's agent config, in the parts `agent` (`step_limit`,"
+        " `cost_limit`, ...), `model` (`model_kwargs`) and `environment` (`env`)",
     )
     external: list[str] = Field(
-        default_factory=list, description="modules with agents (COOPERBENCH_EXTERNAL_AGENTS)"
+        default_factory=list,
+        description="modules with additional agents (COOPERBENCH_EXTERNAL_AGENTS)",
     )
     outside: bool = Field(
         False,
-        description="`openhands_docker`: `true` lets a run's network reach more than the run's"
-        " services",
+        description="only for `openhands_docker`; `true`: a run's network also reaches the outside",
     )
 
     @property
     def openhands(self) -> bool:
-        """True if it is OpenHands, which works in images with an agent server."""
+        """True for OpenHands, which needs images with an agent server."""
         return self.name == OPENHANDS
 
     @pydantic.field_validator("external")
@@ -283,7 +283,7 @@ class Agent(_Table):
         if self.name not in DOCKER_AGENTS and not self.external:
             refuse(
                 f".name: {self.name!r} is unknown. Allowed: {listed(DOCKER_AGENTS)}, or an agent"
-                f" of a module in `external`.{nearest(self.name, DOCKER_AGENTS)}"
+                f" of a module in `external`.{suggest(self.name, DOCKER_AGENTS)}"
             )
         return self
 
@@ -319,7 +319,7 @@ def _agent_config_problems(config: dict[str, Any]) -> Iterator[str]:
         if key not in _AGENT_PARTS:
             yield (
                 f".{key}: there is no such part. Allowed: {listed(_AGENT_PARTS)}."
-                f"{nearest(key, _AGENT_PARTS)}"
+                f"{suggest(key, _AGENT_PARTS)}"
             )
 
 
@@ -371,21 +371,21 @@ def _secret_names(table: dict[str, Any], prefix: str) -> Iterator[str]:
 
 
 class Model(_Table):
-    """A model as litellm calls it."""
+    """A model and how to call it."""
 
-    model: str = Field(description="litellm's name of the model")
+    model: str = Field(description="the model's name in litellm")
     api_base: str | None = Field(
         None, description="full URL of the end point; `null`: the provider's default"
     )
     api_key: str | None = Field(
         None,
-        description="name of the environment variable that holds the key, never the key; `null`:"
-        " none is needed, and no key of the environment is sent",
+        description="name of the environment variable with the key, never the key itself; `null`:"
+        " no key is needed, and none is sent",
     )
     replay: _Path | None = Field(
         None,
-        description="a folder of recordings: a local server plays them instead of the model, and"
-        " the results are labelled replay",
+        description="a folder of recordings, which a local server plays in place of the model; the"
+        " results are labelled replay",
     )
     adopt: dict[
         str,
@@ -395,25 +395,26 @@ class Model(_Table):
         ],
     ] = Field(
         default_factory=dict,
-        description="setting -> folder `LOG_DIR/RUN_NAME` of a finished `cooperbench run`, or a"
-        " list of folders, one per repeat; or `FILE#MODEL`, a model of CooperBench's public record:"
-        " imported by `snakemake adopt`, never run here ([docs/sharing.md](../docs/sharing.md))",
+        description="results that `snakemake adopt` imports; the model is then never called. For"
+        " each setting a folder `LOG_DIR/RUN_NAME` of a finished `cooperbench run`, a list of"
+        " folders (one per repeat), or `FILE#MODEL`, a model in CooperBench's public record"
+        " ([docs/sharing.md](../docs/sharing.md))",
     )
     provider: str | None = Field(
         None,
-        description="an entry of `providers`, whose limits the model shares with all others that"
-        " name it",
+        description="an entry of `providers`; all models that name it share its limits",
     )
     return_tool_plan: bool = Field(
         False,
-        description="Cohere only: `true` sends the model's `tool_plan` back with its tool calls, as"
-        " Cohere's API expects. `false`: it is dropped, as upstream does, so that results stay"
-        " comparable ([docs/agents.md](../docs/agents.md#what-reaches-the-agent))",
+        description="only for Cohere; `true`: the model's `tool_plan` is sent back with its tool"
+        " calls, as Cohere's API expects. `false`: it is dropped as in upstream, so that results"
+        " stay comparable ([docs/agents.md](../docs/agents.md#answers-of-the-model))",
     )
     agent: Agent | None = Field(
         None,
-        description="another agent for this entry, with the keys of `agent`; `null`: the agent at"
-        " the top level. One config can compare two agents ([docs/agents.md](../docs/agents.md))",
+        description="a different agent for this model, with the keys of `agent`; `null`: the agent"
+        " at the top level. This way one config can compare two agents"
+        " ([docs/agents.md](../docs/agents.md))",
     )
 
     @pydantic.field_validator("model")
@@ -478,12 +479,14 @@ class Provider(_Table):
     """Limits of an account at a provider, shared by all models that name it."""
 
     runs: int | None = Field(
-        None, gt=0, description="runs at a time of all its models; `null`: only `run_slots` counts"
+        None,
+        gt=0,
+        description="concurrent runs of all its models; `null`: limited only by `run_slots`",
     )
     requests_per_minute: float | None = Field(
         None,
         ge=0.01,
-        description="model calls of all its models' runs, evenly spaced; `null`: no limit",
+        description="rate of model calls of all its models, evenly spaced; `null`: no limit",
     )
 
 
@@ -494,45 +497,45 @@ class Limits(_Table):
         600,
         gt=0,
         le=LONGEST_RUN,
-        description="for one attempt at a run; at most 7000, since an agent's container ends after"
-        " two hours",
+        description="time limit of one attempt at a run; at most 7000, because an agent's"
+        " container ends after two hours",
     )
-    eval_seconds: int = Field(1800, gt=0, le=LONGEST, description="for one evaluation")
+    eval_seconds: int = Field(1800, gt=0, le=LONGEST, description="time limit of one evaluation")
     test_seconds: int = Field(
-        600, gt=0, le=600, description="for the tests of one feature; upstream's limit is 600"
+        600, gt=0, le=600, description="time limit of one feature's tests; upstream's limit is 600"
     )
-    call_seconds: int = Field(300, gt=0, le=LONGEST, description="for one model call")
+    call_seconds: int = Field(300, gt=0, le=LONGEST, description="time limit of one model call")
     call_tries: int = Field(
         10,
         gt=0,
         le=1000,
-        description="tries of one model call by the agent, with pauses of 4 to 60 s (OpenHands: at"
-        " most 5 tries, 8 to 64 s)",
+        description="how often an agent tries a model call, with pauses of 4 to 60 s (OpenHands:"
+        " at most 5 tries, 8 to 64 s)",
     )
     pause_seconds: float = Field(
         30,
         ge=0,
         le=LONGEST,
-        description="before attempt 2, doubled before attempt 3, varied by up to a half; longer if"
-        " the provider's Retry-After asks for it",
+        description="pause before attempt 2, doubled before attempt 3 and varied at random by up"
+        " to a half; longer if the provider's Retry-After demands it",
     )
     budget_usd: float | None = Field(
         None,
         gt=0,
-        description="no run starts once the cost so far, the bound of open calls and the expected"
-        " cost of running runs exceed it, USD; running runs finish; `null`: no budget"
+        description="budget in USD. No run starts once the cost so far, the bound of open calls"
+        " and the expected cost of running runs exceed it; running runs finish. `null`: no budget"
         " ([docs/costs.md](../docs/costs.md))",
     )
 
 
 class Redis(_Table):
-    """Message store of the agents."""
+    """The message store of the agents."""
 
     url: str | None = Field(
         None,
         description="an existing Redis for the agents' messages; `null`: a private server per run."
-        " With `team`, and with agents that send messages from their containers, the containers"
-        " must reach it",
+        " With `team`, and with agents that send messages from inside their containers, the"
+        " containers must be able to reach it",
     )
 
     @pydantic.field_validator("url")
@@ -559,16 +562,17 @@ class Breaker(_Table):
     failures: int = Field(
         3,
         ge=0,
-        description="consecutive infrastructure failures after which the next runs wait; 0: never",
+        description="number of consecutive infrastructure failures after which new runs wait; 0:"
+        " never",
     )
     pause_seconds: float = Field(
         30,
         ge=0,
         le=LONGEST,
-        description="before a waiting run tries again, doubled each time, at most 600",
+        description="pause before a waiting run tries again, doubled each time, at most 600",
     )
     notify_minutes: float = Field(
-        10, ge=0, description="time that runs wait before `notify` is called"
+        10, ge=0, description="waiting time of runs after which `notify` is called, minutes"
     )
 
 
@@ -578,22 +582,22 @@ class Containers(_Table):
     memory: str | None = Field(
         "16g",
         pattern=r"^[1-9]\d*[bkmg]$",
-        description="memory of one container, without swap; `null`: no limit",
+        description="memory limit of one container, without swap; `null`: no limit",
     )
     cpus: float | None = Field(
-        None, ge=0.01, description="processors of one container; `null`: shared by weight"
+        None, ge=0.01, description="processor limit of one container; `null`: shared by weight"
     )
     pids: int | None = Field(
         4096,
         gt=0,
         le=4_194_304,
-        description="processes and threads of one container; `null`: no limit",
+        description="limit of processes and threads in one container; `null`: no limit",
     )
     network: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
         description="`none`, or the name of a Docker network; `null`: Docker's default bridge, as"
-        " upstream ([docs/security.md](../docs/security.md))",
+        " in upstream ([docs/security.md](../docs/security.md))",
     )
 
     @pydantic.field_validator("memory")
@@ -617,39 +621,41 @@ class Containers(_Table):
 
 
 class Images(_Table):
-    """Source and storage of the tasks' images."""
+    """Sources and storage of the tasks' images."""
 
-    pull: bool = Field(True, description="pull a missing image")
-    build: bool = Field(False, description="build it if the data set has a Dockerfile")
+    pull: bool = Field(True, description="pull missing images")
+    build: bool = Field(
+        False, description="build missing images from the Dockerfiles in the data set"
+    )
     archive: _Path | None = Field(
         None,
-        description="a folder with one tar per image: loaded from before anything is pulled,"
-        " written by `images_archive`",
+        description="a folder with one tar file per image, which takes precedence over a pull; the"
+        " rule `images_archive` writes it",
     )
     free_gb: float = Field(
-        20, ge=0, description="disk space of Docker's storage that the images leave free, GB"
+        20, ge=0, description="space on Docker's disk that the images must leave free, GB"
     )
     registry: str | None = Field(
         None,
         description="pull from this registry (`host`, `host:port`, optionally with a path);"
         " `null`: Docker Hub",
     )
-    lock: _Path = Field("config/images.lock.csv", description="the pinned digests")
+    lock: _Path = Field("config/images.lock.csv", description="file with the pinned digests")
     moved: Literal["error", "pinned", "accept"] = Field(
         "error",
-        description="if a tag differs from its pin: stop (`error`), keep the pin (`pinned`), or pin"
-        " the new content (`accept`)",
+        description="reaction to a tag that differs from its pin: stop (`error`), use the pinned"
+        " content (`pinned`), or pin the new content (`accept`)",
     )
-    tries: int = Field(5, gt=0, description="tries of a pull")
+    tries: int = Field(5, gt=0, description="maximum number of tries of a pull")
     pause_seconds: float = Field(
-        5, ge=0, description="before the second try of a pull, doubled each time"
+        5, ge=0, description="pause before the second try of a pull, doubled each time"
     )
     unpacked: float = Field(
         3.0, ge=1, description="assumed bytes on disk for each byte of a packed layer"
     )
     rolling: bool = Field(
         False,
-        description="fetch a task's image when there is space, remove it after its last use",
+        description="fetch a task's image when there is space, and remove it after its last use",
     )
 
     @pydantic.field_validator("registry")
@@ -665,21 +671,24 @@ class Images(_Table):
 
 
 class Evaluation(_Table):
-    """Evaluation of the runs."""
+    """Options of the evaluation."""
 
     own_features: bool = Field(
         True,
         description="also evaluate each agent's patch of a coop run alone, by the tests of the"
-        " agent's own feature: no model, no cost, in idle evaluation slots"
+        " agent's own feature. This calls no model, costs nothing and uses idle evaluation slots"
         " ([docs/results.md](../docs/results.md#where-a-run-is-lost))",
     )
 
 
 class Oracle(_Table):
-    """Evaluation of the gold patches."""
+    """Options of the oracle, the evaluation of the gold patches."""
 
     repeats: int = Field(
-        1, ge=1, le=50, description="evaluations of each gold patch; 2 or more reveal flaky tests"
+        1,
+        ge=1,
+        le=50,
+        description="number of evaluations of each gold patch; 2 or more reveal flaky tests",
     )
 
 
@@ -694,36 +703,41 @@ class Judge(_Table):
         | None
     ) = Field(
         None,
-        description="an entry of `models`, or a table with the keys of such an entry (`model`,"
-        " `api_base`, `api_key`, `provider`); `null`: no judge. Its calls are paid"
+        description="the judge: an entry of `models`, or a table with the keys of such an entry"
+        " (`model`, `api_base`, `api_key`, `provider`); `null`: no judge. Its calls are paid"
         " ([docs/results.md](../docs/results.md#judge))",
     )
     sample: int = Field(
         20,
         gt=0,
-        description="failed runs to judge, chosen by the seed; a larger sample keeps the"
+        description="number of failed runs to judge, a random sample; a larger sample keeps the"
         " runs of a smaller one",
     )
     seed: int = Field(0, description="seed of the choice")
     repeats: int = Field(
-        1, ge=1, le=10, description="answers for each run; 2 or more give the agreement"
+        1,
+        ge=1,
+        le=10,
+        description="number of answers for each run; 2 or more measure the agreement",
     )
 
 
 class Assumptions(_Table):
-    """Assumed usage of an agent for the estimate; the default is a published run."""
+    """Assumed usage of an agent, for the estimate; the defaults are from a published run."""
 
     calls: float | None = Field(
         None,
         gt=0,
-        description="model calls of one agent; `null`: 10.4 solo, 10.7 with messages, 8.7 without"
-        " ([docs/costs.md](../docs/costs.md))",
+        description="assumed model calls of one agent; `null`: 10.4 in solo, 10.7 with messages,"
+        " 8.7 without ([docs/costs.md](../docs/costs.md))",
     )
-    input_tokens: int = Field(published.INPUT_TOKENS, gt=0, description="input tokens of one call")
+    input_tokens: int = Field(
+        published.INPUT_TOKENS, gt=0, description="assumed input tokens of one call"
+    )
     output_tokens: int = Field(
-        published.OUTPUT_TOKENS, gt=0, description="output tokens of one call"
+        published.OUTPUT_TOKENS, gt=0, description="assumed output tokens of one call"
     )
-    run_seconds: int = Field(300, gt=0, description="duration of a run")
+    run_seconds: int = Field(300, gt=0, description="assumed duration of a run")
 
 
 def _check_folder_name(name: str) -> str:
@@ -758,16 +772,16 @@ def _flag_problems(flags: list[str]) -> Iterator[str]:
         value = "nothing" if mode is None else repr(mode)
         yield (
             f"--setting is followed by {value}. Allowed: {listed(MODES)}."
-            f"{nearest(mode, MODES) if mode else ''}"
+            f"{suggest(mode, MODES) if mode else ''}"
         )
     if flags.count("--setting") > 1:
         yield "--setting is given more than once. Write one."
-    # Upstream's source is read only for unusual flags: every session and job parses the config.
+    # Upstream's source is read only for unusual flags, because every job parses the config.
     is_unusual = bool(set(flags) - {*_COMMON_FLAGS, *MODES})
     upstream_flags = releases.run_flags() if is_unusual else frozenset()
     for flag in flags:
         name, _, value = flag.partition("=")
-        # Upstream accepts every prefix of a flag.
+        # Upstream accepts every unambiguous prefix of a flag.
         matches = [f for f in RESERVED_FLAGS if name == f or (len(name) > 2 and f.startswith(name))]
         if matches or re.match(r"-[A-Za-z]", flag):
             full = f" ({matches[0]})" if matches and matches[0] != name else ""
@@ -782,7 +796,7 @@ def _flag_problems(flags: list[str]) -> Iterator[str]:
             allowed = sorted(upstream_flags - set(RESERVED_FLAGS))
             yield (
                 f"{flag}: upstream's `cooperbench run` has no such flag. Allowed:"
-                f" {listed(allowed)}.{nearest(name, allowed)}"
+                f" {listed(allowed)}.{suggest(name, allowed)}"
             )
 
 
@@ -794,7 +808,7 @@ class Config(_Table):
     """All keys of config/config.yaml."""
 
     results: _Path = Field(
-        "results", description="root of everything written, except the logs in `logs/`"
+        "results", description="folder of all written files, except the logs in `logs/`"
     )
     dataset: Dataset = Dataset()
     models: dict[_Name, Model | None] = Field(
@@ -805,14 +819,15 @@ class Config(_Table):
     )
     agent: Agent = Agent()
     settings: dict[_Name, _Flags | None] = Field(
-        description="upstream flags; settings run in their order here. `--setting` is required;"
-        " name, model, task, features, redis and folders are set by the workflow"
+        description="flags of `cooperbench run`; settings run in this order. `--setting` is"
+        " required; the workflow sets name, model, task, features, redis and folders"
     )
     repeats: int = Field(
         1,
         ge=1,
         le=99,
-        description="runs of each pair in each setting; repeats have run names with -r2, -r3, ...",
+        description="number of runs of each pair in each setting; the run names of repeats end in"
+        " -r2, -r3, ...",
     )
     limits: Limits = Limits()
     redis: Redis = Redis()
@@ -825,24 +840,24 @@ class Config(_Table):
     assume: Assumptions = Assumptions()
     backend: Literal["docker", "modal", "gcp"] = Field(
         "docker",
-        description="where agents and tests run: `docker`, or `modal`"
-        " ([docs/scaling.md](../docs/scaling.md) lists its limits). Upstream's `gcp` is refused"
-        " with the reason",
+        description="where agents and tests run: `docker` or `modal`"
+        " ([docs/scaling.md](../docs/scaling.md) lists the limits of `modal`). Upstream's `gcp` is"
+        " refused",
     )
     preflight: Literal["full", "light"] = Field(
         "full",
-        description="before paid runs: `full` tries the model (a call of one token), a container"
-        " and a Redis; `light` only looks for missing prerequisites",
+        description="checks before paid runs. `full`: also call the model for one token and start a"
+        " container and a Redis; `light`: only check for missing prerequisites",
     )
     launcher: Literal["warm", "off"] = Field(
         "warm",
-        description="`warm`: cooperbench is imported once per session; `off`: by each job. The"
-        " results are the same",
+        description="`warm`: cooperbench is imported once per session; `off`: by each job, with"
+        " the same results",
     )
     notify: list[str] = Field(
         default_factory=list,
-        description="command and its arguments as a list: called once when a session ends, halts,"
-        " waits long or reaches its budget, with a JSON document on stdin"
+        description="a command and its arguments as a list. It is called once when a session ends,"
+        " halts, waits long or reaches its budget, and gets a JSON document on stdin"
         " ([docs/costs.md](../docs/costs.md))",
     )
     accept: list[str] = Field(
@@ -851,21 +866,21 @@ class Config(_Table):
 
     @property
     def key_names(self) -> list[str]:
-        """The environment variables that hold keys of the models and the judge."""
+        """The environment variables with the keys of the models and the judge."""
         judge = self.judge.model if isinstance(self.judge.model, Model) else None
         models = [*self.models.values(), judge]
         return [model.api_key for model in models if model is not None and model.api_key]
 
     @property
     def docker(self) -> bool:
-        """True if agents and tests run in Docker's containers, here or on a cluster's nodes."""
+        """True if agents and tests run in Docker containers, here or on a cluster's nodes."""
         return self.backend == "docker"
 
     @pydantic.field_validator("results")
     @classmethod
     def _check_results(cls, folder: str) -> str:
         if not folder.strip():
-            refuse("is empty. Write the folder that everything is written to.")
+            refuse("is empty. Write the folder for all results.")
         if set(folder) == {"/"}:
             refuse("'/' is the root of the file system. Write a dedicated folder.")
         if re.search(r"[{}]", folder):

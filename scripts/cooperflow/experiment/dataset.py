@@ -1,6 +1,6 @@
-"""The data set: completeness, content hashes and revision, and its fetching from the hub.
+"""The data set: fetching a revision from the hub, completeness check, and content hashes.
 
-Exactly one revision is fetched, complete or not at all.
+A fetch takes exactly one revision, and is used only if it is complete.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from cooperflow.upstream import releases
 
 # Files of a feature that upstream reads for runs and evaluations, and the gold patch.
 FEATURE_FILES = ("feature.md", "tests.patch", "feature.patch")
-# Files of each task: the script that runs its tests, which its image holds too.
+# Files of each task: the script that runs its tests, which its image contains too.
 TASK_FILES = ("runner.sh",)
 # Version of the lock, the marker and dataset.json.
 SCHEMA = 1
-# In the data set's folder: the revision that was fetched into it.
+# File in the data set's folder with the revision that was fetched into it.
 MARKER = ".revision.json"
 # The revision that is fetched by default, and the hashes of the copy that was checked.
 KNOWN = REPOSITORY / "config" / "dataset.known.json"
-# Wait for another process that is fetching the data set, seconds.
+# Longest wait for another process that is fetching the data set, seconds.
 CLAIM_SECONDS = 1.0
-# Length at which the text of a download error is cut, characters.
+# Maximum length of the text of a download error, characters.
 LONGEST_ERROR = 400
 # Time limit for the hub to name its newest revision, seconds.
 NEWEST_SECONDS = 5.0
@@ -52,7 +52,7 @@ def task_folder(root: Path, repo: str, task_id: int) -> Path:
 
 
 def _missing_files(root: Path, pairs: Iterable[Pair]) -> Iterator[str]:
-    """Return what the data set at ``root`` lacks for ``pairs``, each as a path in it."""
+    """Yield the files that the data set at ``root`` lacks for ``pairs``, as paths below it."""
     for pair in pairs:
         folder = task_folder(root, pair.repo, pair.task_id)
         for name in TASK_FILES:
@@ -81,7 +81,7 @@ def check(root: Path, pairs: Iterable[Pair]) -> None:
 
 
 def task_hash(root: Path, repo: str, task_id: int) -> str:
-    """Return the SHA-256 of a task: of the names and contents of all of its files."""
+    """Return the SHA-256 of the names and contents of all files of a task."""
     folder = task_folder(root, repo, task_id)
     digest = hashlib.sha256()
     for path in sorted(
@@ -99,72 +99,72 @@ def task_hashes(root: Path, pairs: Iterable[Pair]) -> dict[str, str]:
     return {f"{repo}/{task}": task_hash(root, repo, task) for repo, task in tasks}
 
 
-def whole_hash(hashes: Mapping[str, str]) -> str:
-    """Return one SHA-256 of all of the tasks' hashes."""
+def combined_hash(hashes: Mapping[str, str]) -> str:
+    """Return one SHA-256 over the hashes of all tasks."""
     text = "".join(f"{task} {value}\n" for task, value in sorted(hashes.items()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Lock:
-    """A revision that was fetched once, and the content hash of each of its tasks."""
+    """A fetched revision and the content hash of each of its tasks."""
 
     repository: str
     revision: str
     tasks: Mapping[str, str] = field(default_factory=dict)
 
-    def differing(self, hashes: Mapping[str, str]) -> list[str]:
+    def find_differing_tasks(self, hashes: Mapping[str, str]) -> list[str]:
         """Return the tasks whose contents differ from the pinned revision."""
         return [task for task, value in hashes.items() if self.tasks.get(task, value) != value]
 
 
 @dataclass(frozen=True)
-class Known(Lock):
-    """The shipped revision, and the content hashes of the copy that the workflow ran with.
+class KnownRevision(Lock):
+    """The revision that the workflow ships, and the content hashes of the copy it was tested with.
 
-    The revision could not be fetched where the workflow was developed, so the hashes are of the
-    copy that ``checked`` names, and may differ from those of the revision.
+    The revision could not be fetched where the workflow was developed. The hashes are therefore
+    those of the copy that ``checked`` names, and may differ from those of the revision.
     """
 
     checked: str = ""
 
 
 @cache
-def read_known() -> Known:
+def read_known() -> KnownRevision:
     """Return the facts of config/dataset.known.json."""
     document: Any = atomic_io.read_json(KNOWN)
-    return Known(
+    return KnownRevision(
         document["repository"], document["revision"], document["tasks"], document["checked"]
     )
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """The revision to fetch, and which entry asks for it."""
+class RevisionRequest:
+    """The revision to fetch, and the origin of this choice."""
 
     repository: str
     revision: str | None  # None: the newest
-    source: str  # for messages
-    explicit: bool = False  # the config names it
+    source: str  # the file or config key that names it, for messages
+    explicit: bool = False  # the config names it itself
 
 
-def choose_revision(asked: str | None, lock: Lock | None, lock_path: str) -> Wanted:
+def choose_revision(configured: str | None, lock: Lock | None, lock_path: str) -> RevisionRequest:
     """Return the revision to fetch.
 
     Args:
-        asked: `dataset.revision`; PINNED and None leave the choice to the lock.
+        configured: `dataset.revision`; PINNED and None leave the choice to the lock.
     """
     shipped = read_known()
-    if asked is not None and asked != PINNED:
+    if configured is not None and configured != PINNED:
         # The lock of an earlier version may name another repository.
-        is_locked = lock is not None and lock.revision.startswith(asked)
+        is_locked = lock is not None and lock.revision.startswith(configured)
         repository = lock.repository if lock is not None and is_locked else shipped.repository
-        return Wanted(repository, asked, "dataset.revision", explicit=True)
+        return RevisionRequest(repository, configured, "dataset.revision", explicit=True)
     if lock is not None:
-        return Wanted(lock.repository, lock.revision, f"dataset.lock ({lock_path})")
-    if asked is None:
-        return Wanted(shipped.repository, None, "dataset.revision")
-    return Wanted(shipped.repository, shipped.revision, f"config/{KNOWN.name}")
+        return RevisionRequest(lock.repository, lock.revision, f"dataset.lock ({lock_path})")
+    if configured is None:
+        return RevisionRequest(shipped.repository, None, "dataset.revision")
+    return RevisionRequest(shipped.repository, shipped.revision, f"config/{KNOWN.name}")
 
 
 def read_lock(path: Path) -> Lock | None:
@@ -197,8 +197,8 @@ def write_lock(path: Path, repository: str, revision: str, root: Path) -> None:
     atomic_io.write_json(path, document)
 
 
-def origin_of(root: Path) -> tuple[str, str] | None:
-    """Return repository and revision that were fetched into a folder, None for a copied folder."""
+def read_origin(root: Path) -> tuple[str, str] | None:
+    """Return the repository and revision fetched into a folder, None if the folder was copied."""
     document: Any = atomic_io.read_json(root / MARKER)
     if not isinstance(document, dict) or not document.get("revision"):
         return None
@@ -215,21 +215,21 @@ def fetch_and_check(plan: Plan) -> dict[str, Any]:
     """Fetch the data set if it is missing, check it against the pairs, and return dataset.json.
 
     Raises:
-        UserError: it does not exist and cannot be fetched, it is of another revision than the
-            config asks for, or it lacks something.
+        UserError: it does not exist and cannot be fetched, its revision is not the configured one,
+            or it is incomplete.
     """
     config = plan.config.dataset
     root, lock = Path(config.dir), read_lock(Path(config.lock))
-    wanted = choose_revision(config.revision, lock, config.lock)
+    request = choose_revision(config.revision, lock, config.lock)
     source = "present"
     if not root.exists():
         with locks.claim(plan.results.claims, f"data set {root}", CLAIM_SECONDS):
-            fetch(root, plan, wanted)
+            fetch(root, plan, request)
         source = "fetched"
     check(root, plan.pairs)
-    origin = origin_of(root)
+    origin = read_origin(root)
     revision = origin[1] if origin else None
-    _check_revision(root, revision, wanted)
+    _check_revision(root, revision, request)
     if source == "fetched" and lock is None and origin is not None:
         write_lock(Path(config.lock), *origin, root)
         print(f"data set: revision {revision} pinned in {config.lock}")
@@ -237,13 +237,15 @@ def fetch_and_check(plan: Plan) -> dict[str, Any]:
         _name_newer(*origin)
     hashes = task_hashes(root, plan.pairs)
     known = read_known()
-    differing = lock.differing(hashes) if lock else []
-    unchecked = known.differing(hashes)
+    differing = lock.find_differing_tasks(hashes) if lock else []
+    differing_from_copy = known.find_differing_tasks(hashes)
     compared = [task for task in hashes if task in known.tasks]
     if lock:
         _list_differing(f"revision {lock.revision} of {config.lock}", differing, hashes)
     if compared and (lock is None or source == "fetched"):
-        _list_differing(f"the copy that was checked ({known.checked})", unchecked, compared)
+        _list_differing(
+            f"the copy that was checked ({known.checked})", differing_from_copy, compared
+        )
     document = {
         "schema": SCHEMA,
         "dir": str(root),
@@ -252,10 +254,14 @@ def fetch_and_check(plan: Plan) -> dict[str, Any]:
         "revision": revision,
         "pinned": lock.revision if lock else revision,
         "differs": differing,
-        "checked": {"copy": known.checked, "compared": len(compared), "differs": unchecked},
+        "checked": {
+            "copy": known.checked,
+            "compared": len(compared),
+            "differs": differing_from_copy,
+        },
         "subset": config.subset,
         "pairs": len(plan.pairs),
-        "hash": whole_hash(hashes),
+        "hash": combined_hash(hashes),
         "tasks": hashes,
         "time": time.time(),
     }
@@ -263,7 +269,7 @@ def fetch_and_check(plan: Plan) -> dict[str, Any]:
     if isinstance(before, dict):
         changed = [t for t, h in hashes.items() if before.get("tasks", {}).get(t, h) != h]
         if changed:
-            print(f"data set: {listed(changed)}: other contents than when last looked at")
+            print(f"data set: {listed(changed)}: contents have changed since the last check")
         if source == "present":
             document["source"] = before.get("source", source)
     atomic_io.write_json(plan.results.dataset_json, document)
@@ -271,7 +277,7 @@ def fetch_and_check(plan: Plan) -> dict[str, Any]:
 
 
 def _list_differing(copy: str, differing: Sequence[str], compared: Collection[str]) -> None:
-    """Print which tasks differ from a known copy, a line each."""
+    """Print the tasks that differ from a known copy, one line each."""
     if not differing:
         print(f"data set: {len(compared)} tasks compared with {copy}: no difference")
         return
@@ -279,50 +285,53 @@ def _list_differing(copy: str, differing: Sequence[str], compared: Collection[st
     print("\n".join(f"  {task}: its contents have another hash" for task in differing))
 
 
-def _check_revision(root: Path, revision: str | None, wanted: Wanted) -> None:
+def _check_revision(root: Path, revision: str | None, request: RevisionRequest) -> None:
     """Compare the revision of a folder with the wanted one.
 
     Raises:
-        UserError: the config asks for a commit, and the folder holds another one.
+        UserError: the config names a commit, and the folder contains another one.
     """
-    asked = wanted.revision
-    if asked is None:
+    requested = request.revision
+    if requested is None:
         return
     if revision is None:
-        if wanted.explicit:
+        if request.explicit:
             print(
-                f"data set: {root} was copied, so its revision is unknown; {wanted.source} {asked}"
+                f"data set: {root} was copied, so its revision is unknown; {request.source} "
+                f"{requested}"
                 " cannot be checked. The contents are compared instead"
             )
-    elif COMMIT.fullmatch(asked) and not revision.startswith(asked):
-        if wanted.explicit:
+    elif COMMIT.fullmatch(requested) and not revision.startswith(requested):
+        if request.explicit:
             raise UserError(
-                f"dataset.revision: {root} holds revision {revision}, the config asks for {asked}."
+                f"dataset.revision: {root} contains revision {revision}, the config asks for "
+                f"{requested}."
                 f" Remove the folder and run `make dataset`, name another dataset.dir, or set the"
                 f" key to {revision}."
             )
         print(
-            f"data set: {root} holds revision {revision}, which stays in use; {wanted.source} has"
-            f" {asked}. To take that one, name another dataset.dir and run `make dataset`"
+            f"data set: {root} contains revision {revision}, which stays in use; {request.source} "
+            "has"
+            f" {requested}. To use it, name another dataset.dir and run `make dataset`"
         )
 
 
 def _name_newer(repository: str, revision: str) -> None:
-    """Name a newer revision of the hub, if there is one and the hub answers; it is not taken."""
+    """Print the hub's newest revision if it is newer and the hub answers; nothing is fetched."""
     try:
         newest = _resolve(repository, None, timeout=NEWEST_SECONDS)
-    except Exception as error:  # offline is the usual case here
+    except Exception as error:  # usually because the machine is offline
         print(f"data set: a newer revision was not looked for ({type(error).__name__})")
         return
     if newest != revision:
         print(
-            f"data set: the hub has a newer revision, {newest}; {revision} stays in use. To take"
-            " the newer one: set dataset.revision, and fetch into another dataset.dir"
+            f"data set: the hub has a newer revision, {newest}; {revision} stays in use. To use "
+            "the newer one, set dataset.revision and fetch into another dataset.dir"
         )
 
 
 def _resolve(repository: str, revision: str | None, timeout: float | None = None) -> str:
-    """Return the commit that a revision of the hub stands for; None: the newest."""
+    """Return the commit of a revision on the hub; None stands for the newest."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=os.environ.get("HF_TOKEN"))
@@ -332,29 +341,29 @@ def _resolve(repository: str, revision: str | None, timeout: float | None = None
     return str(info.sha)
 
 
-def fetch(root: Path, plan: Plan, wanted: Wanted) -> None:
+def fetch(root: Path, plan: Plan, request: RevisionRequest) -> None:
     """Download a revision into a folder beside ``root``, check it, and rename the folder.
 
-    A download that was interrupted continues: the hub's client keeps what it has.
+    An interrupted download continues, because the hub's client keeps the fetched files.
 
     Raises:
         UserError: the hub cannot be reached, has no such revision, or the download is incomplete.
     """
     partial = root.parent / f".{root.name}.partial"
-    revision, expected = _listing(root, wanted)
+    revision, expected = _listing(root, request)
     newest = revision
-    if wanted.revision is not None:
-        newest = _answer(root, wanted, lambda: _resolve(wanted.repository, None))
+    if request.revision is not None:
+        newest = _answer(root, request, lambda: _resolve(request.repository, None))
     folder = partial / revision
     folder.mkdir(parents=True, exist_ok=True)
     print(
-        f"data set: revision {revision} of {wanted.repository}: {len(expected)} files, "
+        f"data set: revision {revision} of {request.repository}: {len(expected)} files, "
         f"{sum(expected.values()) / 1e6:.1f} MB, into {root}"
     )
     if newest != revision:
-        print(f"data set: the hub has a newer revision, {newest}; it is not taken")
+        print(f"data set: the hub has a newer revision, {newest}, which is not used")
     module = "cooperflow.experiment.dataset"
-    command = [sys.executable, "-m", module, wanted.repository, revision, str(folder)]
+    command = [sys.executable, "-m", module, request.repository, revision, str(folder)]
     variables = {**environment.controlled_environment(os.environ), "HF_HUB_DISABLE_XET": "1"}
     variables["PYTHONPATH"] = str(layout.REPOSITORY / "scripts")
     log = partial / "prepare.log"
@@ -365,7 +374,7 @@ def fetch(root: Path, plan: Plan, wanted: Wanted) -> None:
             code = process.wait()
         finally:
             processes.end(process)
-    missing = absent(folder, expected)
+    missing = find_incomplete_files(folder, expected)
     if code or missing:
         reason = log.read_bytes()[offset:].decode(errors="replace").strip()
         errors = [line.strip() for line in reason.splitlines() if "error:" in line]
@@ -376,35 +385,35 @@ def fetch(root: Path, plan: Plan, wanted: Wanted) -> None:
             "Start again: the download continues. The folder is used only when it is complete."
         )
     check(folder, plan.pairs)
-    mark_revision(folder, wanted.repository, revision)
+    mark_revision(folder, request.repository, revision)
     folder.replace(root)
     shutil.rmtree(partial, ignore_errors=True)
     atomic_io.sync_directory(root.parent)
     print(f"data set: complete, at {root}")
 
 
-def _listing(root: Path, wanted: Wanted) -> tuple[str, dict[str, int]]:
+def _listing(root: Path, request: RevisionRequest) -> tuple[str, dict[str, int]]:
     """Return the commit of a revision, and its files with their sizes, from the hub."""
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
     def list_files() -> tuple[str, dict[str, int]]:
-        commit = _resolve(wanted.repository, wanted.revision)
+        commit = _resolve(request.repository, request.revision)
         api = HfApi(token=os.environ.get("HF_TOKEN"))
         entries = api.list_repo_tree(
-            wanted.repository, recursive=True, repo_type="dataset", revision=commit
+            request.repository, recursive=True, repo_type="dataset", revision=commit
         )
         sizes = {entry.path: int(entry.size) for entry in entries if isinstance(entry, RepoFile)}
         return commit, sizes
 
-    return _answer(root, wanted, list_files)
+    return _answer(root, request, list_files)
 
 
-def _answer(root: Path, wanted: Wanted, request: Callable[[], Answer]) -> Answer:
+def _answer(root: Path, request: RevisionRequest, query: Callable[[], Answer]) -> Answer:
     """Return the hub's answer.
 
     Raises:
-        UserError: it has no such data set or revision, or does not serve.
+        UserError: the hub has no such data set or revision, or does not answer.
     """
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -413,17 +422,18 @@ def _answer(root: Path, wanted: Wanted, request: Callable[[], Answer]) -> Answer
     )
 
     try:
-        return request()
+        return query()
     except RevisionNotFoundError as error:
         raise UserError(
-            f"{wanted.source}: the hub's {wanted.repository} has no revision {wanted.revision}.\n"
+            f"{request.source}: the hub's {request.repository} has no revision "
+            f"{request.revision}.\n"
             "Either (1) write `dataset: {revision: main}` in the config for the newest revision, or"
             " the id of another commit (40 hexadecimal digits); or (2) copy a folder that"
             " was fetched elsewhere and name it as dataset.dir."
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"data set: the hub has no data set {wanted.repository}, or does not show it without a"
+            f"data set: the hub has no data set {request.repository}, or does not show it without a"
             f" token (HF_TOKEN). Copy a folder that was fetched elsewhere and name it as"
             f" dataset.dir; upstream's `cooperbench prepare` fetches {releases.DATASET}."
         ) from error
@@ -446,8 +456,8 @@ def _offline(root: Path, error: BaseException) -> str:
     )
 
 
-def absent(root: Path, expected: Mapping[str, int]) -> list[str]:
-    """Return the files that are missing or differ from their published size."""
+def find_incomplete_files(root: Path, expected: Mapping[str, int]) -> list[str]:
+    """Return the files that are missing or whose size differs from the published one."""
     return [
         name
         for name, size in expected.items()
@@ -456,7 +466,7 @@ def absent(root: Path, expected: Mapping[str, int]) -> list[str]:
 
 
 def download() -> int:
-    """Download `REPOSITORY REVISION FOLDER` in a process that can be ended at any time."""
+    """Download `REPOSITORY REVISION FOLDER` (arguments) in a process that can be killed safely."""
     from huggingface_hub import snapshot_download
 
     repository, revision, folder = sys.argv[1:]

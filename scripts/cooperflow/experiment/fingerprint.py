@@ -1,4 +1,4 @@
-"""Fingerprints of an experiment (experiment.json) and of the plan behind the tables."""
+"""Fingerprints of experiments (experiment.json) and of the plan that the tables were made for."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.upstream import releases, result_files
 
 SCHEMA = 1
-# Keys of `asked` that are left out at their default: older documents do not have them.
+# Keys of `asked` that are omitted at their default, because older documents lack them.
 _OPTIONAL = ("return_tool_plan",)
 
 
-def requested(experiment: Experiment, plan: Plan) -> dict[str, Any]:
-    """Return the config's part in the results of an experiment."""
+def requested_config(experiment: Experiment, plan: Plan) -> dict[str, Any]:
+    """Return the part of the config that affects an experiment's results."""
     config, model = plan.config, experiment.model
     return {
         "model": model.model,
@@ -42,9 +42,9 @@ def requested(experiment: Experiment, plan: Plan) -> dict[str, Any]:
     }
 
 
-def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> dict[str, Any]:
+def resolved_config(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> dict[str, Any]:
     """Return what the config resolved to here: versions, upstream's agent config, data."""
-    origin = dataset.origin_of(Path(plan.config.dataset.dir))
+    origin = dataset.read_origin(Path(plan.config.dataset.dir))
     return {
         "cooperbench": importlib.metadata.version("cooperbench"),
         "litellm": importlib.metadata.version("litellm"),
@@ -55,11 +55,11 @@ def resolved(experiment: Experiment, plan: Plan, tasks: Mapping[str, str]) -> di
 
 
 def agent_file(experiment: Experiment, plan: Plan) -> dict[str, Any]:
-    """Return the document that upstream takes as --agent-config. It never holds a key."""
+    """Return the document for upstream's --agent-config. It never contains a key."""
     config = experiment.agent.config
     model = dict(config.get("model") or {})
     kwargs: dict[str, Any] = {"timeout": plan.config.limits.call_seconds}
-    # A client that retries on its own would make calls that are recorded as one.
+    # If the client retried by itself, several calls would be recorded as one.
     kwargs["max_retries"] = 0
     kwargs |= {
         k: v for k, v in experiment.model_kwargs.items() if k not in ("api_base", "base_url")
@@ -78,8 +78,8 @@ def step_limit(experiment: Experiment, plan: Plan) -> int | None:
 
 
 def fingerprint(document: Mapping[str, Any]) -> str:
-    """Return a short hash of all that decides an experiment's results, without its tasks."""
-    # The contents of the tasks decide, not the revision that they came from.
+    """Return a short hash of everything that affects an experiment's results, except its tasks."""
+    # The contents of the tasks matter, not their revision.
     resolved = {k: v for k, v in document["resolved"].items() if k != "dataset_revision"}
     values = {"asked": document["asked"], "resolved": {**resolved, "tasks": None}}
     text = json.dumps(values, sort_keys=True, default=str)
@@ -89,15 +89,15 @@ def fingerprint(document: Mapping[str, Any]) -> str:
 def write_or_compare(
     experiment: Experiment, plan: Plan, tasks: Mapping[str, str], docker_version: str | None
 ) -> None:
-    """Write the experiment's document, or check that it is still the same experiment.
+    """Write the experiment's document, or compare the existing document with the config.
 
     Raises:
         UserError: an existing document differs, and the config does not accept the change.
     """
     path = plan.results.experiment(experiment.run_name)
     now: dict[str, Any] = {
-        "asked": requested(experiment, plan),
-        "resolved": resolved(experiment, plan, tasks),
+        "asked": requested_config(experiment, plan),
+        "resolved": resolved_config(experiment, plan, tasks),
     }
     before = atomic_io.read_json(path)
     history: list[Any] = []
@@ -110,7 +110,7 @@ def write_or_compare(
     if before:
         changes = differences(before, now)
         history = list(before.get("history") or [])
-        # Without a result there is nothing to mix with: a wrong model name can be corrected.
+        # Without a result nothing can be mixed, so a wrong model name can be corrected.
         free = _accepted(experiment.run_name, plan.config.accept) or not _has_results(path.parent)
         if changes and not free:
             raise UserError(_refusal(experiment, path, changes))
@@ -144,11 +144,11 @@ def write_or_compare(
     )
 
 
-def changed(plan: Plan, thorough: bool = False) -> dict[str, list[str]]:
-    """Return the changes of the config since the results were made, by run name.
+def find_changes(plan: Plan, thorough: bool = False) -> dict[str, list[str]]:
+    """Return the changes of the config since the results were made, keyed by run name.
 
     Args:
-        thorough: compare what the config resolved to as well: versions and contents of tasks.
+        thorough: also compare the resolved configuration: versions and contents of tasks.
     """
     changes_by_name = {}
     root = Path(plan.config.dataset.dir)
@@ -159,9 +159,9 @@ def changed(plan: Plan, thorough: bool = False) -> dict[str, list[str]]:
         before = None if experiment.adopted else atomic_io.read_json(path)
         if not isinstance(before, dict) or _accepted(experiment.run_name, plan.config.accept):
             continue
-        now: dict[str, Any] = {"asked": requested(experiment, plan), "resolved": {}}
+        now: dict[str, Any] = {"asked": requested_config(experiment, plan), "resolved": {}}
         if thorough:
-            now["resolved"] = resolved(experiment, plan, tasks)
+            now["resolved"] = resolved_config(experiment, plan, tasks)
         changes = differences(before, now)
         if changes and _has_results(path.parent):
             changes_by_name[experiment.run_name] = changes
@@ -169,12 +169,12 @@ def changed(plan: Plan, thorough: bool = False) -> dict[str, list[str]]:
 
 
 def notes(plan: Plan, thorough: bool = False) -> list[str]:
-    """Return a line for each experiment whose results another configuration made."""
+    """Return a line for each experiment whose results were made by another configuration."""
     return [
         f"{name}: its results were made by another configuration ({listed(changes, 6)}). They "
         "stay as they are, and a session refuses to add runs to them: restore the config, use "
         f"another name, or accept the change (--config 'accept=[\"{name}\"]')."
-        for name, changes in changed(plan, thorough).items()
+        for name, changes in find_changes(plan, thorough).items()
     ]
 
 
@@ -185,7 +185,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         old, new = before.get(part) or {}, now[part]
         for key in [*new, *(key for key in _OPTIONAL if key in old and key not in new)]:
             if key == "dataset_revision":
-                continue  # for information; the contents of the tasks decide
+                continue  # for information only; the contents of the tasks matter
             if key == "tasks":
                 changed = [t for t, h in new[key].items() if (old.get(key) or {}).get(t, h) != h]
                 lines += [f"data set: {task} has other contents" for task in changed]
@@ -238,7 +238,7 @@ def _now() -> str:
 
 
 def tables_key(plan: Plan) -> str:
-    """Return a hash of the config's part in the tables: the runs and their names."""
+    """Return a hash of the part of the config that affects the tables: the runs and their names."""
     content: list[object] = [
         plan.config.dataset.languages,
         [
@@ -253,8 +253,8 @@ def tables_key(plan: Plan) -> str:
         ],
         [run.key for run in plan.runs],
     ]
-    # The report names results of another configuration.
-    if changes := changed(plan):
+    # The report names results that were made by another configuration.
+    if changes := find_changes(plan):
         content.append(sorted(changes.items()))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

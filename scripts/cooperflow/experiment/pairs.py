@@ -1,4 +1,4 @@
-"""Pairs of a subset (shipped table, data set or file) and the filters that choose among them."""
+"""Pairs of a subset (from a shipped table, the data set or a file), and the filters on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cooperflow.errors import UserError, listed, nearest
+from cooperflow.errors import UserError, listed, suggest
 from cooperflow.experiment.config_schema import Dataset
 from cooperflow.layout import PAIR_TABLES, Pair
 from cooperflow.upstream.published import REPO
@@ -19,8 +19,8 @@ from cooperflow.upstream.published import REPO
 COLUMNS = ("repo", "task_id", "feature_a", "feature_b")
 
 
-def shipped() -> dict[str, Path]:
-    """Return the tables that come with the workflow, by name."""
+def shipped_tables() -> dict[str, Path]:
+    """Return the paths of the shipped pair tables, by name."""
     return {path.stem: path for path in sorted(PAIR_TABLES.glob("*.csv"))}
 
 
@@ -41,10 +41,11 @@ def load(subset: str, dataset: Path) -> list[Pair]:
     the same name, they must agree.
 
     Raises:
-        UserError: unknown name, unreadable file, impossible pair, or a disagreement.
+        UserError: the name is unknown, the file is unreadable, a pair is invalid, or the two
+            disagree.
     """
-    tables = shipped()
-    own = dataset / "subsets" / f"{subset}.json"
+    tables = shipped_tables()
+    subset_file = dataset / "subsets" / f"{subset}.json"
     if "/" in subset or subset.endswith((".json", ".csv")):
         path = Path(subset)
         if not path.is_file():
@@ -52,16 +53,16 @@ def load(subset: str, dataset: Path) -> list[Pair]:
         return _check_pairs(_read(path), str(path))
     if subset in tables:
         pairs = _read_csv(tables[subset])
-        if own.is_file():
-            _same(pairs, _read(own), tables[subset], own)
+        if subset_file.is_file():
+            _require_same_pairs(tables[subset], pairs, subset_file, _read(subset_file))
         return pairs
-    if own.is_file():
-        return _check_pairs(_read(own), str(own))
+    if subset_file.is_file():
+        return _check_pairs(_read(subset_file), str(subset_file))
     in_dataset = [p.stem for p in sorted((dataset / "subsets").glob("*.json"))]
     allowed = sorted({*tables, *in_dataset})
     raise UserError(
         f"dataset.subset: {subset!r} is not known. Allowed: {listed(allowed)}, a name in "
-        f"{dataset}/subsets/, or a path to a .json or .csv file.{nearest(subset, allowed)}"
+        f"{dataset}/subsets/, or a path to a .json or .csv file.{suggest(subset, allowed)}"
     )
 
 
@@ -97,7 +98,7 @@ def _read_json(path: Path) -> list[Pair]:
 
 
 def _refuse_groups(path: Path, document: Any) -> None:
-    """Raise for groups of three and more agents: cooperbench ignores them and runs all pairs."""
+    """Reject groups of three or more agents: cooperbench would ignore them and run all pairs."""
     groups = [task for task in document["tasks"] if "groups" in task]
     if groups:
         raise UserError(
@@ -132,7 +133,7 @@ def _whole(value: Any) -> int:
 
 def _check_pairs(pairs: list[Pair], source: str) -> list[Pair]:
     if not pairs:
-        raise UserError(f"{source}: holds no pairs.")
+        raise UserError(f"{source}: contains no pairs.")
     keys: set[tuple[str, int, tuple[int, int]]] = set()
     for pair in pairs:
         key = (pair.repo, pair.task_id, pair.sorted_features)
@@ -142,25 +143,28 @@ def _check_pairs(pairs: list[Pair], source: str) -> list[Pair]:
     return pairs
 
 
-def _same(ours: Iterable[Pair], theirs: Iterable[Pair], table: Path, own: Path) -> None:
-    """Raise if a shipped table and the data set's subset file differ."""
-    a = {(p.repo, p.task_id, p.sorted_features) for p in ours}
-    b = {(p.repo, p.task_id, p.sorted_features) for p in theirs}
-    if a != b:
+def _require_same_pairs(
+    table: Path, table_pairs: Iterable[Pair], subset_file: Path, file_pairs: Iterable[Pair]
+) -> None:
+    """Raise a UserError if a shipped table and the data set's subset file differ."""
+    in_table = {(p.repo, p.task_id, p.sorted_features) for p in table_pairs}
+    in_file = {(p.repo, p.task_id, p.sorted_features) for p in file_pairs}
+    if in_table != in_file:
         difference = [
-            f"{repo}/{task} {f[0]},{f[1]} only in {'the table' if (repo, task, f) in a else own}"
-            for repo, task, f in sorted(a ^ b)
+            f"{repo}/{task} {f[0]},{f[1]} only in "
+            f"{'the table' if (repo, task, f) in in_table else subset_file}"
+            for repo, task, f in sorted(in_table ^ in_file)
         ]
         raise UserError(
-            f"The pair table {table.name} and {own} differ: {listed(difference, 4)}. Use the "
-            f"data set's file by its path (dataset.subset: {own}) or fix the data set."
+            f"The pair table {table.name} and {subset_file} differ: {listed(difference, 4)}. Use "
+            f"the data set's file by its path (dataset.subset: {subset_file}) or fix the data set."
         )
 
 
 def choose(subset: Sequence[Pair], config: Dataset) -> list[Pair]:
-    """Return the pairs that pass every filter of ``config``, in the order of the subset.
+    """Return the pairs that match every filter of ``config``, in the order of the subset.
 
-    repos, tasks and pairs narrow the subset; then `first` or `sample` takes some of the rest.
+    `repos`, `tasks` and `pairs` narrow the subset; then `first` or `sample` limits the number.
 
     Raises:
         UserError: a filter names something that the subset lacks, or no pair is left.
@@ -202,7 +206,7 @@ def choose(subset: Sequence[Pair], config: Dataset) -> list[Pair]:
 
 
 def sample(pairs: Iterable[Pair], n: int, seed: int) -> list[Pair]:
-    """Return ``n`` pairs chosen by ``seed``: the same everywhere, and a larger n adds to them."""
+    """Return a random sample of ``n`` pairs: the same everywhere, and part of larger samples."""
 
     def draw(pair: Pair) -> str:
         return hashlib.sha256(f"{seed} {_pair_name(pair)}".encode()).hexdigest()
@@ -211,9 +215,9 @@ def sample(pairs: Iterable[Pair], n: int, seed: int) -> list[Pair]:
 
 
 def describe_choice(config: Dataset, count: int, total: int) -> str:
-    """Return in a line which pairs are chosen."""
+    """Return a description of the selected pairs."""
     parts = list(_describe_filters(config))
-    # The report shows it: an absolute path would name the machine's folders.
+    # The report shows it, and an absolute path would reveal the machine's folders.
     path = Path(config.subset)
     subset = path.name if path.is_absolute() else config.subset
     if not parts:
@@ -242,7 +246,7 @@ def _pair_name(pair: Pair) -> str:
 
 
 def _normal(text: str) -> str:
-    """Return a pair's name with its features in order: `repo/task/2,1` is `repo/task/1,2`."""
+    """Return a pair's name with sorted features: `repo/task/2,1` becomes `repo/task/1,2`."""
     head, _, features = text.replace(" ", "").rpartition("/")
     numbers = features.removeprefix("f").replace("_f", ",").split(",")
     if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
@@ -260,5 +264,5 @@ def _check_names(key: str, names: Sequence[str], candidates: Iterable[str], subs
         if name not in allowed:
             raise UserError(
                 f"{key}: {subset} has no {name!r}. It has: {listed(allowed, 6)}."
-                f"{nearest(name, allowed)}"
+                f"{suggest(name, allowed)}"
             )

@@ -1,4 +1,4 @@
-"""Plan of a config: its experiments and runs."""
+"""The plan derived from a config: its experiments (model x setting), runs and images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from cooperflow import layout
-from cooperflow.errors import UserError, listed, nearest
+from cooperflow.errors import UserError, listed, suggest
 from cooperflow.experiment import pairs
 from cooperflow.experiment.config_schema import INSIDE, Agent, Config, Model, Provider
 from cooperflow.layout import Pair, Results, RunFolder
 from cooperflow.upstream import published
 
-# litellm's parameters that decide which server is called, and as whom. `api_base` and `base_url`
-# are one parameter with two names.
+# litellm's parameters that determine the called server and the credentials. `api_base` and
+# `base_url` are synonyms.
 CONNECTION = re.compile(
     r"api_(version|type)|(aws|azure|vertex)_\w+|(extra_)?headers|organization|custom_llm_provider"
     r"|project|region_name|ssl_verify|tenant_id"
@@ -26,29 +26,29 @@ CONNECTION = re.compile(
 
 @dataclass(frozen=True)
 class Setting:
-    """An entry of `settings` and the meaning of its flags."""
+    """An entry of `settings`, with the meaning of its flags."""
 
     name: str
     flags: tuple[str, ...]
 
     @property
     def mode(self) -> str:
-        """Upstream's folder for it: solo, coop or team."""
+        """Upstream's name of the mode, which is also a folder name: solo, coop or team."""
         return self.flags[self.flags.index("--setting") + 1]
 
     @property
     def messaging(self) -> bool:
-        """True if its agents talk."""
+        """True if its agents can send messages."""
         return self.mode != "solo" and "--no-messaging" not in self.flags
 
     @property
     def redis(self) -> bool:
-        """True if it needs a Redis: for messages, or for a team's list of tasks."""
+        """True if it needs a Redis, for messages or for a team's task list."""
         return self.messaging or self.mode == "team"
 
     @property
     def git(self) -> bool:
-        """True if its agents share a git server, and with it a network."""
+        """True if its agents share a git server and therefore a network."""
         return "--git" in self.flags
 
 
@@ -70,17 +70,17 @@ class Experiment:
 
     @property
     def adopted(self) -> bool:
-        """True if plain cooperbench made its runs: they are imported, and none is run here."""
+        """True if its runs are imported from plain cooperbench and never made by this workflow."""
         return bool(self.model.adopt)
 
     @property
     def model_kwargs(self) -> Mapping[str, Any]:
-        """Parameters of every model call that the agent's config gives."""
+        """Parameters of model calls in the agent's config."""
         return (self.agent.config.get("model") or {}).get("model_kwargs") or {}
 
     @property
     def api_base(self) -> str | None:
-        """URL that the model's calls go to; None: the provider's default.
+        """URL to which model calls are sent; None: the provider's default.
 
         The agent's parameters are merged over those of the model, and litellm prefers `base_url`.
         """
@@ -89,24 +89,24 @@ class Experiment:
 
     @property
     def connection(self) -> dict[str, Any]:
-        """Parameters of a model call that decide where it goes; no limit, no sampling."""
+        """Parameters of a model call that determine its server, without limits and sampling."""
         kwargs = {k: v for k, v in self.model_kwargs.items() if CONNECTION.fullmatch(k)}
         return kwargs | ({"api_base": self.api_base} if self.api_base else {})
 
     @property
     def store_in_containers(self) -> bool:
-        """True if commands inside the agents' containers call the message store themselves."""
+        """True if commands inside the agents' containers call the message store directly."""
         inside = self.agent.openhands or self.agent.name in INSIDE
         return self.setting.mode == "team" or (self.setting.messaging and inside)
 
     @property
     def adopted_from(self) -> str:
-        """The folder that its runs are imported from."""
+        """The folder or public record from which its runs are imported."""
         return adopted_folders(self.model, self.setting.name)[self.repeat - 1]
 
     @property
     def has_outcomes_only(self) -> bool:
-        """True if its runs are from a public record, which has no patches."""
+        """True if its runs come from a public record, which has outcomes but no patches."""
         return self.adopted and published.split_source(self.adopted_from) is not None
 
     def has_own_network(self, configured: str | None) -> bool:
@@ -122,7 +122,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment on a pair."""
+    """An experiment applied to a pair."""
 
     experiment: Experiment
     pair: Pair
@@ -134,13 +134,13 @@ class Run:
 
     @property
     def image(self) -> str:
-        """The image in which the agents work; the tests are run in the task's own."""
+        """The image in which the agents work. Tests run in the task's image."""
         own = self.pair.image
         return published.with_agent_server(own) if self.experiment.agent.openhands else own
 
     @property
     def dashed(self) -> str:
-        """The key as a single file name."""
+        """The key as a file name, with dashes for slashes."""
         return self.key.replace("/", "--")
 
     def folder(self, results: Results) -> RunFolder:
@@ -153,7 +153,7 @@ class Plan:
 
     config: Config
     pairs: tuple[Pair, ...]
-    choice: str = ""  # which pairs of the subset these are, in words
+    choice: str = ""  # description of the selected pairs
 
     @property
     def results(self) -> Results:
@@ -181,14 +181,14 @@ class Plan:
         return max((self._repeats(m, s) for m in models for s in self.settings), default=0)
 
     def _repeats(self, model: Model, setting: Setting) -> int:
-        """Return how often a model runs in a setting, or the number of folders it adopts."""
+        """Return a model's number of repeats in a setting, or of folders that it adopts."""
         if model.adopt:
             return len(adopted_folders(model, setting.name))
         return self.config.repeats
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """All runs; of an adopted experiment those that `snakemake adopt` has imported."""
+        """All runs; for an adopted experiment those that `snakemake adopt` has imported."""
         return tuple(
             run
             for experiment in self.experiments
@@ -197,7 +197,7 @@ class Plan:
         )
 
     def of(self, experiment: Experiment) -> tuple[Run, ...]:
-        """Return the experiment on every pair."""
+        """Return the runs of an experiment, one per pair."""
         return tuple(Run(experiment, pair) for pair in self.pairs)
 
     @cached_property
@@ -206,7 +206,7 @@ class Plan:
 
     @cached_property
     def image_pairs(self) -> dict[str, Pair]:
-        """All images that are needed, in order, each with a pair of its task."""
+        """All required images in order, each with a pair of its task."""
         pairs: dict[str, Pair] = {}
         for pair in self.pairs:
             pairs.setdefault(pair.image, pair)
@@ -219,7 +219,7 @@ class Plan:
         return {experiment.run_name: experiment for experiment in self.experiments}
 
     def experiment(self, name: str) -> Experiment:
-        """Return the experiment of that run name.
+        """Return the experiment with a run name.
 
         Raises:
             UserError: the config has none.
@@ -234,14 +234,14 @@ class Plan:
         if len([model for model in self.config.models.values() if model]) > 1:
             name = f"{experiment.model_name}_{name}"
         plain = re.sub(r"\W", "_", name + layout.repeat_suffix(experiment.repeat))
-        # A number distinguishes names that differ only in characters that a rule's name excludes.
+        # A number distinguishes names that differ only in characters not allowed in a rule's name.
         number = self.experiments.index(experiment)
         alike = [re.sub(r"\W", "_", other.run_name) for other in self.experiments]
         return plain if len(set(alike)) == len(alike) else f"{plain}_{number}"
 
     @property
     def run_limits(self) -> dict[str, int]:
-        """How many runs at a time each limited provider bears, by the name of its resource."""
+        """The allowed number of concurrent runs of each limited provider, by resource name."""
         return {
             f"provider_{name}": limits.runs
             for name, limits in self.config.providers.items()
@@ -253,12 +253,12 @@ class Plan:
         return self.config.evaluation.own_features and experiment.setting.mode == "coop"
 
     def slots(self, experiment: Experiment) -> dict[str, int]:
-        """Return what a run of the experiment takes of the providers' limits."""
+        """Return the Snakemake resources of provider limits that a run uses."""
         name = f"provider_{experiment.model.provider}"
         return {name: 1} if name in self.run_limits else {}
 
     def limits(self, experiment: Experiment) -> Provider:
-        """Return the limits of an experiment's provider; none if its model names none."""
+        """Return the limits of an experiment's provider; no limits without a provider."""
         return self.config.providers.get(experiment.model.provider or "") or Provider()
 
     def run_priority(self, experiment: Experiment) -> int:
@@ -267,7 +267,7 @@ class Plan:
 
     @property
     def evaluation_priority(self) -> int:
-        """Snakemake's priority of evaluations, above every run: their slots never stay idle."""
+        """Snakemake's priority of evaluations: above every run, so their slots are not idle."""
         return len(self.settings) + 1
 
     @cached_property
@@ -275,7 +275,7 @@ class Plan:
         return {pair.folder: pair for pair in self.pairs}
 
     def pair(self, folder: str) -> Pair:
-        """Return the pair of that path below an experiment.
+        """Return the pair with a path below an experiment's folder.
 
         Raises:
             UserError: the config has none.
@@ -285,7 +285,7 @@ class Plan:
         return self._by_folder[folder]
 
     def run(self, key: str) -> Run:
-        """Return the run of that key: its folder below runs/.
+        """Return the run with a key, which is its folder below runs/.
 
         Raises:
             UserError: the config has no such run.
@@ -298,7 +298,7 @@ def make(config: Config) -> Plan:
     """Return the plan of ``config``.
 
     Raises:
-        UserError: the subset is unknown or has an impossible pair, or two runs share a name.
+        UserError: the subset is unknown or contains an invalid pair, or two runs share a name.
     """
     dataset = Path(config.dataset.dir)
     subset = pairs.load(config.dataset.subset, dataset)
@@ -317,7 +317,7 @@ def make(config: Config) -> Plan:
 
 
 def _check_known(selection: Sequence[Pair], dataset: Path) -> None:
-    """Raise for a task or feature that neither the published index nor the data set has."""
+    """Reject a task or feature that is in neither the published index nor the data set."""
     index = pairs.known_features()
     repos = sorted({repo for repo, _ in index})
     for pair in selection:
@@ -346,5 +346,5 @@ def _check_known(selection: Sequence[Pair], dataset: Path) -> None:
             )
         raise UserError(
             f"dataset.subset: repo {pair.repo} is not known and {dataset / pair.repo} does "
-            f"not exist. Known: {listed(repos)}.{nearest(pair.repo, repos)}"
+            f"not exist. Known: {listed(repos)}.{suggest(pair.repo, repos)}"
         )

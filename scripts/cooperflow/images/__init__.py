@@ -1,1 +1,1 @@
-"""The tasks' images: fetching, verification, pinning and removal."""
+"""The tasks' images: fetching, verification, pinned digests and removal."""

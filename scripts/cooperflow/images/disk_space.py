@@ -1,4 +1,4 @@
-"""Space for images on Docker's disk: the need, the free space, and removal after the last use."""
+"""Disk space for images: required and free space, and removal of images after their last use."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from cooperflow.images import registry
 from cooperflow.images.registry import Manifest
 from cooperflow.openhands import agent_server
 
-# Interval of disk checks while images in use take the space, seconds.
+# Interval of disk checks while a pull waits for space, seconds.
 TICK = 3.0
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm"}
 
 PULLED, LOADED = "pulled", "loaded"
-# Sources of images that this workflow fetched; images of other sources are not removed.
+# Sources of images that the workflow fetched itself; images of other sources are never removed.
 FETCHED = (PULLED, LOADED, agent_server.LAYERED)
 
 
 @dataclass(frozen=True)
 class Need:
-    """Disk space and download that fetching some images takes."""
+    """Number and size of images to fetch."""
 
     images: int
-    packed: int  # bytes to download, each layer once
+    packed: int  # bytes to download; a shared layer counts once
     unknown: int  # images of unknown size
 
-    def unpacked(self, factor: float) -> int:
-        """Return the bytes on disk while and after the images are unpacked."""
+    def unpacked_bytes(self, factor: float) -> int:
+        """Return the bytes on disk of the unpacked images."""
         return int(self.packed * factor)
 
 
 def architecture(client: docker.DockerClient) -> str:
-    """Return the registry's name for the architecture that Docker runs on."""
+    """Return the registry's name of Docker's architecture."""
     name = str(client.info().get("Architecture") or "x86_64")
     return _ARCHITECTURES.get(name, name)
 
@@ -52,12 +52,12 @@ def compute_need(
     sizes: Mapping[str, int],
     present: Iterable[str] = (),
 ) -> Need:
-    """Return what fetching the images ``missing`` takes; a shared layer counts once.
+    """Return the need of the images ``missing``; a shared layer counts once.
 
     Args:
-        manifests: manifests by image, as far as a registry returned them.
-        sizes: packed sizes by image, as far as known, for images without a manifest.
-        present: images whose layers are on this machine.
+        manifests: the known manifests, by image.
+        sizes: known packed sizes of images without a manifest, by image.
+        present: images whose layers exist on this machine.
     """
     counted_layers = {
         digest for image in present if image in manifests for digest, _ in manifests[image].layers
@@ -79,24 +79,27 @@ def compute_need(
 def read_manifests(
     plan: Plan, client: docker.DockerClient, images: Iterable[str]
 ) -> dict[str, Manifest]:
-    """Return the manifests of images. A stored manifest is not requested again."""
+    """Return the manifests of images, from files or else from the registry."""
     manifests: dict[str, Manifest] = {}
     kind, reachable = architecture(client), True
     pinned = registry.read_pins(Path(plan.config.images.lock))
-    unfetched = set(images)
+    missing_images = set(images)
     for image in plan.images:
         document = atomic_io.read_json(plan.results.manifest(image))
-        stored = Manifest.parse(document) if isinstance(document, dict) else None
-        if stored and (image not in unfetched or pinned.get(image, stored).digest == stored.digest):
-            manifests[image] = stored
-        elif image in unfetched and reachable and plan.config.images.pull:
+        stored_manifest = Manifest.parse(document) if isinstance(document, dict) else None
+        if stored_manifest and (
+            image not in missing_images
+            or pinned.get(image, stored_manifest).digest == stored_manifest.digest
+        ):
+            manifests[image] = stored_manifest
+        elif image in missing_images and reachable and plan.config.images.pull:
             reference = registry.reference(image, plan.config.images.registry)
             client_of_image, entry = registry.Client(reference, kind), pinned.get(image)
             try:
                 digest = entry.digest if entry else client_of_image.digest()
                 manifests[image] = client_of_image.manifest(digest)
                 atomic_io.write_json(plan.results.manifest(image), manifests[image].as_dict())
-            except (registry.OutOfReach, registry.Transient):
+            except (registry.UnreachableError, registry.TransientError):
                 reachable = False  # reported when the image is pulled
             except UserError:
                 continue  # reported when the image is pulled
@@ -104,10 +107,10 @@ def read_manifests(
 
 
 def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> str | None:
-    """Return the amount to fetch, which fits as far as is known, as text; None: nothing to fetch.
+    """Return a text with the amount to fetch, None if nothing is missing.
 
     Raises:
-        UserError: it does not fit on Docker's disk.
+        UserError: the images do not fit on Docker's disk.
     """
     if not missing:
         return None
@@ -118,14 +121,14 @@ def check_space(plan: Plan, client: docker.DockerClient, missing: list[str]) -> 
     total = compute_need(missing, manifests, sizes, present)
     root, free = containers.storage(client)
     amount = _describe_need(total)
-    room = total.unpacked(config.unpacked)
+    room = total.unpacked_bytes(config.unpacked)
     if config.rolling:
         needs = [compute_need([image], manifests, sizes, present) for image in missing]
-        room = max(need.unpacked(config.unpacked) for need in needs)
+        room = max(need.unpacked_bytes(config.unpacked) for need in needs)
     required = room + int(config.free_gb * 1e9)
     if free is not None and free < required:
         raise UserError(
-            f"Disk: {amount}{_unpacked(room)}, and {config.free_gb:g} GB are to "
+            f"Disk: {amount}{_unpacked(room)}, and {config.free_gb:g} GB must "
             f"stay free (images.free_gb). Docker's root {root} has {free / 1e9:.1f} GB free: "
             f"{(required - free) / 1e9:.1f} GB are missing. {disk_advice(root, config.rolling)}"
         )
@@ -163,10 +166,10 @@ def disk_advice(root: Path, is_rolling: bool) -> str:
 def wait_for_space(
     plan: Plan, client: docker.DockerClient, image: str, packed: int, factor: float
 ) -> None:
-    """Return when there is space for an image. Rolling mode waits until other images are removed.
+    """Wait until there is space for an image. In rolling mode, other images will be removed.
 
     Raises:
-        UserError: there is too little, and no image will be removed.
+        UserError: there is too little space, and no image will be removed.
     """
     is_announced = False
     while True:
@@ -177,7 +180,7 @@ def wait_for_space(
         if not (plan.config.images.rolling and has_images_in_use(plan, image)):
             raise UserError(
                 f"{image} needs about {packed * factor / 1e9:.2f} GB, and "
-                f"{plan.config.images.free_gb:g} GB are to stay free (images.free_gb); Docker's "
+                f"{plan.config.images.free_gb:g} GB must stay free (images.free_gb); Docker's "
                 f"root {root} has {free / 1e9:.2f} GB: {(required - free) / 1e9:.2f} GB are "
                 f"missing. {disk_advice(root, plan.config.images.rolling)}"
             )
@@ -190,7 +193,7 @@ def wait_for_space(
 
 
 def plan_use(plan: Plan, files_by_image: Mapping[str, Iterable[str]]) -> list[str]:
-    """Record the files of this session that need an image; remove images that are not needed.
+    """Record which files of this session need each image; remove images that none needs.
 
     Returns the removed images.
     """
@@ -213,7 +216,7 @@ def is_needed(plan: Plan, image: str) -> bool:
 
 
 def has_images_in_use(plan: Plan, excluded: str) -> bool:
-    """Return whether another image that the workflow fetched is needed now and removed later."""
+    """Return whether another image of the workflow is in use and will be removed later."""
     others = (image for image in plan.images if image != excluded)
     return any(
         plan.results.fetch_record(image).exists() and is_needed(plan, image) for image in others
@@ -221,7 +224,7 @@ def has_images_in_use(plan: Plan, excluded: str) -> bool:
 
 
 def remove_unneeded(plan: Plan, image: str) -> bool:
-    """Remove an image if the workflow fetched it and nothing needs it; return whether it did."""
+    """Remove an image that the workflow fetched and nothing needs; return whether it did so."""
     if not plan.config.images.rolling or is_needed(plan, image):
         return False
     try:
@@ -241,7 +244,7 @@ def _remove(plan: Plan, image: str) -> bool:
     except docker.errors.ImageNotFound:
         local = None
     if local is not None and local.id == record["id"]:
-        # By its names, so that the image stays if it has another name.
+        # Remove the names, so that the image stays if it has another name.
         name = image.rpartition(":")[0].rpartition("/")[2]
         digests = [d for d in local.attrs.get("RepoDigests") or [] if f"/{name}@" in d]
         for reference in (*digests, image):

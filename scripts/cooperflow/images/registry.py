@@ -1,7 +1,6 @@
-"""Registry of images: client of its HTTP API (v2), pinned digests, and pulls through Docker.
+"""Image registries: a client of the HTTP API (v2), pinned digests, and pulls through Docker.
 
-The digests are pinned in images.lock.csv. tenacity is imported with the first pull: a session that
-pulls nothing needs none.
+The digests are pinned in images.lock.csv. tenacity is imported only for a pull.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.oci.image.manifest.v1+json",
 )
-# Seconds to reach a registry, and to get an answer from it.
+# Time limits for the connection to a registry and for its answer, seconds.
 REQUEST_SECONDS = (10, 30)
-# Pause for a registry's limit without a Retry-After header, seconds.
+# Pause after a rate limit without a Retry-After header, seconds.
 DEFAULT_PAUSE = 300.0
 
 PIN_COLUMNS = ("image", "digest", "size", "content")
-# Locks of older versions have no content.
+# Locks of older versions lack the column `content`.
 OLD_PIN_COLUMNS = PIN_COLUMNS[:3]
 Moved = Literal["error", "pinned", "accept"]
 
@@ -57,20 +56,20 @@ PROGRESS_SECONDS = 5.0
 LONGEST_PAUSE = 300.0
 
 
-class Transient(Exception):
-    """The registry did not serve now; it may later."""
+class TransientError(Exception):
+    """A temporary failure of the registry."""
 
 
-class RateLimited(Transient):
-    """The registry's limit is reached; ``seconds`` is the time to wait."""
+class RateLimitError(TransientError):
+    """The registry's rate limit is reached; ``seconds`` is the time to wait."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__("the registry's rate limit is reached")
         self.seconds = seconds
 
 
-class OutOfReach(Exception):
-    """The registry does not answer; Docker may still reach it by a configured proxy or mirror."""
+class UnreachableError(Exception):
+    """The registry cannot be reached; Docker may still reach it through its proxy or mirror."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """The repository as Docker pulls it."""
+        """The name of the repository in a pull by Docker."""
         return self.path if self.host == HUB else f"{self.host}/{self.path}"
 
     @property
@@ -95,7 +94,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Digest of an image, and its layers with their packed sizes in bytes."""
+    """Digest of an image, and its layers with packed sizes in bytes."""
 
     digest: str
     layers: tuple[tuple[str, int], ...]
@@ -126,7 +125,7 @@ def _loopback(host: str) -> bool:
 
 
 class Client:
-    """Client of one registry, logged in if Docker is."""
+    """Client of one registry, with Docker's credentials if there are any."""
 
     def __init__(self, reference: Reference, architecture: str = "amd64") -> None:
         self._reference = reference
@@ -135,15 +134,15 @@ class Client:
         self._session.headers["Accept"] = ", ".join((*LISTS, *MANIFESTS))
 
     def digest(self) -> str:
-        """Return the digest that the tag points to now. Does not count towards a pull limit."""
+        """Return the current digest of the tag. The request does not count towards a pull limit."""
         answer = self._request("HEAD", f"/manifests/{self._reference.tag}")
         digest = answer.headers.get("Docker-Content-Digest")
         if not digest:
-            raise Transient("the registry returned no digest")
+            raise TransientError("the registry returned no digest")
         return str(digest)
 
     def manifest(self, digest: str) -> Manifest:
-        """Return the manifest for this machine's architecture behind ``digest``."""
+        """Return the manifest of ``digest`` for this machine's architecture."""
         document = self._request("GET", f"/manifests/{digest}").json()
         if document.get("mediaType") in LISTS or "manifests" in document:
             for entry in document["manifests"]:
@@ -167,7 +166,7 @@ class Client:
             self._log_in(answer.headers.get("WWW-Authenticate", ""))
             answer = self._send(method, reference.api + path)
         if answer.status_code == 429:
-            raise RateLimited(_pause(answer))
+            raise RateLimitError(_pause(answer))
         if answer.status_code in (401, 403):
             raise UserError(
                 f"{reference.name}: the registry refuses access ({answer.status_code}). "
@@ -177,20 +176,20 @@ class Client:
         if answer.status_code == 404:
             raise UserError(
                 f"{reference.name}:{reference.tag}: the registry {reference.host} has no "
-                "such image. Check images.registry, or that the mirror holds it."
+                "such image. Check images.registry, or whether the mirror has it."
             )
         if answer.status_code >= 400:
-            raise Transient(f"the registry answered {answer.status_code}")
+            raise TransientError(f"the registry answered {answer.status_code}")
         return answer
 
     def _send(self, method: str, url: str) -> requests.Response:
         try:
             return self._session.request(method, url, timeout=REQUEST_SECONDS)
         except requests.exceptions.RequestException as error:
-            raise OutOfReach(str(error)) from error
+            raise UnreachableError(str(error)) from error
 
     def _log_in(self, challenge: str) -> None:
-        """Get a token as the challenge asks, with Docker's credentials if there are any."""
+        """Get the token that the challenge demands, with Docker's credentials if there are any."""
         user = _credentials(self._reference.host)
         scheme, _, rest = challenge.partition(" ")
         if scheme.lower() == "basic" and user:
@@ -208,9 +207,9 @@ class Client:
                 parameters["realm"], params=query, auth=user, timeout=REQUEST_SECONDS
             )
         except requests.exceptions.RequestException as error:
-            raise OutOfReach(str(error)) from error
+            raise UnreachableError(str(error)) from error
         if answer.status_code == 429:
-            raise RateLimited(_pause(answer))
+            raise RateLimitError(_pause(answer))
         if answer.ok:
             document = answer.json()
             token = document.get("token") or document.get("access_token")
@@ -233,7 +232,7 @@ def _credentials(host: str) -> tuple[str, str] | None:
 
 
 def _pause(answer: requests.Response) -> float:
-    """Return the seconds to wait after a refusal: by its Retry-After, at least 1."""
+    """Return the seconds to wait after a refusal: its Retry-After, but at least 1."""
     seconds = parse_retry_after(answer.headers.get("Retry-After"))
     return DEFAULT_PAUSE if seconds is None else max(seconds, 1.0)
 
@@ -275,7 +274,7 @@ def read_pins(path: Path) -> dict[str, Pin]:
 def write_pin(path: Path, entry: Pin) -> None:
     """Add or replace an entry; several processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locks.locked(path.parent / f".{path.name}.lock"):
+    with locks.hold(path.parent / f".{path.name}.lock"):
         entries = {**read_pins(path), entry.image: entry}
         text = io.StringIO()
         writer = csv.DictWriter(text, PIN_COLUMNS, lineterminator="\n")
@@ -287,11 +286,11 @@ def write_pin(path: Path, entry: Pin) -> None:
 def choose_digest(
     image: str, pinned: str | None, tag: str | None, moved: Moved, path: Path
 ) -> str | None:
-    """Return the digest to pull: None if neither the lock nor the registry has one.
+    """Return the digest to pull, None if neither the lock nor the registry has one.
 
     Args:
         pinned: the digest in the lock.
-        tag: the digest that the tag points to now, according to the registry.
+        tag: the tag's current digest in the registry.
 
     Raises:
         UserError: the tag has moved, and images.moved is "error".
@@ -299,27 +298,27 @@ def choose_digest(
     if pinned is None or tag is None or pinned == tag:
         return pinned or tag
     if moved == "error":
-        raise UserError(moved_text(image, pinned, tag, path))
+        raise UserError(format_moved_image(image, pinned, tag, path))
     return pinned if moved == "pinned" else tag
 
 
-def moved_text(image: str, pinned: str, actual: str, path: Path) -> str:
+def format_moved_image(image: str, pinned: str, actual: str, path: Path) -> str:
     """Return the message for an image that differs from its pin."""
     return (
-        f"{image}: the tag has moved: it is {actual} now, and {path} pins {pinned}. Results of the "
+        f"{image}: the tag has moved: it is now {actual}, but {path} pins {pinned}. Results of the "
         "two may differ.\n"
-        "Keep the pinned one with --config 'images={moved: pinned}' (as long as the registry has "
-        "it), or take the new one with --config 'images={moved: accept}', which pins it."
+        "Use the pinned one with --config 'images={moved: pinned}' (as long as the registry has "
+        "it), or the new one with --config 'images={moved: accept}', which pins it."
     )
 
 
 @dataclass
 class PullProgress:
-    """Bytes of an image's layers as Docker reports them, layer by layer."""
+    """Progress of a pull, by the bytes that Docker reports for each layer."""
 
     image: str
     position: str  # image i of n
-    packed: int | None = None  # packed bytes of all layers, if the manifest is known
+    packed: int | None = None  # packed bytes of all layers, None without a manifest
     started: float = field(default_factory=time.monotonic)
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     present: int = 0
@@ -345,12 +344,16 @@ class PullProgress:
 
     @property
     def total(self) -> int:
-        reported = sum(total for _, total in self.layers.values())
-        # Layers that are present are not fetched: the manifest's sum is then too large.
-        return reported if self.packed is None or self.present else max(self.packed, reported)
+        reported_size = sum(total for _, total in self.layers.values())
+        # Existing layers are not fetched, so the manifest's sum may be too large.
+        return (
+            reported_size
+            if self.packed is None or self.present
+            else max(self.packed, reported_size)
+        )
 
     def line(self, now: float) -> str:
-        """Return the state of the pull as a line."""
+        """Return the progress as a line of text."""
         seconds = max(now - self.started, 1e-3)
         rate, remaining = self.received / seconds, max(self.total - self.received, 0)
         text = f"{self.position}: {self.image}: {_mb(self.received)} of {_mb(self.total)} MB"
@@ -373,7 +376,7 @@ def pull_once(
     """Pull ``name`` at ``tag`` (or a digest) and report the progress.
 
     Raises:
-        Transient: the pull was interrupted, or the registry cannot serve now.
+        TransientError: the pull was interrupted, or the registry cannot serve now.
         UserError: the pull cannot succeed until the user acts.
     """
     try:
@@ -382,7 +385,7 @@ def pull_once(
     except docker.errors.APIError as error:
         raise interpret_pull_error(name, str(error.explanation or error)) from error
     except (requests.exceptions.RequestException, OSError) as error:
-        raise Transient(str(error)) from error
+        raise TransientError(str(error)) from error
 
 
 def follow_pull(
@@ -391,7 +394,7 @@ def follow_pull(
     report: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Read Docker's stream to its end; raise the exception of an error in it."""
+    """Read Docker's stream to its end; raise an exception for an error in it."""
     last_report = clock()
     for event in events:
         if event.get("error"):
@@ -404,42 +407,46 @@ def follow_pull(
 
 
 def interpret_pull_error(name: str, text: str) -> Exception:
-    """Return the exception for Docker's message about a pull."""
-    lowered, short = text.lower(), " ".join(text.split())[:300]
-    if "toomanyrequests" in lowered or "429" in lowered or "rate limit" in lowered:
-        return RateLimited(DEFAULT_PAUSE)
-    if "no space left on device" in lowered:
+    """Return the exception for an error message of Docker about a pull."""
+    lower_text, short = text.lower(), " ".join(text.split())[:300]
+    if "toomanyrequests" in lower_text or "429" in lower_text or "rate limit" in lower_text:
+        return RateLimitError(DEFAULT_PAUSE)
+    if "no space left on device" in lower_text:
         return UserError(
             f"{name}: Docker's disk is full ({short}). `docker system df` shows its use; "
             "images.rolling: true in the config needs less."
         )
     if (
-        "unauthorized" in lowered
-        or "access denied" in lowered
-        or "authentication required" in lowered
+        "unauthorized" in lower_text
+        or "access denied" in lower_text
+        or "authentication required" in lower_text
     ):
         return UserError(
             f"{name}: the registry refuses it, or has no such image ({short}). Log in with "
             "`docker login`, or check images.registry."
         )
-    if "manifest unknown" in lowered or "not found" in lowered or "invalid reference" in lowered:
+    if (
+        "manifest unknown" in lower_text
+        or "not found" in lower_text
+        or "invalid reference" in lower_text
+    ):
         return UserError(f"{name}: the registry has no such image ({short}).")
-    if "no matching manifest" in lowered:
+    if "no matching manifest" in lower_text:
         return UserError(
             f"{name}: the registry lacks an image for this machine's architecture ({short})."
         )
-    return Transient(short)
+    return TransientError(short)
 
 
 def retry_pull(
     work: Callable[[], None], name: str, tries: int, pause: float, report: Callable[[str], None]
 ) -> None:
-    """Call ``work`` until it succeeds: again after a pause, at most ``tries`` times.
+    """Call ``work`` until it succeeds, at most ``tries`` times with pauses.
 
-    A rate limit is waited for as long as the registry asks, and does not count as a try.
+    A rate limit does not count as a try; the wait is as long as the registry demands.
 
     Raises:
-        UserError: every try failed, or waiting cannot help.
+        UserError: every try failed, or further tries are useless.
     """
     import tenacity
 
@@ -448,20 +455,20 @@ def retry_pull(
     def is_exhausted(state: RetryCallState) -> bool:
         nonlocal failed
         error = state.outcome.exception() if state.outcome else None
-        failed += not isinstance(error, RateLimited)
+        failed += not isinstance(error, RateLimitError)
         return failed >= tries
 
     grow = tenacity.wait_exponential_jitter(initial=pause, max=LONGEST_PAUSE, jitter=pause)
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        return error.seconds + 0.5 if isinstance(error, RateLimited) else grow(state)
+        return error.seconds + 0.5 if isinstance(error, RateLimitError) else grow(state)
 
     def announce(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         seconds = state.next_action.sleep if state.next_action else 0.0
         until = time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
-        if isinstance(error, RateLimited):
+        if isinstance(error, RateLimitError):
             report(
                 f"{name}: the registry's rate limit is reached; waiting {seconds:.0f} s, until "
                 f"{until} (`docker login` raises the limit at Docker Hub)"
@@ -470,7 +477,7 @@ def retry_pull(
             report(f"{name}: {error}; try {failed + 1} of {tries} at {until}")
 
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(Transient),
+        retry=tenacity.retry_if_exception_type(TransientError),
         stop=is_exhausted,
         wait=wait,
         before_sleep=announce,
@@ -478,7 +485,7 @@ def retry_pull(
     )
     try:
         retrying(work)
-    except Transient as error:
+    except TransientError as error:
         raise UserError(
             f"{name}: could not be pulled in {tries} tries ({error}). Start again: the images "
             "on this machine stay."
@@ -486,6 +493,6 @@ def retry_pull(
 
 
 def report_now(text: str) -> None:
-    """Print without buffering: a pull takes long, and its output may go to a file."""
+    """Print without buffering, because a pull takes long and its output may go to a file."""
     print(text)
     sys.stdout.flush()

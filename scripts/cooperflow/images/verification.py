@@ -1,4 +1,4 @@
-"""Image of a task: provided on a machine and verified by a container."""
+"""Providing a task's image (load, pull or build) and verifying it in a container."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cooperflow.upstream import published
 
 SCHEMA = 1
 
-# Shell commands that check what upstream needs in an image: a git checkout, the test runner, bash.
+# Shell commands that check upstream's requirements on an image: git checkout, test runner, bash.
 CHECKS = {
     "repo": "git -C /workspace/repo rev-parse --verify HEAD",
     "runner": "test -f /usr/local/bin/runner.sh",
@@ -45,10 +45,10 @@ def write_sentinel(plan: Plan, image: str) -> dict[str, Any]:
 
 
 def fetch_and_verify(plan: Plan, image: str) -> dict[str, Any]:
-    """Fetch a task's image if this machine lacks it, verify it, and return its sentinel, unwritten.
+    """Fetch a task's image if it is missing, verify it, and return its sentinel without writing it.
 
     Raises:
-        UserError: it cannot be fetched, does not fit on the disk, or is not usable for a run.
+        UserError: it cannot be fetched, does not fit on the disk, or is unusable for a run.
         EngineError: Docker does not answer.
     """
     with contextlib.closing(containers.engine()) as client, containers.engine_errors():
@@ -88,7 +88,7 @@ def _check_pin(
     attributes: Mapping[str, Any],
     digests: Sequence[str],
 ) -> None:
-    """Raise if a local image is known to differ from its pin."""
+    """Raise a UserError if a local image is known to differ from its pin."""
     if pinned is None:
         return
     names = [containers.digest_of(digest) for digest in digests]
@@ -101,7 +101,7 @@ def _check_pin(
 
 
 def _serves(image: str) -> bool:
-    """Return whether an image has OpenHands' agent server in it."""
+    """Return whether an image contains OpenHands' agent server."""
     return image != published.task_image(image)
 
 
@@ -111,7 +111,7 @@ def _labels(plan: Plan, image: str) -> Labels:
 
 
 def _fetch(plan: Plan, client: docker.DockerClient, image: str) -> str:
-    """Load, pull, build or layer the image, whichever the config allows and works first."""
+    """Load, pull, build or layer the image by the first allowed method that works."""
     config, failures = plan.config.images, []
     methods: list[tuple[str, bool, Callable[[], None]]] = [
         (disk_space.LOADED, config.archive is not None, lambda: _load(plan, client, image)),
@@ -143,16 +143,16 @@ def _load(plan: Plan, client: docker.DockerClient, image: str) -> None:
     with path.open("rb") as stream:
         client.images.load(stream)
     if containers.image_id(client, image) is None:
-        raise UserError(f"{path} does not hold {image}")
+        raise UserError(f"{path} does not contain {image}")
 
 
 def archive_path(plan: Plan, image: str) -> Path:
-    """Return the tar of an image in images.archive."""
+    """Return the path of an image's tar file in images.archive."""
     return Path(str(plan.config.images.archive)) / f"{layout.image_key(image)}.tar"
 
 
 def save(plan: Plan, image: str) -> int:
-    """Write an image's tar atomically; return its size in bytes."""
+    """Write an image's tar file atomically; return its size in bytes."""
     client = containers.engine()
     path = archive_path(plan, image)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def save(plan: Plan, image: str) -> int:
 
 
 def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
-    """Pull the pinned content of an image and give it the name that upstream looks for."""
+    """Pull the pinned content of an image and tag it with the name that upstream expects."""
     config, lock = plan.config.images, Path(plan.config.images.lock)
     reference = registry.reference(image, config.registry)
     registry_client = registry.Client(reference, disk_space.architecture(client))
@@ -183,8 +183,8 @@ def _pull(plan: Plan, client: docker.DockerClient, image: str) -> None:
         pinned = registry.read_pins(lock).get(image)
         try:
             digest_now = registry_client.digest()
-        except registry.OutOfReach:
-            digest_now = None  # Docker may reach it by a configured proxy or mirror
+        except registry.UnreachableError:
+            digest_now = None  # Docker may reach it through its proxy or mirror
         digest = registry.choose_digest(
             image, pinned.digest if pinned else None, digest_now, config.moved, lock
         )
@@ -227,7 +227,7 @@ def _build(plan: Plan, client: docker.DockerClient, pair: Pair) -> None:
 
 
 def _verify(plan: Plan, client: docker.DockerClient, image: str, image_id: str) -> dict[str, str]:
-    """Start a container of the image and run the checks in it."""
+    """Run the checks in a container of the image and return their output."""
     script = "\n".join(
         f'if out=$({check} 2>&1); then echo "{name}=ok $out"; else echo "{name}=no $out"; fi'
         for name, check in CHECKS.items()
@@ -273,7 +273,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def write_gate(plan: Plan) -> None:
-    """Write the record that every needed image is verified."""
+    """Write the gate: the record that all required images are verified."""
     sentinels = [atomic_io.read_json(plan.results.sentinel(image)) for image in plan.images]
     atomic_io.write_json(
         plan.results.gate,
@@ -282,7 +282,7 @@ def write_gate(plan: Plan) -> None:
 
 
 def ensure_verified(plan: Plan, image: str) -> str:
-    """Return the id of an image that is the verified one; fetch it if this machine lacks it.
+    """Return the id of a verified image; fetch the image if this machine lacks it.
 
     Raises:
         UserError: it cannot be fetched, or this machine has another image of that name.
@@ -300,14 +300,14 @@ def ensure_verified(plan: Plan, image: str) -> str:
     if sentinel.get("id") and not containers.is_same_image(sentinel, attributes):
         raise UserError(
             f"{image}: is {image_id} on {socket.gethostname()}, but {sentinel['id']} was "
-            f"verified. Remove the image there to have the right one fetched, or remove {path} "
-            "to have it verified again."
+            f"verified. Remove the image there to fetch the verified one, or remove {path} "
+            "to verify the image again."
         )
     return image_id
 
 
-def one_at_a_time(plan: Plan) -> contextlib.AbstractContextManager[None]:
-    """Return a claim on fetching: images of a machine share its disk and network."""
+def claim_fetch(plan: Plan) -> contextlib.AbstractContextManager[None]:
+    """Return a claim for fetching one image at a time, since images share disk and network."""
     name = f"images of {socket.gethostname()}"
     return locks.claim(plan.results.claims, name, CLAIM_SECONDS)
 
@@ -316,8 +316,8 @@ def _fetch_here(plan: Plan, image: str, is_known: bool) -> None:
     """Fetch and verify an image."""
     location = f"on {socket.gethostname()}" if processes.on_a_node() else "here"
     print(f"{image}: missing {location}." if is_known else f"{image}: not verified yet.")
-    with one_at_a_time(plan):
-        # The first node of a cluster writes the sentinel; the other nodes compare with it.
+    with claim_fetch(plan):
+        # The first node of a cluster writes the sentinel, with which the other nodes compare.
         is_compared = is_known and processes.on_a_node()
         if is_compared:
             fetch_and_verify(plan, image)

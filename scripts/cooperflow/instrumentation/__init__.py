@@ -1,1 +1,1 @@
-"""Code that runs inside a cooperbench process: SDK patches, call log, raw answers."""
+"""Code that runs inside a cooperbench process: upstream patches, call log, raw answers."""

@@ -1,4 +1,4 @@
-"""Call log: a litellm callback that writes a line when a model call starts and when it ends."""
+"""The call log: a litellm callback that writes a line when a call starts and when it ends."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from cooperflow import redaction
 from cooperflow.atomic_io import append_line
-from cooperflow.instrumentation.raw_answers import Noted, RawAnswers
+from cooperflow.instrumentation.raw_answers import HttpAnswer, RawAnswers
 from cooperflow.outcomes import judgement, provider_answer, usage
 from cooperflow.outcomes.provider_answer import Answer, Cost, Prices, parse_retry_after
 from cooperflow.session_state import RateLimit
 
-# Assumed longest answer of a model whose limit is unknown, tokens.
+# Assumed maximum output of a model whose limit is unknown, tokens.
 LONGEST_ANSWER = 16_384
 
 
@@ -32,39 +32,39 @@ def _thread() -> str:
 
 
 class CallLog(CustomLogger):
-    """Appends two lines per call to a file: when it starts, and at its answer or error.
+    """Callback that appends two lines per call to a file, at its start and at its end.
 
-    The file outlives the process, so that a killed run's calls remain known.
+    The file survives the process, so the calls of a killed run remain known.
     """
 
     def __init__(
         self,
         path: Path,
         key: str | None,
-        pace: RateLimit | None = None,
-        asker: Callable[[], str] = _thread,
+        rate_limit: RateLimit | None = None,
+        agent_of_thread: Callable[[], str] = _thread,
         answers: RawAnswers | None = None,
     ) -> None:
         super().__init__()
         self._answers = answers or RawAnswers()
         self._bounds: dict[str, float | None] = {}
-        self._asker = asker
+        self._agent_of_thread = agent_of_thread
         self._path = path
         self._redactor = redaction.Redactor.of([key, *redaction.secrets([], os.environ)])
-        self._pace = pace
-        # litellm reports an answer from a worker thread: remember the caller's agent.
+        self._rate_limit = rate_limit
+        # litellm reports an answer from a worker thread, so the caller's agent is remembered.
         self._threads: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: dict[str, Any]) -> None:
         call = str(kwargs.get("litellm_call_id"))
-        self._threads[call] = self._asker()
+        self._threads[call] = self._agent_of_thread()
         sent = json.dumps(messages, default=str, ensure_ascii=False)
         tools = json.dumps(kwargs.get("optional_params") or {}, default=str)
         size = len(sent.encode("utf-8", errors="replace")) + len(tools)
         self._bounds[call] = _bound(kwargs, model, size)
-        self._answers.begin(call)
-        self._hold(call)  # last, so that the call is recorded and sent right at its turn
+        self._answers.start_call(call)
+        self._wait_for_turn(call)  # last, so that the call is sent immediately after its wait
         self._write(
             event="start",
             id=call,
@@ -79,11 +79,11 @@ class CallLog(CustomLogger):
         self, kwargs: dict[str, Any], response_obj: Any, start_time: Any, end_time: Any
     ) -> None:
         call = str(kwargs.get("litellm_call_id"))
-        noted = self._answers.take(call)
-        answer = noted.answer if noted else None
+        http_answer = self._answers.take(call)
+        answer = http_answer.answer if http_answer else None
         computed = kwargs.get("response_cost")
         if answer is None:
-            answer = _passed_on(response_obj, noted is None)
+            answer = _passed_on(response_obj, http_answer is None)
         self._write(
             event="end",
             id=call,
@@ -102,22 +102,22 @@ class CallLog(CustomLogger):
     ) -> None:
         call = str(kwargs.get("litellm_call_id"))
         error = kwargs.get("exception")
-        noted = self._answers.take(call)
-        kind, status, wait = failure_of(error, noted)
+        http_answer = self._answers.take(call)
+        kind, status, wait = failure_of(error, http_answer)
         causes = causes_of(error)
-        answer = noted.answer if noted else None
+        answer = http_answer.answer if http_answer else None
         if answer is not None:
-            # Served and paid for, even if the answer was unusable.
+            # Served and billed, even if the answer was unusable.
             cost = self._cost(call, answer, kwargs, None)
             reported = _reported(answer)
         else:
-            billed = not usage.surely_unbilled(kind, status, causes)
+            billed = not usage.is_surely_unbilled(kind, status, causes)
             cost = {"billed": billed}
             reported = {}
         self._write(
             event="end",
             id=call,
-            thread=self._threads.get(call, self._asker()),
+            thread=self._threads.get(call, self._agent_of_thread()),
             started=_seconds(start_time),
             kind=kind,
             status=status,
@@ -135,9 +135,9 @@ class CallLog(CustomLogger):
         cost = provider_answer.cost_of(answer, prices_of(kwargs), computed, self._bounds.get(call))
         return _as_record(cost)
 
-    def _hold(self, call: str) -> None:
-        """Wait for this call's turn; logged first, since the run's time limit excludes the wait."""
-        seconds = self._pace.reserve() if self._pace else 0.0
+    def _wait_for_turn(self, call: str) -> None:
+        """Wait for this call's turn and log the wait, which the run's time limit excludes."""
+        seconds = self._rate_limit.reserve() if self._rate_limit else 0.0
         if seconds > 0:
             self._write(
                 event="held", id=call, thread=self._threads[call], seconds=round(seconds, 3)
@@ -150,8 +150,8 @@ class CallLog(CustomLogger):
             with self._lock:
                 append_line(self._path, self._redactor.text(line))
         except OSError as error:
-            # No call may go unrecorded, and litellm would swallow an exception. The start of a
-            # call is logged before it is sent, so this call is not made.
+            # Every call must be recorded, and litellm would swallow an exception. The start of a
+            # call is logged before the call is sent, so this call is not made.
             print(f"{self._path} cannot be written: {error}", flush=True)
             os._exit(judgement.UNRECORDED)
 
@@ -159,28 +159,28 @@ class CallLog(CustomLogger):
 def install(
     path: Path,
     key: str | None,
-    pace: RateLimit | None = None,
-    asker: Callable[[], str] = _thread,
+    rate_limit: RateLimit | None = None,
+    agent_of_thread: Callable[[], str] = _thread,
     return_tool_plan: bool = False,
 ) -> None:
-    """Record all calls that this process makes through litellm into ``path``, ``key`` left out.
+    """Record all litellm calls of this process in ``path``, with ``key`` redacted.
 
     Args:
-        pace: each call waits for its turn.
-        asker: names the agent that the calling thread calls for.
-        return_tool_plan: Cohere's tool_plan is sent back with its tool calls.
+        rate_limit: each call waits for its turn.
+        agent_of_thread: returns the agent for which the calling thread makes a call.
+        return_tool_plan: send Cohere's tool_plan back with its tool calls.
     """
     register_prices()
     answers = RawAnswers(return_tool_plan)
     answers.install()
-    litellm.callbacks = [CallLog(path, key, pace, asker, answers)]
+    litellm.callbacks = [CallLog(path, key, rate_limit, agent_of_thread, answers)]
 
 
 def stop_at_refused_output_limit() -> None:
-    """Have mini_swe_agent_v2 end at the first answer that refuses its limit of output tokens.
+    """Make mini_swe_agent_v2 end at the first answer that refuses its limit of output tokens.
 
-    Upstream tries such a call again, up to ``call_tries`` times with pauses, though each try sends
-    the same limit. Only the condition of its retries is narrowed; the error stays as it is.
+    Upstream would retry such a call up to ``call_tries`` times, although each try sends the same
+    limit. Only the condition for retries is narrowed; the error itself is unchanged.
     """
     from cooperbench.agents.mini_swe_agent_v2.models import litellm_model
 
@@ -201,14 +201,14 @@ def _refuses_output_limit(error: BaseException) -> bool:
 
 
 def register_prices() -> None:
-    """Register the prices of a file in litellm's format, as upstream does for its own agent."""
+    """Register prices from a file in litellm's format, as upstream does for its own agent."""
     path = os.environ.get("LITELLM_MODEL_REGISTRY_PATH")
     if path and Path(path).is_file():
         litellm.register_model(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 def prices_of(kwargs: dict[str, Any]) -> Prices:
-    """Return the prices of the called model; all unknown if litellm has none."""
+    """Return the prices of the called model; all are unknown if litellm has no entry."""
     return _prices(_price_entry(str(kwargs.get("model") or ""), kwargs.get("custom_llm_provider")))
 
 
@@ -231,12 +231,12 @@ def _prices(entry: dict[str, Any]) -> Prices:
 
 
 def _price_entry(model: str, provider: str | None) -> dict[str, Any]:
-    """Return litellm's entry; get_model_info() would report an unknown price as 0."""
+    """Return litellm's entry of a model; get_model_info() would report an unknown price as 0."""
     bare = model.removeprefix(f"{provider}/")
     for name in (f"{provider}/{bare}", bare):
         entry = dict(litellm.model_cost.get(name) or {})
         owner = str(entry.get("litellm_provider") or provider or "")
-        # The same name at another provider has another price.
+        # A model of the same name has another price at another provider.
         if entry and (provider is None or owner.startswith(provider) or provider.startswith(owner)):
             return entry
     try:
@@ -247,7 +247,7 @@ def _price_entry(model: str, provider: str | None) -> dict[str, Any]:
 
 
 def _passed_on(response: Any, is_usage_known: bool) -> Answer:
-    """Return the fields that litellm passes on from an answer of unknown wire format."""
+    """Return the fields that litellm provides of an answer in an unknown wire format."""
     tokens: Any = getattr(response, "usage", None)
     prompt_details = getattr(tokens, "prompt_tokens_details", None)
     completion_details = getattr(tokens, "completion_tokens_details", None)
@@ -271,7 +271,7 @@ def _finish_reason(response: Any) -> str:
 
 
 def _reported(answer: Answer) -> dict[str, Any]:
-    """Return the call log's fields of an answer, without its cost."""
+    """Return the fields of an answer for the call log, without its cost."""
     return {
         "wire": answer.wire,
         "usage_reported": answer.has_usage,
@@ -295,12 +295,14 @@ def _as_record(cost: Cost) -> dict[str, Any]:
     return {"cost": cost.known, "cost_complete": cost.complete, "cost_bound": cost.bound}
 
 
-def failure_of(error: Any, noted: Noted | None) -> tuple[str, int | None, float | None]:
-    """Return how a call failed, its HTTP status, and the seconds the provider asks to wait.
+def failure_of(error: Any, http_answer: HttpAnswer | None) -> tuple[str, int | None, float | None]:
+    """Return the kind of failure of a call, its HTTP status, and the requested pause in seconds.
 
-    litellm replaces some statuses (Anthropic's 529 by 500); the raw one counts.
+    litellm replaces some statuses (Anthropic's 529 by 500), so the raw status is used.
     """
-    failed = noted if noted and (noted.status >= 400 or noted.answer) else None
+    failed = (
+        http_answer if http_answer and (http_answer.status >= 400 or http_answer.answer) else None
+    )
     status = failed.status if failed and failed.answer is None else status_of(error)
     wait = _retry_after(error)
     if wait is None and failed:
@@ -314,12 +316,12 @@ def failure_of(error: Any, noted: Noted | None) -> tuple[str, int | None, float 
     return kind, status, wait
 
 
-# The name of an agent in upstream's prompts for several agents.
+# The agent's name in upstream's prompts for several agents.
 _AGENT = re.compile(r"You are \*\*(agent\d+)\*\*")
 
 
 def _agent(messages: Any) -> str:
-    """Return the calling agent, by its prompt; empty if the prompt names none (as in solo)."""
+    """Return the calling agent according to its prompt; empty if the prompt names none (solo)."""
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None
         if message.get("role") == "user" and isinstance(content, str):
@@ -337,7 +339,7 @@ def _message(response: Any) -> Any:
 
 
 def _bound(kwargs: dict[str, Any], model: str, size: int) -> float | None:
-    """Return the upper bound of a call's cost, USD: a token is at least one byte of the request."""
+    """Return an upper bound of a call's cost, USD: a token is at least one byte of the request."""
     entry = _price_entry(str(kwargs.get("model") or model), kwargs.get("custom_llm_provider"))
     prices = _prices(entry)
     if prices.input is None or prices.output is None:
@@ -392,9 +394,9 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def _retry_after(error: BaseException | None) -> float | None:
-    """Return the pause that the provider asked for, seconds.
+    """Return the pause that the provider requests, seconds.
 
-    litellm keeps the headers of some providers' answers (Cohere's) only in a cause.
+    For some providers (Cohere), only a cause of litellm's exception has the answer's headers.
     """
     for cause in _chain(error):
         for holder in (getattr(cause, "response", None), cause):

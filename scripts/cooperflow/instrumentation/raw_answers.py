@@ -1,8 +1,8 @@
-"""Wrapper of httpx in a process that calls models: records, completes and corrects answers.
+"""Wrapper of httpx that records, completes and corrects the raw answers of models.
 
-litellm drops fields that it does not know, and fails on an answer without usage after it was paid
-for. All its synchronous providers send through ``httpx.Client.send``, so this function sees the
-raw answer of each. The rules are in `outcomes/provider_answer.py`.
+litellm drops unknown fields, and fails on a paid answer without usage. All its synchronous
+providers use ``httpx.Client.send``, so wrapping this function gives access to every raw answer. The
+rules are in `outcomes/provider_answer.py`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import httpx
 from cooperflow.outcomes import provider_answer
 from cooperflow.outcomes.provider_answer import Answer, parse_retry_after
 
-# Bytes per token assumed for an answer without usage, so that an agent's limits still work.
+# Assumed bytes per token of an answer without usage, so that an agent's limits still work.
 BYTES_PER_TOKEN = 4
-# Status in place of 200 where the answer reports a failure of the provider.
+# Status that replaces 200 if the answer reports a failure of the provider.
 _STATUS = {provider_answer.FAILED: 500, provider_answer.TIMED_OUT: 504}
 
 
 @dataclass(frozen=True)
-class Noted:
-    """One HTTP answer: its status, and its content where the wire format is known."""
+class HttpAnswer:
+    """One HTTP answer: its status, and its content if the wire format is known."""
 
     status: int
     answer: Answer | None = None
@@ -37,24 +37,24 @@ class Noted:
 
 @dataclass
 class RawAnswers:
-    """The HTTP answers to a process's calls, by litellm's id of the call.
+    """The HTTP answers to this process's calls, by litellm's call id.
 
     Args:
-        return_tool_plan: send Cohere's ``tool_plan`` back with the tool calls it belongs to.
+        return_tool_plan: send Cohere's ``tool_plan`` back with its tool calls.
     """
 
     return_tool_plan: bool = False
     _current: threading.local = field(default_factory=threading.local)
-    _noted: dict[str, Noted] = field(default_factory=dict)
-    _plans: dict[str, str] = field(default_factory=dict)  # id of a tool call -> its plan
+    _http_answers: dict[str, HttpAnswer] = field(default_factory=dict)
+    _plans: dict[str, str] = field(default_factory=dict)  # plan by tool call id
 
-    def begin(self, call: str) -> None:
-        """Record this thread's answers under ``call`` from now on."""
+    def start_call(self, call: str) -> None:
+        """Record this thread's next answers under ``call``."""
         self._current.call = call
 
-    def take(self, call: str) -> Noted | None:
-        """Return and forget the answer to a call; None without an answer."""
-        return self._noted.pop(call, None)
+    def take(self, call: str) -> HttpAnswer | None:
+        """Remove and return the answer to a call; None without an answer."""
+        return self._http_answers.pop(call, None)
 
     def install(self) -> None:
         """Wrap ``httpx.Client.send`` in this process."""
@@ -83,10 +83,10 @@ class RawAnswers:
         if answer is not None and (tier := response.headers.get("x-gemini-service-tier")):
             answer = replace(answer, service_tier=tier.lower())
         if answer is None and response.is_success:
-            self._noted.pop(call, None)  # of an earlier try of the client library
+            self._http_answers.pop(call, None)  # of an earlier try of the client library
         if answer is not None or response.is_error:
             wait = parse_retry_after(response.headers.get("retry-after"))
-            self._noted[call] = Noted(response.status_code, answer, wait)
+            self._http_answers[call] = HttpAnswer(response.status_code, answer, wait)
         if answer is None or not isinstance(document, dict):
             return response
         self._remember_plan(document)
@@ -109,7 +109,7 @@ class RawAnswers:
                 self._plans[str(call.get("id"))] = str(message["tool_plan"])
 
     def _with_plans(self, request: httpx.Request) -> httpx.Request:
-        """Return the request with the plan of each assistant message whose calls had one."""
+        """Return the request with the plans of earlier tool calls added to their messages."""
         if not self._plans:
             return request
         try:
@@ -137,9 +137,9 @@ class RawAnswers:
 def _with_usage(
     document: dict[str, Any], answer: Answer, request_bytes: int, answer_bytes: int
 ) -> dict[str, Any] | None:
-    """Return the document with the usage that litellm needs; None if it has usage.
+    """Return the document with the usage that litellm needs added; None if it has usage.
 
-    The estimate reaches litellm and the agent only. The call log records that usage was missing.
+    Only litellm and the agent see the estimate. The call log records that usage was missing.
     """
     billed = answer.billed_input_tokens, answer.billed_output_tokens
     reported = document.get("usage")
@@ -191,5 +191,5 @@ def _replaced(response: httpx.Response, status: int, document: Mapping[str, Any]
 
 
 def _without_length(headers: httpx.Headers) -> dict[str, str]:
-    of_the_body = ("content-length", "content-encoding", "transfer-encoding")
-    return {name: value for name, value in headers.items() if name.lower() not in of_the_body}
+    body_headers = ("content-length", "content-encoding", "transfer-encoding")
+    return {name: value for name, value in headers.items() if name.lower() not in body_headers}

@@ -1,15 +1,15 @@
-"""Patches of cooperbench and of the Docker and Modal SDKs, made inside a cooperbench process.
+"""Patches of cooperbench and of the Docker and Modal SDKs, applied inside a cooperbench process.
 
-The installed packages stay as they are; these functions are replaced while a process runs:
+The installed packages stay unchanged; these functions are replaced in the running process:
 
 - Docker's SDK: run, stop, remove and exec_run of containers, the creation of networks and volumes,
   and the reading of a command's output; Modal's SDK: the creation of sandboxes;
 - cooperbench: the names of its git server, the reading and writing of patches (also Python's
-  `Path.read_text` and `write_text`, for `.patch` files alone), and the module with which its Docker
+  `Path.read_text` and `write_text`, for `.patch` files alone), and the module by which its Docker
   environment starts commands.
 
-call_log.py replaces cooperbench's rule for repeating a call. tests/contract and
-tests/integration/test_upstream_patches.py check what the replacements rely on.
+call_log.py replaces cooperbench's retry rule for model calls. tests/contract and
+tests/integration/test_upstream_patches.py check the assumptions of the replacements.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ from cooperflow.engine import containers, endpoint
 
 SHIM = Path(__file__).parents[1] / "attempt" / "docker-labelled"
 
-# Kept bytes of a command's output: its head and its tail (which holds the counts).
+# Bytes kept of a command's output: the head, and the tail, which has the counts.
 KEPT_HEAD = 1_000_000
 KEPT_TAIL = 1_000_000
 # Kept bytes of the head of the output of an agent's command, and of its patch as base64. Upstream
 # holds them in memory several times; it shows the model less, and evaluates no such patch.
 KEPT_AGENT, KEPT_PATCH = 64 << 20, 512 << 20
-# Time added to a command's limit, so that upstream notices first, seconds.
+# Time added to a command's limit, so that upstream's own limit applies first, seconds.
 GRACE = 5
 
 
-# Upstream's constants for the container, the network and the volume of its git server.
+# Upstream's constants for the names of its git server's container, network and volume.
 GIT_SERVER_NAMES = ("_CONTAINER_NAME", "_NETWORK_NAME", "_VOLUME_NAME")
 
 
 PATCH = ".patch"
-# Header of a frame of a command's output: its stream and its size, in the engine's HTTP API.
+# Header of a frame in the engine's output stream: stream number and size.
 FRAME = struct.Struct(">BxxxL")
-# Largest part of a frame that is read at a time, bytes.
+# Maximum number of bytes to read at a time.
 PART = 1 << 16
-# Exit code of the docker program if the engine is lost while a command runs.
+# Exit code of the docker program if the engine stops while a command runs.
 LOST = 255
 FAILURES = (DockerException, requests.RequestException, OSError)
 # Interval at which the engine is asked for the exit code of a command, seconds.
@@ -74,9 +74,9 @@ CAPTURED: Mapping[str, Any] = {
     "stdout": subprocess.PIPE,
     "stderr": subprocess.STDOUT,
 }
-# Codec that converts any bytes to text and back.
+# Codec that converts arbitrary bytes to text and back.
 EXACT = ("utf-8", "surrogateescape")
-# Prefix of the command with which upstream reads an agent's patch.
+# Prefix of the command by which upstream reads an agent's patch.
 DIFF = "git --no-pager diff "
 
 
@@ -116,10 +116,10 @@ class _Output:
 
 
 def apply_labels(labels: Mapping[str, str], arguments: Mapping[str, Any], note: Path) -> None:
-    """Add ``labels`` to everything made through the SDK, and ``arguments`` to containers.
+    """Add ``labels`` to all objects created through the SDK, and ``arguments`` to containers.
 
-    Containers are stopped at once instead of asked for 5 s (their `sleep infinity` as PID 1
-    cannot hear), and each that upstream stops itself is noted in ``note``.
+    Containers are stopped immediately: their first process `sleep infinity` ignores SIGTERM, so
+    Docker would wait 5 s. The ids of containers that upstream itself stops are written to ``note``.
     """
     run, network, volume = (
         ContainerCollection.run,
@@ -158,13 +158,13 @@ def apply_labels(labels: Mapping[str, str], arguments: Mapping[str, Any], note: 
 
 
 def note_kills(container: str) -> None:
-    """Write the kernel's out-of-memory kills in a container to the attempt's events."""
+    """Write the kernel's count of a container's out-of-memory kills to the attempt's events."""
     if os.environ.get("COOPERFLOW_EVENTS"):
         subprocess.run([str(SHIM), "note-kills", container], check=False)
 
 
 def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
-    """Give every sandbox on Modal ``tags``, and note it in ``note``, one line of JSON each."""
+    """Give every Modal sandbox ``tags``, and write a line of JSON about it to ``note``."""
     import modal
 
     create = modal.Sandbox.create
@@ -178,10 +178,10 @@ def tag_sandboxes(tags: Mapping[str, str], note: Path) -> None:
 
 
 def rename_git_server(token: str) -> None:
-    """Have this process start a separate git server if it needs one (``--git``).
+    """Make this process start its own git server if it needs one (``--git``).
 
-    Upstream uses one container for all runs of a machine: the run that started it would remove it
-    at its end while others use it. Only its names are changed.
+    Upstream uses one container for all runs of a machine. The run that started it would remove it
+    at its end while others use it. Only the names are changed.
     """
     from cooperbench.agents.mini_swe_agent_v2.connectors.git_servers import docker as server
 
@@ -190,10 +190,10 @@ def rename_git_server(token: str) -> None:
 
 
 def note_unread_patches(note: Path) -> None:
-    """Record in ``note`` each command that failed to run while an agent's patch was read.
+    """Record in ``note`` each failure to run a command that reads an agent's patch.
 
-    Upstream takes the output of such a command, usually empty, for the patch. Without the record, a
-    docker program or an engine that cannot start a command would look like an empty submission.
+    Upstream treats the output of such a command, usually empty, as the patch. Without the record, a
+    failure of docker to start a command would look like an empty submission.
     """
     from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector
 
@@ -227,13 +227,13 @@ def note_unread_patches(note: Path) -> None:
 
 
 def keep_patches_exact() -> None:
-    """Make upstream read and write patches byte for byte.
+    """Make upstream read and write patches as bytes.
 
-    Upstream handles them as text: carriage returns are lost, bytes that are not UTF-8 are
-    replaced, and the patch of a file with either does not apply. A patch without them is the same
-    either way, and so is its evaluation. The other runs get a caveat (outcomes.patch_text).
+    Upstream handles them as text, which drops carriage returns and replaces bytes that are not
+    UTF-8, so that the patch of a file with either does not apply. Patches without them, and their
+    evaluation, are the same in both cases. The other runs get a caveat (outcomes.patch_text).
 
-    A short patch that upstream takes for the name of a file is taken for a patch.
+    Upstream would also mistake a short patch for a file name; here it is evaluated.
     """
     from cooperbench.agents.mini_swe_agent_v2.connectors.git import GitConnector
     from cooperbench.eval import sandbox
@@ -257,7 +257,7 @@ def keep_patches_exact() -> None:
         result = execute(self, env, f"{{ {command}; }} 2>&1 | base64 -w 0")
         try:
             content = base64.b64decode(str(result.get("output")).strip(), validate=True)
-        except ValueError:  # the image has no such program, or the engine refused
+        except ValueError:  # the image lacks the program, or the engine refused
             return execute(self, env, command)
         if result.get("returncode") == LOST:  # what came of it may be valid, and is not all
             return execute(self, env, command)
@@ -279,7 +279,7 @@ def keep_patches_exact() -> None:
 
 
 class _Exact(str):
-    """A text that is encoded as the bytes from which it was read."""
+    """Text that encodes to the bytes from which it was read."""
 
     __slots__ = ()
 
@@ -288,23 +288,23 @@ class _Exact(str):
 
 
 def _refusal(environment: Any) -> str:
-    """Return why the engine starts no command in an agent's container, empty if it does."""
+    """Return why the engine cannot start a command in an agent's container, empty if it can."""
     program = getattr(environment.config, "executable", "docker")
     command = [program, "exec", "-w", "/", str(environment.container_id), containers.PROBE]
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    # The engine's message, since no such program exists.
+    # The answer is always the engine's message, since the program does not exist.
     message = f"{process.stdout}{process.stderr}".strip()
     return message if process.returncode and containers.is_refusal(message) else ""
 
 
 def limit_commands(seconds: float) -> None:
-    """End a command in a container after ``seconds``, and bound its output.
+    """End a command in a container after ``seconds``, and limit the size of its output.
 
-    Upstream reports a test as timed out after 600 s but then waits for it forever, and holds
-    all of its output in memory. Output that was cut off is an error, not that of a failed test.
+    Upstream reports a test as timed out after 600 s, but then waits for it forever and keeps its
+    complete output in memory. Output that was cut off is an error, not that of a failed test.
     """
 
     def bounded(self: Any, cmd: Any, workdir: str | None = None, **options: Any) -> _Exec:
@@ -338,11 +338,11 @@ def _exit_code(api: APIClient, execution: str) -> int | None:
 
 
 def read_whole_output() -> None:
-    """Have the SDK return the output of a command from its first byte.
+    """Make the SDK return the complete output of a command.
 
-    The SDK reads the header of the engine's answer through a buffer and the output past it. On a
-    busy machine the buffer holds the first output, which is lost
-    (https://github.com/docker/docker-py/issues/3332), so that a test seems to have printed nothing.
+    The SDK reads the header of the engine's answer through a buffer, but the output directly. On a
+    busy machine the buffer already contains the first part of the output, which is lost
+    (https://github.com/docker/docker-py/issues/3332), as if a test had printed nothing.
     """
 
     def read(self: Any, response: Any, stream: bool, tty: bool = True, demux: bool = False) -> Any:
@@ -384,11 +384,11 @@ def _frames(reader: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
 
 
 def start_commands_by_sdk() -> None:
-    """Have agents' commands start through the SDK instead of one docker program each.
+    """Start agents' commands through the SDK instead of a docker program for each.
 
-    The program costs 20 ms of processor time per command, the SDK 4 ms, and the engine gets two
-    requests less. test_upstream_patches.py compares the results. The program remains for engines
-    that are not reached by a socket, and for commands that cannot start.
+    The program takes 20 ms of processor time per command; the SDK takes 4 ms and sends two requests
+    fewer. test_upstream_patches.py compares the results. The program is still used for engines that
+    are not reached by a socket, and for commands that cannot start.
     """
     from cooperbench.agents.mini_swe_agent_v2.environments import docker as environment
 
@@ -397,7 +397,7 @@ def start_commands_by_sdk() -> None:
 
 
 class _Programs:
-    """The module `subprocess`, except that `docker exec` is done by the SDK."""
+    """Stand-in for the module `subprocess` that makes `docker exec` calls by the SDK."""
 
     def __init__(self) -> None:
         self._of_thread = threading.local()
@@ -408,7 +408,7 @@ class _Programs:
     def run(
         self, arguments: Sequence[str], timeout: float | None = None, **options: Any
     ) -> subprocess.CompletedProcess[Any]:
-        """Run a program as `subprocess.run` does.
+        """Run a program like `subprocess.run`.
 
         Raises:
             subprocess.TimeoutExpired: the command had not ended after ``timeout`` seconds.
@@ -428,9 +428,11 @@ class _Programs:
             stream = api.exec_start(execution, stream=True)
         except requests.Timeout as error:
             raise subprocess.TimeoutExpired(arguments, timeout) from error
-        except APIError:  # it did not start; the program words the reason as upstream expects it
+        except (
+            APIError
+        ):  # it did not start; the docker program reports the reason as upstream expects it
             return subprocess.run(arguments, timeout=timeout, **options)
-        except FAILURES:  # whether it started is unknown
+        except FAILURES:  # unknown whether it started
             return subprocess.CompletedProcess(arguments, LOST, "")
         is_patch = DIFF in str(arguments[-1])
         output, is_expired, is_cut = _read_until(
@@ -446,11 +448,11 @@ class _Programs:
         except FAILURES:
             code = None
         text = output.decode(CAPTURED["encoding"], CAPTURED["errors"])
-        text = text.replace("\r\n", "\n").replace("\r", "\n")  # as `text=True` does
+        text = text.replace("\r\n", "\n").replace("\r", "\n")  # like `text=True`
         return subprocess.CompletedProcess(arguments, LOST if code is None else code, text)
 
     def _client(self, timeout: float) -> APIClient:
-        """Return this thread's client; a session of `requests` is not made for several."""
+        """Return this thread's client, since a session of `requests` is not thread-safe."""
         if not hasattr(self._of_thread, "client"):
             self._of_thread.client = APIClient(
                 os.environ.get("DOCKER_HOST"), timeout=math.ceil(timeout)
@@ -462,7 +464,7 @@ class _Programs:
 def _exec_request(arguments: Sequence[str]) -> dict[str, Any] | None:
     """Return the SDK's arguments for `docker exec -w FOLDER [-e NAME=VALUE]... ID COMMAND...`.
 
-    None: another command, or one in another form or of another program.
+    None: any other command.
     """
     if list(arguments[:3]) != [os.environ.get("MSWEA_DOCKER_EXECUTABLE"), "exec", "-w"]:
         return None
@@ -511,7 +513,7 @@ def _replace(owner: Any, name: str, value: object) -> None:
 
 
 def _kill_all(api: Any, container: str) -> None:
-    """Kill every process of a container except its first, which only sleeps."""
+    """Kill every process in a container except the first, which only sleeps."""
     execution = api.exec_create(container, ["sh", "-c", "kill -9 -1"])
     api.exec_start(execution["Id"])
 

@@ -1,1 +1,1 @@
-"""Jobs that Snakemake starts, their launcher, the circuit breaker, the budget and notifications."""
+"""The jobs of Snakemake's rules: launcher, admission (circuit breaker, budget), notifications."""

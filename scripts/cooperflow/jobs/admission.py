@@ -1,11 +1,11 @@
-"""Admission of runs and evaluations: the circuit breaker, the spending and the budget.
+"""Admission of runs and evaluations: the circuit breaker and the budget.
 
-Circuit breaker: after consecutive infrastructure failures one attempt at a time is admitted as a
-trial, with growing pauses between trials, and only when the engine answers and the provider's host
-is reachable; both checks are free. The first trial that succeeds admits all others.
+Circuit breaker: after consecutive infrastructure failures, one attempt at a time is admitted as a
+trial, with growing pauses between trials, and only if the engine answers and the provider's host is
+reachable; both checks are free. The first successful trial admits all others.
 
 Budget: no run starts once the money spent and committed exceeds `limits.budget_usd`. Running runs
-finish and are evaluated; no agent is ended for the sake of the budget.
+    finish and are evaluated.
 """
 
 from __future__ import annotations
@@ -32,44 +32,44 @@ from cooperflow.tables import stats
 
 # The longest pause between two trials, seconds.
 LONGEST_PAUSE = 600
-# First interval at which a waiting job prints its reason, and interval of its probes, seconds.
+# First interval at which a waiting job prints its reason, and interval of probes, seconds.
 MESSAGE_SECONDS, PROBE_SECONDS = 60, 5
-# Length of the record of attempts that is read, bytes: some hundred attempts.
+# Maximum length that is read of the record of attempts, bytes: some hundred attempts.
 TAIL = 65_536
 # Time limit of a probe, seconds.
 REACH_SECONDS = 5.0
 
 SCHEMA = 1
 BUDGET_REASON = "budget"
-# Longest wait while another run adds up the costs, seconds.
+# Longest wait while another run sums up the costs, seconds.
 BUDGET_CLAIM_SECONDS = 120
-# Interval at which a run that waits for running runs checks the budget, seconds.
+# Interval at which a waiting run checks the budget, seconds.
 POLL_SECONDS = 1.0
-# Time limit for an evaluation to start after its run or the previous evaluation, seconds; on a
-# cluster its job is queued first.
+# Time limit for an evaluation to start after its run or the previous evaluation, seconds. On a
+# cluster the job is queued first.
 QUIET_SECONDS, QUIET_SECONDS_ON_NODE = 10.0, 60.0
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Several consecutive runs that failed because of the infrastructure."""
+    """Consecutive runs that failed because of the infrastructure."""
 
     runs: int
-    reason: str  # of the last run
+    reason: str  # reason of the last run
     until: float  # time of the next trial, seconds since the epoch
 
 
 def find_trouble(
     records: Sequence[Mapping[str, Any]], failures: int, pause: float
 ) -> Trouble | None:
-    """Return the trouble that ended attempts (the newest last) show, None if there is none. Pure.
+    """Return the trouble shown by ended attempts (the newest last), None without any. Pure.
 
-    The pause doubles with each failed trial. A failure before the end of a pause is none: its
-    attempt had started before.
+    The pause doubles with each failed trial. A failure before the end of a pause is not a failed
+    trial, because its attempt had started earlier.
 
     Args:
-        failures: consecutive runs that open the breaker; 0: it stays closed.
-        pause: before the first trial, seconds.
+        failures: number of consecutive failures that open the breaker; 0: never.
+        pause: pause before the first trial, seconds.
     """
     if failures < 1:
         return None
@@ -87,7 +87,7 @@ def find_trouble(
 
 
 def record_end(results: Results, run: Run, reason: str) -> None:
-    """Record the end of an attempt; ``reason``: of an infrastructure failure, otherwise empty."""
+    """Record an attempt's end; ``reason``: that of an infrastructure failure, otherwise empty."""
     record = {"time": time.time(), "owner": str(processes.session_process()), "run": run.key}
     with contextlib.suppress(OSError):  # a full disk is reported as an outcome
         line = json.dumps({**record, "reason": reason})
@@ -96,13 +96,13 @@ def record_end(results: Results, run: Run, reason: str) -> None:
 
 @contextlib.contextmanager
 def breaker_admission(plan: Plan, run: Run, evaluation: bool = False) -> Iterator[None]:
-    """Wait until an attempt at ``run`` may start; while the body is a trial, others wait.
+    """Wait until an attempt at ``run`` may start. If it is a trial, others wait for its end.
 
     Args:
-        evaluation: an evaluation starts, which needs only the engine.
+        evaluation: True for an evaluation, which needs only the engine.
 
     Raises:
-        Interrupted: asked to end meanwhile.
+        Interrupted: the process was asked to end while it waited.
     """
     with contextlib.ExitStack() as stack:
         is_trial = False
@@ -131,7 +131,7 @@ def breaker_admission(plan: Plan, run: Run, evaluation: bool = False) -> Iterato
 
 
 def _obstacle(plan: Plan, run: Run, evaluation: bool, is_trial: bool) -> str:
-    """Return the reason why no attempt may start now, empty if it may."""
+    """Return the reason why an attempt must wait now, empty if it may start."""
     config = plan.config.breaker
     if config.failures < 1:
         return ""
@@ -143,15 +143,15 @@ def _obstacle(plan: Plan, run: Run, evaluation: bool, is_trial: bool) -> str:
         trouble = find_trouble(ends, config.failures, config.pause_seconds)
     engine_error = engine_problem() if plan.config.docker else ""
     if engine_error:
-        return f"{engine_error}. It continues when the engine answers."
+        return f"{engine_error}. Runs continue when the engine answers."
     if trouble is None:
         return ""
     failures = f"the last {trouble.runs} runs ended as {trouble.reason}"
     unreachable = provider_problem(run.experiment.api_base)
     if unreachable:
-        return f"{failures}; {unreachable}. It continues when the provider is reachable."
+        return f"{failures}; {unreachable}. Runs continue when the provider is reachable."
     if not is_trial:
-        return f"{failures}; another run is the trial."
+        return f"{failures}; waiting for the trial of another run."
     seconds = trouble.until - time.time()
     # It is longer only after the clock was set back.
     if 0 < seconds <= max(LONGEST_PAUSE, config.pause_seconds):
@@ -160,7 +160,7 @@ def _obstacle(plan: Plan, run: Run, evaluation: bool, is_trial: bool) -> str:
 
 
 def _try_lock(results: Results, stack: contextlib.ExitStack) -> bool:
-    """Take the lock of the trial; return whether it was free."""
+    """Take the trial's lock; return False if another run holds it."""
     stream = results.breaker.with_suffix(".lock").open("a")
     if not locks.try_lock(stream.fileno()):
         stream.close()
@@ -170,8 +170,8 @@ def _try_lock(results: Results, stack: contextlib.ExitStack) -> bool:
 
 
 def engine_problem() -> str:
-    """Return why the engine cannot start a run, empty if it can."""
-    from cooperflow.engine import containers  # docker takes a while, and `make status` needs none
+    """Return the reason why the engine cannot start a run, empty if it can."""
+    from cooperflow.engine import containers  # here: slow, and `make status` does not need it
 
     try:
         containers.engine(REACH_SECONDS).close()
@@ -181,23 +181,23 @@ def engine_problem() -> str:
 
 
 def provider_problem(url: str | None) -> str:
-    """Return why the provider's host cannot be reached, empty if it can (or is not known).
+    """Return why the provider's host cannot be reached, empty if it can or is unknown.
 
-    The client library of the calls makes the request, so that a proxy is used for both or for
-    neither. No model is called, so nothing is paid; any answer, or a time-out, counts as reached.
+    The request uses the same client library as model calls, and therefore the same proxy. No model
+    is called, so nothing is paid. Any answer, or a timeout, counts as reached.
     """
     import httpx
 
     if not url:
         return ""
     try:
-        # Nothing secret is sent, and certificates are not verified here.
+        # Certificates are not verified, since nothing secret is sent.
         httpx.head(url, timeout=REACH_SECONDS, verify=False)
     except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
         address = httpx.URL(url)
         port = address.port or (80 if address.scheme == "http" else 443)
         return f"{address.host}:{port} cannot be reached ({error or type(error).__name__})"
-    except Exception:  # a broken answer is an answer; an unknown kind of proxy fails the call
+    except Exception:  # a broken answer counts too; an unknown kind of proxy fails the call itself
         return ""
     return ""
 
@@ -214,7 +214,7 @@ class Position:
 
     @property
     def committed(self) -> float:
-        """Money spent and expected to be spent by running runs."""
+        """Money spent so far or expected for running runs."""
         return self.known + self.open + self.expected
 
     @property
@@ -224,7 +224,7 @@ class Position:
 
     @property
     def parts(self) -> str:
-        """The committed sum and its parts, as text."""
+        """The committed sum and its components, as text."""
         text = f"{self.committed:.2f} of {self.limit:.2f} USD: {self.known:.2f} known"
         if self.open:
             text += f", at most {self.open:.2f} for calls without an answer"
@@ -258,7 +258,7 @@ def describe_budget(plan: Plan) -> str | None:
 
 
 def find_uncounted(plan: Plan, assumed: Mapping[str, float | None]) -> list[str]:
-    """Return the experiments whose cost is unknown while they run, so that no budget limits it."""
+    """Return the experiments without a known cost, which a budget cannot limit."""
     return [
         experiment.run_name
         for experiment in plan.experiments
@@ -268,7 +268,7 @@ def find_uncounted(plan: Plan, assumed: Mapping[str, float | None]) -> list[str]
 
 
 def save_assumptions(plan: Plan, assumed: Mapping[str, float | None]) -> None:
-    """Write the assumed cost of a run of each experiment, for the jobs of this session."""
+    """Save the assumed cost of a run of each experiment for the jobs of this session."""
     atomic_io.write_json(_path(plan), {"schema": SCHEMA, "assumed_usd": dict(assumed)})
 
 
@@ -283,15 +283,15 @@ def _assumptions(plan: Plan) -> dict[str, float | None]:
 
 @contextlib.contextmanager
 def budget_admission(plan: Plan, run: Run) -> Iterator[str]:
-    """Admit a run; yield the reason if it must not start, otherwise an empty text.
+    """Admit a run; yield the reason if it must not start, otherwise an empty string.
 
-    The body must record the attempt as running: until then no other run is admitted, so that two
-    runs cannot start on the same money. When the budget is reached, the run waits until the running
-    ones have finished and are evaluated, because they may cost less than expected. If they do not,
-    the caller halts the session.
+    The body must record the attempt as running. No other run is admitted until then, so that two
+    runs cannot claim the same part of the budget. If the budget is reached, the run waits until the
+    running runs are finished and evaluated, because they may cost less than expected. If they do
+    not, the caller halts the session.
 
     Raises:
-        Interrupted: asked to end meanwhile.
+        Interrupted: the process was asked to end while it waited.
     """
     if plan.config.limits.budget_usd is None or run.experiment.model.replay is not None:
         yield ""
@@ -312,7 +312,7 @@ def budget_admission(plan: Plan, run: Run) -> Iterator[str]:
 
 
 class _PendingVerdicts:
-    """Runs that have made their last call, up to the end of their evaluations."""
+    """Runs that have made their last call and whose evaluation has not ended."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -320,7 +320,7 @@ class _PendingVerdicts:
         self._pending: list[str] = []
 
     def have_finished(self) -> bool:
-        """Return whether each such run has a verdict, or nothing has happened for a while."""
+        """Return whether all these runs have a verdict, or none has made progress for a while."""
         plan, now = self._plan, time.monotonic()
         folders = {run.key: run.folder(plan.results) for run in plan.runs}
         pending = [key for key, folder in folders.items() if _is_unfinished(folder)]
@@ -328,12 +328,12 @@ class _PendingVerdicts:
         running = any(locks.is_claimed(claims, f"eval {key}") for key in pending)
         if running or pending != self._pending:
             self._changed, self._pending = now, pending
-        quiet = QUIET_SECONDS_ON_NODE if processes.on_a_node() else QUIET_SECONDS
-        return not pending or now - self._changed > quiet
+        patience = QUIET_SECONDS_ON_NODE if processes.on_a_node() else QUIET_SECONDS
+        return not pending or now - self._changed > patience
 
 
 def _is_unfinished(folder: RunFolder) -> bool:
-    """Return whether a run's result, or the verdict on it, may be about to be written."""
+    """Return whether a run's result or evaluation is still expected."""
     if folder.result.exists():
         return not folder.eval.exists()
     record = AttemptRecord.read_newest(folder)
@@ -341,7 +341,7 @@ def _is_unfinished(folder: RunFolder) -> bool:
 
 
 def budget_message(plan: Plan, position: Position) -> str:
-    """Return the message of a reached budget: the remaining runs and how to continue."""
+    """Return the message for a reached budget, with the remaining runs and how to continue."""
     spending, assumed = read_spending(plan.results), _assumptions(plan)
     names = [
         run.experiment.run_name
@@ -352,31 +352,31 @@ def budget_message(plan: Plan, position: Position) -> str:
     for name in dict.fromkeys(names):
         cost = stats.forecast_total(assumed.get(name), spending.costs(name), names.count(name))
         remaining += cost or stats.NOTHING
-    enough = f"{position.committed + remaining.high:.2f}"
+    needed = f"{position.committed + remaining.high:.2f}"
     return (
         f"Budget reached: {position.parts}.\n"
         f"{len(names)} runs remain, about {remaining.mid:.2f} USD "
         f"({remaining.low:.2f} to {remaining.high:.2f}). "
-        f"To continue, raise limits.budget_usd (--config 'limits={{budget_usd: {enough}}}' is "
-        "enough for all, 19 times of 20) and start again: finished runs are kept."
+        f"To continue, raise limits.budget_usd (--config 'limits={{budget_usd: {needed}}}' is "
+        "enough for all, 19 times out of 20) and start again: finished runs are kept."
     )
 
 
 @dataclass(frozen=True)
 class Spending:
-    """Costs in USD of the paid runs of a results folder, whatever the config now selects."""
+    """Costs in USD of all paid runs in a results folder, whether the config selects them or not."""
 
     known: float = 0.0  # cost of all calls whose cost is known
-    open: float = 0.0  # upper bound of the calls without an answer: in flight, or cut off
-    running: tuple[tuple[str, float], ...] = ()  # run name, cost so far of each running attempt
-    finished: tuple[tuple[str, float], ...] = ()  # run name, cost of each finished run
+    open: float = 0.0  # upper bound of calls without an answer: in progress, or interrupted
+    running: tuple[tuple[str, float], ...] = ()  # run name and cost so far of each running attempt
+    finished: tuple[tuple[str, float], ...] = ()  # run name and cost of each finished run
 
     def costs(self, run_name: str) -> list[float]:
-        """Return the costs of the finished runs of an experiment."""
+        """Return the costs of an experiment's finished runs."""
         return [cost for name, cost in self.finished if name == run_name]
 
     def expected(self, assumed: Mapping[str, float | None]) -> float:
-        """Return what the running attempts are expected to cost beyond what they have cost."""
+        """Return the expected further cost of the running attempts."""
         total = 0.0
         for name, cost in self.running:
             mean = stats.forecast_mean(assumed.get(name), self.costs(name))
@@ -385,7 +385,7 @@ class Spending:
 
 
 def read_spending(results: Results) -> Spending:
-    """Return the spending of all runs, finished, running and interrupted ones."""
+    """Return the spending of all finished, running and interrupted runs."""
     known, unanswered = 0.0, 0.0
     running, finished = [], []
     for name, folder in _paid(results):

@@ -1,4 +1,4 @@
-"""Entry points of the scripts: arguments, log, printed errors, and the job that a script names."""
+"""Entry points of all scripts: command line, log, error messages, and the choice of the job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cooperflow.jobs.launcher import TABLE_MODULES
 from cooperflow.processes import Interrupted
 from cooperflow.redaction import RedactedStream, Redactor
 
-# Module and class of the job that a script names.
+# Module and class of each job, by the name of its script.
 JOBS = {
     "run": ("run_job", "RunJob"),
     "eval": ("evaluation_jobs", "EvalJob"),
@@ -31,7 +31,7 @@ JOBS = {
 
 
 class _TeeStream:
-    """Text stream that writes to the terminal and to a log."""
+    """Text stream that writes to both the terminal and a log."""
 
     def __init__(self, log: Path, redactor: Redactor) -> None:
         self._redactor = redactor
@@ -54,19 +54,19 @@ class _TeeStream:
 
 
 def config_parser(text: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the argument of the commands of the Makefile."""
+    """Return a parser with the option --configfile of the Makefile's commands."""
     result = argparse.ArgumentParser(description=text)
     result.add_argument("--configfile", type=Path, nargs="*", default=[])
     return result
 
 
 def load_plan(files: Sequence[Path]) -> Plan:
-    """Return the plan of the shipped config with ``files`` merged over it."""
+    """Return the plan for the shipped config with ``files`` merged over it."""
     return planning.make(configuration.load(files))
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:
-    """Do a command's work, print expected errors and exit."""
+    """Run a command of the Makefile, print expected errors and exit."""
     try:
         sys.exit(main())
     except UserError as error:
@@ -74,19 +74,19 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
 
 def run_rule(main: Callable[[Plan], int | None], text: str | None) -> NoReturn:
-    """Do a rule's work on the session's plan, print expected errors and exit."""
+    """Run a rule's work with the session's plan, print expected errors and exit."""
     sys.exit(work_on_plan(main, parser(text).parse_args().log))
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the argument of all rule scripts."""
+    """Return a parser with the option --log of all rule scripts."""
     result = argparse.ArgumentParser(description=text)
     result.add_argument("--log", type=Path, help="also write the output to this file")
     return result
 
 
 def run_named_job(name: str, arguments: Sequence[str]) -> int:
-    """Do the job that a script names (`run`, `eval`, `aggregate`, ...); return the exit code."""
+    """Do the job of a script (`run`, `eval`, `aggregate`, ...); return the exit code."""
     options_parser = parser(name)
     if name in TABLE_MODULES:
         work: Callable[[Plan], None] = importlib.import_module(TABLE_MODULES[name]).perform
@@ -106,14 +106,14 @@ def run_named_job(name: str, arguments: Sequence[str]) -> int:
 
 
 def work_on_plan(work: Callable[[Plan], int | None], log: Path | None) -> int:
-    """Do work on the session's plan and print expected errors; return the exit code."""
+    """Call ``work`` with the session's plan, print expected errors, and return the exit code."""
     return report_errors(lambda: work(planning.make(configuration.from_environment())) or 0, log)
 
 
 def report_errors(work: Callable[[], int], log: Path | None = None) -> int:
-    """Do a script's work and print expected errors. Return the exit code.
+    """Call ``work``, print expected errors, and return the exit code.
 
-    An interruption is printed by the session, once for all of its jobs.
+    An interruption is not printed here: the session prints it once for all of its jobs.
     """
     redactor = _redactor()
     sys.stderr = RedactedStream(sys.stderr, redactor)

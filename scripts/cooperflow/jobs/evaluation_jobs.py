@@ -1,4 +1,4 @@
-"""Jobs of the rules eval, own and oracle_pair: the benchmark's tests on a pair's patches."""
+"""Evaluation jobs (rules eval, own and oracle_pair): run the benchmark's tests on patches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCHEMA = 1
 
 
 class _RunEvaluation(Job):
-    """An evaluation of the patches of one run."""
+    """Base of the jobs that evaluate the patches of one run."""
 
     def __init__(
         self, plan: Plan, run: Run, key: str, this_try: Try, lock: str | None = None
@@ -104,7 +104,7 @@ class EvalJob(_RunEvaluation):
 
 
 def _untested_features(run: Run, document: Mapping[str, Any]) -> str:
-    """Return the data set's numbers of the features for which no test passed."""
+    """Return the data set's numbers of the features for which no test ran."""
     numbered = enumerate(run.pair.sorted_features, start=1)
     counts = {f: judgement.count_tests(result_files.output_of(document, n)) for n, f in numbered}
     return " and ".join(str(feature) for feature, count in counts.items() if not count)
@@ -128,7 +128,7 @@ class OwnJob(_RunEvaluation):
         is_infra = record.outcome == judgement.INFRA_ERROR
         reason = record.reason or judgement.INFRA_ERROR if is_infra else ""
         if run.experiment.has_outcomes_only:
-            reason = losses.NO_PATCH  # unknown, not failed: the record has no patches
+            reason = losses.NO_PATCH  # unknown, not failed, because a public record has no patches
         own: dict[str, OwnFeature] = {}
         for number, feature in enumerate(run.pair.sorted_features, start=1):
             own[f"agent{number}"] = self._evaluate_feature(number, feature, reason)
@@ -137,7 +137,7 @@ class OwnJob(_RunEvaluation):
         return Conclusion("", False, lambda: self._publish(own))
 
     def _evaluate_feature(self, number: int, feature: int, reason: str) -> OwnFeature:
-        """Return the verdict on the patch of agent ``number``, tested if necessary."""
+        """Return the verdict on the patch of agent ``number``; run the tests if necessary."""
         run, path = self._run, self._folder.path / result_files.patch_name(feature)
         patch = path.read_bytes() if path.is_file() else None
         untested = losses.judge_untested(feature, patch, reason)
@@ -179,14 +179,14 @@ class OwnJob(_RunEvaluation):
 
 @dataclass(frozen=True)
 class Repetition:
-    """A repetition of the evaluations of a pair's gold patches."""
+    """One repetition of the evaluations of a pair's gold patches."""
 
     pair: Pair
     number: int
 
 
 class OracleJob(Job):
-    """One repetition of a pair's oracle."""
+    """One repetition of the oracle's evaluations of a pair."""
 
     def __init__(self, plan: Plan, repetition: Repetition, this_try: Try) -> None:
         pair, number = repetition.pair, repetition.number
@@ -224,7 +224,7 @@ class OracleJob(Job):
             if probes[name].broke and not self.this_try.last:
                 summary, again = f"{name}: evaluation broke ({probes[name].broke})", True
                 break
-        caveats = patch_text.all_caveats(
+        caveats = patch_text.collect_caveats(
             content for files in patches.values() for content in files.values()
         )
         return Conclusion(summary, again, lambda: self._publish(probes, image, kind, caveats))
@@ -253,7 +253,7 @@ class OracleJob(Job):
         return DONE
 
     def _probe(self, name: str, patches: Mapping[str, bytes], image: str | None) -> Probe:
-        """Evaluate one set of patches, or return the result of an interrupted try."""
+        """Evaluate one set of patches, or return the result that an interrupted try has left."""
         pair = self._pair
         folder = self._folder / name
         previous = atomic_io.read_json(folder / "probe.json")
@@ -280,7 +280,7 @@ class OracleJob(Job):
 
 
 def _pair_image(plan: Plan, pair: Pair) -> tuple[str | None, str]:
-    """Return the id of the pair's image on the engine, or the reason why it must not be used."""
+    """Return the id of the pair's local image, and the reason if it must not be used."""
     if not plan.config.docker:
         return atomic_io.read_object(plan.results.sentinel(pair.image)).get("id"), ""
     try:
@@ -290,11 +290,11 @@ def _pair_image(plan: Plan, pair: Pair) -> tuple[str | None, str]:
 
 
 def gold_patches(root: Path, pair: Pair) -> tuple[dict[str, dict[str, bytes]], str]:
-    """Return each probe's patches by upstream's file names, and the kind of the solo patch.
+    """Return the patches of each probe by upstream's file names, and the kind of the solo patch.
 
-    The data set's combined.patch has all features of a task and is the solution that its authors
-    verified. For a task without it the patches of the two features are concatenated, which
-    `git apply` accepts as long as they do not change the same lines.
+    The data set's combined.patch contains all features of a task, as its authors verified them. For
+    a task without it, the patches of the two features are concatenated, which `git apply` accepts
+    if they do not change the same lines.
     """
     folder = dataset.task_folder(root, pair.repo, pair.task_id)
     single = {n: (folder / f"feature{n}" / "feature.patch").read_bytes() for n in pair.features}
@@ -317,12 +317,12 @@ def gold_patches(root: Path, pair: Pair) -> tuple[dict[str, dict[str, bytes]], s
 
 
 def minimal_result(pair: Pair, mode: str) -> bytes:
-    """Return the result.json that upstream's evaluation needs beside patches of no run."""
+    """Return the result.json that upstream's evaluation needs for patches that no run made."""
     return (json.dumps({**pair.identity, "setting": mode}) + "\n").encode()
 
 
 def next_folder(folder: Path) -> Path:
-    """Return the numbered subfolder of ``folder`` for the next try, without creating it."""
+    """Return the path of the numbered subfolder of ``folder`` for the next try."""
     entries = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     names = [name.removesuffix(atomic_io.ARCHIVE) for name in entries]
     numbers = [int(name) for name in names if name.isdigit()]

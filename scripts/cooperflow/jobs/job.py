@@ -1,4 +1,4 @@
-"""Job of a rule: one invocation, from the orphan check to a retry or the publication."""
+"""Base class of the rules' jobs: lock, admission, execution, then retry or publication."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from cooperflow import atomic_io, locks, processes, session_state
 from cooperflow.experiment.plan import Plan
 from cooperflow.processes import Interrupted
 
-# Exit codes of a job, as in sysexits.h.
+# Exit codes of a job, from sysexits.h.
 DONE = 0
 FAILED = 1
 TRY_AGAIN = 75
 HALTED = 77
 INTERRUPTED = 130
 
-# Longest wait for an ending process of an earlier session, seconds.
+# Longest wait for a process of an earlier session that is ending, seconds.
 CLAIM_SECONDS = 90
 
 
 @dataclass(frozen=True)
 class Try:
-    """Snakemake's count of tries at a job."""
+    """One of Snakemake's tries of a job."""
 
     number: int  # 1, 2, 3
     last: bool
@@ -34,7 +34,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """Result of a job's execution: tried again if possible, otherwise published."""
+    """Result of a job's execution, which is tried again if possible, and otherwise published."""
 
     summary: str
     again: bool
@@ -42,22 +42,22 @@ class Conclusion:
 
 
 def corrupt_result(path: Path) -> Conclusion:
-    """Print that a run's result.json is corrupt and return a failure that no retry changes."""
-    print(f"{path} is corrupt. Remove it to have it restored or the run repeated.")
+    """Print that a run's result.json is corrupt, and return a failure that is not retried."""
+    print(f"{path} is corrupt. Remove it to restore it from an attempt or to repeat the run.")
     return Conclusion("", False, lambda: FAILED)
 
 
 class Job(abc.ABC):
-    """One invocation of a rule, from the orphan check to a retry or the publication."""
+    """One invocation of a rule: orphan check, lock, admission, execution, retry or publication."""
 
     def __init__(self, plan: Plan, key: str, this_try: Try, lock: str | None = None) -> None:
-        """``key`` names the job in messages; ``lock``: the name of its lock, the key by default."""
+        """``key`` names the job in messages; ``lock`` names its lock and is the key by default."""
         self.plan, self.key, self.this_try = plan, key, this_try
         self._lock = lock or key
 
     @staticmethod
     def find(plan: Plan, key: str) -> Any:
-        """Return the subject of a job from the key in its script's arguments: a run."""
+        """Return the subject of a job, by default a run, for the key in its script's arguments."""
         return plan.run(key)
 
     def perform(self) -> int:
@@ -89,18 +89,18 @@ class Job(abc.ABC):
             return conclusion.publish()
 
     def folders(self) -> Iterable[Path]:
-        """Return the folders that may hold partial files of killed processes."""
+        """Return the folders that may contain partial files of killed processes."""
         return ()
 
     def is_finished(self) -> bool:
-        """Return whether the job has a result already, which is restored if necessary."""
+        """Return whether the job already has a result; restore the result if necessary."""
         return False
 
     def prepare(self) -> None:  # noqa: B027
-        """Wait or clean up before the execution."""
+        """Wait or clean up before admission."""
 
     def admission(self) -> contextlib.AbstractContextManager[None]:
-        """Return the circuit breaker's admission of this job."""
+        """Return the admission (circuit breaker, budget) of this job."""
         return contextlib.nullcontext()
 
     @abc.abstractmethod
@@ -108,14 +108,14 @@ class Job(abc.ABC):
         """Do the work of the job and judge its result."""
 
     def release(self) -> None:  # noqa: B027
-        """Release resources that no other job needs."""
+        """Release resources that no other job needs any more."""
 
 
 def claim_seconds(plan: Plan) -> float:
     """Return the longest wait for the lock of a job, seconds.
 
-    On a cluster it may be a job of an earlier session, which continues and whose result is waited
-    for; elsewhere it is ending.
+    On a cluster the lock may belong to a job of an earlier session that still runs and whose result
+    is used; elsewhere the other job is ending.
     """
     limits = plan.config.limits
     longest = max(limits.run_seconds, limits.eval_seconds)

@@ -1,8 +1,8 @@
-"""Job of the optional judge: a model labels a sample of the failed runs of two agents.
+"""Job of the optional judge, a model that labels a sample of the failed runs of two agents.
 
-Its calls are recorded, limited and retried like those of a run. Their cost is in judge/summary.json
-alone: no table of the runs contains it. An answer is a file named after its request, so that none
-is paid twice; after a kill it is restored from the call log.
+Its calls are recorded, limited and retried like those of a run. Only judge/summary.json contains
+their cost, no table of the runs. Each answer is a file named after its request, so that no answer
+is paid for twice; after a kill it is restored from the call log.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from cooperflow.session_state import RateLimit
 from cooperflow.tables import paper_tables, run_table, symptoms
 
 NAME = "judge"
-# Pauses between the tries of a call, seconds: as the agent's.
+# Pauses between the tries of a call, seconds; the same as the agent's.
 FIRST_PAUSE = 4.0
 LONGEST_PAUSE = 60.0
-# Longest wait for the record of a call that was answered, seconds.
+# Longest wait for the call log's record of an answered call, seconds.
 RECORD_SECONDS = 10.0
-# Ask the judge: name of the request and its messages -> answer.
+# Function that asks the judge: name of the request and messages -> answer.
 Ask = Callable[[str, Sequence[Mapping[str, str]]], str]
 
 
-class NotServed(Exception):
-    """A call that was not answered: its kind and the provider's message."""
+class CallFailedError(Exception):
+    """A call failed: kind of the failure and message of the provider."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -67,7 +67,7 @@ def perform(plan: Plan) -> int:
     """Judge the sample and write the tables; return the exit code of the job.
 
     Raises:
-        UserError: the judge, the table of runs or the key is missing, or the provider refuses all.
+        UserError: the judge, runs.csv or the key is missing, or the provider refuses every call.
     """
     experiment = judge_of(plan)
     results = plan.results
@@ -92,12 +92,12 @@ def _judge(plan: Plan, experiment: Experiment) -> int:
     label = " (replay)" if experiment.model.replay is not None else ""
     print(
         f"judge {experiment.model.model}{label}: {runs} of {failed} failed runs of two agents,"
-        f" {len(questions)} answers wanted, {len(pending)} calls pending"
+        f" {len(questions)} answers requested, {len(pending)} calls pending"
     )
     skipped: dict[str, str] = {}
     code = DONE
     if pending:
-        with opened(plan, experiment, folder) as ask:
+        with open_judge(plan, experiment, folder) as ask:
             code = ask_all(plan, experiment, pending, ask, skipped)
     write_tables(plan, experiment, questions, skipped)
     return code
@@ -121,7 +121,7 @@ def judge_of(plan: Plan) -> Experiment:
 
 
 def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
-    """Return the requests of the sample, and the number of failed runs it was drawn from."""
+    """Return the requests for the sample, and the number of failed runs from which it was drawn."""
     if not plan.results.runs_csv.is_file():
         raise UserError(f"{plan.results.runs_csv} is missing. Run `snakemake -j 4 all` first.")
     table = run_table.read_runs(plan.results.runs_csv)
@@ -134,11 +134,11 @@ def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
         row = rows[key]
         run = plan.run(key)
         source = RunFiles(run, run.folder(plan.results))
-        if not any(event.kind == "step" for event in source.story.events):
+        if not any(event.kind == "step" for event in source.history.events):
             continue
         facts = {name: row[name] for name in ("outcome", "reason", "merge_status")}
         text = redactor.text(
-            symptoms.transcript(source.story, [(p.name, p.text) for p in source.patches], facts)
+            symptoms.transcript(source.history, [(p.name, p.text) for p in source.patches], facts)
         )
         messages = tuple(symptoms.prompt(text))
         for repeat in range(1, judge.repeats + 1):
@@ -157,20 +157,20 @@ def ask_all(
     skipped: dict[str, str],
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Ask every pending question and keep each answer; return the exit code of the job.
+    """Ask every pending question and save each answer; return the exit code of the job.
 
     Args:
-        skipped: gets the kind of error of each question that the provider refuses.
+        skipped: receives the kind of error of each question that the provider refuses.
 
     Raises:
-        UserError: the provider refuses everything: key, model or quota.
+        UserError: the provider refuses every call because of key, model or quota.
     """
     folder = plan.results.judge
     for question in pending:
         for number in range(plan.config.limits.call_tries):
             try:
                 answer = ask(question.key, question.messages)
-            except NotServed as error:
+            except CallFailedError as error:
                 if error.kind in session_state.HALT_ADVICE and error.kind != usage.BAD_REQUEST:
                     advice = session_state.HALT_ADVICE[error.kind].format(
                         key=experiment.model.api_key or "(none)", model=NAME
@@ -187,7 +187,7 @@ def ask_all(
                         " `snakemake judge` again: it asks for the missing ones only."
                     )
                     return TRY_AGAIN
-                requested_pause = usage.asked_pause(_calls(folder, question.key), time.time())
+                requested_pause = usage.requested_pause(_calls(folder, question.key), time.time())
                 sleep(max(min(FIRST_PAUSE * 2**number, LONGEST_PAUSE), requested_pause))
             else:
                 _keep(folder, question, experiment.model, answer)
@@ -196,13 +196,13 @@ def ask_all(
 
 
 def _calls(folder: Path, key: str) -> list[usage.Call]:
-    """Return the recorded calls of one request."""
+    """Return the calls of one request in the call log."""
     calls = usage.calls(atomic_io.read_lines(folder / layout.CALLS))
     return [call for call in calls if call.thread == key]
 
 
 def _wait_for_records(folder: Path) -> None:
-    """Wait until every call has its end in the call log: litellm reports from another thread."""
+    """Wait until the call log has the end of every call, since litellm reports in a thread."""
     limit = time.monotonic() + RECORD_SECONDS
     while time.monotonic() < limit:
         calls = usage.calls(atomic_io.read_lines(folder / layout.CALLS))
@@ -235,7 +235,7 @@ def _keep(folder: Path, question: Question, model: Model, answer: str) -> None:
 
 
 def _restore(folder: Path, questions: Sequence[Question], model: Model) -> None:
-    """Keep answers that are in the call log alone: their process was killed before it kept them."""
+    """Save answers that only the call log has, because their process was killed too early."""
     answers = {
         str(record.get("thread")): str((record.get("message") or {}).get("content") or "")
         for record in atomic_io.read_lines(folder / layout.CALLS)
@@ -251,8 +251,8 @@ def _digest(text: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(plan: Plan, experiment: Experiment, folder: Path) -> Iterator[Ask]:
-    """Give the function that calls the judge, with the call log installed.
+def open_judge(plan: Plan, experiment: Experiment, folder: Path) -> Iterator[Ask]:
+    """Install the call log and yield the function that calls the judge.
 
     Raises:
         UserError: the key is missing or unusable.
@@ -275,8 +275,8 @@ def opened(plan: Plan, experiment: Experiment, folder: Path) -> Iterator[Ask]:
 
     current = ""
     rate = plan.limits(experiment).requests_per_minute
-    pace = RateLimit(plan.results.rate_limits / str(model.provider), rate) if rate else None
-    call_log.install(folder / layout.CALLS, key, pace, lambda: current)
+    rate_limit = RateLimit(plan.results.rate_limits / str(model.provider), rate) if rate else None
+    call_log.install(folder / layout.CALLS, key, rate_limit, lambda: current)
     with contextlib.ExitStack() as stack:
         stack.callback(_wait_for_records, folder)
         base = experiment.api_base
@@ -290,12 +290,12 @@ def opened(plan: Plan, experiment: Experiment, folder: Path) -> Iterator[Ask]:
             seconds = plan.config.limits.call_seconds
             try:
                 return _call(model.model, key, messages, options, seconds)
-            except NotServed as error:
+            except CallFailedError as error:
                 # The call log has the provider's own status.
                 calls = _calls(folder, name)
                 has_failed = bool(calls) and calls[-1].kind != usage.ANSWERED
                 kind = calls[-1].kind if has_failed else error.kind
-                raise NotServed(kind, str(error)) from None
+                raise CallFailedError(kind, str(error)) from None
 
         yield ask
 
@@ -322,13 +322,13 @@ def _call(
             drop_params=True,
             **options,
         )
-    except Exception as error:  # litellm's classes share no other base
+    except Exception as error:  # litellm's exceptions have no common base class
         kind, _, _ = call_log.failure_of(error, None)
         # Before the text is cut: a part of a key would not be recognized.
         message = " ".join(redaction.redact(str(error), key).split())[:300]
-        raise NotServed(kind, message) from None
+        raise CallFailedError(kind, message) from None
     if not answer.choices:
-        raise NotServed(usage.BAD_REQUEST, "the answer has no choices")
+        raise CallFailedError(usage.BAD_REQUEST, "the answer has no choices")
     return str(answer.choices[0].message.content or "")
 
 
@@ -371,7 +371,7 @@ def write_tables(
         "answers_unreadable": sum(not reading.readable for reading in answers),
         "labels_accepted": kinds.count(""),
         "labels_rejected": {kind: kinds.count(kind) for kind in symptoms.REJECTIONS},
-        # Of every call to a judge of these results, also with other settings.
+        # Includes the calls of earlier judges of these results.
         "usage": {**total.as_dict(), "cost_usd": round(total.cost_usd, 6)},
     }
     atomic_io.write_json(folder / "summary.json", summary)

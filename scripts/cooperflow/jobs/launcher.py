@@ -1,11 +1,13 @@
-"""Launcher: a process that imports packages once and forks for each job, and its client.
+"""Launcher: a process that imports packages once and forks for each job; and its client.
 
-A session has a launcher that imports cooperbench, for runs and evaluations, and a second that
-imports pandas, for tables. The client sends a job's work to one, or does the work in its process.
-The fork takes over the connection to the client: it answers with its exit code and ends when the
-client ends. If the launcher dies, later jobs import the packages themselves.
+A session has two launchers: one imports cooperbench, for runs and evaluations, the other imports
+pandas, for tables. The client, which is the process of a job, sends its work to a launcher or else
+does the work itself. The launcher's fork takes over the connection to the client: it returns its
+exit code and ends when the client ends. If a launcher dies, later jobs import the packages
+themselves.
 
-Hundreds of jobs start with the client, so it imports only a part of the standard library.
+Hundreds of jobs start as a client, so this module imports only a small part of the standard
+library.
 """
 
 from __future__ import annotations
@@ -29,16 +31,16 @@ from pathlib import Path
 from cooperflow import environment, locks
 
 SCHEMA = 2
-# A fork's first answer: it has the request and does the work.
+# A fork's first answer: it has received the request.
 STARTED = b"+"
-# Time limit for a launcher to listen, seconds; it listens before it imports anything.
+# Time limit for a launcher to listen, seconds. It listens before it imports the packages.
 START_SECONDS = 20
 SCRIPTS = Path(__file__).resolve().parents[2]
 
-# The two launchers; each imports what its jobs need.
+# The two kinds of launchers.
 RUNS = "runs"
 TABLES = "tables"
-# The jobs for tables: the module whose `perform(plan)` does the work.
+# The table jobs, each with the module whose function `perform(plan)` does the work.
 TABLE_MODULES = {
     "aggregate": "cooperflow.tables.run_table",
     "derived_tables": "cooperflow.tables.derived_tables",
@@ -48,9 +50,9 @@ TABLE_MODULES = {
     "report": "cooperflow.report.build",
 }
 
-# Interval at which the launcher checks that its session is alive, seconds.
+# Interval at which a launcher checks that its session is alive, seconds.
 POLL_SECONDS = 0.5
-# Modules that runs and evaluations import.
+# Modules that runs and evaluations need.
 RUN_MODULES = (
     "cooperbench.cli",
     "cooperbench.runner",
@@ -60,7 +62,7 @@ RUN_MODULES = (
     "cooperflow.jobs.entry_points",
     "cooperflow.jobs.evaluation_jobs",
     "cooperflow.jobs.run_job",
-    # litellm imports these with its first call, which takes a second of processor time per fork.
+    # litellm imports these with its first call, which would take each fork a second.
     "litellm.litellm_core_utils.default_encoding",
     "litellm.proxy.openai_files_endpoints.common_utils",
     "litellm.responses.mcp.chat_completions_handler",
@@ -68,7 +70,7 @@ RUN_MODULES = (
     "openai.resources.chat",
     "aiohttp.web",  # the replay server
 )
-# Modules that the jobs for tables import while they work.
+# Further modules that the table jobs need.
 LATE_MODULES = (
     "pandas.core.methods.to_dict",
     "pandas.core.reshape.reshape",
@@ -81,9 +83,9 @@ LATE_MODULES = (
 
 
 def call(work: str) -> int:
-    """Do the script's work in a fork of the launcher; return its exit code.
+    """Do a script's work in a fork of the launcher, and return its exit code.
 
-    Without a launcher (switched off, or it cannot be started) this process does the work: slower,
+    Without a launcher (disabled, or failed to start) this process does the work, more slowly but
     with the same results.
     """
     code = None
@@ -100,7 +102,7 @@ def call(work: str) -> int:
 
 
 def start_launcher(kind: str = RUNS) -> None:
-    """Start a launcher before its first job, so that its imports overlap with other work."""
+    """Start a launcher in advance, so that its imports overlap with other work."""
     if os.environ[environment.LAUNCHER] == "off":
         return
     with contextlib.suppress(OSError):
@@ -110,14 +112,14 @@ def start_launcher(kind: str = RUNS) -> None:
 
 
 def _prepare_tables() -> None:
-    """Start the launcher for tables with the first evaluation, while agents wait for models."""
-    # Not a connection, which would be answered by a fork.
+    """Start the launcher for tables at the first evaluation, while agents wait for models."""
+    # Without connecting, because a fork would answer the connection.
     if not socket_path(os.environ[environment.OWNER], TABLES).exists():
         start_launcher(TABLES)
 
 
 def _request_work(work: str) -> int | None:
-    """Return the exit code of a fork that did the work, None if no fork had the request."""
+    """Return the exit code of the fork that did the work, None if no fork got the request."""
     kind = TABLES if work in TABLE_MODULES else RUNS
     connection = _open_launcher(kind)
     if connection is None:
@@ -140,12 +142,13 @@ def _request_work(work: str) -> int | None:
         while chunk := _receive(connection):
             answer += chunk
     if not answer:
-        # The launcher ended before a fork had the request: nothing was done.
+        # The launcher ended before a fork got the request, so nothing was done.
         _print_launcher_error(kind)
         return None
     answer = answer.removeprefix(STARTED)
     if not answer:
-        # The fork was killed. The next try accounts for its attempt and removes its containers.
+        # The fork was killed. The next try counts the cost of its attempt and removes its
+        # containers.
         print("the process of this job was killed", flush=True)
         return 137
     return int(answer)
@@ -161,7 +164,7 @@ def _print_launcher_error(kind: str) -> None:
 
 
 def _receive(connection: socket.socket) -> bytes:
-    """Read from the fork; an interrupt of this process ends the fork, and is waited for."""
+    """Read from the fork; if this process is interrupted, end the fork and wait for it."""
     while True:
         try:
             return connection.recv(64)
@@ -173,13 +176,13 @@ def _receive(connection: socket.socket) -> bytes:
 
 
 def socket_path(owner: str, kind: str = RUNS) -> Path:
-    """Return the path of the socket of a session's launcher."""
+    """Return the socket path of a session's launcher."""
     name = hashlib.sha256(f"{owner} {SCRIPTS} {kind}".encode()).hexdigest()[:20]
     return environment.runtime_folder() / f"{name}.sock"
 
 
 def _open_launcher(kind: str) -> socket.socket | None:
-    """Return a connection to this session's launcher, which is started if necessary."""
+    """Return a connection to this session's launcher; start the launcher if necessary."""
     path = socket_path(os.environ[environment.OWNER], kind)
     return _connect(path) or _start(path, kind)
 
@@ -195,13 +198,13 @@ def _connect(path: Path) -> socket.socket | None:
 
 
 def _start(path: Path, kind: str) -> socket.socket | None:
-    """Start the launcher unless another job has just done so; return a connection to it."""
-    with locks.locked(path.with_suffix(".lock")):
+    """Start the launcher unless another job has just started it; return a connection to it."""
+    with locks.hold(path.with_suffix(".lock")):
         connection = _connect(path)
         if connection is not None:
             return connection
         program = [sys.executable, "-X", "utf8", str(SCRIPTS / "launcher.py"), str(path), kind]
-        # The launcher must not hold this job's streams: Snakemake waits until they are closed.
+        # The launcher must not inherit this job's streams, because Snakemake waits for their end.
         with path.with_suffix(".log").open("ab") as log:
             process = subprocess.Popen(
                 program,
@@ -238,9 +241,9 @@ def serve(path: Path, kind: str) -> int:
         return _accept_requests(path, listener, owner.is_alive)
 
 
-def _table_modules(planned: str) -> list[str]:
-    """Return what the planned jobs for tables import; a job that was not planned imports more."""
-    jobs = planned.split(",") if planned else list(TABLE_MODULES)
+def _table_modules(planned_jobs: str) -> list[str]:
+    """Return the modules that the planned table jobs need; other jobs import more themselves."""
+    jobs = planned_jobs.split(",") if planned_jobs else list(TABLE_MODULES)
     modules = [module for job, module in TABLE_MODULES.items() if job in jobs]
     return ["cooperflow.jobs.entry_points", *modules, *(LATE_MODULES if len(jobs) > 1 else ())]
 
@@ -248,12 +251,14 @@ def _table_modules(planned: str) -> list[str]:
 def _accept_requests(path: Path, listener: socket.socket, is_needed: Callable[[], bool]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks report to their clients
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_IGN
+    )  # forks report to their clients, so they need not be reaped
     identity = (path.stat().st_dev, path.stat().st_ino)
     try:
         while is_needed() and _is_same_file(path, identity):
-            ready, _, _ = select.select([listener], [], [], POLL_SECONDS)
-            if ready:
+            readable, _, _ = select.select([listener], [], [], POLL_SECONDS)
+            if readable:
                 with contextlib.suppress(OSError):
                     _fork(listener)
     finally:
@@ -282,20 +287,20 @@ def _is_same_file(path: Path, identity: tuple[int, int]) -> bool:
 
 def _import_modules(names: Sequence[str]) -> None:
     """Import the modules that the jobs need."""
-    # numpy would start threads, which a fork must not inherit.
+    # numpy would otherwise start threads, which a fork must not inherit.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.disable()  # almost nothing that an import makes is garbage; a sixth of the time otherwise
+    gc.disable()  # imports create almost no garbage, and collections take a sixth of their time
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception:  # the job that needs the module fails with this error in its own log
+        except Exception:  # the job that needs the module will fail with this error in its log
             sys.excepthook(*sys.exc_info())
     from cooperflow.experiment import pairs
 
     pairs.known_features()
     gc.collect()
     gc.enable()
-    gc.freeze()  # otherwise a collection in a fork would copy every page
+    gc.freeze()  # a collection in a fork would otherwise copy every memory page
 
 
 def _fork(listener: socket.socket) -> None:
@@ -322,7 +327,7 @@ def _fork(listener: socket.socket) -> None:
 
 
 def _peer_user(connection: socket.socket) -> int:
-    """Return the id of the user at the other end, as reported by the kernel."""
+    """Return the user id of the process at the other end, as reported by the kernel."""
     size = struct.calcsize("3i")
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     return int(struct.unpack("3i", raw)[1])
@@ -345,7 +350,7 @@ def _work(connection: socket.socket) -> int:
 
 
 def _read_request(connection: socket.socket) -> tuple[str, list[str], dict[str, str], str]:
-    """Connect stdout and stderr to the client's; return work, arguments, variables and folder."""
+    """Receive a request and the client's streams; return work, arguments, variables and folder."""
     head, streams, _, _ = socket.recv_fds(connection, 8, 2)
     if not head:
         raise SystemExit(0)  # a client that only checked that the launcher listens

@@ -1,4 +1,4 @@
-"""The `notify` command: called once per session and event, with a JSON document on its stdin."""
+"""Notifications: the `notify` command is called once per session and event, with JSON on stdin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOG = Path("logs") / "notify.log"
 
 
 def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool:
-    """Call the configured command unless it has been called for this event.
+    """Call the configured command, unless it was already called for this event.
 
     A failure of the command is printed and logged; the session continues.
 
@@ -41,7 +41,7 @@ def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool
         if not _claim_event(plan, event):
             return False
         failure = _call(plan, json.dumps(build_document(plan, event, text, success)) + "\n")
-    except Exception as error:  # a notification never breaks a session
+    except Exception as error:  # a notification must never break a session
         failure = f"{type(error).__name__}: {error}"
     if failure:
         print(f"notify: {plan.config.notify[0]}: {failure}. The session is not affected.")
@@ -49,7 +49,7 @@ def send(plan: Plan, event: str, text: str, success: bool | None = None) -> bool
 
 
 def build_document(plan: Plan, event: str, text: str, success: bool | None) -> dict[str, Any]:
-    """Return the document of an event: the session, the event and the progress."""
+    """Return the document for an event, with the session and the progress."""
     cost, complete, states = 0.0, True, dict.fromkeys((*judgement.OUTCOMES, "unfinished"), 0)
     for run in plan.runs:
         folder = run.folder(plan.results)
@@ -84,7 +84,7 @@ def session_ended(plan: Plan, success: bool) -> None:
 
 
 def _claim_event(plan: Plan, event: str) -> bool:
-    """Claim the event for this process; return False if another process has sent it."""
+    """Claim an event; return False if another process has already sent it."""
     plan.results.notifications.mkdir(parents=True, exist_ok=True)
     try:
         os.close(os.open(plan.results.notifications / event, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -94,8 +94,8 @@ def _claim_event(plan: Plan, event: str) -> bool:
 
 
 def _call(plan: Plan, text: str) -> str:
-    """Run the command; return a description of its failure, empty if it succeeded."""
-    # Without the providers' keys: the command needs none of them.
+    """Run the command; return a description of its failure, empty on success."""
+    # Without the providers' keys, which the command does not need.
     key_names = set(plan.config.key_names)
     environment = {name: value for name, value in os.environ.items() if name not in key_names}
     LOG.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def _call(plan: Plan, text: str) -> str:
         try:
             process.communicate(text.encode(), timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            return f"no end after {SECONDS:.0f} s; it was killed"
+            return f"killed after {SECONDS:.0f} s"
         finally:
             processes.kill_group(process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Job of the rule `run`: one attempt at a run, up to result.json."""
+"""The run job: makes one attempt at a run and publishes result.json."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cooperflow.outcomes.judgement import Evidence, Verdict
 from cooperflow.outcomes.run_result import AttemptRecord
 from cooperflow.processes import Interrupted
 
-# The longest pause that a provider's Retry-After can ask for, seconds.
+# Maximum pause because of a provider's Retry-After, seconds.
 LONGEST_PAUSE = 600
 
 
@@ -80,20 +80,22 @@ class RunJob(Job):
             attempt = self._folder.attempt(number)
             record = AttemptRecord.read(self._folder, number)
             if record.state == run_result.RUNNING:
-                redaction.scrub(attempt, attempt_secrets(self.plan, self._run.experiment.model))
+                redaction.redact_files(
+                    attempt, attempt_secrets(self.plan, self._run.experiment.model)
+                )
                 _write_record(attempt, dataclasses.replace(record, state=run_result.INTERRUPTED))
             run_result.move_upstream_files(self._run, attempt)
             run_result.compress_attempt(attempt)
 
     def prepare(self) -> None:
-        """Before a second or third try, wait; longer if the provider asked for it."""
+        """Before a second or third try, pause; longer if the provider requests it."""
         if self.this_try.number == 1:
             return
         environment.remove_stale_runtime_files()
         folder = self._folder
         pause = self.plan.config.limits.pause_seconds * 2 ** (self.this_try.number - 2)
         last = [run_result.attempt_calls(folder.attempt(n)) for n in folder.attempt_numbers()[-1:]]
-        requested = max((usage.asked_pause(calls, time.time()) for calls in last), default=0.0)
+        requested = max((usage.requested_pause(calls, time.time()) for calls in last), default=0.0)
         seconds = max(pause * random.uniform(0.5, 1.5), min(requested, LONGEST_PAUSE))
         limit = time.monotonic() + seconds
         while time.monotonic() < limit and not session_state.halt_message(self.plan.results):
@@ -177,7 +179,7 @@ class RunJob(Job):
 
 
 def _record_start(folder: layout.RunFolder) -> AttemptRecord:
-    """Create the folder of the next attempt, with a record that it is running."""
+    """Create the folder of the next attempt and record it as running."""
     number = max(folder.attempt_numbers(), default=0) + 1
     folder.attempt(number).mkdir(parents=True)
     record = AttemptRecord(number, run_result.RUNNING, time.time(), str(processes.this_process()))
@@ -190,9 +192,9 @@ def _write_record(folder: Path, record: AttemptRecord) -> None:
 
 
 def _image(plan: Plan, run: Run) -> tuple[str | None, Evidence | None]:
-    """Return the id of the run's verified image, or evidence that it cannot be used.
+    """Return the id of the run's verified image, or the evidence that it cannot be used.
 
-    On Modal the id is empty, since images are not local.
+    On Modal the id is None, since images are not local.
     """
     docker = plan.config.docker
     try:

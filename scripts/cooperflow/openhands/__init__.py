@@ -1,4 +1,4 @@
-"""OpenHands in containers of this machine: its parts, images, sandboxes and agent."""
+"""OpenHands in local containers: its agent, agent server, images and sandboxes."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ LOGS = "COOPERFLOW_LOGS"
 
 
 def agent_environment(network: str, gateway: str, token: str, logs: Path) -> dict[str, str]:
-    """Return the environment of the agent's module and upstream's adapter.
+    """Return the variables that the agent's module and upstream's adapter read.
 
-    Upstream has two variables by which its adapters call an OpenAI-compatible end point instead
-    of a provider (made for Azure's deployments); the gateway is such an end point.
+    Two of upstream's variables, intended for Azure, make its adapters call an OpenAI-compatible end
+    point instead of a provider. The gateway is such an end point.
     """
     return {
         "COOPERBENCH_EXTERNAL_AGENTS": MODULE,

@@ -1,8 +1,8 @@
 """The agent `openhands_docker`: upstream's OpenHands, with containers instead of Modal sandboxes.
 
-cooperbench imports this as an external agent. All of upstream's runner stays (prompts, tools,
-collaboration); only its functions for Modal are replaced. Reading the patch raises an error if
-it fails: upstream would return an empty patch from a slow server.
+cooperbench imports this module as an external agent. Upstream's runner is unchanged (prompts,
+tools, collaboration); only its functions for Modal are replaced. A failure to read the patch raises
+an error, where upstream would return an empty patch from a slow server.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SCRIPT = (
     " && exec git daemon --reuseaddr --export-all --enable=receive-pack --base-path=/git /git"
 )
 _lock = threading.Lock()
-_servers: dict[str, list[Any]] = {}  # by run: the container, its URL, and how many use it
+_servers: dict[str, list[Any]] = {}  # by run: the container, its URL, and its number of users
 
 _end_point = _azure.resolve_azure_config
 
@@ -44,11 +44,12 @@ _end_point = _azure.resolve_azure_config
 def _named_end_point() -> dict[str, str] | None:
     """Return the gateway's address and the run's token, with the name of this thread's agent."""
     config = _end_point()
-    return config and {**config, "api_key": f"{config['api_key']}/{agent_server.this.agent}"}
+    agent = agent_server.thread_values.agent
+    return config and {**config, "api_key": f"{config['api_key']}/{agent}"}
 
 
 def _no_redis(run_id: str, agents: list[str], timeout: int = 3600) -> str:
-    raise RuntimeError("no Redis that containers reach; the workflow should have started it")
+    raise RuntimeError("no Redis that containers can reach; the workflow should have started it")
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def unused_git_server(**_: Any) -> _Unused:
 
 
 def start_git_server(run_id: str, agents: list[str], timeout: int = 3600) -> str:
-    """Return the URL of a run's git server, which the first request starts.
+    """Return the URL of a run's git server, which the first call starts.
 
     Raises:
-        RuntimeError: it does not serve; the image may lack `git daemon`.
+        RuntimeError: it does not work; the image may lack `git daemon`.
     """
     with _lock:
         if run_id not in _servers:
@@ -90,7 +91,7 @@ def release_git_server(run_id: str) -> None:
 def _start() -> tuple[Any, str]:
     network, name = os.environ[NETWORK], f"git-{uuid.uuid4().hex[:8]}"
     container = docker.from_env().containers.run(
-        agent_server.this.image,
+        agent_server.thread_values.image,
         ["-c", _SCRIPT],
         entrypoint="sh",
         detach=True,
@@ -110,7 +111,7 @@ def _start() -> tuple[Any, str]:
         time.sleep(0.3)
     log_text = container.logs(tail=5).decode(errors="replace").strip()
     container.remove(force=True, v=True)
-    raise RuntimeError(f"the git server does not serve: {log_text}")
+    raise RuntimeError(f"the git server does not answer: {log_text}")
 
 
 def replace_modal() -> None:
@@ -121,7 +122,7 @@ def replace_modal() -> None:
     adapter._get_or_create_redis = _no_redis
     adapter._get_or_create_git_server = start_git_server
     adapter._release_git_server = release_git_server
-    # The runner makes another server for any agent that is not named openhands_sdk.
+    # The runner would start another server for an agent that is not named openhands_sdk.
     cooperbench.runner.coop.create_git_server = unused_git_server
 
 
@@ -130,10 +131,10 @@ replace_modal()
 
 @functools.cache
 def wait_until_it_runs() -> None:
-    """Make the SDK wait until its server has started the agent.
+    """Make the SDK wait until the server has started the agent.
 
-    The SDK asks for the state at once and takes `idle` for finished: on a busy machine an agent
-    would end without a call of its model.
+    The SDK queries the state immediately and treats `idle` as finished, so that on a busy machine
+    an agent would end without a model call.
     """
     from openhands.sdk.conversation.impl.remote_conversation import RemoteConversation
 
@@ -152,14 +153,14 @@ def wait_until_it_runs() -> None:
 
 @register(OPENHANDS)
 class OpenHandsDocker(adapter.OpenHandsSDKRunner):
-    """Upstream's runner; `agent.config.agent` sets its two limits by upstream's names."""
+    """Upstream's runner; `agent.config.agent` sets its two limits under upstream's names."""
 
     def run(self, task: str, image: str, **options: Any) -> Any:
         settings = ((options.get("config") or {}).get("config") or {}).get("agent") or {}
-        self.timeout = LONGEST_RUN  # the run's own time limit comes first
+        self.timeout = LONGEST_RUN  # the run's time limit applies first
         for name in ("max_iterations", "cost_limit"):
             setattr(self, name, settings.get(name, getattr(self, name)))
-        agent_server.this.image = self._get_oh_image(image)
-        agent_server.this.agent = options.get("agent_id", "agent")
+        agent_server.thread_values.image = self._get_oh_image(image)
+        agent_server.thread_values.agent = options.get("agent_id", "agent")
         wait_until_it_runs()
         return super().run(task, image, **options)

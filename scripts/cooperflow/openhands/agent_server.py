@@ -1,4 +1,4 @@
-"""OpenHands' agent server: its installed files, its image, and the container of a running agent."""
+"""OpenHands' agent server: installed files, images, and the container of a running agent."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from cooperflow.openhands import LOGS, NETWORK
 from cooperflow.upstream import published
 
 FOLDER = layout.REPOSITORY / ".tools" / "openhands"
-# The SDK and the tools for processes of this machine.
+# The SDK and the tools for processes on this machine.
 HOST = FOLDER / "host"
 # Path in containers, as in upstream's images.
 PREFIX = "/opt/agent-server-venv"
 PYTHON = f"{PREFIX}/bin/python"
 PORT = 8000
 SERVER = (PYTHON, "-m", "openhands.agent_server", "--host", "0.0.0.0", "--port", str(PORT))
-# Variables that keep a starting server from fetching litellm's prices, which it cannot reach, and
-# from starting an editor and a browser, which no agent here uses.
+# Variables that prevent a starting server from fetching litellm's prices, which it cannot reach,
+# and from starting an editor and a browser, which the agent does not use.
 ENVIRONMENT = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "OH_ENABLE_VSCODE": "0",
@@ -43,11 +43,11 @@ LAYERED = "layered"
 LABEL = "cooperflow.openhands"
 BASE_LABEL = "cooperflow.openhands.base"
 
-# Time limit for a server to become healthy, seconds: it takes 5 on an idle machine, far more
-# when several start at once on a busy machine.
+# Time limit for a server to become healthy, seconds. It takes 5 s on an idle machine, but far more
+# when several start at once on a busy one.
 HEALTHY_SECONDS = 240
 
-# Queries the server from inside, so that no network is needed.
+# Queries the server from inside the container, so that no network is needed.
 _QUERY = (
     "import sys, urllib.request as r\n"
     f"at = 'http://127.0.0.1:{PORT}/'\n"
@@ -63,37 +63,37 @@ SILENCE_SECONDS = 60.0
 LOG_BYTES = 20_000_000
 # Path of the repository in a task's image.
 REPOSITORY = "/workspace/repo"
-# The highest exit code of git itself (128: fatal, 129: usage); above it a signal ended it.
+# The highest exit code of git itself (128: fatal, 129: usage); above it, a signal ended git.
 GIT_REFUSES = 129
 # Exit codes of a command that could not be started.
 _NOT_GITS = (126, 127)
 
-# Values of each agent's thread: its name (`agent`), its `image` and its `sandbox`.
-this = threading.local()
+# Values of each agent's thread: `agent` (its name), `image` and `sandbox`.
+thread_values = threading.local()
 
 
-def stamp() -> str:
-    """Return the short hash of the parts' sources.
+def sources_hash() -> str:
+    """Return the short hash of the installed files' sources.
 
     Raises:
-        UserError: they are missing.
+        UserError: the files are missing.
     """
     try:
         return (FOLDER / "stamp").read_text().strip()
     except OSError:
         raise UserError(
-            "OpenHands' agent server and SDK are not installed. Run `make openhands`, which makes "
+            "OpenHands' agent server and SDK are not installed. Run `make openhands`, which builds "
             "them from Debian's and Python's packages."
         ) from None
 
 
 def server_image() -> str:
-    """Return the name of the image that holds the parts for containers.
+    """Return the name of the image with the files for containers.
 
     Raises:
-        UserError: the parts are missing.
+        UserError: the files are missing.
     """
-    return f"cooperflow/openhands:{stamp()}"
+    return f"cooperflow/openhands:{sources_hash()}"
 
 
 def make_importable() -> None:
@@ -103,10 +103,10 @@ def make_importable() -> None:
 
 
 def layer(client: docker.DockerClient, image: str) -> None:
-    """Add the parts to the task's image, which is local and verified.
+    """Build an image with an agent server on the task's image, which is local and verified.
 
     Raises:
-        UserError: the parts or their image are missing.
+        UserError: the files or their image are missing.
         DockerException: Docker could not build the image.
     """
     source, task = server_image(), published.task_image(image)
@@ -119,7 +119,7 @@ def layer(client: docker.DockerClient, image: str) -> None:
         (
             f"FROM {task}",
             f"COPY --from={source} {PREFIX} {PREFIX}",
-            f"LABEL {LABEL}={stamp()} {BASE_LABEL}={base}",
+            f"LABEL {LABEL}={sources_hash()} {BASE_LABEL}={base}",
             f"EXPOSE {PORT}",
             f"ENTRYPOINT {json.dumps(list(SERVER))}",
             "CMD []",
@@ -129,9 +129,9 @@ def layer(client: docker.DockerClient, image: str) -> None:
 
 
 def is_stale(client: docker.DockerClient, image: str) -> bool:
-    """Return whether an image was layered onto a base that has changed since.
+    """Return whether an image was built on a base or from files that have changed since.
 
-    An image layered with other parts is stale too.
+    The result is False for an image that was not built here.
     """
     try:
         labels = client.images.get(image).labels
@@ -140,9 +140,9 @@ def is_stale(client: docker.DockerClient, image: str) -> bool:
     if BASE_LABEL not in labels:
         return False
     task = published.task_image(image)
-    # Images of older versions have the base's id.
+    # Images of older versions record the base's id.
     base = (containers.image_content(client, task), containers.image_id(client, task))
-    return labels[BASE_LABEL] not in base or labels.get(LABEL) != stamp()
+    return labels[BASE_LABEL] not in base or labels.get(LABEL) != sources_hash()
 
 
 def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str, str]:
@@ -182,9 +182,9 @@ def verify(client: docker.DockerClient, image: str, labels: Labels) -> dict[str,
 
 
 def container_environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return the variables of an agent's container: upstream's, without any key. Pure.
+    """Return the variables of an agent's container: upstream's, without keys. Pure.
 
-    The model's address and the run's token reach the server with the agent itself.
+    The server receives the model's address and the run's token together with the agent.
     """
     variables = dict(ENVIRONMENT)
     info = coop_info or {}
@@ -197,10 +197,10 @@ def container_environment(coop_info: Mapping[str, Any] | None) -> dict[str, str]
 
 
 class Sandbox:
-    """Container with an agent server, in place of upstream's sandbox in Modal.
+    """Container with an agent server, which replaces upstream's sandbox in Modal.
 
-    It takes the same arguments: the image, a time limit (ignored: the run has one) and the agents'
-    shared services; entering it returns the server's URL.
+    It takes the same arguments: the image, a time limit (ignored, because the run has one) and the
+    agents' shared services. Entering it returns the server's URL.
     """
 
     def __init__(self, image_name: str, timeout: int, coop_info: dict[str, Any] | None = None):
@@ -210,7 +210,7 @@ class Sandbox:
         self._container: Container | None = None
         self._is_removed = threading.Event()
         self._base = ""
-        this.sandbox = self
+        thread_values.sandbox = self
 
     def __enter__(self) -> str:
         network = os.environ[NETWORK]
@@ -219,12 +219,14 @@ class Sandbox:
             self._image,
             detach=True,
             init=True,
-            # Not in the repository: its modules would shadow the server's.
+            # Not in the repository, whose modules would shadow the server's.
             working_dir="/",
             network=network,
             environment=container_environment(self._coop_info),
         )
-        threading.Thread(target=self._keep_log, args=(this.agent,), daemon=True, name="log").start()
+        threading.Thread(
+            target=self._keep_log, args=(thread_values.agent,), daemon=True, name="log"
+        ).start()
         try:
             self._container.reload()
             settings = self._container.attrs["NetworkSettings"]["Networks"]
@@ -243,13 +245,14 @@ class Sandbox:
         self._remove()
 
     def patch(self) -> str:
-        """Return all changes since the container started, by upstream's two commands.
+        """Return all changes since the container started, read by upstream's two commands.
 
-        Empty also if git refuses, as in upstream: then the agent has broken its repository.
+        As in upstream, the patch is empty if git refuses, because the agent has broken its
+        repository.
 
         Raises:
             RuntimeError: git could not be started, or was killed.
-            DockerException: the engine or the container did not serve.
+            DockerException: the engine or the container failed.
         """
         self._git("add", "-A")
         return self._git("diff", self._base)
@@ -284,7 +287,7 @@ class Sandbox:
         raise TimeoutError(f"the agent server was not healthy in {HEALTHY_SECONDS} s: {log_text}")
 
     def _keep_log(self, agent: str) -> None:
-        """Write the server's log as it appears, so that an interrupted run has it too."""
+        """Write the server's log continuously, so that an interrupted run has it too."""
         assert self._container is not None
         # A separate client: two threads must not share a connection.
         client = docker.from_env()
@@ -302,7 +305,7 @@ class Sandbox:
             client.close()
 
     def _watch(self, url: str) -> None:
-        """Kill the container of a hung server: the run ends like one with a dead container."""
+        """Kill the container if its server hangs; the run then ends as with any dead container."""
         assert self._container is not None
         last_answer = time.monotonic()
         while not self._is_removed.wait(EVERY):
@@ -330,13 +333,13 @@ class Sandbox:
 
 
 def read_patch(_workspace: object, _base_commit: str | None) -> str:
-    """Replacement of upstream's function: return the patch of this thread's agent."""
-    return str(this.sandbox.patch())
+    """Replacement for upstream's function: return the patch of this thread's agent."""
+    return str(thread_values.sandbox.patch())
 
 
 def is_healthy(url: str) -> bool:
     """Return whether an agent server reports that it is healthy."""
-    import httpx  # no session needs it
+    import httpx  # here, because sessions do not need it
 
     try:
         return httpx.get(f"{url}/health", timeout=EVERY, trust_env=False).status_code == 200

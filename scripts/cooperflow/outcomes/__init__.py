@@ -1,1 +1,1 @@
-"""Outcomes of runs: calls and evidence, their judgement, and the documents with the result."""
+"""Outcomes of runs: usage and evidence, the judgement, and the published result documents."""

@@ -1,7 +1,7 @@
-"""Judgement of a run: evidence in, outcome and reason out.
+"""Judgement of a run: the rules that turn evidence into an outcome and a reason.
 
-The two tables of this module are the tables in docs/results.md, row by row: the first row whose
-condition holds decides. Pure: no file, no Docker, no clock.
+The two tables in this module have the same rows as those in docs/results.md; the first row whose
+condition is true decides. The functions are pure: they use no file, Docker or clock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CONTEXT_LIMIT = "context_limit"
 STORE_ENDED = "store_ended"
 INVALID_CALL = "invalid_call"
 
-# Reasons of `infra_error`, in addition to those of usage.py.
+# Reasons of `infra_error`, in addition to those in usage.py.
 CONTAINER_DIED = "container_died"
 OOM_KILLED = "oom_killed"
 DOCKER_UNAVAILABLE = "docker_unavailable"
@@ -53,7 +53,7 @@ NO_TESTS_RUN = "no_tests_run"
 # Caveat of any outcome: an answer was cut at the limit of output tokens.
 OUTPUT_LIMIT = "output_limit"
 
-# Every other run would meet the same error: the session starts no more paid runs.
+# Reasons that would affect every other run too, so the session starts no more paid runs.
 HALTING = frozenset({usage.AUTH, usage.MODEL_NOT_FOUND, usage.QUOTA, SETUP_ERROR})
 # Exit code of a cooperbench process whose imports failed (EX_CONFIG).
 CANNOT_START = 78
@@ -63,12 +63,13 @@ UNRECORDED = 74
 
 @dataclass(frozen=True)
 class CallsEnd:
-    """The calls of one agent: how the last one ended, and the seconds spent waiting.
+    """Summary of one agent's calls: the end of the last call, and the waiting time.
 
-    seconds: from its first call to the end of the attempt.
-    refused_setting: the last call was refused for a setting of the config, as every other will be.
-    withheld: the last answer was withheld by a content filter of the provider.
-    unreadable: the last answer has a tool call whose arguments are no object.
+    seconds: duration from the first call to the end of the attempt.
+    refused_setting: the last call was refused because of a setting in the config, which every call
+        has.
+    withheld: a content filter of the provider withheld the last answer.
+    unreadable: the last answer has a tool call whose arguments are not an object.
     """
 
     last: str
@@ -87,17 +88,19 @@ class CallsEnd:
 class Evidence:
     """The facts about an attempt that has ended."""
 
-    document: bool  # upstream wrote a complete result.json for exactly this pair
+    document: bool  # upstream wrote a complete result.json for this pair
     timed_out: bool = False
     exit_code: int | None = 0  # of the cooperbench process; negative: the signal that ended it
     seconds: float = 0.0
     agents: tuple[AgentEnd, ...] = ()
     calls: tuple[CallsEnd, ...] = ()
     containers_started: int | None = None  # None: unknown
-    containers_asked: int | None = None  # requested by its agents; None: unknown
-    containers_died: int = 0  # ended while their agent was running, and not by its own cleanup
+    containers_asked: int | None = None  # requested by the agents; None: unknown
+    containers_died: int = (
+        0  # ended while their agent was running, except by the agent's own cleanup
+    )
     containers_oom: int = 0
-    exec_refused: int = 0  # running containers in which the engine started no command
+    exec_refused: int = 0  # running containers in which the engine could not start a command
     disk_full: bool = False  # the file system of the run or of its containers is full
     engine_stalled: float = 0.0  # seconds for which Docker did not answer
     engine_lost: bool = False  # Docker stopped answering, or its event stream broke off
@@ -105,10 +108,10 @@ class Evidence:
     redis_died: bool = False
     store_ended_by_agent: bool = False  # a client's command ended the message store
     store_unavailable: bool = False  # it did not start, or its agents cannot reach it
-    detail: str = ""  # the engine's message about what it could not provide
+    detail: str = ""  # the engine's message about a missing resource
     gateway_died: bool = False  # the connection from agents in containers to their model
-    silent: int = 0  # agents without a single call, where all calls are recorded
-    patch_unread: bool = False  # a command that reads an agent's patch did not finish
+    silent: int = 0  # agents without a call, if all calls are recorded
+    patch_unread: bool = False  # a command that reads an agent's patch failed
     step_limit: int | None = None
     cut_answers: int = 0  # ended at the limit of output tokens
     rate_limit_delay: float = 0.0  # seconds for which the workflow's rate limit delayed an agent
@@ -133,7 +136,7 @@ class Evidence:
         return asked is None or asked > started
 
     def has_failed_call(self, kind: str) -> bool:
-        """Return whether a broken run's agent met this error in its last call."""
+        """Return whether the run is broken and an agent's last call ended with this error."""
         return self.is_broken and any(calls.last == kind for calls in self.calls)
 
     @property
@@ -172,9 +175,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a run as far as it is decided. outcome None: the tests decide.
+    """The outcome of a run as far as it is known. outcome None: the tests decide.
 
-    `reason` with outcome None is the reason to give if the tests fail.
+    If `outcome` is None, `reason` is the reason of a fail if the tests fail.
     """
 
     outcome: str | None
@@ -185,7 +188,7 @@ class Verdict:
 
 
 def is_strict(caveat: str) -> bool:
-    """Return whether nothing about a pass is in doubt. A cut answer makes no pass easier."""
+    """Return whether a pass is beyond doubt. A cut answer is no doubt, since it helps no agent."""
     return caveat in ("", OUTPUT_LIMIT)
 
 
@@ -196,10 +199,10 @@ def _infra(reason: str, halts: bool = False) -> Verdict:
 
 @dataclass(frozen=True)
 class RunRule:
-    """A row of the first table. condition: as docs/results.md words it."""
+    """A row of the first table. The text of the condition is the same in docs/results.md."""
 
     condition: str
-    holds: Callable[[Evidence], object]
+    applies: Callable[[Evidence], object]
     verdict: Verdict
 
 
@@ -207,7 +210,7 @@ def _last_call(kind: str, condition: str) -> RunRule:
     return RunRule(condition, lambda e: e.has_failed_call(kind), _infra(kind))
 
 
-# In this table a run is broken if an agent ended in an error or upstream wrote no result.
+# In this table, "broken" means that an agent ended in an error or upstream wrote no result.
 RUN_RULES = (
     RunRule(
         "the disk is full, or the call log cannot be written",
@@ -258,7 +261,7 @@ RUN_RULES = (
         lambda e: any(calls.withheld for calls in e.calls),
         _infra(CONTENT_FILTER),
     ),
-    # It did not begin: a slow machine or engine is not an agent that ran out of time.
+    # The agent never started: the machine or engine is slow, and the agent did not use its time.
     RunRule(
         "time limit; an agent made no call",
         lambda e: e.timed_out and e.silent,
@@ -337,25 +340,25 @@ RUN_RULES = (
 
 def judge_run(evidence: Evidence) -> Verdict:
     """Return the verdict on an attempt before its patches are tested."""
-    return next(rule.verdict for rule in RUN_RULES if rule.holds(evidence))
+    return next(rule.verdict for rule in RUN_RULES if rule.applies(evidence))
 
 
 @dataclass(frozen=True)
-class Tested:
-    """The facts about a run's evaluation. evaluation None: eval.json is missing or incomplete."""
+class EvaluationFacts:
+    """The facts about an evaluation. evaluation None: eval.json is missing or incomplete."""
 
     evaluation: Evaluation | None
-    empty_patch: bool  # upstream's evaluation gets nothing of a patch
-    reason: str  # to give if the tests fail (an agent's limit), empty if none
+    empty_patch: bool  # upstream's evaluation gets no change from a patch
+    reason: str  # reason of a fail (an agent's limit), empty without one
     largest_patch: int  # bytes
 
     @property
-    def facts(self) -> Evaluation:
+    def document(self) -> Evaluation:
         return self.evaluation or Evaluation()
 
     @property
     def is_too_large(self) -> bool:
-        is_unwritten = _PATCH_NOT_WRITTEN.match(self.facts.error)
+        is_unwritten = _PATCH_NOT_WRITTEN.match(self.document.error)
         return bool(is_unwritten) and self.largest_patch > LARGEST_PATCH
 
     @property
@@ -363,16 +366,16 @@ class Tested:
         """True if git refused a patch, so that no test ran."""
         return any(
             not count_tests(output, failed=True) and _NOT_APPLIED.search(output)
-            for output in self.facts.outputs
+            for output in self.document.outputs
         )
 
 
 @dataclass(frozen=True)
 class EvalRule:
-    """A row of the second table. condition: as docs/results.md words it."""
+    """A row of the second table. The text of the condition is the same in docs/results.md."""
 
     condition: str
-    holds: Callable[[Tested], object]
+    applies: Callable[[EvaluationFacts], object]
     verdict: Verdict
 
 
@@ -385,23 +388,23 @@ EVAL_RULES = (
         Verdict(FAIL, PATCH_TOO_LARGE),
     ),
     EvalRule("no complete eval.json", lambda t: t.evaluation is None, _BROKEN),
-    EvalRule("eval.json names an error", lambda t: t.facts.error, _BROKEN),
-    EvalRule("the merge itself failed", lambda t: t.facts.merge_status == "error", _BROKEN),
-    EvalRule("the tests of both features passed", lambda t: t.facts.both_passed, Verdict(PASS)),
+    EvalRule("eval.json names an error", lambda t: t.document.error, _BROKEN),
+    EvalRule("the merge itself failed", lambda t: t.document.merge_status == "error", _BROKEN),
+    EvalRule("the tests of both features passed", lambda t: t.document.both_passed, Verdict(PASS)),
     EvalRule("the run has a reason from the table above", lambda t: t.reason, Verdict(FAIL)),
     EvalRule(
         "a patch has no change without the tests in it, or upstream skipped it",
-        lambda t: t.empty_patch or "skipped" in t.facts.applied,
+        lambda t: t.empty_patch or "skipped" in t.document.applied,
         Verdict(FAIL, EMPTY_PATCH),
     ),
     EvalRule(
         "upstream could not apply a patch, or did not find it",
-        lambda t: "failed" in t.facts.applied or t.facts.merge_status == "missing_input",
+        lambda t: "failed" in t.document.applied or t.document.merge_status == "missing_input",
         Verdict(FAIL, PATCH_NOT_APPLIED),
     ),
     EvalRule(
         "the patches conflict",
-        lambda t: t.facts.merge_status == result_files.CONFLICTS,
+        lambda t: t.document.merge_status == result_files.CONFLICTS,
         Verdict(FAIL, MERGE_CONFLICT),
     ),
     EvalRule(
@@ -424,16 +427,17 @@ def judge_eval(
 
     Args:
         document: upstream's eval.json, None where it is missing or incomplete.
-        empty_patches: for each patch of the run whether upstream's evaluation gets nothing of it.
-        reason: the reason to give if the tests fail (an agent's limit), empty if none.
+        empty_patches: for each patch of the run, whether upstream's evaluation gets no change from
+            it.
+        reason: the reason of a fail (an agent's limit), empty without one.
         largest_patch: bytes of the run's largest patch.
-        text_caveats: what upstream's reading of patches as text would have changed in them.
+        text_caveats: caveats of patches that upstream would change by reading them as text.
     """
     evaluation = None if document is None else Evaluation.read(document)
-    tested = Tested(evaluation, any(empty_patches), reason, largest_patch)
-    verdict = next(rule.verdict for rule in EVAL_RULES if rule.holds(tested))
+    facts = EvaluationFacts(evaluation, any(empty_patches), reason, largest_patch)
+    verdict = next(rule.verdict for rule in EVAL_RULES if rule.applies(facts))
     if verdict.outcome == PASS:
-        return Verdict(PASS, caveat=";".join([*_pass_caveats(tested.facts), *text_caveats]))
+        return Verdict(PASS, caveat=";".join([*_pass_caveats(facts.document), *text_caveats]))
     return verdict if verdict.reason else Verdict(FAIL, reason)
 
 
@@ -444,7 +448,7 @@ def _pass_caveats(evaluation: Evaluation) -> list[str]:
     return caveats
 
 
-# Upstream passes a patch as one argument of a shell, which the kernel limits to 128 KiB.
+# Upstream passes a patch as a single argument to a shell, which the kernel limits to 128 KiB.
 LARGEST_PATCH = 98_000
 _PATCH_NOT_WRITTEN = re.compile(r"Failed to write (?!tests)\w+\.patch")
 _NOT_APPLIED = re.compile(

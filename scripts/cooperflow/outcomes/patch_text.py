@@ -1,9 +1,9 @@
-"""Text of patches: what the evaluation gets of a patch, and the overlap of two agents' patches.
+"""Contents of patches: emptiness, caveats, hunks, and the overlap of two agents' patches.
 
-A hunk here is a block of changed lines without context, by the lines of the original file that it
-replaces. Two hunks overlap if no unchanged line lies between them: git's merge then reports a
-conflict unless both sides are identical (git's xdiff/xmerge.c). Hunks are read from patches as the
-evaluation gets them, without test files.
+In this module, a hunk is a block of changed lines without context, located by the lines of the
+original file that it replaces. Two hunks overlap if no unchanged line lies between them: git's
+merge then reports a conflict unless both sides are identical (git's xdiff/xmerge.c). Hunks are read
+from patches as the evaluation gets them, without test files.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pathlib import Path
 from cooperflow.experiment import dataset
 from cooperflow.layout import Pair
 
-# Caveats of a pass: upstream reads patches as text, which changes such a patch.
+# Caveats of a pass whose patch upstream would change by reading it as text.
 LINE_ENDINGS = "line_endings"
 NOT_UTF8 = "not_utf8"
 
 # A feature's patches in the data set.
 PATCH_FILES = ("feature.patch", "tests.patch")
 
-# Upstream's rule of a test file (cooperbench.eval.sandbox); tests/contract compares the two.
+# Upstream's definition of a test file (cooperbench.eval.sandbox); tests/contract compares them.
 _TEST_FOLDER = re.compile(r"/(tests?|__tests__|spec|testdata)/")
 _TEST_FILE = re.compile(
     r"(^|/)(test_[^/]+|[^/]+_test\.[A-Za-z0-9]+|[^/]+\.(test|spec)\.[A-Za-z0-9]+"
@@ -37,14 +37,14 @@ _GIT_ERROR = re.compile(r"(error|fatal|warning): ")
 def is_empty(patch: bytes) -> bool:
     """Return whether upstream's evaluation gets no change from this patch.
 
-    Upstream also takes git's error for a patch, where an agent has removed its repository.
+    If an agent has removed its repository, upstream records git's error message as the patch.
     """
-    lines = [line for line in without_tests(patch).splitlines() if line.strip()]
+    lines = [line for line in remove_test_changes(patch).splitlines() if line.strip()]
     return all(_GIT_ERROR.match(line) for line in lines)
 
 
-def without_tests(patch: bytes) -> str:
-    """Return the patch as upstream's evaluation gets it: without the test files that it changes."""
+def remove_test_changes(patch: bytes) -> str:
+    """Return the patch as upstream's evaluation gets it, without changes of test files."""
     lines = []
     skipped = False
     for line in patch.decode("utf-8", "replace").split("\n"):
@@ -57,7 +57,7 @@ def without_tests(patch: bytes) -> str:
 
 
 def text_caveats(patch: bytes) -> tuple[str, ...]:
-    """Return what reading ``patch`` as text would change: carriage returns, bytes, or nothing."""
+    """Return the caveats of ``patch``: carriage returns or bytes that a read as text changes."""
     caveats = [LINE_ENDINGS] if b"\r" in patch else []
     try:
         patch.decode("utf-8")
@@ -66,13 +66,13 @@ def text_caveats(patch: bytes) -> tuple[str, ...]:
     return tuple(caveats)
 
 
-def all_caveats(patches: Iterable[bytes]) -> tuple[str, ...]:
+def collect_caveats(patches: Iterable[bytes]) -> tuple[str, ...]:
     """Return the caveats of several patches, each once."""
     return tuple(dict.fromkeys(word for patch in patches for word in text_caveats(patch)))
 
 
 def task_caveats(root: Path, pairs: Iterable[Pair]) -> dict[str, tuple[str, ...]]:
-    """Return the tasks of the data set at ``root`` with such patches, and what they would lose."""
+    """Return the tasks of the data set at ``root`` with such patches, and their caveats."""
     paths: dict[str, set[Path]] = {}
     for pair in pairs:
         folder = dataset.task_folder(root, pair.repo, pair.task_id)
@@ -80,7 +80,7 @@ def task_caveats(root: Path, pairs: Iterable[Pair]) -> dict[str, tuple[str, ...]
         for feature in pair.features:
             of_task |= {folder / f"feature{feature}" / name for name in PATCH_FILES}
     caveats = {
-        task: all_caveats(path.read_bytes() for path in sorted(of_task))
+        task: collect_caveats(path.read_bytes() for path in sorted(of_task))
         for task, of_task in paths.items()
     }
     return {task: words for task, words in caveats.items() if words}
@@ -103,8 +103,8 @@ class Hunk:
     """A block of changed lines of one file."""
 
     file: str  # its path before the patch; of a new file the new path
-    start: int  # first line of the original that it replaces, or that it is inserted before
-    end: int  # the line of the original after it
+    start: int  # first replaced line of the original, or the line before which lines are inserted
+    end: int  # first line of the original after the hunk
     removed: tuple[str, ...]
     added: tuple[str, ...]
 
@@ -115,7 +115,7 @@ class Hunk:
 
     @property
     def location(self) -> str:
-        """The lines of the original, in words."""
+        """The location in the original, in words."""
         if self.start == self.end:
             return f"before line {self.start}"
         last = self.end - 1
@@ -143,7 +143,7 @@ class ParsedPatch:
 
 @dataclass(frozen=True)
 class HunkPair:
-    """A hunk of each agent in the same file, and the unchanged lines between them."""
+    """A hunk of each agent in the same file, and the number of unchanged lines between them."""
 
     first: Hunk
     second: Hunk
@@ -159,7 +159,7 @@ def parse(content: bytes) -> ParsedPatch | None:
     from unidiff import PatchSet
     from unidiff.errors import UnidiffParseError
 
-    text = without_tests(content)
+    text = remove_test_changes(content)
     try:
         changed = list(PatchSet(text))
     except UnidiffParseError:
@@ -183,7 +183,7 @@ def _original_path(source: str, target: str) -> str:
 def _hunks(path: str, lines: Iterable[object]) -> Iterator[Hunk]:
     """Yield the blocks of changed lines of a hunk."""
     length, start = getattr(lines, "source_length", 0), getattr(lines, "source_start", 0)
-    # A hunk of no original line is placed after its line number.
+    # A hunk that replaces no line is inserted after its line number.
     position = start if length else start + 1
     removed: list[str] = []
     added: list[str] = []

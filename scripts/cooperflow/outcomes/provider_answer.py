@@ -1,7 +1,7 @@
-"""A provider's raw answer: its usage, its finish reason and its cost, for every wire format. Pure.
+"""Raw answers of providers: usage, finish reason and cost, for each wire format.
 
-litellm passes on a common subset. The raw document also holds billed units, cache writes, the
-reason why an answer ended, and the model's reasoning.
+litellm passes on only a common subset of fields. The raw answer also contains billed units, cache
+writes, the original finish reason and the model's reasoning. All functions are pure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ANTHROPIC = "anthropic"
 GEMINI = "gemini"
 BEDROCK = "bedrock"
 
-# Finish reasons of an answer with HTTP 200 that is a failure of the provider, by kind.
+# Finish reasons that make an answer with HTTP 200 a failure of the provider, by kind.
 FAILED = "failed"
 TIMED_OUT = "timed_out"
 _FAILURES = {
@@ -57,16 +57,16 @@ DEAREST_WRITE = 2.0
 
 @dataclass(frozen=True)
 class Answer:
-    """One raw answer. Tokens are None where the provider reported none.
+    """One raw answer. Numbers of tokens are None if the provider did not report them.
 
     Args:
         input_tokens: all input, cache reads and cache writes included.
-        cache_write_tokens: all of them; those kept for one hour are cache_write_1h_tokens.
+        cache_write_tokens: all cache writes; cache_write_1h_tokens are those kept for one hour.
         reasoning_tokens: part of the output.
         has_extras: audio, images or searches, which have other prices than text.
         service_tier: ``fast`` and ``regional`` are Anthropic's surcharges for speed and place.
         reported_cost: USD, as the provider itself computed it.
-        failure: ``failed`` or ``timed_out`` where the answer is an error in disguise.
+        failure: ``failed`` or ``timed_out`` if the answer reports an error, otherwise empty.
         thought: plans and reasoning beside the answer's text.
     """
 
@@ -101,7 +101,7 @@ class Answer:
 def parse_retry_after(header: str | None, now: float | None = None) -> float | None:
     """Return the seconds that a Retry-After header asks for: a number, or a date (RFC 9110).
 
-    None without a header, or if its value is neither.
+    The result is None without a valid header.
     """
     with contextlib.suppress(ValueError):
         seconds = float(header or "")
@@ -114,7 +114,7 @@ def parse_retry_after(header: str | None, now: float | None = None) -> float | N
     return None
 
 
-def hit_output_limit(finish_reason: str) -> bool:
+def has_reached_output_limit(finish_reason: str) -> bool:
     return finish_reason.lower() in _OUTPUT_LIMITS
 
 
@@ -124,7 +124,7 @@ def is_withheld(finish_reason: str) -> bool:
 
 
 def read_answer(document: object) -> Answer | None:
-    """Return what a provider's answer reports; None where its format is unknown or an error's."""
+    """Return the contents of a provider's answer; None for an error or an unknown format."""
     if not isinstance(document, Mapping):
         return None
     if isinstance(document.get("choices"), list):
@@ -181,7 +181,7 @@ def _openai(document: Mapping[str, Any]) -> Answer:
     parts = _parts(message.get("content"))
     thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
     cost = _amount(usage.get("cost"))
-    # With the user's provider key, OpenRouter's `cost` is its fee, without the provider's price.
+    # With a user's own provider key, OpenRouter's `cost` is its fee without the provider's price.
     # Without either the price list decides.
     own_key = _amount(_mapping(usage.get("cost_details")).get("upstream_inference_cost"))
     if usage.get("is_byok"):
@@ -355,13 +355,13 @@ class Prices:
     cache_write: float | None = None
     cache_write_1h: float | None = None
     reasoning: float | None = None  # None: as other output
-    tier: int | None = None  # above this number of input tokens other prices hold
+    tier: int | None = None  # number of input tokens above which other prices apply
     varies: bool = False  # other prices hold at some times of the day
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Known cost and its upper bound, USD; bound None: unbounded. complete: nothing is missing."""
+    """Known cost of a call and an upper bound, USD. bound None: unbounded."""
 
     known: float
     complete: bool
@@ -369,11 +369,11 @@ class Cost:
 
 
 def cost_of(answer: Answer, prices: Prices, computed: float | None, request: float | None) -> Cost:
-    """Return what an answer cost.
+    """Return the cost of an answer.
 
     Args:
-        computed: litellm's figure, for prices that depend on more than the kind of token.
-        request: upper bound of the call, from its size before it was sent.
+        computed: cost according to litellm, for prices that depend on more than the token type.
+        request: upper bound of the call, computed from its size before it was sent.
     """
     if answer.reported_cost is not None:
         return Cost(answer.reported_cost, True, answer.reported_cost)

@@ -1,6 +1,6 @@
-"""Result of a run: its records, and the publication of its result and its verdict.
+"""Result of a run: records, publication of result and verdict, restoration from an attempt.
 
-The records are the `workflow` object of result.json and eval.json, and attempt.json.
+The records are the object `workflow` of result.json and eval.json, and attempt.json.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ RUNNING, ENDED, INTERRUPTED = "running", "ended", "interrupted"
 
 
 class Record:
-    """A record that other versions may have written with fewer or more keys."""
+    """Base of the records, which other versions may have written with fewer or more keys."""
 
     @classmethod
     def _from(cls, part: Mapping[str, Any], **fields_given: Any) -> Self:
-        """Return the record of a JSON object; a key that is missing or null has its default."""
+        """Return the record in a JSON object; missing keys and null get the default."""
         names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         values = {k: v for k, v in part.items() if k in names and v is not None}
         return cls(**{**values, **fields_given})
@@ -46,9 +46,9 @@ class Record:
 
 @dataclass(frozen=True)
 class RunRecord(Record):
-    """`workflow` in result.json. outcome None: the tests are still to decide.
+    """`workflow` in result.json. outcome None: the tests have not decided yet.
 
-    Costs and tokens are sums over all attempts; seconds and steps are of the last one.
+    Costs and tokens are sums over all attempts; seconds and steps belong to the last attempt.
     """
 
     outcome: str | None = None
@@ -74,7 +74,7 @@ class RunRecord(Record):
 
     @classmethod
     def read(cls, document: Any) -> RunRecord | None:
-        """Return the record in a result.json, None where it has none."""
+        """Return the record in a result.json, None if it has no record."""
         part = result_files.workflow(document)
         return cls._from(part, usage=Usage.read(part)) if part else None
 
@@ -93,7 +93,7 @@ class RunRecord(Record):
 
 @dataclass(frozen=True)
 class EvalRecord(Record):
-    """`workflow` in eval.json: the run's final outcome. tests_passed None: none was run."""
+    """`workflow` in eval.json: the run's final outcome. tests_passed None: no test was run."""
 
     outcome: str = ""
     reason: str = ""
@@ -103,7 +103,7 @@ class EvalRecord(Record):
 
     @classmethod
     def read(cls, document: Any) -> EvalRecord:
-        """Return the record in an eval.json; without an outcome where it has none."""
+        """Return the record in an eval.json; its outcome is empty if the document has no record."""
         return cls._from(result_files.workflow(document))
 
 
@@ -156,8 +156,8 @@ def publish(
 ) -> dict[str, Any]:
     """Publish an attempt that has ended as the run's result.
 
-    A copy stays in the attempt's folder: the paid result is restored from it if result.json
-    is removed.
+    A copy stays in the attempt's folder. If result.json is removed, the paid result is restored
+    from this copy.
 
     Args:
         document: upstream's document, None without one.
@@ -193,16 +193,16 @@ def publish(
     full_document["workflow"] = record.as_dict()
     folder.eval.unlink(missing_ok=True)
     folder.own.unlink(missing_ok=True)
-    # From here on the attempt counts: restore() completes a publication that was killed.
+    # From here on the attempt counts: restore() completes a publication interrupted by a kill.
     atomic_io.write_json(folder.attempt(attempt) / layout.RESULT, full_document)
     _link_files(folder, upstream, full_document)
-    # Only now: a full disk or a kill must not lose a paid attempt for the sake of its disk space.
+    # Last, so that neither a full disk nor a kill during compression loses a paid attempt.
     compress_attempt(folder.attempt(attempt))
     return full_document
 
 
 def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
-    """Restore a missing result.json from an attempt that was not retired."""
+    """Restore a missing result.json from an attempt that is not retired."""
     for attempt, document in _attempt_results(folder):
         _link_files(folder, upstream_folder(run, attempt), document)
         return document
@@ -210,7 +210,7 @@ def restore(run: Run, folder: RunFolder) -> dict[str, Any] | None:
 
 
 def is_restorable(run: Run, folder: RunFolder) -> bool:
-    """Return whether an attempt that was not retired holds the run's result."""
+    """Return whether an attempt that is not retired has the run's result."""
     return any(_attempt_results(folder)) or find_unpublished(run, folder) is not None
 
 
@@ -246,14 +246,14 @@ def _known(record: Any, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_upstream_document(run: Run, attempt: Path) -> dict[str, Any] | None:
-    """Return upstream's result.json, None unless it is complete and about this pair."""
+    """Return upstream's result.json, None unless it is complete and belongs to this pair."""
     document = atomic_io.read_json(upstream_folder(run, attempt) / layout.RESULT)
     is_complete = isinstance(document, dict) and run.pair.is_named_in(document)
     return document if is_complete else None
 
 
 def _attempt_results(folder: RunFolder) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the attempts that hold a result, the last one first, each with its document."""
+    """Yield the attempts that have a result, the last one first, with their documents."""
     for number in reversed(folder.attempt_numbers()):
         document = atomic_io.read_json(folder.attempt(number) / layout.RESULT)
         if isinstance(document, dict) and "workflow" in document:
@@ -261,40 +261,40 @@ def _attempt_results(folder: RunFolder) -> Iterator[tuple[Path, dict[str, Any]]]
 
 
 def upstream_folder(run: Run, attempt: Path) -> Path:
-    """Return the folder with upstream's results of an attempt."""
+    """Return the folder that contains upstream's results of an attempt."""
     finished = attempt / layout.UPSTREAM
-    return finished if finished.is_dir() else written_folder(run, attempt)
+    return finished if finished.is_dir() else output_folder(run, attempt)
 
 
-def written_folder(run: Run, attempt: Path) -> Path:
-    """Return the folder in which upstream writes the results of an attempt."""
+def output_folder(run: Run, attempt: Path) -> Path:
+    """Return the folder into which upstream writes the results of a running attempt."""
     experiment = run.experiment
     return attempt / "logs" / experiment.run_name / experiment.setting.mode / run.pair.folder
 
 
 def move_upstream_files(run: Run, attempt: Path) -> Path:
-    """Move upstream's results of an ended attempt out of nested folders; return their folder.
+    """Move upstream's results of an ended attempt out of nested folders; return the new folder.
 
-    A call that was killed is completed by the next one.
+    If the process is killed, the next call completes the move.
     """
-    written, finished = written_folder(run, attempt), attempt / layout.UPSTREAM
-    if written.is_dir() and not finished.exists():
-        with contextlib.suppress(OSError):  # it is read where it is
-            written.rename(finished)
+    output, finished = output_folder(run, attempt), attempt / layout.UPSTREAM
+    if output.is_dir() and not finished.exists():
+        with contextlib.suppress(OSError):  # the files can be read in either place
+            output.rename(finished)
     if finished.is_dir():
-        # Upstream's own tables of this one run, with nothing that its result.json lacks.
+        # Upstream's tables of this single run, which contain nothing beyond its result.json.
         for name in result_files.TABLES:
             (attempt / "logs" / run.experiment.run_name / name).unlink(missing_ok=True)
-    for here, _, _ in os.walk(attempt / "logs", topdown=False):
-        with contextlib.suppress(OSError):  # it has other files
-            os.rmdir(here)
+    for parent, _, _ in os.walk(attempt / "logs", topdown=False):
+        with contextlib.suppress(OSError):  # the folder is not empty
+            os.rmdir(parent)
     return upstream_folder(run, attempt)
 
 
 def compress_attempt(attempt: Path) -> None:
-    """Compress the large files of an attempt without a process, as far as the disk allows.
+    """Compress the large files of an attempt that has ended, as far as the disk allows.
 
-    A file that stays plain is read as well, so no error here is one of the run.
+    Plain files remain readable, so an error here is not an error of the run.
     """
     with contextlib.suppress(OSError):
         atomic_io.compress_below(attempt, is_compressible)
@@ -303,7 +303,7 @@ def compress_attempt(attempt: Path) -> None:
 def is_compressible(name: str) -> bool:
     """Return whether a file of an ended attempt is compressed.
 
-    Upstream's files keep their names: other programs read them in the run's folder.
+    Upstream's files stay plain, because other programs read them in the run's folder.
     """
     return name in (layout.CALLS, layout.EVENTS) or name.endswith(".log")
 
@@ -326,7 +326,7 @@ def _link_files(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) 
 
 
 def _link_file(path: Path, name: Path) -> None:
-    """Give a file of an attempt a second name; a copy if the file system has no hard links."""
+    """Link a file of an attempt; copy it if the file system has no hard links."""
     try:
         os.link(path, name)
     except OSError:
@@ -334,14 +334,14 @@ def _link_file(path: Path, name: Path) -> None:
 
 
 def verdict_of(document: Mapping[str, Any] | None, patches: Path, reason: str) -> Verdict:
-    """Return the verdict of upstream's document about the patches in the folder ``patches``."""
+    """Return the verdict by upstream's eval.json on the patches in the folder ``patches``."""
     contents = [path.read_bytes() for path in sorted(patches.glob("*.patch"))]
     return judgement.judge_eval(
         document,
         [patch_text.is_empty(content) for content in contents],
         reason,
         max(map(len, contents), default=0),
-        patch_text.all_caveats(contents),
+        patch_text.collect_caveats(contents),
     )
 
 
@@ -353,10 +353,10 @@ def publish_verdict(
     seconds: float,
     caveats: Sequence[str] = (),
 ) -> None:
-    """Write eval.json with the run's final outcome, and make the tables older than it.
+    """Write eval.json with the run's final outcome, and mark the tables as outdated.
 
     Args:
-        caveats: those of the run where its result.json is not written yet.
+        caveats: caveats of the run if its result.json is not written yet.
     """
     assert verdict.outcome is not None
     folder = run.folder(results)
@@ -375,7 +375,7 @@ def publish_verdict(
 
 
 def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -> str:
-    """Return the caveats of the evaluation and of the run."""
+    """Return the caveats of the evaluation and the run."""
     record = RunRecord.read(atomic_io.read_json(folder.result)) or RunRecord()
     limit = [judgement.OUTPUT_LIMIT] if record.cut_answers else []
     caveats = [*filter(None, [verdict.caveat]), *limit, *(record.caveats or others)]
@@ -383,7 +383,7 @@ def _merge_caveats(folder: RunFolder, verdict: Verdict, others: Sequence[str]) -
 
 
 def untested_document(run: Run, verdict: Verdict) -> dict[str, Any]:
-    """Return a document in upstream's form for a run that was not tested."""
+    """Return an eval.json in upstream's format for a run that was not tested."""
     feature = {"passed": False, "test_output": ""}
     has_error = verdict.outcome == judgement.INFRA_ERROR
     return {
@@ -399,7 +399,7 @@ def untested_document(run: Run, verdict: Verdict) -> dict[str, Any]:
 
 
 def make_stale(results: Results, newer: Path) -> None:
-    """Make the tables older than ``newer`` for Snakemake, whatever the clock did."""
+    """Set the times of the tables to before that of ``newer``, even if the clock was set back."""
     for table in (results.runs_csv, results.summary_csv):
         with contextlib.suppress(FileNotFoundError):
             if table.stat().st_mtime_ns >= newer.stat().st_mtime_ns:
@@ -450,7 +450,7 @@ def _attempt_usage(attempt: Path, is_unrecorded: bool) -> Usage:
 def _messages(run: Run, attempt: Path, upstream: Path, document: Mapping[str, Any]) -> int:
     """Return how many messages the agents sent to each other.
 
-    An attempt that was ended left no conversation.json: then its answered calls are counted.
+    A terminated attempt has no conversation.json; the messages in its answered calls are counted.
     """
     path = upstream / result_files.CONVERSATION
     if path.is_file():
@@ -470,7 +470,7 @@ def _lines(path: Path) -> int:
 
 
 def _result_of_upstream_form(run: Run, evidence: Evidence, started: float) -> dict[str, Any]:
-    """Return a document of upstream's form for an attempt that was ended before it wrote one."""
+    """Return a result.json in upstream's format for an attempt that ended without one."""
     pair, mode = run.pair, run.experiment.setting.mode
     end: dict[str, Any] = {
         "status": "TimeLimit" if evidence.timed_out else "Error",
@@ -481,7 +481,7 @@ def _result_of_upstream_form(run: Run, evidence: Evidence, started: float) -> di
         "cache_read_tokens": 0,
         "cache_write_tokens": 0,
         "patch_lines": 0,
-        "error": evidence.detail or "ended by the workflow before it had written a result",
+        "error": evidence.detail or "ended by the workflow before it wrote a result",
     }
     agents = (
         {"agent": end}
@@ -521,7 +521,7 @@ def write_evaluation(
 
     Args:
         marker: the name of the redo marker, see redo.py.
-        key: of the run or pair, the content of the marker.
+        key: key of the run or pair, the content of the marker.
         broke: whether the evaluation broke.
     """
     older = list(results.redo_markers.glob(f"{marker}.*"))

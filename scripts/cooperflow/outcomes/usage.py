@@ -1,4 +1,4 @@
-"""Usage from the call log: tokens, cost, errors, and time spent waiting."""
+"""Usage computed from a call log: tokens, cost, kinds of errors, and waiting time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from cooperflow.outcomes import provider_answer
 
 SCHEMA = 1
 
-# How a call ended. The reasons of `infra_error` that come from a provider are among them.
+# Kinds of a call's end, which include the provider-related reasons of `infra_error`.
 ANSWERED = "answered"
-OPEN = "open"  # started, without a recorded end: its process was killed
+OPEN = "open"  # started, but its end is not recorded: the process was killed
 RATE_LIMITED = "rate_limited"
 API_UNAVAILABLE = "api_unavailable"
 API_TIMEOUT = "api_timeout"
@@ -25,7 +25,7 @@ QUOTA = "quota"
 CONTEXT = "context"
 BAD_REQUEST = "bad_request"
 
-# The provider cannot serve: time spent on these is waiting, not work.
+# Failures of the provider: time spent on these is waiting time, not work.
 WAITING = frozenset({RATE_LIMITED, API_UNAVAILABLE, API_TIMEOUT, OPEN})
 
 _CLASSES = {
@@ -47,7 +47,7 @@ _CLASSES = {
     "UnprocessableEntityError": BAD_REQUEST,
     "UnsupportedParamsError": BAD_REQUEST,
 }
-# Classes that litellm also uses for unclassified errors: the status is more precise.
+# Classes that litellm also uses for unclassified errors, so the status is more precise.
 _VAGUE = ("APIConnectionError", "APIError")
 _STATUS = {
     400: BAD_REQUEST,
@@ -89,7 +89,7 @@ _DAILY_QUOTA = re.compile(r"per[_ ]?(?:day|month)", re.IGNORECASE)
 _KEY_IN_400 = re.compile(r"API key (?:not valid|expired)|API_KEY_INVALID")
 # A refused prompt with status 403 (OpenRouter).
 _MODERATED = re.compile(r"requires moderation|input was flagged", re.IGNORECASE)
-# The prompt does not fit into the model's context window.
+# Wording of a prompt that does not fit into the model's context window.
 _TOO_LONG = re.compile(
     r"context(?:[ _]length|[ _]window|[ _]limit|[ _]size)|maximum context|model'?s context"
     r"|too many (?:input )?tokens|number of tokens .{0,40}exceed|prompt is too long"
@@ -99,7 +99,7 @@ _TOO_LONG = re.compile(
     r"|reduce the length of the (?:messages|prompt|input)",
     re.IGNORECASE,
 )
-# The config asks for more output than the model can write.
+# Wording of an output limit that exceeds the model's maximum.
 _TOO_MUCH_OUTPUT = re.compile(
     r"max[_ ]?(?:completion[_ ]|output[_ ]|new[_ ])?tokens.{0,80}?"
     r"(?:less than or equal|too large|at most|must be|supported range|> \d+, which is the maximum"
@@ -119,16 +119,16 @@ _ASKED_OUTPUT = re.compile(
     r"|context limit: \d+ \+ (\d+) >|(\d+) `max_new_tokens`",
     re.IGNORECASE,
 )
-# The model is not ready. Matched by words, because some providers use unusual statuses.
+# Wording of a model that is not ready; some providers use unusual statuses for it.
 _OVERLOADED = re.compile(
     r"overloaded|model is (?:currently |still )?loading|(?:is|are) at capacity|currently loading"
     r"|model .{0,80}(?:is starting|warming up|not ready)|server is busy|engine is currently busy",
     re.IGNORECASE,
 )
-# The model's output was unusable, or the provider gave up on the request.
+# Wording of an unusable output of the model.
 _UNUSABLE_OUTPUT = re.compile(r"no valid (?:tool call|response)", re.IGNORECASE)
 CANCELLED = 499
-# A call for very few tokens was understood and could not be finished.
+# Wording of a valid call that needs more output tokens than it allows.
 _TOO_FEW_TOKENS = re.compile(
     r"could not finish the message because max_tokens|model output limit was reached"
     r"|max_(?:output_|completion_)?tokens'?\W.{0,60}(?:below minimum|>= ?\d+|at least \d+"
@@ -138,14 +138,14 @@ _TOO_FEW_TOKENS = re.compile(
 
 
 def proves_model(message: str) -> bool:
-    """Return whether an error on a call of one token proves that key and model are accepted."""
+    """Return whether the error of a one-token call proves that key and model are accepted."""
     return _TOO_FEW_TOKENS.search(message) is not None
 
 
 def is_output_setting(message: str) -> bool:
-    """Return whether an error refuses the limit of output tokens that the config set.
+    """Return whether an error refuses the configured limit of output tokens.
 
-    A conversation that has grown beyond the window does not count: its limit was accepted before.
+    A conversation that outgrew the window does not count, because its limit was accepted before.
     """
     window, requested = _WINDOW.search(message), _ASKED_OUTPUT.search(message)
     if window and requested:
@@ -161,10 +161,10 @@ def kind_of_error(
     causes: Sequence[str] = (),
     retry_after: float | None = None,
 ) -> str:
-    """Return how a failed call ended.
+    """Return the kind of a failed call's end.
 
     Args:
-        name: class of the exception that litellm raised.
+        name: class name of the exception that litellm raised.
         status: HTTP status of the answer, None where there was none.
         message: the provider's error body, from the exception.
         causes: classes of the exceptions behind it, outermost first.
@@ -177,7 +177,7 @@ def kind_of_error(
     timed_out = any("Timeout" in cause for cause in causes) and "ConnectTimeout" not in causes
     answered = any("HTTPStatusError" in cause for cause in causes)
     if answered and status is not None and (status == 429 or status >= 500):
-        # litellm chooses some classes by words of the answer; the status is reliable.
+        # litellm derives some classes from words in the answer; the status is more reliable.
         kind: str | None = _STATUS.get(status, API_UNAVAILABLE)
     elif status is None or (name in _CLASSES and name not in _VAGUE):
         kind = _CLASSES.get(name)
@@ -212,7 +212,7 @@ def _is_passing_quota(message: str) -> bool:
 
 
 def _is_busy(status: int | None, message: str, retry_after: float | None) -> bool:
-    """Return whether the model is loading or overloaded: that passes, like a rate limit."""
+    """Return whether the model is loading or overloaded, which is temporary like a rate limit."""
     if status in (425, 529) or (status == 503 and retry_after is not None):
         return True
     failed = status is not None and status >= 500
@@ -227,10 +227,10 @@ _NEVER_SENT = frozenset(
 )
 
 
-def surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> bool:
-    """Return whether a failed call cannot have been served: refused, or never sent.
+def is_surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> bool:
+    """Return whether a failed call was certainly not billed: it was refused, or never sent.
 
-    A status about the model's own output comes after the output was generated.
+    An error about the model's own output is different, because the output was generated.
     """
     if status in (CANCELLED, 422) and kind == API_UNAVAILABLE:
         return False
@@ -242,7 +242,7 @@ def surely_unbilled(kind: str, status: int | None, causes: Sequence[str]) -> boo
 
 
 def _from_answer(causes: Sequence[str]) -> bool:
-    """Return whether the status is from an answer; litellm invents one for a lost connection."""
+    """Return whether an answer had the status; litellm invents one for a lost connection."""
     broken = ("ReadError", "ReadTimeout", "RemoteProtocolError", "WriteError", "ConnectError")
     return not any(cause in broken for cause in causes)
 
@@ -269,19 +269,21 @@ class Call:
     reasoning_tokens: int = 0
     finish_reason: str = ""
     commands: Sequence[Any] = ()  # the answer's tool calls
-    # None: not recorded, as in logs of older versions; then the kind decides.
+    # None: not recorded, as in logs of older versions; the kind decides in this case.
     cost_known: bool | None = None
 
     @property
     def cost_complete(self) -> bool:
-        """True if ``cost`` is all that the call can have cost."""
+        """True if the call cannot have cost more than ``cost``."""
         if self.cost_known is not None:
             return self.cost_known
         return self.kind == ANSWERED or not self.billed
 
     @property
-    def hit_output_limit(self) -> bool:
-        return self.kind == ANSWERED and provider_answer.hit_output_limit(self.finish_reason)
+    def has_reached_output_limit(self) -> bool:
+        return self.kind == ANSWERED and provider_answer.has_reached_output_limit(
+            self.finish_reason
+        )
 
     @property
     def is_withheld(self) -> bool:
@@ -406,7 +408,7 @@ class Usage:
 
 
 def total(all_calls: Iterable[Call]) -> Usage:
-    """Return the usage of some calls; the same calls in another order cost exactly the same."""
+    """Return the usage of some calls; the result does not depend on their order."""
     usage = Usage()
     costs: list[float] = []
     bounds: list[float | None] = []
@@ -424,18 +426,18 @@ def total(all_calls: Iterable[Call]) -> Usage:
 
 
 def threads(all_calls: Iterable[Call]) -> list[list[Call]]:
-    """Return the calls of each agent: an agent makes its calls from one thread."""
+    """Return the calls of each agent, which makes them from one thread."""
     groups: dict[str, list[Call]] = {}
     for call in all_calls:
         groups.setdefault(call.thread, []).append(call)
     return list(groups.values())
 
 
-def waited(thread: Sequence[Call], until: float) -> float:
-    """Return the seconds that one agent waited for a provider that did not serve it.
+def waiting_seconds(thread: Sequence[Call], until: float) -> float:
+    """Return the seconds that one agent waited for a failing provider.
 
-    A call that failed for the provider's reasons counts from its start to the start of the
-    next call (so with the pause before it), the last one to ``until``.
+    A call that failed because of the provider counts from its start to the start of the next call,
+    pause included; the last call counts to ``until``.
     """
     seconds = 0.0
     for call, following in zip(thread, [*thread[1:], None], strict=True):
@@ -454,11 +456,11 @@ def rate_limit_delay(records: Iterable[Mapping[str, Any]]) -> float:
     return max(sums.values(), default=0.0)
 
 
-def asked_pause(all_calls: Iterable[Call], now: float) -> float:
-    """Return the remaining pause that the provider asked for in each agent's last call, seconds."""
+def requested_pause(all_calls: Iterable[Call], now: float) -> float:
+    """Return the remaining pause that the provider requested in the agents' last calls, seconds."""
     ends = [thread[-1] for thread in threads(all_calls)]
-    waits = [(c.end or c.start) + c.retry_after - now for c in ends if c.retry_after]
-    return max([0.0, *waits])
+    pauses = [(c.end or c.start) + c.retry_after - now for c in ends if c.retry_after]
+    return max([0.0, *pauses])
 
 
 def model_seconds(all_calls: Iterable[Call]) -> float:

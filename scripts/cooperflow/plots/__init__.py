@@ -1,1 +1,1 @@
-"""The plots: data, Vega-Lite specifications, and files for a paper."""
+"""The plots: their data, Vega-Lite specifications, and image files."""

@@ -1,4 +1,4 @@
-"""Each plot as one Vega-Lite specification, drawn by the report and as files for a paper. Pure."""
+"""The plots: their Vega-Lite specifications, used by the report and for image files."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cooperflow.analysis import communication, losses
 from cooperflow.experiment.plan import Plan
 from cooperflow.outcomes import judgement
 from cooperflow.plots import vega
-from cooperflow.plots.vega import COLOURS, ROW_HEIGHT, Look, Row, Spec
+from cooperflow.plots.vega import COLOURS, ROW_HEIGHT, Row, Spec, Style
 from cooperflow.tables import breakdowns, paper_tables
 from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.run_table import read_runs, read_table
 from cooperflow.upstream import published
 
-LABELLED = 12  # points or columns up to which each has a label
-MOST_ROWS = 45  # of a plot on one page
+LABELLED = 12  # number of points or columns up to which each has a label
+MOST_ROWS = 45  # of a plot that fits one page
 
 OUTCOME_COLOURS: Mapping[str, str] = {
     judgement.PASS: "#0072B2",
@@ -42,7 +42,7 @@ PAIRED_WORDS: Mapping[str, str] = {
     "only_b": "only the second",
     "neither": "neither",
 }
-# The runs that continue, then the losses.
+# Colours of the runs that continue and of the losses.
 LOSS_COLOURS: Mapping[str, str] = {
     breakdowns.PASSED: "#0072B2",
     losses.AGENT: "#E69F00",
@@ -57,19 +57,19 @@ LOSS_WORDS: Mapping[str, str] = {
     losses.INTEGRATION: "tests fail after the merge",
     losses.UNKNOWN: "unknown",
 }
-# A stage with its losses.
+# The stages with their losses.
 STAGES: Mapping[str, tuple[str, ...]] = {
     "evaluated runs": (),
     "own features": (losses.AGENT, losses.UNKNOWN),
     "merge": (losses.MERGE,),
     "tests": (losses.INTEGRATION,),
 }
-PUBLISHED = Look("#999999", "circle")
+PUBLISHED = Style("#999999", "circle")
 PUBLISHED_CURVES = {
-    "published solo": Look("#999999", "stroke"),
-    "published coop": Look("#444444", "stroke"),
+    "published solo": Style("#999999", "stroke"),
+    "published coop": Style("#444444", "stroke"),
 }
-# Title of the panel with the published curves alone.
+# Title of the panel that has only the published curves.
 NO_SCALE = "no curve: the solo runs do not differ"
 RATE_TITLE = "pass rate of evaluated pairs, 95 % Wilson interval"
 
@@ -92,29 +92,29 @@ def load(results: layout.Results) -> Tables:
     return Tables(read_runs(results.runs_csv), summary, comparison, small)
 
 
-def titled(title: str, table: pd.DataFrame) -> str:
-    """Return the title, marked if any run was replayed or adopted."""
+def label_title(title: str, table: pd.DataFrame) -> str:
+    """Return the title with a label if any run was replayed or adopted."""
     for label, words in (("replay", "replay, no model"), ("adopted", "some adopted")):
         if label in table and table[label].astype(str).eq("True").any():
             title = f"{title} ({words})"
     return title
 
 
-def _looks_of(rows: Sequence[Row], looks: Mapping[str, Look]) -> dict[str, Look]:
-    """Return the looks of the groups of some rows, in their order."""
-    return {group: looks[group] for group in dict.fromkeys(row["group"] for row in rows)}
+def _styles_of(rows: Sequence[Row], styles: Mapping[str, Style]) -> dict[str, Style]:
+    """Return the styles of the groups of some rows, in their order."""
+    return {group: styles[group] for group in dict.fromkeys(row["group"] for row in rows)}
 
 
 def _named(row: Row) -> Row:
-    """Return a row with its label and number as the name that is shown."""
+    """Return a row whose displayed name contains its label and number."""
     return {**row, "name": f"{row['label']} (n={row['n']})"}
 
 
 def pass_rates(tables: Tables) -> Spec:
     """Return the forest plot of the experiments' pass rates."""
-    looks = vega.looks(tables.summary["setting"])
-    title = titled("Pass rates", tables.summary)
-    return _rates(title, RATE_TITLE, _experiment_rates(tables), looks)
+    styles = vega.assign_styles(tables.summary["setting"])
+    title = label_title("Pass rates", tables.summary)
+    return _rates(title, RATE_TITLE, _experiment_rates(tables), styles)
 
 
 def _experiment_rates(tables: Tables) -> list[Row]:
@@ -138,15 +138,15 @@ def published_rates(tables: Tables) -> Spec:
             name = f"{row['model']} ({row['framework']}{git}), {row['setting']}"
             group = "published"
         rows.append(vega.point(name, int(row["pairs"]), row, group))
-    looks = {**vega.looks(tables.summary["setting"]), "published": PUBLISHED}
+    styles = {**vega.assign_styles(tables.summary["setting"]), "published": PUBLISHED}
     x = "pass rate, 95 % Wilson interval; coop by plain git merge"
-    return _rates(titled("Beside the published models", table), x, rows, looks)
+    return _rates(label_title("Beside the published models", table), x, rows, styles)
 
 
-def _rates(title: str, x: str, points: Sequence[Row], looks: Mapping[str, Look]) -> Spec:
+def _rates(title: str, x: str, points: Sequence[Row], styles: Mapping[str, Style]) -> Spec:
     rows = list(map(_named, points))
     names = list(dict.fromkeys(row["name"] for row in rows))
-    encodings = vega.group_encodings(_looks_of(rows, looks), has_legend=False)
+    encodings = vega.group_encodings(_styles_of(rows, styles), has_legend=False)
     encoding = {"y": vega.nominal_rows("name", names), **encodings}
     height = ROW_HEIGHT * max(len(rows), 1)
     return vega.view(title, rows, vega.marks("x", encoding, x), height)
@@ -157,7 +157,7 @@ def paired_outcomes(tables: Tables) -> Spec:
     table = tables.comparison
     title = "The same pairs in two experiments"
     if len(table) > MOST_ROWS:
-        # Comparisons of settings are first: they are the main question.
+        # Comparisons of settings are first, because they answer the main question.
         title += f" (the first {MOST_ROWS} of {len(table)})"
         table = table.head(MOST_ROWS)
     names, bars = [], []
@@ -176,31 +176,33 @@ def paired_outcomes(tables: Tables) -> Spec:
     rows = [segment for segments in zip(*bars, strict=True) for segment in segments]
     words = [PAIRED_WORDS[key] for key in PAIRED_COLOURS]
     x = "share of the pairs that both evaluated"
-    layers = vega.stacked(x, names, words, PAIRED_COLOURS.values())
-    return vega.view(titled(title, table), rows, layers, ROW_HEIGHT * max(len(names), 1))
+    layers = vega.stacked_bars(x, names, words, PAIRED_COLOURS.values())
+    return vega.view(label_title(title, table), rows, layers, ROW_HEIGHT * max(len(names), 1))
 
 
-# Panel -> name of a curve -> its points.
+# Points of each curve, by panel and name of the curve.
 Curves = dict[str, dict[str, list[Row]]]
 
 
 def coordination_gap(tables: Tables) -> Spec:
-    """Return the pass rate of each setting over difficulty, a panel for each model."""
-    every = tables.breakdowns["by_difficulty"]
-    pairwise = every[every["scale"] == paper_tables.PAIR_SCALE]
-    # With one model and one repeat a pair is either easy or hard; tasks are in between.
+    """Return the pass rate of each setting by difficulty, with a panel for each model."""
+    by_difficulty = tables.breakdowns["by_difficulty"]
+    pairwise = by_difficulty[by_difficulty["scale"] == paper_tables.PAIR_SCALE]
+    # With one model and one repeat a pair is either easy or hard, but tasks are in between.
     scale = paper_tables.PAIR_SCALE if pairwise["bucket"].nunique() > 2 else paper_tables.TASK_SCALE
-    table = every[every["scale"] == scale]
-    looks = vega.looks(every["setting"])
+    table = by_difficulty[by_difficulty["scale"] == scale]
+    styles = vega.assign_styles(by_difficulty["setting"])
     x = f"difficulty of the {scale}: share of solo runs that fail"
     axis = {"axis": {"format": "%"}}
-    return _difficulty(titled("Pass rate by difficulty", table), x, axis, _curves(table), looks)
+    return _difficulty(
+        label_title("Pass rate by difficulty", table), x, axis, _curves(table), styles
+    )
 
 
 def paper_difficulty(tables: Tables) -> Spec:
-    """Return the same on the paper's scale, with the published pooled curves in each panel."""
-    every = tables.breakdowns["by_difficulty"]
-    table = every[every["scale"] == paper_tables.PAPER_SCALE]
+    """Return the pass rates on the paper's scale of difficulty, with the published curves."""
+    by_difficulty = tables.breakdowns["by_difficulty"]
+    table = by_difficulty[by_difficulty["scale"] == paper_tables.PAPER_SCALE]
     panels = _curves(table) or {NO_SCALE: {}}
     for curves in panels.values():
         for name in PUBLISHED_CURVES:
@@ -215,10 +217,10 @@ def paper_difficulty(tables: Tables) -> Spec:
                 )
                 for row in published.read_curve()
             ]
-    looks = {**vega.looks(every["setting"]), **PUBLISHED_CURVES}
+    styles = {**vega.assign_styles(by_difficulty["setting"]), **PUBLISHED_CURVES}
     x = "relative difficulty: share of failing solo runs, rescaled (0: easiest, 1: hardest)"
-    title = titled("Pass rate by difficulty, as in the paper", table)
-    return _difficulty(title, x, {}, panels, looks)
+    title = label_title("Pass rate by difficulty, as in the paper", table)
+    return _difficulty(title, x, {}, panels, styles)
 
 
 def _curves(table: pd.DataFrame) -> Curves:
@@ -239,15 +241,17 @@ def _curves(table: pd.DataFrame) -> Curves:
     return panels
 
 
-def _difficulty(title: str, x: str, axis: Spec, panels: Curves, looks: Mapping[str, Look]) -> Spec:
+def _difficulty(
+    title: str, x: str, axis: Spec, panels: Curves, styles: Mapping[str, Style]
+) -> Spec:
     drawn = {name for curves in panels.values() for name in curves}
     encoding = vega.quantity("at", x, scale={"domain": [0, 1]}) | axis
-    shown = {name: look for name, look in looks.items() if name in drawn}
+    shown = {name: style for name, style in styles.items() if name in drawn}
     layers = vega.lines(encoding, shown, "pass rate, 95 % Wilson interval")
     contents = [
         {
             "title": panel,
-            "data": {"values": vega.side_by_side(curves.values(), 0.008)},
+            "data": {"values": vega.shift_apart(curves.values(), 0.008)},
             "height": 200,
             "layer": layers,
         }
@@ -257,7 +261,7 @@ def _difficulty(title: str, x: str, axis: Spec, panels: Curves, looks: Mapping[s
 
 
 def cost_success(tables: Tables) -> Spec:
-    """Return the pass rate of each experiment over the mean cost of its runs."""
+    """Return the pass rate of each experiment by the mean cost of its runs."""
     costs = tables.breakdowns["cost"].set_index("run_name")["cost_per_run_usd"]
     rates = _experiment_rates(tables)
     at = [float(costs[rate["label"]]) for rate in rates]
@@ -266,22 +270,22 @@ def cost_success(tables: Tables) -> Spec:
     rows = []
     for cost, rate in zip(at, rates, strict=True):
         name = f"{rate['label']} (n={rate['n']})"
-        # On the side with more room.
+        # On the side with more space.
         right_label, left_label = (name, "") if cost <= 0.6 * highest else ("", name)
         rows.append({**rate, "at": vega.number(cost), "right": right_label, "left": left_label})
     limit = 1.1 * highest or 1.0
     axis = {"format": _money(limit), "tickCount": 5}
     scale = {"domain": [0, limit], "nice": False}
     x = vega.quantity("at", "mean cost of a run, USD", scale=scale, axis=axis)
-    looks = _looks_of(rows, vega.looks(tables.summary["setting"]))
-    encodings = vega.group_encodings(looks, has_legend=not has_labels)
+    styles = _styles_of(rows, vega.assign_styles(tables.summary["setting"]))
+    encodings = vega.group_encodings(styles, has_legend=not has_labels)
     layers = vega.marks("y", {"x": x, **encodings}, RATE_TITLE)
     if has_labels:
         for side, align, shift in (("right", "left", 7), ("left", "right", -7)):
             mark = {"type": "text", "align": align, "dx": shift, "dy": 10, "fontSize": 10}
             y = vega.share("value", RATE_TITLE)
             layers.append({"mark": mark, "encoding": {"x": x, "y": y, "text": {"field": side}}})
-    return vega.view(titled("Cost against success", tables.summary), rows, layers, 280)
+    return vega.view(label_title("Cost against success", tables.summary), rows, layers, 280)
 
 
 def _crowded(at: Sequence[float], rates: Sequence[Row], highest: float) -> bool:
@@ -299,7 +303,7 @@ def _crowded(at: Sequence[float], rates: Sequence[Row], highest: float) -> bool:
 
 
 def _money(limit: float) -> str:
-    """Return the format of an axis of USD: cents, and more digits below 10 cents."""
+    """Return the format of a USD axis: cents, and more digits below 10 cents."""
     digits = next((n for n, end in ((2, 0.1), (3, 0.01)) if limit >= end), 4)
     return f"$,.{digits}f"
 
@@ -316,10 +320,10 @@ def repo_outcomes(tables: Tables) -> Spec:
             cell: Mapping[Any, Any] = cells.get((repo, name), {})
             value = vega.number(cell.get("pass_rate"))
             text = f"{cell['pass']}/{cell['pass'] + cell['fail']}" if cell else ""
-            short = repo.removesuffix("_task")
+            repo_name = repo.removesuffix("_task")
             ink = "white" if value is not None and value < 0.6 else "black"
-            tip = f"{short}, {name}: {text}"
-            data = {"repo": short, "name": name, "value": value, "text": text}
+            tip = f"{repo_name}, {name}: {text}"
+            data = {"repo": repo_name, "name": name, "value": value, "text": text}
             rows.append({**data, "ink": ink, "tip": tip})
     has_labels = len(names) <= LABELLED
     x: Spec = {"field": "name", "type": "nominal", "title": None, "sort": None}
@@ -334,7 +338,7 @@ def repo_outcomes(tables: Tables) -> Spec:
     if has_labels:
         texts = {"x": x, "y": y, "text": {"field": "text"}, "color": vega.INK}
         layers.append({"mark": {"type": "text", "fontSize": 10}, "encoding": texts})
-    title = titled("Passes among the evaluated pairs, by repo", table)
+    title = label_title("Passes among the evaluated pairs, by repo", table)
     return vega.view(title, rows, layers, ROW_HEIGHT * max(len(repos), 1))
 
 
@@ -385,7 +389,7 @@ def timeline(tables: Tables) -> Spec:
             "tooltip": {"field": "tip"},
         },
     }
-    title = titled("When the runs ran (last attempts)", runs)
+    title = label_title("When the runs ran (last attempts)", runs)
     return vega.view(title, rows, [bars], min(max(14 * lanes, 40), 1200))
 
 
@@ -421,7 +425,7 @@ def loss_flow(tables: Tables) -> Spec:
     table = tables.breakdowns["losses"]
     words, stages = [LOSS_WORDS[kind] for kind in LOSS_COLOURS], list(STAGES)
     x, height = "share of the evaluated runs", ROW_HEIGHT * len(stages)
-    layers = vega.stacked(x, stages, words, LOSS_COLOURS.values())
+    layers = vega.stacked_bars(x, stages, words, LOSS_COLOURS.values())
     contents = []
     for name, group in table.groupby("run_name", sort=False):
         counts = {str(row["loss"]): int(row["runs"]) for row in group.to_dict("records")}
@@ -431,14 +435,14 @@ def loss_flow(tables: Tables) -> Spec:
             rows = [{**row, "tip": f"{panel}, {row['tip']}"} for row in _stage_rows(counts, total)]
             view = {"title": panel, "data": {"values": rows}, "height": height}
             contents.append({**view, "layer": layers})
-    title = titled("Where coop runs are lost", table)
+    title = label_title("Where coop runs are lost", table)
     if not contents:
         return vega.view(title, [], layers[:1], height)
     return vega.panels(title, contents, 2)
 
 
 def _stage_rows(counts: Mapping[str, int], total: int) -> Iterable[Row]:
-    """Yield the segments of each stage: runs that continue, and runs lost there or before."""
+    """Yield the segments of each stage: runs that continue, and runs lost so far."""
     lost: list[str] = []
     for stage, kinds in STAGES.items():
         lost += kinds
@@ -467,15 +471,15 @@ def turns(tables: Tables) -> Spec:
 
 
 def _measure(tables: Tables, name: str, title: str, x: str, form: str) -> Spec:
-    """Return a measure of communication of each experiment that is not solo."""
+    """Return a measure of communication for each experiment that is not solo."""
     table = _measured(tables)
     points = [
         _measured_point(row, str(row["run_name"]), str(row["setting"]))
         for row in table[table["measure"] == name].to_dict("records")
     ]
-    looks = _looks_of(points, vega.looks(tables.summary["setting"]))
+    styles = _styles_of(points, vega.assign_styles(tables.summary["setting"]))
     rows = [{**row, "tip": _tip(row, form)} for row in map(_named, points)]
-    return _forest(titled(title, table), x, form, rows, looks)
+    return _forest(label_title(title, table), x, form, rows, styles)
 
 
 def _measured(tables: Tables) -> pd.DataFrame:
@@ -502,9 +506,9 @@ def message_times(tables: Tables) -> Spec:
     scale = {"domain": [0.5, 6.5], "nice": False}
     x = vega.quantity("at", "sixth of the run's time", scale=scale, axis=axis)
     y = "share of the messages, 95 % interval by task"
-    layers = vega.lines(x, vega.looks(curves), y)
-    rows = vega.side_by_side(curves.values(), 0.06)
-    return vega.view(titled("When messages are sent", table), rows, layers, 200)
+    layers = vega.lines(x, vega.assign_styles(curves), y)
+    rows = vega.shift_apart(curves.values(), 0.06)
+    return vega.view(label_title("When messages are sent", table), rows, layers, 200)
 
 
 def communication_and_conflicts(tables: Tables) -> Spec:
@@ -519,10 +523,10 @@ def communication_and_conflicts(tables: Tables) -> Spec:
             points.append(vega.point(label, n, percent, str(row["run_name"]), "diff"))
     form = "+.0f"
     rows = [{**row, "name": row["label"], "tip": _tip(row, form)} for row in points]
-    looks = _looks_of(rows, vega.looks(table["run_name"]))
-    title = titled("Conflict rate with and without a property (associations)", table)
+    styles = _styles_of(rows, vega.assign_styles(table["run_name"]))
+    title = label_title("Conflict rate with and without a property (associations)", table)
     x = "difference in conflict rate, points, 95 % interval"
-    spec = _forest(title, x, form, rows, looks, has_groups=True)
+    spec = _forest(title, x, form, rows, styles, has_groups=True)
     zero = {"mark": {"type": "rule", "strokeDash": [3, 3], "color": "#888888"}}
     spec["layer"].insert(0, {**zero, "encoding": {"x": {"datum": 0}}})
     return spec
@@ -539,19 +543,19 @@ def _forest(
     x: str,
     form: str,
     rows: list[Row],
-    looks: Mapping[str, Look],
+    styles: Mapping[str, Style],
     has_groups: bool = False,
 ) -> Spec:
     """Return values with intervals, a row for each name.
 
     Args:
-        form: of the numbers on the axis.
+        form: format of the numbers on the axis.
         has_groups: rows of the same name are drawn below each other, by group.
     """
-    groups = list(looks) if has_groups else []
+    groups = list(styles) if has_groups else []
     names = list(dict.fromkeys(row["name"] for row in rows))
     encoding: Spec = {"y": vega.nominal_rows("name", names)}
-    encoding |= vega.group_encodings(looks, has_legend=bool(groups))
+    encoding |= vega.group_encodings(styles, has_legend=bool(groups))
     if groups:
         encoding["yOffset"] = {"field": "group", "type": "nominal", "scale": {"domain": groups}}
     layers = vega.marks("x", encoding, x)
@@ -562,7 +566,7 @@ def _forest(
 
 
 def reasons(tables: Tables) -> Spec:
-    """Return stacked bars of the reasons of runs that did not pass, the most frequent first."""
+    """Return stacked bars of the reasons for which runs did not pass, the most frequent first."""
     table = tables.breakdowns["by_reason"]
     bad = table[table["outcome"].isin([judgement.FAIL, judgement.INFRA_ERROR])]
     bad = bad.assign(reason=bad["reason"].astype(object).fillna("").replace("", "no reason"))
@@ -589,7 +593,7 @@ def reasons(tables: Tables) -> Spec:
         "tooltip": {"field": "tip"},
     }
     layer = {"mark": {"type": "bar"}, "encoding": encoding}
-    title = titled("Why runs did not pass", tables.summary)
+    title = label_title("Why runs did not pass", tables.summary)
     return vega.view(title, rows, [layer], ROW_HEIGHT * max(len(totals), 1))
 
 
@@ -621,5 +625,5 @@ def perform(plan: Plan) -> None:
 
 
 def render(name: str, tables: Tables, kinds: Iterable[str]) -> dict[str, bytes]:
-    """Return a plot as files, by their ending. The same tables give the same files."""
+    """Return the files of a plot by suffix. Equal tables give equal files."""
     return vega.draw(SPECS[name](tables), kinds)

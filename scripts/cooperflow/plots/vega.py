@@ -1,7 +1,7 @@
-"""Parts of Vega-Lite specifications: colours, rows, encodings and marks; and files for a paper.
+"""Building blocks of Vega-Lite specifications, and their conversion to image files.
 
-A specification has no width and no theme: the report and `for_paper` set both. Names are data,
-never markup. vl-convert draws PNG, SVG and PDF without a browser or system fonts.
+A specification has no width and no theme; the report and `adapt_to_paper` set both. Names are
+always data, never markup. vl-convert draws PNG, SVG and PDF without a browser or system fonts.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross
 WIDTH = 504  # points: 7 inches, two columns of a paper
 PPI = 200
 FONT = "Liberation Sans"  # bundled with vl-convert
-# A browser that shows an SVG may have another font: first a font of the same widths.
+# A browser that shows an SVG may lack the font, so a font of the same widths is next.
 FONTS = f"{FONT}, Arial, Helvetica, sans-serif"
 # The theme of a paper. Legends are below the plot, since names of experiments are long.
 CONFIG: Mapping[str, Any] = {
     "font": FONTS,
-    "padding": 12,  # wider letters of another font are not cut at the edge
+    "padding": 12,  # so that wider letters of another font are not cut at the edge
     "background": "white",
     "title": {"fontSize": 11, "fontWeight": "normal", "anchor": "middle"},
     "view": {"stroke": None},
@@ -49,7 +49,7 @@ CONFIG: Mapping[str, Any] = {
         "domainColor": "#888888",
         "tickColor": "#888888",
     },
-    # One weight everywhere: with two fonts, the order of objects in a PDF varies.
+    # A single weight, because with two fonts the order of objects in a PDF varies.
     "legend": {
         "orient": "bottom",
         "labelFontSize": 9,
@@ -58,21 +58,21 @@ CONFIG: Mapping[str, Any] = {
         "labelLimit": 230,
     },
 }
-_MARGIN = 60  # points beside a panel, for its axis
+_MARGIN = 60  # space beside a panel for its axis, points
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a setting or an experiment is drawn, everywhere the same."""
+class Style:
+    """Style in which a setting or an experiment is drawn in all plots."""
 
     colour: str
-    marker: str  # Vega's name of its shape
+    marker: str  # Vega's name of the shape
 
 
-def looks(names: Iterable[str]) -> dict[str, Look]:
-    """Return how each name is drawn, by their order."""
+def assign_styles(names: Iterable[str]) -> dict[str, Style]:
+    """Return the style of each name, by their order."""
     return {
-        name: Look(COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)])
+        name: Style(COLOURS[n % len(COLOURS)], MARKERS[n % len(MARKERS)])
         for n, name in enumerate(dict.fromkeys(names))
     }
 
@@ -85,13 +85,13 @@ def point(
     column: str = "pass_rate",
     **fields: Any,
 ) -> Row:
-    """Return the data of a table's row, whose interval is in ci_low and ci_high.
+    """Return the data row for a table row with its interval in ci_low and ci_high.
 
     Args:
         n: number of runs or pairs behind the value.
-        group: name whose look the point has.
-        column: of the value.
-        fields: further fields of the data.
+        group: name whose style the point has.
+        column: name of the column with the value.
+        fields: additional fields of the data row.
     """
     value, low, high = (number(row.get(key)) for key in (column, "ci_low", "ci_high"))
     tip = f"{label}: no evaluated run"
@@ -108,7 +108,7 @@ def number(value: Any) -> float | None:
 
 
 def segment(name: str, kind: str, count: int, start: float, end: float, is_dark: bool) -> Row:
-    """Return the data of a segment of a stacked bar; a text on a dark segment is white."""
+    """Return the data row of a segment of a stacked bar; text on a dark segment is white."""
     return {
         "name": name,
         "kind": kind,
@@ -122,7 +122,7 @@ def segment(name: str, kind: str, count: int, start: float, end: float, is_dark:
     }
 
 
-def side_by_side(curves: Iterable[Sequence[Row]], distance: float) -> list[Row]:
+def shift_apart(curves: Iterable[Sequence[Row]], distance: float) -> list[Row]:
     """Return the rows of curves, shifted along x so that intervals do not hide each other."""
     every = list(curves)
     return [
@@ -166,9 +166,9 @@ def marks(along: str, encoding: Mapping[str, Any], title: str) -> list[Spec]:
     ]
 
 
-def lines(x: Spec, look: Mapping[str, Look], title: str) -> list[Spec]:
-    """Return the layers of a line through the points of each curve, and of the points."""
-    encodings = group_encodings(look, "curve")
+def lines(x: Spec, styles: Mapping[str, Style], title: str) -> list[Spec]:
+    """Return the layers of the curves' lines and points."""
+    encodings = group_encodings(styles, "curve")
     line = {"x": x, "y": share("value", title), "color": encodings["color"]}
     return [
         {"mark": {"type": "line"}, "encoding": line},
@@ -176,10 +176,10 @@ def lines(x: Spec, look: Mapping[str, Look], title: str) -> list[Spec]:
     ]
 
 
-def stacked(
+def stacked_bars(
     x_title: str, names: Sequence[str], kinds: Sequence[str], colours: Iterable[str]
 ) -> list[Spec]:
-    """Return the layers of stacked bars, a row for each name, and of the text in each segment."""
+    """Return the layers of stacked bars (a row for each name) and of the text in the segments."""
     y = nominal_rows("name", names)
     bars = {
         "x": share("start", x_title),
@@ -196,7 +196,7 @@ def stacked(
 
 
 def nominal_rows(field: str, names: Sequence[str]) -> Spec:
-    """Return the encoding of names as rows, in this order."""
+    """Return the encoding of names as rows in the given order."""
     scale, axis = {"domain": list(names)}, {"grid": False}
     return {"field": field, "type": "nominal", "title": None, "scale": scale, "axis": axis}
 
@@ -209,20 +209,20 @@ def share(field: str, title: str) -> Spec:
 
 
 def quantity(field: str, title: str | None = "", **rest: Any) -> Spec:
-    """Return the encoding of a number, with the axis' title unless it is empty; None: no title."""
+    """Return the encoding of a number. title: of the axis; empty: Vega's default; None: none."""
     named = {} if title == "" else {"title": title}
     return {"field": field, "type": "quantitative", **named, **rest}
 
 
 def group_encodings(
-    look: Mapping[str, Look], field: str = "group", has_legend: bool = True
+    styles: Mapping[str, Style], field: str = "group", has_legend: bool = True
 ) -> dict[str, Any]:
-    """Return the encodings of colour and shape of each group."""
-    names = list(look)
-    shapes = {"domain": names, "range": [each.marker for each in look.values()]}
+    """Return the encodings of the groups' colours and shapes."""
+    names = list(styles)
+    shapes = {"domain": names, "range": [style.marker for style in styles.values()]}
     shape = {"field": field, "type": "nominal", "scale": shapes}
-    colours = colour(field, names, [each.colour for each in look.values()])
-    if not has_legend or not names:  # a legend without entries makes the plot infinitely high
+    colours = colour(field, names, [style.colour for style in styles.values()])
+    if not has_legend or not names:  # a legend without entries would make the plot infinitely high
         return {"color": {**colours, "legend": None}, "shape": {**shape, "legend": None}}
     return {"color": colours, "shape": {**shape, "legend": {"title": None}}}
 
@@ -235,12 +235,12 @@ def colour(field: str, names: Sequence[str], colours: Iterable[str]) -> Spec:
 
 
 def draw(spec: Spec, kinds: Iterable[str]) -> dict[str, bytes]:
-    """Return a plot as files, by their ending. The same specification gives the same files."""
-    svg = _renumber_ids(vl_convert.vegalite_to_svg(for_paper(spec)))
+    """Return the files of a plot by suffix. Equal specifications give equal files."""
+    svg = _renumber_ids(vl_convert.vegalite_to_svg(adapt_to_paper(spec)))
     return {kind: _CONVERTERS[kind](svg) for kind in kinds}
 
 
-def for_paper(spec: Spec) -> Spec:
+def adapt_to_paper(spec: Spec) -> Spec:
     """Return a specification with the width and the theme of a paper."""
     spec = copy.deepcopy(spec)
     if "concat" in spec:
@@ -252,7 +252,7 @@ def for_paper(spec: Spec) -> Spec:
 
 
 def _renumber_ids(svg: str) -> str:
-    """Renumber gradients and clips: vl-convert counts over all plots of a process."""
+    """Renumber gradients and clips, because vl-convert numbers them per process."""
     ids: dict[str, str] = {}
 
     def rename(match: re.Match[str]) -> str:

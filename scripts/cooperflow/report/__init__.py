@@ -1,1 +1,1 @@
-"""The report: a folder of static pages that opens from disk and loads nothing else."""
+"""The HTML report: a folder of static pages that open from disk and load no other resource."""

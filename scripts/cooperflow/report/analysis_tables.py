@@ -1,6 +1,6 @@
-"""Tables of the analyses on the report's first page: losses, conflicts, messages, published rows.
+"""Tables on the report's first page: losses, conflicts, messages, published results, judge.
 
-Pure: tables in, text out. Each table names the file that has all of its columns.
+The functions are pure. Each displayed table names the file with all of its columns.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from cooperflow.tables.communication_tables import PROPERTIES
 from cooperflow.tables.paper_tables import THIS
 
 Rows = tuple[tuple[str, ...], ...]
-# The heading of each column, and its cell of a row.
+# Heading of each column, and the function that returns its cell for a row.
 Cells = Sequence[tuple[str, Callable[[Mapping[Any, Any]], str]]]
 
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A table as text, with its explanation."""
+    """A displayed table: text cells and an explanation."""
 
-    name: str  # of its place on the page
-    part: str  # of the page
+    name: str  # anchor on the page
+    part: str  # part of the page
     title: str
     note: str
-    names: int  # the first columns, which are names; the others are figures
+    names: int  # number of leading columns with names; the others contain figures
     columns: tuple[str, ...]
     rows: Rows
-    files: tuple[str, ...]  # below the results folder
+    files: tuple[str, ...]  # paths below the results folder
     empty: str = "No row yet."
-    is_folded: bool = False  # opened by the reader
-    sources: str = ""  # of the rows, in one line
+    is_folded: bool = False  # collapsed at first
+    sources: str = ""  # sources of the rows, in one line
 
 
-def of_tables(tables: Mapping[str, pd.DataFrame]) -> list[ShownTable]:
-    """Return the tables of the analyses, from the tables in `tables/`."""
+def build_analysis_tables(tables: Mapping[str, pd.DataFrame]) -> list[ShownTable]:
+    """Return the displayed tables for the tables in `tables/`."""
     return [
         _losses(tables["losses"]),
         _own_features(tables["own_features"]),
@@ -59,8 +59,8 @@ def _columns_and_rows(table: pd.DataFrame, cells: Cells) -> tuple[tuple[str, ...
     return tuple(heading for heading, _ in cells), rows
 
 
-def of_judge(symptoms: pd.DataFrame) -> ShownTable:
-    """Return the judge's table."""
+def build_judge_table(symptoms: pd.DataFrame) -> ShownTable:
+    """Return the displayed table of the judge's symptoms."""
     cells: Cells = (
         ("Symptom", lambda row: str(row["symptom"]).replace("_", " ")),
         ("Runs", lambda row: _of(row["runs"], row["judged"])),
@@ -78,7 +78,7 @@ def of_judge(symptoms: pd.DataFrame) -> ShownTable:
         "A model, the judge, read a sample of failed coop runs and labelled the paper's ten "
         "symptoms. Each label quotes the transcript twice; a label whose quotes are not found "
         "word for word is rejected. Agreement: of repeated answers on the same run. Paper: the "
-        "share among its labels, not among runs, so it compares only in order.",
+        "share among its labels, not among runs, so only the order can be compared.",
         1,
         *_columns_and_rows(symptoms, cells),
         ("judge/symptoms.csv", "judge/labels.csv"),
@@ -195,7 +195,7 @@ def _conflict_comparison(table: pd.DataFrame) -> ShownTable:
     )
 
 
-# Measures of communication_by_setting.csv: words, and whether the value is a share.
+# Measures in communication_by_setting.csv: description, and whether the value is a share.
 _MEASURES: Mapping[str, tuple[str, bool]] = {
     "messages_per_run": ("messages per run", False),
     "turns_per_run": ("turns per run", False),
@@ -310,14 +310,14 @@ def _published(table: pd.DataFrame) -> ShownTable:
 
 
 def _sources(table: pd.DataFrame) -> dict[str, str]:
-    """Return the mark of each published source, in the order of the rows."""
+    """Return the reference mark of each published source, in the order of the rows."""
     names = (name for source in table["source"] for name in _names(source))
     published = dict.fromkeys(name for name in names if name != THIS)
     return dict(zip(published, ascii_lowercase, strict=False))
 
 
 def _names(source: Any) -> list[str]:
-    """Return the sources of a row: its numbers may come from several tables."""
+    """Return the sources of a row, whose numbers may come from several tables."""
     return _text(source).split("; ")
 
 

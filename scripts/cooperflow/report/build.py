@@ -1,4 +1,4 @@
-"""Building of the report from a results folder; only outdated pages are written."""
+"""Building the report from a results folder; only outdated pages are written."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ VENDOR = (
     "dataTables.LICENSE.txt",
     "vega.LICENSE.txt",
 )
-# Missing pages from which on forks make them, and the number of pairs that a fork takes at a time.
+# Number of missing pages from which forks are used, and of pairs that a fork takes at a time.
 MANY_PAGES, PART = 500, 10
 
 
 @dataclass(frozen=True)
-class Built:
-    """Numbers of pages that a call of `build` wrote and kept."""
+class BuildResult:
+    """Result of `build`: numbers of pages written and kept."""
 
     index: Path
     runs: int
@@ -58,11 +58,11 @@ def perform(plan: Plan) -> None:
     print(build(plan, plan.results).line())
 
 
-def build(plan: Plan, at: Results | None = None) -> Built:
-    """Make the report of the existing tables and runs.
+def build(plan: Plan, at: Results | None = None) -> BuildResult:
+    """Make the report from the existing tables and runs.
 
     Args:
-        at: results folder with the tables, which receives the report; default: the plan's.
+        at: folder of the tables and the report; default: the plan's results folder.
 
     Raises:
         UserError: the tables do not exist yet.
@@ -72,9 +72,9 @@ def build(plan: Plan, at: Results | None = None) -> Built:
     tables = _tables(plan, at)
     runs, summary = tables.runs, tables.summary
     runs_of_rows = [run_of_row(plan, row) for row in runs.to_dict("records")]
-    book = _Book.open(plan, at, report)
+    page_record = _PageRecord.open(plan, at, report)
     shown = [run for run in runs_of_rows if state_of(run.folder(plan.results)) is not None]
-    pages_written = _pages(plan, shown, book)
+    pages_written = _pages(plan, shown, page_record)
     _assets(report)
     has_page = {run.key for run in shown}
     data = front_page.runs_data(
@@ -96,7 +96,7 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             notes=fingerprint.notes(plan),
             introduction=front_page.introduction(plan),
             terms=front_page.TERMS,
-            findings=findings.of_plan(plan, runs, tables.comparison, conflicts),
+            findings=findings.describe_plan(plan, runs, tables.comparison, conflicts),
             notable=[
                 (entry, pages.run_path(run) if run.key in has_page else None)
                 for entry in findings.notable_runs(plan, runs)
@@ -118,14 +118,14 @@ def build(plan: Plan, at: Results | None = None) -> Built:
             assets="assets",
         )
     )
-    book.close({pages.run_path(r) for r in shown} | {pages.pair_path(r.pair) for r in shown})
-    # Last: a report with a first page is complete.
+    page_record.close({pages.run_path(r) for r in shown} | {pages.pair_path(r.pair) for r in shown})
+    # Written last, so that a report with a first page is complete.
     atomic_io.write_text(report / "index.html", page)
-    return Built(report / "index.html", len(runs), pages_written, len(shown) - pages_written)
+    return BuildResult(report / "index.html", len(runs), pages_written, len(shown) - pages_written)
 
 
-class _Book:
-    """Record of the existing pages, and the state of the runs that each was made from."""
+class _PageRecord:
+    """Record of the existing pages, and of the state of the runs from which each was made."""
 
     def __init__(self, path: Path, report: Path, maker: str, record: dict[str, Any]) -> None:
         self.path, self.report, self.maker = path, report, maker
@@ -133,7 +133,7 @@ class _Book:
         self.pages: dict[str, Any] = record.get("pages", {}) if same else {}
 
     @classmethod
-    def open(cls, plan: Plan, at: Results, report: Path) -> _Book:
+    def open(cls, plan: Plan, at: Results, report: Path) -> _PageRecord:
         path = at.state / "report-pages.json"
         maker = _maker([experiment.run_name for experiment in plan.experiments])
         return cls(path, report, maker, atomic_io.read_object(path))
@@ -144,13 +144,13 @@ class _Book:
     def write(self, page: str, html: str) -> None:
         path = self.report / page
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No sync: a page can be made again, and there are thousands.
+        # Not synced, because there are thousands of pages and each can be made again.
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(html, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
 
     def close(self, current: set[str]) -> None:
-        """Remove the pages, and their records, of runs that are no longer in the tables."""
+        """Remove pages of runs that are no longer in the tables, and save the record."""
         for page in set(self.pages) - current:
             (self.report / page).unlink(missing_ok=True)
             del self.pages[page]
@@ -158,10 +158,10 @@ class _Book:
         atomic_io.write_text(self.path, json.dumps(document, separators=(",", ":")))
 
 
-def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
-    """Make the pages that are out of date, pair by pair; return the number of runs' pages.
+def _pages(plan: Plan, runs: list[Run], page_record: _PageRecord) -> int:
+    """Make the outdated pages, pair by pair; return the number of pages of runs.
 
-    Many pages are shared among forks, one per processor.
+    Many pages are distributed to forks, one per processor.
     """
     together: dict[Pair, list[Run]] = {}
     for run in runs:
@@ -171,30 +171,30 @@ def _pages(plan: Plan, runs: list[Run], book: _Book) -> int:
     def write(numbers: Sequence[int]) -> dict[str, Any]:
         written: dict[str, Any] = {}
         for number in numbers:
-            written |= _pages_of_pair(plan, groups[number], book)
+            written |= _pages_of_pair(plan, groups[number], page_record)
         return written
 
     processors = len(os.sched_getaffinity(0))
-    if processors == 1 or len(runs) - len(book.pages) < MANY_PAGES:
+    if processors == 1 or len(runs) - len(page_record.pages) < MANY_PAGES:
         written = write(range(len(groups)))
     else:
         written = {}
         parts = [range(n, min(n + PART, len(groups))) for n in range(0, len(groups), PART)]
-        fork = multiprocessing.get_context("fork")  # a fork has the plan and the book
+        fork = multiprocessing.get_context("fork")  # a fork inherits the plan and the page record
         with ProcessPoolExecutor(processors, fork, _begin_fork, (write,)) as pool:
             for part in pool.map(_write_part, parts):
                 written |= part
-    book.pages |= written
+    page_record.pages |= written
     return sum(page.startswith(f"{pages.RUNS}/") for page in written)
 
 
-# The work of a fork.
+# The function that forks call.
 _write: list[Callable[[Sequence[int]], dict[str, Any]]] = []
 
 
 def _begin_fork(write: Callable[[Sequence[int]], dict[str, Any]]) -> None:
     processes.die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent starts no more parts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Ctrl-C the parent starts no more parts
     _write[:] = [write]
 
 
@@ -202,49 +202,51 @@ def _write_part(numbers: Sequence[int]) -> dict[str, Any]:
     return _write[0](numbers)
 
 
-def _pages_of_pair(plan: Plan, group: list[Run], book: _Book) -> dict[str, Any]:
-    """Write the outdated pages of a pair, and return their states by page.
+def _pages_of_pair(plan: Plan, group: list[Run], page_record: _PageRecord) -> dict[str, Any]:
+    """Write the outdated pages of a pair; return the states by page.
 
-    The page of the pair shows files of its runs, which are read once.
+    The files of the runs are read once for the pages of the runs and the pair.
     """
     sources = [RunFiles(run, run.folder(plan.results)) for run in group]
     states = [state_of(source.folder) for source in sources]
     tabs = pages.tabs(group)
-    # The runs that have a page: the tabs lead to them.
+    # The runs with a page, to which the tabs lead.
     others = hashlib.sha256(repr(tabs).encode()).hexdigest()[:16]
     written: dict[str, Any] = {}
     for source, state in zip(sources, states, strict=True):
         page, state_of_page = pages.run_path(source.run), [state, others]
-        if book.stale(page, state_of_page):
-            book.write(page, pages.run_page(source, tabs, book.report))
+        if page_record.stale(page, state_of_page):
+            page_record.write(page, pages.run_page(source, tabs, page_record.report))
             written[page] = state_of_page
     page = pages.pair_path(group[0].pair)
-    if book.stale(page, states):
-        book.write(page, pages.pair_page(group[0].pair, sources, book.report))
+    if page_record.stale(page, states):
+        page_record.write(page, pages.pair_page(group[0].pair, sources, page_record.report))
         written[page] = states
     return written
 
 
 def _tables(plan: Plan, at: Results) -> Tables:
-    """Return all tables from disk; statistics that are missing there are computed."""
+    """Return all tables, from disk or else computed."""
     for path in (at.runs_csv, at.summary_csv):
         if not path.is_file():
             raise UserError(f"{path} does not exist yet: `snakemake -j 4 all` makes it.")
     if at.comparison_csv.is_file():
         return specifications.load(at)
     runs = read_runs(at.runs_csv)
-    messages = communication_tables.small(communication_tables.collect(plan, runs).runs)
+    messages = communication_tables.tables_by_experiment(
+        communication_tables.collect(plan, runs).runs
+    )
     small = {**breakdowns.tables(runs, plan.config.dataset.languages), **messages}
     return Tables(runs, read_table(at.summary_csv), comparison.table(runs), small)
 
 
 def _analyses(tables: Tables, at: Results) -> list[analysis_tables.ShownTable]:
-    """Return the tables of the analyses, and the judge's if it has run."""
-    shown = analysis_tables.of_tables(tables.breakdowns)
+    """Return the displayed tables of the analyses, with the judge's table if it has run."""
+    shown = analysis_tables.build_analysis_tables(tables.breakdowns)
     symptoms = at.judge / "symptoms.csv"
     if symptoms.is_file():
-        shown.append(analysis_tables.of_judge(read_table(symptoms)))
-    # The report of an unfinished experiment has no table files.
+        shown.append(analysis_tables.build_judge_table(read_table(symptoms)))
+    # An unfinished experiment has no table files.
     return [
         replace(table, files=tuple(name for name in table.files if (at.root / name).is_file()))
         for table in shown
@@ -277,10 +279,10 @@ def _begins_with(path: Path, mark: str) -> bool:
 
 
 def _vega() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script: some seconds of processor time."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script, which takes some seconds."""
     import vl_convert
 
-    bundle: Any = vl_convert.javascript_bundle  # its stub demands an argument
+    bundle: Any = vl_convert.javascript_bundle  # its type stub requires an argument
     return str(bundle())
 
 
@@ -295,7 +297,7 @@ def _script(path: Path, name: str, value: Any) -> None:
 
 
 def _maker(experiments: list[str]) -> str:
-    """Return a hash of everything that a page depends on besides the run's files."""
+    """Return a hash of everything except the run's files on which a page depends."""
     digest = hashlib.sha256(repr(experiments).encode())
     analysis = HERE.parent / "analysis"
     for path in sorted([*HERE.glob("*.py"), *HERE.glob("templates/*"), *analysis.glob("*.py")]):

@@ -1,4 +1,4 @@
-"""Content of the report's first page: figures, tables and provenance."""
+"""Content of the report's first page: introduction, tables, figures and provenance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cooperflow.plots.vega import Spec
 from cooperflow.report.analysis_tables import ShownTable
 from cooperflow.tables import oracle
 
-# Columns of the table of all runs: of runs.csv, their heading, whether they are numbers.
+# Columns of the table of all runs: name in runs.csv, heading, whether it has numbers.
 COLUMNS = (
     ("outcome", "Outcome", False),
     ("reason", "Reason", False),
@@ -38,28 +38,28 @@ COLUMNS = (
     ("input_tokens", "Tokens in", True),
     ("output_tokens", "Tokens out", True),
 )
-# Columns for a kind of run; shown if any run is of that kind.
+# Columns that are shown only if any run has such a value.
 LABELS = ("replay", "adopted")
-# Columns that are folded into a row of details: the table fits a window of 1,280 pixels.
+# Columns shown in a row of details, so that the table fits a window of 1,280 pixels.
 FOLDED = ("caveat", "attempts", "patch_lines", "input_tokens", "output_tokens")
-# Columns that are folded too where all runs have the same value.
+# Columns shown in the details if all runs have the same value.
 CONSTANT = ("model", *LABELS)
-# Digits that are shown after the point; runs.csv has all of them.
+# Number of displayed decimals; runs.csv has all digits.
 DIGITS = {"cost_usd": 4, "duration_s": 1}
-# Columns that a reader chooses from.
+# Columns with a filter.
 FILTERS = ("outcome", "reason", "setting", "model", "repo")
-# Figures that take the page's full width: their labels are long.
+# Figures that need the page's full width because of long labels.
 WIDE = ("published",)
-# Shown if the oracle was run for any pair.
+# Shown if the oracle has run for any pair.
 ORACLE = ("oracle", "Oracle", False)
 
 # Terms of the first page, for readers who do not know the benchmark.
 TERMS = (
-    ("pair", "Two features of one task. Every setting does the same pairs."),
-    ("setting, experiment, run", "A setting says who does the work; an experiment is a model in a "
-     "setting; a run is an experiment on one pair."),
+    ("pair", "Two features of one task. All settings use the same pairs."),
+    ("setting, experiment, run", "A setting defines who does the work; an experiment is a model "
+     "in a setting; a run is an experiment on one pair."),
     ("pass, fail", "After the work (and the merge) the tests of both features pass, or not. "
-     "Reasons of a fail: tests_failed; merge_conflict; empty_patch, an agent handed in nothing; "
+     "Reasons of a fail: tests_failed; merge_conflict; empty_patch, an agent submitted nothing; "
      "timeout."),
     ("infra error", "The run broke for a reason outside of the model, such as a provider that did "
      "not answer. It counts neither as a pass nor as a fail; only the pass rate of all runs counts "
@@ -73,17 +73,17 @@ TERMS = (
     ("95 % interval", "The range of values that the data support. A difference whose interval "
      "contains 0 is not established."),
     ("p", "How often chance alone would make a difference at least this large if there were none."),
-    ("oracle", "The benchmark's own solutions in the place of agents: they show what a run can "
-     "reach on this machine."),
-    ("replay", "Prepared answers in the place of a model, to show the workflow without cost. The "
-     "commands, patches, merges and tests are real; the outcomes say nothing about a model, and "
+    ("oracle", "The benchmark's own solutions in place of agents, which show the best possible "
+    "result on this machine."),
+    ("replay", "Prepared answers in place of a model, to show the workflow without cost. The "
+    "commands, patches, merges and tests are real; the outcomes are no evidence about a model, and "
      "costs are what such calls would have cost."),
     ("step", "One answer of the model and the commands in it, also called a turn."),
 )  # fmt: skip
 
 
 def introduction(plan: Plan) -> str:
-    """Return what is measured, in sentences for a reader who does not know the benchmark."""
+    """Return an introduction for readers who do not know the benchmark."""
     parts: list[str] = []
     has_coop = False
     for setting in plan.settings:
@@ -99,10 +99,10 @@ def introduction(plan: Plan) -> str:
 
 
 def _explain(setting: Setting, is_repeated: bool) -> str:
-    """Return who does the work of a pair in a setting.
+    """Return a description of who does the work in a setting.
 
     Args:
-        is_repeated: the work of two agents is explained already.
+        is_repeated: True if the work of two agents was already explained.
     """
     if setting.mode == "solo":
         return "one agent adds both features"
@@ -110,10 +110,10 @@ def _explain(setting: Setting, is_repeated: bool) -> str:
         return f"the benchmark's setting {setting.mode}"
     if is_repeated:
         return f"the same {'with' if setting.messaging else 'without'} messages"
-    talk = "they can send each other messages" if setting.messaging else "without messages"
+    communication = "they can send each other messages" if setting.messaging else "without messages"
     return (
         "two agents work at the same time in separate copies of the repository, one feature each, "
-        f"and git merges their patches; {talk}"
+        f"and git merges their patches; {communication}"
     )
 
 
@@ -122,7 +122,7 @@ GUIDE_SECTION = "Run the benchmark"
 
 
 def guide_link(report: Path) -> str:
-    """Return the address of the guide to a real model; empty for a report outside the checkout."""
+    """Return the link to the guide for a real model; empty for a report outside the checkout."""
     if not report.resolve().is_relative_to(layout.REPOSITORY):
         return ""
     path = os.path.relpath(layout.REPOSITORY / GUIDE, report.resolve())
@@ -132,7 +132,7 @@ def guide_link(report: Path) -> str:
 def runs_data(
     runs: pd.DataFrame, pages: list[str | None], pairs: list[str | None]
 ) -> dict[str, Any]:
-    """Return the table of all runs as the first page loads it: rows of plain values."""
+    """Return the data of the table of all runs, which the first page loads."""
     columns = list(COLUMNS)
     for label in LABELS:
         if bool(runs[label].any()):
@@ -167,7 +167,7 @@ def runs_data(
 
 
 def has_oracle(table: pd.DataFrame) -> bool:
-    """Return whether the gold patches of any pair in the table of runs were evaluated."""
+    """Return whether the oracle has run for any pair in the table of runs."""
     return "oracle" in table and bool((table["oracle"] != oracle.NOT_RUN).any())
 
 
@@ -182,7 +182,7 @@ def title(plan: Plan) -> str:
 
 
 def dates(runs: pd.DataFrame) -> str:
-    """Return the start of the first run and the end of the last run, UTC."""
+    """Return the start of the first run and the end of the last run, in UTC."""
     started = [value for value in runs["started"] if value]
     ended = [value for value in runs["ended"] if value]
     if not started or not ended:
@@ -205,7 +205,7 @@ class Figure:
 
     @property
     def height(self) -> int:
-        """Height on the page, pixels: its panels are stacked there."""
+        """Height on the page, where panels are stacked, in pixels."""
         return sum(int(view["height"]) + 60 for view in vega.views(self.spec))
 
     @property
@@ -215,7 +215,7 @@ class Figure:
 
 
 def figures(tables: Tables) -> list[Figure]:
-    """Return the figures for which there is data."""
+    """Return the figures that have data."""
     specs = {name: make(tables) for name, make in specifications.SPECS.items()}
     return [
         Figure(name, str(spec["title"]), caption(name), spec)
@@ -225,13 +225,13 @@ def figures(tables: Tables) -> list[Figure]:
 
 
 def caption(name: str) -> str:
-    """Return a figure's caption, the same as in Snakemake's report."""
+    """Return a figure's caption, which Snakemake's report uses too."""
     return " ".join((layout.CAPTIONS / f"{name}.rst").read_text(encoding="utf-8").split())
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the page: tables with the figures that belong to them."""
+    """A part of the page: tables with their figures."""
 
     name: str
     tables: tuple[ShownTable, ...]
@@ -243,13 +243,13 @@ class Part:
 
     @property
     def content(self) -> str:
-        """The number of tables and figures, in words."""
+        """The numbers of tables and figures, as text."""
         counts = ((len(self.tables), "table"), (len(self.figures), "figure"))
         return ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in counts if n)
 
 
-# Parts of the page, in this order. The first three answer the benchmark's question; the others are
-# opened by the reader.
+# The parts of the page in order. The first three answer the benchmark's question; the others are
+# collapsed at first.
 MAIN_PARTS = ("Results", "Comparison", "Losses")
 FOLDED_PARTS = (
     "Conflicts",
@@ -262,8 +262,8 @@ FOLDED_PARTS = (
 
 
 def parts(tables: Sequence[ShownTable], drawn: Sequence[Figure]) -> dict[str, Part]:
-    """Return the parts of the page by name, in order; folded parts without content are left out."""
-    made = [
+    """Return the parts of the page by name, in order, without empty collapsed parts."""
+    all_parts = [
         Part(
             name,
             tuple(table for table in tables if table.part == name),
@@ -271,17 +271,17 @@ def parts(tables: Sequence[ShownTable], drawn: Sequence[Figure]) -> dict[str, Pa
         )
         for name in (*MAIN_PARTS, *FOLDED_PARTS)
     ]
-    return {part.name: part for part in made if part.name in MAIN_PARTS or part.content}
+    return {part.name: part for part in all_parts if part.name in MAIN_PARTS or part.content}
 
 
 def provenance(root: Path) -> dict[str, Any] | None:
-    """Return the facts, and the documents to fold, of a results folder's provenance."""
+    """Return the facts and the collapsible documents of a results folder's provenance."""
     document = atomic_io.read_object(root / "provenance.json")
     if not document:
         return None
     facts = [(key, str(value)) for key, value in (document.get("facts") or {}).items()]
     labels = (
-        ("config", "The config as asked for"),
+        ("config", "The requested config"),
         ("experiments", "The experiments as resolved"),
         ("images", "Images"),
         ("tasks", "Hashes of the tasks"),

@@ -1,4 +1,4 @@
-"""Pages of the report: index, runs and pairs, with their reasons, evaluations and paths."""
+"""Pages of single runs and pairs: their content, explanations of outcomes, and file paths."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import jinja2
 from markupsafe import Markup
 
 from cooperflow import formats
+from cooperflow.analysis import history as history_events
 from cooperflow.analysis import losses
-from cooperflow.analysis import story as story_events
 from cooperflow.analysis.losses import OwnFeature
 from cooperflow.analysis.run_files import Patch, RunFiles, linker
 from cooperflow.experiment.plan import Run
@@ -26,15 +26,15 @@ from cooperflow.report import safe_text
 from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Count
 
-# Names of failing tests that a page lists; the output has all of them.
+# Number of failing tests that a page lists; the output has all of them.
 MOST_NAMES = 50
-# Lines of preamble up to which it is not folded.
+# Number of preamble lines up to which the preamble is not folded.
 SHORT_PREAMBLE = 3
 
 
 @dataclass(frozen=True)
 class Feature:
-    """The tests of one feature. tested: there is evidence of an evaluation."""
+    """Test results of one feature. tested: whether there is evidence of an evaluation."""
 
     number: int
     tested: bool
@@ -58,7 +58,7 @@ class Feature:
 
     @property
     def summary(self) -> str:
-        """The result in a few words, tests counted by the workflow on every page."""
+        """The result in a few words, with the workflow's own count of tests."""
         if not self.tested:
             return "not tested"
         word = "passed" if self.passed else "failed"
@@ -71,7 +71,7 @@ class Feature:
 
 
 def features(evaluation: Mapping[str, Any], numbers: tuple[int, ...]) -> tuple[Feature, ...]:
-    """Return both features of a run; ``numbers`` are those of the data set, sorted."""
+    """Return both features of a run; ``numbers`` are the data set's, sorted."""
     return tuple(_feature(evaluation, key, number) for key, number in enumerate(numbers, start=1))
 
 
@@ -99,14 +99,14 @@ def was_evaluated(result: Mapping[str, Any], evaluation: Mapping[str, Any]) -> b
     """Return whether the run's patches were evaluated, even if the evaluation failed.
 
     A run that ended before its evaluation (a timeout, an infrastructure error) has an eval.json
-    with its outcome only.
+    with only its outcome.
     """
     if EvalRecord.read(evaluation).reason == judgement.EVAL_ERROR:
         return True
     return bool(evaluation) and (RunRecord.read(result) or RunRecord()).outcome is None
 
 
-# Names of a summary: conflicting files and failing tests.
+# Number of conflicting files or failing tests that a summary names.
 FEW_NAMES = 3
 MAX_NAME_LENGTH = 80
 _LOSSES = {
@@ -118,7 +118,7 @@ _LOSSES = {
 
 @dataclass(frozen=True)
 class Failure:
-    """The facts about a run that is not a pass."""
+    """Facts about a run that is not a pass."""
 
     outcome: str
     reason: str
@@ -127,16 +127,16 @@ class Failure:
     own: tuple[bool | None, bool | None]
     has_conflict: bool
     features: tuple[Feature, ...]
-    files: tuple[str, ...] = ()  # with overlapping hunks of both patches
+    files: tuple[str, ...] = ()  # files with overlapping hunks of both patches
 
 
 def explain(failure: Failure) -> tuple[str, ...]:
-    """Return two lines on why a run is not a pass; none for a pass or an unfinished run."""
+    """Return two lines that explain why a run is not a pass; empty for any other run."""
     if failure.outcome == judgement.INFRA_ERROR:
         tries = f"{failure.attempts} attempt{'' if failure.attempts == 1 else 's'}"
         return (
             f"No result after {tries}: {failure.reason or 'an infrastructure error'}.",
-            "This is a failure of the infrastructure, not of the model; it is in no pass rate.",
+            "This is a failure of the infrastructure, not of the model; pass rates exclude it.",
         )
     if failure.outcome != judgement.FAIL:
         return ()
@@ -167,10 +167,10 @@ def _feature_names(numbers: Sequence[int]) -> str:
 
 
 def _detail(failure: Failure) -> str:
-    """Return the conflicting files, else the first failing tests."""
+    """Return a sentence on the conflicting files, or else on the first failing tests."""
     if failure.has_conflict:
         if not failure.files:
-            return "The patches do not show in which file."
+            return "The patches do not show which file conflicts."
         word = "file" if len(failure.files) == 1 else "files"
         return f"Conflicting {word}: {_names(failure.files)}."
     named = [(feature, feature.failing) for feature in failure.features if feature.failing]
@@ -190,18 +190,18 @@ def _names(names: Sequence[str]) -> str:
 
 
 TEMPLATES = Path(__file__).parent / "templates"
-# Folder of the runs' pages below the report.
+# Folder of the runs' pages in the report.
 RUNS = "runs"
 
-# Pages of runs and pairs have no scripts, and their policy forbids all.
+# Pages of runs and pairs have no scripts, and their policy forbids any.
 PAGE_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'"
-# The first page loads its own files only; Vega's tooltips write styles into the page.
+# The first page loads only its own files; Vega's tooltips add styles to the page.
 INDEX_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src data: blob:; base-uri 'none'; form-action 'none'"
 )
 
-# Reasons and caveats of outcomes in words, for readers who do not know the documentation.
+# Explanations of reasons and caveats for readers who do not know the documentation.
 MEANINGS = {
     "tests_failed": "the patches were tested and a test failed",
     "merge_conflict": "the two patches could not be merged",
@@ -224,7 +224,7 @@ MEANINGS = {
     "not_evaluable": "made by a cooperbench before 0.0.29, which could not evaluate a feature of"
     " this pair",
     "public_record": "outcome of CooperBench's public record; evaluated by an unknown release",
-    "rate_limited": "the provider kept refusing for its rate limit",
+    "rate_limited": "the provider kept refusing calls because of its rate limit",
     "api_unavailable": "the provider could not be reached",
     "api_timeout": "the provider did not answer in time",
     "auth": "the provider refused the key",
@@ -245,13 +245,13 @@ MEANINGS = {
 }
 
 
-# More pairs of hunks are only counted.
+# Maximum number of displayed pairs of hunks; others are only counted.
 MOST_HUNK_PAIRS = 30
 
 
 @cache
 def environment() -> jinja2.Environment:
-    """Return the environment of the templates, which escapes all values."""
+    """Return the template environment, which escapes all values."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -263,7 +263,7 @@ def environment() -> jinja2.Environment:
     filters: list[Callable[..., str]] = [
         *(safe_text.inline, safe_text.block, safe_text.patch, safe_text.hunk),
         *(formats.percent, formats.usd, formats.points, formats.probability, formats.count),
-        *(formats.unbroken, formats.seconds, formats.moment),
+        *(formats.keep_together, formats.seconds, formats.moment),
         *(first_line, clock),
     ]
     templates.filters |= {function.__name__: function for function in filters}
@@ -277,7 +277,7 @@ def environment() -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class Tab:
-    """A run of a pair in the tabs of the pair's pages."""
+    """A run in the tabs on the pages of its pair."""
 
     key: str
     url: str
@@ -286,7 +286,7 @@ class Tab:
 
 @dataclass(frozen=True)
 class Column:
-    """One run on the page of its pair."""
+    """A run's column on the page of its pair."""
 
     source: RunFiles
     url: str
@@ -298,18 +298,18 @@ class Column:
         return self.source.run.experiment.setting.mode == "coop"
 
     @property
-    def why(self) -> str:
-        """The first line on why the run is not a pass; empty for a pass."""
+    def explanation(self) -> str:
+        """The first line of the explanation why the run is not a pass; empty for a pass."""
         return next(iter(explain(_failure(self.source, tuple(self.features)))), "")
 
     @property
     def own_features(self) -> Mapping[str, OwnFeature]:
-        """The evaluation of each agent's own feature."""
+        """The verdicts on each agent's own feature."""
         return self.source.own_features
 
     @property
     def overlaps(self) -> list[HunkPair]:
-        """The hunks of both agents that overlap, at most ``MOST_HUNK_PAIRS``."""
+        """The overlapping pairs of hunks of both agents, at most ``MOST_HUNK_PAIRS``."""
         return self._overlaps[:MOST_HUNK_PAIRS]
 
     @property
@@ -322,7 +322,7 @@ class Column:
 
     @property
     def conflict_line(self) -> str:
-        """The result of the merge and the number of overlapping hunks, in words."""
+        """The result of the merge and the number of overlapping hunks, as text."""
         number = len(self._overlaps)
         pairs = f"{number} overlapping pair{'' if number == 1 else 's'} of hunks"
         status = self.source.merge_status
@@ -335,21 +335,21 @@ class Column:
 
 
 def tabs(runs: Sequence[Run]) -> list[Tab]:
-    """Return the tabs of a pair's runs: the same on each page, since all have the same depth."""
+    """Return the tabs of a pair's runs, which are the same on each page of the pair."""
     tabs_of_runs = []
     for run in runs:
         page = run_path(run)
         name = safe_text.inline(run.experiment.run_name)
-        tabs_of_runs.append(Tab(run.key, to_top(page) + quote(page), name))
+        tabs_of_runs.append(Tab(run.key, path_to_root(page) + quote(page), name))
     return tabs_of_runs
 
 
 def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
-    """Return the page of a run; ``siblings`` are the runs of its pair, itself included."""
+    """Return the page of a run; ``siblings`` are the runs of its pair, including itself."""
     page = run_path(source.run)
-    top = to_top(page)
+    top = path_to_root(page)
     link = linker(source.folder.path, report / page)
-    story = source.story
+    history = source.history
 
     def raw(name: str) -> str:
         return link(source.stored_name(name))
@@ -363,18 +363,18 @@ def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
         .render(
             run=source.run,
             result=source.result,
-            told=result_files.workflow(source.result),
+            run_record=result_files.workflow(source.result),
             evaluation=source.evaluation,
             features=parts,
             evaluated=was_evaluated(source.result, source.evaluation),
             verdict=result_files.workflow(source.evaluation),
-            why=explain(_failure(source, parts)),
-            story=story,
+            explanation=explain(_failure(source, parts)),
+            history=history,
             messages=len(source.messages),
-            talk=source.communication.messages,
+            sent_messages=source.communication.messages,
             task_changes=source.task_changes,
             team=result_files.team_columns(source.result),
-            rows=story_events.rows(story.events, story.agents, start),
+            rows=history_events.rows(history.events, history.agents, start),
             agents=source.agents,
             patches=_patches(source, report / page),
             hunk_pairs=source.hunk_pairs[:MOST_HUNK_PAIRS],
@@ -394,7 +394,7 @@ def run_page(source: RunFiles, siblings: Sequence[Tab], report: Path) -> str:
 
 
 def _failure(source: RunFiles, parts: tuple[Feature, ...]) -> Failure:
-    """Return the facts for the summary of a run's page."""
+    """Return the facts for the explanation on a run's page."""
     record = RunRecord.read(source.result) or RunRecord()
     verdict = EvalRecord.read(source.evaluation)
     status = source.merge_status
@@ -415,9 +415,9 @@ def _failure(source: RunFiles, parts: tuple[Feature, ...]) -> Failure:
 
 
 def pair_page(pair: Pair, sources: Sequence[RunFiles], report: Path) -> str:
-    """Return the page that shows the settings of a pair side by side."""
+    """Return the page that compares the runs of a pair side by side."""
     page = pair_path(pair)
-    top = to_top(page)
+    top = path_to_root(page)
     return (
         environment()
         .get_template("pair.html")
@@ -447,13 +447,13 @@ def _patches(source: RunFiles, page: Path) -> list[tuple[Patch, str]]:
 
 
 def first_line(value: str, length: int = 110) -> str:
-    """Return the first non-empty line of a text, for its folded state."""
+    """Return the first non-empty line of a text, which is shown while the text is folded."""
     line = next((line.strip() for line in value[:4000].splitlines() if line.strip()), "")
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
 def clock(value: float | None) -> str:
-    """Return seconds as a clock of constant width."""
+    """Return seconds as clock time of constant width."""
     if value is None:
         return ""
     minutes, seconds = divmod(value, 60)
@@ -461,7 +461,7 @@ def clock(value: float | None) -> str:
 
 
 def run_path(run: Run) -> str:
-    """Return the run's page below the report's folder."""
+    """Return the path of a run's page in the report's folder."""
     return f"{RUNS}/{run.experiment.run_name}/{pair_key(run.pair)}.html"
 
 
@@ -473,6 +473,6 @@ def pair_key(pair: Pair) -> str:
     return pair.folder.replace("/", "--")
 
 
-def to_top(page: str) -> str:
-    """Return the relative URL from a page to the report's folder, as a prefix."""
+def path_to_root(page: str) -> str:
+    """Return the relative URL prefix from a page to the report's folder."""
     return "../" * page.count("/")

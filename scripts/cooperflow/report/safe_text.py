@@ -1,4 +1,4 @@
-"""Safe HTML for text that models and repositories wrote: names, blocks and patches."""
+"""Conversion of untrusted text (names, output, patches) to safe HTML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers.diff import DiffLexer
 
-# Length of a line and of a block above which they are cut; the raw file has the rest.
+# Maximum length of a displayed line and of a block; the raw file has the rest.
 LONGEST_LINE = 2_000
 LONGEST_BLOCK = 60_000
 LONGEST_NAME = 300
@@ -23,8 +23,8 @@ _ANSI = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\|$)|[@-Z\\^_]|[ -/]+[0-~])"
     r"|\x9b[0-?]*[ -/]*[@-~]"
 )
-# Invisible characters, and those that change the direction of text: control characters, format
-# characters, separators, halves of surrogate pairs.
+# Invisible characters and characters that change the text direction: control and format characters,
+# separators, surrogates.
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -34,18 +34,18 @@ _BREAK = re.compile(r"\r\n?")
 _FILE = re.compile(r"^diff --git .*$", re.MULTILINE)
 _LEXER = DiffLexer(stripnl=False, ensurenl=False)
 _FORMATTER = HtmlFormatter(nowrap=True)
-# More files than these are named in the raw file only.
+# Maximum number of displayed file names; the raw file has all of them.
 MOST_FILES = 60
 
 
-def plain(text: str) -> str:
-    """Return ``text`` without terminal codes, its lines ended by a newline."""
+def strip_terminal_codes(text: str) -> str:
+    """Return ``text`` without terminal codes and with newlines as line ends."""
     if "\x1b" in text or "\x9b" in text:
         text = _ANSI.sub("", text)
     return _BREAK.sub("\n", text) if "\r" in text else text
 
 
-def visible(markup: str) -> str:
+def name_invisible_characters(markup: str) -> str:
     """Return escaped ``markup`` with every invisible character replaced by its name."""
     return _UNSEEN.sub(_mark, markup)
 
@@ -57,10 +57,10 @@ def _mark(match: re.Match[str]) -> str:
 
 
 def shorten(text: str) -> tuple[str, bool]:
-    """Cut ``text`` to a length that fits a page; return it and whether it was cut."""
+    """Shorten ``text`` to a displayable length; return it and whether it was cut."""
     is_cut = False
     if len(text) > LONGEST_BLOCK:
-        # A line may be longer than the block: cut lines first, then the middle.
+        # A line may be longer than the block, so cut lines first, then the middle of the text.
         head, tail = text[: LONGEST_BLOCK // 2], text[-LONGEST_BLOCK // 2 :]
         omitted = len(text) - len(head) - len(tail)
         text = f"{head}\n[{omitted:,} characters left out here]\n{tail}"
@@ -77,35 +77,35 @@ def shorten(text: str) -> tuple[str, bool]:
 
 
 def block(text: str, raw: str | None = None, kind: str = "") -> Markup:
-    """Return a block of text as <pre>; ``raw`` is the URL of the file that has all of it."""
-    shown, is_cut = shorten(plain(text))
+    """Return a block of text as <pre>; ``raw`` is the URL of the file with the complete text."""
+    shown, is_cut = shorten(strip_terminal_codes(text))
     name = f"block {kind}".strip()
-    body = f'<pre class="{name}" tabindex="0">{visible(html.escape(shown))}</pre>'
+    body = f'<pre class="{name}" tabindex="0">{name_invisible_characters(html.escape(shown))}</pre>'
     return Markup(body + (left_out(raw) if is_cut else ""))
 
 
 def left_out(raw: str | None) -> str:
-    """Return the note beside a text that was cut."""
+    """Return the note on a text that was cut."""
     link = f'<a href="{html.escape(raw)}">the raw file</a>' if raw else "the raw file"
     return f'<p class="note">Cut here; {link} has all of it.</p>'
 
 
 def inline(text: Any) -> Markup:
-    """Return a name or a short value, isolated from the text direction around it."""
-    value = plain(str(text))
+    """Return a name or short value, isolated from the surrounding text direction."""
+    value = strip_terminal_codes(str(text))
     if len(value) > LONGEST_NAME:
         value = f"{value[:LONGEST_NAME]}…"
-    return Markup(f"<bdi>{visible(html.escape(value))}</bdi>")
+    return Markup(f"<bdi>{name_invisible_characters(html.escape(value))}</bdi>")
 
 
 def script_json(value: Any) -> str:
-    """Return ``value`` as JSON for a script element, which it cannot end."""
+    """Return ``value`` as JSON that cannot end a script element."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def patch(patch: str, raw: str | None = None, is_open: bool = True) -> Markup:
-    """Return a patch as HTML; ``raw`` is the URL of the file that has all of it."""
+    """Return a patch as HTML; ``raw`` is the URL of the patch file."""
     if not patch.strip():
         return Markup('<p class="note">Empty: nothing was changed.</p>')
     parts = _files(patch)
@@ -147,13 +147,13 @@ def _file(part: str, is_open: bool) -> tuple[str, bool]:
 
 @lru_cache(maxsize=256)
 def _body(part: str) -> tuple[str, bool]:
-    """Return the coloured lines. Cached: a run's page and its pair's page show the same patch."""
-    short, is_cut = shorten(plain(part))
-    return visible(highlight(short, _LEXER, _FORMATTER)), is_cut
+    """Return the coloured lines; cached, because two pages show the same patch."""
+    short, is_cut = shorten(strip_terminal_codes(part))
+    return name_invisible_characters(highlight(short, _LEXER, _FORMATTER)), is_cut
 
 
 def _name(lines: list[str]) -> str:
-    """Return the path of the file that a part of a patch changes."""
+    """Return the path of the file that one part of a patch changes."""
     for prefix in ("+++ b/", "--- a/", "+++ ", "--- "):
         for line in lines[:12]:
             if line.startswith(prefix) and "/dev/null" not in line:

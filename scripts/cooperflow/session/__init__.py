@@ -1,1 +1,1 @@
-"""A session: preflight, cost estimate and plan before its first job; progress from its files."""
+"""A session's start (preflight, estimate, printed plan), and its progress as read from files."""

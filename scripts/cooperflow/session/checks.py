@@ -1,4 +1,4 @@
-"""Checks of the preflight: one function per prerequisite, each yields its findings."""
+"""Checks of the preflight: one function per prerequisite, which yields findings."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from cooperflow.session import model_check
 from cooperflow.session.model_check import BAD, NOTE, OK, Finding
 from cooperflow.upstream import releases
 
-# Disk space that the results of one run may take, bytes.
+# Disk space that one run's results may take, bytes.
 RUN_BYTES = 5_000_000
 # Open files that a session with four runs needs.
 OPEN_FILES = 1024
-# Memory limit of the container that tests limits, bytes.
+# Memory limit of the container that tests whether limits work, bytes.
 MEMORY = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Work:
-    """The jobs that a session is about to do."""
+    """The jobs that a session will do."""
 
     images: bool
     runs: Sequence[Run]
     evaluations: Sequence[Run]
-    own_features: Sequence[Run] = ()  # whose agents' patches are evaluated alone
+    own_features: Sequence[Run] = ()  # runs whose agents' patches are evaluated alone
     oracles: int = 0
     uses: Mapping[str, Sequence[str]] = field(default_factory=dict)  # output files by image
-    slots: int = 4  # runs at a time
+    slots: int = 4  # concurrent runs
     cluster: bool = False  # jobs run on other machines
     tables: bool = True  # runs, evaluations or tables were requested
     adopting: bool = False
@@ -67,7 +67,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Context:
-    """Subject of the checks."""
+    """Input of the checks."""
 
     plan: Plan
     work: Work
@@ -83,7 +83,7 @@ class Context:
 
 
 def check_environment(context: Context) -> Iterator[Finding]:
-    """Report variables that the workflow removes, and those that contradict the config."""
+    """Report variables that the workflow ignores, and variables that contradict the config."""
     paid = {r.experiment.model_name: r for r in context.runs if not r.experiment.model.replay}
     if not paid:
         return
@@ -99,7 +99,7 @@ def check_environment(context: Context) -> Iterator[Finding]:
 
 
 def check_keys(context: Context) -> Iterator[Finding]:
-    """Check that each model has its key, or its recordings."""
+    """Check that each model has its key or its recordings."""
     models = {run.experiment.model_name: run.experiment.model for run in context.runs}
     for name, model in models.items():
         yield from model_check.check_key(name, model)
@@ -127,7 +127,7 @@ def check_patches(context: Context) -> Iterator[Finding]:
     root = Path(context.plan.config.dataset.dir)
     try:
         caveats = patch_text.task_caveats(root, context.plan.pairs)
-    except (OSError, UserError):  # an incomplete data set has its own finding
+    except (OSError, UserError):  # another check reports an incomplete data set
         return
     if caveats:
         tasks = [f"{task} ({', '.join(kinds)})" for task, kinds in caveats.items()]
@@ -154,7 +154,7 @@ def check_redis_server(context: Context) -> Iterator[Finding]:
     with environment.scratch_folder() as folder:
         try:
             server = services.RedisServer(folder, folder / "log")
-        except UserError:  # the missing program has its own finding
+        except UserError:  # another check reports a missing program
             return
         except OSError as error:
             yield Finding("redis", BAD, str(error))
@@ -176,13 +176,13 @@ def _needs_redis(context: Context) -> bool:
 def check_openhands(context: Context) -> Iterator[Finding]:
     if any(run.experiment.agent.openhands for run in context.runs):
         try:
-            agent_server.stamp()
+            agent_server.sources_hash()
         except UserError as error:
             yield Finding("openhands", BAD, str(error))
 
 
 def check_agent_modules(context: Context) -> Iterator[Finding]:
-    """Find the modules of external agents without importing them."""
+    """Check that the modules of external agents exist, without importing them."""
     agents = {
         name: run.experiment.agent for run in context.runs for name in run.experiment.agent.external
     }
@@ -197,7 +197,7 @@ def check_agent_modules(context: Context) -> Iterator[Finding]:
 
 
 def check_agent_config(context: Context) -> Iterator[Finding]:
-    """Compare `agent.config` with upstream's config of the agent."""
+    """Compare `agent.config` with upstream's default config of the agent."""
     kinds = {(run.experiment.agent.name, run.experiment.setting.mode): run for run in context.runs}
     for (name, mode), run in kinds.items():
         try:
@@ -252,12 +252,12 @@ def _unread_keys(config: Mapping[str, Any]) -> list[str]:
 
 
 def _has_same_type(value: Any, default: Any) -> bool:
-    """True if a value fits upstream's default; None on either side fits everything."""
+    """True if a value has the type of upstream's default; None matches every type."""
     return value is None or default is None or _type_of(value) is _type_of(default)
 
 
 def _type_of(value: Any) -> type:
-    """Return a value's type; int and float count as one, bool does not."""
+    """Return a value's type; int and float count as the same type, bool does not."""
     return float if type(value) is int else type(value)
 
 
@@ -295,7 +295,7 @@ def check_open_files(context: Context) -> Iterator[Finding]:
 
 
 def check_cluster(context: Context) -> Iterator[Finding]:
-    """Refuse image settings that cannot work with a separate Docker on each node."""
+    """Reject image settings that cannot work with a separate Docker on each node."""
     images = context.plan.config.images
     if not (context.plan.config.docker and context.work.cluster):
         return
@@ -324,7 +324,7 @@ def check_modal(context: Context) -> Iterator[Finding]:
 
 
 def check_modal_app(context: Context) -> Iterator[Finding]:
-    """Look up upstream's app on Modal, which costs nothing."""
+    """Query upstream's app on Modal, which is free."""
     if context.plan.config.docker or modal_sandboxes.missing_credentials():
         return
     try:
@@ -336,7 +336,7 @@ def check_modal_app(context: Context) -> Iterator[Finding]:
 
 
 def check_docker(context: Context) -> Iterator[Finding]:
-    """Check that Docker answers and can do what the runs need."""
+    """Check that Docker answers and supports everything that the runs need."""
     if not context.has_local_engine:
         return
     if shutil.which("docker") is None:
@@ -368,7 +368,7 @@ def check_docker(context: Context) -> Iterator[Finding]:
 
 
 def check_containers(context: Context) -> Iterator[Finding]:
-    """Try a container, and compare Docker's clock and the verified images."""
+    """Start a container, and compare Docker's clock and the verified images."""
     if not context.has_local_engine:
         return
     try:
@@ -398,7 +398,7 @@ def _check_image_space(context: Context, client: docker.DockerClient) -> Iterato
 
 
 def _check_address_ranges(context: Context) -> Iterator[Finding]:
-    """Refuse runs that need more networks at a time than Docker has address ranges."""
+    """Reject runs that need more concurrent networks than Docker has address ranges."""
     configured = context.plan.config.containers.network
     count = sum(run.experiment.has_own_network(configured) for run in context.runs)
     if count:
@@ -417,7 +417,7 @@ def _labels(plan: Plan) -> Labels:
 
 
 def check_callbacks(context: Context, client: docker.DockerClient) -> Iterator[Finding]:
-    """Refuse runs whose containers connect to this machine if the engine is on another."""
+    """Reject runs whose containers connect to this machine if the engine is on another one."""
     names = {
         run.experiment.run_name
         for run in context.runs
@@ -446,23 +446,25 @@ def _check_network(context: Context, client: docker.DockerClient) -> Iterator[Fi
 
 
 def check_verified_images(plan: Plan, client: docker.DockerClient) -> Iterator[Finding]:
-    """Report images that changed since they were verified: every run would refuse them."""
+    """Report images that changed since they were verified, because every run would refuse them."""
     for image in plan.images:
         path = plan.results.sentinel(image)
         sentinel = atomic_io.read_object(path)
         attributes = containers.image_attributes(client, image)
         if sentinel.get("id") and attributes and not containers.is_same_image(sentinel, attributes):
-            text = f"{image} has changed since it was verified: remove {path} to verify it again."
+            text = (
+                f"{image} has changed since it was verified: remove {path} to verify the new image."
+            )
             yield Finding("images", BAD, text)
 
 
 def try_limits(plan: Plan, client: docker.DockerClient, info: Mapping[str, Any]) -> Finding:
-    """Start a container and check that its memory limit holds, if there is an image."""
+    """Start a container and check that its memory limit works, if there is an image."""
     if missing := endpoint.missing_limits(plan.config.containers, info):
         return Finding("limits", BAD, endpoint.limits_text(missing, info))
     image = next((i for i in plan.images if containers.image_id(client, i)), None)
     if image is None:
-        text = "offered by the kernel; tried in a container once an image is available"
+        text = "supported by the kernel; tested in a container once an image is available"
         return Finding("limits", OK, text)
     labels = _labels(plan)
     files = "/sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -485,7 +487,7 @@ def try_limits(plan: Plan, client: docker.DockerClient, info: Mapping[str, Any])
     if not plan.config.containers.memory:
         return Finding("limits", OK, "a container starts; containers.memory is null")
     if str(MEMORY) in output.split():
-        return Finding("limits", OK, "a container's memory limit holds")
+        return Finding("limits", OK, "a container's memory limit works")
     return Finding(
         "limits",
         BAD,

@@ -1,4 +1,4 @@
-"""Estimate of the cost and the duration of pending runs, from finished ones and an assumption."""
+"""Estimate of cost and duration of pending runs, from finished runs and an assumption."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Estimate:
     name: str
     runs: int
     cost: Range | None
-    seconds: Range  # of all runs, one after the other
+    seconds: Range  # all runs, one after the other
     basis: str
     replay: bool = False
 
 
 def make(plan: Plan, pending: Iterable[Run]) -> list[Estimate]:
-    """Return an estimate for each experiment that has pending runs."""
+    """Return an estimate for each experiment with pending runs."""
     runs = list(pending)
     prices = _Prices(plan)
     estimates = []
@@ -42,7 +42,7 @@ def make(plan: Plan, pending: Iterable[Run]) -> list[Estimate]:
 
 
 def assumptions(plan: Plan) -> dict[str, float | None]:
-    """Return the assumed cost of one run of each paid experiment, None without a price."""
+    """Return the assumed cost of a run of each paid experiment, None without a price."""
     prices = _Prices(plan)
     return {
         experiment.run_name: assumed_cost(plan.config.assume, experiment, prices.of(experiment))
@@ -52,7 +52,7 @@ def assumptions(plan: Plan) -> dict[str, float | None]:
 
 
 class _Prices:
-    """Prices of models, USD per token, from the last preflight or else from litellm."""
+    """Prices of models, USD per token, from the last preflight or from litellm."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -103,7 +103,7 @@ def _agents(experiment: Experiment) -> int:
 
 
 def _calls(assume: Assumptions, experiment: Experiment) -> float:
-    """Return the assumed model calls of one agent."""
+    """Return the assumed number of model calls of one agent."""
     if assume.calls is not None:
         return assume.calls
     return published.mean_calls(experiment.setting.mode == "solo", experiment.setting.messaging)
@@ -120,7 +120,7 @@ def assumed_cost(
 
 
 def _finished_runs(plan: Plan, experiment: Experiment) -> Iterator[tuple[float, float]]:
-    """Return cost and seconds of an experiment's finished runs, also of pairs outside the plan."""
+    """Yield cost and seconds of an experiment's finished runs, including those outside the plan."""
     folder = plan.results.runs / experiment.run_name / experiment.setting.mode
     for path in sorted(folder.glob("*_task/*/f*_f*/result.json")):
         record = RunRecord.read(atomic_io.read_json(path))
@@ -129,7 +129,7 @@ def _finished_runs(plan: Plan, experiment: Experiment) -> Iterator[tuple[float, 
 
 
 def describe(estimates: Sequence[Estimate], slots: int) -> list[str]:
-    """Return the estimates as lines, with a total at the end."""
+    """Return the lines of the estimates, with a total at the end."""
     if not estimates:
         return ["estimate: no runs pending"]
     lines = [f"{'estimate':<28}{'runs':>6}{'USD':>24}{'minutes':>24}"]

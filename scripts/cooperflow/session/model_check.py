@@ -1,8 +1,8 @@
-"""Findings of the preflight, and the check of a paid model: key, name, price, call of one token.
+"""The preflight's check of a paid model (key, name, price, call of one token), and findings.
 
-The call is made by a separate process, `python -m cooperflow.session.model_check`, because the
-client library takes seconds to import and prints messages. It reads {"model", "kwargs", "key",
-"call"} as JSON from stdin and prints one JSON line.
+A separate process, `python -m cooperflow.session.model_check`, makes the call, because the client
+library takes seconds to import and prints messages. It reads {"model", "kwargs", "key", "call"} as
+JSON from stdin and prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from cooperflow.outcomes import usage
 
 # States of a finding.
 OK, BAD, NOTE = "ok", "NO", "--"
-# An accepted key is not tried again for this long, seconds.
+# Time during which an accepted key is not tested again, seconds.
 FRESH = 600
-# Clocks may differ by this much before signatures and tokens are refused, seconds.
+# Difference of clocks above which signatures and tokens may be refused, seconds.
 CLOCK = 120
 # Time limits of the call and of its process, seconds.
 CALL_SECONDS = 60
 PROBE_SECONDS = 180
-# Keys of model_kwargs that limit the output tokens of an answer.
+# Keys of model_kwargs that limit an answer's output tokens.
 OUTPUT_LIMITS = ("max_tokens", "max_completion_tokens")
 # litellm's list of models and prices, in its package.
 PRICE_LIST = "model_prices_and_context_window_backup.json"
-# Name of the call among the raw answers.
+# Id of the call among the raw answers.
 _CALL = "preflight"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a check of the preflight. NOTE: worth knowing, but no obstacle."""
+    """Result of a preflight check. A NOTE does not prevent the session."""
 
     name: str
     state: str
@@ -62,7 +62,7 @@ class Finding:
 
 
 def check_key(name: str, model: Model) -> Iterator[Finding]:
-    """Check that a model's key is set, or that its recordings exist."""
+    """Check that a model's key is set or that its recordings exist."""
     if model.replay is not None:
         if Path(model.replay).is_dir():
             text = f"{name}: replay of {model.replay}: no key, no cost"
@@ -104,7 +104,7 @@ def check_model(plan: Plan, experiment: Experiment) -> Iterator[Finding]:
 
 
 def explain_answer(experiment: Experiment, answer: dict[str, Any]) -> Iterator[Finding]:
-    """Return the findings of a probe. Pure."""
+    """Return the findings from the answer of a probe. Pure."""
     name, model = experiment.model_name, experiment.model
     if not answer.get("known"):
         yield Finding(
@@ -131,14 +131,14 @@ def explain_answer(experiment: Experiment, answer: dict[str, Any]) -> Iterator[F
         yield Finding(subject, BAD, f"{name}: {advice} Its message: {message}")
     else:
         endpoint = experiment.api_base or "of the provider"
-        text = f"{name}: {kind}: the end point {endpoint} does not serve ({message})."
+        text = f"{name}: {kind}: the end point {endpoint} does not answer correctly ({message})."
         yield Finding("model", BAD, text)
     yield _price_finding(name, answer.get("price"))
     yield from _output_finding(experiment, answer.get("longest_output"))
 
 
 def _output_finding(experiment: Experiment, longest: Any) -> Iterator[Finding]:
-    """Compare the configured limit of output tokens with litellm's list; no call is made."""
+    """Compare the configured limit of output tokens with litellm's list, without a call."""
     for key in OUTPUT_LIMITS:
         limit = experiment.model_kwargs.get(key)
         if isinstance(limit, int) and isinstance(longest, int) and limit > longest:
@@ -165,10 +165,10 @@ def _price_finding(name: str, price: Any) -> Finding:
 
 
 def probe(model: str, key: str | None, kwargs: Mapping[str, Any], call: bool) -> dict[str, Any]:
-    """Ask litellm about a model in a separate process; the key goes through a pipe.
+    """Query litellm about a model in a separate process; the key is passed through a pipe.
 
     Args:
-        kwargs: parameters that decide where a call goes.
+        kwargs: parameters that determine the called server.
     """
     request = {"model": model, "kwargs": dict(kwargs), "key": key, "call": call}
     variables = environment.controlled_environment(os.environ)
@@ -195,10 +195,10 @@ def probe(model: str, key: str | None, kwargs: Mapping[str, Any], call: bool) ->
 
 
 def listed_price(model: str) -> Sequence[float] | None:
-    """Return the price of a model that litellm's list names exactly, USD per token in and out.
+    """Return a model's price if litellm's list has its exact name, USD per token in and out.
 
-    The list is read as a file, since litellm takes seconds to import. None: litellm decides, by its
-    rules for names or by a registry of the user's.
+    The list is read as a file, since litellm takes seconds to import. None: only litellm itself can
+    decide, by its rules for names or a registry of the user.
     """
     package = importlib.util.find_spec("litellm")
     if package is None or os.environ.get("LITELLM_MODEL_REGISTRY_PATH"):
@@ -250,7 +250,7 @@ def _server_date(url: str) -> str:
 
 
 def read_answers(plan: Plan) -> dict[str, Any]:
-    """Return the remembered answers, by model name."""
+    """Return the saved answers, by model name."""
     return atomic_io.read_object(_answer_file(plan))
 
 
@@ -267,7 +267,7 @@ def _identity(experiment: Experiment) -> str:
 
 
 def _recent_answer(plan: Plan, experiment: Experiment) -> dict[str, Any] | None:
-    """Return a recent answer of the model, so that repeated sessions pay for one call."""
+    """Return a recent answer of the model, so that repeated sessions pay for only one call."""
     record = read_answers(plan).get(experiment.model_name) or {}
     answer = last_answer(plan, experiment)
     if answer is None or time.time() - record["time"] > FRESH:
@@ -292,7 +292,7 @@ def _remember(plan: Plan, experiment: Experiment, answer: dict[str, Any]) -> Non
 
 
 def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
-    """Return litellm's facts about the model, and the result of a call of one token."""
+    """Return litellm's information about the model, and the result of a call of one token."""
     import litellm
 
     from cooperflow.instrumentation import call_log
@@ -329,7 +329,7 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
     messages = [{"role": "user", "content": "Hi"}]
     raw_answers = RawAnswers()
     raw_answers.install()
-    raw_answers.begin(_CALL)
+    raw_answers.start_call(_CALL)
     try:
         response = litellm.completion(model=request["model"], messages=messages, **options)
     except Exception as error:
@@ -375,7 +375,7 @@ def main() -> int:
 
 
 def check_clock(time_text: str, owner: str) -> Finding:
-    """Compare this machine's clock with another, whose time is ISO 8601 or HTTP's."""
+    """Compare this machine's clock with another clock's time in ISO 8601 or HTTP format."""
     try:
         moment = datetime.fromisoformat(time_text[:26].rstrip("Z") + "+00:00").timestamp()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Progress of an experiment by its files alone: states of its runs, their sums and problems."""
+"""Progress of an experiment, read from its files: states of runs, sums and problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cooperflow.outcomes.run_result import AttemptRecord, EvalRecord, RunRecord
 from cooperflow.processes import Process
 from cooperflow.tables import stats
 
-# Version of the document that Reader.save() writes.
+# Format version of the document that Reader.save() writes.
 SCHEMA = 1
 
 # The states of a run, in their order.
@@ -31,9 +31,9 @@ RUNNING = "running"
 TO_EVALUATE = "to evaluate"
 DONE = "done"
 
-# A running attempt on another machine that made no model call for this long may be dead, seconds.
+# Time without a model call after which an attempt on another machine may be dead, seconds.
 SILENT = 1800
-# An open call is a problem after this many seconds.
+# Time after which an open call counts as a problem, seconds.
 SLOW_CALL = 60
 
 
@@ -56,8 +56,8 @@ _SAVED = [entry.name for entry in fields(RunState) if entry.name != "run"]
 
 
 @dataclass(frozen=True)
-class Active:
-    """An attempt that its record calls running."""
+class ActiveAttempt:
+    """An attempt that is running according to its record."""
 
     run: Run
     attempt: int
@@ -65,8 +65,8 @@ class Active:
     steps: int  # answered model calls
     last: float  # time of the last model call, or of the attempt's start
     problem: str  # failures of its last calls
-    is_local: bool  # its process is visible from this machine
-    is_dead: bool  # its process has ended without a record
+    is_local: bool  # its process is on this machine
+    is_dead: bool  # its process has ended without recording the end
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ExperimentState:
     cost: float
     cost_complete: bool
     expected_cost: float | None
-    seconds_left: float | None  # if its runs are run one after the other
+    seconds_left: float | None  # if its runs are made one after the other
 
     @property
     def decided(self) -> int:
@@ -99,7 +99,7 @@ class ExperimentState:
 
 @dataclass(frozen=True)
 class OwnFeatures:
-    """Evaluations of each agent's patch alone, one for each coop run: finished, ready, and all."""
+    """Numbers of coop runs: with own features evaluated, ready for it, and in total."""
 
     done: int = 0
     ready: int = 0  # the run has a result
@@ -113,9 +113,9 @@ class Status:
     root: Path
     now: float
     holder: Mapping[str, Any] | None  # the session process that the lock file names
-    is_held: bool  # and it may be alive
+    is_held: bool  # whether that process may be alive
     experiments: Sequence[ExperimentState]
-    active: Sequence[Active]
+    active: Sequence[ActiveAttempt]
     problems: Sequence[str]
     budget: str | None = None
     findings: Sequence[str] = ()  # of the tables, once they exist
@@ -123,7 +123,7 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the end with the runs at a time that are running now; None if unknown."""
+        """Remaining time with the current number of concurrent runs; None if unknown."""
         running = sum(not attempt.is_dead for attempt in self.active)
         if not running or any(e.seconds_left is None for e in self.experiments):
             return None
@@ -145,7 +145,7 @@ def summarize(plan: Plan, states: Sequence[RunState]) -> list[ExperimentState]:
 def _summarize_experiment(
     name: str, replay: bool, group: Sequence[RunState], finished: Sequence[RunState]
 ) -> ExperimentState:
-    # Until an experiment has a finished run, those of the others serve as its sample.
+    # Until an experiment has a finished run, the runs of the other experiments are its sample.
     sample = [s for s in group if s.state in (DONE, TO_EVALUATE)] or finished
     pending = [s for s in group if s.state in (WAITING, RUNNING)]
     cost = sum(s.cost for s in group)
@@ -178,7 +178,9 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(numbers) / len(numbers) if numbers else None
 
 
-def find_problems(states: Sequence[RunState], active: Sequence[Active], now: float) -> list[str]:
+def find_problems(
+    states: Sequence[RunState], active: Sequence[ActiveAttempt], now: float
+) -> list[str]:
     """Return the problems of running and finished runs, one line each."""
     lines = []
     for attempt in active:
@@ -208,7 +210,7 @@ def halt_lines(plan: Plan) -> list[str]:
     note = atomic_io.read_json(plan.results.halt)
     if not isinstance(note, dict):
         return []
-    # The message quotes a provider: control characters must not reach the terminal.
+    # The message quotes a provider, whose control characters must not reach the terminal.
     message = "".join(c for c in str(note.get("message") or "") if c.isprintable() or c == "\n")
     return [f"Halted: {line}" for line in message.splitlines()[:3]]
 
@@ -223,7 +225,7 @@ def broken_evaluation_lines(plan: Plan) -> list[str]:
 
 
 def count_own_features(plan: Plan, states: Sequence[RunState]) -> OwnFeatures:
-    """Return how far the evaluations of own features are; they wait for the result of a run."""
+    """Return the progress of the evaluations of own features."""
     names = {e.run_name for e in plan.experiments if plan.has_own_features(e)}
     coop = [state for state in states if state.run.experiment.run_name in names]
     runs = plan.results.runs
@@ -236,7 +238,7 @@ def count_own_features(plan: Plan, states: Sequence[RunState]) -> OwnFeatures:
 
 
 def call_problem(calls: Sequence[usage.Call], now: float) -> str:
-    """Return the failures of an attempt's last calls, empty when they were answered."""
+    """Return the failures of an attempt's last calls, empty if they were answered."""
     failures: Counter[str] = Counter()
     for thread in usage.threads(calls):
         for call in reversed(thread):
@@ -252,7 +254,7 @@ def call_problem(calls: Sequence[usage.Call], now: float) -> str:
 
 @dataclass
 class Reader:
-    """Reads the runs of a plan repeatedly; finished runs only once."""
+    """Reads the runs of a plan repeatedly, but finished runs only once."""
 
     plan: Plan
     _finished: dict[str, tuple[tuple[int, ...], RunState]] = field(default_factory=dict)
@@ -264,9 +266,10 @@ class Reader:
 
     @classmethod
     def open(cls, plan: Plan) -> Reader:
-        """Return a reader that knows what an earlier one saved; each entry is checked before use.
+        """Return a reader with the saved state of an earlier one; entries are checked before use.
 
-        Reading thousands of documents takes seconds, and pandas, for the findings, one more.
+        Otherwise reading thousands of documents takes seconds, and importing pandas for the
+        findings another second.
         """
         reader = cls(plan)
         saved = atomic_io.read_json(plan.results.progress)
@@ -281,12 +284,12 @@ class Reader:
             }
             saved_findings = saved["findings"] and tuple(saved["findings"])
         except (AttributeError, KeyError, TypeError, ValueError):
-            return reader  # of another version
+            return reader  # the file is of another version
         reader._finished, reader._findings = finished, saved_findings
         return reader
 
     def save(self) -> None:
-        """Save what was read for the next reader; without effect if nothing changed."""
+        """Save the state for the next reader, if it has changed."""
         if self._is_saved or not self.plan.results.state.is_dir():
             return
         finished = {
@@ -294,12 +297,12 @@ class Reader:
             for key, (times, state) in self._finished.items()
         }
         document = {"schema": SCHEMA, "finished": finished, "findings": self._findings}
-        with contextlib.suppress(OSError):  # the folder may be someone else's
+        with contextlib.suppress(OSError):  # the folder may belong to another user
             atomic_io.write_text(self.plan.results.progress, json.dumps(document))
             self._is_saved = True
 
     def status(self) -> Status:
-        """Return the experiment's progress now."""
+        """Return the experiment's current progress."""
         now = time.time()
         run_states, active = [], []
         for run in self.plan.runs:
@@ -327,28 +330,28 @@ class Reader:
         )
 
     def _read_findings(self) -> list[str]:
-        """Return the findings of runs.csv, none before it exists; read again when it changes."""
+        """Return the findings from runs.csv, computed again when the file changes."""
         try:
             table = os.stat(self.plan.results.runs_csv)
         except OSError:
             return []
-        # The findings depend on the plan too: by its settings, models and pairs.
+        # The findings also depend on the plan's settings, models and pairs.
         names = [experiment.run_name for experiment in self.plan.experiments]
         source = [table.st_mtime_ns, table.st_size, len(self.plan.pairs), *names]
         if self._findings is None or self._findings[0] != source:
-            from cooperflow.tables import findings, run_table  # pandas takes a while
+            from cooperflow.tables import findings, run_table  # here: slow because of pandas
 
             try:
                 runs = run_table.read_runs(self.plan.results.runs_csv)
-                self._findings = source, findings.of_plan(self.plan, runs)
+                self._findings = source, findings.describe_plan(self.plan, runs)
                 self._is_saved = False
             except (UserError, OSError, ValueError, KeyError):
-                return []  # another version wrote it; the session makes it again
+                return []  # written by another version; the next session makes it again
         return self._findings[1]
 
-    def _read_run(self, run: Run, now: float) -> tuple[RunState, Active | None]:
+    def _read_run(self, run: Run, now: float) -> tuple[RunState, ActiveAttempt | None]:
         key = run.key
-        # Strings: joining paths would take longer than to ask for the times.
+        # Strings, because joining paths would take longer than reading the times.
         path = f"{self._runs}/{key}"
         times = _modification_times(f"{path}/{layout.RESULT}", f"{path}/{layout.EVAL}")
         cached = self._finished.get(key)
@@ -400,7 +403,7 @@ def _state_of_result(
 
 def _read_unfinished(
     run: Run, folder: layout.RunFolder, now: float
-) -> tuple[RunState, Active | None]:
+) -> tuple[RunState, ActiveAttempt | None]:
     numbers = folder.attempt_numbers()
     if not numbers:
         return RunState(run, WAITING), None
@@ -419,13 +422,15 @@ def _read_unfinished(
     return state, active
 
 
-def _read_active(run: Run, attempt: Path, record: AttemptRecord, now: float) -> Active | None:
+def _read_active(
+    run: Run, attempt: Path, record: AttemptRecord, now: float
+) -> ActiveAttempt | None:
     if record.state != run_result.RUNNING:
         return None
     calls = run_result.attempt_calls(attempt)
     started = record.started or now
     process = Process.parse(record.process)
-    return Active(
+    return ActiveAttempt(
         run,
         record.number,
         started,
@@ -438,7 +443,7 @@ def _read_active(run: Run, attempt: Path, record: AttemptRecord, now: float) -> 
 
 
 def _read_holder(plan: Plan) -> tuple[Mapping[str, Any] | None, bool]:
-    """Return the session process that the lock file names, and whether it may be alive."""
+    """Return the session process named in the lock file, and whether it may be alive."""
     holder = atomic_io.read_json(plan.results.lock)
     if not isinstance(holder, dict):
         return None, False

@@ -1,4 +1,4 @@
-"""Start of a session: locks, preflight, fingerprints, and the printed plan."""
+"""Steps before a session's first job: lock, preflight, fingerprints, printed plan."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cooperflow.tables import oracle
 
 
 class Level(enum.Enum):
-    """QUICK checks only look; FULL checks try: a model call, a container, a server."""
+    """QUICK checks only inspect; FULL checks also call a model or start a container or server."""
 
     QUICK = enum.auto()
     FULL = enum.auto()
@@ -65,7 +65,7 @@ CHECKS = (
 
 
 def run_checks(context: Context, *levels: Level) -> Iterator[Finding]:
-    """Yield the findings of all checks of ``levels`` (default: both), each as it is known."""
+    """Yield the findings of the checks of ``levels`` (default: both) as they become known."""
     reported = set()
     for check in CHECKS:
         if check.level in (levels or Level):
@@ -76,10 +76,10 @@ def run_checks(context: Context, *levels: Level) -> Iterator[Finding]:
 
 
 def require_quick(context: Context) -> str | None:
-    """Run the quick checks and print their notes; return the version of a local Docker.
+    """Run the quick checks and print their notes; return the version of the local Docker.
 
     Raises:
-        UserError: lists everything that is missing and what to do about each.
+        UserError: the message lists all missing prerequisites and their remedies.
     """
     if not context.work.needs_engine:
         return None
@@ -95,10 +95,10 @@ def require_quick(context: Context) -> str | None:
 
 
 def require_full(context: Context) -> None:
-    """Run the full checks before paid runs, unless `preflight` is `light`; print their findings.
+    """Run the full checks before paid runs, unless `preflight` is `light`; print the findings.
 
     Raises:
-        UserError: lists everything that failed and what to do about each.
+        UserError: the message lists all failed checks and their remedies.
     """
     paid = tuple(run for run in context.work.runs if run.experiment.model.replay is None)
     if paid and context.plan.config.preflight == "full":
@@ -106,7 +106,7 @@ def require_full(context: Context) -> None:
 
 
 def print_findings(findings: Iterable[Finding], stream: TextIO) -> Iterator[Finding]:
-    """Print findings as they are known, one line each."""
+    """Print findings as they become known, one line each, and yield them."""
     for finding in findings:
         print(finding, file=stream, flush=True)
         yield finding
@@ -125,7 +125,7 @@ def _require(findings: Iterable[Finding]) -> None:
 
 
 def start_session(plan: Plan, clone: Path, work: Work) -> str:
-    """Prepare a session for ``work`` and return its plan as text.
+    """Prepare a session for ``work`` and return the text of its plan.
 
     Raises:
         UserError: another session is running, a prerequisite is missing, or the results under a
@@ -147,7 +147,7 @@ def start_session(plan: Plan, clone: Path, work: Work) -> str:
 
 
 def _check_fingerprints(plan: Plan, work: Work, docker_version: str | None) -> None:
-    # An evaluation reads the data set too, which must be the same as in the run.
+    # An evaluation reads the data set too, which must be the same as for the run.
     runs = [*work.runs, *work.evaluations, *work.own_features]
     if not runs:
         return
@@ -158,9 +158,9 @@ def _check_fingerprints(plan: Plan, work: Work, docker_version: str | None) -> N
 
 
 def _repair_future_times(plan: Plan) -> None:
-    """Set modification times in the future to now, after the clock was set back.
+    """Set modification times that are in the future to now, in case the clock was set back.
 
-    Snakemake removes new outputs that are older than their inputs as failures.
+    Snakemake treats new outputs that are older than their inputs as failures and removes them.
     """
     results, now = plan.results, time.time()
     documents = [path for run in plan.runs for path in run.folder(results).documents]
@@ -173,10 +173,9 @@ def _repair_future_times(plan: Plan) -> None:
 
 
 def _remove_stale_containers(plan: Plan) -> int:
-    """Remove the containers of dead sessions; return their number.
+    """Remove the containers of sessions that have ended; return their number.
 
-    On Modal these are all containers: no other session uses these results, and jobs end with their
-    session.
+    On Modal these are all sandboxes of the results folder, since jobs end with their session.
     """
     try:
         return container_monitor.remove_stale_containers(
@@ -187,7 +186,7 @@ def _remove_stale_containers(plan: Plan) -> int:
 
 
 def plan_text(plan: Plan, work: Work, removed_containers: int) -> str:
-    """Return the plan that a session prints before its first job."""
+    """Return the text of the plan, which a session prints before its first job."""
     lines = [f"pairs: {plan.choice}"]
     if work.pulls:
         lines.append(f"images to verify: {work.pulls} of {len(plan.images)}")
@@ -220,7 +219,7 @@ def plan_text(plan: Plan, work: Work, removed_containers: int) -> str:
 
 
 def _run_table(plan: Plan, work: Work) -> list[str]:
-    """Return the table of pending and finished runs, as wide as its longest name."""
+    """Return the lines of the table of pending and finished runs."""
     labels = {experiment.run_name: _label(experiment) for experiment in plan.experiments}
     width = max(28, *(len(label) + 1 for label in labels.values()))
     lines = [f"{'run name':<{width}}{'pending':>9}{'done':>7}{'of':>6}"]
@@ -245,7 +244,7 @@ def _label(experiment: Experiment) -> str:
 
 
 def _budget_lines(plan: Plan) -> list[str]:
-    """Return the lines about the budget, and write the assumed costs that the jobs need."""
+    """Return the lines about the budget, and save the assumed costs for the jobs."""
     if plan.config.limits.budget_usd is None:
         return []
     assumed = estimate.assumptions(plan)
@@ -258,12 +257,12 @@ def _budget_lines(plan: Plan) -> list[str]:
 
 
 def count_infra_errors(plan: Plan) -> int:
-    """Return the number of finished runs that the last table lists as infra_error."""
+    """Return the number of runs that summary.csv counts as infra_error."""
     table = plan.results.summary_csv
     if not table.is_file():
         return 0
     try:
-        with table.open(newline="", encoding="utf-8") as stream:  # pandas takes 0.6 s to import
+        with table.open(newline="", encoding="utf-8") as stream:  # importing pandas takes 0.6 s
             return sum(int(row["infra_error"]) for row in csv.DictReader(stream))
     except (ValueError, KeyError, TypeError):
         return 0

@@ -1,1 +1,1 @@
-"""The tables of the results, and their statistics."""
+"""The tables of the results, and the statistics in them."""

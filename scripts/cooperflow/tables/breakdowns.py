@@ -1,4 +1,4 @@
-"""Breakdowns of the results: pass rates by property, cost, repeats, losses, conflicts. Pure."""
+"""Breakdowns of the results: pass rates by property, cost, repeats, losses and conflicts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cooperflow.upstream import published
 from cooperflow.upstream.result_files import CONFLICTS, MERGED
 
 COUNTS = ["runs", "pass", "fail", "infra_error", "pass_rate", "ci_low", "ci_high", "replay"]
-# The last edge is open. 0 is a separate bin: no message, no patch.
+# The last bin has no upper edge. 0 is a separate bin: no message, no patch.
 MESSAGE_EDGES = (1, 6, 11, 21, 51)
 PATCH_EDGES = (1, 51, 101, 201, 501, 1001)
 COST_COLUMNS = (
@@ -59,7 +59,7 @@ CONFLICT_COLUMNS = (
     *("overlap_known", "overlapping", "near", "conflicts_overlapping", "conflicts_apart"),
     *("files_both_mean", "changed_lines_mean", "replay"),
 )
-PASSED = "passed"  # the row of the passes among the losses
+PASSED = "passed"  # name of the row with the passes in the table of losses
 _PAIR = ["repo", "task_id", "features"]
 
 
@@ -70,14 +70,14 @@ def tables(
 
     Args:
         runs: the table of runs.
-        repo_languages: repo -> language, from the config.
+        repo_languages: configured languages by repo.
     """
     binned_runs = runs.assign(
         language=[published.language_of(repo, repo_languages) for repo in runs["repo"]]
     )
     binned_runs = binned_runs.assign(
-        messages=binned(binned_runs["messages_sent"], MESSAGE_EDGES),
-        lines=binned(binned_runs["patch_lines"], PATCH_EDGES),
+        messages=bin_values(binned_runs["messages_sent"], MESSAGE_EDGES),
+        lines=bin_values(binned_runs["patch_lines"], PATCH_EDGES),
     )
     solo = _solo_outcome(binned_runs)
     curves = paper_tables.buckets(binned_runs)
@@ -102,8 +102,8 @@ def tables(
     }
 
 
-def binned(values: pd.Series, edges: Sequence[int]) -> pd.Categorical:
-    """Return the bin of each integer as a text: 0, 1-5, 6-10, ..., 51+."""
+def bin_values(values: pd.Series, edges: Sequence[int]) -> pd.Categorical:
+    """Return the bin of each integer as text: 0, 1-5, 6-10, ..., 51+."""
     lows = [0, *edges]
     labels = [_label(low, high) for low, high in zip(lows, edges, strict=False)]
     labels.append(f"{edges[-1]}+")
@@ -116,7 +116,7 @@ def _label(low: int, high: int) -> str:
 
 
 def rates(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return the outcomes and the pass rate of each experiment and value of ``by``.
+    """Return outcomes and pass rate for each experiment and each value of the columns ``by``.
 
     Experiments are in the order of ``runs``, values are sorted.
     """
@@ -143,7 +143,7 @@ def rates(runs: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _solo_outcome(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that are not solo, with the outcome of the same model's solo run."""
+    """Return the runs other than solo, with the outcome of the same model's solo run."""
     keys = ["model", "repeat", "repo", "task_id", "features"]
     solo = runs[runs["setting"] == paper_tables.solo_setting(runs)]
     solo = solo[[*keys, "outcome"]].rename(columns={"outcome": "solo_outcome"})
@@ -166,7 +166,7 @@ def reasons(runs: pd.DataFrame) -> pd.DataFrame:
 def cost(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the money, tokens and time of each experiment.
 
-    work_s is duration_s without waited_s, the time spent waiting for a provider.
+    work_s is duration_s less waited_s, the time spent waiting for a provider.
     """
     rows = []
     for _, group in runs.groupby("run_name", sort=False):
@@ -210,7 +210,7 @@ def _per(amount: float, count: int, digits: int = 6) -> float:
 
 
 def repeats(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per model and setting, over all repeats, even if there is only one.
+    """Return one row per model and setting over all repeats, even if there is only one.
 
     pass_at_1 is the mean over pairs of the share of the pair's graded runs that pass.
     """
@@ -230,14 +230,14 @@ def _repeats_row(model: str, setting: str, group: pd.DataFrame) -> dict[str, obj
     tasks = [f"{key[0]}/{key[1]}" for key in pairs.index]
     mean = float(share.mean()) if len(share) else math.nan
     error = stats.clustered_error(share, tasks)
-    # With an error of 0 the normal interval has no width, which would claim too much.
+    # With a standard error of 0 the normal interval has no width, which would be misleading.
     half = stats.Z * error if error else math.nan
     low, high = round(max(mean - half, 0.0), 6), round(min(mean + half, 1.0), 6)
     repeated = count > 1
     changed = repeated & (share > 0) & (share < 1)
-    # The chance that two different runs of a pair end differently, by its runs.
+    # The probability that two different runs of a pair end differently, estimated from its runs.
     differs = 2 * passed[repeated] * (count - passed)[repeated] / (count * (count - 1))[repeated]
-    # Half of that chance is the unbiased variance of one run of the pair.
+    # Half of this probability is the unbiased variance of a run of the pair.
     within = (
         np.sqrt((differs / 2 / count[repeated]).sum()) / repeated.sum()
         if repeated.any()
@@ -266,14 +266,14 @@ def _repeats_row(model: str, setting: str, group: pd.DataFrame) -> dict[str, obj
 
 
 def _experiments(runs: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Yield each coop experiment: its identity and its runs."""
+    """Yield the identifying columns and the runs of each coop experiment."""
     for _, group in runs[runs["mode"] == "coop"].groupby("run_name", sort=False):
         first = group.iloc[0]
         yield {key: first[key] for key in EXPERIMENT}, group
 
 
 def _intervals(group: pd.DataFrame, marks: pd.Series) -> dict[str, float]:
-    """Return the Wilson and the clustered interval of the share of marked runs."""
+    """Return the Wilson interval and the clustered interval of the share of marked runs."""
     low, high = stats.wilson(int(marks.sum()), len(marks))
     values = pd.Series(marks.to_numpy(float))
     tasks = [group[column].to_numpy() for column in comparison.TASK]
@@ -286,7 +286,7 @@ def _intervals(group: pd.DataFrame, marks: pd.Series) -> dict[str, float]:
 
 
 def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of each loss, and of the passes, in each coop experiment."""
+    """Return the shares of the losses and of the passes in each coop experiment."""
     rows = []
     for identity, group in _experiments(runs):
         graded = group[group["outcome"].isin(judgement.GRADED)]
@@ -319,7 +319,7 @@ def loss_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def own_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return how often both own features, and each of them, pass alone in each coop experiment."""
+    """Return how often both own features, or single ones, pass alone in each coop experiment."""
     rows = []
     for identity, group in _experiments(runs):
         graded = group[group["outcome"].isin(judgement.GRADED)]
@@ -349,7 +349,7 @@ def own_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def conflict_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the conflict rate of each coop experiment, and how it relates to the overlap."""
+    """Return the conflict rate of each coop experiment, and its relation to the overlap."""
     rows = []
     for identity, group in _experiments(runs):
         merged = group[group["merge_status"].isin(MERGED)]
@@ -382,7 +382,7 @@ def _mean(values: pd.Series) -> float:
     return round(float(values.astype(float).mean()), 3) if len(values) else np.nan
 
 
-# comparison.csv's columns under the names of the conflicts.
+# Columns of comparison.csv, and their names in the comparison of conflicts.
 _RENAMED = {
     "both": "both_conflict",
     "only_a": "only_a_conflicts",
@@ -394,10 +394,10 @@ _RENAMED = {
 }
 
 
-def mark_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the coop runs with the conflict in the place of the pass, for the same statistics.
+def replace_pass_by_conflict(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the coop runs with a conflict recorded as the pass, for the same statistics.
 
-    A run without a merge is marked as a run without a result, so that it is excluded and counted.
+    A run without a merge becomes a run without a result, so that it is excluded and counted.
     """
     coop = runs[runs["mode"] == "coop"]
     marks = coop["merge_status"].map(
@@ -409,5 +409,5 @@ def mark_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def conflict_comparison(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return paired comparisons of the conflict rate: McNemar, Newcombe and clustered interval."""
-    return comparison.table(mark_conflicts(runs)).rename(columns=_RENAMED)
+    """Return the paired comparisons of the conflict rate, with the columns of comparison.csv."""
+    return comparison.table(replace_pass_by_conflict(runs)).rename(columns=_RENAMED)

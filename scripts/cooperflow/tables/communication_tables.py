@@ -1,9 +1,9 @@
-"""Tables of the agents' messages and of a team's tasks.
+"""Tables of the agents' messages and of the tasks of teams.
 
-Messages are listed per run, per message, by setting, and with the conflict rate.
+The tables have a row per run, per message, per setting, and per property with its conflict rate.
 
-They describe and show no cause: agents that write more may do so because their features
-overlap, and the same overlap makes conflicts.
+They describe associations, not causes: agents may write more because their features overlap, and
+the same overlap causes conflicts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RUN_COLUMNS = (
     *("replay", "adopted"),
 )
 MESSAGES_COLUMNS = (*PAIR, *MESSAGE_COLUMNS, "replay")
-# A change of a team's shared task list: who did what to which task, seconds after the first change.
+# Columns of a change of a team's shared task list; times are seconds after the first change.
 TEAM_TASKS_COLUMNS = (*PAIR, "number", "time_s", "agent", "change", "task", "detail", "replay")
 SETTING_COLUMNS = (
     *EXPERIMENT,
@@ -49,7 +49,7 @@ CONFLICT_COLUMNS = (
     *("diff", "ci_low", "ci_high", "replay"),
 )
 
-# Name -> columns of the numerator and of the denominator; "" counts runs.
+# Numerator and denominator columns by name of the measure; "" counts runs.
 RATIOS: Mapping[str, tuple[str, str]] = {
     "messages_per_run": ("messages", ""),
     "turns_per_run": ("turns", ""),
@@ -65,9 +65,9 @@ RATIOS: Mapping[str, tuple[str, str]] = {
     "announced_touched_share": ("files_announced_touched", "files_announced"),
     "touched_announced_share": ("files_announced_touched", "files_touched"),
 }
-# Properties that runs of a setting without messages have too.
+# Properties that also exist in settings without messages.
 _ALWAYS = ("messages_per_run", "turns_per_run", "message_share")
-# Name -> column of True and False; the share of the runs that have a value.
+# Boolean columns by name of the measure, which is their share among runs with a value.
 SHARES: Mapping[str, str] = {
     "silent_share": "_silent",
     "first_message_plan_share": "first_message_plan",
@@ -90,34 +90,37 @@ PROPERTIES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of the runs that are not solo, their messages and the tasks of teams."""
+    """The tables of runs other than solo, of their messages, and of the tasks of teams."""
 
     runs: pd.DataFrame
     messages: pd.DataFrame
     team_tasks: pd.DataFrame
 
 
-def by_path(tables: Tables, results: Results) -> dict[Path, pd.DataFrame]:
-    """Return every table by its path."""
+def tables_by_path(tables: Tables, results: Results) -> dict[Path, pd.DataFrame]:
+    """Return all tables by their paths."""
     return {
         results.communication_csv: tables.runs,
         results.messages_csv: tables.messages,
         results.team_tasks_csv: tables.team_tasks,
-        **{results.table(f"{name}.csv"): table for name, table in small(tables.runs).items()},
+        **{
+            results.table(f"{name}.csv"): table
+            for name, table in tables_by_experiment(tables.runs).items()
+        },
     }
 
 
-def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the tables of experiments by name, from the table of runs."""
-    tables = (by_setting(runs), and_conflicts(runs))
+def tables_by_experiment(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the tables by experiment, by name, from the communication of the runs."""
+    tables = (measures_by_setting(runs), conflicts_by_property(runs))
     return dict(zip(layout.COMMUNICATION, tables, strict=True))
 
 
 def collect(plan: Plan, runs: pd.DataFrame) -> Tables:
-    """Return the tables of the runs that are not solo, their messages and the tasks of teams.
+    """Return the tables of runs other than solo, of their messages, and of the tasks of teams.
 
     Args:
-        runs: the table of runs; only its runs are read.
+        runs: the table of runs; only the files of these runs are read.
     """
     rows: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
@@ -163,17 +166,17 @@ def _sources(plan: Plan, runs: pd.DataFrame) -> Iterator[tuple[Mapping[Any, Any]
 
 
 def _conflict(row: Mapping[Any, Any]) -> bool | None:
-    """Return whether the patches of an evaluated run conflict; None without a merge."""
+    """Return whether the patches of an evaluated run conflict, None without a merge."""
     if row["outcome"] not in judgement.GRADED or not row["merge_status"]:
         return None
     return bool(row["merge_status"] == CONFLICTS)
 
 
-def by_setting(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return every measure of each experiment: over all runs, with and without a conflict.
+def measures_by_setting(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return every measure of each experiment over all runs, and with and without a conflict.
 
     Args:
-        runs: the table of communication by run.
+        runs: communication.csv as a table.
     """
     rows = []
     for _, group in _experiments(runs):
@@ -221,7 +224,7 @@ def _measures(part: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def _ratio(part: pd.DataFrame, numerator: str, denominator: str) -> dict[str, Any]:
-    """Return the ratio of two sums, with an interval that draws tasks."""
+    """Return the ratio of two sums, with a bootstrap interval over tasks."""
     sums = part.groupby(["repo", "task_id"], sort=True)[[numerator, denominator]].sum()
     sums = sums[sums[denominator] > 0]
     total = float(sums[denominator].sum())
@@ -241,13 +244,14 @@ def _replay(group: pd.DataFrame) -> bool:
     return bool(group["replay"].iloc[0])
 
 
-def and_conflicts(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the conflict rate of the runs with and without each property.
+def conflicts_by_property(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the conflict rates of the runs with and without each property.
 
-    Only experiments with messages; properties of messages only over runs that have one.
+    Only experiments with messages are included. Properties of messages are computed only over runs
+    that have a message.
 
     Args:
-        runs: the table of communication by run.
+        runs: communication.csv as a table.
     """
     rows = []
     for _, group in _experiments(runs):

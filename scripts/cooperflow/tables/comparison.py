@@ -1,4 +1,4 @@
-"""Paired comparisons of two experiments: the table comparison.csv. Pure."""
+"""Paired comparisons of two experiments, and the table comparison.csv."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ PAIR = [*TASK, "features"]
 class Contrast:
     """Two run names to compare: two settings of a model, or two models in a setting.
 
-    The difference is that of the minuend (column a) less that of the subtrahend (column b).
+    The difference is the rate of the minuend (column a) less the rate of the subtrahend (column b).
     """
 
     compared: str
     minuend: str
     subtrahend: str
-    model: str  # of both; empty where models are compared
-    setting: str  # of both; empty where settings are compared
+    model: str  # the common model; empty if models are compared
+    setting: str  # the common setting; empty if settings are compared
     repeat: int
 
 
 def contrasts(runs: pd.DataFrame) -> list[Contrast]:
-    """Return the comparisons: experiments in the order of the table, the earlier as minuend.
+    """Return the comparisons in the order of the table; the earlier experiment is the minuend.
 
-    Each repeat is compared with the same repeat of the other.
+    Each repeat is compared with the same repeat of the other experiment.
     """
     columns = ["run_name", "model", "setting", "repeat"]
     experiments = runs[columns].drop_duplicates("run_name").to_dict("records")
@@ -66,11 +66,11 @@ def contrasts(runs: pd.DataFrame) -> list[Contrast]:
 def table(runs: pd.DataFrame, chosen: Sequence[Contrast] | None = None) -> pd.DataFrame:
     """Return one row per contrast, from the table of runs.
 
-    Only pairs with an evaluation in both experiments are compared; the others are counted, and
-    pairs excluded by an infra_error also bound the difference.
+    Only pairs that are evaluated in both experiments are compared. The others are counted, and
+    pairs excluded by an infra_error are used for the bounds of the difference.
 
     Args:
-        chosen: the contrasts; by default those of settings and of models.
+        chosen: the contrasts; by default those between settings and between models.
     """
     outcomes = runs.pivot_table(
         index=PAIR, columns="run_name", values="outcome", aggfunc="first", sort=False
@@ -147,7 +147,7 @@ def _by_task(index: pd.Index, differences: np.ndarray) -> tuple[stats.Floats, st
 
 
 def _bounds(a: pd.Series, b: pd.Series, difference: int, pairs: int) -> tuple[float, float]:
-    """Return the difference if each unknown side had gone against a, and in its favour.
+    """Return the difference if each unknown outcome were against a, and if it were in its favour.
 
     Source: C. F. Manski, "Partial identification of probability distributions" (2003), ch. 1.
     """
@@ -160,13 +160,13 @@ def _bounds(a: pd.Series, b: pd.Series, difference: int, pairs: int) -> tuple[fl
 
 
 def _round_p(p: float) -> float:
-    """Return a p value with six significant figures: a tiny value does not become zero."""
+    """Return a p value with six significant digits, so that a tiny value does not become zero."""
     return float(f"{p:.6g}")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of two rates, the second less the first; shares from -1 to 1."""
+    """A paired difference of two rates, the second less the first, from -1 to 1."""
 
     pairs: int
     value: float
@@ -176,13 +176,13 @@ class Difference:
     detectable: float
     cluster_low: float = math.nan
     cluster_high: float = math.nan
-    excluded: int = 0  # pairs left out because of an infrastructure error
+    excluded: int = 0  # pairs excluded because of an infrastructure error
     bound_low: float = math.nan
     bound_high: float = math.nan
 
     @classmethod
     def of_row(cls, row: Mapping[Any, Any]) -> Difference:
-        """Return the difference of a row of comparison.csv or conflict_comparison.csv."""
+        """Return the difference in a row of comparison.csv or conflict_comparison.csv."""
         excluded = row["infra_excluded" if "infra_excluded" in row else "excluded"]
         return cls(
             pairs=int(row["pairs"]),
@@ -199,7 +199,7 @@ class Difference:
         )
 
     def reversed(self) -> Difference:
-        """Return the first less the second."""
+        """Return the first rate less the second."""
         return replace(
             self,
             value=-self.value,

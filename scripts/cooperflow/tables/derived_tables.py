@@ -1,4 +1,4 @@
-"""Tables derived from runs.csv, and the headline tables as LaTeX and Markdown."""
+"""The tables derived from runs.csv, and the headline tables in LaTeX and Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cooperflow import atomic_io, formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.tables import breakdowns, communication_tables, comparison, run_table
 
-# pandas escapes for LaTeX too, but leaves `<`, `>` and the signs below, which OT1 fonts lack.
+# pandas escapes text for LaTeX except `<`, `>` and the signs below, which OT1 fonts lack.
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -38,7 +38,7 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Headline:
-    """A table of text cells with its caption; the columns after the names are numbers."""
+    """A table of text cells with a caption; the columns after the names contain numbers."""
 
     name: str
     columns: tuple[str, ...]
@@ -47,7 +47,7 @@ class Headline:
     caption: str
 
     def markdown(self) -> str:
-        """Return the table in GitHub's form."""
+        """Return the table in GitHub's Markdown."""
         table = tabulate(
             [[_escape_markdown(cell) for cell in row] for row in self.rows],
             headers=self.columns,
@@ -58,7 +58,7 @@ class Headline:
         return f"{table}\n\n{self.caption}\n"
 
     def latex(self) -> str:
-        """Return the table for LaTeX; needs the package booktabs."""
+        """Return the table in LaTeX; it needs the package booktabs."""
         cells = pd.DataFrame(
             [[escape_latex(cell) for cell in row] for row in self.rows],
             columns=[escape_latex(column) for column in self.columns],
@@ -77,7 +77,7 @@ class Headline:
 
 
 def escape_latex(text: str) -> str:
-    """Return ``text`` so that LaTeX sets it as it is."""
+    """Return ``text`` with the special characters of LaTeX escaped."""
     return _single_line(text).translate(_LATEX)
 
 
@@ -165,13 +165,13 @@ def _range(low: object, high: object) -> str:
 
 
 def tables(plan: Plan, runs: pd.DataFrame) -> dict[Path, pd.DataFrame]:
-    """Return every table of figures by its path, from the table of runs."""
+    """Return all derived tables by their paths, computed from the table of runs."""
     results = plan.results
     small = breakdowns.tables(runs, plan.config.dataset.languages)
     return {
         results.comparison_csv: comparison.table(runs),
         **{results.table(f"{name}.csv"): table for name, table in small.items()},
-        **communication_tables.by_path(communication_tables.collect(plan, runs), results),
+        **communication_tables.tables_by_path(communication_tables.collect(plan, runs), results),
     }
 
 

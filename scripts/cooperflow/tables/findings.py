@@ -1,9 +1,9 @@
-"""Findings of an experiment: sentences on its figures, and the runs to look at first. Pure.
+"""Findings of an experiment: sentences on its figures, and the runs to inspect first.
 
-The wording follows the evidence. A direction is named only if it is established: its interval
-(Newcombe, and clustered by task where there are two tasks) excludes 0 and McNemar's exact test has
-p < 0.05. Otherwise the sentence states "inconclusive" and names the smallest difference that this
-number of pairs detects with a power of 80 %.
+The wording depends on the evidence. A sentence states a direction only if its interval (Newcombe's,
+and the interval clustered by task if there are two tasks) excludes 0 and McNemar's exact test has p
+< 0.05. Otherwise it states "inconclusive" and the smallest difference that this number of pairs
+detects with a power of 80 %. All functions are pure.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ADOPTED = "Some runs were made by plain cooperbench and adopted, without a recor
 
 @dataclass(frozen=True)
 class Roles:
-    """The settings that the sentences are about, and the number of pairs of the plan."""
+    """The settings in the sentences, and the number of pairs in the plan."""
 
     solo: str | None
     messages: str | None
@@ -41,18 +41,18 @@ class Roles:
 
 @dataclass(frozen=True)
 class Count:
-    """Passes among the evaluated pairs of an experiment, and the runs without a verdict."""
+    """Passes and evaluated pairs of an experiment, and its runs without a verdict."""
 
     passed: int
     evaluated: int
     infra: int = 0
     unfinished: int = 0
-    lead_alone: int = 0  # of the passes: the patches conflict, and agent 1's alone passes
+    lead_alone: int = 0  # passes in which the patches conflict and agent 1's patch alone passes
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of a setting's failures: runs by the value of the column `loss`."""
+    """Failures of a setting, by the column `loss`."""
 
     failures: int
     counts: Mapping[str, int]
@@ -60,7 +60,7 @@ class Losses:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of one model that the sentences state; None where a setting is missing."""
+    """The figures of one model for the sentences; None if a setting is missing."""
 
     model: str
     solo: Count | None = None
@@ -78,7 +78,7 @@ class Figures:
 
 
 def roles(plan: Plan) -> Roles:
-    """Return the first setting of each role: one agent, two with messages, two without."""
+    """Return the first setting of each role: one agent, two with messages, two without messages."""
     coop = [setting for setting in plan.settings if setting.mode == "coop"]
     return Roles(
         next((setting.name for setting in plan.settings if setting.mode == "solo"), None),
@@ -88,17 +88,17 @@ def roles(plan: Plan) -> Roles:
     )
 
 
-def of_plan(
+def describe_plan(
     plan: Plan,
     runs: pd.DataFrame,
     passes: pd.DataFrame | None = None,
     conflicts: pd.DataFrame | None = None,
 ) -> list[str]:
-    """Return the sentences about the runs of a plan, model by model.
+    """Return the sentences about a plan's runs, model by model.
 
     Args:
-        passes: comparison.csv; None: computed from the runs.
-        conflicts: conflict_comparison.csv; None: computed from the runs.
+        passes: comparison.csv; None: compute it from the runs.
+        conflicts: conflict_comparison.csv; None: compute it from the runs.
     """
     return report(figures(runs, roles(plan), passes, conflicts))
 
@@ -156,21 +156,21 @@ def _count(runs: pd.DataFrame, pairs: int) -> Count | None:
 def _difference(
     table: pd.DataFrame, second: pd.DataFrame, first: pd.DataFrame
 ) -> Difference | None:
-    """Return the paired difference of a table of comparisons; None without both sides."""
+    """Return the paired difference from a table of comparisons, None if a side is missing."""
     if second.empty or first.empty:
         return None
-    wanted = second["run_name"].iloc[0], first["run_name"].iloc[0]
+    run_names = second["run_name"].iloc[0], first["run_name"].iloc[0]
     for row in table.to_dict("records"):
         names = row["a"], row["b"]
-        if names == wanted:
+        if names == run_names:
             return Difference.of_row(row)
-        if names[::-1] == wanted:
+        if names[::-1] == run_names:
             return Difference.of_row(row).reversed()
     return None
 
 
 def _losses(runs: pd.DataFrame) -> Losses | None:
-    """Return where failed runs were lost; None until the table has the column `loss`."""
+    """Return the losses of failed runs, None if the table lacks the column `loss`."""
     if "loss" not in runs:
         return None
     failed = runs[runs["outcome"] == judgement.FAIL]
@@ -181,7 +181,7 @@ def _losses(runs: pd.DataFrame) -> Losses | None:
 
 
 def report(models: Sequence[Figures]) -> list[str]:
-    """Return the sentences, with the model's name if there are several."""
+    """Return the sentences, each with the model's name if there are several models."""
     lines = []
     if any(model.replay for model in models):
         lines.append(REPLAY)
@@ -194,7 +194,7 @@ def report(models: Sequence[Figures]) -> list[str]:
 
 
 def sentences(model: Figures) -> list[str]:
-    """Return the sentences about one model; those without figures are left out."""
+    """Return the sentences about one model, without those that lack figures."""
     return [
         *_solo(model.solo),
         *_together("With messages two agents", model.messages, model.messages_gap, model.solo),
@@ -221,14 +221,14 @@ def _solo(solo: Count | None) -> list[str]:
 
 
 def _together(
-    who: str, count: Count | None, gap: Difference | None, solo: Count | None
+    subject: str, count: Count | None, gap: Difference | None, solo: Count | None
 ) -> list[str]:
-    """Return the pass rate of two agents, and the difference from one agent."""
+    """Return sentences on two agents' pass rate and its difference from one agent's."""
     if count is None:
         return []
     if not count.evaluated:
-        return [f"{who} have no evaluated run yet."]
-    text = f"{who} solve {count.passed} of {count.evaluated}"
+        return [f"{subject} have no evaluated run yet."]
+    text = f"{subject} solve {count.passed} of {count.evaluated}"
     if count.lead_alone:
         text += f", {count.lead_alone} of them only by agent 1's patch ({judgement.LEAD_ALONE})"
     if gap is None or solo is None:
@@ -248,7 +248,7 @@ def _together(
 
 
 def _effect(rate: str, effect: Difference | None) -> list[str]:
-    """Return the effect of messages on a rate."""
+    """Return a sentence on the effect of messages on a rate."""
     if effect is None or not effect.pairs:
         return []
     if effect.is_established:
@@ -268,9 +268,11 @@ def _lost(lost: Losses | None, where: str) -> list[str]:
     verb = "is" if counts[MERGE] == 1 else "are"
     number = counts[MERGE] or "none"
     text = f"{number} {verb} lost in the merge although both features work alone"
-    together = "merges cleanly but fails" if counts[INTEGRATION] == 1 else "merge cleanly but fail"
+    verb_phrase = (
+        "merges cleanly but fails" if counts[INTEGRATION] == 1 else "merge cleanly but fail"
+    )
     rest = [
-        f"{counts[INTEGRATION]} {together} together" if counts[INTEGRATION] else "",
+        f"{counts[INTEGRATION]} {verb_phrase} together" if counts[INTEGRATION] else "",
         f"in {counts[AGENT]} an agent's own feature fails" if counts[AGENT] else "",
         f"for {counts[UNKNOWN]} the loss is unknown" if counts[UNKNOWN] else "",
     ]
@@ -279,7 +281,7 @@ def _lost(lost: Losses | None, where: str) -> list[str]:
 
 
 def _missing(model: Figures) -> list[str]:
-    """Return the runs that the figures leave out, and how far they could move the difference."""
+    """Return sentences on the runs that the figures exclude, and on their possible effect."""
     counts = [count for count in (model.solo, model.messages, model.silent) if count]
     infra, unfinished = sum(c.infra for c in counts), sum(c.unfinished for c in counts)
     parts = [
@@ -304,7 +306,7 @@ def _missing(model: Figures) -> list[str]:
 
 
 def _interval(difference: Difference) -> str:
-    """Return the interval and p; the clustered interval where it alone includes 0."""
+    """Return the interval and p, with the clustered interval if only that includes 0."""
     text = f"95 % interval {_points(difference.low)} to {_points(difference.high)}"
     low, high = difference.cluster_low, difference.cluster_high
     plain_excludes = difference.low > 0 or difference.high < 0
@@ -317,10 +319,10 @@ def _interval(difference: Difference) -> str:
 
 
 def detectable(difference: Difference) -> str:
-    """Return the smallest difference that the number of pairs detects."""
+    """Return the smallest difference that the number of pairs can detect, as text."""
     pairs = _pairs(difference.pairs)
     verb = "is" if difference.pairs == 1 else "are"
-    # With fewer pairs the exact test has no p below the limit, whatever the outcomes.
+    # With fewer pairs the exact test cannot have a p below the limit.
     if math.isnan(difference.detectable) or 0.5 ** (difference.pairs - 1) >= SIGNIFICANT:
         return f"{pairs} {verb} too few to detect any difference"
     size = _points(difference.detectable).removeprefix("+")
@@ -332,7 +334,7 @@ def _pairs(count: int) -> str:
 
 
 def _points(value: Any) -> str:
-    """Return percentage points as an integer with sign; one decimal below a point."""
+    """Return percentage points as a signed integer, with one decimal below 1."""
     number = 100 * float(value)
     digits = 0 if abs(number) >= 1 else 1
     text = f"{number:+.{digits}f}"
@@ -341,29 +343,31 @@ def _points(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Notable:
-    """A run and the reason to inspect it."""
+    """A run, and the reason to inspect it."""
 
-    row: dict[Any, Any]  # of runs.csv
+    row: dict[Any, Any]  # row of runs.csv
     line: str
 
     @property
     def name(self) -> str:
-        """The run in words."""
+        """The run's experiment and pair, as text."""
         row = self.row
         return f"{row['run_name']}, {row['repo']} {row['task_id']}, features {row['features']}"
 
 
 def notable_runs(plan: Plan, runs: pd.DataFrame) -> list[Notable]:
-    """Return the runs to look at first among those of a plan."""
-    talking = (setting for setting in plan.settings if setting.mode == "coop" and setting.messaging)
-    return choose_notable(runs, frozenset(setting.name for setting in talking))
+    """Return the runs of a plan to inspect first."""
+    messaging_settings = (
+        setting for setting in plan.settings if setting.mode == "coop" and setting.messaging
+    )
+    return choose_notable(runs, frozenset(setting.name for setting in messaging_settings))
 
 
 def choose_notable(runs: pd.DataFrame, messaging: frozenset[str]) -> list[Notable]:
-    """Return at most one run for each rule, no run twice.
+    """Return at most one run for each rule, and no run twice.
 
     Args:
-        messaging: settings in which agents can write to each other.
+        messaging: settings in which agents can send messages.
     """
     notable: list[Notable] = []
     chosen: set[Any] = set()
@@ -381,7 +385,7 @@ Choice = tuple[pd.DataFrame, Callable[[dict[Any, Any], int], str]]
 
 
 def _costly_fail(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
-    """The fail that cost most."""
+    """Return the most expensive fail."""
     failed = runs[(runs["outcome"] == judgement.FAIL) & (runs["cost_usd"] > 0)]
     return (
         _sorted(failed, cost_usd=False),
@@ -393,7 +397,7 @@ def _costly_fail(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
 
 
 def _lost_in_merge(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
-    """Both own features pass alone and the patches conflict; the smallest patches first."""
+    """Return a run whose own features pass alone but conflict, with the smallest patches."""
     lost = runs[runs["loss"] == MERGE] if "loss" in runs else runs.iloc[:0]
     return (
         _sorted(lost, patch_lines=True),
@@ -404,7 +408,7 @@ def _lost_in_merge(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
 
 
 def _talked_and_conflicts(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
-    """The conflict with the most messages."""
+    """Return the conflict with the most messages."""
     conflicts = runs[(runs["merge_status"] == CONFLICTS) & (runs["messages_sent"] > 0)]
     return (
         _sorted(conflicts, messages_sent=False),
@@ -416,7 +420,7 @@ def _talked_and_conflicts(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
 
 
 def _silent_run(runs: pd.DataFrame, messaging: frozenset[str]) -> Choice:
-    """No message although the agents could write; fails first, then the longest run."""
+    """Return a run without messages although they were possible; fails first, then the longest."""
     evaluated = runs["outcome"].isin(judgement.GRADED)
     silent = runs[evaluated & runs["setting"].isin(messaging) & (runs["messages_sent"] == 0)]
     silent = silent.assign(_passed=silent["outcome"] == judgement.PASS)
@@ -429,7 +433,7 @@ def _silent_run(runs: pd.DataFrame, messaging: frozenset[str]) -> Choice:
 
 
 def _doubtful_pass(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
-    """A pass that a caveat puts in doubt."""
+    """Return a pass with a caveat that puts it in doubt."""
     passed = runs[runs["outcome"] == judgement.PASS]
     doubtful = passed[~passed["caveat"].map(judgement.is_strict).astype(bool)]
     return (
@@ -441,7 +445,7 @@ def _doubtful_pass(runs: pd.DataFrame, _: frozenset[str]) -> Choice:
 
 
 def _sorted(table: pd.DataFrame, **columns: bool) -> pd.DataFrame:
-    """Sort by columns (True: ascending); ties stay in the order of the table."""
+    """Sort by columns (True: ascending); ties keep their order."""
     return table.sort_values(list(columns), ascending=list(columns.values()), kind="stable")
 
 

@@ -1,6 +1,6 @@
-"""Judgement and table of the oracle: whether gold patches pass here and tests are reliable.
+"""The oracle: its verdicts (do gold patches pass, are tests reliable on this machine) and table.
 
-Its verdicts are oracle.csv, and columns of runs.csv and summary.csv.
+The verdicts are in oracle.csv and in columns of runs.csv and summary.csv.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SOLO = "solo"  # the gold patch of both features
 COOP = "coop"  # the gold patch of each feature, merged
 CONTROL = "control"  # a patch that does nothing
 PROBES = (SOLO, COOP, CONTROL)
-# Each feature's gold patch alone; left out with evaluation.own_features: false.
+# Each feature's gold patch alone; skipped with evaluation.own_features: false.
 OWN = ("own1", "own2")
 
 # Verdicts of the oracle on a pair.
@@ -37,7 +37,7 @@ FLAKY = "flaky"
 NOT_RUN = "not run"
 STATES = (OK, FAILED, FLAKY, NOT_RUN)
 
-# The control: a new file that no test looks at, no runner collects and no merge touches.
+# The control: a new file that no test reads, no runner collects and no merge changes.
 CONTROL_PATCH = """\
 diff --git a/cooperflow_control.dat b/cooperflow_control.dat
 new file mode 100644
@@ -59,7 +59,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Probe:
-    """One evaluation of a probe."""
+    """Result of one evaluation by the oracle."""
 
     passed: tuple[bool, bool]  # by feature
     tests_passed: tuple[int, int]
@@ -67,10 +67,13 @@ class Probe:
     merge_strategy: str
     applied: bool
     seconds: float
-    broke: str = ""  # why it has no verdict
-    # Documents written before these were recorded lack them.
+    broke: str = ""  # the reason if there is no verdict
+    # Older documents lack these.
     tests_run: tuple[int, int] | None = None  # passed or failed, by feature
-    built: tuple[bool, bool] = (True, True)  # False: the code did not build, so no test ran
+    built: tuple[bool, bool] = (
+        True,
+        True,
+    )  # by feature; False: the code did not build, so no test ran
 
     @property
     def both(self) -> bool:
@@ -83,7 +86,7 @@ class Probe:
 
     @property
     def verdict(self) -> tuple[object, ...]:
-        """Values that must be equal in each repetition. A conflict comes from git: never flaky."""
+        """Values that must be equal in each repetition; conflicts are git's and never flaky."""
         return self.passed, self.merge_status
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,7 +107,7 @@ class Probe:
 
 
 def probe(document: Mapping[str, Any] | None, seconds: float) -> Probe:
-    """Return the probe of upstream's eval.json; None: the evaluation broke."""
+    """Return the probe for upstream's eval.json; None: the evaluation broke."""
     verdict = judgement.judge_eval(document, [])
     if document is None or verdict.outcome == judgement.INFRA_ERROR:
         reason = str((document or {}).get("error") or "the evaluation broke")
@@ -128,7 +131,7 @@ def _is_built(facts: Evaluation, index: int) -> bool:
 
 
 def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the oracle's row of a pair from the documents of its repetitions."""
+    """Return a pair's row of oracle.csv from the documents of its repetitions."""
     a, b = pair.sorted_features
     base = {"repo": pair.repo, "task_id": pair.task_id, "features": f"{a},{b}"}
     if not repeats:
@@ -164,7 +167,7 @@ def row(pair: Pair, repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _own_passed(repeats: Sequence[Mapping[str, Any]], name: str) -> bool | None:
-    """Return whether a gold patch alone passes its own feature's tests; None: unknown."""
+    """Return whether a gold patch alone passes its feature's tests; None: unknown."""
     probes = [Probe.parse(r["probes"][name]) for r in repeats if name in r["probes"]]
     if len(probes) < len(repeats) or any(probe.broke for probe in probes):
         return None
@@ -172,9 +175,9 @@ def _own_passed(repeats: Sequence[Mapping[str, Any]], name: str) -> bool | None:
 
 
 def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:
-    """Return the oracle's verdict on a pair, and the reasons, for runs of two agents.
+    """Return the oracle's verdict on a pair, with reasons, for runs of two agents.
 
-    A conflict of the gold patches is not a failure: it limits what runs can reach (the ceiling).
+    A conflict of the gold patches is not a failure, but an upper limit for runs (the ceiling).
     """
     if doubt := _doubt(probes, PROBES):
         return doubt
@@ -192,7 +195,7 @@ def judge(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tup
 
 
 def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -> tuple[str, str]:
-    """Return the oracle's verdict on a pair, and the reasons, for runs of one agent.
+    """Return the oracle's verdict on a pair, with reasons, for runs of one agent.
 
     Gold patches that merge but break each other do not affect the pair's solo runs.
     """
@@ -215,7 +218,7 @@ def judge_solo(probes: Mapping[str, Sequence[Probe]], features: Sequence[int]) -
 
 
 def _doubt(probes: Mapping[str, Sequence[Probe]], names: Sequence[str]) -> tuple[str, str] | None:
-    """Return the verdict if an evaluation broke or its repetitions differ, else None."""
+    """Return the verdict if an evaluation broke or repetitions differ, otherwise None."""
     broke = [p.broke for name in names for p in probes[name] if p.broke]
     if broke:
         return FAILED, f"grading_broke: {broke[0].splitlines()[0][:120]}"
@@ -224,7 +227,7 @@ def _doubt(probes: Mapping[str, Sequence[Probe]], names: Sequence[str]) -> tuple
 
 
 def _ran_none(probe: Probe, index: int) -> bool:
-    """Return whether a feature has a verdict without a test; a failed build is named separately."""
+    """Return whether a feature has a verdict although no test ran, except after a failed build."""
     if probe.passed[index]:
         return not probe.tests_passed[index]
     return probe.built[index] and probe.tests_run is not None and not probe.tests_run[index]
@@ -250,13 +253,13 @@ def repeat_documents(plan: Plan, pair: Pair) -> list[dict[str, Any]]:
 
 
 def rows(plan: Plan) -> list[dict[str, Any]]:
-    """Return the oracle's row of every pair, including those not run."""
+    """Return the rows of oracle.csv for all pairs, including those not run."""
     documents = {pair: repeat_documents(plan, pair) for pair in plan.pairs}
-    return [mark_loss(row(pair, repeats), repeats) for pair, repeats in documents.items()]
+    return [add_loss(row(pair, repeats), repeats) for pair, repeats in documents.items()]
 
 
-def mark_loss(row: dict[str, Any], documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the row with the loss of the merged gold patches, as of a coop run."""
+def add_loss(row: dict[str, Any], documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the row with the loss of the merged gold patches, as for a coop run."""
     if not documents:
         return {**row, "loss": ""}
     outcome = judgement.PASS if row["coop_passed"] else judgement.FAIL
@@ -272,7 +275,7 @@ def perform(plan: Plan) -> None:
 
 
 def write_table(plan: Plan) -> str:
-    """Write oracle.csv and return its summary in a line."""
+    """Write oracle.csv and return a one-line summary."""
     text = oracle_table(rows(plan)).to_csv(index=False)
     atomic_io.write_text(plan.results.oracle_csv, text)
     atomic_io.write_text(plan.results.tables_marker, f"{time.time()}\n")
@@ -280,7 +283,7 @@ def write_table(plan: Plan) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """Return the state and the results of the oracle in a line."""
+    """Return a one-line summary of the oracle's state and results."""
     pair_rows = rows(plan)
     counts = {state: sum(row["status"] == state for row in pair_rows) for state in STATES}
     if counts[NOT_RUN] == len(pair_rows):
@@ -294,15 +297,15 @@ def summary(plan: Plan) -> str:
 
 def oracle_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows as a table with its columns in order."""
-    import pandas as pd  # here: sessions and jobs import this module and make no table
+    import pandas as pd  # here, because sessions and jobs make no table
 
     return pd.DataFrame(list(rows), columns=list(COLUMNS))
 
 
 def add_states(runs: pd.DataFrame, probed: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of runs with the oracle's state of each run's pair in column `oracle`.
+    """Return the table of runs with the oracle's status of each run's pair in column `oracle`.
 
-    The state is for the run's mode: solo or merged.
+    The status depends on the run's mode: solo or merged.
     """
     states = {
         mode: dict(zip(_pair_keys(probed), map(str, probed[column]), strict=True))
@@ -318,11 +321,11 @@ def add_states(runs: pd.DataFrame, probed: pd.DataFrame) -> pd.DataFrame:
 def add_oracle_columns(
     summary: pd.DataFrame, runs: pd.DataFrame, probed: pd.DataFrame, modes: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Return the summary with its figures over trusted pairs only, and the gold patches' ceiling.
+    """Return the summary with figures over trusted pairs, and the ceiling of the gold patches.
 
     Args:
         runs: with column `oracle`.
-        probed: the rows of all pairs, including those not run.
+        probed: rows of all pairs, including those not run.
         modes: upstream's mode of each experiment, by its run name.
     """
     import pandas as pd
@@ -362,6 +365,6 @@ def add_oracle_columns(
 
 
 def _pair_keys(frame: pd.DataFrame) -> list[tuple[str, int, str]]:
-    """Return the pair of each row, computed by columns: by rows, 20,000 would take seconds."""
+    """Return the pair of each row, computed by columns for speed."""
     columns = (frame["repo"].map(str), frame["task_id"].map(int), frame["features"].map(str))
     return list(zip(*columns, strict=True))

@@ -1,4 +1,4 @@
-"""Tables in the terms of the CooperBench paper: difficulty, gap, and published models. Pure.
+"""Tables as in the CooperBench paper: difficulty, coordination gap, and published results.
 
 The paper (A. Khatua, H. Zhu et al., "CooperBench: Why Coding Agents Cannot be Your Teammates Yet",
 arXiv:2601.13295v2, appendix C) defines the difficulty of a pair t as
@@ -24,10 +24,10 @@ from cooperflow.upstream import published
 
 BUCKETS = 10
 PAPER_SCALE = "paper"  # the paper's definition
-PAIR_SCALE = "pair"  # added: a pair's own solo runs, not rescaled, areas over all of [0, 1]
-TASK_SCALE = "task"  # added: the solo runs of all pairs of its task, for few models
+PAIR_SCALE = "pair"  # added: solo runs of the pair, not rescaled, areas over all of [0, 1]
+TASK_SCALE = "task"  # added: solo runs of all pairs of the task, for few models
 SCALES = (PAPER_SCALE, PAIR_SCALE, TASK_SCALE)
-POOLED = "(pooled)"  # all models together; no model can have this name
+POOLED = "(pooled)"  # all models together; not a valid name of a model
 SOLO = "solo"
 _TASK = ["repo", "task_id"]
 _PAIR = [*_TASK, "features"]
@@ -43,23 +43,23 @@ GAP_COLUMNS = (
 
 
 def solo_setting(runs: pd.DataFrame) -> str | None:
-    """Return the first setting in which one agent does both features; None without one."""
+    """Return the first solo setting, None without one."""
     solo = runs.loc[runs["mode"] == SOLO, "setting"]
     return None if solo.empty else str(solo.iloc[0])
 
 
 def graded(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that have a verdict, with the column ``passed`` (1 or 0)."""
+    """Return the runs with a verdict, with a column ``passed`` (1 or 0)."""
     rows = runs[runs["outcome"].isin(judgement.GRADED)]
     return rows.assign(passed=(rows["outcome"] == judgement.PASS).astype(float))
 
 
 def scores(runs: pd.DataFrame, scale: str) -> pd.Series:
-    """Return the difficulty of each pair or task: 1 - the mean solo success over the models.
+    """Return the difficulty of each pair or task: 1 less the mean solo success over the models.
 
-    Each model counts the same, however many repeats or graded pairs it has. On the paper's scale
-    the values are rescaled linearly, the smallest to 0 and the largest to 1; there is no scale
-    where all pairs are equally difficult.
+    Each model has the same weight, regardless of its number of repeats or graded pairs. On the
+    paper's scale the values are rescaled linearly from 0 to 1; the result is empty if all pairs are
+    equally difficult.
     """
     solo = graded(runs[runs["setting"] == solo_setting(runs)])
     keys = _KEYS[scale]
@@ -72,7 +72,7 @@ def scores(runs: pd.DataFrame, scale: str) -> pd.Series:
 
 
 def buckets(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the success of each model and setting in each bucket that holds graded runs."""
+    """Return the success of each model and setting in each bucket with graded runs."""
     parts = [_buckets(runs, scale) for scale in SCALES]
     return pd.concat(parts, ignore_index=True)[list(BUCKET_COLUMNS)]
 
@@ -86,7 +86,7 @@ def _buckets(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
     models = list(dict.fromkeys(runs["model"]))
     if scale == PAPER_SCALE and len(models) > 1:
         rows = pd.concat([rows, rows.assign(model=POOLED)], ignore_index=True)
-    # Rounded, so that 0.3 as 1 - 0.7 is in the bucket [0.3, 0.4); 1 is in the last bucket.
+    # Rounded, so that 1 - 0.7 is in the bucket [0.3, 0.4); 1 is in the last bucket.
     tenths = np.floor(np.round(rows["difficulty"].to_numpy(float) * BUCKETS, 9))
     rows["bucket"] = np.minimum(tenths, BUCKETS - 1)
     grouped = rows.groupby(["model", "setting", "mode", "bucket"], sort=False)
@@ -121,10 +121,10 @@ def _buckets(runs: pd.DataFrame, scale: str) -> pd.DataFrame:
 
 
 def gaps(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each model and setting that is not solo, the area between its curve and solo's.
+    """Return the area between solo's curve and that of each other setting, by model.
 
     Args:
-        curves: what ``buckets`` returned.
+        curves: the result of ``buckets``.
     """
     rows = []
     for (scale, model), group in curves.groupby(["scale", "model"], sort=False):
@@ -157,9 +157,9 @@ def gaps(curves: pd.DataFrame) -> pd.DataFrame:
 def area(curve: pd.DataFrame, shared: list[int], scale: str) -> float:
     """Return the area under a success curve by the trapezoidal rule.
 
-    The curve goes straight through the midpoints of the buckets that both curves have; empty
-    buckets are skipped. On the paper's scale the area ends at the first and the last of them, and
-    needs two. On the other scales the curve is level from the first to 0 and from the last to 1.
+    The curve connects the midpoints of the buckets that both curves have. On the paper's scale the
+    area extends from the first to the last of these and needs two. On the other scales the curve is
+    extended horizontally to 0 and 1.
     """
     if not shared:
         return math.nan
@@ -173,7 +173,7 @@ def area(curve: pd.DataFrame, shared: list[int], scale: str) -> float:
 
 
 def trapezoids(x: stats.Floats, y: stats.Floats) -> float:
-    """Return the area of the trapezoids between points that are sorted by x; NaN below two."""
+    """Return the area of the trapezoids between points sorted by x; NaN with fewer than two."""
     if len(x) < 2:
         return math.nan
     return float(np.sum((x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2))
@@ -194,20 +194,20 @@ NAIVE = "naive"  # plain git merge only
 
 
 def published_table(runs: pd.DataFrame, gaps: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of the experiments, then the published ones.
+    """Return the rows of the experiments, followed by the published rows.
 
-    A coop experiment has two rows: upstream's verdict, and the passes of the plain merge alone,
-    which compare with the published naive merge.
+    A coop experiment has two rows: by upstream's verdict, and by the passes of the plain merge
+    alone, which are comparable with the published naive merge.
 
     Args:
-        gaps: the areas of coordination_gap.csv.
+        gaps: coordination_gap.csv as a table.
     """
     rows = [*_this_experiment(runs, gaps), *map(_published_row, published.read_rows())]
     return pd.DataFrame(rows, columns=list(PUBLISHED_COLUMNS)).astype({"pass": "Int64"})
 
 
 def _this_experiment(runs: pd.DataFrame, gaps: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    # In two buckets a solo curve runs from 1 to 0: its area is the same for every model.
+    # With two buckets a solo curve always falls from 1 to 0, so its area is not informative.
     areas = gaps[(gaps["scale"] == PAPER_SCALE) & (gaps["buckets"] > 2)]
     rated = graded(runs)
     for (model, setting), group in rated.groupby(["model", "setting"], sort=False):
@@ -250,7 +250,7 @@ def _rates(passed: int, pairs: int) -> dict[str, Any]:
 
 
 def _published_row(row: Mapping[str, str]) -> dict[str, Any]:
-    """Return a published row; a rate or interval that was not printed is computed."""
+    """Return a published row; rates and intervals that were not printed are computed."""
     pairs = int(row["pairs"])
     passed, rate, low, high, auc, retention = (
         float(row[key]) if row[key] else math.nan

@@ -1,4 +1,4 @@
-"""runs.csv and summary.csv: a row per run and a row per experiment, from the runs' documents."""
+"""The main tables runs.csv (one row per run) and summary.csv (one row per experiment)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cooperflow.upstream import result_files
 from cooperflow.upstream.result_files import Evaluation
 
 EXPERIMENT = ("run_name", "model", "setting")
-# Columns of runs.csv and their types in the file, where a verdict is True, False or empty.
+# Columns of runs.csv and their types in the file; a verdict is True, False or empty.
 RUN_COLUMNS: Mapping[str, type] = {
     "run_name": str,
     "model": str,
@@ -76,7 +76,7 @@ SUMMARY_COLUMNS = (
     *("input_tokens", "output_tokens", "cache_write_tokens", "reasoning_tokens"),
     *("cost_usd", "cost_complete", "duration_s", "replay", "adopted"),
 )
-# Defaults of columns that older versions did not write.
+# Default values of columns that older versions did not write.
 _SINCE: dict[str, Any] = {
     "own1_passed": "",
     "own2_passed": "",
@@ -89,9 +89,9 @@ _SINCE: dict[str, Any] = {
     "team_features": "",
     **dict.fromkeys(result_files.TEAM_NUMBERS, float("nan")),
 }
-# Columns of numbers that may be empty.
+# Numeric columns that may be empty.
 _EMPTY = ("cost_bound_usd", *patch_text.OVERLAP_COLUMNS, *result_files.TEAM_NUMBERS)
-# The outcome of a started run in the table of an unfinished experiment.
+# Outcome of a started run in the table of an unfinished experiment.
 UNFINISHED = "unfinished"
 
 
@@ -103,12 +103,12 @@ def run_row(
     own: Mapping[str, Any] | None = None,
     patches: Sequence[bytes | None] = (),
 ) -> dict[str, Any]:
-    """Return the row of a run; without its documents it is unfinished.
+    """Return the row of a run, which is unfinished if its documents are missing.
 
     Args:
-        version: of cooperbench, which contains the agents.
+        version: version of cooperbench, which contains the agents.
         own: own.json of a coop run.
-        patches: of agent 1 and agent 2 of a coop run, None for a missing one.
+        patches: patches of agent 1 and agent 2 of a coop run, None for a missing patch.
     """
     a, b = run.pair.sorted_features
     record = RunRecord.read(result) or RunRecord()
@@ -164,10 +164,10 @@ def run_row(
 def _own_columns(
     run: Run, document: Mapping[str, Any] | None, outcome: str, merge_status: str
 ) -> dict[str, Any]:
-    """Return the columns of the own features, which only a coop run has."""
+    """Return the columns of the own features, which only coop runs have."""
     if run.experiment.setting.mode != "coop":
         return {"own1_passed": None, "own2_passed": None, "loss": ""}
-    # Without patches nothing is known of the own features.
+    # Without patches, nothing is known about the own features.
     no_patches = run.experiment.has_outcomes_only
     own = (None, None) if no_patches else losses.read_document(document)
     loss = losses.loss(outcome, own, merge_status)
@@ -184,15 +184,15 @@ def _moment(seconds: float | None) -> str:
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return the rows as a table with its columns in order."""
     table = pd.DataFrame(list(rows), columns=list(RUN_COLUMNS))
-    # Integers stay integers beside empty cells.
+    # A type that keeps integers in columns with empty cells.
     return table.astype(dict.fromkeys(patch_text.OVERLAP_COLUMNS, "Int64"))
 
 
 def read_runs(path: Path) -> pd.DataFrame:
-    """Return runs.csv as it was written: texts stay texts, and empty texts are not missing values.
+    """Return runs.csv with the types that were written; empty texts are not missing values.
 
     Raises:
-        UserError: another version wrote it without a column.
+        UserError: the file was written by another version and lacks a column.
     """
     texts = {column: kind for column, kind in RUN_COLUMNS.items() if kind is str}
     runs = pd.read_csv(
@@ -204,8 +204,8 @@ def read_runs(path: Path) -> pd.DataFrame:
     missing = [column for column in RUN_COLUMNS if column not in runs]
     if missing:
         raise UserError(
-            f"{path}: was written by another version, {listed(missing)} is missing. Remove it and"
-            " start again: it is regenerated from the runs, at no cost."
+            f"{path}: was written by another version and lacks {listed(missing)}. Remove it and"
+            " start again: it is regenerated from the runs at no cost."
         )
     for column in ("feature1_passed", "feature2_passed", "own1_passed", "own2_passed"):
         runs[column] = runs[column].map({"True": True, "False": False})
@@ -229,7 +229,7 @@ def run_of_row(plan: Plan, row: Mapping[Any, Any]) -> Run:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Return another table; names stay texts, for a model or a setting may be called `NA`."""
+    """Return any other table; names stay texts, because a model may be called `NA`."""
     names = ("run_name", "model", "setting", "a", "b", "repo")
     return pd.read_csv(path, converters=dict.fromkeys(names, str))
 
@@ -237,8 +237,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row per experiment, in the order of ``runs``.
 
-    pass_rate leaves infrastructure errors out: pass / (pass + fail), with a Wilson interval of
-    95 %; pass_rate_all is pass / runs. Unfinished runs count in no column but the sums.
+    pass_rate is pass / (pass + fail), without infrastructure errors and with a Wilson interval of
+    95 %; pass_rate_all is pass / runs. Unfinished runs count only in the sums.
     """
     rows = [_summary_row(name, group) for name, group in runs.groupby("run_name", sort=False)]
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
@@ -300,7 +300,7 @@ def collect(plan: Plan, partial: bool = False) -> tuple[pd.DataFrame, pd.DataFra
     """Read every run of the plan and return the two tables.
 
     Args:
-        partial: accept missing documents; runs that never started have no row.
+        partial: allow missing documents; runs that have not started have no row.
 
     Raises:
         UserError: a document is missing or incomplete, and ``partial`` is not set.
@@ -319,7 +319,7 @@ def write(results: Results, runs: pd.DataFrame, summary: pd.DataFrame) -> None:
 
 
 def _version(plan: Plan, run_name: str) -> str:
-    """Return the version of cooperbench that made an experiment, empty if unknown."""
+    """Return the cooperbench version that made an experiment, empty if unknown."""
     experiment = atomic_io.read_object(plan.results.experiment(run_name))
     adopted = experiment.get("adopted") or {}
     resolved = experiment.get("resolved") or {}
@@ -364,7 +364,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _unfinished_result(run: Run, plan: Plan) -> dict[str, object]:
-    """Return the usage so far of a run that has attempts but no result."""
+    """Return a result with the usage so far, for a run that has attempts but no result."""
     folder = run.folder(plan.results)
     attempts = len(folder.attempt_numbers())
     usage = run_result.usage_of_run(folder, run.experiment.agent.name)

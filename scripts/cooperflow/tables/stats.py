@@ -1,6 +1,7 @@
-"""Statistics of the tables and of the cost forecast, each with the source of its formula. Pure.
+"""Statistics for the tables and the cost forecast, each with the source of its formula.
 
-numpy, scipy and statsmodels are imported by the functions that need them: `make status` needs none.
+The functions are pure. They import numpy, scipy and statsmodels themselves, because `make status`
+needs none of these.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 POWER = 0.80
 Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-SEED = 20260113  # of every bootstrap: the same tables give the same intervals
+SEED = 20260113  # fixed for every bootstrap, so that equal tables give equal intervals
 DRAWS = 10_000
 
-# Limits of a forecast's range, as quantiles.
+# Quantiles that limit a forecast's range.
 FORECAST_LOW, FORECAST_HIGH = 0.025, 0.975
 
-# Between experiments: the mean is within a factor of MEAN_TO_MEDIAN, 19 times of 20 (log-normal).
+# Between experiments: the mean is within a factor of MEAN_TO_MEDIAN 19 times out of 20
+# (log-normal).
 BETWEEN = math.exp((math.log(published.MEAN_TO_MEDIAN) / 1.96) ** 2) - 1
-# Between the runs of an experiment: the gamma distribution with shape 1/WITHIN has the ratio of
-# median and mean that the solo runs of the public run had (test_stats checks it).
+# Within an experiment: the gamma distribution with shape 1/WITHIN has the same ratio of median and
+# mean as the solo runs of the public run (test_stats checks it).
 WITHIN = 2.63
 
 
@@ -54,7 +56,7 @@ def wilson(count: int, of: int) -> tuple[float, float]:
 
 
 def wilson_many(count: Floats, of: Floats) -> tuple[Floats, Floats]:
-    """Return ``wilson`` of many proportions at once."""
+    """Return ``wilson`` for arrays of proportions."""
     import numpy as np
 
     low, high = np.full(len(of), np.nan), np.full(len(of), np.nan)
@@ -65,20 +67,22 @@ def wilson_many(count: Floats, of: Floats) -> tuple[Floats, Floats]:
 
 
 def _wilson(count: Any, of: Any) -> tuple[Any, Any]:
-    """Return the interval of one proportion, or of an array of them."""
+    """Return the interval of a proportion or of an array of proportions."""
     middle = (count + Z**2 / 2) / (of + Z**2)
     half = Z / (of + Z**2) * (count * (of - count) / of + Z**2 / 4) ** 0.5
-    return (middle - half) * (count > 0), middle + half  # of 0, rounding can leave a little
+    return (middle - half) * (
+        count > 0
+    ), middle + half  # rounding can leave a tiny lower limit of 0
 
 
 def paired_interval(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, float]:
     """Return the interval (95 %) of the difference of two paired proportions, a - b.
 
     Newcombe's method 10: the Wilson intervals of both proportions, joined by square and add
-    with a correlation that is corrected for small samples. Stays within -1 and 1, and has a
-    width also where no pair or every pair is discordant. Source: R. G. Newcombe, "Improved
-    confidence intervals for the difference between binomial proportions based on paired
-    data", Statistics in Medicine 17 (1998) 2635-2650.
+    with a correlation that is corrected for small samples. The interval stays within -1 and 1, and
+    has a width even if no pair or every pair is discordant. Source: R. G. Newcombe, "Improved
+    confidence intervals for the difference between binomial proportions based on paired data",
+    Statistics in Medicine 17 (1998) 2635-2650.
     """
     n = both + only_a + only_b + neither
     if not n:
@@ -125,7 +129,7 @@ def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Return the exact two-sided p of McNemar's test; 1 where no pair is discordant.
+    """Return the exact two-sided p of McNemar's test; 1 if no pair is discordant.
 
     Source: Q. McNemar, "Note on the sampling error of the difference between correlated
     proportions or percentages", Psychometrika 12 (1947) 153-157; the exact form is a sign
@@ -159,15 +163,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def cluster_interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
     """Return the percentile interval (95 %) of a mean whose values come in clusters.
 
-    Complete clusters are drawn with replacement, the same number as in the data. NaN with
+    Complete clusters are drawn with replacement, as many as in the data. The result is NaN with
     fewer than two. Source: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their
     Application" (1997), sections 3.8 and 5.3. With few clusters (below about 20) it is too
     narrow: A. C. Cameron, J. B. Gelbach and D. L. Miller, "Bootstrap-based improvements for
     inference with clustered errors", Review of Economics and Statistics 90 (2008) 414-427.
 
     Args:
-        sums: of each cluster's values.
-        sizes: the number of values in each cluster.
+        sums: sum of the values in each cluster.
+        sizes: number of values in each cluster.
     """
     import numpy as np
 
@@ -182,7 +186,7 @@ def cluster_interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
 
 @cache
 def _draws(clusters: int) -> Floats:
-    """Return the number of times that each draw has each cluster."""
+    """Return how often each draw contains each cluster."""
     import numpy as np
 
     generator = np.random.default_rng(SEED)
@@ -190,15 +194,15 @@ def _draws(clusters: int) -> Floats:
 
 
 def min_detectable(pairs: int, discordant: int) -> float:
-    """Return the smallest true difference that is detected with a power of 80 %.
+    """Return the smallest true difference that this number of pairs detects with a power of 80 %.
 
     The test is a two-sided McNemar test at 5 % with this number of pairs. The share of discordant
-    pairs is taken as observed; where it is too small for any difference to be found, all
-    discordant pairs go one way. Not a number where even a difference of 1 would be missed.
-    Source, solved for the difference d at the share s:
-    n = (z_{alpha/2} sqrt(s) + z_beta sqrt(s - d^2))^2 / d^2, R. J. Connor, "Sample size for
-    testing differences in proportions for the paired-sample design", Biometrics 43 (1987)
-    207-211. The exact test is a little more cautious.
+    pairs is the observed one. If it is too small for any difference to be detected, all discordant
+    pairs are assumed to favour the same side. The result is NaN if even a difference of 1 would be
+    missed. Source, solved for the difference d at the share s: n = (z_{alpha/2} sqrt(s) + z_beta
+    sqrt(s - d^2))^2 / d^2, R. J. Connor, "Sample size for testing differences in proportions for
+    the paired-sample design", Biometrics 43 (1987) 207-211. The exact test is slightly more
+    conservative.
     """
     beta = NormalDist().inv_cdf(POWER)
     under_root = pairs + beta**2 - Z**2
@@ -210,12 +214,12 @@ def min_detectable(pairs: int, discordant: int) -> float:
 
 
 def clustered_error(values: Floats, clusters: Sequence[object]) -> float:
-    """Return the standard error of the mean of ``values``, which come in clusters.
+    """Return the cluster-robust standard error of the mean of ``values``.
 
-    The square root of the sum over clusters of (sum of the deviations from the mean)^2,
+    It is the square root of the sum over clusters of (sum of the deviations from the mean)^2,
     divided by the number of values. Source: E. Miller, "Adding error bars to evals"
-    (arXiv:2411.00640, 2024); the cluster-robust estimator without a correction
-    for small samples. Not a number with fewer than two clusters.
+    (arXiv:2411.00640, 2024); the cluster-robust estimator without a correction for small samples.
+    The result is NaN with fewer than two clusters.
     """
     import numpy as np
 
@@ -245,7 +249,7 @@ NOTHING = Range(0.0, 0.0, 0.0)
 
 
 def forecast_mean(assumed: float | None, finished: Sequence[float]) -> float | None:
-    """Return the expected value of another run; None if nothing is known about it.
+    """Return the expected value of another run, None if nothing is known.
 
     Costs are positive and skewed, and experiments differ. The gamma-gamma model describes both:
     runs of an experiment follow a gamma distribution, and its mean varies between experiments. The
@@ -264,8 +268,8 @@ def forecast_mean(assumed: float | None, finished: Sequence[float]) -> float | N
     return (weight * assumed + total) / (weight + count)
 
 
-def forecast_total(assumed: float | None, finished: Sequence[float], further: int) -> Range | None:
-    """Return the forecast of the sum of ``further`` runs; None if nothing is known about it.
+def forecast_total(assumed: float | None, finished: Sequence[float], count: int) -> Range | None:
+    """Return the forecast of the sum of ``count`` further runs, None if nothing is known.
 
     The sum follows a beta prime distribution, whose 2.5 % and 97.5 % quantiles are the range.
     Source: P. Fader and B. Hardie, "The gamma-gamma model of monetary value", 2013.
@@ -277,18 +281,18 @@ def forecast_total(assumed: float | None, finished: Sequence[float], further: in
         return None
     within = _within(finished)
     prior = 0.0 if assumed is None else within / BETWEEN
-    shape = further / within
+    shape = count / within
     other = (prior + len(finished)) / within + 1
     # The beta prime distribution as a scaled F distribution, with the mean at ``expected``.
-    scale = further * expected * (other - 1) / other
+    scale = count * expected * (other - 1) / other
     low, high = (float(stats.f.ppf(q, 2 * shape, 2 * other)) for q in (FORECAST_LOW, FORECAST_HIGH))
-    return Range(scale * low, further * expected, scale * high)
+    return Range(scale * low, count * expected, scale * high)
 
 
 def _within(values: Sequence[float]) -> float:
     """Return the squared coefficient of variation between runs.
 
-    WITHIN counts as one degree of freedom beside those of the finished runs.
+    WITHIN counts as one degree of freedom in addition to those of the finished runs.
     """
     count = len(values)
     average = sum(values) / count if count else 0.0

@@ -1,7 +1,7 @@
-"""Symptoms of failed cooperation: the judge's prompt, the check of its answers, and their tables.
+"""Symptoms of failed cooperation: the judge's prompt, validation of its answers, and tables.
 
-The ten symptoms are those of the CooperBench paper (arXiv:2601.13295v2, table 1); the prompt is
-this workflow's. A label counts only with two exact quotes from the transcript.
+The ten symptoms are from the CooperBench paper (arXiv:2601.13295v2, table 1), but the prompt is
+not. A label counts only with two exact quotes from the transcript.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cooperflow.analysis.story import Event, Story
+from cooperflow.analysis.history import Event, History
 from cooperflow.tables import stats
 
-# Name -> definition. Order and shares (per cent of the labels) are those of the paper's table 1.
+# Definitions by name. The order, and the shares below (per cent of the labels), are from the
+# paper's table 1.
 SYMPTOMS: Mapping[str, str] = {
     "work_overlap": "Both agents do the same work, although one announced it or could know.",
     "divergent_architecture": "The agents build on designs that do not fit together.",
@@ -40,7 +41,7 @@ PAPER_SHARES: Mapping[str, float] = dict(
         strict=True,
     )
 )
-# Of a transcript, characters; a longer one loses its middle.
+# Maximum length of a transcript, characters; a longer transcript loses its middle.
 MAX_TRANSCRIPT_LENGTH = 240_000
 _LONGEST_OUTPUT = 1_500
 _LONGEST_PATCH = 20_000
@@ -48,7 +49,7 @@ SHORTEST_QUOTE = 10
 MARK = "# Judge of a CooperBench run"
 _OMISSION = "\n[... left out by the workflow ...]\n"
 
-# Why a label is rejected.
+# Reasons for the rejection of a label.
 UNKNOWN_SYMPTOM = "unknown_symptom"
 NOT_TWO_QUOTES = "not_two_quotes"
 SHORT_QUOTE = "short_quote"
@@ -81,7 +82,7 @@ An empty list of labels is a valid answer.
 
 @dataclass(frozen=True)
 class Label:
-    """A symptom that the judge gave, and why it was rejected; empty: it counts."""
+    """A symptom named by the judge, and the reason of its rejection; empty: it counts."""
 
     symptom: str
     quotes: tuple[str, ...]
@@ -90,7 +91,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Reading:
-    """An answer of the judge, read."""
+    """The parsed answer of a judge."""
 
     labels: tuple[Label, ...] = ()
     readable: bool = True
@@ -101,28 +102,28 @@ class Reading:
 
 
 def instructions() -> str:
-    """Return the part of the prompt that is the same for every run."""
+    """Return the part of the prompt that is the same for all runs."""
     symptoms = "\n".join(f"- {name}: {text}" for name, text in SYMPTOMS.items())
     return _INSTRUCTIONS.format(mark=MARK, symptoms=symptoms, shortest=SHORTEST_QUOTE)
 
 
 def prompt(transcript: str) -> list[dict[str, str]]:
-    """Return the messages that the judge gets."""
+    """Return the messages of a request to the judge."""
     fence = hashlib.sha256(transcript.encode()).hexdigest()[:12]
     text = f"<transcript-{fence}>\n{transcript}\n</transcript-{fence}>"
     return [{"role": "user", "content": f"{instructions()}\n{text}"}]
 
 
 def transcript(
-    story: Story, patches: Iterable[tuple[str, str]], facts: Mapping[str, object]
+    history: History, patches: Iterable[tuple[str, str]], facts: Mapping[str, object]
 ) -> str:
-    """Return what the judge reads of a run: its events in order, the patches, and the result.
+    """Return the transcript of a run for the judge: events in order, patches, and result.
 
     Args:
         patches: name and text of each patch.
-        facts: the evaluation in words, by name.
+        facts: descriptions of the evaluation, by name.
     """
-    parts = [text for event in story.events if (text := _of_event(event))]
+    parts = [text for event in history.events if (text := _of_event(event))]
     parts += [f"## Patch {name}\n{_shorten(text, _LONGEST_PATCH)}" for name, text in patches]
     parts.append("## Result\n" + "\n".join(f"{name}: {value}" for name, value in facts.items()))
     return _shorten("\n\n".join(parts), MAX_TRANSCRIPT_LENGTH)
@@ -148,7 +149,7 @@ def _shorten(text: str, longest: int) -> str:
 
 
 def read_answer(answer: str, transcript_text: str) -> Reading:
-    """Return the labels of an answer, each accepted or rejected."""
+    """Return the labels in an answer, each accepted or rejected."""
     document = _document(answer)
     entries = document.get("labels") if isinstance(document, dict) else None
     if not isinstance(entries, list):
@@ -159,13 +160,15 @@ def read_answer(answer: str, transcript_text: str) -> Reading:
         symptom = str(fields.get("symptom") or "")
         quotes = fields.get("quotes")
         texts = tuple(str(q) for q in quotes) if isinstance(quotes, list) else ()
-        seen = {label.symptom for label in labels if not label.rejected}
-        labels.append(Label(symptom, texts, _rejection(symptom, texts, transcript_text, seen)))
+        accepted_symptoms = {label.symptom for label in labels if not label.rejected}
+        labels.append(
+            Label(symptom, texts, _rejection(symptom, texts, transcript_text, accepted_symptoms))
+        )
     return Reading(tuple(labels))
 
 
 def _document(answer: str) -> Any:
-    """Return the JSON object in an answer; models like to put it into a code block."""
+    """Return the JSON object in an answer, which may be in a code block."""
     match = re.search(r"\{.*\}", answer, re.DOTALL)
     try:
         return json.loads(match[0]) if match else None
@@ -174,7 +177,7 @@ def _document(answer: str) -> Any:
 
 
 def _rejection(
-    symptom: str, quotes: Sequence[str], transcript_text: str, seen: Iterable[str]
+    symptom: str, quotes: Sequence[str], transcript_text: str, accepted_symptoms: Iterable[str]
 ) -> str:
     if symptom not in SYMPTOMS:
         return UNKNOWN_SYMPTOM
@@ -184,16 +187,16 @@ def _rejection(
         return SHORT_QUOTE
     if any(quote not in transcript_text for quote in quotes):
         return QUOTE_NOT_FOUND
-    return DUPLICATE if symptom in seen else ""
+    return DUPLICATE if symptom in accepted_symptoms else ""
 
 
 def order(keys: Iterable[str], seed: int) -> list[str]:
-    """Return keys in an order that depends on the seed alone: a larger sample keeps a smaller."""
+    """Return keys in a random order by ``seed``, so that larger samples contain smaller ones."""
     return sorted(keys, key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).hexdigest())
 
 
 def cache_key(model: str, messages: Sequence[Mapping[str, str]], repeat: int) -> str:
-    """Return the name of an answer: a hash of the model, the prompt, the transcript, the repeat."""
+    """Return the name of an answer: a hash of model, prompt, transcript and repeat."""
     text = json.dumps([model, list(messages), repeat], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:40]
 
@@ -214,7 +217,7 @@ def count_symptoms(readings: Mapping[str, Sequence[Reading]], replay: bool) -> p
     A run shows a symptom if more than half of its readable answers do.
 
     Args:
-        readings: run -> its answers, one per repeat.
+        readings: the answers of each run, one per repeat.
     """
     judged = {
         key: [r for r in answers if r.readable]
@@ -254,9 +257,9 @@ def count_symptoms(readings: Mapping[str, Sequence[Reading]], replay: bool) -> p
 def agreement_of(votes: Sequence[Sequence[bool]]) -> tuple[float, float]:
     """Return the pairwise agreement of the repeats and Fleiss' kappa; NaN without repeats.
 
-    Only runs with the most answers count. Kappa is NaN where all answers are
-    equal. Source: J. L. Fleiss, "Measuring nominal scale agreement among many raters",
-    Psychological Bulletin 76 (1971) 378-382; computed by statsmodels.
+    Only runs with the maximum number of answers count. Kappa is NaN if all answers are equal.
+    Source: J. L. Fleiss, "Measuring nominal scale agreement among many raters", Psychological
+    Bulletin 76 (1971) 378-382; computed by statsmodels.
     """
     repeats = max((len(group) for group in votes), default=0)
     table = np.array([[sum(g), len(g) - sum(g)] for g in votes if len(g) == repeats], dtype=float)
@@ -273,7 +276,7 @@ def agreement_of(votes: Sequence[Sequence[bool]]) -> tuple[float, float]:
 def label_rows(
     key: Mapping[str, Any], repeat: int, reading: Reading, replay: bool
 ) -> list[dict[str, Any]]:
-    """Return a row for each label of an answer."""
+    """Return a row for each label in an answer."""
     return [
         {
             **key,

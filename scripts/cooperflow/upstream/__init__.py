@@ -1,1 +1,1 @@
-"""Facts about the documents that cooperbench writes. Pure; tests/contract pins them."""
+"""Facts about cooperbench: its files, releases and published results. tests/contract pins them."""

@@ -24,7 +24,7 @@ from typing import Any
 ROWS = Path(__file__).resolve().parents[3] / "config" / "published.csv"
 CURVE = ROWS.with_name("published_difficulty.csv")
 
-# Between a file and the name of a model in it, in `models.NAME.adopt`.
+# Separates a file from the name of a model in it, in `models.NAME.adopt`.
 SEPARATOR = "#"
 
 _PAIR = re.compile(
@@ -81,14 +81,14 @@ MEAN_TO_MEDIAN = CALLS_SOLO * CALL_USD / MEDIAN_SOLO_USD
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run's outcome in the record; None: not recorded."""
+    """Outcome of a run in the public record; `conflict` is None where it is not recorded."""
 
     passed: bool
     conflict: bool | None
 
 
 def split_source(source: str) -> tuple[Path, str] | None:
-    """Return file and model of an entry of `adopt`, None for a folder of runs."""
+    """Return the file and the model of an `adopt` entry, None if it names a folder of runs."""
     path, separator, model = source.rpartition(SEPARATOR)
     return (Path(path), model) if separator and not Path(source).is_dir() else None
 
@@ -98,7 +98,7 @@ def read_record(path: Path, model: str) -> dict[Key, Outcome]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not such a record, or has no such model.
+        ValueError: the file is not a public record, or does not contain the model.
     """
     raw = path.read_bytes()
     if raw.startswith(b"\x1f\x8b"):
@@ -118,7 +118,7 @@ def read_record(path: Path, model: str) -> dict[Key, Outcome]:
         conflict = entry.get("hasConflict")
         outcomes[key] = Outcome(entry["passed"], conflict if isinstance(conflict, bool) else None)
     if not models:
-        raise ValueError("it holds no task with results by model")
+        raise ValueError("it contains no task with results by model")
     if not outcomes:
         raise ValueError(f"it has no model {model!r}; it has {', '.join(models)}")
     return outcomes
@@ -182,10 +182,10 @@ def image_name(repo: str, task_id: int) -> str:
 
 
 def with_agent_server(image: str) -> str:
-    """Return the image in which OpenHands works at a task, by upstream's rule: the tag and -oh."""
+    """Return the name of a task's image with OpenHands' agent server: upstream appends -oh."""
     return f"{image}{AGENT_SERVER}"
 
 
 def task_image(image: str) -> str:
-    """Return the task's image without the agent server."""
+    """Return the name of the task's image without the agent server."""
     return image.removesuffix(AGENT_SERVER)

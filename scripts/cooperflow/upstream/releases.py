@@ -1,8 +1,8 @@
-"""The package cooperbench: flags and agent configs of the installed release, and all releases.
+"""Releases of cooperbench: their changes, and the flags and agent configs of the installed one.
 
-releases.toml lists what changed from 0.0.22 on; the tables of docs/upstream-versions.md are made
-from it (`python -m cooperflow.upstream.releases`). Standard library only: `make upgrade` imports
-this module while the project's environment is replaced.
+releases.toml lists the changes since 0.0.22; the tables of docs/upstream-versions.md are generated
+from it (`python -m cooperflow.upstream.releases`). The module imports only the standard library at
+first, because `make upgrade` uses it while it replaces the project's environment.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _package() -> Path | None:
 
 
 def agent_defaults(agent: str, mode: str) -> Any:
-    """Return upstream's config of an agent in a setting, None without such a file."""
+    """Return upstream's config of an agent in a setting, None if upstream has no such file."""
     import yaml
 
     package = _package()
@@ -43,7 +43,7 @@ def agent_defaults(agent: str, mode: str) -> Any:
 
 @cache
 def run_flags() -> frozenset[str]:
-    """Return the long flags of `cooperbench run`; none if its source does not show them."""
+    """Return the long flags of `cooperbench run`; an empty set if its source cannot be parsed."""
     package = _package()
     try:
         source = (package / "cli.py").read_text(encoding="utf-8") if package else ""
@@ -68,7 +68,7 @@ NOT_EVALUABLE = "not_evaluable"
 
 @dataclass(frozen=True)
 class Release:
-    """One release; texts are empty where nothing changed."""
+    """One release and its changes; a text is empty where nothing changed."""
 
     version: str
     date: str  # ISO, as in upstream's changelog
@@ -76,7 +76,7 @@ class Release:
     messaging: str = ""
     data_and_images: str = ""
     agents: str = ""
-    compares: str = ""  # whether its results compare with those of the release before
+    comparability: str = ""  # whether its results are comparable with the previous release
 
     @property
     def number(self) -> tuple[int, ...]:
@@ -88,7 +88,7 @@ class Amendment:
     """What 0.0.29 changed in a task, by upstream's dataset/SPEC_AUDIT.md."""
 
     task: str
-    descriptions: tuple[int, ...] = ()  # features whose feature.md says more
+    descriptions: tuple[int, ...] = ()  # features with an extended feature.md
     tests: tuple[int, ...] = ()  # features with other tests
     environment: str = ""  # runner and image
 
@@ -98,7 +98,7 @@ AMENDED_IN = "0.0.29"
 
 @cache
 def _facts() -> Mapping[str, Any]:
-    import tomllib  # here: every session and job imports this module
+    import tomllib  # here, because every session and job imports this module
 
     return tomllib.loads(Path(__file__).with_name("releases.toml").read_text(encoding="utf-8"))
 
@@ -115,18 +115,18 @@ def amendments() -> tuple[Amendment, ...]:
 
 @cache
 def not_evaluable_features() -> Mapping[str, tuple[frozenset[int], str]]:
-    """Return by task the features that no evaluation before 0.0.29 could judge, and why."""
+    """Return the features that no release before 0.0.29 could evaluate, and the reason, by task."""
     entries = _facts()["not_evaluable"]
     return {entry["task"]: (frozenset(entry["features"]), entry["reason"]) for entry in entries}
 
 
-# Marks in the prompts of mini_swe_agent_v2: the first release that has them.
+# Phrases in the prompts of mini_swe_agent_v2, and the first release that has each.
 _SINCE = (
     (re.compile(r"gh pr create"), "0.0.23"),
     (re.compile(r"--body-file - <<"), "0.0.24"),
     (re.compile(r"may be waiting on your\s+reply before continuing"), "0.0.26"),
 )
-# The last mark of a way of submitting that ended with a release.
+# Phrases that disappeared from the prompts, and the first release without each.
 _UNTIL = ((re.compile(r"patch\.txt"), "0.0.23"),)
 
 
@@ -137,7 +137,7 @@ def number(version: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Span:
-    """The releases that can have made a run: from `since` on, before `before`."""
+    """Range of releases: `since` and newer, older than `before`; None: unbounded."""
 
     since: str | None = None
     before: str | None = None
@@ -163,14 +163,14 @@ class Span:
 
 
 def detect(started: float | None, prompts: Iterable[str]) -> Span:
-    """Return the releases that can have made a run.
+    """Return the range of releases that may have made a run.
 
     Upstream's documents name no version. A run cannot be older than its prompts, nor newer than
     the day it started.
 
     Args:
         started: start of the run, seconds since the epoch.
-        prompts: the texts that its agents of mini_swe_agent_v2 were given first.
+        prompts: the first prompts of its mini_swe_agent_v2 agents.
     """
     text = "\n".join(prompts)
     since = [version for mark, version in _SINCE if mark.search(text)]
@@ -178,14 +178,14 @@ def detect(started: float | None, prompts: Iterable[str]) -> Span:
     if text and not since:
         before += [version for mark, version in _UNTIL if mark.search(text)]
     if started is not None:
-        # Upstream's times name no zone: elsewhere a day starts up to 14 hours earlier.
+        # Upstream's times have no time zone: a day starts up to 14 hours earlier than in UTC.
         day = (datetime.fromtimestamp(started, UTC) + timedelta(hours=14)).date().isoformat()
         before += [release.version for release in all_releases() if day < release.date]
     return Span(max(since, key=number, default=None), min(before, key=number, default=None))
 
 
 def caveats(span: Span, repo: str, task_id: int, features: Iterable[int]) -> list[str]:
-    """Return the caveats of a run that such a release made: only what is certain."""
+    """Return the caveats that certainly apply to a run made by one of these releases."""
     words = [HISTORY_LEAKED] if span.is_before("0.0.23") else []
     if not_evaluable(span, repo, task_id, features):
         words.append(NOT_EVALUABLE)
@@ -193,32 +193,32 @@ def caveats(span: Span, repo: str, task_id: int, features: Iterable[int]) -> lis
 
 
 def not_evaluable(span: Span, repo: str, task_id: int, features: Iterable[int]) -> list[int]:
-    """Return the features of a run that the release that made it could not evaluate."""
+    """Return the features of a run that its release certainly could not evaluate."""
     broken, _ = not_evaluable_features().get(f"{repo}/{task_id}", (frozenset(), ""))
     return sorted(broken & set(features)) if span.is_before("0.0.29") else []
 
 
 def between(old: str, new: str) -> list[Release]:
-    """Return the releases after ``old`` up to ``new``, the other way round for a step back."""
+    """Return the releases after the older of two versions, up to and including the newer."""
     low, high = sorted((number(old), number(new)))
     return [release for release in all_releases() if low < release.number <= high]
 
 
 def describe(release: Release) -> list[str]:
-    """Return what changed in a release, a line each."""
+    """Return the changes of a release, one line each."""
     parts = {
         "evaluation": release.evaluation,
         "messaging": release.messaging,
         "data and images": release.data_and_images,
         "agents": release.agents,
-        "results compare with the release before": release.compares,
+        "results comparable with the previous release": release.comparability,
     }
     if release.version == AMENDED_IN:
         parts["tasks that changed"] = ", ".join(entry.task for entry in amendments())
     return [f"{release.version}, {name}: {text}" for name, text in parts.items() if text]
 
 
-def with_tables(page: str) -> str:
+def insert_tables(page: str) -> str:
     """Return docs/upstream-versions.md with the current tables, each found by its heading."""
     for heading, rows in _tables():
         head = f"| {' | '.join(heading)} |\n| {' | '.join('---' for _ in heading)} |\n"
@@ -233,11 +233,11 @@ def _tables() -> Iterator[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
     """Yield the heading and the rows of each table."""
     changes = ("release", "evaluation", "messaging", "data and images", "agents")
     yield (
-        (*changes, "compares with the release before"),
+        (*changes, "comparable with the previous release"),
         [
             (
                 f"{r.version} ({r.date})",
-                *(r.evaluation, r.messaging, r.data_and_images, r.agents, r.compares),
+                *(r.evaluation, r.messaging, r.data_and_images, r.agents, r.comparability),
             )
             for r in all_releases()
         ],
@@ -266,7 +266,7 @@ def main() -> None:
     from cooperflow import atomic_io, layout
 
     path = layout.REPOSITORY / "docs" / "upstream-versions.md"
-    atomic_io.write_text(path, with_tables(path.read_text(encoding="utf-8")))
+    atomic_io.write_text(path, insert_tables(path.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

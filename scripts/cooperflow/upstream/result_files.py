@@ -1,7 +1,7 @@
 """Files that cooperbench writes for a run: results, evaluations, messages and a team's tasks.
 
-The test output in an evaluation is that of the data set's runners: pytest, jest and vitest, go
-test, cargo test.
+The test output in an evaluation comes from the data set's runners: pytest, jest, vitest, go test,
+and cargo test.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EVAL = "eval.json"
 CONVERSATION = "conversation.json"
 TASK_LOG = "task_log.json"
 TASKS = "tasks.json"
-# Upstream's tables of all runs of one invocation.
+# Upstream's tables of the runs of one invocation.
 TABLES = ("config.json", "summary.json")
 
 # Statuses of a merge that was tried.
@@ -49,7 +49,7 @@ _SWE_AGENT_STATUS = {
     "exit_total_execution_time": ENDED,
 }
 
-# Anthropic's usage: input_tokens without what was read from or written to the cache.
+# Anthropic's usage: input_tokens excludes tokens read from or written to the cache.
 INPUT_WITHOUT_CACHE = frozenset({"claude_code"})
 
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -66,7 +66,7 @@ REPORTING_AGENTS = frozenset(
     {"mini_swe_agent_v2", "claude_code", "codex", "openhands_sdk", "openhands_docker"}
 )
 
-# The expressions of upstream's runner/coop.py and of mini_swe_agent_v2 (agents/default.py).
+# The regular expressions of upstream's runner/coop.py and mini_swe_agent_v2 (agents/default.py).
 _QUOTED = re.compile(r'send_message\s+(\w+)\s+"([^"]+)"')
 _HEREDOC = re.compile(
     r"send_message\s+(?:--wait\s+)?(\w+)(?:\s+--wait)?\s+<<'?(\w+)'?\s*\n(.*?)\n\2", re.DOTALL
@@ -76,7 +76,7 @@ _IN_QUOTES = (
     re.compile(r"send_message\s+(?:--wait\s+)?(\w+)(?:\s+--wait)?\s+'([^']*)'"),
 )
 
-# Columns of runs.csv; empty where the setting is not team.
+# Columns of runs.csv; empty in settings other than team.
 TEAM_COLUMNS = (
     "team_features",
     "team_tasks",
@@ -105,13 +105,13 @@ def patch_name(feature: int) -> str:
 
 
 def workflow(document: Any) -> Mapping[str, Any]:
-    """Return the object `workflow`, which this project adds; empty where there is none."""
+    """Return the object `workflow`, which this project adds to a document; empty if missing."""
     part = document.get("workflow") if isinstance(document, Mapping) else None
     return part if isinstance(part, Mapping) else {}
 
 
 def agent_entries(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """Return result.json's entry of each agent by name."""
+    """Return the entries of the agents in result.json, by name."""
     return document.get("agents") or {"solo": document.get("agent") or {}}
 
 
@@ -154,7 +154,7 @@ def tokens(document: Mapping[str, Any]) -> Tokens:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The facts of an eval.json; pairs are by feature."""
+    """Contents of an eval.json. Tuples of two have one value per feature."""
 
     error: str = ""
     merge_status: str = ""
@@ -199,7 +199,7 @@ def output_of(document: Mapping[str, Any], number: int) -> str:
 
 @dataclass(frozen=True)
 class Count:
-    """Tests that passed and failed. unit: packages where the output of Go names no tests."""
+    """Numbers of passed and failed tests. The unit is packages if Go's output names no tests."""
 
     passed: int = 0
     failed: int = 0
@@ -242,7 +242,7 @@ def _number(text: str, word: str) -> int:
 
 _PROGRESS = re.compile(r"[ \t]+\[ *\d+%\][ \t]*$", re.MULTILINE)
 _FAILED_PYTEST = (
-    # The short summary; the line of a test with -v; the same with pytest-xdist.
+    # pytest: the short summary; a test's line with -v; the same with pytest-xdist.
     re.compile(r"^(?:FAILED|ERROR) (\S+\.py(?:::.+?)?)(?: - .*)?$", re.MULTILINE),
     re.compile(r"^(\S+\.py::.+?) (?:FAILED|ERROR)$", re.MULTILINE),
     re.compile(r"^\[gw\d+\].* (?:FAILED|ERROR) (\S+\.py::.+?)[ \t]*$", re.MULTILINE),
@@ -295,7 +295,7 @@ _BUILD_FAILED = re.compile(
 
 
 def build_failed(output: str) -> bool:
-    """Return whether the tests could not run because the code or its dependencies did not build."""
+    """Return whether the tests could not run because code or dependencies failed to build."""
     return bool(_BUILD_FAILED.search(_ANSI.sub("", output)))
 
 
@@ -314,9 +314,9 @@ def sent_messages(
 ) -> list[Message]:
     """Return the messages of conversation.json that were sent.
 
-    Upstream lists what an agent reports as sent, and after that every text of an answer that looks
-    like `send_message NAME "..."`. Of a reporting agent such a text is only a quotation: nothing
-    was sent.
+    Upstream lists the messages that an agent reports as sent, and then every text in an answer that
+    matches `send_message NAME "..."`. If the agent reports its messages, such a text is only a
+    quotation that was never sent.
 
     Args:
         conversation: the parsed conversation.json.
@@ -327,13 +327,13 @@ def sent_messages(
     listed = [m for m in entries if isinstance(m, Mapping)]
     quoted: Counter[tuple[str, str, str]] = Counter()
     for name, document in documents.items():
-        # Upstream looks through the messages that an agent held at its end.
+        # Upstream searches the messages that an agent still had at its end.
         if name.endswith(trajectory.FULL_SUFFIX) or not isinstance(document, Mapping):
             continue
         agent = trajectory.agent_of(name, document)
         quoted.update((agent, to, text) for to, text in _quotations(document, framework))
     messages: list[Message] = []
-    for entry in reversed(listed):  # quotations follow what the same agent sent
+    for entry in reversed(listed):  # quotations are listed after the agent's sent messages
         message = _message(entry)
         key = (message.sender, message.to, message.text)
         if quoted[key]:
@@ -344,7 +344,7 @@ def sent_messages(
 
 
 def requested_messages(command: str) -> list[tuple[str, str]]:
-    """Return the messages (recipient, text) that mini_swe_agent_v2 takes out of a command."""
+    """Return the messages (recipient, text) that mini_swe_agent_v2 extracts from a command."""
     heredocs = [(match[1], match[3]) for match in _HEREDOC.finditer(command)]
     if heredocs:
         return heredocs
@@ -354,7 +354,7 @@ def requested_messages(command: str) -> list[tuple[str, str]]:
 def messages_of_calls(
     answers: Iterable[tuple[str, float | None, Mapping[str, Any]]],
 ) -> list[Message]:
-    """Return the messages that answers asked to send: of a run that left no conversation.json.
+    """Return the messages that the answers of a run without conversation.json asked to send.
 
     Args:
         answers: agent, time and message of each answered model call.
@@ -376,7 +376,7 @@ def _quotations(document: Mapping[str, Any], framework: str) -> list[tuple[str, 
         content = message.get("content")
         extra = message.get("extra")
         is_summary = isinstance(extra, Mapping) and bool(extra.get("summary"))
-        # An agent of another kind may send by the text itself, unless it calls tools.
+        # Other agents may send a message by the text itself, unless they call tools.
         reports = framework in REPORTING_AGENTS or is_summary or bool(message.get("tool_calls"))
         match = _QUOTED.search(content) if reports and isinstance(content, str) else None
         if match:
@@ -394,7 +394,7 @@ def _message(entry: Mapping[str, Any]) -> Message:
 
 
 def team_columns(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's columns: features of the team that were on, and upstream's metrics."""
+    """Return the team columns of a run: its enabled team features and upstream's metrics."""
     features = _mapping(result.get("team_features"))
     metrics = _mapping(result.get("metrics"))
     values = [metrics.get(name) for name in _METRICS]
@@ -415,7 +415,7 @@ class TaskChange:
 
 
 def task_changes(log: Any, tasks: Any) -> list[TaskChange]:
-    """Return who changed which task when, in order. What is not upstream's form is left out.
+    """Return the changes of the task list in order; entries in an unknown form are skipped.
 
     Args:
         log: task_log.json, an event per change of the task list (`kind` create, claim or update;

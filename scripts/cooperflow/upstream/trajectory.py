@@ -1,9 +1,9 @@
 """Trajectories of cooperbench's agents, read into one record per agent.
 
-An agent writes `{name}_traj.json`: the messages that it held at its end. Above a number of tokens
-(`agent.compaction_token_trigger`) mini_swe_agent_v2 replaces its older messages by a summary. It
-then also writes `{agent}_full_traj.json`, whose `segments` hold the messages before each
-compaction. Neighbouring segments overlap, and a segment lacks the outputs of its last turn.
+An agent writes `{name}_traj.json` with the messages that it had at its end. Above a number of
+tokens (`agent.compaction_token_trigger`) mini_swe_agent_v2 replaces its older messages by a
+summary. It then also writes `{agent}_full_traj.json`, whose `segments` contain the messages before
+each compaction. Adjacent segments overlap, and a segment lacks the outputs of its last turn.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Command:
     """A tool call of a turn, and its output if recorded."""
 
     text: str
-    is_shell: bool = True  # False: `text` holds the arguments of another tool call
+    is_shell: bool = True  # False: `text` contains the arguments of another tool call
     output: str | None = None
     code: int | None = None
     ended: float | None = None
@@ -66,7 +66,7 @@ class Trajectory:
 
     @property
     def has_turns(self) -> bool:
-        """True if the turns are recorded: OpenHands' trajectory holds its events as text only."""
+        """True if the turns are recorded. OpenHands' trajectory has only the text of its events."""
         return any(entry.kind == TURN for entry in self.entries)
 
     @property
@@ -75,15 +75,15 @@ class Trajectory:
 
 
 def is_trajectory(name: str) -> bool:
-    """Return whether a file of a run's folder is a trajectory, by its name."""
+    """Return whether a file name in a run's folder is that of a trajectory."""
     return name.endswith(SUFFIX)
 
 
 def agent_of(name: str, document: Mapping[str, Any]) -> str:
-    """Return the agent of a trajectory's document.
+    """Return the name of the agent that wrote a trajectory.
 
-    `agent3_traj.json` is named after feature 3 and names its agent inside; a full trajectory is
-    named after the agent.
+    `agent3_traj.json` is named after feature 3 and contains the agent's name; the name of a full
+    trajectory is that of the agent.
     """
     if name.endswith(FULL_SUFFIX):
         return name.removesuffix(FULL_SUFFIX)
@@ -100,11 +100,11 @@ def parse(documents: Mapping[str, Any]) -> dict[str, Trajectory]:
     for name, document in documents.items():
         if is_trajectory(name) and isinstance(document, Mapping) and _messages(document):
             grouped.setdefault(agent_of(name, document), {})[name] = document
-    return {agent: _trajectory(agent, grouped[agent]) for agent in sorted(grouped, key=by_number)}
+    return {agent: _trajectory(agent, grouped[agent]) for agent in sorted(grouped, key=number_key)}
 
 
 def messages_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return every message of a trajectory's document once, in the order they were made."""
+    """Return every message of a trajectory once, in the order of creation."""
     merged: list[Mapping[str, Any]] = []
     trailing: list[Mapping[str, Any]] = []
     for segment in [*_segments(document), {"kind": "solver", "messages": document["messages"]}]:
@@ -140,15 +140,15 @@ def number_of(value: Any) -> float | None:
     return float(value)
 
 
-def by_number(name: str) -> tuple[str, int, str]:
-    """Order names of agents and files by their number: agent4.patch before agent10.patch."""
+def number_key(name: str) -> tuple[str, int, str]:
+    """Return a sort key that orders names by their number: agent4.patch before agent10.patch."""
     stem, dot, ending = name.partition(".")
     word = stem.rstrip("0123456789")
     return word, int(stem[len(word) :] or 0), dot + ending
 
 
 def _trajectory(agent: str, documents: Mapping[str, Mapping[str, Any]]) -> Trajectory:
-    # The full trajectory holds all that the other one does.
+    # The full trajectory contains everything that the other trajectory contains.
     full = [document for name, document in documents.items() if name.endswith(FULL_SUFFIX)]
     messages = messages_of((full or list(documents.values()))[0])
     outputs = {str(m.get("tool_call_id")): m for m in messages if m.get("role") == "tool"}
@@ -229,12 +229,12 @@ def _joined(
     """Append a segment to the messages before it.
 
     A segment that follows a compaction consists of the two prompts, the summary, the most recent
-    turns once more (now with their outputs), and new messages. The summary was made after the
-    recent turns, before the first new answer, and is placed there.
+    turns again (now with their outputs), and new messages. The summary was created after the recent
+    turns and before the first new answer, so it is placed between them.
 
     Args:
-        trailing: the messages after the last answer that the summary replaced. They are in no
-            other segment if no recent turn was kept.
+        trailing: the messages after the last answer that the summary replaced. No other segment
+            contains them if no recent turn was kept.
     """
     if not merged:
         return list(segment)
@@ -266,16 +266,16 @@ def _joined(
 def _with_summaries(
     recent: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Return the recent turns with the earlier summaries that were made between them."""
-    waiting = [message for message in before if _is_answer(message)]
+    """Return the recent turns with the earlier summaries that were created between them."""
+    remaining = [message for message in before if _is_answer(message)]
     joined: list[Mapping[str, Any]] = []
     for message in recent:
         if _is_answer(message):
-            while waiting and _identity(waiting[0]) != _identity(message):
-                joined.append(waiting.pop(0))
-            waiting = waiting[1:]
+            while remaining and _identity(remaining[0]) != _identity(message):
+                joined.append(remaining.pop(0))
+            remaining = remaining[1:]
         joined.append(message)
-    return [*joined, *waiting]
+    return [*joined, *remaining]
 
 
 def _identity(message: Mapping[str, Any]) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import made_runs
 import pandas as pd
 import pytest
 import synthetic
+import synthetic_tables
 
 from cooperflow.analysis import communication
+from cooperflow.analysis.history import Command, Event, History
 from cooperflow.analysis.run_files import RunFiles
-from cooperflow.analysis.story import Command, Event, Story
 from cooperflow.tables import communication_tables, run_table, stats
 
 
@@ -66,7 +66,7 @@ def test_questions(text: str, expected: int) -> None:
     ],
 )  # fmt: skip
 def test_files(text: str, expected: tuple[str, ...]) -> None:
-    names = communication.named_files(text)
+    names = communication.mentioned_files(text)
     assert tuple(path.removeprefix("/") for path in names) == tuple(
         path.removeprefix("/") for path in expected
     )
@@ -107,16 +107,16 @@ def test_announced_files(text: str, expected: tuple[str, ...]) -> None:
 
 def test_names_refer_to_paths() -> None:
     paths = ["inventory/store.py", "inventory/__init__.py", "store.py"]
-    assert communication.same_file("store.py", paths) == "store.py"
-    assert communication.same_file("./inventory/store.py", paths) == "inventory/store.py"
-    assert communication.same_file("/workspace/repo/inventory/store.py", paths[:1]) == paths[0]
-    assert communication.same_file("restore.py", paths) is None
+    assert communication.match_path("store.py", paths) == "store.py"
+    assert communication.match_path("./inventory/store.py", paths) == "inventory/store.py"
+    assert communication.match_path("/workspace/repo/inventory/store.py", paths[:1]) == paths[0]
+    assert communication.match_path("restore.py", paths) is None
 
 
 def test_files_of_a_patch() -> None:
     patch = "diff --git a/x.py b/x.py\n--- a/x.py\n+++ b/x.py\n"
     patch += 'diff --git "a/s p.py" "b/s p.py"\ndiff --git a/old.py b/new.py\n'
-    assert communication.touched_files(patch) == ("x.py", "s p.py", "new.py")
+    assert communication.changed_paths(patch) == ("x.py", "s p.py", "new.py")
 
 
 # --- a run ------------------------------------------------------------------------------------
@@ -139,9 +139,9 @@ REPLY = "I take b.py and c.py."
 LATE = "Is it done?"
 
 
-def story() -> Story:
+def history() -> History:
     """Twelve seconds: a asks, b answers after reading it, a asks again after b's last turn."""
-    return Story(
+    return History(
         ("a", "b"),
         (
             step("a", 1, 100.0, Command("ls"), Command("cat a.py")),
@@ -161,7 +161,7 @@ def story() -> Story:
 
 
 def test_measures_of_a_run() -> None:
-    result = communication.measure(story(), {"a": ["a.py", "x.py"], "b": ["pkg/b.py"]})
+    result = communication.measure(history(), {"a": ["a.py", "x.py"], "b": ["pkg/b.py"]})
     columns = dict(result.measures)
     assert [m.labels for m in result.messages] == [
         ("plan", "question, answered", "files: a.py"),
@@ -206,10 +206,10 @@ def test_a_message_that_crosses_a_question_is_not_an_answer() -> None:
         step("b", 2, 3.0),
         step("b", 3, 4.0),
     )
-    result = communication.measure(Story(("a", "b"), events), {})
+    result = communication.measure(History(("a", "b"), events), {})
     assert result.measures["unanswered"] == 1
     reply = message("b", "a", 3.0, "Yes.")
-    result = communication.measure(Story(("a", "b"), (*events[:6], reply, *events[6:])), {})
+    result = communication.measure(History(("a", "b"), (*events[:6], reply, *events[6:])), {})
     assert result.measures["unanswered"] == 0
 
 
@@ -223,12 +223,12 @@ def test_a_reply_in_the_output_of_a_waiting_command_was_read() -> None:
         message("b", "a", 3.0, REPLY),
         step("a", 2, 4.0),
     )
-    result = communication.measure(Story(("a", "b"), events), {})
+    result = communication.measure(History(("a", "b"), events), {})
     assert [(m.read_before, m.late) for m in result.messages] == [(None, True), (2, False)]
 
 
 def test_a_run_without_events_has_no_measure() -> None:
-    measures = communication.measure(Story(), {}).measures
+    measures = communication.measure(History(), {}).measures
     assert measures["turns"] == measures["messages"] == 0
     assert measures["message_share"] is None
     assert measures["first_message_plan"] is None
@@ -250,7 +250,7 @@ def test_tables_of_a_finished_experiment(tmp_path: Path) -> None:
     evaluated = joined["outcome_x"] != "infra_error"
     assert (joined["messages"] == joined["messages_sent"])[evaluated].all()
     assert len(tables.messages) == tables.runs["messages"].sum()
-    for path, table in communication_tables.by_path(tables, plan.results).items():
+    for path, table in communication_tables.tables_by_path(tables, plan.results).items():
         assert "secret" not in table.to_csv(), path
     last = plan.runs[-1]
     measures = RunFiles(last, last.folder(plan.results)).communication.measures
@@ -263,8 +263,10 @@ def rate(count: float, of: float) -> float:
 
 def test_known_truth_of_a_hundred_pairs() -> None:
     """Every ratio is computed independently, from the rows as plain Python values."""
-    runs = made_runs.communication(made_runs.random(1))
-    table = communication_tables.by_setting(runs).set_index(["run_name", "merge", "measure"])
+    runs = synthetic_tables.communication(synthetic_tables.random(1))
+    table = communication_tables.measures_by_setting(runs).set_index(
+        ["run_name", "merge", "measure"]
+    )
     rows = [
         row
         for row in runs.to_dict("records")
@@ -307,11 +309,11 @@ def test_known_truth_of_a_hundred_pairs() -> None:
 
 
 def test_known_truth_of_the_conflict_rates() -> None:
-    runs = made_runs.communication(made_runs.random(1))
+    runs = synthetic_tables.communication(synthetic_tables.random(1))
     # Evaluated without a merge: an empty patch, for example.
     talking = runs.index[runs["setting"] == "coop-comm"]
     runs.loc[talking[:5], "conflict"] = None
-    table = communication_tables.and_conflicts(runs).set_index("property")
+    table = communication_tables.conflicts_by_property(runs).set_index("property")
     assert set(table["run_name"]) == {"model0-coop-comm"}
     assert set(table.index) == set(communication_tables.PROPERTIES)
     rows = [
@@ -345,8 +347,8 @@ def test_known_truth_of_the_conflict_rates() -> None:
 
 
 def test_tables_without_runs_are_empty() -> None:
-    nothing = made_runs.communication(made_runs.random(1)).iloc[:0]
-    for table in communication_tables.small(nothing).values():
+    nothing = synthetic_tables.communication(synthetic_tables.random(1)).iloc[:0]
+    for table in communication_tables.tables_by_experiment(nothing).values():
         assert table.empty
 
 

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 import math
 
-import made_runs
 import pandas as pd
 import pytest
+import synthetic_tables
 
 from cooperflow.analysis import losses
 from cooperflow.analysis.losses import OwnFeature
@@ -132,11 +132,11 @@ NOCOMM: list[Known] = [
 
 
 def runs() -> pd.DataFrame:
-    solo = made_runs.experiment(PAIRS, ["pass"] * 6, "m", "solo")
+    solo = synthetic_tables.experiment(PAIRS, ["pass"] * 6, "m", "solo")
     parts = [solo]
     for setting, rows in (("coop-comm", COMM), ("coop-nocomm", NOCOMM)):
         outcomes, first, second, kinds, merges, overlaps = map(list, zip(*rows, strict=True))
-        part = made_runs.experiment(PAIRS, outcomes, "m", setting, merge_status=merges)
+        part = synthetic_tables.experiment(PAIRS, outcomes, "m", setting, merge_status=merges)
         part["own1_passed"] = pd.Series(first, dtype=object)
         part["own2_passed"] = pd.Series(second, dtype=object)
         part["loss"] = kinds
@@ -145,7 +145,7 @@ def runs() -> pd.DataFrame:
         for column in ("changed1_lines", "changed2_lines"):
             part[column] = [None if n is None else 10 for n in overlaps]
         parts.append(part)
-    return made_runs.joined(*parts)
+    return synthetic_tables.joined(*parts)
 
 
 def wilson(count: int, total: int) -> tuple[float, float]:
@@ -173,7 +173,7 @@ def test_loss_table() -> None:
     without = {"passed": 2, "agent": 0, "merge": 3, "integration": 0, "unknown": 1}
     assert table.loc["coop-nocomm"]["runs"].to_dict() == without
     assert set(table.index.get_level_values("setting")) == {"coop-comm", "coop-nocomm"}
-    assert breakdowns.loss_table(made_runs.experiment([], [])).empty
+    assert breakdowns.loss_table(synthetic_tables.experiment([], [])).empty
 
 
 def test_the_clustered_interval_is_that_of_complete_tasks() -> None:
@@ -260,7 +260,7 @@ def test_the_oracle_has_the_same_columns() -> None:
 
     def row(**more: dict[str, object]) -> tuple[object, ...]:
         documents = [{"repeat": 1, "probes": {**plain, **more}}]
-        columns = oracle.mark_loss(oracle.row(pair, documents), documents)
+        columns = oracle.add_loss(oracle.row(pair, documents), documents)
         return columns["own1_passed"], columns["own2_passed"], columns["loss"]
 
     own = {"own1": probe((True, False)), "own2": probe((False, True))}
@@ -272,4 +272,4 @@ def test_the_oracle_has_the_same_columns() -> None:
     assert row(**{**own, "own1": broken}) == (None, True, "unknown")
     assert row(**own, coop=broken) == (True, True, "unknown")
     assert row() == (None, None, "unknown")
-    assert oracle.mark_loss(oracle.row(pair, []), [])["loss"] == ""
+    assert oracle.add_loss(oracle.row(pair, []), [])["loss"] == ""

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import exported_results
-import made_runs
 import pytest
+import synthetic_tables
 from exported_results import KEY
 
 from commands import bundle
 from cooperflow import layout
-from cooperflow.analysis.story import Command, Event, Story
+from cooperflow.analysis.history import Command, Event, History
 from cooperflow.archive import export, provenance, run_formats
 from cooperflow.experiment.plan import Plan
 from cooperflow.tables import run_table
@@ -97,7 +97,7 @@ def check_atif(document: dict[str, Any]) -> None:
         assert {result["source_call_id"] for result in results} <= calls
 
 
-STORY = Story(
+STORY = History(
     ("agent1",),
     (
         Event("agent1", 100.0, "received", text="[Message from agent2]: hi"),
@@ -139,7 +139,7 @@ def test_a_trajectory_by_hand() -> None:
     }
     assert document["notes"].startswith("Replay")
     assert document["agent"]["model_name"] == "m (replay)"
-    assert run_formats.atif_trajectory(Story(), "agent1", "run/x", about, {}) is None
+    assert run_formats.atif_trajectory(History(), "agent1", "run/x", about, {}) is None
 
 
 def test_an_inspect_log_agrees_with_the_tables(plan: Plan, exported: Path) -> None:
@@ -183,14 +183,14 @@ def test_leaderboard_rows_are_those_of_the_summary(plan: Plan, exported: Path) -
 
 
 def test_replayed_results_are_labelled() -> None:
-    pairs = made_runs.pairs("flash")[:2]
-    runs = made_runs.experiment(pairs, ["pass", "infra_error"], replay=True)
+    pairs = synthetic_tables.pairs("flash")[:2]
+    runs = synthetic_tables.experiment(pairs, ["pass", "infra_error"], replay=True)
     index = export.website_index(runs)
     assert "Not a result of any model" in index["note"]
     assert [task["results"] for task in index["tasks"]] == [{"m": {"passed": True, "replay": True}}]
     summary = run_table.summary_table(runs)
     assert export.leaderboard_rows(runs, summary)[0]["replay"] is True
-    lost = made_runs.experiment(pairs, ["infra_error"] * 2)
+    lost = synthetic_tables.experiment(pairs, ["infra_error"] * 2)
     assert export.leaderboard_rows(lost, run_table.summary_table(lost))[0]["score"] is None
     row = summary.to_dict("records")[0]
     assert run_formats.inspect_log([], [], row, "flash", {})["eval"]["tags"] == ["replay"]

@@ -142,10 +142,10 @@ def test_the_clean_up_is_recognized_whatever_the_engines_clock_says(
         return False
 
     monkeypatch.setattr(container_monitor, "remove_containers", remove)
-    assert monitor.stop().fates.died == 0
+    assert monitor.stop().counts.died == 0
     end("b")
     assert monitor.has_failed()
-    assert monitor.stop().fates.died == 1
+    assert monitor.stop().counts.died == 1
 
 
 def test_a_storage_that_was_full_is_noted(

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import made_runs
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic_tables
 from scipy.stats import binomtest
 
 from commands import compare
@@ -27,11 +27,11 @@ def outcomes(seed: int, rate: float) -> list[str]:
 
 
 def runs(rates: tuple[float, float, float], seed: int, model: str = "m") -> pd.DataFrame:
-    chosen = made_runs.pairs("lite")
+    chosen = synthetic_tables.pairs("lite")
     settings = ("solo", "coop-comm", "coop-nocomm")
-    return made_runs.joined(
+    return synthetic_tables.joined(
         *(
-            made_runs.experiment(chosen, outcomes(seed + n, rate), model, setting)
+            synthetic_tables.experiment(chosen, outcomes(seed + n, rate), model, setting)
             for n, (setting, rate) in enumerate(zip(settings, rates, strict=True))
         )
     )
@@ -119,7 +119,7 @@ def test_replay_and_missing_documents_are_marked() -> None:
 def test_other_data_sets_are_refused_or_marked() -> None:
     table = runs((0.5, 0.5, 0.5), 1)
     other = folder("b", table, tasks={"x_task/1": "h2"})
-    with pytest.raises(UserError, match=r"x_task/1 has other contents in b than in a.*ANYWAY=1"):
+    with pytest.raises(UserError, match=r"x_task/1 has different contents in b and a.*ANYWAY=1"):
         compare.compare_folders(folder("a", table), other)
     result = compare.compare_folders(folder("a", table), other, accept_tasks=True)
     assert result.marks == ["Tasks with other contents: x_task/1."]
@@ -130,7 +130,7 @@ def test_other_data_sets_are_refused_or_marked() -> None:
 
 def test_nothing_in_common_is_one_message() -> None:
     left = runs((0.5, 0.5, 0.5), 1)
-    both_models = made_runs.joined(left, runs((0.5, 0.5, 0.5), 3, "n"))
+    both_models = synthetic_tables.joined(left, runs((0.5, 0.5, 0.5), 3, "n"))
     other = runs((0.5, 0.5, 0.5), 5, "z")
     with pytest.raises(UserError, match="no experiment in common"):
         compare.compare_folders(folder("a", both_models), folder("b", other))

@@ -85,7 +85,7 @@ def test_turns_before_a_compaction_come_first() -> None:
     }
     trajectories = trajectory.parse(documents)
     assert list(trajectories) == ["agent1"]
-    answers = record.of_trajectory(trajectories["agent1"], records)
+    answers = record.turns_of_trajectory(trajectories["agent1"], records)
     assert [answer.commands for answer in answers] == [("one",), ("two",), ("three",)]
     assert (answers[2].asked, answers[2].answered, answers[2].tokens) == (5.0, 6.0, (7, 0))
 
@@ -102,8 +102,8 @@ def test_turns_of_a_stopped_run() -> None:
         end("b", content="a summary"),
         {"event": "start", "id": "c", "agent": "agent1", "time": 3.0},
     ]
-    assert [answer.commands for answer in record.of_calls(records, "agent1")] == [("ls",)]
-    assert record.of_calls(records, "agent2") == []
+    assert [answer.commands for answer in record.turns_of_calls(records, "agent1")] == [("ls",)]
+    assert record.turns_of_calls(records, "agent2") == []
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_turns_of_a_stopped_run() -> None:
     ],
 )
 def test_wire_format_of_a_replayed_model(model: str, played: tuple[str, bool]) -> None:
-    assert record.played_as(model) == played
+    assert record.replay_model(model) == played

@@ -85,5 +85,5 @@ def test_the_report_names_packages_facts_and_runs() -> None:
     )
     assert "  litellm: 1 -> 2\n" in text
     assert "  test_litellm: test_class_of_a_failed_call[html]\n" in text
-    assert "with another result\n  none\n" in text
+    assert "with a different result\n  none\n" in text
     assert "git checkout pyproject.toml envs" in text

@@ -363,7 +363,7 @@ def test_duplicate_and_missing_pairs(table: Callable[..., str]) -> None:
     duplicates = table([("dspy_task", 8394, 1, 2), ("dspy_task", 8394, 2, 1)])
     with pytest.raises(UserError, match="is listed twice"):
         pairs.load(duplicates, Path("nowhere"))
-    with pytest.raises(UserError, match="holds no pairs"):
+    with pytest.raises(UserError, match="contains no pairs"):
         pairs.load(table([]), Path("nowhere"))
 
 

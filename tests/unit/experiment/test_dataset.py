@@ -36,7 +36,7 @@ def test_changed_contents_are_reported(
     patch.write_text(patch.read_text() + "\n")
     after = module.fetch_and_check(plan)
     assert after["hash"] != before["hash"]
-    assert f"{A}/1: other contents" in capsys.readouterr().out
+    assert f"{A}/1: contents have changed" in capsys.readouterr().out
 
 
 def _answer_with(monkeypatch: pytest.MonkeyPatch, answers: dict[str | None, Any]) -> list[Any]:
@@ -118,7 +118,7 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
 ) -> None:
     plan = make_plan(dataset={"lock": str(tmp_path / "lock.json")})
     hashes = module.task_hashes(dataset, plan.pairs)
-    pinned = module.Known("x/y", "c" * 40, hashes, "a copy")
+    pinned = module.KnownRevision("x/y", "c" * 40, hashes, "a copy")
     monkeypatch.setattr(module, "read_known", lambda: pinned)
     document = module.fetch_and_check(plan)
     assert document["checked"] == {"copy": "a copy", "compared": len(hashes), "differs": []}
@@ -137,7 +137,7 @@ def test_a_copied_folder_is_compared_with_the_checked_copy_task_by_task(
     _answer_with(monkeypatch, {None: "e" * 40})
     module.fetch_and_check(plan)
     printed = capsys.readouterr().out
-    assert f"holds revision {'d' * 40}, which stays in use" in printed
+    assert f"contains revision {'d' * 40}, which stays in use" in printed
     assert f"has {'c' * 40}" in printed
     assert f"the hub has a newer revision, {'e' * 40}; {'d' * 40} stays in use" in printed
 

@@ -19,7 +19,7 @@ def test_returning_the_plan_is_in_the_fingerprint() -> None:
     for value in (False, True):
         raw["models"]["a"]["return_tool_plan"] = value
         plan = planning.make(config.parse(raw))
-        requests.append(fingerprint.requested(plan.experiments[0], plan))
+        requests.append(fingerprint.requested_config(plan.experiments[0], plan))
     assert "return_tool_plan" not in requests[0]
     documents = [{"asked": request, "resolved": {}} for request in requests]
     assert fingerprint.fingerprint(documents[0]) != fingerprint.fingerprint(documents[1])

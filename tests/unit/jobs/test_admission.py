@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import synthetic
-from listener import listener, read_events
+from listener import make_listener, read_events
 
 from cooperflow import atomic_io, layout, locks, processes, session_state
 from cooperflow.engine import containers
@@ -206,7 +206,7 @@ def test_budget_must_be_positive(tmp_path: Path) -> None:
 def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COHERE_API_KEY", "a-key")
-    command, target = listener(tmp_path)
+    command, target = make_listener(tmp_path)
     plan = make_limited_plan(tmp_path, notify=command)
     synthetic.write_run(plan, plan.runs[0], "pass", synthetic.BEGAN, synthetic.Words())
     assert notification.send(plan, notification.HALTED, "auth")
@@ -229,7 +229,7 @@ def test_an_event_is_sent_once_per_session(tmp_path: Path, monkeypatch: pytest.M
     [
         (["/nowhere/to/be/found"], "No such file"),
         ([sys.executable, "-c", "raise SystemExit(3)"], "exit code 3"),
-        ([sys.executable, "-c", "import time; time.sleep(60)"], "no end after 1 s"),
+        ([sys.executable, "-c", "import time; time.sleep(60)"], "killed after 1 s"),
     ],
 )
 def test_a_failing_command_changes_nothing(
@@ -260,7 +260,7 @@ def test_a_long_wait_at_the_circuit_breaker_is_sent(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(admission, "PROBE_SECONDS", 0)
-    command, target = listener(tmp_path)
+    command, target = make_listener(tmp_path)
     plan = make_limited_plan(tmp_path, notify=command, breaker={"notify_minutes": 0})
     obstacles = iter(["the provider does not answer", "the provider does not answer", ""])
     monkeypatch.setattr(admission, "_obstacle", lambda *_: next(obstacles))
@@ -349,9 +349,9 @@ def call(thread: str, end: float, retry_after: float | None, start: float = 0.0)
 
 def test_the_longest_requested_pause_counts_from_the_end_of_its_call() -> None:
     calls = [call("a", 100, 60), call("b", 110, 20), call("a", 105, None, 101)]
-    assert usage.asked_pause(calls, now=115) == 15
-    assert usage.asked_pause(calls, now=500) == 0
-    assert usage.asked_pause([], now=0) == 0
+    assert usage.requested_pause(calls, now=115) == 15
+    assert usage.requested_pause(calls, now=500) == 0
+    assert usage.requested_pause([], now=0) == 0
 
 
 def test_a_timeout_caused_by_the_engine_is_not_the_agents() -> None:
@@ -430,5 +430,5 @@ def test_more_processors_than_available_are_not_an_error() -> None:
 
 def test_limits_are_in_experiment_json() -> None:
     plan = planning.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
-    document = fingerprint.requested(plan.experiments[0], plan)
+    document = fingerprint.requested_config(plan.experiments[0], plan)
     assert document["containers"] == config_schema.Containers().model_dump()

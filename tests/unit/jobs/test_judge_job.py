@@ -13,12 +13,12 @@ import synthetic
 from judged import answer, plan_of, summary_of
 
 from cooperflow import layout
-from cooperflow.analysis.story import Command, Event, Story
+from cooperflow.analysis.history import Command, Event, History
 from cooperflow.errors import UserError
 from cooperflow.experiment import plan as planning
 from cooperflow.jobs import judge_job
 from cooperflow.jobs.job import DONE, TRY_AGAIN
-from cooperflow.jobs.judge_job import NotServed
+from cooperflow.jobs.judge_job import CallFailedError
 from cooperflow.outcomes import usage
 from cooperflow.tables import symptoms
 from cooperflow.tables.symptoms import Label, Reading
@@ -60,7 +60,7 @@ def test_answers_in_unusual_formats() -> None:
 
 
 def test_the_transcript_has_messages_commands_patches_and_result() -> None:
-    story = Story(
+    history = History(
         ("agent1",),
         (
             Event("agent1", 1.0, "step", 1, "I look.", (Command("ls", "x" * 5000),), thought="Hm."),
@@ -68,7 +68,7 @@ def test_the_transcript_has_messages_commands_patches_and_result() -> None:
             Event("agent2", 2.0, "received", text="[Message from agent1]: Hello"),
         ),
     )
-    text = symptoms.transcript(story, [("agent1.patch", "+ 1")], {"reason": "merge_conflict"})
+    text = symptoms.transcript(history, [("agent1.patch", "+ 1")], {"reason": "merge_conflict"})
     assert text.startswith("[agent1, step 1]\nHm.\nI look.\n$ ls\nxxx")
     assert "[message from agent1 to agent2]\nHello" in text
     assert text.endswith("## Patch agent1.patch\n+ 1\n\n## Result\nreason: merge_conflict")
@@ -160,7 +160,10 @@ def test_only_failed_runs_of_two_agents_are_sampled(root: Path) -> None:
 
 
 def test_a_busy_provider_is_tried_again(root: Path) -> None:
-    errors = [NotServed(usage.RATE_LIMITED, "429"), NotServed(usage.API_TIMEOUT, "slow")]
+    errors = [
+        CallFailedError(usage.RATE_LIMITED, "429"),
+        CallFailedError(usage.API_TIMEOUT, "slow"),
+    ]
 
     def ask(key: str, messages: Any) -> str:
         if errors:
@@ -178,7 +181,7 @@ def test_answers_before_an_outage_are_kept(root: Path) -> None:
     def ask(key: str, messages: Any) -> str:
         keys.append(key)
         if len(set(keys)) == 2:
-            raise NotServed(usage.API_UNAVAILABLE, "503")
+            raise CallFailedError(usage.API_UNAVAILABLE, "503")
         return answer()
 
     code, _, pauses = ask_all(plan_of(root), ask)
@@ -189,7 +192,7 @@ def test_answers_before_an_outage_are_kept(root: Path) -> None:
 
 def test_a_refused_key_stops_with_one_message(root: Path) -> None:
     def ask(key: str, messages: Any) -> str:
-        raise NotServed("auth", "invalid api token")
+        raise CallFailedError("auth", "invalid api token")
 
     with pytest.raises(UserError, match=r"COHERE_API_KEY.*are kept"):
         ask_all(plan_of(root), ask)
@@ -201,7 +204,7 @@ def test_a_refused_request_is_counted_and_the_rest_is_judged(root: Path) -> None
     def ask(key: str, messages: Any) -> str:
         keys.append(key)
         if len(keys) == 1:
-            raise NotServed(usage.BAD_REQUEST, "prompt is too long")
+            raise CallFailedError(usage.BAD_REQUEST, "prompt is too long")
         return answer()
 
     code, skipped, _ = ask_all(plan_of(root), ask)

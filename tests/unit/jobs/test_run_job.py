@@ -36,7 +36,7 @@ def plan(tmp_path: Path) -> Plan:
 def write_attempt(plan: Plan, run: Run, evidence: Evidence, **record: Any) -> Path:
     """Write an attempt that was not published, with upstream's files."""
     attempt = run.folder(plan.results).attempt(1)
-    written = run_result.written_folder(run, attempt)
+    written = run_result.output_folder(run, attempt)
     written.mkdir(parents=True)
     (written / "solo.patch").write_text("+1\n")
     pair = run.pair

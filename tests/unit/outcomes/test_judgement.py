@@ -316,7 +316,7 @@ def test_patch(patch: bytes, empty: bool, caveats: tuple[str, ...]) -> None:
 
 
 def test_a_pass_whose_patch_is_not_plain_text_has_a_caveat() -> None:
-    caveats = patch_text.all_caveats([b"+a\r\n", b"+b\r\n", b"+\xff\n"])
+    caveats = patch_text.collect_caveats([b"+a\r\n", b"+b\r\n", b"+\xff\n"])
     passed = judge_eval(solo(PYTEST, PYTEST, True), [False], text_caveats=caveats)
     assert passed == Verdict("pass", caveat="line_endings;not_utf8")
     failed = judge_eval(solo(FAILED, FAILED, False), [False], text_caveats=caveats)

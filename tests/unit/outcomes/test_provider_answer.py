@@ -13,7 +13,7 @@ from cooperflow.outcomes.provider_answer import (
     FAILED,
     Prices,
     cost_of,
-    hit_output_limit,
+    has_reached_output_limit,
     is_withheld,
     parse_retry_after,
     read_answer,
@@ -126,7 +126,7 @@ def test_other_wire_formats_are_read(document: dict[str, Any], expected: tuple[A
         answer.cached_tokens,
         answer.cache_write_tokens,
         answer.reasoning_tokens,
-        hit_output_limit(answer.finish_reason),
+        has_reached_output_limit(answer.finish_reason),
         answer.request_id,
     ) == expected
 

@@ -67,7 +67,7 @@ def test_waiting_counts_a_failed_call_with_the_pause_after_it() -> None:
             start("e", 70),
         ]
     )
-    assert usage.waited(thread, until=100) == 30 + 20 + 30
+    assert usage.waiting_seconds(thread, until=100) == 30 + 20 + 30
     assert usage.model_seconds(thread) == 10
 
 
@@ -413,8 +413,8 @@ def test_refusals_that_halt_and_refusals_that_pass(
 )
 def test_a_request_that_was_never_sent_costs_nothing(cause: str) -> None:
     causes = ("InternalServerError", "APIConnectionError", cause)
-    assert usage.surely_unbilled(usage.API_UNAVAILABLE, None, causes)
-    assert not usage.surely_unbilled(usage.API_UNAVAILABLE, None, (*causes[:2], "ReadError"))
+    assert usage.is_surely_unbilled(usage.API_UNAVAILABLE, None, causes)
+    assert not usage.is_surely_unbilled(usage.API_UNAVAILABLE, None, (*causes[:2], "ReadError"))
 
 
 def test_an_answer_that_is_no_json_is_not_a_refusal() -> None:

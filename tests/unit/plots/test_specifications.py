@@ -7,9 +7,9 @@ import json
 import re
 from pathlib import Path
 
-import made_runs
 import pandas as pd
 import pytest
+import synthetic_tables
 from pypdf import PdfReader
 
 from cooperflow import layout
@@ -25,21 +25,21 @@ def write_tables(runs: pd.DataFrame, root: Path) -> layout.Results:
     runs.to_csv(results.runs_csv, index=False)
     run_table.summary_table(runs).to_csv(results.summary_csv, index=False)
     comparison.table(runs).to_csv(results.comparison_csv, index=False)
-    talk = communication_tables.small(made_runs.communication(runs))
+    talk = communication_tables.tables_by_experiment(synthetic_tables.communication(runs))
     for name, table in {**breakdowns.tables(runs), **talk}.items():
         table.to_csv(results.table(f"{name}.csv"), index=False)
     return results
 
 
 CASES = {
-    "plain": made_runs.random(1),
-    "repeats": made_runs.random(1, "flash", repeats=2),
-    "one run": made_runs.experiment(PAIRS[:1], ["pass"]),
-    "all infra": made_runs.experiment(PAIRS, ["infra_error"] * 4),
-    "no times": made_runs.experiment(PAIRS, ["fail"] * 4, started="", ended=""),
-    "no cost": made_runs.experiment(PAIRS, ["fail"] * 4, cost_usd=0.0),
-    "hard names": made_runs.experiment(PAIRS, ["pass"] * 4, "$a_{b}$ <i>%s"),
-    "empty": made_runs.experiment(PAIRS, ["pass"] * 4).iloc[:0],
+    "plain": synthetic_tables.random(1),
+    "repeats": synthetic_tables.random(1, "flash", repeats=2),
+    "one run": synthetic_tables.experiment(PAIRS[:1], ["pass"]),
+    "all infra": synthetic_tables.experiment(PAIRS, ["infra_error"] * 4),
+    "no times": synthetic_tables.experiment(PAIRS, ["fail"] * 4, started="", ended=""),
+    "no cost": synthetic_tables.experiment(PAIRS, ["fail"] * 4, cost_usd=0.0),
+    "hard names": synthetic_tables.experiment(PAIRS, ["pass"] * 4, "$a_{b}$ <i>%s"),
+    "empty": synthetic_tables.experiment(PAIRS, ["pass"] * 4).iloc[:0],
 }
 
 
@@ -125,7 +125,9 @@ def test_lanes_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_replay_is_in_every_title(tmp_path: Path) -> None:
-    tables = specifications.load(write_tables(made_runs.random(1).assign(replay=True), tmp_path))
+    tables = specifications.load(
+        write_tables(synthetic_tables.random(1).assign(replay=True), tmp_path)
+    )
     for name, spec in specifications.SPECS.items():
         assert "replay" in spec(tables)["title"], name
     plain = specifications.load(write_tables(CASES["plain"], tmp_path / "plain"))

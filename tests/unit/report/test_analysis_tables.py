@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import made_runs
 import pandas as pd
 import pytest
 import synthetic
+import synthetic_tables
 
 from cooperflow import formats, layout
 from cooperflow.plots import specifications
@@ -18,14 +18,14 @@ from cooperflow.tables import breakdowns, communication_tables, symptoms
 
 
 def shown(runs: pd.DataFrame) -> dict[str, ShownTable]:
-    talk = communication_tables.small(made_runs.communication(runs))
-    tables = analysis_tables.of_tables({**breakdowns.tables(runs), **talk})
+    talk = communication_tables.tables_by_experiment(synthetic_tables.communication(runs))
+    tables = analysis_tables.build_analysis_tables({**breakdowns.tables(runs), **talk})
     return {table.name: table for table in tables}
 
 
 @pytest.fixture(scope="module")
 def runs() -> pd.DataFrame:
-    table = made_runs.random(2)
+    table = synthetic_tables.random(2)
     coop = table["mode"] == "coop"
     failed = coop & (table["outcome"] == "fail")
     done = coop & (table["outcome"] != "infra_error")
@@ -78,7 +78,7 @@ def test_published_rows_are_beside_the_experiments_with_source(runs: pd.DataFram
 
 
 def test_tables_without_rows_say_why() -> None:
-    solo = made_runs.random(1)
+    solo = synthetic_tables.random(1)
     solo = solo[solo["mode"] == "solo"]
     tables = shown(solo)
     for name in ("losses", "own", "conflicts", "conflict-comparison", "messages", "associations"):
@@ -130,18 +130,18 @@ def test_a_replay_leads_to_the_guide(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_no_line_ends_within_a_value(text: str, values: tuple[str, ...]) -> None:
-    unbroken = formats.unbroken(text)
-    assert unbroken.replace(formats.NO_BREAK, " ") == text
+    keep_together = formats.keep_together(text)
+    assert keep_together.replace(formats.NO_BREAK, " ") == text
     joined = [value.replace(" ", formats.NO_BREAK) for value in values]
-    assert all(value in unbroken for value in joined)
-    assert unbroken.count(formats.NO_BREAK) == sum(value.count(" ") for value in values)
+    assert all(value in keep_together for value in joined)
+    assert keep_together.count(formats.NO_BREAK) == sum(value.count(" ") for value in values)
 
 
 def test_the_judges_table() -> None:
     first = next(iter(symptoms.SYMPTOMS))
     reading = symptoms.Reading((symptoms.Label(first, ("a", "b")),))
     counts = symptoms.count_symptoms({"r": [reading], "s": [reading]}, True)
-    table = analysis_tables.of_judge(counts)
+    table = analysis_tables.build_judge_table(counts)
     assert "replay" in table.title
     assert len(table.rows) == len(symptoms.SYMPTOMS)
     assert table.rows[0][:3] == (first.replace("_", " "), "2 of 2", "100.0 %")

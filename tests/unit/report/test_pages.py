@@ -11,7 +11,7 @@ import pytest
 import synthetic
 
 from cooperflow import atomic_io
-from cooperflow.analysis import losses, run_files, story
+from cooperflow.analysis import history, losses, run_files
 from cooperflow.analysis.losses import OwnFeature
 from cooperflow.analysis.run_files import RunFiles
 from cooperflow.experiment.plan import Plan, Run
@@ -74,13 +74,13 @@ def test_a_compacted_run_has_two_agents_and_all_their_steps(plan: Plan) -> None:
         full = compacted(document["messages"], f"summary-{agent}")
         (folder.path / f"{agent}_full_traj.json").write_text(json.dumps(full))
         path.write_text(json.dumps({**document, "messages": full["messages"]}))
-    story = RunFiles(run, folder).story
-    assert story.agents == ("agent4", "agent10")
-    for agent in story.agents:
-        events = [event for event in story.events if event.agent == agent]
+    history = RunFiles(run, folder).history
+    assert history.agents == ("agent4", "agent10")
+    for agent in history.agents:
+        events = [event for event in history.events if event.agent == agent]
         assert [e.number for e in events if e.kind == "step"] == [1, 2, 3, 4, 5, 6]
         assert [e.kind for e in events].count("summary") == 1
-    assert [e.text for e in story.events if e.kind == "message"] == [synthetic.Words().message]
+    assert [e.text for e in history.events if e.kind == "message"] == [synthetic.Words().message]
     html = page(plan, run)
     assert 'class="timeline n2"' in html
     assert "conversation compacted" in html
@@ -113,11 +113,11 @@ def test_an_ended_run_shows_its_messages_and_both_agents(plan: Plan) -> None:
     records[0]["message"]["tool_calls"] = [{"function": {"arguments": arguments}}]
     calls.write_text("".join(json.dumps(record) + "\n" for record in records))
     source = RunFiles(run, folder)
-    assert set(source.story.agents) == {"agent4", "agent10"}
+    assert set(source.history.agents) == {"agent4", "agent10"}
     assert [(m.sender, m.to, m.text) for m in source.messages] == [
         ("agent4", "agent10", "I take store.py.")
     ]
-    assert "message" in {event.kind for event in source.story.events}
+    assert "message" in {event.kind for event in source.history.events}
 
 
 def test_patches_are_in_the_order_of_their_features(plan: Plan) -> None:
@@ -150,7 +150,7 @@ def test_the_hunks_that_meet_are_shown_with_their_authors(plan: Plan) -> None:
     own = {"agent1": OwnFeature(4, True), "agent2": OwnFeature(10, False, "tests_failed")}
     folder.own.write_text(json.dumps(losses.make_document({}, own)))
     text = page(plan, run)
-    section = text[text.index("Where the two patches meet") :]
+    section = text[text.index("Overlapping and near changes") :]
     assert section.index("overlap</h4>") < section.index("2 unchanged lines between")
     assert "return 4 &lt;b&gt;" in section and "return 10 &lt;i&gt;" in section
     assert section.count("(feature 4), line 2") == 1
@@ -175,7 +175,7 @@ def test_the_hunks_that_meet_are_shown_with_their_authors(plan: Plan) -> None:
     folder.own.unlink()
     assert run_files.state_of(folder) != with_own
     (folder.path / "agent10.patch").write_text("")
-    assert "Where the two patches meet" not in page(plan, run)
+    assert "Overlapping and near changes" not in page(plan, run)
     assert "the patches conflict; no hunks overlap by their lines" in conflicts_of_pair(plan, run)
     folder.eval.write_text(json.dumps({**evaluation, "merge": None}))
     assert "the patches were not merged" in conflicts_of_pair(plan, run)
@@ -201,10 +201,10 @@ def test_thoughts_are_on_the_run_page() -> None:
             for n, text in enumerate(["", "Done."], start=1)
         ),
     )
-    of_trajectory = story.of_trajectories({"solo": trajectory}, [])
+    from_trajectory = history.from_trajectories({"solo": trajectory}, [])
     for version in (
-        story.with_raw_answers(of_trajectory, records),
-        story.of_calls(records, ["solo"]),
+        history.add_answer_details(from_trajectory, records),
+        history.from_calls(records, ["solo"]),
     ):
         first, second = version.events
         assert (first.thought, first.refusal, first.is_cut) == ("I will look first.", "No.", True)

@@ -30,7 +30,11 @@ def _states(lines: Any) -> dict[str, str]:
         ({"kind": usage.AUTH, "price": [1, 1]}, {"key": "NO"}, "COHERE_API_KEY"),
         ({"kind": usage.QUOTA, "price": [1, 1]}, {"key": "NO"}, "quota"),
         ({"kind": usage.MODEL_NOT_FOUND, "price": [1, 1]}, {"model": "NO"}, "does not know"),
-        ({"kind": usage.API_UNAVAILABLE, "price": None}, {"model": "NO", "price": "--"}, "serve"),
+        (
+            {"kind": usage.API_UNAVAILABLE, "price": None},
+            {"model": "NO", "price": "--"},
+            "end point",
+        ),
         ({"kind": usage.ANSWERED, "cost": None}, {"price": "--"}, "LITELLM_MODEL_REGISTRY_PATH"),
         # A price of 0 declares a model free.
         ({"kind": usage.ANSWERED, "price": [0, 0]}, {"price": "ok"}, "0.00 / 0.00 USD"),

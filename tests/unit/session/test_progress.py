@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import made_runs
 import pytest
 import synthetic
+import synthetic_tables
 from rich.console import Console
 from rich.table import Table
 
@@ -51,7 +51,7 @@ def call(number: int, kind: str, cost: float = 0.02) -> dict[str, Any]:
 
 def text_of(plan: Plan, width: int = 130) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(status.view(progress.Reader(plan).status(), width))
+    console.print(status.render(progress.Reader(plan).status(), width))
     return console.export_text()
 
 
@@ -167,7 +167,7 @@ def test_names_are_in_one_piece_on_a_narrow_terminal(width: int) -> None:
     assert max(map(len, lines)) <= width
     if width < 80:
         return
-    runs = made_runs.random(1).assign(run_name=name).head(3)
+    runs = synthetic_tables.random(1).assign(run_name=name).head(3)
     summary = run_table.summary_table(runs)
     console = Console(width=width, record=True, file=io.StringIO())
     print_tables(Results(Path("results")), runs, summary, console)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 
-import made_runs
 import pandas as pd
 import pytest
+import synthetic_tables
 
 from cooperflow import layout
 from cooperflow.experiment import pairs
@@ -15,7 +15,7 @@ from cooperflow.tables import breakdowns, comparison, paper_tables, run_table
 from cooperflow.upstream import published
 
 PAIRS = [("a_task", 1, "1,2"), ("a_task", 1, "1,3"), ("b_task", 2, "1,2"), ("b_task", 2, "2,3")]
-EMPTY = made_runs.experiment(PAIRS, ["pass"] * 4).iloc[:0]
+EMPTY = synthetic_tables.experiment(PAIRS, ["pass"] * 4).iloc[:0]
 
 
 def small(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -29,7 +29,7 @@ def test_names_are_those_of_the_files() -> None:
 def test_every_column_is_documented() -> None:
     manual = (layout.REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
     tables = [run_table.runs_table([]), run_table.summary_table(EMPTY), comparison.table(EMPTY)]
-    for table in [*tables, *small(made_runs.random(1)).values()]:
+    for table in [*tables, *small(synthetic_tables.random(1)).values()]:
         for column in table.columns:
             assert re.search(rf"\b{column}\b", manual), column
 
@@ -43,19 +43,19 @@ def test_every_published_repo_has_a_language() -> None:
 
 
 def test_rates_count_and_leave_infra_errors_out() -> None:
-    runs = made_runs.experiment(PAIRS, ["pass", "infra_error", "fail", "pass"])
+    runs = synthetic_tables.experiment(PAIRS, ["pass", "infra_error", "fail", "pass"])
     table = small(runs)["by_repo"]
     assert table[["repo", "runs", "pass", "fail", "infra_error"]].to_numpy().tolist() == [
         ["a_task", 2, 1, 0, 1],
         ["b_task", 2, 1, 1, 0],
     ]
     assert table["pass_rate"].tolist() == [1.0, 0.5]
-    lost = small(made_runs.experiment(PAIRS, ["infra_error"] * 4))["by_task"]
+    lost = small(synthetic_tables.experiment(PAIRS, ["infra_error"] * 4))["by_task"]
     assert lost[["pass_rate", "ci_low", "ci_high"]].isna().all(axis=None)
 
 
 def test_sums_agree_with_the_summary() -> None:
-    runs = made_runs.random(2)
+    runs = synthetic_tables.random(2)
     summary = run_table.summary_table(runs).set_index("run_name")
     for name, table in small(runs).items():
         if name.startswith("by_") and name not in ("by_difficulty", "by_reason"):
@@ -70,15 +70,15 @@ def test_sums_agree_with_the_summary() -> None:
 
 def test_bins() -> None:
     values = pd.Series([0, 1, 5, 6, 10, 11, 50, 51, 999])
-    assert breakdowns.binned(values, breakdowns.MESSAGE_EDGES).tolist() == [
+    assert breakdowns.bin_values(values, breakdowns.MESSAGE_EDGES).tolist() == [
         "0", "1-5", "1-5", "6-10", "6-10", "11-20", "21-50", "51+", "51+",
     ]  # fmt: skip
 
 
 def test_by_solo_outcome() -> None:
-    runs = made_runs.joined(
-        made_runs.experiment(PAIRS, ["pass", "pass", "fail", "infra_error"]),
-        made_runs.experiment(PAIRS, ["pass", "fail", "pass", "pass"], setting="coop-comm"),
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(PAIRS, ["pass", "pass", "fail", "infra_error"]),
+        synthetic_tables.experiment(PAIRS, ["pass", "fail", "pass", "pass"], setting="coop-comm"),
     )
     table = small(runs)["by_solo_outcome"].set_index("solo_outcome")
     assert table["pass"].to_dict() == {"fail": 1, "infra_error": 1, "pass": 1}
@@ -87,9 +87,9 @@ def test_by_solo_outcome() -> None:
 
 def test_difficulty_and_areas_by_hand() -> None:
     # Task a: solo 1 of 2, so 0.5 and bucket 5; task b: 2 of 2, so 0 and bucket 0.
-    runs = made_runs.joined(
-        made_runs.experiment(PAIRS, ["pass", "fail", "pass", "pass"]),
-        made_runs.experiment(PAIRS, ["fail", "fail", "pass", "fail"], setting="coop-comm"),
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(PAIRS, ["pass", "fail", "pass", "pass"]),
+        synthetic_tables.experiment(PAIRS, ["fail", "fail", "pass", "fail"], setting="coop-comm"),
     )
     curves = paper_tables.buckets(runs)
     task = curves[curves["scale"] == "task"]
@@ -110,17 +110,17 @@ def test_difficulty_and_areas_by_hand() -> None:
 
 
 def test_difficulty_is_the_mean_over_models() -> None:
-    runs = made_runs.joined(
+    runs = synthetic_tables.joined(
         *(
-            made_runs.experiment(PAIRS, [outcome] * 4, f"m{number}")
+            synthetic_tables.experiment(PAIRS, [outcome] * 4, f"m{number}")
             for number, outcome in enumerate(["pass", "fail", "fail", "fail", "infra_error"])
         )
     )
     assert paper_tables.scores(runs, "pair").tolist() == [0.75] * 4
     # 1 - 0.7 is a little less than 0.3 in a computer; it is of the bucket from 0.3 on.
-    ten = made_runs.joined(
+    ten = synthetic_tables.joined(
         *(
-            made_runs.experiment(PAIRS, ["pass" if n < 7 else "fail"] * 4, f"m{n}")
+            synthetic_tables.experiment(PAIRS, ["pass" if n < 7 else "fail"] * 4, f"m{n}")
             for n in range(10)
         )
     )
@@ -128,16 +128,16 @@ def test_difficulty_is_the_mean_over_models() -> None:
 
 
 def test_without_solo_there_is_no_difficulty() -> None:
-    tables = small(made_runs.experiment(PAIRS, ["pass"] * 4, setting="coop-comm"))
+    tables = small(synthetic_tables.experiment(PAIRS, ["pass"] * 4, setting="coop-comm"))
     for name in ("by_solo_outcome", "by_difficulty", "coordination_gap"):
         assert tables[name].empty
 
 
 def test_repeats_by_hand() -> None:
     # Shares of passes: 1, 1/2, 0, 1/2 over tasks a, a, b, b.
-    runs = made_runs.joined(
-        made_runs.experiment(PAIRS, ["pass", "pass", "fail", "fail"]),
-        made_runs.experiment(PAIRS, ["pass", "fail", "fail", "pass"], repeat=2),
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(PAIRS, ["pass", "pass", "fail", "fail"]),
+        synthetic_tables.experiment(PAIRS, ["pass", "fail", "fail", "pass"], repeat=2),
     )
     row = breakdowns.repeats(runs).iloc[0]
     assert [row["repeats"], row["pairs"], row["graded"]] == [2, 4, 8]
@@ -152,9 +152,11 @@ def test_repeats_by_hand() -> None:
 
 
 def test_repeats_with_an_infra_error_use_the_evaluated_runs() -> None:
-    runs = made_runs.joined(
-        made_runs.experiment(PAIRS, ["pass", "pass", "fail", "infra_error"]),
-        made_runs.experiment(PAIRS, ["infra_error", "fail", "fail", "infra_error"], repeat=2),
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(PAIRS, ["pass", "pass", "fail", "infra_error"]),
+        synthetic_tables.experiment(
+            PAIRS, ["infra_error", "fail", "fail", "infra_error"], repeat=2
+        ),
     )
     row = breakdowns.repeats(runs).iloc[0]
     assert [row["pairs"], row["graded"], row["repeated_pairs"], row["changed"]] == [3, 5, 2, 1]

@@ -47,7 +47,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     plan, truths = constructed.make(tmp_path_factory.mktemp("constructed") / "results", models=2)
     runs, _ = run_table.collect(plan)
     talk = communication_tables.collect(plan, runs)
-    small = {**breakdowns.tables(runs), **communication_tables.small(talk.runs)}
+    small = {**breakdowns.tables(runs), **communication_tables.tables_by_experiment(talk.runs)}
     figures = findings.figures(runs, findings.roles(plan))
     return Experiment(truths, runs, talk, small, comparison.table(runs), figures)
 
@@ -281,7 +281,7 @@ def sixth(truth: Truth, second: int) -> int:
 
 
 def is_answered(truth: Truth, question: constructed.Turn) -> bool:
-    read = constructed.reading_second(truth, question)
+    read = constructed.find_reading_second(truth, question)
     earliest = question.second + 1 if read is None else read
     return any(t.agent != question.agent and t.second >= earliest for t in truth.notes)
 

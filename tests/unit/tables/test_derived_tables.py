@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import made_runs
+import synthetic_tables
 
 from cooperflow import formats
 from cooperflow.tables import comparison, derived_tables, run_table
@@ -12,9 +12,9 @@ HARD = "x_&%$#{}~^|*<b>"
 
 
 def test_headlines_are_inert() -> None:
-    runs = made_runs.joined(
-        made_runs.experiment(PAIRS, ["pass"] * 4, HARD),
-        made_runs.experiment(PAIRS, ["fail"] * 4, HARD, "coop-comm"),
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(PAIRS, ["pass"] * 4, HARD),
+        synthetic_tables.experiment(PAIRS, ["fail"] * 4, HARD, "coop-comm"),
     )
     summary = derived_tables.headline_summary(run_table.summary_table(runs))
     latex = summary.latex()
@@ -29,9 +29,9 @@ def test_headlines_are_inert() -> None:
 
 
 def test_headline_figures() -> None:
-    runs = made_runs.joined(
-        made_runs.experiment(PAIRS, ["pass"] * 3 + ["fail"], cost_complete=False),
-        made_runs.experiment(PAIRS, ["fail"] * 4, setting="coop-comm", replay=True),
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(PAIRS, ["pass"] * 3 + ["fail"], cost_complete=False),
+        synthetic_tables.experiment(PAIRS, ["fail"] * 4, setting="coop-comm", replay=True),
     )
     summary = derived_tables.headline_summary(run_table.summary_table(runs))
     assert summary.rows[0] == (

@@ -7,11 +7,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import made_runs
 import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+import synthetic_tables
 from rich.console import Console
 from scipy.stats import binomtest
 
@@ -186,22 +186,22 @@ def test_several_models_are_named() -> None:
 
 def constructed() -> pd.DataFrame:
     """100 pairs in three settings with outcomes, conflicts and losses that are known."""
-    chosen = made_runs.pairs("lite")
+    chosen = synthetic_tables.pairs("lite")
     n = np.random.default_rng(5).permutation(100)  # pairs of a task differ
     solo = np.where(n < 61, "pass", "fail")
     # 30 pass both, 8 pass only together: 38.
     comm = np.where((n < 30) | (n >= 92), "pass", "fail")
     silent = np.where((n >= 10) & (n < 45), "pass", "fail")
     lost = np.where(comm == "pass", "", np.where(n < 51, "merge", "agent"))
-    return made_runs.joined(
-        made_runs.experiment(chosen, solo.tolist()),
-        made_runs.experiment(
+    return synthetic_tables.joined(
+        synthetic_tables.experiment(chosen, solo.tolist()),
+        synthetic_tables.experiment(
             chosen,
             comm.tolist(),
             setting="coop-comm",
             merge_status=np.where(n % 10 < 4, "conflicts", "clean"),
         ).assign(loss=lost),
-        made_runs.experiment(
+        synthetic_tables.experiment(
             chosen,
             silent.tolist(),
             setting="coop-nocomm",
@@ -284,7 +284,7 @@ def test_the_sentences_reach_the_report_the_status_and_the_terminal(tmp_path: Pa
     assert reader.status().findings == []
     synthetic.finish(plan)
     runs = run_table.read_runs(plan.results.runs_csv)
-    lines = findings.of_plan(plan, runs)
+    lines = findings.describe_plan(plan, runs)
     assert lines[0].startswith("Solo solves ")
     assert reader.status().findings == lines
     page = build.build(plan).index.read_text()
@@ -293,7 +293,7 @@ def test_the_sentences_reach_the_report_the_status_and_the_terminal(tmp_path: Pa
     print_tables(plan.results, runs, summary, console, (), lines)
     printed = console.export_text()
     for line in lines:
-        assert formats.unbroken(line) in page
+        assert formats.keep_together(line) in page
         assert line in printed
     plan.results.runs_csv.write_text("run_name\n")
     assert reader.status().findings == []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import made_runs
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic_tables
 
 from cooperflow.plots import specifications
 from cooperflow.report import pages
@@ -20,14 +20,14 @@ TALKING = frozenset({"coop-comm"})
 
 def constructed() -> pd.DataFrame:
     """100 pairs by three settings, in which the position of each notable run is known."""
-    chosen = made_runs.pairs("lite")
+    chosen = synthetic_tables.pairs("lite")
     n = np.arange(100)
     outcome = np.where(n % 3 == 0, "pass", "fail").tolist()
     cost = np.full(100, 0.1)
     cost[40] = 2.5  # 40 % 3 == 1: a fail
     cost[42] = 9.0  # a pass that cost more
-    solo = made_runs.experiment(chosen, outcome, cost_usd=cost, reason="step_limit")
-    comm = made_runs.experiment(
+    solo = synthetic_tables.experiment(chosen, outcome, cost_usd=cost, reason="step_limit")
+    comm = synthetic_tables.experiment(
         chosen,
         outcome,
         setting="coop-comm",
@@ -36,20 +36,20 @@ def constructed() -> pd.DataFrame:
         patch_lines=np.where(n == 53, 4, 60),
         loss=np.where(np.isin(n, (52, 53, 70)), "merge", ""),
     )
-    silent = made_runs.experiment(
+    silent = synthetic_tables.experiment(
         chosen,
         outcome,
         setting="coop-nocomm",
         merge_status="clean",
         caveat=np.where(np.isin(n, (30, 33)), "lead_alone", ""),
     )
-    return made_runs.joined(solo, comm, silent)
+    return synthetic_tables.joined(solo, comm, silent)
 
 
 def test_each_rule_chooses_its_run() -> None:
     runs = constructed()
     notable = findings.choose_notable(runs, TALKING)
-    chosen = made_runs.pairs("lite")
+    chosen = synthetic_tables.pairs("lite")
     expected = [
         ("solo", 40, "The most expensive fail: $2.50, 10 steps, step_limit."),
         ("coop-comm", 53, "Both features work alone, but the patches conflict (1 of 3 such runs)."),
@@ -113,10 +113,10 @@ BASE = Failure("fail", "tests_failed", 1, "", (None, None), False, FEATURES)
           "First failing tests: test_a (feature 2).")),
         (replace(BASE, loss="unknown", has_conflict=True),
          ("The patches conflict; whether both features work alone is unknown.",
-          "The patches do not show in which file.")),
+          "The patches do not show which file conflicts.")),
         (replace(BASE, outcome="infra_error", reason="rate_limited", attempts=3),
          ("No result after 3 attempts: rate_limited.",
-          "This is a failure of the infrastructure, not of the model; it is in no pass rate.")),
+          "This is a failure of the infrastructure, not of the model; pass rates exclude it.")),
         (replace(BASE, outcome="pass"), ()),
         (replace(BASE, outcome=""), ()),
     ],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import made_runs
 import pytest
 import synthetic
+import synthetic_tables
 
 from cooperflow import atomic_io
 from cooperflow.errors import UserError
@@ -15,7 +15,7 @@ from cooperflow.tables import comparison, run_table
 
 
 def test_runs_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
-    runs = made_runs.random(1).assign(caveat="", model="null", features="1,2")
+    runs = synthetic_tables.random(1).assign(caveat="", model="null", features="1,2")
     runs.loc[0, "outcome"] = "infra_error"
     runs["feature1_passed"] = runs["feature1_passed"].astype(object)
     runs.loc[0, "feature1_passed"] = None
@@ -28,8 +28,8 @@ def test_runs_csv_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_an_older_runs_csv_is_reported(tmp_path: Path) -> None:
-    made_runs.random(1).drop(columns="repeat").to_csv(tmp_path / "runs.csv", index=False)
-    with pytest.raises(UserError, match="repeat is missing"):
+    synthetic_tables.random(1).drop(columns="repeat").to_csv(tmp_path / "runs.csv", index=False)
+    with pytest.raises(UserError, match="lacks repeat"):
         run_table.read_runs(tmp_path / "runs.csv")
 
 

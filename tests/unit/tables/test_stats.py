@@ -11,10 +11,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import made_runs
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic_tables
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, gamma, norm
@@ -39,8 +39,9 @@ def cheap_collections() -> Iterator[None]:
 
 def compared(a: list[str], b: list[str], chosen: list[tuple[str, int, str]]) -> pd.Series:
     """Return the row of solo against coop-comm with these outcomes."""
-    runs = made_runs.joined(
-        made_runs.experiment(chosen, a), made_runs.experiment(chosen, b, setting="coop-comm")
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(chosen, a),
+        synthetic_tables.experiment(chosen, b, setting="coop-comm"),
     )
     table = comparison.table(runs)
     assert len(table) == 1
@@ -49,7 +50,7 @@ def compared(a: list[str], b: list[str], chosen: list[tuple[str, int, str]]) -> 
 
 def constructed() -> tuple[list[str], list[str], list[tuple[str, int, str]]]:
     """100 pairs over 26 tasks: 20 pass both, 25 only solo, 8 only coop, 47 neither."""
-    chosen = made_runs.pairs("lite")
+    chosen = synthetic_tables.pairs("lite")
     assert len(chosen) == 100
     assert len({pair[:2] for pair in chosen}) == 26
     kinds = ["both"] * 20 + ["only_a"] * 25 + ["only_b"] * 8 + ["neither"] * 47
@@ -237,10 +238,10 @@ def test_constructed_hundred_pairs() -> None:
 
 def test_a_family_is_adjusted_together() -> None:
     a, b, chosen = constructed()
-    runs = made_runs.joined(
-        made_runs.experiment(chosen, a),
-        made_runs.experiment(chosen, b, setting="coop-comm"),
-        made_runs.experiment(chosen, b, setting="coop-nocomm"),
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(chosen, a),
+        synthetic_tables.experiment(chosen, b, setting="coop-comm"),
+        synthetic_tables.experiment(chosen, b, setting="coop-nocomm"),
     )
     table = comparison.table(runs)
     names = ["m-solo", "m-coop-comm", "m-coop-nocomm"]
@@ -252,14 +253,14 @@ def test_a_family_is_adjusted_together() -> None:
 
 
 def test_models_are_compared_within_a_setting_and_a_repeat() -> None:
-    chosen = made_runs.pairs("flash")[:4]
+    chosen = synthetic_tables.pairs("flash")[:4]
     rows = [
-        made_runs.experiment(chosen, ["pass"] * 4, model, setting, repeat)
+        synthetic_tables.experiment(chosen, ["pass"] * 4, model, setting, repeat)
         for setting in ("solo", "coop-comm")
         for repeat in (1, 2)
         for model in ("m", "n")
     ]
-    table = comparison.table(made_runs.joined(*rows))
+    table = comparison.table(synthetic_tables.joined(*rows))
     assert table["compared"].tolist() == ["settings"] * 4 + ["models"] * 4
     assert list(zip(table["a"], table["b"], strict=True))[:4] == [
         ("m-solo", "m-coop-comm"),
@@ -276,7 +277,7 @@ def test_models_are_compared_within_a_setting_and_a_repeat() -> None:
 
 
 def test_infra_errors_are_left_out_counted_and_bounded() -> None:
-    chosen = made_runs.pairs("flash")[:8]
+    chosen = synthetic_tables.pairs("flash")[:8]
     a = ["pass", "pass", "fail", "infra_error", "infra_error", "pass", "infra_error", "fail"]
     b = ["pass", "fail", "fail", "pass", "fail", "infra_error", "infra_error", "pass"]
     row = compared(a, b, chosen)
@@ -287,17 +288,17 @@ def test_infra_errors_are_left_out_counted_and_bounded() -> None:
 
 
 def test_unfinished_and_missing_runs_are_distinguished_from_infra_errors() -> None:
-    chosen = made_runs.pairs("flash")[:3]
-    runs = made_runs.joined(
-        made_runs.experiment(chosen, ["pass", "infra_error", "pass"]),
-        made_runs.experiment(chosen[:2], ["fail", "unfinished"], setting="coop-comm"),
+    chosen = synthetic_tables.pairs("flash")[:3]
+    runs = synthetic_tables.joined(
+        synthetic_tables.experiment(chosen, ["pass", "infra_error", "pass"]),
+        synthetic_tables.experiment(chosen[:2], ["fail", "unfinished"], setting="coop-comm"),
     )
     row = comparison.table(runs).iloc[0]
     assert [row["pairs"], row["infra_excluded"], row["unfinished"]] == [1, 0, 2]
 
 
 def test_nothing_discordant() -> None:
-    chosen = made_runs.pairs("lite")
+    chosen = synthetic_tables.pairs("lite")
     row = compared(["pass"] * 100, ["pass"] * 100, chosen)
     assert [row["diff"], row["p"], row["p_holm"]] == [0.0, 1.0, 1.0]
     assert row["ci_low"] < 0 < row["ci_high"]
@@ -305,7 +306,7 @@ def test_nothing_discordant() -> None:
 
 
 def test_nothing_graded() -> None:
-    chosen = made_runs.pairs("lite")
+    chosen = synthetic_tables.pairs("lite")
     row = compared(["infra_error"] * 100, ["pass"] * 100, chosen)
     assert [row["pairs"], row["tasks"], row["infra_excluded"]] == [0, 0, 100]
     assert row[["diff", "ci_low", "cluster_low", "p", "p_holm", "min_detectable"]].isna().all()
@@ -321,8 +322,8 @@ def test_one_task_has_no_clustered_interval() -> None:
 
 
 def test_empty_table_and_one_experiment() -> None:
-    chosen = made_runs.pairs("flash")[:3]
-    alone = made_runs.experiment(chosen, ["pass"] * 3)
+    chosen = synthetic_tables.pairs("flash")[:3]
+    alone = synthetic_tables.experiment(chosen, ["pass"] * 3)
     for runs in (alone, alone.iloc[:0]):
         table = comparison.table(runs)
         assert list(table.columns) == list(comparison.COLUMNS)
@@ -335,7 +336,7 @@ OUTCOMES = st.sampled_from(["pass", "fail", "infra_error"])
 @settings(max_examples=20)
 @given(st.lists(st.tuples(OUTCOMES, OUTCOMES), min_size=5, max_size=40))
 def test_swapping_sides_mirrors_the_row(outcomes: list[tuple[str, str]]) -> None:
-    chosen = made_runs.pairs("lite")[: len(outcomes)]
+    chosen = synthetic_tables.pairs("lite")[: len(outcomes)]
     a, b = (list(side) for side in zip(*outcomes, strict=True))
     row, back = compared(a, b, chosen), compared(b, a, chosen)
     same = ["pairs", "both", "neither", "p", "p_holm", "min_detectable", "infra_excluded"]

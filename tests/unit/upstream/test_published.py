@@ -7,10 +7,10 @@ import itertools
 import math
 from collections import defaultdict
 
-import made_runs
 import numpy as np
 import pandas as pd
 import pytest
+import synthetic_tables
 from scipy.stats import norm
 
 from cooperflow.plots import specifications
@@ -27,7 +27,7 @@ def constructed() -> pd.DataFrame:
 
     So the difficulty before it is rescaled is neither 0 nor 1.
     """
-    chosen = made_runs.pairs("lite")
+    chosen = synthetic_tables.pairs("lite")
     generator = np.random.default_rng(11)
     ease = generator.random(100)
     parts = []
@@ -44,9 +44,9 @@ def constructed() -> pd.DataFrame:
                 "",
             )
             parts.append(
-                made_runs.experiment(chosen, outcome.tolist(), model, setting, caveat=caveat)
+                synthetic_tables.experiment(chosen, outcome.tolist(), model, setting, caveat=caveat)
             )
-    return made_runs.joined(*parts)
+    return synthetic_tables.joined(*parts)
 
 
 def by_hand(runs: pd.DataFrame) -> dict[tuple[str, str], dict[int, list[int]]]:
@@ -117,9 +117,12 @@ def test_the_websites_pooled_points_give_the_published_areas() -> None:
 
 
 def test_pairs_that_are_equally_difficult_have_no_scale() -> None:
-    chosen = made_runs.pairs("lite")
-    runs = made_runs.joined(
-        *(made_runs.experiment(chosen, ["fail"] * 100, setting=setting) for setting in SETTINGS)
+    chosen = synthetic_tables.pairs("lite")
+    runs = synthetic_tables.joined(
+        *(
+            synthetic_tables.experiment(chosen, ["fail"] * 100, setting=setting)
+            for setting in SETTINGS
+        )
     )
     curves = paper_tables.buckets(runs)
     assert set(curves["scale"]) == {"pair", "task"}

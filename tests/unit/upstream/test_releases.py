@@ -82,7 +82,7 @@ def test_releases_in_between() -> None:
 
 def test_the_page_has_the_tables_of_the_facts() -> None:
     page = (layout.REPOSITORY / "docs" / "upstream-versions.md").read_text(encoding="utf-8")
-    assert page == releases.with_tables(page), "run python -m cooperflow.upstream.releases"
+    assert page == releases.insert_tables(page), "run python -m cooperflow.upstream.releases"
     for entry in (*releases.all_releases(), *releases.amendments()):
         assert getattr(entry, "version", getattr(entry, "task", "")) in page
     assert "The other 5 are unknown" in page

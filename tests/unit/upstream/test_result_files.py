@@ -169,7 +169,7 @@ def test_tables_and_the_run_page(tmp_path: Path) -> None:
         [4.5, "agent1", "claim", "<b>Feature 1</b>", ""],
         [60.0, "agent1", "update", "<b>Feature 1</b>", "done"],
     ]
-    by_path = communication_tables.by_path(tables, plan.results)
+    by_path = communication_tables.tables_by_path(tables, plan.results)
     assert by_path[plan.results.team_tasks_csv] is changes
     build.build(plan)
     pages = {path: path.read_text() for path in (plan.results.report / "runs").rglob("*.html")}

@@ -1,9 +1,8 @@
-"""A stand-in for Modal's client, which cannot be reached from a test: its sandboxes are containers.
+"""A stand-in for Modal's client whose sandboxes are containers, since tests cannot reach Modal.
 
-Only the functions that upstream's adapters and the workflow call. The engine is the Docker that
-STANDIN_DOCKER_HOST names, so that a test can take Docker away from all others. Each call is a line
-in the file STANDIN_CALLS. While the file STANDIN_KILL exists, the next command of a sandbox finds
-it dead.
+It has only the functions that upstream's adapters and the workflow call. STANDIN_DOCKER_HOST names
+the Docker engine, so that a test can hide Docker from all other processes. Each call is a line in
+the file STANDIN_CALLS. While the file STANDIN_KILL exists, the next command finds its sandbox dead.
 """
 
 from __future__ import annotations

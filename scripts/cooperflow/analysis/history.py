@@ -1,4 +1,4 @@
-"""Story of a run: its events on one clock and their rows, from trajectories or the call log."""
+"""History of a run: the agents' events on a common clock, from trajectories or the call log."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from cooperflow.upstream.trajectory import Trajectory, number_of, text_of
 
 SEND = "send_message"
 
-# Steps of two agents share a row if they started within this share of the total time.
+# Fraction of the total time within which two agents' steps share a row.
 SAME = 0.02
 LEAST_SAME = 1.0  # seconds
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of a step and its output."""
+    """A command in a step, and its output."""
 
     text: str
     output: str | None = None  # None: not recorded
     code: int | None = None
     seconds: float | None = None
-    is_shell: bool = True  # False: `text` holds the arguments of another tool call
+    is_shell: bool = True  # False: `text` contains the arguments of another tool call
 
 
 @dataclass(frozen=True)
 class Event:
-    """An action of an agent, or an event that affects it."""
+    """An action of an agent, or an event that affects the agent."""
 
     agent: str
     time: float | None
@@ -44,51 +44,55 @@ class Event:
     output_tokens: int = 0
     cost: float = 0.0
     answer_id: str = ""  # of a step
-    thought: str = ""  # reasoning in the provider's raw answer, which the agent does not keep
+    thought: str = ""  # reasoning in the provider's raw answer, which the agent drops
     refusal: str = ""
     is_cut: bool = False  # the answer hit the limit of output tokens
 
 
 @dataclass(frozen=True)
-class Story:
-    """A run's events in order, and its agents."""
+class History:
+    """A run's agents, and their events in order."""
 
     agents: tuple[str, ...] = ()
     events: tuple[Event, ...] = ()
-    task: Mapping[str, str] = field(default_factory=dict)  # first prompt of each agent
-    complete: bool = True  # False: from the call log, which has no outputs
-    answers: Mapping[str, str] = field(default_factory=dict)  # id of a model's answer -> agent
-    files: Mapping[str, str] = field(default_factory=dict)  # agent -> its trajectory's file
+    task: Mapping[str, str] = field(default_factory=dict)  # the first prompt of each agent
+    complete: bool = True  # False: from the call log, which lacks outputs
+    answers: Mapping[str, str] = field(default_factory=dict)  # agent by the id of a model's answer
+    files: Mapping[str, str] = field(default_factory=dict)  # trajectory file by agent
 
 
-def of_trajectories(
+def from_trajectories(
     trajectories: Mapping[str, Trajectory], conversation: Sequence[Message]
-) -> Story:
-    """Return the story of some trajectories, with each message at the step that sent it."""
+) -> History:
+    """Return the history from trajectories, with each message at the step that sent it."""
     events: list[Event] = []
-    for agent, read in trajectories.items():
-        sent = [m for m in conversation if m.sender == agent]
-        events += _with_messages(agent, _events(read), sent)
-    return Story(
+    for agent, agent_trajectory in trajectories.items():
+        messages = [m for m in conversation if m.sender == agent]
+        events += _insert_messages(agent, _events(agent_trajectory), messages)
+    return History(
         tuple(trajectories),
-        tuple(in_order(events)),
-        {agent: read.task for agent, read in trajectories.items()},
+        tuple(sort_events(events)),
+        {agent: agent_trajectory.task for agent, agent_trajectory in trajectories.items()},
         answers={
             entry.answer_id: agent
-            for agent, read in trajectories.items()
-            for entry in read.entries
+            for agent, agent_trajectory in trajectories.items()
+            for entry in agent_trajectory.entries
             if entry.answer_id
         },
-        files={agent: read.files[0] for agent, read in trajectories.items() if read.files},
+        files={
+            agent: agent_trajectory.files[0]
+            for agent, agent_trajectory in trajectories.items()
+            if agent_trajectory.files
+        },
     )
 
 
-def of_calls(
+def from_calls(
     records: Iterable[Mapping[str, Any]],
     names: Sequence[str],
     conversation: Sequence[Message] = (),
-) -> Story:
-    """Return the story of one attempt's call log; each thread is an agent."""
+) -> History:
+    """Return the history from an attempt's call log, in which each thread is an agent."""
     ends = [r for r in records if r.get("event") == "end"]
     agents = _by_thread(ends, names)
     counts = dict.fromkeys(agents.values(), 0)
@@ -118,14 +122,14 @@ def of_calls(
             )
         )
     events += [_message(m, m.time) for m in conversation]
-    story = Story(tuple(agents.values()), tuple(in_order(events)), complete=False)
-    return with_raw_answers(story, ends)
+    history = History(tuple(agents.values()), tuple(sort_events(events)), complete=False)
+    return add_answer_details(history, ends)
 
 
-def answered(
+def answered_calls(
     records: Iterable[Mapping[str, Any]], names: Sequence[str]
 ) -> list[tuple[str, float | None, Mapping[str, Any]]]:
-    """Return agent, time and message of each answered call of one attempt."""
+    """Return agent, time and message of each answered call in a call log."""
     ends = [r for r in records if r.get("event") == "end"]
     agents = _by_thread(ends, names)
     return [
@@ -139,70 +143,72 @@ def _by_thread(ends: Iterable[Mapping[str, Any]], names: Sequence[str]) -> dict[
     """Return the agent of each thread."""
     threads = list(dict.fromkeys(str(r.get("thread")) for r in ends))
     if set(threads) <= set(names):
-        names = threads  # agents in containers give their names
+        names = threads  # the gateway names threads after agents
     elif len(threads) != len(names):
         names = [f"agent on thread {n}" for n, _ in enumerate(threads, start=1)]
     return dict(zip(threads, names, strict=True))
 
 
-def with_failed_calls(story: Story, records: Sequence[Mapping[str, Any]]) -> Story:
-    """Return the story with the failed model calls, each at its agent."""
+def add_failed_calls(history: History, records: Sequence[Mapping[str, Any]]) -> History:
+    """Return the history with the failed model calls added."""
     ends = [r for r in records if r.get("event") == "end"]
     failed = [r for r in ends if r.get("kind") != usage.ANSWERED]
     if not failed:
-        return story
+        return history
     threads = {
-        r.get("thread"): story.answers[str(r.get("response_id"))]
+        r.get("thread"): history.answers[str(r.get("response_id"))]
         for r in ends
-        if str(r.get("response_id")) in story.answers
+        if str(r.get("response_id")) in history.answers
     }
-    alone = story.agents[0] if len(story.agents) == 1 else ""
-    events = [failed_call(r, threads.get(r.get("thread")) or alone) for r in failed]
-    return replace(story, events=tuple(in_order([*story.events, *events])))
+    single_agent = history.agents[0] if len(history.agents) == 1 else ""
+    events = [failed_call(r, threads.get(r.get("thread")) or single_agent) for r in failed]
+    return replace(history, events=tuple(sort_events([*history.events, *events])))
 
 
-def with_raw_answers(story: Story, records: Iterable[Mapping[str, Any]]) -> Story:
-    """Return the story with the details of answers that only the call log has."""
+def add_answer_details(history: History, records: Iterable[Mapping[str, Any]]) -> History:
+    """Return the history with details of answers that only the call log has."""
     answers = {str(r["response_id"]): r for r in records if r.get("response_id")}
     events = []
-    for event in story.events:
+    for event in history.events:
         record = answers.get(event.answer_id)
         if event.answer_id and record is not None:
             thought = str(record.get("thought") or "")
             thought = "" if thought.strip() in event.text else thought
             refusal = str(record.get("refusal") or "")
-            is_cut = provider_answer.hit_output_limit(str(record.get("finish_reason") or ""))
-            if thought or refusal or is_cut:  # a copy of each event would take long
+            is_cut = provider_answer.has_reached_output_limit(
+                str(record.get("finish_reason") or "")
+            )
+            if thought or refusal or is_cut:  # copying every event would be slow
                 event = replace(event, thought=thought, refusal=refusal, is_cut=is_cut)
         events.append(event)
-    return replace(story, events=tuple(events))
+    return replace(history, events=tuple(events))
 
 
 def failed_call(record: Mapping[str, Any], agent: str) -> Event:
-    """Return an unanswered model call as an event."""
+    """Return the event of a failed model call."""
     text = f"{record.get('kind')}: {record.get('error') or ''}"
     return Event(agent, number_of(record.get("time")), "error", text=text)
 
 
-def in_order(events: Iterable[Event]) -> list[Event]:
-    """Return events by time; an event without a time keeps its place after its predecessor."""
-    timed, last = [], 0.0
+def sort_events(events: Iterable[Event]) -> list[Event]:
+    """Return events sorted by time; an event without a time stays after its predecessor."""
+    timed_events, last = [], 0.0
     for event in events:
         last = event.time if event.time is not None else last
-        timed.append((last, event))
-    return [event for _, event in sorted(timed, key=lambda pair: pair[0])]
+        timed_events.append((last, event))
+    return [event for _, event in sorted(timed_events, key=lambda pair: pair[0])]
 
 
-def _events(read: Trajectory) -> list[Event]:
-    """Return an agent's events; a summary does not count as a step."""
+def _events(agent_trajectory: Trajectory) -> list[Event]:
+    """Return an agent's events; a summary is not a step."""
     events: list[Event] = []
     number = 0
-    for entry in read.entries:
+    for entry in agent_trajectory.entries:
         tokens = entry.tokens or trajectory.Tokens()
         number += entry.kind == trajectory.TURN
         events.append(
             Event(
-                read.agent,
+                agent_trajectory.agent,
                 entry.time,
                 "step" if entry.kind == trajectory.TURN else entry.kind,
                 number if entry.kind == trajectory.TURN else 0,
@@ -224,7 +230,7 @@ def _command(command: trajectory.Command, started: float | None) -> Command:
 
 
 def _received_when_read(events: Sequence[Event]) -> list[Event]:
-    """Give received texts, which have no time, the time of the agent's next step."""
+    """Set the time of received texts, which have none, to that of the agent's next step."""
     reversed_events: list[Event] = []
     following: float | None = None
     for event in reversed(events):
@@ -235,20 +241,22 @@ def _received_when_read(events: Sequence[Event]) -> list[Event]:
     return reversed_events[::-1]
 
 
-def _with_messages(agent: str, events: Sequence[Event], sent: Sequence[Message]) -> list[Event]:
-    """Place each message after the step that sent it, since upstream's record has no times."""
-    waiting = list(sent)
+def _insert_messages(
+    agent: str, events: Sequence[Event], messages: Sequence[Message]
+) -> list[Event]:
+    """Insert each message after the step that sent it, since upstream records no times."""
+    unplaced = list(messages)
     ordered: list[Event] = []
     for event in events:
         ordered.append(event)
         for command in event.commands:
             if SEND not in command.text:
                 continue
-            for message in [m for m in waiting if m.text.strip() in command.text]:
-                waiting.remove(message)
+            for message in [m for m in unplaced if m.text.strip() in command.text]:
+                unplaced.remove(message)
                 ordered.append(_message(message, event.time))
     last = events[-1].time if events else None
-    return ordered + [_message(m, m.time or last) for m in waiting]
+    return ordered + [_message(m, m.time or last) for m in unplaced]
 
 
 def _message(message: Message, time: float | None) -> Event:
@@ -257,7 +265,7 @@ def _message(message: Message, time: float | None) -> Event:
 
 @dataclass(frozen=True)
 class Row:
-    """Events in one row: at most one per agent, or one across all columns."""
+    """One row of the displayed history: one event per agent, or one across all columns."""
 
     time: float | None  # seconds since the first row
     cells: Mapping[str, Event]
@@ -265,7 +273,7 @@ class Row:
 
 
 def rows(events: Sequence[Event], agents: Sequence[str], start: float | None = None) -> list[Row]:
-    """Return the rows of a time line, in order; times count from ``start``, or the first event."""
+    """Return the rows in order; times are relative to ``start``, by default the first event."""
     times = [event.time for event in events if event.time is not None]
     zero = start if start is not None else min(times, default=0.0)
     same = max(LEAST_SAME, SAME * (max(times, default=zero) - zero))

@@ -1,4 +1,4 @@
-"""Synthetic tables of runs for tests, of any size."""
+"""Synthetic tables of runs, of any size."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def experiment(
 
 
 def communication(runs: pd.DataFrame, seed: int = 7) -> pd.DataFrame:
-    """Return plausible measures of the messages of the runs that are not solo."""
+    """Return plausible measures of messages for the runs other than solo."""
     coop = runs[runs["mode"] != "solo"]
     generator = np.random.default_rng(seed)
     count = len(coop)
@@ -131,7 +131,7 @@ def joined(*parts: pd.DataFrame) -> pd.DataFrame:
 
 
 def random(models: int, subset: str = "lite", repeats: int = 1, seed: int = 7) -> pd.DataFrame:
-    """Return a plausible experiment: tasks differ, coop is worse, a few runs break."""
+    """Return a plausible experiment: tasks differ, coop is worse, and a few runs break."""
     chosen = pairs(subset)
     generator = np.random.default_rng(seed)
     tasks = {pair[:2]: generator.normal(0, 1.2) for pair in chosen}
