@@ -33,7 +33,7 @@ from cooperflow.attempt.container_monitor import (
     remove_containers,
 )
 from cooperflow.attempt.services import RedisServer, Upstream, ping_store
-from cooperflow.engine import containers, modal_sandboxes
+from cooperflow.engine import containers, endpoint, modal_sandboxes
 from cooperflow.engine.containers import Labels, Network
 from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.experiment import config_schema
@@ -118,7 +118,7 @@ def _command(
     config = attempt.folder / "agent.yaml"
     atomic_io.write_text(config, json.dumps(agent_file, indent=2))
     settings = attempt.plan.config.containers
-    limits, sdk_limits = containers.limits(
+    limits, sdk_limits = endpoint.limits(
         settings, attempt.experiment.has_own_network(settings.network)
     )
     # If there is a gateway, only it has the key, keeps the rate limit and writes the call log.
@@ -388,7 +388,7 @@ def run_evaluation(plan: Plan, subject: Subject, folder: Path) -> dict[str, Any]
                 stop_note=stop_note,
                 labels=labels.as_dict(),
                 tags=None if plan.config.docker else modal_sandboxes.tags(labels),
-                sdk_arguments=containers.limits(plan.config.containers)[1],
+                sdk_arguments=endpoint.limits(plan.config.containers)[1],
                 command_seconds=plan.config.limits.test_seconds,
             ),
             container_monitor.create_monitor(plan.config.docker, folder, labels, stop_note, None),

@@ -20,7 +20,6 @@ import requests.exceptions
 
 from cooperflow.engine import endpoint
 from cooperflow.errors import EngineError, UserError
-from cooperflow.experiment.config_schema import Containers
 from cooperflow.processes import Process, this_process
 
 LABEL = "cooperflow"
@@ -28,9 +27,6 @@ RESULTS_LABEL = f"{LABEL}.results"  # id of the results folder
 RUN_LABEL = f"{LABEL}.run"
 TOKEN_LABEL = f"{LABEL}.token"  # one attempt or evaluation
 OWNER_LABEL = f"{LABEL}.owner"  # the process that is responsible for the removal
-
-# If the machine runs out of memory, the kernel kills processes in containers first.
-OOM_SCORE = 500
 
 # Time limit of one request to the engine, seconds.
 ANSWER_SECONDS = 60
@@ -154,20 +150,6 @@ def usable_version(client: docker.DockerClient) -> str:
             f"{info['ID']}. Set DOCKER_HOST to either (`docker context ls` lists them)."
         )
     return str(answer["Version"])
-
-
-def explain_unreachable(error: EngineError) -> str:
-    """Return the advice for an engine that does not answer."""
-    text = str(error)
-    if "Permission denied" in text:
-        return (
-            "Docker is running, but this user may not use it. Add the user to the group docker "
-            "(`sudo usermod -aG docker $USER`, then log in again), or run as root."
-        )
-    return (
-        f"Docker does not answer: {text}. Start it (`systemctl start docker`, or "
-        "`make engine` as root), or set DOCKER_HOST to a running engine."
-    )
 
 
 def is_answering(seconds: float = 10) -> bool:
@@ -307,33 +289,6 @@ def is_refusal(message: str) -> bool:
     """Return whether the message of a failed exec shows a fault of the engine. Pure."""
     text = message.strip().lower()
     return bool(text) and not any(reason in text for reason in _NOT_THE_ENGINE)
-
-
-def limits(config: Containers, own_network: bool = False) -> tuple[list[str], dict[str, Any]]:
-    """Return the containers' limits, as arguments for `docker run` and for the SDK's run.
-
-    Args:
-        own_network: upstream connects them to a separate network.
-    """
-    arguments: list[str] = [f"--oom-score-adj={OOM_SCORE}"]
-    sdk: dict[str, Any] = {"oom_score_adj": OOM_SCORE}
-    if config.memory:
-        # The same limit for memory and for memory plus swap: no swap, which would only be slow.
-        arguments += [f"--memory={config.memory}", f"--memory-swap={config.memory}"]
-        sdk |= {"mem_limit": config.memory, "memswap_limit": config.memory}
-    if config.cpus:
-        cpus = min(
-            config.cpus, float(os.cpu_count() or 1)
-        )  # Docker refuses more than the machine has
-        arguments.append(f"--cpus={cpus:g}")
-        sdk["nano_cpus"] = int(cpus * 1e9)
-    if config.pids:
-        arguments.append(f"--pids-limit={config.pids}")
-        sdk["pids_limit"] = config.pids
-    if config.network and not own_network:
-        arguments.append(f"--network={config.network}")
-        sdk["network"] = config.network
-    return arguments, sdk
 
 
 def storage(client: docker.DockerClient) -> tuple[Path, int | None]:

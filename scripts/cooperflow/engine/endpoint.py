@@ -25,6 +25,9 @@ SSH = "ssh://"
 # Time limit of one call of the `docker` command, seconds.
 ANSWER_SECONDS = 20
 
+# If the machine runs out of memory, the kernel kills processes in containers first.
+OOM_SCORE = 500
+
 # The field in `docker info` and the cgroup controller for each limit in the config.
 CONTROLLERS = {
     "memory": ("MemoryLimit", "memory"),
@@ -177,6 +180,46 @@ def _context(folder: Path, name: str, source: str) -> Endpoint:
         # An empty value disables verification in both programs.
         variables["DOCKER_TLS_VERIFY"] = "" if unverified else "1"
     return Endpoint(host, source, name, variables)
+
+
+def explain_unreachable(error: EngineError) -> str:
+    """Return the advice for an engine that does not answer."""
+    text = str(error)
+    if "Permission denied" in text:
+        return (
+            "Docker is running, but this user may not use it. Add the user to the group docker "
+            "(`sudo usermod -aG docker $USER`, then log in again), or run as root."
+        )
+    return (
+        f"Docker does not answer: {text}. Start it (`systemctl start docker`, or "
+        "`make engine` as root), or set DOCKER_HOST to a running engine."
+    )
+
+
+def limits(config: Containers, own_network: bool = False) -> tuple[list[str], dict[str, Any]]:
+    """Return the containers' limits, as arguments for `docker run` and for the SDK's run.
+
+    Args:
+        own_network: upstream connects them to a separate network.
+    """
+    arguments: list[str] = [f"--oom-score-adj={OOM_SCORE}"]
+    sdk: dict[str, Any] = {"oom_score_adj": OOM_SCORE}
+    if config.memory:
+        # The same limit for memory and for memory plus swap: no swap, which would only be slow.
+        arguments += [f"--memory={config.memory}", f"--memory-swap={config.memory}"]
+        sdk |= {"mem_limit": config.memory, "memswap_limit": config.memory}
+    if config.cpus:
+        # Docker refuses more than the machine has.
+        cpus = min(config.cpus, float(os.cpu_count() or 1))
+        arguments.append(f"--cpus={cpus:g}")
+        sdk["nano_cpus"] = int(cpus * 1e9)
+    if config.pids:
+        arguments.append(f"--pids-limit={config.pids}")
+        sdk["pids_limit"] = config.pids
+    if config.network and not own_network:
+        arguments.append(f"--network={config.network}")
+        sdk["network"] = config.network
+    return arguments, sdk
 
 
 def missing_limits(config: Containers, info: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ import docker
 import docker.errors
 
 from cooperflow import atomic_io, layout, locks, processes, session_state
-from cooperflow.engine import containers
+from cooperflow.engine import containers, endpoint
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, UserError
 from cooperflow.experiment import dataset
@@ -232,7 +232,7 @@ def _verify(plan: Plan, client: docker.DockerClient, image: str, image_id: str) 
         f'if out=$({check} 2>&1); then echo "{name}=ok $out"; else echo "{name}=no $out"; fi'
         for name, check in CHECKS.items()
     )
-    _, limits = containers.limits(plan.config.containers)
+    _, limits = endpoint.limits(plan.config.containers)
     labels = _labels(plan, image)
     try:
         output = containers.output(

@@ -350,7 +350,7 @@ def check_docker(context: Context) -> Iterator[Finding]:
     try:
         client = containers.engine(10)
     except EngineError as error:
-        yield Finding("daemon", BAD, containers.explain_unreachable(error))
+        yield Finding("daemon", BAD, endpoint.explain_unreachable(error))
         return
     with contextlib.closing(client):
         try:
@@ -374,7 +374,7 @@ def check_containers(context: Context) -> Iterator[Finding]:
     try:
         client = containers.engine(10)
     except EngineError as error:
-        yield Finding("daemon", BAD, containers.explain_unreachable(error))
+        yield Finding("daemon", BAD, endpoint.explain_unreachable(error))
         return
     with contextlib.closing(client):
         info = client.info()

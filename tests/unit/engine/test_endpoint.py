@@ -89,9 +89,7 @@ def test_a_missing_context_and_ssh_are_named(
     monkeypatch.setenv("DOCKER_CONTEXT", "far")
     with pytest.raises(EngineError, match=r"ssh://user@machine .*ssh -N -L"):
         containers.engine(2)
-    assert "ssh -N -L" in containers.explain_unreachable(
-        EngineError("ssh://x: `ssh -N -L` does it")
-    )
+    assert "ssh -N -L" in endpoint.explain_unreachable(EngineError("ssh://x: `ssh -N -L` does it"))
 
 
 def test_only_an_engine_on_this_machine_is_local() -> None:
@@ -280,3 +278,30 @@ def test_lost_output_is_not_an_answer(demo: Plan, monkeypatch: pytest.MonkeyPatc
     bad: Any = _Engine({}, (good.replace(b"runner=ok", b"runner=no"),))
     with pytest.raises(UserError, match="not usable for a run"):
         verification._verify(demo, bad, "image", "id")
+
+
+def test_limits_apply_to_docker_run_and_the_sdk() -> None:
+    limits = Containers(memory="2g", cpus=0.5, pids=100, network="none")
+    arguments, sdk = endpoint.limits(limits)
+    assert arguments == [
+        "--oom-score-adj=500",
+        "--memory=2g",
+        "--memory-swap=2g",
+        "--cpus=0.5",
+        "--pids-limit=100",
+        "--network=none",
+    ]
+    assert sdk == {
+        "oom_score_adj": 500,
+        "mem_limit": "2g",
+        "memswap_limit": "2g",
+        "nano_cpus": 500_000_000,
+        "pids_limit": 100,
+        "network": "none",
+    }
+    assert "--network=none" not in endpoint.limits(limits, own_network=True)[0]
+
+
+def test_more_processors_than_available_are_not_an_error() -> None:
+    _, sdk = endpoint.limits(Containers(cpus=100_000))
+    assert sdk["nano_cpus"] < 100_000 * 10**9

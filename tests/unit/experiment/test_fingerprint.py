@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cooperflow.experiment import config, fingerprint
+from cooperflow import layout
+from cooperflow.experiment import config, config_schema, fingerprint
 from cooperflow.experiment import plan as planning
 
 
@@ -37,3 +38,9 @@ def test_differences_of_experiments() -> None:
         'model: "a" -> "b"',
         "data set: x/1 has other contents",
     ]
+
+
+def test_limits_are_in_experiment_json() -> None:
+    plan = planning.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
+    document = fingerprint.requested_config(plan.experiments[0], plan)
+    assert document["containers"] == config_schema.Containers().model_dump()

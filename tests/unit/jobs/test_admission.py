@@ -14,9 +14,8 @@ import pytest
 import synthetic
 from listener import make_listener, read_events
 
-from cooperflow import atomic_io, layout, locks, processes, session_state
-from cooperflow.engine import containers
-from cooperflow.experiment import config, config_schema, fingerprint
+from cooperflow import atomic_io, locks, processes, session_state
+from cooperflow.experiment import config
 from cooperflow.experiment import plan as planning
 from cooperflow.experiment.plan import Plan, Run
 from cooperflow.jobs import admission, notification, run_job
@@ -399,36 +398,3 @@ def test_the_probe_of_the_provider_calls_no_model() -> None:
     assert "cannot be reached" in admission.provider_problem(f"http://127.0.0.1:{port}/v2/chat")
     assert "cannot be reached" in admission.provider_problem("https://provider.invalid/v2/chat")
     assert admission.provider_problem(None) == ""
-
-
-def test_limits_apply_to_docker_run_and_the_sdk() -> None:
-    limits = config_schema.Containers(memory="2g", cpus=0.5, pids=100, network="none")
-    arguments, sdk = containers.limits(limits)
-    assert arguments == [
-        "--oom-score-adj=500",
-        "--memory=2g",
-        "--memory-swap=2g",
-        "--cpus=0.5",
-        "--pids-limit=100",
-        "--network=none",
-    ]
-    assert sdk == {
-        "oom_score_adj": 500,
-        "mem_limit": "2g",
-        "memswap_limit": "2g",
-        "nano_cpus": 500_000_000,
-        "pids_limit": 100,
-        "network": "none",
-    }
-    assert "--network=none" not in containers.limits(limits, own_network=True)[0]
-
-
-def test_more_processors_than_available_are_not_an_error() -> None:
-    _, sdk = containers.limits(config_schema.Containers(cpus=100_000))
-    assert sdk["nano_cpus"] < 100_000 * 10**9
-
-
-def test_limits_are_in_experiment_json() -> None:
-    plan = planning.make(config.load([layout.REPOSITORY / "config" / "demo.yaml"]))
-    document = fingerprint.requested_config(plan.experiments[0], plan)
-    assert document["containers"] == config_schema.Containers().model_dump()
