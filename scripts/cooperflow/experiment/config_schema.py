@@ -35,6 +35,8 @@ BY_COMMAND = ("mini_swe_agent_v2", "claude_code", "codex")
 MODES = ("solo", "coop", "team")
 # Value of `dataset.revision`: the commit in the lock, or else in config/dataset.known.json.
 PINNED = "pinned"
+# Longest name of a file, bytes, with room for a suffix.
+LONGEST_NAME = 200
 # The longest time limit or pause, seconds: a week.
 LONGEST = 604_800
 # An agent's container ends after two hours (upstream's `sleep 2h`).
@@ -107,8 +109,15 @@ def _check_path(path: str) -> str:
         refuse("is empty. Write a path.")
     if re.search(r"[\x00-\x1f\x7f]", path):
         refuse(f"{path!r} contains a control character. Remove it.")
+    _check_length(path)
     if path.startswith("~"):
         refuse(f"{path!r}: `~` is not expanded. Write the full path.")
+    return path
+
+
+def _check_length(path: str) -> str:
+    if any(len(part.encode(errors="replace")) > LONGEST_NAME for part in path.split("/")):
+        refuse(f"{path[:40]!r}... has a name of more than {LONGEST_NAME} bytes. Shorten it.")
     return path
 
 
@@ -176,7 +185,7 @@ class Dataset(_Table):
     """The benchmark's data set, and the selection of pairs."""
 
     dir: _Path = Field("dataset", description="folder of CooperBench's data set")
-    subset: str = Field(
+    subset: Annotated[str, AfterValidator(_check_length)] = Field(
         "lite",
         description="a shipped table (`lite`: 100 pairs of 26 tasks, `flash`: 50 of 20, `spark`:"
         " 20 of 13, `flash_10` and `core`: 10 of 10, `full`: 652 of 30), the name of a file in"
@@ -336,7 +345,7 @@ def _document_problems(value: object, key: str) -> Iterator[str]:
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{key}: {value!r} is not a finite number. Write a number."
     elif not isinstance(value, str | int | float | None):
-        yield f"{key}: {value!r} is a {type(value).__name__} in YAML. Put it in quotes."
+        yield f"{key}: {value} is a {type(value).__name__} in YAML. Put it in quotes."
 
 
 def _kwargs_problems(kwargs: dict[str, Any]) -> Iterator[str]:

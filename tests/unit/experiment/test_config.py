@@ -136,6 +136,8 @@ def with_(path: str, value: Any) -> dict[str, Any]:
         (with_("results", "~/results"), ["results: '~/results'", "not expanded"]),
         (with_("dataset/dir", "a\nb"), ["dataset.dir", "control character"]),
         (with_("notify", ["a\0b"]), ["notify.0", "NUL"]),
+        (with_("dataset/subset", "x" * 300), ["dataset.subset", "200 bytes"]),
+        (with_("results", "a/" + "x" * 300), ["results", "200 bytes"]),
         (with_("agent/external", [""]), ["agent.external", "not a module's name"]),
         (with_("models/command-a/api_base", "http://h:99999"), ["api_base", "port"]),
         (with_("models/command-a/api_base", "http://[::1/v1"), ["api_base", "host"]),
@@ -152,7 +154,7 @@ def with_(path: str, value: Any) -> dict[str, Any]:
             for part, value, words in (
                 ("agent", {"step_limit": -1}, ["agent.step_limit: -1 is negative"]),
                 ("agent", {"cost_limit": math.nan}, ["agent.cost_limit: nan", "finite"]),
-                ("agent", {"x": datetime.date(2026, 1, 1)}, ["agent.x", "a date in YAML"]),
+                ("agent", {"x": datetime.date(2026, 1, 1)}, ["2026-01-01 is a date in YAML"]),
                 ("agent", {1: 2}, ["agent.config.agent: the key 1 is not text"]),
                 ("environment", {"env": ["A"]}, ["environment.env", "is not a table"]),
                 ("model", {"model_name": "x"}, ["model.model_name", "models.NAME.model"]),
