@@ -58,10 +58,10 @@ def test_jobs_that_are_first_at_once_get_one_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results = Results(tmp_path)
-    write = atomic_io.write_text
+    write, turns = atomic_io.write_text, itertools.count(1)
 
     def slowly(path: Path, text: str) -> None:
-        time.sleep(0.1)
+        time.sleep(0.1 * next(turns))
         write(path, text)
 
     monkeypatch.setattr(atomic_io, "write_text", slowly)
