@@ -129,7 +129,8 @@ def both_copies_gone(campaign: Campaign) -> None:
         new = laboratory.server.ledger()[calls:]
         line.expect(TRUE_OUTCOME, {e["repo"] for e in new} == {lab.INVENTORY}, f"{len(new)} calls")
         # The usage of the later attempt includes both.
-        (run / "attempts" / "1" / "result.json").unlink(missing_ok=True)
+        for folder in (attempt, attempt / "upstream"):
+            (folder / "result.json").unlink(missing_ok=True)
         campaign.check_invariants(line, laboratory, control, run=False)
 
 

@@ -65,6 +65,9 @@ LOST = 255
 FAILURES = (DockerException, requests.RequestException, OSError)
 # Interval at which the engine is asked for the exit code of a command, seconds.
 CODE_SECONDS = 0.05
+# Exit codes of a command that the engine ends because its reader has gone: Docker's own, SIGKILL's
+# and SIGTERM's.
+ENDED_BY_ENGINE = (126, 137, 143)
 # Options with which upstream runs an agent's command.
 CAPTURED: Mapping[str, Any] = {
     "text": True,
@@ -323,18 +326,23 @@ def limit_commands(seconds: float) -> None:
         code = _exit_code(api, execution["Id"])
         if code is None:
             # Upstream would take it for a failed test.
-            raise OutputCut("the engine ended the output of a command that still runs")
+            raise OutputCut("the output of a command ended before the command")
         return _Exec(code, output.content())
 
     _replace(Container, "exec_run", bounded)
 
 
 def _exit_code(api: APIClient, execution: str) -> int | None:
-    """Return the exit code of a command whose output has ended, None if it still runs."""
-    limit = time.monotonic() + GRACE
+    """Return the exit code of a command whose output has ended, None if the output was cut off.
+
+    An engine knows the code of a command before it ends the output, or soon after it. Otherwise the
+    connection ended: the command continues, or the engine ends it.
+    """
+    limit, is_late = time.monotonic() + GRACE, False
     while (code := api.exec_inspect(execution)["ExitCode"]) is None and time.monotonic() < limit:
+        is_late = True
         time.sleep(CODE_SECONDS)
-    return None if code is None else int(code)
+    return None if code is None or (is_late and code in ENDED_BY_ENGINE) else int(code)
 
 
 def read_whole_output() -> None:

@@ -82,6 +82,10 @@ def test_a_test_that_still_runs_after_its_output_is_no_failed_test(
     assert _evaluate(late, monkeypatch) == (0, b"1 passed")
     with pytest.raises(patches.OutputCut):
         _evaluate(Api([b"collecting"], itertools.repeat(None)), monkeypatch)  # type: ignore[arg-type]
+    # Docker ends a command whose reader has gone.
+    with pytest.raises(patches.OutputCut):
+        _evaluate(Api([b"collecting"], [None, 126]), monkeypatch)
+    assert _evaluate(Api([b"killed"], [137]), monkeypatch) == (137, b"killed")
 
 
 def _command(api: Api, monkeypatch: pytest.MonkeyPatch, script: str) -> Any:
