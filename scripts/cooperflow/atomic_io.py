@@ -178,7 +178,8 @@ def remove_temporary_files(directory: Path) -> None:
 def sync_directory(directory: Path) -> None:
     """Make a rename in ``directory`` survive a crash of the machine.
 
-    Some file systems cannot sync a folder (CIFS, 9p, some of FUSE), but the rename is done.
+    Some file systems cannot sync a folder (CIFS, 9p, some FUSE file systems); the rename has still
+    been made.
     """
     handle = os.open(directory, os.O_RDONLY)
     try:

@@ -55,7 +55,7 @@ ADDRESS = re.compile(
     r"[A-Z0-9_]+_(API_BASE|API_BASE_IMAGE|BASE_URL|API_ENDPOINT|API_HOST)"
     r"|AZURE_OPENAI_ENDPOINT|AZURE_API_TYPE|OPENAI_API_TYPE|AWS_BEDROCK_RUNTIME_ENDPOINT"
     r"|AWS_ENDPOINT_URL\w*|(WATSONX|WX|WML)_URL|DATAROBOT_ENDPOINT|GRADIENT_AI_AGENT_ENDPOINT"
-    r"|WATSONX_IAM_URL|GIGACHAT_AUTH_URL"  # which get the key
+    r"|WATSONX_IAM_URL|GIGACHAT_AUTH_URL"  # the key is sent to these
     r"|USE_LITELLM_PROXY"
 )
 # Families of variables; keys are passed on, since the config names them.
@@ -98,8 +98,8 @@ _BARE = {
 # A unix socket's address has at most 107 bytes; the longest name below this path takes 48.
 LONGEST_RUNTIME_DIR = 59
 
-# systemd removes the folders below it when their user logs out, also while a session of the
-# workflow continues (nohup, tmux): its runs would lose their message stores and scratch files.
+# systemd removes the folders below it when their user logs out, even if a session of the workflow
+# continues (nohup, tmux). Its runs would lose their message stores and scratch files.
 LOGIN_DIR = "/run/user/"
 
 _PLAIN = re.compile(r"[\w./+@:,=-]+", re.ASCII)
@@ -298,7 +298,9 @@ def scratch_folder() -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         path = _lock_new_folder(stack)
-        while not path.exists():  # another job took it for a killed process's before it was locked
+        while (
+            not path.exists()
+        ):  # before it was locked, another job removed it as that of a killed process
             path = _lock_new_folder(stack)
         stack.callback(shutil.rmtree, path, ignore_errors=True)
         yield path

@@ -104,7 +104,7 @@ def spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
 def end(process: subprocess.Popen[bytes], seconds: float = 2.0) -> None:
     """End a helper and its process group: SIGTERM, then SIGKILL after ``seconds``."""
     if process.poll() is not None and Path(f"/proc/{process.pid}").exists():
-        return  # its number is another process's, so that nothing of its group is left
+        return  # another process has its number, so its group has ended
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -197,9 +197,10 @@ def interrupt_when_orphaned() -> None:
 
 
 class Interrupted(BaseException):
-    """Someone asked this process to end (Ctrl-C, SIGTERM, SIGHUP), or its owner has ended.
+    """This process was asked to end (Ctrl-C, SIGTERM, SIGHUP), or its session or client ended.
 
-    No Exception: libraries turn those into errors of their own, docker-py into one of the engine.
+    This is not an Exception, because libraries convert those to other errors (docker-py: an engine
+    error).
     """
 
     def __init__(self, reason: str) -> None:
@@ -211,7 +212,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Interrupts:
-    """Whether signals interrupt now, and those received while they do not."""
+    """Whether signals interrupt now, and the signals received while they do not."""
 
     def __init__(self) -> None:
         self.are_deferred = False
@@ -230,9 +231,9 @@ _interrupts = _Interrupts()
 
 
 def interrupt_on_signals() -> None:
-    """Raise Interrupted where the main thread is, once, when asked to end.
+    """Raise Interrupted in the main thread, once, when a signal asks this process to end.
 
-    A signal that this process ignores since its start stays ignored: `nohup` asks for that.
+    A signal that was ignored when this process started stays ignored, as `nohup` requires.
     """
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -240,12 +241,12 @@ def interrupt_on_signals() -> None:
 
 
 def defer_interrupts() -> None:
-    """Have signals wait until `allow_interrupts`; a process that ends before ignores them."""
+    """Defer signals until `allow_interrupts`; a process that ends earlier ignores them."""
     _interrupts.are_deferred = True
 
 
 def allow_interrupts() -> None:
-    """Have signals interrupt again.
+    """Let signals interrupt again.
 
     Raises:
         Interrupted: one was received while interrupts were deferred.

@@ -24,8 +24,8 @@ SHORTEST = 8
 MAX_FILE_BYTES = 64 << 20
 MARK = "[key]"
 
-# Variables with credentials that litellm reads by itself. An error may quote them: that of a wrong
-# signature on AWS holds the session's token.
+# Variables with credentials that litellm reads by itself. An error may quote them: AWS's error
+# about a wrong signature contains the session's token.
 CREDENTIALS = (
     *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN_BEDROCK"),
     *("AZURE_CLIENT_SECRET", "AZURE_AD_TOKEN"),
@@ -166,7 +166,7 @@ def redact(text: str, key: str | None) -> str:
 
 
 def redact_files(folder: Path, secrets: Iterable[str | None]) -> None:
-    """Replace ``secrets`` in all files below ``folder``: a provider's error may have quoted one."""
+    """Replace ``secrets`` in all files below ``folder``; a provider's error may quote them."""
     redactor = Redactor.of(secrets)
     if not any(spellings(key_value) for key_value in redactor.keys):
         return
@@ -186,11 +186,11 @@ def redact_files(folder: Path, secrets: Iterable[str | None]) -> None:
 def secrets(
     names: Iterable[str | None], environment: Mapping[str, str], url: str | None = None
 ) -> list[str]:
-    """Return what no file may hold: values of variables, and the password of a URL.
+    """Return the texts that no file may contain: values of variables, and the password of a URL.
 
     Args:
-        names: variables with keys; those with credentials of clouds are added.
-        url: of the message store.
+        names: variables with keys; variables with cloud credentials are added.
+        url: URL of the message store.
     """
     variables = dict.fromkeys([*names, *CREDENTIALS])
     values = [environment[name] for name in variables if name and environment.get(name)]

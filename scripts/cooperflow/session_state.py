@@ -161,7 +161,7 @@ def results_identity(results: Results) -> str:
     try:
         return results.identity.read_text().strip()
     except FileNotFoundError:
-        # Jobs on several machines may be the first: one of them creates it.
+        # Jobs on several machines may start at the same time; one of them creates it.
         with locks.claim(results.claims, "identity", HALT_CLAIM_SECONDS):
             if not results.identity.exists():
                 atomic_io.write_text(results.identity, uuid.uuid4().hex + "\n")

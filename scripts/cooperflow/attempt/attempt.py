@@ -145,7 +145,7 @@ def provider_key(model: Model) -> str | None:
 
 
 def attempt_secrets(plan: Plan, model: Model) -> list[str | None]:
-    """Return what no file of an attempt may hold: the provider's key and the session's secrets."""
+    """Return the secrets that no file of an attempt may contain."""
     return [provider_key(model), *redaction.secrets([], os.environ, plan.config.redis.url)]
 
 
@@ -165,7 +165,7 @@ class Services:
 
     @property
     def died(self) -> bool:
-        """True if a service has ended that every agent needs, so that the attempt cannot count."""
+        """True if a service that every agent needs has ended, so that the attempt cannot count."""
         redis = self.redis
         store_died = redis is not None and redis.died and not redis.ended_by_client
         return self.gateway_died or store_died

@@ -181,7 +181,7 @@ def _import_external_agents() -> None:
 def set_key(model: str, key: str | None) -> None:
     """Set the key of the model's provider for litellm, in this process only.
 
-    It is sent with each call: by itself litellm prefers other variables at some providers, such as
+    It is sent with each call, because litellm prefers other variables for some providers, such as
     GOOGLE_API_KEY for Gemini.
     """
     if not key:

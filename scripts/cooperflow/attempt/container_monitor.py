@@ -22,7 +22,7 @@ from cooperflow.errors import EngineError
 ENGINE_SECONDS = 30
 # Time limit for the engine to start a command in a container, seconds.
 PROBE_SECONDS = 10
-# Requests for the removal of an attempt's containers.
+# Maximum number of requests to remove an attempt's containers.
 REMOVALS = 2
 # Interval of probes of a running attempt's engine, and the time limit of a probe, seconds.
 ALIVE_EVERY_SECONDS, ALIVE_SECONDS = 2.0, 5.0
@@ -45,7 +45,7 @@ class ContainerReport:
     counts: ContainerCounts
     engine_lost: bool  # the engine does not answer, so containers may remain
     engine_stalled: float  # seconds during which it did not answer
-    storage_full: bool = False  # containers could write no more at some time
+    storage_full: bool = False  # at some time, containers could not write any more
 
 
 class ContainerMonitor(Protocol):
@@ -74,7 +74,7 @@ def remove_stale_containers(docker: bool, results: str, run: str | None = None) 
 
 
 def remove_containers(labels: Labels) -> bool:
-    """Remove an attempt's containers; return whether the engine gave no answer.
+    """Remove an attempt's containers; return True if the engine did not answer.
 
     An engine that needs long to remove large containers does answer, and continues by itself.
     """
@@ -90,7 +90,7 @@ def remove_containers(labels: Labels) -> bool:
 
 
 class EngineProbe:
-    """Thread that probes the engine at intervals: how long it gave no answer, and its storage."""
+    """Thread that probes the engine periodically: how long it did not answer, and its storage."""
 
     def __init__(self) -> None:
         self._is_stopped = threading.Event()
@@ -107,7 +107,7 @@ class EngineProbe:
         self._is_stopped.set()
 
     def join(self) -> None:
-        """Wait for the end of the last probe: a job that evaluates again forks, without threads."""
+        """Wait for the end of the last probe; a job that evaluates again forks without threads."""
         if self._thread.is_alive():
             self._thread.join(3 * ALIVE_SECONDS)
 
@@ -118,7 +118,7 @@ class EngineProbe:
         return self._stalled + (time.monotonic() - since if since is not None else 0.0)
 
     def was_storage_full(self) -> bool:
-        """Return whether the engine's storage on this machine is full, or was at a probe."""
+        """Return whether the engine's storage on this machine is full, or was full at a probe."""
         if self._storage is not None and containers.is_storage_full(self._storage):
             self._was_full = True
         return self._was_full
@@ -164,7 +164,7 @@ class DockerMonitor:
     def stop(self) -> ContainerReport:
         is_broken, stalled = self._has_broken_off, self._probe.stalled
         self._probe.stop()
-        was_full = self._probe.was_storage_full()  # before the removal makes room
+        was_full = self._probe.was_storage_full()  # before the removal frees space
         alive = self._list_alive()
         self._inspect(alive, has_engine=stalled == 0)
         is_lost = remove_containers(self._labels)
@@ -173,7 +173,7 @@ class DockerMonitor:
         return ContainerReport(self._counts(alive), is_broken or is_lost, stalled, was_full)
 
     def _list_alive(self) -> Sequence[str]:
-        """Return the containers that run at the end of the attempt: its clean-up ends them."""
+        """Return the containers that run at the end of the attempt; the clean-up ends them."""
         try:
             token = {containers.TOKEN_LABEL: self._labels.token}
             return containers.list_running(token, PROBE_SECONDS)
@@ -186,7 +186,7 @@ class DockerMonitor:
         return self._stream.poll() is not None
 
     def _inspect(self, alive: Sequence[str], has_engine: bool) -> None:
-        """Record the evidence that is lost with the containers ``alive``.
+        """Record the evidence that is lost when the containers ``alive`` are removed.
 
         Args:
             has_engine: whether the engine answers.
@@ -222,7 +222,7 @@ def _record_events(path: Path, token: str) -> subprocess.Popen[bytes]:
 def count_events(events: Iterable[Mapping[str, Any]], ended: Sequence[str]) -> ContainerCounts:
     """Return the counts of containers by an attempt's events. Pure.
 
-    The events' times are not compared with any clock: the engine may have another one.
+    The events' times are not compared with a clock, because the engine's clock may differ.
 
     Args:
         ended: ids of the containers that their agent or the clean-up ended, or prefixes of ids.

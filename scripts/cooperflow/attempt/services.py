@@ -64,9 +64,9 @@ HOST = "host.docker.internal"
 LOCAL = ("localhost", "127.0.0.1")
 _PORT = 6379
 
-# Parameters of a request that reach the model. Not litellm's list: it has `api_base`, by which a
-# container's commands could have the key sent to a server of theirs, and parameters that multiply
-# the price or the calls.
+# Parameters of a request that are forwarded to the model. litellm's list is not used: it contains
+# `api_base`, by which a container's command could have the key sent to another server, and
+# parameters that multiply the price or the calls.
 PARAMETERS = frozenset(
     {"messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
     | {"response_format", "stop", "seed", "user", "safety_identifier"}
@@ -416,7 +416,7 @@ class _Model:
         from cooperflow.instrumentation import call_log
 
         secrets = [self.upstream.key, *redaction.secrets([], os.environ)]
-        # A provider may quote the key, which no container may see.
+        # A provider may quote the key, which must not reach a container.
         message = redaction.Redactor.of(secrets).text(str(error))
         status = call_log.status_of(error) or 500
         kind = call_log.failure_of(error, None)[0]
@@ -429,7 +429,7 @@ class _Model:
 
 
 def call_parameters(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a client's request that its model gets. Pure."""
+    """Return the parameters of a client's request that are forwarded to the model. Pure."""
     return {k: v for k, v in request.items() if k in PARAMETERS and v is not None}
 
 

@@ -56,7 +56,7 @@ FULL = 1_000_000
 class ProcessReport:
     """The end of a child process, and the state of its containers and of the machine.
 
-    disk_full: the file system of the results, or that of the containers.
+    disk_full: the file system of the results or of the containers is full.
     """
 
     exit_code: int | None
@@ -177,7 +177,7 @@ def run_watched(
             pid, code = os.waitpid(process, os.WNOHANG)
             if pid:
                 status = code
-                processes.defer_interrupts()  # its result exists: only publishing it remains
+                processes.defer_interrupts()  # its result exists and only has to be published
                 break
             now = time.monotonic()
             if now - start > longest:
@@ -289,7 +289,7 @@ def _evidence(
             client.close()
     return Evidence(
         document=document is not None,
-        # Upstream writes its result when its agents have ended: they met the limit.
+        # Upstream writes its result after its agents have ended, so they met the limit.
         timed_out=report.timed_out and document is None,
         exit_code=report.exit_code,
         seconds=report.seconds,
@@ -325,7 +325,7 @@ def _evidence(
 
 
 def _has_lost_store(attempt: Attempt) -> bool:
-    """Return whether the attempt used the store of `redis.url`, which does not answer any more."""
+    """Return whether the attempt used the store at `redis.url` and this no longer answers."""
     url = attempt.plan.config.redis.url
     if not url or not attempt.experiment.setting.redis:
         return False
@@ -429,7 +429,7 @@ def _replace_surrogates(document: Any) -> Any:
 def _prepare_evaluation(plan: Plan, labels: Labels, pair: Pair) -> None:
     """Remove containers of earlier tries, and provide the verified image.
 
-    Upstream takes whatever image has the name, and pulls one if there is none.
+    Upstream uses any image with the name, and pulls a missing one.
     """
     container_monitor.remove_stale_containers(plan.config.docker, labels.results, labels.run)
     if plan.config.docker:

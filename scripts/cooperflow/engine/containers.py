@@ -208,7 +208,7 @@ def _remove(client: docker.DockerClient, labels: Mapping[str, str], is_wanted: A
     """Remove what carries ``labels`` and is wanted; return how much was removed.
 
     The engine may refuse one of them (a busy file system, an endpoint in use). It stays, and the
-    next try or session asks again: it must not keep the others, or stop a run.
+    next try or session tries again. The refusal must not prevent other removals, or stop a run.
     """
     filters = {"label": [f"{key}={value}" for key, value in labels.items()]}
     api, count = client.api, 0
@@ -232,7 +232,7 @@ def _remove(client: docker.DockerClient, labels: Mapping[str, str], is_wanted: A
 def _is_removed(
     remove_entry: Callable[[Mapping[str, Any]], None], entry: Mapping[str, Any]
 ) -> bool:
-    """Remove an entry of the engine's list; return False if the engine refuses."""
+    """Remove a listed object; return False if the engine refuses."""
     try:
         remove_entry(entry)
     except docker.errors.NotFound:
@@ -305,12 +305,12 @@ def storage(client: docker.DockerClient) -> tuple[Path, int | None]:
         return root, None
 
 
-# A storage with less than this is full, bytes.
+# Storage with less free space than this counts as full, bytes.
 FULL_STORAGE = 1_000_000
 
 
 def is_storage_full(root: Path) -> bool:
-    """Return whether the file system at ``root`` has no room even for the engine, which is root."""
+    """Return whether the file system at ``root`` is full even for the engine, which is root."""
     try:
         status = os.statvfs(root)
     except OSError:

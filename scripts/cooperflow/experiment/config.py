@@ -76,7 +76,7 @@ def _resolve_paths(value: Any, files: Sequence[Path]) -> Any:
 
 
 def _text_problems(value: object, key: str) -> Iterator[str]:
-    """Return the texts that no file name, argument or document can hold."""
+    """Return the texts that no file name, argument or document can contain."""
     if isinstance(value, Mapping):
         for name, entry in value.items():
             yield from _text_problems(entry, f"{key}.{name}" if key else str(name))
@@ -92,7 +92,7 @@ _SURPRISING = re.compile(r"[-+]?(?:0[0-9_]+|[0-9_]+(?::[0-9]+)+)")
 
 
 def _yaml_problems(files: Sequence[Path | str]) -> Iterator[str]:
-    """Return what YAML reads otherwise than it is written: repeated keys, octal and base 60."""
+    """Return problems with values that YAML reads differently: repeated keys, octal and base 60."""
     import yaml
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -100,14 +100,14 @@ def _yaml_problems(files: Sequence[Path | str]) -> Iterator[str]:
         try:
             document = yaml.compose(file.read_text(encoding="utf-8-sig"), Loader=loader)
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            continue  # Snakemake, or `load`, has read it
+            continue  # Snakemake or `load` has already read it
         for key, node in _yaml_nodes(document, "", set()):
             for place, problem in _node_problems(key, node):
                 yield f"{file.name}, line {place.start_mark.line + 1}: {problem}"
 
 
 def _yaml_nodes(node: Any, key: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Yield a node and those in it, each once, with their keys."""
+    """Yield a node and the nodes in it, each once, with their keys."""
     if node is None or id(node) in seen:
         return
     seen.add(id(node))
@@ -193,9 +193,9 @@ def _merge(base: dict[str, Any], top: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-# Parts of an error's path that are pydantic's, such as the alternative of a union.
+# Parts of an error's path that pydantic adds, such as the alternative of a union.
 _TAG = re.compile(r"\[\w+\]")
-# What a value must be, by pydantic's type of the error.
+# Descriptions of allowed values, by pydantic's type of the error.
 _ADVICE = {
     "dict_type": "must be a table, with keys and values below it",
     "model_type": "must be a table, with keys and values below it",
@@ -204,7 +204,7 @@ _ADVICE = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
 }
-# What to write where pydantic would quote a pattern, by the last part of the key.
+# Advice in place of the pattern that pydantic would quote, by the last part of the key.
 _PATTERNS = {
     "memory": "Write a number and one of b, k, m, g, such as 16g",
     "network": "Write null, none, or the name of a Docker network",
@@ -252,7 +252,7 @@ def _explain_value(key: str, path: list[str], details: Any) -> Iterator[str]:
 
 
 def _shown(path: Sequence[str], value: object) -> str:
-    """Return a value for a message; a key's value, and what may contain one, is not repeated."""
+    """Return a value for a message, without quoting a key or a value that may contain one."""
     if path and path[-1] == "api_key":
         return "a value that is not shown"
     if isinstance(value, dict | list):
@@ -276,7 +276,7 @@ def _keys(path: list[str]) -> list[str]:
 
 
 def _table_in(kind: Any) -> type[BaseModel] | None:
-    """Return the table among the types of a field, None without one."""
+    """Return the table type of a field, None without one."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind
     tables = (_table_in(part) for part in typing.get_args(kind) if not isinstance(part, str))

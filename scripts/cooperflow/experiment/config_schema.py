@@ -53,8 +53,8 @@ _COMMON_FLAGS = ("--setting", "--no-messaging")
 # Parts of an agent's config.
 _AGENT_PARTS = ("agent", "model", "environment")
 
-# Parameters of a model call that the agent or the workflow sets, and those of litellm that would
-# answer without the model, call another model, or make calls that are not recorded.
+# Parameters of a model call that the agent or the workflow sets, and litellm's parameters that
+# would answer without the model, call another model, or make calls that are not recorded.
 _RESERVED_KWARGS = {
     **dict.fromkeys(("model", "messages", "tools"), "is set by the agent"),
     **dict.fromkeys(("stream", "n"), "the agents read one whole answer per call"),
@@ -71,16 +71,16 @@ _RESERVED_KWARGS = {
         "no model would answer; use models.NAME.replay for recorded answers",
     ),
 }
-# Values of these that change nothing.
+# Values of these parameters that have no effect.
 _NEUTRAL = {"stream": (False,), "n": (1,), "num_retries": (0,), "max_retries": (0,)}
-# Names of parameters and headers that hold a secret.
+# Names of parameters and headers that contain a secret.
 _SECRET_NAME = re.compile(
     r"(?:.*[_-])?(?:api[_-]?key|subscription[_-]key|secret|(?:secret|private)[_-](?:access[_-])?key"
     r"|(?:session|ad|access|auth|bearer|refresh|security)[_-]?token|password|authorization"
     r"|credentials)|token|x-.*token",
     re.IGNORECASE,
 )
-# Letters and digits in a row from which a word is taken for a key.
+# Number of consecutive letters and digits from which a word counts as a key.
 _KEY_LENGTH = 20
 
 # Type of the errors whose context contains complete messages.
@@ -125,7 +125,7 @@ _Path = Annotated[str, AfterValidator(_check_path)]
 
 
 def _check_url(url: str) -> str:
-    """Check the address of a model. The messages repeat no secret that it may contain."""
+    """Check the address of a model. The messages do not repeat a secret in it."""
     if not re.match(r"https?://[^/\s]+", url):
         refuse(f"{url!r} is not an http(s) URL.")
     try:
@@ -333,7 +333,7 @@ def _agent_config_problems(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _document_problems(value: object, key: str) -> Iterator[str]:
-    """Return the problems of a value that JSON documents cannot hold as it is."""
+    """Return the problems of a value that JSON documents cannot represent."""
     if isinstance(value, dict):
         for name, entry in value.items():
             if not isinstance(name, str):
@@ -374,7 +374,9 @@ def _secret_names(table: dict[str, Any], prefix: str) -> Iterator[str]:
         if isinstance(value, dict):
             yield from _secret_names(value, path)
         elif isinstance(value, str) and value and _SECRET_NAME.fullmatch(str(name)):
-            is_file = str(name).endswith("credentials") and "{" not in value  # Google's may be
+            is_file = (
+                str(name).endswith("credentials") and "{" not in value
+            )  # Google's may be a document
             if not is_file:
                 yield path
 

@@ -72,7 +72,9 @@ def _read(path: Path) -> list[Pair]:
 
 def _read_csv(path: Path) -> list[Pair]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets write a mark
+        with path.open(
+            newline="", encoding="utf-8-sig"
+        ) as stream:  # spreadsheets write a byte-order mark
             rows = csv.DictReader(stream)
             if tuple(rows.fieldnames or ()) != COLUMNS:
                 raise UserError(f"{path}: the first line must be {','.join(COLUMNS)}.")
@@ -125,7 +127,7 @@ def _pair(path: Path, repo: Any, task: Any, features: Any) -> Pair:
 
 
 def _whole(value: Any) -> int:
-    """Return a whole number, also of a text; ValueError for 1.5 and for true."""
+    """Return an integer, also from a text; ValueError for 1.5 and for true."""
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError(value)
     return int(value)

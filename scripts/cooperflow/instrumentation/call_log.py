@@ -357,7 +357,7 @@ def _bound(kwargs: dict[str, Any], model: str, size: int) -> float | None:
 
 
 def _dearest(entry: dict[str, Any], starts: tuple[str, ...], size: int, tier: str) -> float:
-    """Return the highest price that a call of ``size`` bytes may have, USD per token.
+    """Return the highest prices that may apply to a call of ``size`` bytes, USD per token.
 
     Prices above a number of tokens count if the request may have as many, those of a service tier
     if it was requested.

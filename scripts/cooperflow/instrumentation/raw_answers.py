@@ -68,7 +68,7 @@ class RawAnswers:
             response = send(client, self._with_plans(request), **options)
             try:
                 return self._read(call, request, response)
-            except Exception:  # an answer that is paid for must reach litellm
+            except Exception:  # a paid answer must reach litellm
                 traceback.print_exc()
                 return response
 

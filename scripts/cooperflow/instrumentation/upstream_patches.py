@@ -44,8 +44,9 @@ SHIM = Path(__file__).parents[1] / "attempt" / "docker-labelled"
 # Bytes kept of a command's output: the head, and the tail, which has the counts.
 KEPT_HEAD = 1_000_000
 KEPT_TAIL = 1_000_000
-# Kept bytes of the head of the output of an agent's command, and of its patch as base64. Upstream
-# holds them in memory several times; it shows the model less, and evaluates no such patch.
+# Maximum number of bytes kept of an agent's command output and of its patch as base64. Upstream
+# keeps several copies in memory. It shows less to the model, and does not evaluate such a large
+# patch.
 KEPT_AGENT, KEPT_PATCH = 64 << 20, 512 << 20
 # Time added to a command's limit, so that upstream's own limit applies first, seconds.
 GRACE = 5
@@ -89,11 +90,11 @@ class _Exec(NamedTuple):
 
 
 class OutputCut(DockerException):
-    """The connection to the engine ended before the output of a command."""
+    """The connection to the engine ended before a command's output was complete."""
 
 
 class _Output:
-    """The output of a command: its head and its tail, and the number of bytes between them."""
+    """The head and the tail of a command's output, and the number of bytes between them."""
 
     def __init__(self, head: int = KEPT_HEAD, tail: int = KEPT_TAIL) -> None:
         self._kept_head, self._kept_tail = head, tail
@@ -325,7 +326,7 @@ def limit_commands(seconds: float) -> None:
             timer.cancel()
         code = _exit_code(api, execution["Id"])
         if code is None:
-            # Upstream would take it for a failed test.
+            # Upstream would treat it as a failed test.
             raise OutputCut("the output of a command ended before the command")
         return _Exec(code, output.content())
 
@@ -387,7 +388,7 @@ def _frames(reader: io.BufferedReader) -> Iterator[tuple[int, bytes]]:
                     raise OutputCut(f"the engine's output lacks {size} bytes")
                 size -= len(part)
                 yield stream, part
-    except OSError as error:  # the SDK would take it for the end
+    except OSError as error:  # the SDK would treat it as the end
         raise OutputCut(f"the engine's output was cut off: {error}") from error
 
 

@@ -153,7 +153,7 @@ def _obstacle(plan: Plan, run: Run, evaluation: bool, is_trial: bool) -> str:
     if not is_trial:
         return f"{failures}; waiting for the trial of another run."
     seconds = trouble.until - time.time()
-    # It is longer only after the clock was set back.
+    # The pause can only be longer if the clock was set back.
     if 0 < seconds <= max(LONGEST_PAUSE, config.pause_seconds):
         return f"{failures}; next trial in {seconds:.0f} s."
     return ""
@@ -422,8 +422,8 @@ def _folders(root: Path) -> Sequence[Path]:
 def _running(results: Results, folder: RunFolder) -> Path | None:
     """Return the folder of the run's running attempt, None without one.
 
-    Whether a process on another machine runs is unknown, but a running attempt's job holds its
-    claim. A container is another machine each time.
+    It is unknown whether a process on another machine runs, but the job of a running attempt holds
+    the run's claim. Every new container counts as another machine.
     """
     record = AttemptRecord.read_newest(folder)
     process = None if record is None else Process.parse(record.process)

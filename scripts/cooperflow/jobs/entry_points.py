@@ -43,7 +43,7 @@ class _TeeStream:
     def write(self, text: str) -> int:
         clean = self._redactor.text(text)
         for stream in self._streams:
-            # A full disk or a closed terminal must not end a job whose result is paid for.
+            # A full disk or a closed terminal must not end a job with a paid result.
             with contextlib.suppress(OSError):
                 stream.write(clean)
                 stream.flush()

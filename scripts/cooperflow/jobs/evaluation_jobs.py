@@ -55,7 +55,8 @@ class EvalJob(_RunEvaluation):
 
     def folders(self) -> Iterable[Path]:
         folder = self._folder
-        # The run may have been killed after its result, while it compressed its attempt.
+        # The run may have been killed after its result was written, while it compressed its
+        # attempt.
         return folder.path, folder.evals, *map(folder.attempt, folder.attempt_numbers())
 
     def execute(self) -> Conclusion:

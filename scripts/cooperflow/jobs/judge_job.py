@@ -142,7 +142,7 @@ def collect(plan: Plan, model: Model) -> tuple[list[Question], int]:
         )
         messages = tuple(symptoms.prompt(text))
         for repeat in range(1, judge.repeats + 1):
-            # A recorded answer is never taken for a model's.
+            # A recorded answer never counts as a model's.
             asked = model.model if model.replay is None else f"{model.model} (replay)"
             name = symptoms.cache_key(asked, messages, repeat)
             questions.append(Question(row, repeat, text, messages, name))
@@ -324,7 +324,7 @@ def _call(
         )
     except Exception as error:  # litellm's exceptions have no common base class
         kind, _, _ = call_log.failure_of(error, None)
-        # Before the text is cut: a part of a key would not be recognized.
+        # Redacted before the text is shortened, because part of a key would not be recognized.
         message = " ".join(redaction.redact(str(error), key).split())[:300]
         raise CallFailedError(kind, message) from None
     if not answer.choices:

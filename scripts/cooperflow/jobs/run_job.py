@@ -53,7 +53,7 @@ class RunJob(Job):
         return True
 
     def _publish_ended(self) -> bool:
-        """Publish an attempt whose job was killed before it could; return whether there is one."""
+        """Publish an attempt whose job was killed before it did; return whether one exists."""
         ended = run_result.find_unpublished(self._run, self._folder)
         if ended is None:
             return False
@@ -72,7 +72,7 @@ class RunJob(Job):
         return DONE
 
     def _finish_earlier_attempts(self) -> None:
-        """Do what killed attempts could not: remove the key from their files, and compress them.
+        """Finish killed attempts: remove the key from their files, and compress the files.
 
         This job holds the claim of the run, so no process of an earlier attempt runs.
         """
@@ -138,7 +138,7 @@ class RunJob(Job):
                 attempt = Attempt.create(plan, run, folder)
                 evidence = supervisor.run_attempt(attempt)
                 document = run_result.read_upstream_document(run, folder)
-        except OSError as error:  # no process, no open file or no space is left
+        except OSError as error:  # a limit of processes, open files or space is reached
             is_full = supervisor.is_full(folder)
             evidence = Evidence(False, exit_code=None, disk_full=is_full, detail=str(error))
         except Interrupted:

@@ -146,7 +146,7 @@ class Evidence:
 
     @property
     def stopped_by_model(self) -> bool:
-        """True if every agent in error was ended by a tool call of its model, or outgrew it."""
+        """True if a tool call or a full context window ended every agent in error."""
         ends = [calls.unreadable or calls.last == usage.CONTEXT for calls in self.calls]
         return 0 < self._errors <= sum(ends)
 
@@ -255,7 +255,7 @@ RUN_RULES = (
         lambda e: e.timed_out and e.exec_refused,
         _infra(DOCKER_UNAVAILABLE),
     ),
-    # An agent without anything to do repeats its call, or takes the empty answer for its end.
+    # After an empty answer, an agent repeats its call or ends.
     RunRule(
         "a content filter withheld an agent's last answer",
         lambda e: any(calls.withheld for calls in e.calls),

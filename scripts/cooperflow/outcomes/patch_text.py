@@ -216,12 +216,12 @@ def gap(first: Hunk, second: Hunk) -> int | None:
 def hunk_pairs(first: ParsedPatch, second: ParsedPatch) -> list[HunkPair]:
     """Return the pairs of hunks of both patches that overlap or are near, in file order.
 
-    Not every hunk is compared with every other: agents that reformat a repository have 10,000 each.
+    Hunks are not all compared with each other, since agents that reformat a repository have 10,000.
     """
     files: dict[str, list[Hunk]] = {}
     for hunk in sorted(second.hunks, key=lambda hunk: hunk.start):
         files.setdefault(hunk.file, []).append(hunk)
-    # The largest end of a file's hunks up to each of them.
+    # For each hunk of a file, the largest end of the hunks up to it.
     ends = {name: list(accumulate((h.end for h in file), max)) for name, file in files.items()}
     pairs = []
     for a in first.hunks:

@@ -34,14 +34,14 @@ _FAILURES = {
 }
 # Finish reasons of an answer that was cut at the limit of output tokens.
 _OUTPUT_LIMITS = frozenset({"max_tokens", "length", "max_output_tokens", "model_length"})
-# Finish reasons of an answer that the provider's content filter withheld, in small letters.
+# Finish reasons of an answer that the provider's content filter withheld, in lower case.
 _WITHHELD = frozenset(
     {"content_filter", "sensitive", "refusal"}  # OpenAI and Azure, Zhipu, Anthropic
     | {"content_filtered", "guardrail_intervened"}  # Bedrock
     | {"safety", "recitation", "blocklist", "prohibited_content", "spii"}  # Gemini
     | {"image_safety", "model_armor", "jailbreak", "blocked"}
 )
-# Service tiers at the usual prices; litellm knows the prices of the others.
+# Service tiers at the usual prices; litellm has the prices of other tiers.
 _USUAL_TIERS = ("", "default", "standard", "auto", "scale", "on_demand")
 # Service tiers in Gemini's words.
 _TRAFFIC = {
@@ -63,8 +63,8 @@ class Answer:
         input_tokens: all input, cache reads and cache writes included.
         cache_write_tokens: all cache writes; cache_write_1h_tokens are those kept for one hour.
         reasoning_tokens: part of the output.
-        has_extras: audio, images or searches, which have other prices than text.
-        service_tier: ``fast`` and ``regional`` are Anthropic's surcharges for speed and place.
+        has_extras: the call used audio, images or searches, which have other prices than text.
+        service_tier: ``fast`` and ``regional`` are Anthropic's surcharges for speed and region.
         reported_cost: USD, as the provider itself computed it.
         failure: ``failed`` or ``timed_out`` if the answer reports an error, otherwise empty.
         thought: plans and reasoning beside the answer's text.
@@ -129,7 +129,7 @@ def read_answer(document: object) -> Answer | None:
         return None
     if isinstance(document.get("choices"), list):
         return _openai(document)
-    # Other models on Bedrock have a stop_reason as well.
+    # Other models on Bedrock also have a stop_reason.
     if document.get("type") == "message" or {"stop_reason", "content"} <= document.keys():
         return _anthropic(document)
     if "finish_reason" in document and ("message" in document or "usage" in document):
@@ -182,7 +182,7 @@ def _openai(document: Mapping[str, Any]) -> Answer:
     thought = str(message.get("reasoning_content") or message.get("reasoning") or "")
     cost = _amount(usage.get("cost"))
     # With a user's own provider key, OpenRouter's `cost` is its fee without the provider's price.
-    # Without either the price list decides.
+    # If one of them is missing, the price list decides.
     own_key = _amount(_mapping(usage.get("cost_details")).get("upstream_inference_cost"))
     if usage.get("is_byok"):
         cost = None if cost is None or own_key is None else cost + own_key
@@ -219,7 +219,7 @@ def _openai(document: Mapping[str, Any]) -> Answer:
 
 
 def _openai_output(usage: Mapping[str, Any], cached: int) -> int | None:
-    """Return the output tokens, with reasoning that a provider counts in the total alone.
+    """Return the output tokens, with reasoning that a provider counts only in the total.
 
     xAI, and Gemini's OpenAI-compatible API, leave it out of completion_tokens but charge for it.
     """
@@ -356,7 +356,7 @@ class Prices:
     cache_write_1h: float | None = None
     reasoning: float | None = None  # None: as other output
     tier: int | None = None  # number of input tokens above which other prices apply
-    varies: bool = False  # other prices hold at some times of the day
+    varies: bool = False  # other prices apply at some times of the day
 
 
 @dataclass(frozen=True)
@@ -465,7 +465,7 @@ def _amount(value: object) -> float | None:
     """Return a number of at least 0; None for anything else, such as NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    with contextlib.suppress(OverflowError):  # an integer that no float can hold
+    with contextlib.suppress(OverflowError):  # an integer beyond the range of a float
         return float(value) if math.isfinite(value) and value >= 0 else None
     return None
 

@@ -139,7 +139,7 @@ class AttemptRecord(Record):
 
 @dataclass(frozen=True)
 class Unpublished:
-    """An attempt that has decided its run and is not its result yet."""
+    """An attempt that decided its run but is not published as the result yet."""
 
     record: AttemptRecord
     evidence: Evidence
@@ -218,7 +218,7 @@ def find_unpublished(run: Run, folder: RunFolder) -> Unpublished | None:
     """Return the newest attempt if it decided the run and has no complete result.
 
     Its job was killed, or its disk was full, before it could publish; or the result is damaged. A
-    run that is still to be evaluated has no outcome yet.
+    run that must still be evaluated has no outcome yet.
     """
     record = AttemptRecord.read_newest(folder)
     if record is None or record.state != ENDED or record.outcome == judgement.INFRA_ERROR:
@@ -311,7 +311,7 @@ def is_compressible(name: str) -> bool:
 def _link_files(folder: RunFolder, upstream: Path, document: Mapping[str, Any]) -> None:
     """Link upstream's files into the run's folder, result.json last. Idempotent.
 
-    Hidden files are none of upstream's: partial ones, or NFS's names of removed files in use.
+    Hidden files are not upstream's: they are partial files, or files in use that NFS renamed.
     """
     for stale in folder.path.iterdir():
         kept = stale.name in (layout.RESULT, layout.EVAL, layout.OWN) or stale.name.startswith(".")
@@ -415,7 +415,7 @@ def usage_of_run(folder: RunFolder, agent: str = "") -> Usage:
     """Return the usage of all attempts of a run, including killed ones.
 
     Args:
-        agent: the framework; the cost of one whose calls are not recorded is incomplete.
+        agent: the framework; the cost of a framework whose calls are not recorded is incomplete.
     """
     total = Usage()
     for number in folder.attempt_numbers():
@@ -427,7 +427,7 @@ def _attempt_usage(attempt: Path, is_unrecorded: bool) -> Usage:
     calls = attempt_calls(attempt)
     if calls:
         return usage.total(calls)
-    # The agent's program made the calls elsewhere: a lower bound by upstream's document.
+    # The agent's program made the calls elsewhere; upstream's document gives a lower bound.
     paths = [attempt / layout.UPSTREAM / layout.RESULT]
     paths += sorted(attempt.glob(f"logs/*/*/*/*/*/{layout.RESULT}"))
     document = next((atomic_io.read_object(path) for path in paths if path.is_file()), {})
@@ -516,8 +516,8 @@ def write_evaluation(
 ) -> None:
     """Write the document of an evaluation, with a redo marker if it broke.
 
-    The marker comes first and an older one is removed last: a kill leaves no document of an
-    evaluation that broke without a marker, which would be taken for final.
+    The marker is written first, and an older marker is removed last. A kill therefore never leaves
+    the document of a broken evaluation without a marker, which would count as final.
 
     Args:
         marker: the name of the redo marker, see redo.py.

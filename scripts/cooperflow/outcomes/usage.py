@@ -64,7 +64,7 @@ _STATUS = {
     498: AUTH,
     504: API_TIMEOUT,
 }
-# A refusal that does not pass with time, in the words of the providers' error bodies.
+# Wording in providers' error bodies of a refusal that is permanent.
 _QUOTA = re.compile(
     r"insufficient[_ ](?:quota|balance|credits|funds)|exceeded[_ ](?:your[_ ])?current[_ ]quota"
     r"|quota (?:exceeded|exhausted|used up)|limited to \d+ API calls / month"
@@ -85,9 +85,9 @@ _PASSING_QUOTA = re.compile(
     re.IGNORECASE,
 )
 _DAILY_QUOTA = re.compile(r"per[_ ]?(?:day|month)", re.IGNORECASE)
-# A refused key with status 400 (Gemini).
+# Wording of a refused key with status 400 (Gemini).
 _KEY_IN_400 = re.compile(r"API key (?:not valid|expired)|API_KEY_INVALID")
-# A refused prompt with status 403 (OpenRouter).
+# Wording of a refused prompt with status 403 (OpenRouter).
 _MODERATED = re.compile(r"requires moderation|input was flagged", re.IGNORECASE)
 # Wording of a prompt that does not fit into the model's context window.
 _TOO_LONG = re.compile(
@@ -108,7 +108,7 @@ _TOO_MUCH_OUTPUT = re.compile(
     r"|maximum tokens you requested exceeds|supports at most \d+ completion tokens",
     re.IGNORECASE | re.DOTALL,
 )
-# A window, and the output that was asked for, as vLLM, TGI, OpenAI and Anthropic word it.
+# The window and the requested output in the wording of vLLM, TGI, OpenAI and Anthropic.
 _WINDOW = re.compile(
     r"(?:maximum context length is|context limit: \d+ \+ \d+ >|max_model_len of"
     r"|`max_new_tokens` must be <=) (\d+)",
@@ -185,7 +185,7 @@ def kind_of_error(
         kind = _STATUS.get(status) or (API_UNAVAILABLE if status >= 500 else None)
     kind = kind or _CLASSES.get(name, API_UNAVAILABLE)
     if kind == BAD_REQUEST:
-        # litellm raises this class by a word of the body, and for a body that is no JSON.
+        # litellm raises this class because of a word in the body, or if the body is not JSON.
         unreadable = "JSONDecodeError" in causes
         kind = API_UNAVAILABLE if unreadable else _STATUS.get(status or 400, BAD_REQUEST)
     if kind == AUTH and _MODERATED.search(message):
@@ -219,8 +219,8 @@ def _is_busy(status: int | None, message: str, retry_after: float | None) -> boo
     return failed and _OVERLOADED.search(message) is not None
 
 
-# Exceptions of the HTTP client that come before a request is sent: no connection, or none through
-# the proxy; none free in time; a request that HTTP cannot carry.
+# Exceptions that the HTTP client raises before a request is sent: no connection to the server or
+# proxy; no free connection in time; a request that HTTP cannot express.
 _NEVER_SENT = frozenset(
     {"ConnectError", "ConnectTimeout", "gaierror", "ProxyError", "PoolTimeout"}
     | {"LocalProtocolError", "UnsupportedProtocol", "InvalidURL"}
@@ -287,13 +287,13 @@ class Call:
 
     @property
     def is_withheld(self) -> bool:
-        """True if a content filter of the provider left the agent nothing to do."""
+        """True if a content filter of the provider withheld the complete answer."""
         is_filtered = provider_answer.is_withheld(self.finish_reason)
         return self.kind == ANSWERED and is_filtered and not self.commands
 
     @property
     def has_unreadable_command(self) -> bool:
-        """True if a tool call has arguments that are JSON, but no object."""
+        """True if a tool call's arguments are JSON but not an object."""
         return not all(map(_is_readable, self.commands))
 
 
@@ -304,9 +304,9 @@ _TOKENS = (
 
 
 def calls(records: Iterable[Mapping[str, Any]]) -> list[Call]:
-    """Return the calls of a call log (start and end lines joined), ordered by start time.
+    """Return the calls of a call log, each from its start and end lines, by start time.
 
-    Of several ends of a call the first answer counts, or else the first failure.
+    If a call has several ends, the first answer counts, or else the first failure.
     """
     starts: dict[str, Mapping[str, Any]] = {}
     ends: dict[str, Mapping[str, Any]] = {}
@@ -354,10 +354,10 @@ def _commands(message: object) -> Sequence[Any]:
 
 
 def _is_readable(command: object) -> bool:
-    """Return whether the arguments of a tool call are an object, or no JSON at all.
+    """Return whether the arguments of a tool call are an object, or not JSON at all.
 
-    Agents report an error in the JSON to their model. null, a number or a text within the JSON ends
-    the program of mini_swe_agent_v2.
+    Agents report invalid JSON to their model. But null, a number or a text ends the program of
+    mini_swe_agent_v2.
     """
     function = command.get("function") if isinstance(command, Mapping) else None
     arguments = function.get("arguments") if isinstance(function, Mapping) else None

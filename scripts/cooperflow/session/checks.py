@@ -231,7 +231,7 @@ def check_agent_config(context: Context) -> Iterator[Finding]:
             yield Finding("agent", OK, text)
 
 
-# Keys of these parts that mini_swe_agent_v2 reads; it ignores others without a message.
+# Keys that mini_swe_agent_v2 reads in these parts; it silently ignores others.
 _READ = {
     "model": frozenset(
         {"model_kwargs", "cost_tracking", "set_cache_control", "litellm_model_registry"}

@@ -112,7 +112,7 @@ def _calls(assume: Assumptions, experiment: Experiment) -> float:
 def assumed_cost(
     assume: Assumptions, experiment: Experiment, price: Sequence[float] | None
 ) -> float | None:
-    """Return the assumed cost of one run, None without a price. A price of 0 is one."""
+    """Return the assumed cost of one run, None without a price. A price of 0 counts."""
     if not price or price[0] is None:
         return None
     call_cost = assume.input_tokens * price[0] + assume.output_tokens * (price[1] or 0.0)

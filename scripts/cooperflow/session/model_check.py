@@ -210,7 +210,7 @@ def listed_price(model: str) -> Sequence[float] | None:
 
 
 def registry_problem(variables: Mapping[str, str]) -> str:
-    """Return what is wrong with the user's file of prices, empty if nothing is."""
+    """Return the problem with the user's price file, empty without one."""
     name = "LITELLM_MODEL_REGISTRY_PATH"
     path = variables.get(name)
     if not path:
@@ -276,7 +276,7 @@ def _recent_answer(plan: Plan, experiment: Experiment) -> dict[str, Any] | None:
 
 
 def last_answer(plan: Plan, experiment: Experiment) -> dict[str, Any] | None:
-    """Return the last remembered answer to the call that the config describes, however old."""
+    """Return the last saved answer to the call that the config describes, of any age."""
     record = read_answers(plan).get(experiment.model_name) or {}
     return record.get("answer") if record.get("request") == _identity(experiment) else None
 
@@ -311,7 +311,8 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
         listed = call_log.prices_of(
             {"model": request["model"], "custom_llm_provider": answer["provider"]}
         )
-        # A price of 0 is one if the list has it; get_model_info() has 0 for a missing one.
+        # A price of 0 counts if it is in the list; get_model_info() also returns 0 for a missing
+        # price.
         answer["price"] = [
             info.get(f"{key}_cost_per_token") or None if price is None else price
             for key, price in (("input", listed.input), ("output", listed.output))
@@ -359,7 +360,7 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _one_line(error: BaseException, key: str | None) -> str:
-    # Before the text is cut: a part of a key would not be recognized.
+    # Redacted before the text is shortened, because part of a key would not be recognized.
     secrets = [key, *redaction.secrets([], os.environ)]
     return " ".join(redaction.Redactor.of(secrets).text(str(error)).split())[:300]
 

@@ -289,7 +289,7 @@ def make(plan: Plan) -> tuple[pd.DataFrame, pd.DataFrame]:
         UserError: a document is missing or incomplete.
     """
     runs, summary = collect(plan)
-    # Killed between the tables, they are of no plan.
+    # If a kill interrupts this, the tables belong to no plan.
     plan.results.tables_plan.unlink(missing_ok=True)
     write(plan.results, runs, summary)
     fingerprint.record_tables(plan)

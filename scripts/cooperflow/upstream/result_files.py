@@ -34,7 +34,7 @@ ERROR = "Error"
 LIMITS_EXCEEDED = "LimitsExceeded"  # of steps or of cost
 COST_EXCEEDED = "CostLimitExceeded"
 CONTEXT_EXCEEDED = "ContextWindowExceeded"  # not upstream's
-ENDED = "Ended"  # not upstream's: by itself, without a submission of its own
+ENDED = "Ended"  # not upstream's: the agent ended without submitting a patch
 
 # swe_agent: upstream's adapter reports these exit statuses as errors, whether or not the patch so
 # far was submitted ("submitted (exit_cost)"). Others are failures: exit_api, exit_error, ...
