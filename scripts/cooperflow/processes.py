@@ -235,6 +235,8 @@ def interrupt_on_signals() -> None:
 
     A signal that was ignored when this process started stays ignored, as `nohup` requires.
     """
+    _interrupts.are_deferred = False
+    _interrupts.received.clear()
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupts.handle)

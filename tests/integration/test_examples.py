@@ -61,15 +61,15 @@ def test_each_model_of_the_examples_is_known_and_priced() -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_a_server_of_openais_kind_is_run_against(tmp_path: Path) -> None:
+def test_a_server_of_openais_kind_is_run_against(clone: Path, tmp_path: Path) -> None:
     """All steps of a paid run: preflight, one-token call, estimate, run, evaluation."""
     with replay_client.server(
         tmp_path, "--script", "gold", "--dataset", str(replay_client.DATASET)
     ) as server:
-        _run(tmp_path, f"{server.url}/v1")
+        _run(clone, tmp_path, f"{server.url}/v1")
 
 
-def _run(tmp_path: Path, base: str) -> None:
+def _run(clone: Path, tmp_path: Path, base: str) -> None:
     example = config.load([REPOSITORY / "config" / "examples" / "openai-compatible.yaml"])
     model = {**example.models["my-model"].model_dump(), "api_base": base}  # type: ignore[union-attr]
     overlay: dict[str, Any] = {
@@ -88,8 +88,9 @@ def _run(tmp_path: Path, base: str) -> None:
     run = tmp_path / "results/runs/my-model-solo/solo/demo_inventory_task/1/f1_f2"
     command = [str(Path(sys.executable).with_name("snakemake")), str(run / "eval.json")]
     command += ["--configfile", str(REPOSITORY / "config/config.yaml"), str(file)]
-    command += ["--directory", str(tmp_path), "-s", str(REPOSITORY / "Snakefile")]
-    command += ["--profile", str(REPOSITORY / "profiles/default"), "--retries", "0"]
+    # A session locks its clone, and other workers start sessions too.
+    command += ["--directory", str(tmp_path), "-s", str(clone / "Snakefile")]
+    command += ["--profile", str(clone / "profiles/default"), "--retries", "0"]
     result = subprocess.run(
         command,
         capture_output=True,

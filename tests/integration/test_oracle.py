@@ -19,7 +19,7 @@ from cooperflow.attempt import child_process
 from cooperflow.jobs import evaluation_jobs
 from cooperflow.jobs.evaluation_jobs import Repetition
 from cooperflow.jobs.job import Try
-from cooperflow.layout import REPOSITORY, Pair
+from cooperflow.layout import Pair
 from cooperflow.tables import oracle
 
 PAIR = Pair("demo_textkit_task", 2, (1, 2))
@@ -128,19 +128,22 @@ def test_a_flaky_test_is_found_by_repeating(make_plan: Any, dataset: Path) -> No
 
 @pytest.mark.docker
 @pytest.mark.slow
-def test_snakemake_oracle_is_resumed_and_marks_the_runs(make_plan: Any, tmp_path: Path) -> None:
+def test_snakemake_oracle_is_resumed_and_marks_the_runs(
+    make_plan: Any, clone: Path, tmp_path: Path
+) -> None:
     plan = make_plan([(INVENTORY.repo, 1, [[2, 3]])], oracle={"repeats": 1})
     file = tmp_path / "config.json"
     raw = plan.config.model_dump(mode="json")
     file.write_text(json.dumps({**raw, "models": {**raw["models"], "command-a": None}}))
     command = [str(Path(sys.executable).with_name("snakemake")), "--configfile", str(file)]
-    command += ["--directory", str(tmp_path), "-s"]
-    command += [str(REPOSITORY / "Snakefile"), "--profile", str(REPOSITORY / "profiles/default")]
+    # A session locks its clone, and other workers start sessions too.
+    command += ["--directory", str(tmp_path), "-s", str(clone / "Snakefile")]
+    command += ["--profile", str(clone / "profiles/default")]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def snakemake(*arguments: str) -> str:
         result = subprocess.run(
-            [*command, *arguments], capture_output=True, text=True, cwd=REPOSITORY, env=environment
+            [*command, *arguments], capture_output=True, text=True, cwd=clone, env=environment
         )
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout + result.stderr
@@ -152,7 +155,7 @@ def test_snakemake_oracle_is_resumed_and_marks_the_runs(make_plan: Any, tmp_path
             [*command, "oracle"],
             stdout=stream,
             stderr=stream,
-            cwd=REPOSITORY,
+            cwd=clone,
             env=environment,
             start_new_session=True,
         )

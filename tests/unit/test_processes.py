@@ -80,7 +80,6 @@ def signals() -> Iterator[None]:
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
-    processes._interrupts.__init__()  # type: ignore[misc]
 
 
 @pytest.mark.usefixtures("signals")
