@@ -298,9 +298,8 @@ def scratch_folder() -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         path = _lock_new_folder(stack)
-        while (
-            not path.exists()
-        ):  # before it was locked, another job removed it as that of a killed process
+        # Before it was locked, another job may have removed it as that of a killed process.
+        while not path.exists():
             path = _lock_new_folder(stack)
         stack.callback(shutil.rmtree, path, ignore_errors=True)
         yield path

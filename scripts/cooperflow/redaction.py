@@ -126,6 +126,11 @@ class Redactor:
     def of(cls, keys: Iterable[str | None]) -> Redactor:
         return cls(tuple(dict.fromkeys(key for key in keys if key)))
 
+    @classmethod
+    def for_calls(cls, key: str | None, environment: Mapping[str, str]) -> Redactor:
+        """Return a redactor of a model's key and of the cloud credentials in ``environment``."""
+        return cls.of([key, *secrets([], environment)])
+
     @property
     def _forms(self) -> list[str]:
         forms = {form for key in self.keys for form in spellings(key)}

@@ -33,12 +33,13 @@ from urllib.parse import urlsplit
 import docker.errors
 import requests.exceptions
 
-from cooperflow import environment, processes, redaction
+from cooperflow import environment, processes
 from cooperflow.attempt import child_process
 from cooperflow.engine import containers
 from cooperflow.engine.containers import Labels
 from cooperflow.errors import EngineError, StoreError, UserError
 from cooperflow.outcomes import usage
+from cooperflow.redaction import Redactor
 from cooperflow.session_state import RateLimit
 
 # Commands of cooperbench's clients: the mailboxes (coop_msg, MessagingConnector, OpenHands'
@@ -415,9 +416,9 @@ class _Model:
     def _refusal(self, agent: str, error: Exception) -> tuple[int, dict[str, Any]]:
         from cooperflow.instrumentation import call_log
 
-        secrets = [self.upstream.key, *redaction.secrets([], os.environ)]
+        redactor = Redactor.for_calls(self.upstream.key, os.environ)
         # A provider may quote the key, which must not reach a container.
-        message = redaction.Redactor.of(secrets).text(str(error))
+        message = redactor.text(str(error))
         status = call_log.status_of(error) or 500
         kind = call_log.failure_of(error, None)[0]
         if kind in usage.WAITING and status != 429 and status < 500:

@@ -16,11 +16,11 @@ import litellm
 import tenacity
 from litellm.integrations.custom_logger import CustomLogger
 
-from cooperflow import redaction
 from cooperflow.atomic_io import append_line
 from cooperflow.instrumentation.raw_answers import HttpAnswer, RawAnswers
 from cooperflow.outcomes import judgement, provider_answer, usage
 from cooperflow.outcomes.provider_answer import Answer, Cost, Prices, parse_retry_after
+from cooperflow.redaction import Redactor
 from cooperflow.session_state import RateLimit
 
 # Assumed maximum output of a model whose limit is unknown, tokens.
@@ -50,7 +50,7 @@ class CallLog(CustomLogger):
         self._bounds: dict[str, float | None] = {}
         self._agent_of_thread = agent_of_thread
         self._path = path
-        self._redactor = redaction.Redactor.of([key, *redaction.secrets([], os.environ)])
+        self._redactor = Redactor.for_calls(key, os.environ)
         self._rate_limit = rate_limit
         # litellm reports an answer from a worker thread, so the caller's agent is remembered.
         self._threads: dict[str, str] = {}

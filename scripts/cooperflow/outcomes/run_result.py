@@ -36,8 +36,7 @@ class Record:
     @classmethod
     def _from(cls, part: Mapping[str, Any], **fields_given: Any) -> Self:
         """Return the record in a JSON object; missing keys and null get the default."""
-        names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-        values = {k: v for k, v in part.items() if k in names and v is not None}
+        values = {k: v for k, v in _known(cls, part).items() if v is not None}
         return cls(**{**values, **fields_given})
 
     def as_dict(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from cooperflow import atomic_io, environment, layout, redaction, session_state
 from cooperflow.experiment.config_schema import Model
 from cooperflow.experiment.plan import Experiment, Plan
 from cooperflow.outcomes import usage
+from cooperflow.redaction import Redactor
 
 # States of a finding.
 OK, BAD, NOTE = "ok", "NO", "--"
@@ -361,8 +362,8 @@ def ask_litellm(request: dict[str, Any]) -> dict[str, Any]:
 
 def _one_line(error: BaseException, key: str | None) -> str:
     # Redacted before the text is shortened, because part of a key would not be recognized.
-    secrets = [key, *redaction.secrets([], os.environ)]
-    return " ".join(redaction.Redactor.of(secrets).text(str(error)).split())[:300]
+    redactor = Redactor.for_calls(key, os.environ)
+    return " ".join(redactor.text(str(error)).split())[:300]
 
 
 def main() -> int:
